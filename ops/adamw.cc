@@ -1,0 +1,62 @@
+// AdamW on the CPU. The scalars of a step are computed in double and rounded to float once; each element is
+// independent, so results do not depend on the number of threads.
+#include "ops/adamw.h"
+
+#include <cmath>
+
+#include "ops/core/threads.h"
+#include "ops/cuda_ops.h"
+
+namespace pesc {
+namespace {
+
+struct Scalars {
+  float decay, beta1, rest1, beta2, rest2, rate, inverse_root2, eps, grad_scale;
+};
+
+// By value: behind a reference the scalars might alias the stores, and the loop would not vectorise.
+void update(Scalars s, float* p, const float* grad, float* m, float* v, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const float g = grad[i] * s.grad_scale;
+    const float avg = s.beta1 * m[i] + s.rest1 * g;
+    const float avg_sq = s.beta2 * v[i] + s.rest2 * g * g;
+    m[i] = avg;
+    v[i] = avg_sq;
+    p[i] = s.decay * p[i] - s.rate * avg / (std::sqrt(avg_sq) * s.inverse_root2 + s.eps);
+  }
+}
+
+}  // namespace
+
+void adamw(Stream& stream, const AdamW& args) {
+  if (stream.on_cuda()) return cuda_ops().adamw(stream, args);
+  const int64_t n = args.param.size();
+  for (const Tensor* t : {&args.param, &args.grad, &args.exp_avg, &args.exp_avg_sq})
+    PESC_CHECK(t->size() == n && t->contiguous(), "flat buffers of one size; got ", t->size(), " and ", n);
+  PESC_CHECK(args.step >= 1, "step ", args.step);
+  const auto step = static_cast<double>(args.step);
+  const double correction1 = 1.0 - std::pow(args.beta1, step);
+  const double correction2 = 1.0 - std::pow(args.beta2, step);
+  const Scalars scalars = {
+      .decay = static_cast<float>(1.0 - args.lr * args.weight_decay),
+      .beta1 = static_cast<float>(args.beta1),
+      .rest1 = static_cast<float>(1.0 - args.beta1),
+      .beta2 = static_cast<float>(args.beta2),
+      .rest2 = static_cast<float>(1.0 - args.beta2),
+      .rate = static_cast<float>(args.lr / correction1),
+      .inverse_root2 = static_cast<float>(1.0 / std::sqrt(correction2)),
+      .eps = static_cast<float>(args.eps),
+      .grad_scale = args.grad_scale,
+  };
+  float* p = args.param.f32();
+  const float* grad = args.grad.f32();
+  float* m = args.exp_avg.f32();
+  float* v = args.exp_avg_sq.f32();
+  constexpr int64_t kGrain = 16384;
+  parallel_for(stream, n, kGrain, [=](int64_t begin, int64_t end) {
+    update(scalars, p + begin, grad + begin, m + begin, v + begin, end - begin);
+  });
+}
+
+}  // namespace pesc

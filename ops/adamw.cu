@@ -1,0 +1,71 @@
+// AdamW on a GPU: one pass over the four buffers. The scalars are those of the CPU, rounded once.
+#include <cmath>
+
+#include "ops/adamw.h"
+#include "ops/core/vectors.cuh"
+#include "ops/cuda_ops.h"
+
+namespace pesc::cuda {
+namespace {
+
+struct Scalars {
+  float decay, beta1, rest1, beta2, rest2, rate, inverse_root2, eps, grad_scale;
+};
+
+template <int N>
+__global__ void update(Scalars s, float* param, const float* grad, float* exp_avg, float* exp_avg_sq,
+                       int64_t n) {
+  for (int64_t i = first_index(); i < n / N; i += index_step()) {
+    auto p = load_pack<N>(param + i * N);
+    const auto gradient = load_pack<N>(grad + i * N);
+    auto m = load_pack<N>(exp_avg + i * N);
+    auto v = load_pack<N>(exp_avg_sq + i * N);
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      const float g = gradient.v[j] * s.grad_scale;
+      m.v[j] = s.beta1 * m.v[j] + s.rest1 * g;
+      v.v[j] = s.beta2 * v.v[j] + s.rest2 * g * g;
+      p.v[j] = s.decay * p.v[j] - s.rate * m.v[j] / (sqrtf(v.v[j]) * s.inverse_root2 + s.eps);
+    }
+    store_pack<N>(param + i * N, p);
+    store_pack<N>(exp_avg + i * N, m);
+    store_pack<N>(exp_avg_sq + i * N, v);
+  }
+}
+
+}  // namespace
+
+void adamw(Stream& stream, const AdamW& args) {
+  const int64_t n = args.param.size();
+  for (const Tensor* t : {&args.param, &args.grad, &args.exp_avg, &args.exp_avg_sq})
+    PESC_CHECK(t->size() == n && t->contiguous() && t->dtype == DType::kF32,
+               "flat F32 buffers of one size; got ", t->size(), " ", dtype_name(t->dtype), " and ", n);
+  PESC_CHECK(args.step >= 1, "step ", args.step);
+  if (n == 0) return;
+  const auto step = static_cast<double>(args.step);
+  const double correction1 = 1.0 - std::pow(args.beta1, step);
+  const double correction2 = 1.0 - std::pow(args.beta2, step);
+  const Scalars scalars = {
+      .decay = static_cast<float>(1.0 - args.lr * args.weight_decay),
+      .beta1 = static_cast<float>(args.beta1),
+      .rest1 = static_cast<float>(1.0 - args.beta1),
+      .beta2 = static_cast<float>(args.beta2),
+      .rest2 = static_cast<float>(1.0 - args.beta2),
+      .rate = static_cast<float>(args.lr / correction1),
+      .inverse_root2 = static_cast<float>(1.0 / std::sqrt(correction2)),
+      .eps = static_cast<float>(args.eps),
+      .grad_scale = args.grad_scale,
+  };
+  const Tensor p = flat(args.param);
+  const Tensor g = flat(args.grad);
+  const Tensor m = flat(args.exp_avg);
+  const Tensor v = flat(args.exp_avg_sq);
+  with_pack<float>({p, g, m, v}, [&](auto width) {
+    constexpr int kWidth = decltype(width)::value;
+    update<kWidth><<<blocks_for(n / kWidth), kThreads, 0, stream_of(stream)>>>(scalars, p.f32(), g.f32(),
+                                                                               m.f32(), v.f32(), n);
+    PESC_LAUNCHED("adamw");
+  });
+}
+
+}  // namespace pesc::cuda

@@ -1,0 +1,26 @@
+// AdamW with decoupled weight decay (Loshchilov & Hutter, 2019) on flat float32 buffers, as torch.optim.AdamW
+// does it.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/core/device.h"
+
+namespace pesc {
+
+struct AdamW {
+  Tensor param;       // [1, n] F32 master weights, updated
+  Tensor grad;        // [1, n] F32
+  Tensor exp_avg;     // [1, n] F32, updated
+  Tensor exp_avg_sq;  // [1, n] F32, updated
+  double lr = 0;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  double weight_decay = 0;
+  int64_t step = 1;      // 1 at the first update
+  float grad_scale = 1;  // the clipping factor, applied to the gradient first
+};
+void adamw(Stream& stream, const AdamW& args);
+
+}  // namespace pesc

@@ -1,0 +1,221 @@
+// The adapter experts on the CPU. The rows of an expert are taken in blocks of at most kBlockRows: gathered
+// into scratch (not when they stand next to each other), multiplied, and added to the rows of the output,
+// expert by expert, block by block. A row occurs once in an expert, so that a block's rows are distinct and
+// each output row is summed in expert order whatever the number of threads.
+//
+// The weight w * scale of an assignment is folded into its d columns before the Up product, not into its H
+// columns after it. With n rows in a block, h [n, d] = F Down^T, g = gelu(h), F [n, H] the rows of f:
+//   forward    out[rows] += (w scale g) Up^T
+//   backward   p [n, d] = dY Up;  dw = scale sum_d(p g);  dh = w scale p gelu'(h)
+//              dUp += dY^T (w scale g);  dDown += dh^T F;  df[rows] += dh Down
+// R rows, H hidden, d adapter size, E experts, M assignments.
+#include "ops/adapter.h"
+
+#include <algorithm>
+
+#include "ops/adapter_scratch.h"
+#include "ops/core/threads.h"
+#include "ops/core/vector_math.h"
+#include "ops/cuda_ops.h"
+#include "ops/gemm.h"
+#include "ops/reduce.h"
+
+namespace pesc {
+namespace {
+
+constexpr int64_t kBlockRows = 256;
+constexpr int64_t kGeluWork = 4;  // against an element of a copy
+
+// Scratch of one block. The forward uses `rows0` for F, then for the Up product; the backward F, dY and two
+// of the narrow ones. Both take all of it, so that one figure is what is used.
+struct Block {
+  Tensor rows0, rows1;      // [block, H]
+  Tensor narrow0, narrow1;  // [block, d]
+
+  Block(Arena& scratch, int64_t rows, int64_t hidden, int64_t dim) {
+    const int64_t block = std::min(rows, kBlockRows);
+    rows0 = scratch.allocate(block, hidden);
+    rows1 = scratch.allocate(block, hidden);
+    narrow0 = scratch.allocate(block, dim);
+    narrow1 = scratch.allocate(block, dim);
+  }
+};
+
+// Assignments [begin, end) of one expert.
+struct Piece {
+  int64_t expert, begin, end;
+  Tensor index;     // [1, n] I32: their rows
+  bool contiguous;  // the rows are first_row, first_row + 1, ...
+  int64_t first_row;
+  [[nodiscard]] int64_t n() const { return end - begin; }
+};
+
+// Calls use(piece) for all blocks of all experts, in order.
+template <class Use>
+void for_each_piece(const AdapterGroups& groups, Use use) {
+  const auto experts = static_cast<int64_t>(groups.offsets.size()) - 1;
+  for (int64_t e = 0; e < experts; ++e) {
+    const int64_t last = groups.offsets[static_cast<size_t>(e) + 1];
+    for (int64_t begin = groups.offsets[static_cast<size_t>(e)]; begin < last; begin += kBlockRows) {
+      const int64_t end = std::min(begin + kBlockRows, last);
+      const int32_t* rows = groups.row.data() + begin;
+      // Rows rise strictly within an expert.
+      use(Piece{e, begin, end, Tensor{const_cast<int32_t*>(rows), DType::kI32, 1, end - begin, end - begin},
+                rows[end - begin - 1] - rows[0] == end - begin - 1, rows[0]});
+    }
+  }
+}
+
+// The rows of `in` that the piece names: a view where they stand together, else gathered into `space`.
+Tensor take_rows(Stream& stream, const Piece& piece, const Tensor& in, const Tensor& space) {
+  if (piece.contiguous) return in.row_range(piece.first_row, piece.first_row + piece.n());
+  const Tensor out = space.row_range(0, piece.n());
+  gather_rows(stream, in, piece.index, out);
+  return out;
+}
+
+// out[rows of the piece] += a [n, d] b^T, b [H, d] or, with kNo, a b, b [d, H]; `space` takes the product.
+void add_product(Stream& stream, const Piece& piece, const Tensor& a, const Tensor& b, Transpose trans_b,
+                 const Tensor& out, const Tensor& space) {
+  Gemm product{.a = a, .b = b, .trans_b = trans_b, .c = {}};
+  if (piece.contiguous) {
+    product.c = out.row_range(piece.first_row, piece.first_row + piece.n());
+    product.beta = 1.0F;
+    gemm(stream, product);
+    return;
+  }
+  product.c = space.row_range(0, piece.n());
+  gemm(stream, product);
+  scatter_add_rows(stream, product.c, piece.index, out);
+}
+
+Tensor expert_rows(const Tensor& stacked, int64_t expert, int64_t rows) {
+  return stacked.row_range(expert * rows, (expert + 1) * rows);
+}
+
+void check(const AdapterGroups& groups, const Tensor& f, const Tensor& weights, const Tensor& down,
+           const Tensor& up, const Tensor& hidden) {
+  const auto experts = static_cast<int64_t>(groups.offsets.size()) - 1;
+  const auto count = static_cast<int64_t>(groups.row.size());
+  PESC_CHECK(experts >= 0 && groups.offsets.front() == 0 && groups.offsets.back() == count &&
+                 static_cast<int64_t>(groups.slot.size()) == count,
+             "offsets of ", experts, " experts, ", count, " assignments, ", groups.slot.size(), " slots");
+  PESC_CHECK(hidden.rows == count, "hidden has ", hidden.rows, " rows for ", count, " assignments");
+  PESC_CHECK(down.rows == experts * hidden.cols && down.cols == f.cols && up.rows == experts * f.cols &&
+                 up.cols == hidden.cols,
+             "down ", down.rows, "x", down.cols, ", up ", up.rows, "x", up.cols, " for ", experts,
+             " experts, hidden ", f.cols, ", adapter ", hidden.cols);
+  PESC_CHECK(weights.rows == f.rows && weights.contiguous(), "weights ", weights.rows, "x", weights.cols,
+             " for ", f.rows, " rows");
+  for (const int32_t slot : groups.slot)
+    PESC_CHECK(0 <= slot && slot < weights.size(), "slot ", slot, " of ", weights.size());
+}
+
+// hidden rows of the piece = F Down^T
+void down_product(Stream& stream, const AdapterForward& args, const Piece& piece, const Tensor& space) {
+  const Tensor rows = take_rows(stream, piece, args.f, space);
+  linear_forward(stream, rows, expert_rows(args.down, piece.expert, args.hidden.cols),
+                 args.hidden.row_range(piece.begin, piece.end));
+}
+
+// scaled [n, d] = w scale gelu(h), rows [begin, end)
+void weighted_gelu(const AdapterForward& args, const Piece& piece, const Tensor& scaled, int64_t begin,
+                   int64_t end) {
+  const int64_t dim = args.hidden.cols;
+  for (int64_t i = begin; i < end; ++i) {
+    const auto at = static_cast<size_t>(piece.begin + i);
+    const float w = args.weights.f32()[args.groups.slot[at]] * args.scale;
+    const float* h = args.hidden.f32() + (piece.begin + i) * args.hidden.ld;
+    float* out = scaled.f32() + i * scaled.ld;
+#pragma omp simd
+    for (int64_t c = 0; c < dim; ++c) out[c] = w * gelu(h[c]);
+  }
+}
+
+// Rows [begin, end) of the piece: p [n, d] becomes dh; scaled [n, d] = w scale gelu(h) and dweights are
+// written.
+void gelu_gradients(const AdapterBackward& args, const Piece& piece, const Tensor& p, const Tensor& scaled,
+                    int64_t begin, int64_t end) {
+  const int64_t dim = args.hidden.cols;
+  for (int64_t i = begin; i < end; ++i) {
+    const int32_t slot = args.groups.slot[static_cast<size_t>(piece.begin + i)];
+    const float w = args.weights.f32()[slot] * args.scale;
+    const float* h = args.hidden.f32() + (piece.begin + i) * args.hidden.ld;
+    float* dh = p.f32() + i * p.ld;
+    float* out = scaled.f32() + i * scaled.ld;
+    float dot = 0;
+#pragma omp simd reduction(+ : dot)
+    for (int64_t c = 0; c < dim; ++c) {
+      const float p_c = dh[c];
+      dot += p_c * gelu(h[c]);
+      out[c] = w * gelu(h[c]);
+      dh[c] = w * p_c * gelu_grad(h[c]);
+    }
+    args.dweights.f32()[slot] = args.scale * dot;
+  }
+}
+
+}  // namespace
+
+void adapter_forward(Stream& stream, const AdapterForward& args, Arena& scratch) {
+  if (stream.on_cuda()) return cuda_ops().adapter_forward(stream, args, scratch);
+  check(args.groups, args.f, args.weights, args.down, args.up, args.hidden);
+  PESC_CHECK(args.out.rows == args.f.rows && args.out.cols == args.f.cols, "out ", args.out.rows, "x",
+             args.out.cols);
+  fill_zero(stream, args.out);
+  Arena::Scope scope(scratch);
+  const Block block(scratch, args.f.rows, args.f.cols, args.hidden.cols);
+  for_each_piece(args.groups, [&](const Piece& piece) {
+    down_product(stream, args, piece, block.rows0);
+    const Tensor scaled = block.narrow0.row_range(0, piece.n());
+    parallel_for(stream, piece.n(), row_grain(kGeluWork * args.hidden.cols),
+                 [&](int64_t begin, int64_t end) { weighted_gelu(args, piece, scaled, begin, end); });
+    add_product(stream, piece, scaled, expert_rows(args.up, piece.expert, args.f.cols), Transpose::kYes,
+                args.out, block.rows0);
+  });
+}
+
+void adapter_backward(Stream& stream, const AdapterBackward& args, Arena& scratch) {
+  if (stream.on_cuda()) return cuda_ops().adapter_backward(stream, args, scratch);
+  check(args.groups, args.f, args.weights, args.down, args.up, args.hidden);
+  PESC_CHECK(args.dout.rows == args.f.rows && args.dout.cols == args.f.cols && args.df.rows == args.f.rows &&
+                 args.df.cols == args.f.cols && args.dweights.size() == args.weights.size() &&
+                 args.dweights.contiguous(),
+             "dout ", args.dout.rows, "x", args.dout.cols, ", df ", args.df.rows, "x", args.df.cols);
+  fill_zero(stream, args.df);
+  fill_zero(stream, args.dweights);
+  Arena::Scope scope(scratch);
+  const Block block(scratch, args.f.rows, args.f.cols, args.hidden.cols);
+  for_each_piece(args.groups, [&](const Piece& piece) {
+    const Tensor f = take_rows(stream, piece, args.f, block.rows0);
+    const Tensor dy = take_rows(stream, piece, args.dout, block.rows1);
+    const Tensor p = block.narrow0.row_range(0, piece.n());
+    const Tensor scaled = block.narrow1.row_range(0, piece.n());
+    const Tensor down = expert_rows(args.down, piece.expert, args.hidden.cols);
+    linear_backward_input(stream, dy, expert_rows(args.up, piece.expert, args.f.cols), p);
+    parallel_for(stream, piece.n(), row_grain(kGeluWork * args.hidden.cols),
+                 [&](int64_t begin, int64_t end) { gelu_gradients(args, piece, p, scaled, begin, end); });
+    linear_backward_weight(stream, dy, scaled, expert_rows(args.dup, piece.expert, args.f.cols));
+    linear_backward_weight(stream, p, f, expert_rows(args.ddown, piece.expert, args.hidden.cols));
+    add_product(stream, piece, p, down, Transpose::kNo, args.df, block.rows1);
+  });
+}
+
+void adapter_hidden(Stream& stream, const AdapterForward& args, Arena& scratch) {
+  if (stream.on_cuda()) return cuda_ops().adapter_hidden(stream, args, scratch);
+  check(args.groups, args.f, args.weights, args.down, args.up, args.hidden);
+  Arena::Scope scope(scratch);
+  const Block block(scratch, args.f.rows, args.f.cols, args.hidden.cols);
+  for_each_piece(args.groups, [&](const Piece& piece) { down_product(stream, args, piece, block.rows0); });
+}
+
+int64_t adapter_scratch_bytes(const Device& device, int64_t rows, int64_t top_k, int64_t hidden,
+                              int64_t adapter_dim, DType activations) {
+  if (device.kind == DeviceKind::kCuda)
+    return adapter_gpu_scratch_bytes(rows, top_k, hidden, adapter_dim, activations);
+  Arena arena = Arena::planning("adapter scratch");
+  (void)Block(arena, rows, hidden, adapter_dim);
+  return arena.peak();
+}
+
+}  // namespace pesc

@@ -1,0 +1,89 @@
+// How the adapter experts are laid out on a GPU, and the scratch that takes: a function of sizes alone, so
+// that a plan needs no GPU. Letters as in ops/adapter.h.
+//
+// Two forms of the same products. Grouped: expert by expert on gathered rows, 2 M H d multiplications each,
+// and every row moved several times. Dense: one product over all rows and all experts, with zeros where a row
+// is not at an expert; 2 R H E d multiplications, nothing moved. For few and small experts the dense form
+// wins.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "ops/core/arena.h"
+
+namespace pesc {
+
+enum class AdapterForm { kGrouped, kDense };
+
+// Columns of the hidden size that a product could take on in the time of moving an assignment's rows: about
+// 400 at 600 TFLOP/s (bf16) and 4 TB/s, and some 27 at float32 rates. A grouped product also runs at three
+// quarters of the rate of the dense one.
+[[nodiscard]] inline AdapterForm adapter_form(DType dtype, int64_t rows, int64_t assignments, int64_t experts,
+                                              int64_t dim) {
+  const int64_t moving = dtype == DType::kBF16 ? 1200 : 80;
+  const bool dense = experts > 1 && dim * (3 * experts * rows - 4 * assignments) < moving * assignments;
+  return dense ? AdapterForm::kDense : AdapterForm::kGrouped;
+}
+
+// The lists of assignments in device memory; at most k for each row.
+struct AdapterLists {
+  Tensor row, slot;  // [1, M] I32
+
+  AdapterLists(Arena& scratch, int64_t rows, int64_t top_k)
+      : row(scratch.allocate(1, rows * top_k, DType::kI32)),
+        slot(scratch.allocate(1, rows * top_k, DType::kI32)) {}
+};
+
+// A run of at most kRows assignments of one expert. Two such runs of rows of a model of hidden 4096 fit
+// nearly into the cache of an H200.
+struct AdapterGroupedScratch {
+  static constexpr int64_t kRows = 8192;
+  Tensor rows0, rows1;  // [run, H]
+  Tensor p, scaled;     // [run, d]
+
+  AdapterGroupedScratch(Arena& scratch, int64_t rows, int64_t hidden, int64_t dim, DType dtype)
+      : rows0(scratch.allocate(std::min(rows, kRows), hidden, dtype)),
+        rows1(scratch.allocate(std::min(rows, kRows), hidden, dtype)),
+        p(scratch.allocate(std::min(rows, kRows), dim, dtype)),
+        scaled(scratch.allocate(std::min(rows, kRows), dim, dtype)) {}
+};
+
+// `columns` >= E d
+struct AdapterDenseScratch {
+  Tensor offsets;        // [1, E + 1] I64
+  Tensor p, dh, scaled;  // [R, E d]
+  Tensor up_all;         // [H, E d]: the experts' Up side by side
+  Tensor dup_all;        // [H, E d] F32
+
+  AdapterDenseScratch(Arena& scratch, int64_t rows, int64_t hidden, int64_t experts, int64_t columns,
+                      DType dtype)
+      : offsets(scratch.allocate(1, experts + 1, DType::kI64)),
+        p(scratch.allocate(rows, columns, dtype)),
+        dh(scratch.allocate(rows, columns, dtype)),
+        scaled(scratch.allocate(rows, columns, dtype)),
+        up_all(scratch.allocate(hidden, columns, dtype)),
+        dup_all(scratch.allocate(hidden, columns)) {}
+
+  // The largest E d that adapter_form makes dense: with M <= R k, E d < k (400 + 4 d / 3).
+  [[nodiscard]] static int64_t most_columns(int64_t top_k, int64_t dim) {
+    return top_k * (400 + (4 * dim + 2) / 3);
+  }
+};
+
+// What either form takes at most.
+[[nodiscard]] inline int64_t adapter_gpu_scratch_bytes(int64_t rows, int64_t top_k, int64_t hidden,
+                                                       int64_t dim, DType dtype) {
+  if (rows == 0) return 0;
+  Arena arena = Arena::planning("adapter scratch");
+  (void)AdapterLists(arena, rows, top_k);
+  {
+    const Arena::Scope scope(arena);
+    (void)AdapterGroupedScratch(arena, rows, hidden, dim, dtype);
+  }
+  const int64_t columns = AdapterDenseScratch::most_columns(top_k, dim);
+  (void)AdapterDenseScratch(arena, rows, hidden, columns / std::max<int64_t>(dim, 1), columns, dtype);
+  return arena.peak();
+}
+
+}  // namespace pesc

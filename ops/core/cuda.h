@@ -1,0 +1,78 @@
+// What the CUDA build gives the host code: devices, memory, copies and queues, without CUDA's headers. Built
+// from runtime_cuda.cc where CUDA is there, else from runtime_no_cuda.cc, whose every call is a
+// UsageError.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "ops/core/tensor.h"
+
+namespace pesc {
+
+enum class DeviceKind { kCpu, kCuda };
+
+struct Device {
+  DeviceKind kind = DeviceKind::kCpu;
+  int index = 0;    // CUDA device ordinal
+  int threads = 1;  // CPU: threads that the operations of this rank may use
+};
+
+namespace cuda {
+
+// Device memory of a queue besides its arenas: the products' workspace.
+inline constexpr int64_t kQueueBytes = int64_t{32} << 20;
+
+// A cudaStream_t and what belongs to it: ops/core/queue.h.
+struct Queue;
+
+// The oldest compute capability that pesc runs on (bf16 arithmetic).
+inline constexpr int kMinimumMajor = 8;
+
+// Whether this pesc was built with CUDA.
+[[nodiscard]] bool built();
+
+// GPUs that this process sees; 0 when there is no driver.
+[[nodiscard]] int device_count();
+
+struct DeviceInfo {
+  std::string name;
+  std::string id;            // of the board, the same in every process
+  int major = 0, minor = 0;  // compute capability
+  int multiprocessors = 0;
+  int64_t total_bytes = 0, free_bytes = 0;
+  std::string versions;  // "driver 13.0, runtime 13.0, cuBLASLt 130100", for records: results depend on them
+};
+// Throws UsageError, saying what to do, when there is no GPU, no GPU of that number, or one that is too old.
+[[nodiscard]] DeviceInfo device_info(int index);
+
+// A new queue on the device, refused as device_info does.
+[[nodiscard]] std::shared_ptr<Queue> open(int index);
+void synchronize(Queue& queue);
+
+// Asked now and then while the host waits for a queue with work that other ranks take part in; throws to end
+// the wait. One watcher per queue.
+class Watcher {
+ public:
+  virtual ~Watcher() = default;
+  virtual void check(double seconds_waited) = 0;
+};
+void watch(Queue& queue, std::shared_ptr<Watcher> watcher);
+
+// Throws UsageError, with the figures, when the GPU has less than that many bytes free. `what` needs them.
+void require_memory(int index, const std::string& what, int64_t bytes);
+
+// Zeroed device memory. UsageError with the figures when there is too little; `what` names it.
+[[nodiscard]] void* allocate(int index, const std::string& what, int64_t bytes);
+void release(int index, void* memory) noexcept;
+
+// Complete when they return. `to` and `from` are packed rows.
+void copy_to_host(Queue& queue, const Tensor& from, void* to);
+void copy_from_host(Queue& queue, const void* from, const Tensor& to);
+
+// Enqueues a copy of `bytes` of host memory, which the caller may change as soon as the call returns.
+void upload(Queue& queue, const void* from, void* to, int64_t bytes);
+
+}  // namespace cuda
+}  // namespace pesc

@@ -1,0 +1,59 @@
+// A queue of work on a GPU, for CUDA code: the stream, the products' library and its workspace, and the
+// pinned memory that uploads pass through. One host thread uses a queue.
+#pragma once
+
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "ops/core/device.h"
+
+namespace pesc::cuda {
+
+struct GemmCache;       // ops/gemm.cu
+struct AttentionCache;  // ops/attention.cu
+
+struct Queue {
+  static constexpr int64_t kWorkspaceBytes = kQueueBytes;
+  static constexpr int64_t kStagingBytes = int64_t{1} << 20;  // one of two halves
+
+  int index = 0;
+  int multiprocessors = 0;
+  cudaStream_t stream = nullptr;
+  cublasLtHandle_t blas = nullptr;
+  void* workspace = nullptr;  // kWorkspaceBytes of device memory for the products
+  std::shared_ptr<Watcher> watcher;
+  std::shared_ptr<GemmCache> gemms;
+  std::shared_ptr<AttentionCache> attention;
+
+  // Uploads fill one half of the pinned memory while the copies from the other may still run; `left` is
+  // recorded when a half is full, and waited for before it is filled again.
+  std::byte* staging = nullptr;
+  int64_t staged = 0;
+  int half = 0;
+  std::array<cudaEvent_t, 2> left{};
+
+  Queue() = default;
+  Queue(const Queue&) = delete;
+  Queue& operator=(const Queue&) = delete;
+  ~Queue();
+};
+
+// Throws unless `code` is cudaSuccess: UsageError for memory that is not to be had, InternalError for all
+// else.
+void check(cudaError_t code, const char* call, const char* file, int line);
+void check(cublasStatus_t code, const char* call, const char* file, int line);
+
+[[nodiscard]] inline cudaStream_t stream_of(const Stream& stream) {
+  return stream.queue().stream;
+}
+
+}  // namespace pesc::cuda
+
+#define PESC_CUDA(call) ::pesc::cuda::check((call), #call, __FILE__, __LINE__)
+// After a kernel launch: PESC_LAUNCHED("copy_rows").
+#define PESC_LAUNCHED(kernel) ::pesc::cuda::check(cudaGetLastError(), "launch of " kernel, __FILE__, __LINE__)

@@ -1,0 +1,59 @@
+// A build without CUDA: see ops/core/cuda.h.
+#include "ops/core/cuda.h"
+#include "ops/cuda_ops.h"
+
+namespace pesc {
+namespace {
+
+[[noreturn]] void refuse() {
+  throw UsageError(
+      "parallel.device: CUDA: this pesc was built without CUDA; install the CUDA toolkit, configure again "
+      "(CMake says "
+      "whether it found nvcc) and build, or set parallel.device: CPU");
+}
+
+}  // namespace
+
+const CudaOps& cuda_ops() {
+  refuse();
+}
+
+namespace cuda {
+
+bool built() {
+  return false;
+}
+int device_count() {
+  return 0;
+}
+DeviceInfo device_info(int) {
+  refuse();
+}
+std::shared_ptr<Queue> open(int) {
+  refuse();
+}
+void synchronize(Queue&) {
+  refuse();
+}
+void watch(Queue&, std::shared_ptr<Watcher>) {
+  refuse();
+}
+void require_memory(int, const std::string&, int64_t) {
+  refuse();
+}
+void* allocate(int, const std::string&, int64_t) {
+  refuse();
+}
+void release(int, void*) noexcept {}
+void copy_to_host(Queue&, const Tensor&, void*) {
+  refuse();
+}
+void copy_from_host(Queue&, const void*, const Tensor&) {
+  refuse();
+}
+void upload(Queue&, const void*, void*, int64_t) {
+  refuse();
+}
+
+}  // namespace cuda
+}  // namespace pesc

@@ -1,0 +1,107 @@
+// Rows of vectors: 16-byte loads and stores where base, stride and width allow them, single elements where
+// they do not, and the grid of a loop over [rows, vectors].
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <initializer_list>
+#include <type_traits>
+
+#include "ops/core/launch.cuh"
+
+namespace pesc::cuda {
+
+template <class T>
+inline constexpr DType kDTypeOf<const T> = kDTypeOf<T>;
+
+// N elements that are loaded and stored at once; the address must be a multiple of the alignment.
+template <class T, int N>
+struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {
+  T v[N];
+};
+template <int N, class T>
+__device__ __forceinline__ Pack<T, N> load_pack(const T* p) {
+  return *reinterpret_cast<const Pack<T, N>*>(p);
+}
+template <int N, class T>
+__device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack) {
+  *reinterpret_cast<Pack<T, N>*>(p) = pack;
+}
+// The same as float32.
+template <int N, class T>
+__device__ __forceinline__ void load_floats(const T* p, float (&out)[N]) {
+  const Pack<T, N> pack = load_pack<N>(p);
+#pragma unroll
+  for (int i = 0; i < N; ++i) out[i] = as_float(pack.v[i]);
+}
+template <int N, class T>
+__device__ __forceinline__ void store_floats(T* p, const float (&in)[N]) {
+  Pack<T, N> pack;
+#pragma unroll
+  for (int i = 0; i < N; ++i) pack.v[i] = from_float<T>(in[i]);
+  store_pack<N>(p, pack);
+}
+
+// Elements of T in 16 bytes.
+template <class T>
+inline constexpr int kPack = static_cast<int>(16 / sizeof(T));
+
+// Whether rows of the tensor can be read in packs of n elements: columns, row stride and address allow it.
+[[nodiscard]] inline bool packs(const Tensor& t, int64_t n) {
+  const int64_t bytes = std::min<int64_t>(16, n * dtype_bytes(t.dtype));
+  return t.cols % n == 0 && (t.rows <= 1 || t.ld % n == 0) &&
+         reinterpret_cast<uintptr_t>(t.data) % static_cast<uintptr_t>(bytes) == 0;
+}
+// Calls f(N) with N = kPack<T> where all the tensors that are there allow it, else with N = 1:
+//   with_pack<T>({x, y}, [&](auto n) { constexpr int N = decltype(n)::value; ... });
+template <class T, class F>
+void with_pack(std::initializer_list<Tensor> tensors, F f) {
+  for (const Tensor& t : tensors)
+    if (t.present() && !packs(t, kPack<T>)) return f(std::integral_constant<int, 1>{});
+  f(std::integral_constant<int, kPack<T>>{});
+}
+
+// Blocks of kThreads threads over [rows, n]: x along a row, y over rows. Kernels stride over both:
+//   PESC_FOR_ROWS(r, rows) { PESC_FOR_COLUMNS(i, n) { ... } }
+struct RowGrid {
+  dim3 grid, block;
+  RowGrid(int64_t rows, int64_t n) {
+    unsigned x = 1;
+    while (x < kThreads && x < n) x *= 2;
+    block = dim3(x, kThreads / x);
+    grid = dim3(static_cast<unsigned>(std::clamp<int64_t>((n + x - 1) / x, 1, 1 << 16)),
+                static_cast<unsigned>(std::clamp<int64_t>((rows + block.y - 1) / block.y, 1, 65535)));
+  }
+};
+#define PESC_FOR_ROWS(r, count)                                                              \
+  for (int64_t r = static_cast<int64_t>(blockIdx.y) * blockDim.y + threadIdx.y; r < (count); \
+       r += static_cast<int64_t>(gridDim.y) * blockDim.y)
+#define PESC_FOR_COLUMNS(c, count)                                                           \
+  for (int64_t c = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; c < (count); \
+       c += static_cast<int64_t>(gridDim.x) * blockDim.x)
+
+// A contiguous tensor as one row.
+[[nodiscard]] inline Tensor flat(const Tensor& t) {
+  return t.reshaped(1, t.size());
+}
+
+// A broken invariant that only the device can see (an index out of range): says so on the standard output
+// and ends the kernel with an error, which the next check of the stream reports as an InternalError.
+__device__ __noinline__ inline void bad_index(const char* what, int64_t value, int64_t limit) {
+  printf("pesc: check failed on the GPU: %s is %lld, not in [0, %lld)\n", what, static_cast<long long>(value),
+         static_cast<long long>(limit));
+  __trap();
+}
+__device__ __forceinline__ void check_index(const char* what, int64_t value, int64_t limit) {
+  if (value < 0 || value >= limit) bad_index(what, value, limit);
+}
+
+// Device memory of the stream's queue for partial results of one operation. It is also the products'
+// workspace: what lies in it holds only until the next product or reduction on the stream.
+template <class T>
+[[nodiscard]] T* partials(const Stream& stream, int64_t count) {
+  PESC_CHECK(count * static_cast<int64_t>(sizeof(T)) <= Queue::kWorkspaceBytes, count, " partial results");
+  return static_cast<T*>(stream.queue().workspace);
+}
+
+}  // namespace pesc::cuda

@@ -1,0 +1,48 @@
+// The operations of ops/*.h on a CUDA device, one entry for each public function that runs on a stream. X.cc
+// hands over when the stream is on a GPU; X.cu defines pesc::cuda::NAME with the same signature. A build
+// without CUDA has no table: asking for it is a UsageError.
+#pragma once
+
+#include "ops/adamw.h"
+#include "ops/adapter.h"
+#include "ops/attention.h"
+#include "ops/cross_entropy.h"
+#include "ops/dropout.h"
+#include "ops/embedding.h"
+#include "ops/gemm.h"
+#include "ops/init.h"
+#include "ops/lora.h"
+#include "ops/reduce.h"
+#include "ops/rmsnorm.h"
+#include "ops/rope.h"
+#include "ops/router.h"
+#include "ops/swiglu.h"
+
+// clang-format off
+#define PESC_CUDA_OPS(OP)                                                                                    \
+  OP(adamw) OP(adapter_forward) OP(adapter_backward) OP(adapter_hidden) OP(attention_forward)                \
+  OP(attention_backward) OP(cross_entropy_max) OP(cross_entropy_sums) OP(cross_entropy_grad)                 \
+  OP(cross_entropy_loss) OP(dropout) OP(dropout_add) OP(embedding_forward) OP(embedding_backward) OP(gemm)   \
+  OP(init_uniform) OP(init_normal) OP(lora_down_forward) OP(lora_down_backward) OP(fill_zero) OP(copy)       \
+  OP(add) OP(add_bias) OP(bias_backward) OP(gather_rows) OP(scatter_add_rows) OP(sum_squares) OP(sum)        \
+  OP(rmsnorm_forward) OP(rmsnorm_apply) OP(rmsnorm_backward) OP(rope_table) OP(rope) OP(router_forward)      \
+  OP(router_backward) OP(balance_loss) OP(swiglu_forward) OP(swiglu_backward)
+// clang-format on
+
+namespace pesc {
+
+namespace cuda {
+#define PESC_DECLARE(name) extern decltype(pesc::name) name;
+PESC_CUDA_OPS(PESC_DECLARE)
+#undef PESC_DECLARE
+}  // namespace cuda
+
+struct CudaOps {
+#define PESC_MEMBER(name) decltype(&pesc::name) name;
+  PESC_CUDA_OPS(PESC_MEMBER)
+#undef PESC_MEMBER
+};
+
+[[nodiscard]] const CudaOps& cuda_ops();
+
+}  // namespace pesc

@@ -1,0 +1,41 @@
+// General matrix product on the device of the stream: C = alpha op(A) op(B) + beta C, row-major, any row
+// stride. On the CPU: OpenBLAS sgemm, one single-threaded piece per thread of the stream, so that results
+// depend only on shapes and on the number of threads. With beta = 0, C is written and may hold anything
+// before. Empty products (a dimension of zero) are ordinary: K = 0 scales C by beta.
+#pragma once
+
+#include <string>
+
+#include "ops/core/device.h"
+
+namespace pesc {
+
+enum class Transpose { kNo, kYes };
+
+struct Gemm {
+  Tensor a;  // [m, k], or [k, m] when trans_a
+  Transpose trans_a = Transpose::kNo;
+  Tensor b;  // [k, n], or [n, k] when trans_b
+  Transpose trans_b = Transpose::kNo;
+  Tensor c;  // [m, n]
+  float alpha = 1.0F;
+  float beta = 0.0F;
+};
+void gemm(Stream& stream, const Gemm& args);
+
+// The three products of a linear layer y = x W^T with W [out, in] as Hugging Face stores it.
+// y [t, out] = alpha x [t, in] W^T + beta y
+void linear_forward(Stream& stream, const Tensor& x, const Tensor& w, const Tensor& y, float alpha = 1.0F,
+                    float beta = 0.0F);
+// dx [t, in] = alpha dy [t, out] W + beta dx
+void linear_backward_input(Stream& stream, const Tensor& dy, const Tensor& w, const Tensor& dx,
+                           float alpha = 1.0F, float beta = 0.0F);
+// dW [out, in] += alpha dy^T x
+void linear_backward_weight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dw,
+                            float alpha = 1.0F);
+
+// The library behind the products and the kernels it chose on this machine, for records: results depend on
+// them.
+[[nodiscard]] std::string gemm_library();
+
+}  // namespace pesc

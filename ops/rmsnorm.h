@@ -1,0 +1,36 @@
+// RMSNorm (Zhang & Sennrich, 2019): y = x * rstd * weight, rstd = 1 / sqrt(mean(x^2) + eps), per token.
+// T tokens, H hidden. The mean is taken in float32 or better.
+#pragma once
+
+#include "ops/core/device.h"
+
+namespace pesc {
+
+// With `delta` present, x_out = x + delta is written first and normalised (the fused residual); x_out may
+// alias x.
+struct RmsNormForward {
+  Tensor x;       // [T, H]
+  Tensor delta;   // [T, H] or absent
+  Tensor x_out;   // [T, H], written when delta is present
+  Tensor weight;  // [1, H]
+  float eps = 1e-5F;
+  Tensor y;     // [T, H], any row stride
+  Tensor rstd;  // [1, T]
+};
+void rmsnorm_forward(Stream& stream, const RmsNormForward& args);
+
+// Derives y again from the saved rstd, bitwise what rmsnorm_forward wrote.
+void rmsnorm_apply(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& rstd,
+                   const Tensor& y);
+
+struct RmsNormBackward {
+  Tensor dy;       // [T, H]
+  Tensor x;        // [T, H]
+  Tensor weight;   // [1, H]
+  Tensor rstd;     // [1, T]
+  Tensor dx;       // [T, H], added to
+  Tensor dweight;  // [1, H], added to; absent when the weight is frozen
+};
+void rmsnorm_backward(Stream& stream, const RmsNormBackward& args);
+
+}  // namespace pesc

@@ -1,0 +1,49 @@
+// The router of PESC (design section 1): logits = x R^T in float32; S = top-k (ties to the lower expert, in
+// falling order); weights = softmax over the kept logits; and the statistics of the balance loss over the
+// real tokens. T tokens, H hidden, E experts, k choices.
+#pragma once
+
+#include "ops/core/arena.h"
+
+namespace pesc {
+
+enum class Routing { kTopK, kReplay };  // kReplay: `experts` holds the choice already (a recorded run)
+
+struct RouterForward {
+  Tensor x;        // [T, H]
+  Tensor weight;   // [E, H] F32
+  Tensor probs;    // [T, E] F32 written: softmax over all experts
+  Tensor experts;  // [T, k] I32 written (read with kReplay)
+  Tensor weights;  // [T, k] F32 written
+  Tensor stats;    // [2, E] F32 added to: row 0 assignments per expert, row 1 sum of probs
+  Routing routing = Routing::kTopK;
+};
+void router_forward(Stream& stream, const RouterForward& args, Arena& scratch);
+
+// With dw the gradient of the k weights and balance_grad_i = d loss / d prob_(t,i) (the same for every
+// token):
+//   dlogits_S = w (dw - sum w dw);  dlogits += p (g - sum p g);  dweight += dlogits^T x;  dx += dlogits R.
+struct RouterBackward {
+  Tensor x;             // [T, H]
+  Tensor weight;        // [E, H]
+  Tensor probs;         // [T, E]
+  Tensor experts;       // [T, k]
+  Tensor weights;       // [T, k]
+  Tensor dweights;      // [T, k]
+  Tensor balance_grad;  // [1, E]
+  Tensor dweight;       // [E, H], added to
+  Tensor dx;            // [T, H], added to
+};
+void router_backward(Stream& stream, const RouterBackward& args, Arena& scratch);
+
+// From the statistics of the whole micro-batch, reduced over all ranks: stats [2, E] and the number of real
+// tokens.
+//   loss = E * sum_i share_i * mean_prob_i;  balance_grad_i = coef * E * share_i / tokens
+// share_i = assignments_i / (tokens * k). Writes loss [1, 1] and balance_grad [1, E]. With no tokens both are
+// 0.
+void balance_loss(Stream& stream, const Tensor& stats, double tokens, int64_t top_k, double coef,
+                  const Tensor& loss, const Tensor& balance_grad);
+
+[[nodiscard]] int64_t router_scratch_bytes(const Device& device, int64_t tokens, int64_t experts);
+
+}  // namespace pesc

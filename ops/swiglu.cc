@@ -1,0 +1,64 @@
+// SwiGLU on the CPU. With s = 1 / (1 + exp(-gate)):
+//   dup = dh gate s;  dgate = dh up s (1 + gate (1 - s))
+// T tokens, F columns.
+#include "ops/swiglu.h"
+
+#include "ops/core/threads.h"
+#include "ops/core/vector_math.h"
+#include "ops/cuda_ops.h"
+
+namespace pesc {
+namespace {
+
+void forward_row(const float* gate, const float* up, int64_t n, float* h) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) h[i] = silu(gate[i]) * up[i];
+}
+
+// dgate and dup may be gate and up.
+void backward_row(const float* dh, const float* gate, const float* up, int64_t n, float* dgate, float* dup) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const float g = gate[i];
+    const float u = up[i];
+    const float d = dh[i];
+    const float s = sigmoid(g);
+    dgate[i] = d * u * s * std::fma(g, 1.0F - s, 1.0F);
+    dup[i] = d * g * s;
+  }
+}
+
+void check(const Tensor& gate_up, const Tensor& h) {
+  PESC_CHECK(gate_up.dtype == DType::kF32 && h.dtype == DType::kF32, dtype_name(gate_up.dtype), ", ",
+             dtype_name(h.dtype));
+  PESC_CHECK(gate_up.rows == h.rows && gate_up.cols == 2 * h.cols, "gate and up ", gate_up.rows, "x",
+             gate_up.cols, " for ", h.rows, "x", h.cols);
+}
+
+}  // namespace
+
+void swiglu_forward(Stream& stream, const Tensor& gate_up, const Tensor& h) {
+  if (stream.on_cuda()) return cuda_ops().swiglu_forward(stream, gate_up, h);
+  check(gate_up, h);
+  parallel_for(stream, h.rows, row_grain(h.cols), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const float* gate = gate_up.f32() + t * gate_up.ld;
+      forward_row(gate, gate + h.cols, h.cols, h.f32() + t * h.ld);
+    }
+  });
+}
+
+void swiglu_backward(Stream& stream, const Tensor& dh, const Tensor& gate_up, const Tensor& dgate_up) {
+  if (stream.on_cuda()) return cuda_ops().swiglu_backward(stream, dh, gate_up, dgate_up);
+  check(gate_up, dh);
+  check(dgate_up, dh);
+  parallel_for(stream, dh.rows, row_grain(dh.cols), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const float* gate = gate_up.f32() + t * gate_up.ld;
+      float* dgate = dgate_up.f32() + t * dgate_up.ld;
+      backward_row(dh.f32() + t * dh.ld, gate, gate + dh.cols, dh.cols, dgate, dgate + dh.cols);
+    }
+  });
+}
+
+}  // namespace pesc
