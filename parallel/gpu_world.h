@@ -1,0 +1,31 @@
+// Ranks with GPUs: which GPU a rank takes, and the communicator of all of them, with device collectives over
+// NCCL and host collectives over the communicator that they were started with.
+#pragma once
+
+#include <memory>
+
+#include "parallel/communicator.h"
+
+namespace pesc {
+
+// Whether several ranks may use one GPU. kShared is a test mode: NCCL then takes every rank for a host of its
+// own (a distinct NCCL_HOSTID, set before the first NCCL call) and moves data through sockets.
+enum class GpuUse { kExclusive, kShared };
+
+// The GPU of the rank with this number on its host: GPU local_rank, or the only one that it sees. Local.
+// Throws UsageError when there is no usable GPU.
+[[nodiscard]] int gpu_of_rank(int local_rank);
+
+// Collective over `host`. Throws UsageError, on all ranks alike, when ranks would share a GPU under
+// kExclusive, when their NCCL versions differ, or when there are several ranks and this pesc was built
+// without NCCL.
+[[nodiscard]] std::unique_ptr<Communicator> open_gpu_world(Communicator& host, int gpu, GpuUse use);
+
+// "NCCL 2.28.9", or that it is not there; for records.
+[[nodiscard]] std::string nccl_version();
+
+// For open_gpu_world: the device communicator of several ranks.
+[[nodiscard]] std::unique_ptr<Communicator> nccl_world(std::unique_ptr<Communicator> host, int gpu,
+                                                       GpuUse use);
+
+}  // namespace pesc

@@ -1,0 +1,43 @@
+// The gradient reduction table: a gradient is summed over exactly the ranks that hold the same piece of its
+// parameter (design section 3), and its norm is counted once, by replica 0.
+//
+// Parameters of one group of ranks share one flat buffer, so that each group costs one collective.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "parallel/communicator.h"
+#include "parallel/mesh.h"
+
+namespace pesc {
+
+// Which ranks hold the same piece of a parameter.
+enum class ReplicaGroup {
+  kWorld,  // router, LoRA A of q,k,v,gate,up, LoRA B of o,down, norms
+  kDp,     // pieces cut over tp
+  kDpKv,  // k and v pieces: dp ranks, times the tp / kv_heads ranks that share a KV head (= kDp when kv_heads
+          // >= tp)
+  kExpert,  // adapters: the world / ep ranks with this rank's ep_rank
+};
+inline constexpr int kReplicaGroups = 4;
+
+class GradientReduction {
+ public:
+  // Splits `world` into the groups; collective. `kv_heads` decides kDpKv.
+  GradientReduction(Communicator& world, const Mesh& mesh, int64_t kv_heads);
+
+  // The number of ranks in this rank's group, and this rank's number in it (0 counts in norms).
+  [[nodiscard]] int replicas(ReplicaGroup group) const;
+  [[nodiscard]] int replica(ReplicaGroup group) const;
+
+  // Sums the flat gradient buffer [1, n] of a group over its ranks, in rank order.
+  void reduce(Stream& stream, ReplicaGroup group, const Tensor& flat) const;
+
+  [[nodiscard]] Communicator& communicator(ReplicaGroup group) const;
+
+ private:
+  std::vector<std::unique_ptr<Communicator>> groups_;  // indexed by ReplicaGroup
+};
+
+}  // namespace pesc

@@ -1,0 +1,43 @@
+// Rank arithmetic, with no MPI and no GPU in it.
+//
+// world = dp x tp with tensor-parallel ranks adjacent: rank = dp_rank * tp + tp_rank. ep divides world; an
+// expert- parallel group is `ep` consecutive ranks, so it folds over tp first, then over dp. Expert e lives
+// on rank e / (experts / ep) of each ep group.
+#pragma once
+
+#include <vector>
+
+#include "parallel/shard_spec.h"
+
+namespace pesc {
+
+class Mesh {
+ public:
+  // Throws UsageError when tp or ep do not divide world, or rank is out of range.
+  Mesh(int world, int rank, int tp, int ep);
+
+  [[nodiscard]] int world() const { return world_; }
+  [[nodiscard]] int rank() const { return rank_; }
+  [[nodiscard]] int tp() const { return tp_; }
+  [[nodiscard]] int dp() const { return world_ / tp_; }
+  [[nodiscard]] int ep() const { return ep_; }
+  [[nodiscard]] int tp_rank() const { return rank_ % tp_; }
+  [[nodiscard]] int dp_rank() const { return rank_ / tp_; }
+  [[nodiscard]] int ep_rank() const { return rank_ % ep_; }
+  [[nodiscard]] int ep_group() const { return rank_ / ep_; }
+
+  // The rank's experts [begin, end) of `experts`; experts must be divisible by ep (UsageError).
+  [[nodiscard]] Range experts(int64_t experts) const;
+  // The rank within an ep group that holds `expert`.
+  [[nodiscard]] int expert_home(int64_t expert, int64_t experts) const;
+
+  // Members of this rank's groups, as world ranks in rising order.
+  [[nodiscard]] std::vector<int> tp_members() const;
+  [[nodiscard]] std::vector<int> dp_members() const;
+  [[nodiscard]] std::vector<int> ep_members() const;
+
+ private:
+  int world_, rank_, tp_, ep_;
+};
+
+}  // namespace pesc

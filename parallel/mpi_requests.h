@@ -1,0 +1,64 @@
+// Point-to-point messages in flight, and the one place where the mpi communicator waits.
+//
+// A wait polls: first it spins, then it yields the core between polls (ranks may outnumber cores, and the
+// rank waited for may need this one), and after kSleepAfter it sleeps between them. It ends with HangError
+// after `limit`; the memory of the messages that never came stays in MPI's hands, so that the process should
+// end soon after (MpiSession::abort).
+#pragma once
+
+#include <mpi.h>
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace pesc {
+
+struct MpiWaitPolicy {
+  std::chrono::duration<double> limit = std::chrono::seconds(600);
+  int spins = 1000;  // polls before the first yield
+};
+
+// Throws IoError, naming the rank and the operation, unless `code` is MPI_SUCCESS.
+void check_mpi(int code, int rank, const std::string& what);
+
+class MpiRequests {
+ public:
+  // Names for messages: this rank, the number of ranks, and the communicator.
+  MpiRequests(MPI_Comm comm, int rank, int size, std::string name)
+      : comm_(comm), rank_(rank), size_(size), name_(std::move(name)) {}
+
+  // The memory belongs to MPI until `wait` returns. Any number of bytes; none sends nothing. Sender and
+  // receiver agree on the number of bytes; another number arriving is an IoError.
+  void send(const void* data, int64_t bytes, int to, int tag);
+  void receive(void* data, int64_t bytes, int from, int tag);
+  // A nonblocking collective that moves no payload.
+  void add(MPI_Request request) { post(request, {-1, 0, false}); }
+
+  // Waits for everything posted since the last wait. `operation` is for messages.
+  void wait(const MpiWaitPolicy& policy, const char* operation);
+
+ private:
+  struct Entry {
+    int peer;  // -1: all
+    int64_t bytes;
+    bool receives;
+  };
+  void post(MPI_Request request, Entry entry) {
+    requests_.push_back(request);
+    entries_.push_back(entry);
+  }
+  void check_arrived(const char* operation) const;
+  [[noreturn]] void hang(const MpiWaitPolicy& policy, const char* operation);
+  [[nodiscard]] std::string where(const char* operation) const;
+
+  MPI_Comm comm_;
+  int rank_, size_;
+  std::string name_;
+  std::vector<MPI_Request> requests_;
+  std::vector<MPI_Status> statuses_;
+  std::vector<Entry> entries_;
+};
+
+}  // namespace pesc

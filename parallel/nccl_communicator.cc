@@ -1,0 +1,281 @@
+// The nccl communicator: device collectives on the caller's stream, host collectives over MPI. Communicators
+// are nonblocking, so that every wait can be bounded and named (NcclFlight).
+//
+// Results are the same from run to run: the algorithm (ring) and the protocol are pinned, NVLS is off, and
+// each sum is taken in the order of the ring, which is a function of the machine; it is the same on all
+// ranks.
+#include <nccl.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <numeric>
+#include <utility>
+
+#include "ops/core/queue.h"
+#include "parallel/gpu_world.h"
+#include "parallel/nccl_flight.h"
+#include "parallel/solo_communicator.h"
+
+namespace pesc {
+namespace {
+
+// Settings that NCCL reads at its first call; those that the user made stay.
+void pin_settings(int rank, GpuUse use) {
+  setenv("NCCL_ALGO", "Ring", 0);
+  setenv("NCCL_PROTO", "Simple", 0);
+  setenv("NCCL_NVLS_ENABLE", "0", 0);
+  if (use == GpuUse::kExclusive) return;
+  std::string host(256, '\0');
+  (void)gethostname(host.data(), host.size() - 1);
+  const std::string id = str_cat(host.c_str(), "-pesc-", rank);
+  setenv("NCCL_HOSTID", id.c_str(), 1);
+  setenv("NCCL_IB_DISABLE", "1", 0);
+}
+
+struct Setup {
+  int gpu;
+  GpuUse use;
+  std::shared_ptr<NcclFlight> flight;
+};
+
+class NcclCommunicator final : public Communicator {
+ public:
+  // Stands on the ranks of `host`. NCCL itself starts at the first operation, or at connect().
+  NcclCommunicator(std::unique_ptr<Communicator> host, Setup setup)
+      : host_(std::move(host)), setup_(std::move(setup)) {
+    peer_.name = host_->name();
+    peer_.rank = host_->rank();
+    peer_.size = host_->size();
+  }
+
+  // Collective.
+  void connect() {
+    NcclFlight& flight = *setup_.flight;
+    std::string mine;
+    ncclUniqueId id{};
+    PESC_CUDA(cudaSetDevice(setup_.gpu));
+    if (rank() == 0) {
+      flight.settle(peer_, ncclGetUniqueId(&id), "NCCL start-up");
+      mine.assign(id.internal, sizeof(id.internal));
+    }
+    const std::string first = host_->host_all_gather(mine).front();
+    PESC_CHECK(first.size() == sizeof(id.internal), "an id of ", first.size(), " bytes");
+    first.copy(id.internal, sizeof(id.internal));
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    if (setup_.use == GpuUse::kShared) {
+      // All ranks' kernels must fit on the one GPU beside each other's work.
+      config.minCTAs = 1;
+      config.maxCTAs = 2;
+    }
+    const ncclResult_t code = ncclCommInitRankConfig(&peer_.comm, size(), id, rank(), &config);
+    flight.add(&peer_);
+    flight.settle(peer_, code, "NCCL start-up");
+  }
+
+  ~NcclCommunicator() override {
+    NcclFlight& flight = *setup_.flight;
+    flight.remove(&peer_);
+    if (flight.aborted() || peer_.comm == nullptr) return;
+    // While an exception passes through, other ranks may never come to a common end.
+    if (std::uncaught_exceptions() > 0) {
+      (void)ncclCommAbort(peer_.comm);
+      return;
+    }
+    try {
+      flight.settle(peer_, ncclCommFinalize(peer_.comm), "NCCL shut-down");
+      (void)ncclCommDestroy(peer_.comm);
+    } catch (const Error&) {
+      (void)ncclCommAbort(peer_.comm);
+    }
+  }
+  NcclCommunicator(const NcclCommunicator&) = delete;
+  NcclCommunicator& operator=(const NcclCommunicator&) = delete;
+
+  [[nodiscard]] int rank() const override { return peer_.rank; }
+  [[nodiscard]] int size() const override { return peer_.size; }
+  [[nodiscard]] const std::string& name() const override { return peer_.name; }
+  [[nodiscard]] int64_t bytes_sent() const override { return bytes_sent_; }
+
+  void all_gather(Stream& stream, const Tensor& in, const Tensor& out) override {
+    check(stream, {&in, &out}, "all_gather");
+    PESC_CHECK(in.dtype == out.dtype && out.size() == in.size() * size(), "all_gather of ", in.size(),
+               " into ", out.size(), " elements on '", name(), "'");
+    const int64_t bytes = in.bytes();
+    if (bytes == 0) return;
+    enqueue(stream, "all_gather", bytes, [&](cudaStream_t s) {
+      return ncclAllGather(in.data, out.data, static_cast<size_t>(bytes), ncclUint8, peer_.comm, s);
+    });
+    bytes_sent_ += bytes * (size() - 1);
+  }
+
+  void reduce_scatter(Stream& stream, const Tensor& in, const Tensor& out) override {
+    check(stream, {&in, &out}, "reduce_scatter");
+    PESC_CHECK(in.dtype == out.dtype && in.size() == out.size() * size(), "reduce_scatter of ", in.size(),
+               " into ", out.size(), " elements on '", name(), "'");
+    if (out.size() == 0) return;
+    enqueue(stream, "reduce_scatter", in.bytes(), [&](cudaStream_t s) {
+      return ncclReduceScatter(in.data, out.data, static_cast<size_t>(out.size()), type_of(in.dtype), ncclSum,
+                               peer_.comm, s);
+    });
+    bytes_sent_ += out.bytes() * (size() - 1);
+  }
+
+  void all_reduce_sum(Stream& stream, const Tensor& data) override {
+    all_reduce(stream, data, ncclSum, "all_reduce_sum");
+  }
+  void all_reduce_max(Stream& stream, const Tensor& data) override {
+    all_reduce(stream, data, ncclMax, "all_reduce_max");
+  }
+
+  void all_to_all_v(Stream& stream, const Tensor& in, std::span<const int64_t> send_rows, const Tensor& out,
+                    std::span<const int64_t> recv_rows) override {
+    check(stream, {&in, &out}, "all_to_all_v");
+    const auto ranks = static_cast<size_t>(size());
+    const auto own = static_cast<size_t>(rank());
+    const auto total = [](std::span<const int64_t> rows) {
+      return std::accumulate(rows.begin(), rows.end(), int64_t{0});
+    };
+    PESC_CHECK(send_rows.size() == ranks && recv_rows.size() == ranks && send_rows[own] == recv_rows[own] &&
+                   in.cols == out.cols && in.dtype == out.dtype && in.rows == total(send_rows) &&
+                   out.rows == total(recv_rows),
+               "all_to_all_v on '", name(), "': in [", in.rows, ", ", in.cols, "] for ", total(send_rows),
+               " rows, out [", out.rows, ", ", out.cols, "] for ", total(recv_rows));
+    const int64_t width = in.cols * dtype_bytes(in.dtype);
+    const auto* from = static_cast<const std::byte*>(in.data);
+    auto* to = static_cast<std::byte*>(out.data);
+    int64_t sent = 0;
+    enqueue(stream, "all_to_all_v", in.bytes(), [&](cudaStream_t s) {
+      ncclResult_t code = ncclGroupStart();
+      for (size_t r = 0; r < ranks; ++r) {
+        const int64_t send = send_rows[r] * width;
+        const int64_t receive = recv_rows[r] * width;
+        if (r == own) {
+          if (send > 0)
+            PESC_CUDA(cudaMemcpyAsync(to, from, static_cast<size_t>(send), cudaMemcpyDeviceToDevice, s));
+        } else {
+          const auto peer = static_cast<int>(r);
+          if (send > 0)
+            code = worse(code, ncclSend(from, static_cast<size_t>(send), ncclUint8, peer, peer_.comm, s));
+          if (receive > 0)
+            code = worse(code, ncclRecv(to, static_cast<size_t>(receive), ncclUint8, peer, peer_.comm, s));
+          sent += send;
+        }
+        from += send;
+        to += receive;
+      }
+      return worse(code, ncclGroupEnd());
+    });
+    bytes_sent_ += sent;
+  }
+
+  [[nodiscard]] std::vector<int64_t> host_all_gather(std::span<const int64_t> values) override {
+    return host_->host_all_gather(values);
+  }
+  [[nodiscard]] std::vector<std::string> host_all_gather(const std::string& value) override {
+    return host_->host_all_gather(value);
+  }
+  [[nodiscard]] std::vector<int32_t> host_all_to_all_v(std::span<const int32_t> values,
+                                                       std::span<const int64_t> send_counts,
+                                                       std::span<const int64_t> recv_counts) override {
+    return host_->host_all_to_all_v(values, send_counts, recv_counts);
+  }
+  void barrier() override { host_->barrier(); }
+  [[nodiscard]] double wait_limit() const override { return host_->wait_limit(); }
+
+  [[nodiscard]] std::unique_ptr<Communicator> split(int colour, const std::string& name) override {
+    std::unique_ptr<Communicator> part = host_->split(colour, name);
+    if (part->size() == 1) return solo_communicator(std::move(part));
+    return std::make_unique<NcclCommunicator>(std::move(part), setup_);
+  }
+
+ private:
+  static ncclDataType_t type_of(DType t) {
+    switch (t) {
+      case DType::kF32:
+        return ncclFloat32;
+      case DType::kF64:
+        return ncclFloat64;
+      case DType::kBF16:
+        return ncclBfloat16;
+      default:
+        PESC_CHECK(false, "no reduction of ", dtype_name(t));
+    }
+    return ncclUint8;
+  }
+
+  // The first result that is neither success nor "in progress", else the later one.
+  static ncclResult_t worse(ncclResult_t a, ncclResult_t b) {
+    return a != ncclSuccess && a != ncclInProgress ? a : b;
+  }
+
+  void check(const Stream& stream, std::initializer_list<const Tensor*> tensors, const char* what) const {
+    PESC_CHECK(stream.on_cuda(), what, " over nccl moves device memory only");
+    for (const Tensor* t : tensors) {
+      PESC_CHECK(t->contiguous(), what, " on '", name(), "' needs contiguous tensors");
+      PESC_CHECK(t->present() || t->size() == 0, what, " on '", name(), "' of an absent tensor");
+    }
+  }
+
+  void all_reduce(Stream& stream, const Tensor& data, ncclRedOp_t op, const char* operation) {
+    check(stream, {&data}, operation);
+    if (data.size() == 0) return;
+    enqueue(stream, operation, data.bytes(), [&](cudaStream_t s) {
+      return ncclAllReduce(data.data, data.data, static_cast<size_t>(data.size()), type_of(data.dtype), op,
+                           peer_.comm, s);
+    });
+    bytes_sent_ += 2 * data.bytes() * (size() - 1) / size();
+  }
+
+  // Only when the call is through is the operation on the stream, before whatever comes next.
+  template <class Call>
+  void enqueue(Stream& stream, const char* operation, int64_t bytes, Call call) {
+    PESC_CHECK(!setup_.flight->aborted(), operation, " on '", name(), "' after NCCL was ended");
+    if (peer_.comm == nullptr) connect();
+    if (watched_ != &stream.queue()) {
+      watched_ = &stream.queue();
+      cuda::watch(*watched_, setup_.flight);
+    }
+    setup_.flight->settle(peer_, call(cuda::stream_of(stream)), operation);
+    setup_.flight->enqueued(stream, peer_, operation, bytes);
+  }
+
+  std::unique_ptr<Communicator> host_;
+  Setup setup_;
+  NcclPeer peer_;
+  cuda::Queue* watched_ = nullptr;
+  int64_t bytes_sent_ = 0;
+};
+
+std::string version_text(int version) {
+  return str_cat("NCCL ", version / 10000, ".", version / 100 % 100, ".", version % 100);
+}
+
+}  // namespace
+
+std::string nccl_version() {
+  int version = 0;
+  return ncclGetVersion(&version) == ncclSuccess ? version_text(version) : "NCCL of an unknown version";
+}
+
+std::unique_ptr<Communicator> nccl_world(std::unique_ptr<Communicator> host, int gpu, GpuUse use) {
+  pin_settings(host->rank(), use);
+  int version = 0;
+  (void)ncclGetVersion(&version);
+  const int64_t mine = version;
+  const std::vector<int64_t> versions = host->host_all_gather(std::span(&mine, 1));
+  for (size_t r = 1; r < versions.size(); ++r) {
+    if (versions[r] == versions[0]) continue;
+    throw UsageError(str_cat("rank 0 has ", version_text(static_cast<int>(versions[0])), " and rank ", r,
+                             " has ", version_text(static_cast<int>(versions[r])),
+                             "; install the same NCCL on all hosts"));
+  }
+  Communicator* limits = host.get();
+  // The world outlives what is split from it, and the flight's last use.
+  auto flight = std::make_shared<NcclFlight>(host->rank(), [limits] { return limits->wait_limit(); });
+  auto world = std::make_unique<NcclCommunicator>(std::move(host), Setup{gpu, use, std::move(flight)});
+  world->connect();
+  return world;
+}
+
+}  // namespace pesc

@@ -1,0 +1,71 @@
+// What NCCL has in flight on this rank: the live communicators and the operations enqueued but not finished,
+// so that a wait that lasts too long, or a lost peer, ends with the operation's name. NCCL's own waits have
+// no end.
+#pragma once
+
+#include <cuda_runtime_api.h>
+#include <nccl.h>
+
+#include <chrono>
+#include <deque>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "ops/core/device.h"
+
+namespace pesc {
+
+// A communicator as messages name it.
+struct NcclPeer {
+  ncclComm_t comm = nullptr;
+  std::string name;
+  int rank = 0;
+  int size = 0;
+};
+
+class NcclFlight final : public cuda::Watcher {
+ public:
+  explicit NcclFlight(int world_rank, std::function<double()> wait_limit)
+      : rank_(world_rank), wait_limit_(std::move(wait_limit)) {}
+  ~NcclFlight() override;
+  NcclFlight(const NcclFlight&) = delete;
+  NcclFlight& operator=(const NcclFlight&) = delete;
+
+  void add(const NcclPeer* peer) { peers_.push_back(peer); }
+  void remove(const NcclPeer* peer);
+
+  // After an operation of `peer` was enqueued on the stream.
+  void enqueued(Stream& stream, const NcclPeer& peer, const char* operation, int64_t bytes);
+  // While the host waits for a stream: throws IoError when a communicator has failed, HangError when the wait
+  // is over.
+  void check(double seconds_waited) override;
+
+  // Waits until a call on a nonblocking communicator is through. `code` is what the call returned.
+  void settle(const NcclPeer& peer, ncclResult_t code, const std::string& operation);
+
+  // Ends all communicators, so that their kernels leave the GPU; nothing can be sent afterwards.
+  void abort_all() noexcept;
+  [[nodiscard]] bool aborted() const { return aborted_; }
+
+ private:
+  struct Operation {
+    cudaEvent_t done;
+    const NcclPeer* peer;
+    const char* name;
+    int64_t bytes;
+  };
+  void forget_finished();
+  [[nodiscard]] std::string where(const NcclPeer& peer, const std::string& operation) const;
+  [[noreturn]] void fail(const std::string& what);
+  [[noreturn]] void hang(const std::string& what, double seconds);
+
+  int rank_;
+  std::function<double()> wait_limit_;
+  std::vector<const NcclPeer*> peers_;
+  std::deque<Operation> operations_;  // in the order of the stream
+  std::vector<cudaEvent_t> spare_;
+  bool aborted_ = false;
+};
+
+}  // namespace pesc
