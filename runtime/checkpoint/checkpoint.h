@@ -1,0 +1,65 @@
+// What a checkpoint saves and what a verified one holds (design section 5).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ops/core/device.h"
+#include "ops/core/tensor.h"
+#include "parallel/shard_spec.h"
+#include "runtime/filesystem/filesystem.h"
+
+namespace pesc {
+
+namespace proto {
+class Manifest;
+}  // namespace proto
+
+// This rank's piece of one trained parameter and its optimizer state, in device memory; F32 [spec.rows,
+// spec.cols], rows may be strided. An absent tensor is neither saved nor loaded, and then must be absent on
+// every rank.
+struct TrainedTensor {
+  ShardSpec spec;
+  Tensor value;
+  Tensor exp_avg;
+  Tensor exp_avg_sq;
+};
+
+// All that a resumed run needs besides the tensors. The same on every rank.
+struct CheckpointState {
+  int64_t step = 0;    // optimizer steps done
+  int64_t cursor = 0;  // global sample indices consumed
+  uint64_t seed = 0;
+  std::string config_text;  // the resolved configuration
+  std::string base_path, base_digest;
+  std::map<std::string, std::string> extra;     // further scalar state by name, any bytes
+  std::map<std::string, std::string> versions;  // of libraries and kernels
+  int tp = 1, ep = 1;                           // the layout that saved; any layout can load
+};
+
+// A checkpoint of which every byte has been verified.
+struct LoadedCheckpoint {
+  std::string directory;
+  CheckpointState state;
+  uint64_t generation = 0;
+  int world = 1;      // ranks that saved it
+  int64_t bytes = 0;  // of all its shards
+  std::shared_ptr<const proto::Manifest> manifest;
+};
+
+// Fills this rank's pieces from the saved ones, whatever layout saved them: each rank reads only the byte
+// ranges that it needs. Not collective. Throws DataError naming a tensor that is not there or has another
+// shape; tensors loaded before it stay changed. Complete when it returns.
+void load_checkpoint(FileSystem& files, const LoadedCheckpoint& checkpoint, Stream& stream,
+                     std::span<const TrainedTensor> tensors);
+
+// Throws DataError when the checkpoint belongs to a base model of another digest. The same base under another
+// path is fine: returns a note to log, or nothing.
+[[nodiscard]] std::string check_base(const CheckpointState& saved, const std::string& path,
+                                     const std::string& digest);
+
+}  // namespace pesc

@@ -1,0 +1,188 @@
+// Verification. Rank 0 reads the manifest for all; the blocks of all files, laid end to end, are split over
+// the ranks.
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "runtime/checkpoint/manifest.h"
+#include "runtime/checkpoint/store.h"
+
+namespace pesc {
+namespace {
+
+// Collective: rank 0's bytes, or rank 0's error, on all ranks.
+Outcome from_rank0(Communicator& world, const std::function<std::string()>& read) {
+  return gather_outcomes(world, world.rank() == 0 ? attempt(read) : Outcome{})[0];
+}
+
+// The error of a checkpoint that cannot be used: damage wherever any rank has seen some.
+[[noreturn]] void throw_unusable(const std::string& directory, const Outcome& o, const std::string& seen_by) {
+  const std::string text = str_cat("checkpoint '", directory, "': ", o.text, seen_by);
+  if (o.code == ExitCode::kData) throw DataError(text);
+  if (o.code == ExitCode::kIo) throw IoError(text);
+  throw InternalError(text);
+}
+
+int64_t blocks_of(const proto::Manifest& manifest) {
+  int64_t blocks = 0;
+  for (const auto& file : manifest.files()) blocks += file.block_checksums_size();
+  return blocks;
+}
+
+// A file that is not there, too short or no file is damage, and so is whatever its bytes say. A disk that
+// does not answer is none: the next attempt may read the very same checkpoint.
+bool is_damage(const IoError& error) {
+  return error.number == 0 || error.number == ENOENT || error.number == ENOTDIR || error.number == EISDIR ||
+         error.number == ELOOP;
+}
+
+// Runs `read` and turns damage into a DataError; other I/O errors stay.
+std::string with_damage(const std::function<std::string()>& read) {
+  try {
+    return read();
+  } catch (const IoError& error) {
+    if (is_damage(error)) throw DataError(error.what());
+    throw IoError(str_cat(error.what(),
+                          "; nothing says that it is damaged, so no older one is taken: try again, "
+                          "or move it away if the disk has lost it"),
+                  error.number);
+  }
+}
+
+void check_size(const ReadableFile& file, const proto::ManifestFile& entry) {
+  if (file.size() != entry.size())
+    throw DataError(str_cat(entry.name(), " has ", file.size(), " bytes instead of ", entry.size()));
+}
+
+// Local: this rank's share of the blocks.
+void verify_blocks(FileSystem& files, const std::string& directory, const proto::Manifest& manifest,
+                   Range mine) {
+  std::vector<std::byte> buffer;
+  int64_t first = 0;  // number of the file's first block
+  for (const auto& entry : manifest.files()) {
+    const int64_t begin = std::max(mine.begin, first) - first;
+    const int64_t end = std::min(mine.end, first + entry.block_checksums_size()) - first;
+    first += entry.block_checksums_size();
+    if (begin >= end) continue;
+    const auto file = files.open(join_path(directory, entry.name()));
+    check_size(*file, entry);
+    buffer.resize(static_cast<size_t>(std::min(entry.size(), kChecksumBlockBytes)));
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t offset = block * kChecksumBlockBytes;
+      const auto bytes =
+          std::span(buffer).first(static_cast<size_t>(std::min(kChecksumBlockBytes, entry.size() - offset)));
+      file->read(offset, bytes);
+      if (XXH3_64bits(bytes.data(), bytes.size()) != entry.block_checksums(static_cast<int>(block)))
+        throw DataError(str_cat(entry.name(), ": bytes ", offset, " to ",
+                                offset + static_cast<int64_t>(bytes.size()),
+                                " have another checksum than when they were written"));
+    }
+  }
+}
+
+CheckpointState state_of(const proto::Manifest& m) {
+  CheckpointState state;
+  state.step = m.step();
+  state.cursor = m.cursor();
+  state.seed = m.seed();
+  state.config_text = m.config_text();
+  state.base_path = m.base().path();
+  state.base_digest = m.base().digest();
+  state.extra = {m.extra().begin(), m.extra().end()};
+  state.versions = {m.versions().begin(), m.versions().end()};
+  state.tp = m.layout().tp();
+  state.ep = m.layout().ep();
+  return state;
+}
+
+LoadedCheckpoint described(const std::string& directory, std::shared_ptr<const proto::Manifest> manifest) {
+  LoadedCheckpoint checkpoint;
+  checkpoint.directory = directory;
+  checkpoint.state = state_of(*manifest);
+  checkpoint.generation = manifest->generation();
+  checkpoint.world = manifest->layout().world();
+  for (const auto& file : manifest->files()) checkpoint.bytes += file.size();
+  checkpoint.manifest = std::move(manifest);
+  return checkpoint;
+}
+
+}  // namespace
+
+LoadedCheckpoint peek_checkpoint(FileSystem& files, const std::string& directory) {
+  try {
+    const std::string path = join_path(directory, kManifestName);
+    auto manifest = std::make_shared<const proto::Manifest>(
+        parse_manifest(files.read_all(path, kMaxManifestBytes), kManifestName));
+    for (const auto& entry : manifest->files())
+      check_size(*files.open(join_path(directory, entry.name())), entry);
+    return described(directory, std::move(manifest));
+  } catch (const IoError& error) {
+    const std::string text = str_cat("checkpoint '", directory, "': ", error.what());
+    if (is_damage(error)) throw DataError(text);
+    throw IoError(text, error.number);
+  } catch (const DataError& error) {
+    throw DataError(str_cat("checkpoint '", directory, "': ", error.what()));
+  }
+}
+
+LoadedCheckpoint open_checkpoint(FileSystem& files, Communicator& world, const std::string& directory) {
+  const std::string path = join_path(directory, kManifestName);
+  const Outcome bytes =
+      from_rank0(world, [&] { return with_damage([&] { return files.read_all(path, kMaxManifestBytes); }); });
+  if (!bytes.ok()) throw_unusable(directory, bytes, "");
+  // The same bytes on all ranks: what fails here fails on all.
+  auto manifest = std::make_shared<const proto::Manifest>(parse_manifest(bytes.text, path));
+  const Range mine = split_range(blocks_of(*manifest), world.size(), world.rank());
+  const auto verify = [&] {
+    verify_blocks(files, directory, *manifest, mine);
+    return std::string();
+  };
+  const auto outcomes = gather_outcomes(world, attempt([&] { return with_damage(verify); }));
+  const auto first = [&](auto wanted) { return std::find_if(outcomes.begin(), outcomes.end(), wanted); };
+  auto failed = first([](const Outcome& o) { return o.code == ExitCode::kData; });
+  if (failed == outcomes.end()) failed = first([](const Outcome& o) { return !o.ok(); });
+  if (failed != outcomes.end())
+    throw_unusable(directory, *failed, str_cat(" (seen by rank ", failed - outcomes.begin(), ")"));
+  return described(directory, std::move(manifest));
+}
+
+Discovery CheckpointStore::find_newest(Communicator& world) {
+  const Outcome listing = from_rank0(world, [&] {
+    std::string names;
+    if (files_.exists(run_dir_))
+      for (const std::string& name : files_.list(run_dir_))
+        if (step_of_directory(name)) names += name + '\n';
+    return names;
+  });
+  if (!listing.ok()) throw IoError(listing.text);
+  std::vector<int64_t> steps;
+  for (size_t begin = 0; begin < listing.text.size();) {
+    const size_t end = listing.text.find('\n', begin);
+    steps.push_back(*step_of_directory(listing.text.substr(begin, end - begin)));
+    begin = end + 1;
+  }
+  std::sort(steps.rbegin(), steps.rend());
+
+  Discovery found;
+  damaged_.clear();
+  newest_good_.reset();
+  for (const int64_t step : steps) {
+    try {
+      LoadedCheckpoint checkpoint = open_checkpoint(files_, world, path(str_cat("step-", step)));
+      if (checkpoint.state.step != step)
+        throw DataError(
+            str_cat("checkpoint '", checkpoint.directory, "' is of step ", checkpoint.state.step));
+      found.checkpoint = std::move(checkpoint);
+      newest_good_ = step;
+      return found;
+    } catch (const DataError& error) {
+      found.damaged.emplace_back(error.what());
+      damaged_.insert(step);
+    }
+  }
+  return found;
+}
+
+}  // namespace pesc

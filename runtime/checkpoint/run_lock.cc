@@ -1,0 +1,128 @@
+#include "runtime/checkpoint/run_lock.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <span>
+#include <system_error>
+#include <utility>
+
+#include "ops/core/check.h"
+#include "runtime/checkpoint/store.h"
+#include "runtime/filesystem/filesystem.h"
+
+namespace pesc {
+namespace {
+
+constexpr const char* kLock = "pesc.lock";
+constexpr const char* kGeneration = "pesc.generation";
+
+void refuse_a_strangers_directory(const std::string& run_dir) {
+  const auto names = posix_filesystem().list(run_dir);
+  const bool ours = std::any_of(names.begin(), names.end(), [](const std::string& name) {
+    return name == kLock || name == kGeneration || step_of_directory(name).has_value();
+  });
+  if (!names.empty() && !ours)
+    throw UsageError(str_cat("'", run_dir, "' is not a run directory of ours: it is not empty (it has '",
+                             names[0], "', for one) and holds no run; give an empty or a new directory"));
+}
+
+// "pid 4711 on host node3"; the holder may not have written it yet.
+std::string holder(int fd) {
+  char text[256];
+  const ssize_t n = ::pread(fd, text, sizeof text, 0);
+  std::string name(text, n > 0 ? static_cast<size_t>(n) : 0);
+  name.erase(std::find_if(name.begin(), name.end(), [](char c) { return c < 0x20; }), name.end());
+  return name.empty() ? "another process" : name;
+}
+
+void write_file(int fd, const std::string& path, const std::string& text) {
+  if (::ftruncate(fd, 0) != 0) throw io_error("truncate", path, errno);
+  const ssize_t n = ::pwrite(fd, text.data(), text.size(), 0);
+  if (n != static_cast<ssize_t>(text.size())) throw io_error("write", path, n < 0 ? errno : ENOSPC);
+}
+
+void write_generation(const std::string& run_dir, uint64_t generation) {
+  FileSystem& files = posix_filesystem();
+  const std::string path = join_path(run_dir, kGeneration);
+  const std::string text = str_cat(generation, '\n');
+  const auto file = files.create_file(path + ".new");
+  file->append(std::as_bytes(std::span(text)));
+  file->sync();
+  file->close();
+  files.rename(path + ".new", path);
+  files.sync_directory(run_dir);
+}
+
+}  // namespace
+
+RunLock RunLock::acquire(const std::string& run_dir) {
+  std::error_code error;
+  std::filesystem::create_directories(run_dir, error);
+  if (error) throw io_error("create run directory", run_dir, error.value());
+  refuse_a_strangers_directory(run_dir);
+
+  const std::string path = join_path(run_dir, kLock);
+  // Not inherited by the ranks: the lock goes when its holder dies, whoever else lives on.
+  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+  if (fd < 0) throw io_error("open", path, errno);
+  RunLock lock(run_dir, fd);
+  if (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) throw io_error("lock", path, errno);
+    throw UsageError(str_cat("run directory '", run_dir, "' is in use by ", holder(fd),
+                             "; wait for it, stop it, or give another directory"));
+  }
+  char host[256] = {};
+  if (::gethostname(host, sizeof host - 1) != 0) host[0] = '?';
+  write_file(fd, path, str_cat("pid ", ::getpid(), " on host ", host, '\n'));
+  lock.next_generation();
+  return lock;
+}
+
+void RunLock::next_generation() {
+  generation_ = current_generation(run_dir_) + 1;
+  write_generation(run_dir_, generation_);
+}
+
+uint64_t RunLock::current_generation(const std::string& run_dir) {
+  FileSystem& files = posix_filesystem();
+  const std::string path = join_path(run_dir, kGeneration);
+  if (!files.exists(path)) return 0;
+  std::string text = files.read_all(path, 64);
+  if (!text.empty() && text.back() == '\n') text.pop_back();
+  if (text.empty() || text.size() > 18 || text.find_first_not_of("0123456789") != std::string::npos)
+    throw DataError(str_cat("'", path,
+                            "' is damaged: it should hold one number; write into it one that is larger than "
+                            "the launches so far"));
+  return std::stoull(text);
+}
+
+RunLock::RunLock(RunLock&& other) noexcept
+    : run_dir_(std::move(other.run_dir_)),
+      fd_(std::exchange(other.fd_, -1)),
+      generation_(other.generation_) {}
+
+RunLock::~RunLock() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+bool RunLock::still_ours() const noexcept {
+  try {
+    struct stat held {
+    }, named{};
+    if (fd_ < 0 || ::fstat(fd_, &held) != 0 || ::stat(join_path(run_dir_, kLock).c_str(), &named) != 0)
+      return false;
+    return held.st_ino == named.st_ino && held.st_dev == named.st_dev &&
+           current_generation(run_dir_) == generation_;
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
+}  // namespace pesc

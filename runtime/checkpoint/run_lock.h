@@ -1,0 +1,42 @@
+// One launch at a time owns a run directory.
+//
+// `pesc.lock` is held by flock(2) for the life of the owner, and says who it is. `pesc.generation` counts the
+// launches: a process of an earlier one that still lives (its supervisor killed) sees a newer number and may
+// not commit.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace pesc {
+
+class RunLock {
+ public:
+  // Makes the directory if it is not there. Throws UsageError when another process holds it (naming its pid
+  // and host) or when it is not empty and not a run directory of ours, IoError when it cannot be read or
+  // written, DataError when the generation file is damaged.
+  [[nodiscard]] static RunLock acquire(const std::string& run_dir);
+  // The number of the newest launch; 0 when there has been none. IoError, DataError.
+  [[nodiscard]] static uint64_t current_generation(const std::string& run_dir);
+
+  RunLock(RunLock&& other) noexcept;
+  RunLock& operator=(RunLock&&) = delete;
+  RunLock(const RunLock&) = delete;
+  RunLock& operator=(const RunLock&) = delete;
+  ~RunLock();
+
+  [[nodiscard]] uint64_t generation() const { return generation_; }
+  // A new number under the same lock, for ranks that are started again. IoError, DataError.
+  void next_generation();
+  // False when another launch has taken the directory (the lock file replaced or a newer generation), or when
+  // that cannot be found out. Ranks, which do not hold the lock, compare current_generation() instead.
+  [[nodiscard]] bool still_ours() const noexcept;
+
+ private:
+  RunLock(std::string run_dir, int fd) : run_dir_(std::move(run_dir)), fd_(fd) {}
+  std::string run_dir_;
+  int fd_ = -1;
+  uint64_t generation_ = 0;
+};
+
+}  // namespace pesc

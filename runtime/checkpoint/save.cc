@@ -1,0 +1,270 @@
+// The order of operations is the whole point here: see the commit protocol in the design, section 5.
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "runtime/checkpoint/manifest.h"
+#include "runtime/checkpoint/store.h"
+
+namespace pesc {
+namespace {
+
+std::string step_name(int64_t step) {
+  return str_cat("step-", step);
+}
+std::string side_name(int64_t step, const char* what, uint64_t generation) {
+  return str_cat("step-", step, '.', what, '.', generation);
+}
+
+proto::Manifest manifest_of(const CheckpointState& state, int world, uint64_t generation) {
+  proto::Manifest m;
+  m.set_format_version(kManifestVersion);
+  m.set_step(state.step);
+  m.set_generation(generation);
+  m.mutable_layout()->set_world(world);
+  m.mutable_layout()->set_tp(state.tp);
+  m.mutable_layout()->set_ep(state.ep);
+  m.set_cursor(state.cursor);
+  m.set_seed(state.seed);
+  m.set_config_text(state.config_text);
+  m.mutable_base()->set_path(state.base_path);
+  m.mutable_base()->set_digest(state.base_digest);
+  for (const auto& [name, value] : state.versions) (*m.mutable_versions())[name] = value;
+  for (const auto& [name, value] : state.extra) (*m.mutable_extra())[name] = value;
+  return m;
+}
+
+// Joins the ranks' parts: the pieces of one tensor come together under one entry.
+void merge_parts(const std::vector<std::string>& parts, proto::Manifest& into) {
+  std::map<std::pair<std::string, int>, proto::ManifestTensor*> tensors;
+  for (const std::string& bytes : parts) {
+    proto::Manifest part;
+    PESC_CHECK(part.ParseFromString(bytes), "a rank's part of the manifest does not parse");
+    const int first_file = into.files_size();
+    for (const auto& file : part.files()) *into.add_files() = file;
+    for (const auto& tensor : part.tensors()) {
+      auto& entry = tensors[{tensor.name(), tensor.kind()}];
+      if (entry == nullptr) {
+        entry = into.add_tensors();
+        *entry = tensor;
+        entry->clear_pieces();
+      }
+      PESC_CHECK(entry->rows() == tensor.rows() && entry->cols() == tensor.cols(), tensor.name(),
+                 ": the ranks disagree about its global shape");
+      for (const auto& piece : tensor.pieces()) {
+        auto& added = *entry->add_pieces();
+        added = piece;
+        added.set_file(first_file + piece.file());
+      }
+    }
+  }
+}
+
+}  // namespace
+
+PendingSave::PendingSave(CheckpointStore& store, CheckpointState state, uint64_t generation)
+    : store_(store), state_(std::move(state)), generation_(generation) {}
+
+std::string PendingSave::context() const {
+  return str_cat("checkpoint of step ", state_.step, " not saved");
+}
+
+void PendingSave::copy() {
+  if (already_saved_) return;
+  outcome_ = attempt([&] {
+    Stream stream(device_);
+    snapshot_.copy(stream);
+    return std::string();
+  });
+}
+
+void PendingSave::write() {
+  if (already_saved_ || !outcome_.ok()) return;
+  outcome_ = attempt([&] {
+    const std::string directory = store_.path(side_name(state_.step, "tmp", generation_));
+    store_.files_.create_directory(directory);
+    return snapshot_.write(store_.files_, directory, shard_name(rank_)).SerializeAsString();
+  });
+}
+
+void PendingSave::exchange(Communicator& world) {
+  if (already_saved_) return;
+  const auto outcomes = gather_outcomes(world, outcome_);
+  const bool failed = std::any_of(outcomes.begin(), outcomes.end(), [](const Outcome& o) { return !o.ok(); });
+  if (failed && rank_ == 0) {
+    // Every rank has closed its file by now. A failure here leaves rubbish that the next launch cleans.
+    (void)attempt([&] {
+      store_.files_.remove_all(store_.path(side_name(state_.step, "tmp", generation_)));
+      return std::string();
+    });
+  }
+  throw_first_error(outcomes, context());
+  if (rank_ == 0)
+    for (const Outcome& o : outcomes) parts_.push_back(o.text);
+  outcome_ = {};
+}
+
+void PendingSave::commit() {
+  if (already_saved_ || rank_ != 0) return;
+  outcome_ = attempt([&] { return commit_on_rank0(); });
+  parts_.clear();
+}
+
+void PendingSave::put_manifest(const std::string& directory) {
+  proto::Manifest manifest = manifest_of(state_, world_, generation_);
+  merge_parts(parts_, manifest);
+  try {
+    validate_manifest(manifest, "the manifest to be written");
+  } catch (const DataError& error) {
+    throw InternalError(error.what());  // ShardSpecs that do not cover their tensors: ours, not the user's
+  }
+  report_.bytes = 0;
+  for (const auto& file : manifest.files()) report_.bytes += file.size();
+  const std::string bytes = serialize_manifest(manifest);
+  PESC_CHECK(static_cast<int64_t>(bytes.size()) <= kMaxManifestBytes, "a manifest of ", bytes.size(),
+             " bytes");
+  const auto file = store_.files_.create_file(join_path(directory, kManifestName));
+  file->append(std::as_bytes(std::span(bytes)));
+  file->sync();
+  file->close();
+}
+
+std::string PendingSave::commit_on_rank0() {
+  FileSystem& files = store_.files_;
+  const std::string tmp = store_.path(side_name(state_.step, "tmp", generation_));
+  const std::string final = store_.path(step_name(state_.step));
+  try {
+    files.create_directory(tmp);  // nobody has done so when no rank had anything to write
+    put_manifest(tmp);
+    files.sync_directory(tmp);
+    if (store_.options_.still_ours && !store_.options_.still_ours())
+      throw IoError(str_cat("another launch has taken over the run directory '", store_.run_dir_,
+                            "' (this one is generation ", generation_, ")"));
+    if (files.exists(final)) {
+      const std::string bad = store_.path(side_name(state_.step, "bad", generation_));
+      files.remove_all(bad);
+      files.rename(final, bad);
+    }
+    files.rename(tmp, final);
+  } catch (...) {
+    (void)attempt([&] {
+      files.remove_all(tmp);
+      return std::string();
+    });
+    throw;
+  }
+  files.sync_directory(store_.run_dir_);
+  store_.damaged_.erase(state_.step);
+  // From here on the checkpoint stands; what goes wrong is only worth a note.
+  const Outcome pruned = attempt([&] {
+    store_.prune(generation_);
+    return std::string();
+  });
+  if (!pruned.ok()) report_.notes.push_back(str_cat("old checkpoints not removed: ", pruned.text));
+  for (std::string& note : store_.clean_leftovers(generation_)) report_.notes.push_back(std::move(note));
+  return str_cat(report_.bytes);
+}
+
+SaveReport PendingSave::finish(Communicator& world) {
+  report_.directory = store_.path(step_name(state_.step));
+  report_.already_saved = already_saved_;
+  if (already_saved_) return report_;
+  host_.reset();
+  const auto outcomes = gather_outcomes(world, outcome_);
+  throw_first_error(outcomes, context());
+  report_.bytes = std::stoll(outcomes[0].text);
+  store_.newest_good_ = state_.step;
+  store_.damaged_.erase(state_.step);
+  return report_;
+}
+
+CheckpointStore::CheckpointStore(FileSystem& files, std::string run_dir, CheckpointOptions options)
+    : files_(files), run_dir_(std::move(run_dir)), options_(std::move(options)) {
+  if (options_.keep < 2)
+    throw UsageError(str_cat("checkpoints to keep: ", options_.keep,
+                             ", but at least 2 are needed to survive a damaged one"));
+  if (options_.keep_every < 0) throw UsageError(str_cat("keep_every is ", options_.keep_every));
+}
+
+PendingSave CheckpointStore::begin(Communicator& world, Stream& stream, const CheckpointState& state,
+                                   std::span<const TrainedTensor> tensors, uint64_t generation) {
+  PESC_CHECK(state.step >= 0 && state.cursor >= 0, "step ", state.step, ", cursor ", state.cursor);
+  PendingSave save(*this, state, generation);
+  save.rank_ = world.rank();
+  save.world_ = world.size();
+  save.already_saved_ = newest_good_ == state.step;
+  if (save.already_saved_) return save;
+  PESC_CHECK(host_.use_count() == 1, "step ", state.step, ": the save before it is still in progress");
+  save.host_ = host_;
+  save.device_ = stream.device();
+  save.snapshot_ = ShardSnapshot(tensors, *host_);
+  stream.synchronize();
+  return save;
+}
+
+SaveReport CheckpointStore::save(Communicator& world, Stream& stream, const CheckpointState& state,
+                                 std::span<const TrainedTensor> tensors, uint64_t generation) {
+  PendingSave pending = begin(world, stream, state, tensors, generation);
+  pending.copy();
+  pending.write();
+  pending.exchange(world);
+  pending.commit();
+  return pending.finish(world);
+}
+
+void CheckpointStore::prune(uint64_t generation) {
+  std::vector<int64_t> steps;
+  for (const std::string& name : files_.list(run_dir_))
+    if (const auto step = step_of_directory(name); step && !damaged_.contains(*step)) steps.push_back(*step);
+  std::sort(steps.rbegin(), steps.rend());
+  std::vector<std::string> doomed;
+  for (size_t i = static_cast<size_t>(options_.keep); i < steps.size(); ++i) {
+    if (options_.keep_every > 0 && steps[i] % options_.keep_every == 0) continue;
+    const std::string old = path(side_name(steps[i], "old", generation));
+    files_.remove_all(old);
+    files_.rename(path(step_name(steps[i])), old);
+    doomed.push_back(old);
+  }
+  if (doomed.empty()) return;
+  // Without this a crash could bring back the name of a directory that has lost files.
+  files_.sync_directory(run_dir_);
+  for (const std::string& old : doomed) files_.remove_all(old);
+}
+
+std::vector<std::string> CheckpointStore::clean_leftovers(uint64_t generation) {
+  std::vector<std::string> notes;
+  const auto note = [&](const Outcome& o) {
+    if (!o.ok()) notes.push_back(str_cat("leftover not removed: ", o.text));
+  };
+  note(attempt([&] {
+    if (!files_.exists(run_dir_)) return std::string();
+    for (const std::string& name : files_.list(run_dir_)) {
+      const size_t dot = name.find('.');
+      if (dot == std::string::npos || !step_of_directory(name.substr(0, dot))) continue;
+      const std::string rest = name.substr(dot);
+      if (!rest.starts_with(".tmp.") && !rest.starts_with(".old.")) continue;
+      const std::string number = rest.substr(5);
+      if (number.empty() || number.size() > 19 || number.find_first_not_of("0123456789") != std::string::npos)
+        continue;
+      if (std::stoull(number) >= generation) continue;
+      note(attempt([&] {
+        files_.remove_all(path(name));
+        return std::string();
+      }));
+    }
+    return std::string();
+  }));
+  return notes;
+}
+
+std::optional<int64_t> step_of_directory(const std::string& name) {
+  constexpr std::string_view kPrefix = "step-";
+  if (!name.starts_with(kPrefix)) return {};
+  const std::string digits = name.substr(kPrefix.size());
+  if (digits.empty() || digits.size() > 18 || digits.find_first_not_of("0123456789") != std::string::npos)
+    return {};
+  if (digits.size() > 1 && digits[0] == '0') return {};
+  return std::stoll(digits);
+}
+
+}  // namespace pesc

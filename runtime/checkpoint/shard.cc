@@ -1,0 +1,187 @@
+#include "runtime/checkpoint/shard.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+namespace pesc {
+namespace {
+
+// Hashes each 4 MiB block of a file while it is written.
+class ChecksummingWriter {
+ public:
+  explicit ChecksummingWriter(std::unique_ptr<WritableFile> file)
+      : file_(std::move(file)), state_(XXH3_createState()) {
+    PESC_CHECK(state_ != nullptr, "no memory for a hash state");
+    XXH3_64bits_reset(state_.get());
+  }
+
+  void append(std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      const auto room = static_cast<size_t>(kChecksumBlockBytes - in_block_);
+      const auto part = bytes.first(std::min(room, bytes.size()));
+      XXH3_64bits_update(state_.get(), part.data(), part.size());
+      file_->append(part);
+      in_block_ += static_cast<int64_t>(part.size());
+      size_ += static_cast<int64_t>(part.size());
+      if (in_block_ == kChecksumBlockBytes) end_block();
+      bytes = bytes.subspan(part.size());
+    }
+  }
+  void finish(proto::ManifestFile& entry) {
+    if (in_block_ > 0) end_block();
+    file_->sync();
+    file_->close();
+    entry.set_size(size_);
+    entry.mutable_block_checksums()->Add(checksums_.begin(), checksums_.end());
+  }
+
+ private:
+  struct FreeState {
+    void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
+  };
+  void end_block() {
+    checksums_.push_back(XXH3_64bits_digest(state_.get()));
+    XXH3_64bits_reset(state_.get());
+    in_block_ = 0;
+  }
+
+  std::unique_ptr<WritableFile> file_;
+  std::unique_ptr<XXH3_state_t, FreeState> state_;
+  int64_t in_block_ = 0;
+  int64_t size_ = 0;
+  std::vector<uint64_t> checksums_;
+};
+
+void check_tensor(const ShardSpec& spec, const Tensor& t) {
+  PESC_CHECK(t.dtype == DType::kF32 && t.rows == spec.rows && t.cols == spec.cols, spec.name, ": ",
+             dtype_name(t.dtype), " [", t.rows, ", ", t.cols, "] for a piece of [", spec.rows, ", ",
+             spec.cols, "]");
+}
+
+}  // namespace
+
+Range rows_to_write(const ShardSpec& spec) {
+  PESC_CHECK(spec.replicas > 0 && spec.replica >= 0 && spec.replica < spec.replicas, spec.name, ": replica ",
+             spec.replica, " of ", spec.replicas);
+  if (spec.size() == 0) return {};
+  const int64_t most = std::min<int64_t>(spec.replicas, spec.rows);
+  const auto parts = static_cast<int>(std::clamp<int64_t>(spec.size() * 4 / kShardPartBytes, 1, most));
+  const std::string key = str_cat(spec.name, '@', spec.row, ',', spec.col);
+  const auto first =
+      static_cast<int>(XXH3_64bits(key.data(), key.size()) % static_cast<uint64_t>(spec.replicas));
+  const int part = (spec.replica - first + spec.replicas) % spec.replicas;
+  if (part >= parts) return {};
+  return split_range(spec.rows, parts, part);
+}
+
+int64_t snapshot_bytes(std::span<const TrainedTensor> tensors) {
+  int64_t bytes = 0;
+  for (const TrainedTensor& t : tensors) {
+    const int64_t rows = rows_to_write(t.spec).size();
+    for (const Tensor* tensor : {&t.value, &t.exp_avg, &t.exp_avg_sq}) {
+      if (tensor->present()) bytes += rows * tensor->cols * dtype_bytes(tensor->dtype);
+    }
+  }
+  return bytes;
+}
+
+std::span<std::byte> HostBuffer::reserve(int64_t bytes) {
+  if (bytes > capacity_) {
+    data_.reset();
+    data_.reset(new std::byte[static_cast<size_t>(bytes)]);
+    capacity_ = bytes;
+  }
+  return {data_.get(), static_cast<size_t>(bytes)};
+}
+
+ShardSnapshot::ShardSnapshot(std::span<const TrainedTensor> tensors, HostBuffer& buffer) {
+  int64_t total = 0;
+  for (const TrainedTensor& t : tensors) {
+    const std::pair<proto::TensorKind, const Tensor*> kinds[] = {
+        {proto::TENSOR_KIND_PARAM, &t.value},
+        {proto::TENSOR_KIND_EXP_AVG, &t.exp_avg},
+        {proto::TENSOR_KIND_EXP_AVG_SQ, &t.exp_avg_sq}};
+    const Range rows = rows_to_write(t.spec);
+    for (const auto& [kind, tensor] : kinds) {
+      if (rows.size() == 0 || !tensor->present()) continue;
+      check_tensor(t.spec, *tensor);
+      const Tensor source = tensor->row_range(rows.begin, rows.end);
+      total += source.bytes();
+      pieces_.push_back({t.spec.name,
+                         kind,
+                         t.spec.global_rows,
+                         t.spec.global_cols,
+                         t.spec.row + rows.begin,
+                         rows.size(),
+                         t.spec.col,
+                         t.spec.cols,
+                         source,
+                         {}});
+    }
+  }
+  std::span<std::byte> rest = buffer.reserve(total);
+  for (Piece& p : pieces_) {
+    p.bytes = rest.first(static_cast<size_t>(p.source.bytes()));
+    rest = rest.subspan(p.bytes.size());
+  }
+}
+
+void ShardSnapshot::copy(Stream& stream) {
+  for (const Piece& p : pieces_) copy_to_host(stream, p.source, p.bytes.data());
+}
+
+std::string ShardSnapshot::header() const {
+  nlohmann::json json = nlohmann::json::object();
+  auto& metadata = json["__metadata__"];
+  metadata["format"] = "pesc checkpoint shard";
+  int64_t offset = 0;
+  for (const Piece& p : pieces_) {
+    const std::string key = str_cat(kind_name(p.kind), ':', p.name, '@', p.row, ',', p.col);
+    const auto bytes = static_cast<int64_t>(p.bytes.size());
+    PESC_CHECK(!json.contains(key), "two pieces ", key);
+    json[key] = {{"dtype", "F32"}, {"shape", {p.rows, p.cols}}, {"data_offsets", {offset, offset + bytes}}};
+    metadata[key] = str_cat('[', p.global_rows, ", ", p.global_cols, "]@", p.row, ',', p.col);
+    offset += bytes;
+  }
+  std::string text = json.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');  // the data start aligned
+  std::string bytes;
+  for (int i = 0; i < 8; ++i) bytes.push_back(static_cast<char>(uint64_t{text.size()} >> (8 * i)));
+  return bytes + text;
+}
+
+proto::Manifest ShardSnapshot::write(FileSystem& files, const std::string& directory,
+                                     const std::string& file_name) const {
+  proto::Manifest part;
+  if (pieces_.empty()) return part;
+  const std::string head = header();
+  ChecksummingWriter writer(files.create_file(join_path(directory, file_name)));
+  writer.append(std::as_bytes(std::span(head)));
+  auto offset = static_cast<int64_t>(head.size());
+  for (const Piece& p : pieces_) {
+    writer.append(p.bytes);
+    auto& tensor = *part.add_tensors();
+    tensor.set_name(p.name);
+    tensor.set_kind(p.kind);
+    tensor.set_dtype("F32");
+    tensor.set_rows(p.global_rows);
+    tensor.set_cols(p.global_cols);
+    auto& piece = *tensor.add_pieces();
+    piece.set_row(p.row);
+    piece.set_rows(p.rows);
+    piece.set_col(p.col);
+    piece.set_cols(p.cols);
+    piece.set_offset(offset);
+    piece.set_bytes(static_cast<int64_t>(p.bytes.size()));
+    offset += static_cast<int64_t>(p.bytes.size());
+  }
+  auto& file = *part.add_files();
+  file.set_name(file_name);
+  writer.finish(file);
+  return part;
+}
+
+}  // namespace pesc

@@ -1,0 +1,74 @@
+// One rank's share of a checkpoint: which pieces it writes, their copy in host memory, and the shard file.
+//
+// Every rank that holds a piece knows its number among the holders (ShardSpec::replica), so who writes what
+// needs no messages: a piece is cut by rows into at most `replicas` parts of at least kShardPartBytes, and
+// the parts go to the holders in turn, starting at one chosen by the piece's name. So replicas are written
+// once and the bytes are spread.
+//
+// The shard is an ordinary safetensors file. Keys are "KIND:NAME@ROW,COL"; __metadata__ maps each key to
+// "[ROWS, COLS]@ROW,COL" with the tensor's global shape.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ops/core/device.h"
+#include "runtime/checkpoint/checkpoint.h"
+#include "runtime/checkpoint/manifest.h"
+#include "runtime/filesystem/filesystem.h"
+
+namespace pesc {
+
+inline constexpr int64_t kShardPartBytes = int64_t{1} << 20;
+
+// The rows of the piece, counted from its first one, that this holder writes; may be empty. Disjoint over the
+// holders, and together all rows.
+[[nodiscard]] Range rows_to_write(const ShardSpec& spec);
+
+// Host memory that grows and is kept from save to save.
+class HostBuffer {
+ public:
+  [[nodiscard]] std::span<std::byte> reserve(int64_t bytes);
+
+ private:
+  std::unique_ptr<std::byte[]> data_;
+  int64_t capacity_ = 0;
+};
+
+// Bytes that a snapshot of these tensors takes on this rank.
+[[nodiscard]] int64_t snapshot_bytes(std::span<const TrainedTensor> tensors);
+
+// What this rank writes: its pieces, first as they stand in device memory, after copy() on the host.
+class ShardSnapshot {
+ public:
+  ShardSnapshot() = default;
+  // Takes the room in `buffer`, which outlives it, and copies nothing yet.
+  ShardSnapshot(std::span<const TrainedTensor> tensors, HostBuffer& buffer);
+
+  // After this the device tensors may change, and not before.
+  void copy(Stream& stream);
+
+  // Writes and syncs `directory`/`file_name`. Returns the manifest's part: tensors with one piece each, and
+  // the file with its checksums; nothing is written, and no file returned, when there is nothing to write.
+  // Local. IoError.
+  [[nodiscard]] proto::Manifest write(FileSystem& files, const std::string& directory,
+                                      const std::string& file_name) const;
+
+ private:
+  struct Piece {
+    std::string name;
+    proto::TensorKind kind;
+    int64_t global_rows, global_cols;
+    int64_t row, rows, col, cols;
+    Tensor source;  // in device memory
+    std::span<std::byte> bytes;
+  };
+  [[nodiscard]] std::string header() const;
+  std::vector<Piece> pieces_;
+};
+
+}  // namespace pesc

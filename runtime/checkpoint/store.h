@@ -1,0 +1,149 @@
+// The checkpoints of one run directory: saving with the commit protocol of the design's section 5, finding
+// the newest that verifies, pruning.
+//
+//   step-N/           committed: shard-RRRRR.safetensors, manifest.pb
+//   step-N.tmp.G/     being written by generation (launch) G; worth nothing
+//   step-N.bad.G/     was damaged and in the way of generation G's step-N; kept for whoever wants to look
+//   step-N.old.G/     pruned by generation G, being unlinked
+//
+// A save is a chain of phases, local and collective in turn, so that the local ones, which take the time, can
+// go to a background thread behind the training steps while every communicator stays with the step loop's
+// thread:
+//
+//   begin     local: which pieces this rank writes, and host memory for them
+//   copy      local, needs the device: the pieces are copied; until then the tensors must not change
+//   write     local: shard written and synced, checksums taken
+//   exchange  collective: all parts to all ranks, or the error of one to all
+//   commit    local, rank 0 does the work: manifest, syncs, lock, rename, pruning
+//   finish    collective: all know whether it was committed
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "parallel/communicator.h"
+#include "runtime/checkpoint/agreement.h"
+#include "runtime/checkpoint/checkpoint.h"
+#include "runtime/checkpoint/shard.h"
+#include "runtime/filesystem/filesystem.h"
+
+namespace pesc {
+
+struct CheckpointOptions {
+  int keep = 2;            // newest ones kept; at least 2 (UsageError)
+  int64_t keep_every = 0;  // besides, every step divisible by this is kept; 0: none
+  // Asked on rank 0 right before the rename: does this launch still own the run directory? Empty: always.
+  std::function<bool()> still_ours = {};
+};
+
+struct SaveReport {
+  bool already_saved = false;      // this very step is the newest good checkpoint; nothing was written
+  int64_t bytes = 0;               // of all shards
+  std::string directory;           // of the committed checkpoint
+  std::vector<std::string> notes;  // what went wrong without harm (pruning), to be logged
+};
+
+struct Discovery {
+  std::optional<LoadedCheckpoint> checkpoint;
+  std::vector<std::string>
+      damaged;  // one line for each newer directory that was passed over, with the reason
+  // A fresh start; false also when all that is there is damaged, which the caller must not mistake for one.
+  [[nodiscard]] bool none_there() const { return !checkpoint && damaged.empty(); }
+};
+
+class CheckpointStore;
+
+// A save in progress. The phases are called in order, each once; `copy`, `write` and `commit` never throw and
+// use no communicator. The store, the file system and the tensors outlive it.
+class PendingSave {
+ public:
+  // On a stream of its own, so that any thread may call it; what begin's stream had to do is done by then.
+  void copy();
+  void write();
+  // Throws the same error on all ranks; then the save is over and its directory removed where possible.
+  void exchange(Communicator& world);
+  void commit();
+  [[nodiscard]] SaveReport finish(Communicator& world);
+  [[nodiscard]] int64_t step() const { return state_.step; }
+
+ private:
+  friend class CheckpointStore;
+  PendingSave(CheckpointStore& store, CheckpointState state, uint64_t generation);
+  [[nodiscard]] std::string commit_on_rank0();
+  void put_manifest(const std::string& directory);
+  [[nodiscard]] std::string context() const;
+
+  CheckpointStore& store_;
+  CheckpointState state_;
+  uint64_t generation_;
+  int rank_ = 0;
+  int world_ = 1;
+  bool already_saved_ = false;
+  Device device_;
+  std::shared_ptr<HostBuffer> host_;
+  ShardSnapshot snapshot_;
+  Outcome outcome_;  // of the last local phase
+  std::vector<std::string> parts_;
+  SaveReport report_;
+};
+
+class CheckpointStore {
+ public:
+  CheckpointStore(FileSystem& files, std::string run_dir, CheckpointOptions options);
+
+  // All phases at once; collective. `generation` is the launch's number. Throws the same error on every rank
+  // (IoError for a full disk), and then the checkpoints that were there are untouched.
+  SaveReport save(Communicator& world, Stream& stream, const CheckpointState& state,
+                  std::span<const TrainedTensor> tensors, uint64_t generation);
+  // Local. Waits for `stream`. One save at a time (InternalError): the host copy is the store's, and free
+  // again when finish() returned or the PendingSave is gone.
+  [[nodiscard]] PendingSave begin(Communicator& world, Stream& stream, const CheckpointState& state,
+                                  std::span<const TrainedTensor> tensors, uint64_t generation);
+
+  // Collective. The newest directory of which every byte verifies, the same on all ranks; walks back past
+  // damaged ones, but not past one that cannot be read (IoError, the same on all ranks). Changes nothing on
+  // disk.
+  [[nodiscard]] Discovery find_newest(Communicator& world);
+
+  // See load_checkpoint().
+  void load(const LoadedCheckpoint& checkpoint, Stream& stream, std::span<const TrainedTensor> tensors) const;
+
+  // Local; one rank calls it. Removes what earlier generations (< `generation`) left half written or half
+  // pruned; no such launch may still be running. Returns what could not be removed, to be logged.
+  std::vector<std::string> clean_leftovers(uint64_t generation);
+
+  [[nodiscard]] const std::string& run_dir() const { return run_dir_; }
+
+ private:
+  friend class PendingSave;
+  [[nodiscard]] std::string path(const std::string& name) const { return join_path(run_dir_, name); }
+  void prune(uint64_t generation);
+
+  FileSystem& files_;
+  std::string run_dir_;
+  CheckpointOptions options_;
+  std::shared_ptr<HostBuffer> host_ = std::make_shared<HostBuffer>();  // also held by a save in progress
+  std::set<int64_t> damaged_;           // steps that find_newest passed over: they do not count as kept
+  std::optional<int64_t> newest_good_;  // committed or verified by this object
+};
+
+// Collective. Verifies every byte of one checkpoint directory, its blocks spread over the ranks. Throws the
+// same DataError, naming the reason, on every rank when anything is wrong; an IoError, likewise, when the
+// disk does not answer, which says nothing about the checkpoint.
+[[nodiscard]] LoadedCheckpoint open_checkpoint(FileSystem& files, Communicator& world,
+                                               const std::string& directory);
+
+// Local. What the manifest says, after checking it and the sizes of the files that it names; no byte of a
+// tensor is read, so it may still be damaged. DataError.
+[[nodiscard]] LoadedCheckpoint peek_checkpoint(FileSystem& files, const std::string& directory);
+
+// "step-120" -> 120; nothing for any other name.
+[[nodiscard]] std::optional<int64_t> step_of_directory(const std::string& name);
+
+}  // namespace pesc

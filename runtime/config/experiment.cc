@@ -1,0 +1,332 @@
+#include "runtime/config/experiment.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "configs/schema/experiment.pb.h"
+#include "ops/core/check.h"
+#include "runtime/config/resolved.h"
+#include "runtime/config/text_parser.h"
+
+namespace pesc {
+namespace {
+
+// Refuses values, naming the field, where it was set, its value and what is allowed. Not-a-number is in no
+// range.
+class Checker {
+ public:
+  explicit Checker(const FieldPlaces& places) : places_(places) {}
+
+  void require(bool ok, const std::string& field, const std::string& what) const {
+    if (!ok) throw UsageError(str_cat(places_.prefix(field), field, " ", what));
+  }
+  template <class T>
+  void range(const std::string& field, T value, T low, T high) const {
+    require(value >= low && value <= high, field,
+            str_cat("is ", value, "; it must be between ", low, " and ", high));
+  }
+  // Counts of steps and rows: more than any run will see is a mistake too.
+  void at_least(const std::string& field, int64_t value, int64_t low) const {
+    require(value >= low, field, str_cat("is ", value, "; it must be at least ", low));
+    require(value <= int64_t{1} << 40, field, str_cat("is ", value, "; it must be at most 2^40"));
+  }
+  void share(const std::string& field, double value) const {
+    require(value >= 0 && value < 1, field, str_cat("is ", value, "; it must be at least 0 and less than 1"));
+  }
+  void positive(const std::string& field, double value) const {
+    require(value > 0 && std::isfinite(value), field,
+            str_cat("is ", value, "; it must be positive and finite"));
+  }
+  void not_negative(const std::string& field, double value) const {
+    require(value >= 0 && std::isfinite(value), field,
+            str_cat("is ", value, "; it must be finite and not negative"));
+  }
+
+ private:
+  const FieldPlaces& places_;
+};
+
+void read_shape(const proto::Shape& p, const Checker& check, ModelSection& out) {
+  ModelConfig& m = out.shape;
+  switch (p.family()) {
+    case proto::Shape::LLAMA:
+      m.family = Family::kLlama;
+      break;
+    case proto::Shape::MISTRAL:
+      m.family = Family::kMistral;
+      break;
+    case proto::Shape::QWEN2:
+      m.family = Family::kQwen2;
+      break;
+  }
+  const auto size = [&check](const char* name, bool set, int64_t value, int64_t high) {
+    const std::string field = str_cat("model.shape.", name);
+    check.require(set, field, "is not set; a model with random weights needs it");
+    check.range<int64_t>(field, value, 1, high);
+    return value;
+  };
+  m.vocab = size("vocab", p.has_vocab(), p.vocab(), 1 << 30);
+  m.hidden = size("hidden", p.has_hidden(), p.hidden(), 1 << 20);
+  m.ffn = size("ffn", p.has_ffn(), p.ffn(), 1 << 22);
+  m.layers = size("layers", p.has_layers(), p.layers(), 10000);
+  m.heads = size("heads", p.has_heads(), p.heads(), 1 << 16);
+  m.kv_heads = size("kv_heads", true, p.kv_heads(), m.heads);
+  check.require(m.heads % m.kv_heads == 0, "model.shape.kv_heads",
+                str_cat("is ", m.kv_heads, ", which does not divide model.shape.heads = ", m.heads));
+  check.require(p.has_head_dim(), "model.shape.heads",
+                str_cat("is ", m.heads, ", which does not divide model.shape.hidden = ", m.hidden,
+                        "; change one of them or set model.shape.head_dim"));
+  m.head_dim = size("head_dim", true, p.head_dim(), 1 << 12);
+  check.require(m.head_dim % 2 == 0, "model.shape.head_dim",
+                str_cat("is ", m.head_dim, "; rotary embedding needs an even one"));
+  m.max_positions = size("max_positions", true, p.max_positions(), 1 << 24);
+  check.positive("model.shape.rms_eps", p.rms_eps());
+  check.positive("model.shape.rope_theta", p.rope_theta());
+  check.not_negative("model.shape.init_std", p.init_std());
+  m.rms_eps = p.rms_eps();
+  m.rope.theta = p.rope_theta();
+  m.tied_embeddings = p.tied_embeddings();
+  m.qkv_bias = m.family == Family::kQwen2;
+  out.init_std = p.init_std();
+}
+
+void read_model(const proto::Experiment& e, const Checker& check, ExperimentConfig& out) {
+  const proto::Model& p = e.model();
+  check.require(!p.path().empty() || p.has_shape(), "model",
+                "names no base; set model.path to a Hugging Face folder, or model.shape for random weights");
+  out.model.path = p.path();
+  out.model.tokenizer = p.tokenizer();
+  if (p.has_shape()) {
+    read_shape(p.shape(), check, out.model);
+  }
+}
+
+void read_train(const proto::Train& p, const Checker& check, ExperimentConfig& out) {
+  TrainSection& t = out.train;
+  switch (p.mode()) {
+    case proto::Train::PESC:
+      out.pesc.mode = TrainMode::kPesc;
+      break;
+    case proto::Train::LORA:
+      out.pesc.mode = TrainMode::kLora;
+      break;
+    case proto::Train::FULL:
+      out.pesc.mode = TrainMode::kFull;
+      break;
+  }
+  check.require(p.has_steps() || p.has_epochs(), "train", "needs train.steps or train.epochs");
+  if (p.has_steps()) check.at_least("train.steps", p.steps(), 1);
+  if (p.has_epochs()) {
+    check.require(p.epochs() > 0 && p.epochs() <= 1e6, "train.epochs",
+                  str_cat("is ", p.epochs(), "; it must be positive and at most 1e6"));
+  }
+  t.steps = p.steps();
+  t.epochs = p.epochs();
+  check.range<int64_t>("train.global_batch", p.global_batch(), 1, 1 << 24);
+  t.global_batch = p.global_batch();
+  t.micro_batch = p.micro_batch();
+  check.range<int64_t>("train.micro_batch", t.micro_batch, 1, t.global_batch);
+  check.require(
+      t.global_batch % t.micro_batch == 0, "train.micro_batch",
+      str_cat("is ", t.micro_batch, ", which does not divide train.global_batch = ", t.global_batch));
+  check.range<int64_t>("train.seq_len", p.seq_len(), 2, 1 << 24);
+  t.seq_len = p.seq_len();
+  check.not_negative("train.learning_rate", p.learning_rate());
+  t.lr.lr = p.learning_rate();
+  switch (p.schedule()) {
+    case proto::Train::CONSTANT:
+      t.lr.schedule = Schedule::kConstant;
+      break;
+    case proto::Train::LINEAR:
+      t.lr.schedule = Schedule::kLinear;
+      break;
+    case proto::Train::COSINE:
+      t.lr.schedule = Schedule::kCosine;
+      break;
+  }
+  check.at_least("train.warmup_steps", p.warmup_steps(), 0);
+  check.share("train.warmup_ratio", p.warmup_ratio());
+  t.warmup_steps = p.warmup_steps();
+  t.warmup_ratio = p.warmup_ratio();
+  check.range("train.min_lr_ratio", p.min_lr_ratio(), 0.0, 1.0);
+  t.lr.min_ratio = p.min_lr_ratio();
+  check.not_negative("train.weight_decay", p.weight_decay());
+  check.share("train.beta1", p.beta1());
+  check.share("train.beta2", p.beta2());
+  check.positive("train.epsilon", p.epsilon());
+  check.not_negative("train.clip_norm", p.clip_norm());
+  t.adamw = {p.beta1(), p.beta2(), p.epsilon(), p.weight_decay(), p.clip_norm()};
+  t.seed = p.seed();
+  check.at_least("train.eval_every", p.eval_every(), 0);
+  check.at_least("train.eval_rows", p.eval_rows(), 0);
+  check.at_least("train.log_every", p.log_every(), 1);
+  t.eval_every = p.eval_every();
+  t.eval_rows = p.eval_rows();
+  t.log_every = p.log_every();
+  t.on_nonfinite = p.on_nonfinite() == proto::Train::SKIP ? OnNonfinite::kSkip : OnNonfinite::kEnd;
+  check.not_negative("train.loss_spike_ratio", p.loss_spike_ratio());
+  t.loss_spike_ratio = p.loss_spike_ratio();
+  if (p.on_loss_spike() == proto::Train::SKIP_SPIKE) t.on_loss_spike = OnLossSpike::kSkip;
+  if (p.on_loss_spike() == proto::Train::END_AT_SPIKE) t.on_loss_spike = OnLossSpike::kEnd;
+}
+
+void read_lora_and_moe(const proto::Experiment& e, const Checker& check, PescConfig& out) {
+  if (out.mode == TrainMode::kFull) return;
+  const proto::Lora& l = e.lora();
+  check.range<int64_t>("lora.rank", l.rank(), 0, 1 << 16);
+  check.require(std::isfinite(l.alpha()), "lora.alpha", str_cat("is ", l.alpha(), "; it must be finite"));
+  check.share("lora.dropout", l.dropout());
+  out.lora.rank = l.rank();
+  out.lora.alpha = l.alpha();
+  out.lora.dropout = l.dropout();
+  check.require(l.rank() > 0 || out.mode == TrainMode::kPesc, "lora.rank",
+                "is 0, which leaves nothing to train in train.mode LORA");
+  std::vector<std::string> names;
+  for (int i = 0; i < kLinears; ++i) names.emplace_back(linear_name(static_cast<Linear>(i)));
+  for (int i = 0; i < l.target_size(); ++i) {
+    const std::string field = str_cat("lora.target[", i, "]");
+    const auto found = std::find(names.begin(), names.end(), l.target(i));
+    check.require(found != names.end(), field,
+                  str_cat("is '", l.target(i), "', which is no linear of a layer; did you mean '",
+                          nearest_name(l.target(i), names), "'? It is one of ", joined(names)));
+    const auto linear = static_cast<Linear>(found - names.begin());
+    check.require(
+        std::find(out.lora.targets.begin(), out.lora.targets.end(), linear) == out.lora.targets.end(), field,
+        str_cat("names '", l.target(i), "' a second time"));
+    out.lora.targets.push_back(linear);
+  }
+  if (out.mode != TrainMode::kPesc) return;
+  const proto::Moe& m = e.moe();
+  check.range<int64_t>("moe.experts", m.experts(), 1, 255);
+  check.require(m.top_k() >= 1 && m.top_k() <= m.experts(), "moe.top_k",
+                str_cat("is ", m.top_k(), "; it must be between 1 and moe.experts = ", m.experts()));
+  check.range<int64_t>("moe.adapter_dim", m.adapter_dim(), 1, 1 << 20);
+  check.require(std::isfinite(m.scale()), "moe.scale", str_cat("is ", m.scale(), "; it must be finite"));
+  check.share("moe.dropout", m.dropout());
+  check.not_negative("moe.aux_coef", m.aux_coef());
+  out.moe = {m.experts(), m.top_k(), m.adapter_dim(), m.scale(), m.dropout(), m.aux_coef()};
+}
+
+void read_parallel(const proto::Parallel& p, const Checker& check, ExperimentConfig& out) {
+  out.parallel.device = p.device() == proto::Parallel::CUDA ? DeviceKind::kCuda : DeviceKind::kCpu;
+  check.range("parallel.tp", p.tp(), 1, 1 << 16);
+  check.range("parallel.ep", p.ep(), 1, 1 << 16);
+  check.range("parallel.threads", p.threads(), 0, 1024);
+  check.positive("parallel.exchange_headroom", p.exchange_headroom());
+  check.require(p.expert_exchange() != proto::Parallel::WEIGHTS, "parallel.expert_exchange",
+                "is WEIGHTS, which is not supported yet; use TOKENS or AUTO");
+  out.parallel.tp = p.tp();
+  out.parallel.ep =
+      out.pesc.mode == TrainMode::kPesc ? p.ep() : 1;  // without experts there is nothing to spread
+  out.parallel.threads = p.threads();
+  out.parallel.exchange_headroom = p.exchange_headroom();
+  out.parallel.share_gpu = p.share_gpu();
+}
+
+void read_data(const proto::Data& p, const Checker& check, DataSection& out) {
+  const auto sources = [&check](const auto& list, const char* name, std::vector<SourceSection>& to) {
+    for (int i = 0; i < list.size(); ++i) {
+      const std::string field = str_cat("data.", name, "[", i, "]");
+      check.require(!list[i].path().empty(), field + ".path", "is not set");
+      check.require(list[i].weight() > 0 && list[i].weight() <= 1000, field + ".weight",
+                    str_cat("is ", list[i].weight(), "; it must be positive and at most 1000"));
+      to.push_back({list[i].path(), list[i].tag(), list[i].weight()});
+    }
+  };
+  sources(p.train(), "train", out.train);
+  sources(p.eval(), "eval", out.eval);
+  out.on_bad_row = p.on_bad_row() == proto::Data::SKIP ? BadRowPolicy::kSkip : BadRowPolicy::kFail;
+}
+
+void read_rest(const proto::Experiment& e, const Checker& check, ExperimentConfig& out) {
+  const proto::Checkpoint& c = e.checkpoint();
+  check.at_least("checkpoint.every_steps", c.every_steps(), 0);
+  check.range<int64_t>("checkpoint.keep", c.keep(), 2, 1 << 20);
+  check.at_least("checkpoint.keep_every", c.keep_every(), 0);
+  out.checkpoint = {
+      c.every_steps(), c.keep(), c.keep_every(), c.asynchronous(),
+      c.on_error() == proto::Checkpoint::CONTINUE ? OnSaveError::kContinue : OnSaveError::kStop};
+
+  check.range<int64_t>("generate.max_tokens", e.generate().max_tokens(), 1, 1 << 24);
+  check.not_negative("generate.temperature", e.generate().temperature());
+  check.require(e.generate().top_p() > 0 && e.generate().top_p() <= 1, "generate.top_p",
+                str_cat("is ", e.generate().top_p(), "; it must be positive and at most 1"));
+  out.generate = {e.generate().max_tokens(), e.generate().temperature(), e.generate().top_p(),
+                  e.generate().seed()};
+  check.require(e.debug().routing_record().empty() || e.debug().routing_replay().empty(),
+                "debug.routing_record", "and debug.routing_replay exclude each other; leave one out");
+  out.routing_record = e.debug().routing_record();
+  out.routing_replay = e.debug().routing_replay();
+}
+
+void read_recovery(const proto::Experiment& e, const Checker& check, ExperimentConfig& out) {
+  const proto::Recovery& r = e.recovery();
+  check.not_negative("recovery.step_limit_s", r.step_limit_s());
+  check.positive("recovery.setup_limit_s", r.setup_limit_s());
+  check.positive("recovery.checkpoint_limit_s", r.checkpoint_limit_s());
+  check.positive("recovery.eval_limit_s", r.eval_limit_s());
+  check.range<int64_t>("recovery.max_restarts", r.max_restarts(), 0, 1 << 20);
+  check.positive("recovery.stop_limit_s", r.stop_limit_s());
+  check.not_negative("recovery.host_wait_s", r.host_wait_s());
+  out.recovery = {r.step_limit_s(), r.setup_limit_s(), r.checkpoint_limit_s(), r.eval_limit_s(),
+                  r.max_restarts(), r.stop_limit_s(),  r.smaller_layout(),     r.host_wait_s()};
+  for (int i = 0; i < e.debug().fault_size(); ++i) {
+    FaultPoint point;
+    const std::string wrong = parse_fault(e.debug().fault(i), point);
+    check.require(wrong.empty(), str_cat("debug.fault[", i, "]"),
+                  str_cat("is '", e.debug().fault(i), "': ", wrong));
+    out.faults.push_back(point);
+  }
+}
+
+void check_runnable(const proto::Experiment& e, const Checker& check) {
+  check.require(!e.model().has_shape() || e.train().mode() == proto::Train::FULL, "model.shape",
+                "has random weights, which only train.mode FULL can train");
+  check.require(!e.model().tokenizer().empty(), "model.tokenizer",
+                "is not set; a model.shape needs a tokenizer folder");
+  check.require(e.data().train_size() > 0, "data.train", "is empty; name at least one file of rows");
+  check.require(!e.run_dir().empty(), "run_dir", "is not set; it is where checkpoints and metrics go");
+}
+
+}  // namespace
+
+ExperimentConfig parse_experiment(const std::string& text, const std::string& where,
+                                  const std::vector<std::string>& overrides, ExperimentUse use) {
+  ExperimentConfig out;
+  const proto::Experiment e = read_experiment_text(text, where, overrides, out.places);
+  const Checker check(out.places);
+  out.name = e.name();
+  out.run_dir = e.run_dir();
+  read_train(e.train(), check, out);
+  read_model(e, check, out);
+  read_lora_and_moe(e, check, out.pesc);
+  read_parallel(e.parallel(), check, out);
+  read_data(e.data(), check, out.data);
+  read_rest(e, check, out);
+  read_recovery(e, check, out);
+  if (use == ExperimentUse::kRun) check_runnable(e, check);
+  check.require(out.data.train.empty() || !out.model.tokenizer.empty(), "model.tokenizer",
+                "is not set; the rows of data.train need it");
+  out.text = resolved_text(e);
+  return out;
+}
+
+ExperimentConfig load_experiment(const std::string& path, const std::vector<std::string>& overrides,
+                                 ExperimentUse use) {
+  errno = 0;
+  std::ifstream in(path, std::ios::binary);
+  std::error_code ignored;
+  if (!in) throw UsageError(str_cat(path, ": the experiment file cannot be read: ", std::strerror(errno)));
+  if (std::filesystem::is_directory(path, ignored))
+    throw UsageError(str_cat(path, ": is a folder; name an experiment file"));
+  const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  if (in.bad()) throw UsageError(str_cat(path, ": the experiment file cannot be read to its end"));
+  return parse_experiment(text, path, overrides, use);
+}
+
+}  // namespace pesc

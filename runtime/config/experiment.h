@@ -1,0 +1,136 @@
+// An experiment as plain structs: read from a protobuf text file (configs/schema/experiment.proto),
+// overridden by
+// `--set` (runtime/config/overrides.h), checked. Protobuf stays behind this header.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "model/config.h"
+#include "runtime/config/field_places.h"
+#include "runtime/optimizer.h"
+#include "runtime/recovery/fault.h"
+
+namespace pesc {
+
+struct ModelSection {
+  std::string path;       // empty: random weights of `shape`
+  std::string tokenizer;  // folder
+  ModelConfig shape;
+  double init_std = 0.02;
+};
+
+enum class OnNonfinite { kEnd, kSkip };
+enum class OnLossSpike { kWarn, kSkip, kEnd };
+struct TrainSection {
+  int64_t steps = 0;  // 0: `epochs` decides
+  double epochs = 0;
+  int64_t global_batch = 0, micro_batch = 0, seq_len = 0;
+  AdamWConfig adamw;
+  LearningRate lr;  // warmup and total are set once the number of steps is known
+  int64_t warmup_steps = 0;
+  double warmup_ratio = 0;
+  uint64_t seed = 1;
+  int64_t eval_every = 0, eval_rows = 0, log_every = 10;
+  OnNonfinite on_nonfinite = OnNonfinite::kEnd;
+  double loss_spike_ratio = 2;
+  OnLossSpike on_loss_spike = OnLossSpike::kWarn;
+  [[nodiscard]] int64_t micro_batches() const { return global_batch / micro_batch; }
+};
+
+struct ParallelSection {
+  DeviceKind device = DeviceKind::kCpu;
+  int tp = 1, ep = 1, threads = 0;
+  double exchange_headroom = 2;
+  bool share_gpu = false;
+};
+
+struct SourceSection {
+  std::string path, tag;
+  double weight = 1;
+};
+enum class BadRowPolicy { kFail, kSkip };
+struct DataSection {
+  std::vector<SourceSection> train, eval;
+  BadRowPolicy on_bad_row = BadRowPolicy::kFail;
+};
+
+enum class OnSaveError { kStop, kContinue };
+struct CheckpointSection {
+  int64_t every_steps = 0, keep = 2, keep_every = 0;
+  bool asynchronous = true;
+  OnSaveError on_error = OnSaveError::kStop;
+};
+
+struct GenerateSection {
+  int64_t max_tokens = 128;
+  double temperature = 0, top_p = 1;
+  uint64_t seed = 1;
+};
+
+// Limits in seconds.
+struct RecoverySection {
+  double step_limit = 0;  // 0: learned
+  double setup_limit = 1800, checkpoint_limit = 600, eval_limit = 1800;
+  int64_t max_restarts = 3;
+  double stop_limit = 600;
+  bool smaller_layout = false;
+  double host_wait = 600;
+};
+
+struct ExperimentConfig {
+  std::string name, run_dir;
+  ModelSection model;
+  PescConfig pesc;
+  TrainSection train;
+  ParallelSection parallel;
+  DataSection data;
+  CheckpointSection checkpoint;
+  GenerateSection generate;
+  RecoverySection recovery;
+  std::string routing_record, routing_replay;
+  std::vector<FaultPoint> faults;
+  // The resolved experiment as protobuf text, every default spelled out: read again it gives this
+  // configuration and the same text.
+  std::string text;
+  FieldPlaces places;  // for messages
+};
+
+enum class ExperimentUse {
+  kRun,
+  kBench,  // run_dir, data.train and a shape's tokenizer may be absent; a shape may have any train.mode
+};
+
+// Reads `path`, applies overrides of the form "path.to.field=value" in order, fills defaults and checks every
+// field. Paths in the experiment stay as they are: relative to the current directory. Throws UsageError with
+// file, line (or the override) and the nearest valid name.
+[[nodiscard]] ExperimentConfig load_experiment(const std::string& path,
+                                               const std::vector<std::string>& overrides,
+                                               ExperimentUse use = ExperimentUse::kRun);
+// The same from text; `where` stands for the file in messages.
+[[nodiscard]] ExperimentConfig parse_experiment(const std::string& text, const std::string& where,
+                                                const std::vector<std::string>& overrides,
+                                                ExperimentUse use = ExperimentUse::kRun);
+
+// What a verb reads of the experiment's data.
+enum class DataUse { kNone, kHeldOut, kAll };
+// Refuses a model folder, tokenizer folder or data file that is to be read and cannot be. Throws UsageError
+// naming field and line.
+void check_paths(const ExperimentConfig& config, DataUse use);
+
+// Refuses what does not fit the model: a shape that cannot be built (DataError), an impossible layout of
+// `world` ranks, a sequence longer than the model's positions or its sliding window (UsageError naming field
+// and line).
+void check_against_model(const ExperimentConfig& config, const ModelConfig& model, int world);
+
+// Refuses to go on with a run whose mathematics would change: throws UsageError naming each field and both
+// values. Layout, threads, paths of the run, logging, evaluation, checkpointing and generation may change.
+void check_same_run(const std::string& before, const std::string& after);
+
+// Fields whose values differ between two resolved texts: "train.seed: 1 -> 2".
+[[nodiscard]] std::vector<std::string> experiment_differences(const std::string& before,
+                                                              const std::string& after);
+
+}  // namespace pesc

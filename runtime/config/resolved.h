@@ -1,0 +1,23 @@
+// The protobuf side of an experiment's text: where its fields stand, and the text with every default spelled
+// out.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "configs/schema/experiment.pb.h"
+#include "runtime/config/field_places.h"
+
+namespace pesc {
+
+// Parses `text`, applies the overrides in order and fills the defaults that depend on other fields
+// (micro_batch, kv_heads, head_dim, tokenizer, LoRA targets). `where` stands for the file in messages. Throws
+// UsageError.
+[[nodiscard]] proto::Experiment read_experiment_text(const std::string& text, const std::string& where,
+                                                     const std::vector<std::string>& overrides,
+                                                     FieldPlaces& places);
+
+// Every field that has a default is written out. Read again, it gives the same experiment and the same text.
+[[nodiscard]] std::string resolved_text(proto::Experiment experiment);
+
+}  // namespace pesc

@@ -1,0 +1,88 @@
+// All training (or held-out) rows, tokenised once. An epoch has `epoch_size()` entries: a file of weight w
+// and m rows stands in it with w * m entries (rounded, at least one): each row floor(w) times, and the rest
+// on a share of the rows that is drawn anew each epoch, as a function of (seed, epoch) alone.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/data/row_file.h"
+#include "runtime/data/template.h"
+#include "runtime/data/tokenizer.h"
+
+namespace pesc {
+
+struct DatasetFile {
+  std::string path;
+  std::string tag;    // not empty: the tag of all its rows, whatever they say
+  double weight = 1;  // copies of the file per epoch, 0.25 being a quarter of it
+};
+
+struct DatasetOptions {
+  int64_t seq_len = 0;
+  RowOptions rows;
+};
+
+struct DatasetReport {
+  int64_t rows = 0;                   // kept
+  int64_t bad = 0;                    // malformed and skipped (RowOptions::on_bad_row)
+  int64_t dropped = 0;                // nothing to learn was left after truncation
+  int64_t truncated = 0;              // kept, but cut to seq_len
+  int64_t tokens = 0;                 // of the kept rows
+  int64_t supervised = 0;             // of these, tokens that carry loss
+  std::vector<std::string> messages;  // of the first bad and dropped rows: "file:line: what"
+};
+// "3000 rows, 512000 tokens, 80000 of them learned; 4 cut to 512 tokens; 1 dropped: ..."
+[[nodiscard]] std::string to_string(const DatasetReport& report);
+
+class Dataset {
+ public:
+  // Throws DataError for bad rows (as the options say), bad files, and when no row is left; UsageError for no
+  // files, a seq_len below 2 or a weight that is not a positive number. A row without tag gets the file's
+  // name without folder and ending.
+  Dataset(const std::vector<DatasetFile>& files, const Tokenizer& tokenizer, const DatasetOptions& options);
+
+  [[nodiscard]] int64_t rows() const { return static_cast<int64_t>(row_tags_.size()); }
+  [[nodiscard]] std::span<const int32_t> tokens(int64_t row) const;  // [T]
+  // [T]: 1 where labels[t] of the sample is tokens[t + 1], 0 where it is kUnsupervised.
+  [[nodiscard]] std::span<const uint8_t> supervised(int64_t row) const;
+  [[nodiscard]] int32_t tag(int64_t row) const {
+    return row_tags_.at(static_cast<size_t>(row));
+  }  // in tags()
+  [[nodiscard]] const std::vector<std::string>& tags() const {
+    return tags_;
+  }                                                               // in order of first appearance
+  [[nodiscard]] int64_t longest_row() const { return longest_; }  // tokens
+  [[nodiscard]] const DatasetReport& report() const { return report_; }
+
+  [[nodiscard]] int64_t epoch_size() const { return epoch_size_; }
+  // The row of entry `entry` of [0, epoch_size()) in that epoch.
+  [[nodiscard]] int64_t entry_row(int64_t entry, int64_t epoch, uint64_t seed) const;
+
+ private:
+  struct Part {  // one file
+    int64_t first_row = 0;
+    int64_t rows = 0;
+    int64_t first_entry = 0;
+    int64_t whole_copies = 0;  // floor(weight)
+  };
+  void load(const DatasetFile& file, const Tokenizer& tokenizer, const DatasetOptions& options);
+  void add(const Sample& sample, int32_t tag);
+  void note(std::string message, const DatasetOptions& options);
+  [[nodiscard]] int32_t tag_number(const std::string& name);
+
+  std::vector<int32_t> tokens_;      // of all rows, end to end
+  std::vector<uint8_t> supervised_;  // beside tokens_
+  std::vector<int64_t> offsets_{0};  // [rows + 1] into tokens_
+  std::vector<int32_t> row_tags_;    // [rows]
+  std::vector<std::string> tags_;
+  std::vector<Part> parts_;
+  int64_t epoch_size_ = 0;
+  int64_t longest_ = 0;
+  DatasetReport report_;
+};
+
+}  // namespace pesc

@@ -1,0 +1,218 @@
+// The array reader finds where an element ends by counting brackets outside strings; whether the element is
+// JSON at all is for parse_row to say.
+#include "runtime/data/row_file.h"
+
+#include <algorithm>
+#include <optional>
+#include <span>
+#include <utility>
+
+#include "ops/core/check.h"
+#include "runtime/hf/mapped_file.h"
+
+namespace pesc {
+namespace {
+
+constexpr int kEnd = -1;
+
+bool is_space(int c) {
+  return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
+// The bytes of a file one after another, with the line they stand in.
+class ByteReader {
+ public:
+  explicit ByteReader(const std::string& path) : file_(path) { buffer_.reserve(kBlock); }
+
+  [[nodiscard]] int peek() {
+    if (at_ == buffer_.size() && !fill()) return kEnd;
+    return static_cast<unsigned char>(buffer_[at_]);
+  }
+  int get() {
+    const int c = peek();
+    if (c == kEnd) return c;
+    ++at_;
+    if (c == '\n') ++line_;
+    return c;
+  }
+  void skip_spaces() {
+    while (is_space(peek())) get();
+  }
+  [[nodiscard]] int64_t line() const { return line_; }  // from 1
+
+ private:
+  static constexpr uint64_t kBlock = 1 << 18;
+
+  bool fill() {
+    const uint64_t n = std::min(kBlock, file_.size() - offset_);
+    buffer_.resize(n);
+    at_ = 0;
+    if (n == 0) return false;
+    file_.read_at(offset_, std::as_writable_bytes(std::span(buffer_.data(), n)));
+    offset_ += n;
+    return true;
+  }
+
+  MappedFile file_;
+  std::string buffer_;
+  size_t at_ = 0;
+  uint64_t offset_ = 0;
+  int64_t line_ = 1;
+};
+
+// The text of one row, up to a limit; beyond it the bytes are only counted.
+class RowText {
+ public:
+  explicit RowText(int64_t limit) : limit_(static_cast<size_t>(limit)) {}
+  void clear() {
+    text_.clear();
+    size_ = 0;
+  }
+  void add(int c) {
+    ++size_;
+    if (text_.size() < limit_) text_ += static_cast<char>(c);
+  }
+  [[nodiscard]] bool too_long() const { return size_ > limit_; }
+  [[nodiscard]] size_t size() const { return size_; }
+  [[nodiscard]] const std::string& text() const { return text_; }
+
+ private:
+  size_t limit_;
+  size_t size_ = 0;
+  std::string text_;
+};
+
+class RowFile {
+ public:
+  RowFile(const std::string& path, const RowOptions& options, const RowCallback& callback)
+      : path_(path), options_(options), callback_(callback), in_(path), text_(options.max_bytes) {
+    PESC_CHECK(options.max_bytes > 0);
+  }
+
+  RowsReport read() {
+    skip_byte_order_mark();
+    in_.skip_spaces();
+    if (in_.peek() == '[') {
+      read_array();
+    } else {
+      read_lines();
+    }
+    return std::move(report_);
+  }
+
+ private:
+  void skip_byte_order_mark() {
+    // Anything else that begins with 0xEF is no JSON and is refused as the first row.
+    if (in_.peek() != 0xEF) return;
+    for (const int expected : {0xEF, 0xBB, 0xBF}) {
+      if (in_.get() != expected) throw DataError(str_cat(path_, ":1: neither JSON nor a byte order mark"));
+    }
+  }
+
+  void row(const std::string& where) {
+    Row row;
+    try {
+      if (text_.too_long()) {
+        throw DataError(
+            str_cat(where, ": the row has ", text_.size(), " bytes, the limit is ", options_.max_bytes));
+      }
+      row = parse_row(text_.text(), where, options_.answers);
+    } catch (const DataError& error) {
+      if (options_.on_bad_row == OnBadRow::kFail) throw;
+      ++report_.bad;
+      if (std::ssize(report_.messages) < options_.max_messages) report_.messages.emplace_back(error.what());
+      return;
+    }
+    ++report_.rows;
+    callback_(std::move(row), where);
+  }
+
+  void read_lines() {
+    while (in_.peek() != kEnd) {
+      const int64_t line = in_.line();
+      text_.clear();
+      bool blank = true;
+      for (int c = in_.get(); c != '\n' && c != kEnd; c = in_.get()) {
+        text_.add(c);
+        blank = blank && is_space(c);
+      }
+      if (!blank) row(str_cat(path_, ":", line));
+    }
+  }
+
+  [[noreturn]] void broken_array(const std::string& what) {
+    throw DataError(str_cat(path_, ":", in_.line(), ": ", what));
+  }
+
+  void read_array() {
+    in_.get();  // '['
+    in_.skip_spaces();
+    for (int64_t index = 0; index > 0 || in_.peek() != ']'; ++index) {
+      const std::string where = str_cat(path_, ":", in_.line(), " (element ", index, ")");
+      if (in_.peek() == ',' || in_.peek() == ']')
+        broken_array(str_cat("element ", index, " of the array is missing"));
+      read_element();
+      in_.skip_spaces();
+      // Looked at before the row is taken: an element that is cut off by the end of the file is no row.
+      if (in_.peek() != ',' && in_.peek() != ']') {
+        broken_array(in_.peek() == kEnd
+                         ? str_cat("the array ends in or after element ", index, " without \"]\"")
+                         : str_cat("\",\" or \"]\" expected after element ", index, " of the array"));
+      }
+      row(where);
+      if (in_.peek() == ']') break;
+      in_.get();  // ','
+      in_.skip_spaces();
+    }
+    in_.get();  // ']'
+    in_.skip_spaces();
+    if (in_.peek() != kEnd) broken_array("there is text behind the end of the array");
+  }
+
+  // One value: to its closing bracket or quote; a number or word up to a space, comma or bracket.
+  void read_element() {
+    text_.clear();
+    int64_t depth = 0;
+    bool quoted = false;
+    const bool word = in_.peek() != '{' && in_.peek() != '[' && in_.peek() != '"';
+    while (in_.peek() != kEnd) {
+      if (word && (is_space(in_.peek()) || in_.peek() == ',' || in_.peek() == ']')) return;
+      const int c = in_.get();
+      text_.add(c);
+      if (quoted) {
+        if (c == '\\' && in_.peek() != kEnd) text_.add(in_.get());
+        if (c == '"') quoted = false;
+      } else if (c == '"') {
+        quoted = true;
+      } else if (c == '{' || c == '[') {
+        ++depth;
+      } else if (c == '}' || c == ']') {
+        --depth;
+      }
+      if (!word && !quoted && depth <= 0) return;
+    }
+  }
+
+  const std::string& path_;
+  const RowOptions& options_;
+  const RowCallback& callback_;
+  ByteReader in_;
+  RowText text_;
+  RowsReport report_;
+};
+
+}  // namespace
+
+RowsReport for_each_row(const std::string& path, const RowOptions& options, const RowCallback& callback) {
+  return RowFile(path, options, callback).read();
+}
+
+std::vector<Row> read_rows(const std::string& path, const RowOptions& options, RowsReport* report) {
+  std::vector<Row> rows;
+  RowsReport result =
+      for_each_row(path, options, [&](Row&& row, const std::string&) { rows.push_back(std::move(row)); });
+  if (report != nullptr) *report = std::move(result);
+  return rows;
+}
+
+}  // namespace pesc

@@ -1,0 +1,48 @@
+// One row of instruction data, from any of the formats that people have:
+//
+//   published   {"instruction": "system text or empty", "conversation": [{"input": "..", "output": ".."},
+//   ...],
+//                "dataset": "tag"}                     every turn is trained
+//   plain text  {"corpus": "text", "dataset": "tag"}   continued as it is, no template
+//   Alpaca      {"instruction": "..", "input": "..", "output": ".."}   `input`, when not empty, follows the
+//   instruction
+//                                                      after a newline; both are the human turn, there is no
+//                                                      system text
+//   messages    {"messages": [{"role": "system" | "user" | "assistant", "content": ".."}, ...]}
+//                                                      one optional system message, then user and assistant
+//                                                      by turns, assistant last
+//
+// "dataset" is an optional tag in all of them. A null field counts as absent, unknown fields are ignored, and
+// a field that matters appears once. Human texts may be empty (text with no question); answers and plain text
+// may not.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace pesc {
+
+struct Turn {
+  std::string prompt;
+  std::string answer;
+};
+
+// Either `turns` or `corpus` is filled, never both. All texts are well-formed UTF-8 without NUL.
+struct Row {
+  std::string tag;     // empty: the row names none
+  std::string system;  // empty: the template's system part is left out
+  std::vector<Turn> turns;
+  std::string corpus;
+};
+
+// What is trained on or compared with needs every answer; what is only to be answered needs none after its
+// last question: it may be empty or left out.
+enum class Answers { kAll, kAllButLast };
+
+// Parses one JSON object. `where` ("file:line") opens every message. Memory is bounded by a small multiple of
+// the text, whatever it holds: what is not needed is not kept, and nesting is refused beyond 64 levels.
+// Throws DataError, nothing else.
+[[nodiscard]] Row parse_row(std::string_view json, const std::string& where, Answers answers = Answers::kAll);
+
+}  // namespace pesc

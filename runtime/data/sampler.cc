@@ -1,0 +1,91 @@
+#include "runtime/data/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "ops/core/check.h"
+#include "runtime/data/permutation.h"
+
+namespace pesc {
+
+Sampler::Sampler(int64_t epoch_size, uint64_t seed, RowOrder order)
+    : n_(epoch_size), seed_(seed), order_(order) {
+  PESC_CHECK(epoch_size > 0, "a sampler over ", epoch_size, " rows");
+}
+
+Sampler::Place Sampler::place(int64_t global_index) const {
+  PESC_CHECK(global_index >= 0, "global index ", global_index);
+  const Place at{global_index / n_, global_index % n_};
+  if (order_ == RowOrder::kAsRead) return at;
+  return {at.epoch, Permutation(n_, seed_, 0, at.epoch)(at.entry)};
+}
+
+int64_t Sampler::steps_for(double epochs, int64_t global_batch) const {
+  PESC_CHECK(std::isfinite(epochs) && epochs >= 0 && global_batch > 0, epochs, " epochs of ", global_batch);
+  // Rounded to whole rows first: 0.1 of 30 rows is 3 of them, not a little more and so a step more.
+  const int64_t rows = std::llround(epochs * static_cast<double>(n_));
+  return (rows + global_batch - 1) / global_batch;
+}
+
+void BatchPlan::validate() const {
+  if (global_batch > 0 && micro_batch > 0 && micro_batch <= global_batch) {
+    PESC_CHECK(dp > 0, "dp ", dp);
+    return;
+  }
+  throw UsageError(
+      str_cat("global_batch is ", global_batch, " and micro_batch ", micro_batch,
+              " rows; both count over all ranks, and 0 < micro_batch <= global_batch must hold"));
+}
+
+Range BatchPlan::micro_range(int64_t cursor, int64_t micro, int64_t end) const {
+  PESC_CHECK(micro >= 0 && micro < micro_batches(), "micro-batch ", micro, " of ", micro_batches());
+  const int64_t stop = std::min(cursor + global_batch, end);
+  const int64_t begin = std::min(cursor + micro * micro_batch, stop);
+  return {begin, std::min(begin + micro_batch, stop)};
+}
+
+Range BatchPlan::local_range(int64_t cursor, int64_t micro, int dp_rank, int64_t end) const {
+  PESC_CHECK(dp_rank >= 0 && dp_rank < dp, "dp rank ", dp_rank, " of ", dp);
+  const Range all = micro_range(cursor, micro, end);
+  const Range part = split_range(all.size(), dp, dp_rank);
+  return {all.begin + part.begin, all.begin + part.end};
+}
+
+LocalBatch make_local_batch(const Dataset& dataset, const Sampler& sampler, int64_t first, int64_t count) {
+  PESC_CHECK(sampler.epoch_size() == dataset.epoch_size() && count >= 0, count, " rows of a sampler over ",
+             sampler.epoch_size(), " entries, the data having ", dataset.epoch_size());
+  LocalBatch batch;
+  HostBatch& host = batch.host;
+  for (int64_t index = first; index < first + count; ++index) {
+    const Sampler::Place at = sampler.place(index);
+    const int64_t row = dataset.entry_row(at.entry, at.epoch, sampler.seed());
+    const std::span<const int32_t> tokens = dataset.tokens(row);
+    const std::span<const uint8_t> supervised = dataset.supervised(row);
+    const size_t begin = host.tokens.size();
+    const size_t end = begin + tokens.size();
+    host.tokens.insert(host.tokens.end(), tokens.begin(), tokens.end());
+    for (size_t t = 0; t < tokens.size(); ++t) {
+      host.targets.push_back(supervised[t] != 0 ? tokens[t + 1] : kUnsupervised);
+    }
+    host.positions.resize(end);
+    std::iota(host.positions.begin() + static_cast<std::ptrdiff_t>(begin), host.positions.end(), 0);
+    host.samples.resize(end, index);
+    batch.tags.resize(end, dataset.tag(row));
+    PESC_CHECK(end <= INT32_MAX, "a batch of ", end, " tokens");
+    host.starts.push_back(static_cast<int32_t>(end));
+  }
+  return batch;
+}
+
+int64_t supervised_tokens(const Dataset& dataset, const Sampler& sampler, int64_t first, int64_t count) {
+  int64_t sum = 0;
+  for (int64_t index = first; index < first + count; ++index) {
+    const Sampler::Place at = sampler.place(index);
+    const auto marks = dataset.supervised(dataset.entry_row(at.entry, at.epoch, sampler.seed()));
+    sum += std::reduce(marks.begin(), marks.end(), int64_t{0});
+  }
+  return sum;
+}
+
+}  // namespace pesc

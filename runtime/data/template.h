@@ -1,0 +1,39 @@
+// The prompt template and what is learned of it:
+//
+//   {bos}[### System:\n{system}\n]### Human:\n{prompt}\n### Assistant:\n|{answer}{eos}|### Human:\n ...
+//   |{answer}{eos}
+//
+// The system part is there only when the row has one; later turns follow the end-of-text token directly. Each
+// piece between bars is tokenised by itself (see tokenizer.h), so that generation stands at exactly the
+// boundary that training saw. Loss is on the answers and their end-of-text tokens only. Plain text (a corpus
+// row) is {bos}{text}{eos} with no template, all of it learned but the begin-of-text token, which nothing
+// predicts. There is one begin-of-text token where the tokenizer has one, none where not, and never two: in a
+// text "<s>" is plain characters.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "runtime/data/rows.h"
+#include "runtime/data/tokenizer.h"
+
+namespace pesc {
+
+inline constexpr int32_t kUnsupervised = -100;
+
+struct Sample {
+  std::vector<int32_t> tokens;  // [T]
+  std::vector<int32_t> labels;  // [T] labels[t] is what position t has to predict: tokens[t + 1], or
+                                // kUnsupervised. The last position predicts nothing.
+  int64_t supervised = 0;  // labels that are not kUnsupervised; 0: nothing left to learn, do not train it
+  bool truncated = false;  // the row had more than seq_len tokens
+};
+
+// The first `seq_len` tokens of the row. Throws DataError when the tokenizer has no end-of-text token.
+[[nodiscard]] Sample encode_row(const Tokenizer& tokenizer, const Row& row, int64_t seq_len);
+
+// Where generation starts: the same tokens as in encode_row up to the answer of the last turn (which is not
+// read and may be empty). Of plain text: begin-of-text and the text, to be continued.
+[[nodiscard]] std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const Row& row);
+
+}  // namespace pesc

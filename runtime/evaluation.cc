@@ -1,0 +1,165 @@
+#include "runtime/evaluation.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <numeric>
+
+#include "runtime/data/template.h"
+
+namespace pesc {
+namespace {
+
+std::string trimmed(const std::string& s) {
+  const char* kSpace = " \t\r\n";
+  const size_t begin = s.find_first_not_of(kSpace);
+  if (begin == std::string::npos) return "";
+  return s.substr(begin, s.find_last_not_of(kSpace) - begin + 1);
+}
+
+}  // namespace
+
+void count_choices(const Job& job, Decoder& decoder, const std::vector<int32_t>& tags,
+                   std::vector<double>& share) {
+  const Batch& b = decoder.batch();
+  const auto k = static_cast<size_t>(job.config.pesc.moe.top_k);
+  const auto experts = static_cast<size_t>(job.config.pesc.moe.experts);
+  const auto first = static_cast<size_t>(std::min(b.slice * job.mesh().tp_rank(), b.tokens));
+  for (int64_t layer = 0; layer < job.model.layers; ++layer) {
+    const std::vector<int32_t> chosen = decoder.chosen_experts(layer);
+    for (size_t i = 0; i < chosen.size(); ++i) {
+      share[static_cast<size_t>(tags[first + i / k]) * experts + static_cast<size_t>(chosen[i])] += 1;
+    }
+  }
+}
+
+std::vector<double> normalised(std::vector<double> values) {
+  const double total = std::accumulate(values.begin(), values.end(), 0.0);
+  for (double& v : values) v = total > 0 ? v / total : 0;
+  return values;
+}
+
+std::vector<double> sum_over_ranks(Communicator& world, const std::vector<double>& mine) {
+  std::vector<int64_t> bits(mine.size());
+  std::transform(mine.begin(), mine.end(), bits.begin(), [](double v) { return std::bit_cast<int64_t>(v); });
+  const std::vector<int64_t> all = world.host_all_gather(bits);
+  std::vector<double> sum(mine.size(), 0.0);
+  for (size_t i = 0; i < all.size(); ++i) sum[i % mine.size()] += std::bit_cast<double>(all[i]);
+  return sum;
+}
+
+std::map<std::string, HeldOut> held_out_loss(Job& job, Decoder& decoder, const Dataset& data,
+                                             int64_t micro_batch, int64_t limit) {
+  const Mesh& mesh = job.mesh();
+  const int64_t rows = limit > 0 ? std::min(limit, data.rows()) : data.rows();
+  const Sampler order(data.epoch_size(), 0, RowOrder::kAsRead);
+  const size_t tags = data.tags().size();
+  const bool moe = job.config.pesc.mode == TrainMode::kPesc;
+  const size_t experts = moe ? static_cast<size_t>(job.config.pesc.moe.experts) : 0;
+  std::vector<double> sums(2 * tags, 0.0);
+  std::vector<double> share(tags * experts, 0.0);
+  std::vector<float> losses;
+  for (int64_t begin = 0; begin < rows; begin += micro_batch) {
+    const Range mine =
+        BatchPlan{micro_batch, micro_batch, mesh.dp()}.local_range(begin, 0, mesh.dp_rank(), rows);
+    const LocalBatch batch = make_local_batch(data, order, mine.begin, mine.size());
+    decoder.forward(batch.host, {.kind = PassKind::kEval});
+    losses.clear();
+    decoder.loss(HeadMode::kLoss, 0, &losses);
+    if (moe) count_choices(job, decoder, batch.tags, share);
+    if (mesh.tp_rank() != 0) continue;
+    size_t at = 0;
+    for (size_t t = 0; t < batch.host.targets.size(); ++t) {
+      if (batch.host.targets[t] < 0) continue;
+      sums[2 * static_cast<size_t>(batch.tags[t])] += static_cast<double>(losses[at++]);
+      sums[2 * static_cast<size_t>(batch.tags[t]) + 1] += 1;
+    }
+  }
+  (void)decoder.take_loss_sum();
+  sums.insert(sums.end(), share.begin(), share.end());
+  sums = sum_over_ranks(job.ranks->world(), sums);
+  std::map<std::string, HeldOut> out;
+  HeldOut& all = out[""];
+  std::vector<double> share_of_all(experts);
+  for (size_t i = 0; i < tags; ++i) {
+    if (sums[2 * i + 1] == 0) continue;
+    HeldOut h{sums[2 * i] / sums[2 * i + 1], sums[2 * i + 1], {}};
+    const auto begin = sums.begin() + static_cast<int64_t>(2 * tags + i * experts);
+    h.expert_share = normalised({begin, begin + static_cast<int64_t>(experts)});
+    for (size_t e = 0; e < experts; ++e) share_of_all[e] += *(begin + static_cast<int64_t>(e));
+    out[data.tags()[i]] = std::move(h);
+    all.loss += sums[2 * i];
+    all.tokens += sums[2 * i + 1];
+  }
+  if (all.tokens > 0) all.loss /= all.tokens;
+  all.expert_share = normalised(std::move(share_of_all));
+  return out;
+}
+
+bool AnsweredRow::exact() const {
+  return trimmed(answer) == trimmed(expected);
+}
+
+std::vector<int64_t> stop_ids(const Job& job) {
+  if (!job.model.eos_ids.empty()) return job.model.eos_ids;
+  if (job.tokenizer->eos_id() >= 0) return {job.tokenizer->eos_id()};
+  return {};
+}
+
+std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vector<Row>& rows,
+                                     int64_t max_tokens, int64_t cache_slots, int64_t cache_length) {
+  const Mesh& mesh = job.mesh();
+  const Range mine = split_range(static_cast<int64_t>(rows.size()), mesh.dp(), mesh.dp_rank());
+  std::vector<Prompt> prompts;
+  for (int64_t i = mine.begin; i < mine.end; ++i) {
+    const Row& row = rows[static_cast<size_t>(i)];
+    if (row.turns.empty()) continue;
+    Prompt p{i, encode_prompt(*job.tokenizer, row)};
+    if (static_cast<int64_t>(p.tokens.size()) < cache_length) prompts.push_back(std::move(p));
+  }
+  SamplingOptions options;
+  options.max_tokens = max_tokens;
+  options.stop = stop_ids(job);
+  const auto answers = generate(decoder, job.ranks->world(), prompts, options, cache_slots, cache_length);
+
+  // One tp rank of each dp rank tells the others: index, length, text.
+  std::string bytes;
+  for (size_t i = 0; mesh.tp_rank() == 0 && i < prompts.size(); ++i) {
+    const std::string text = job.tokenizer->decode(answers[i]);
+    const int64_t head[2] = {prompts[i].index, static_cast<int64_t>(text.size())};
+    bytes.append(reinterpret_cast<const char*>(head), sizeof(head));
+    bytes += text;
+  }
+  std::vector<std::string> text_of(rows.size());
+  for (const std::string& part : job.ranks->world().host_all_gather(bytes)) {
+    for (size_t at = 0; at < part.size();) {
+      int64_t head[2];
+      std::memcpy(head, part.data() + at, sizeof(head));
+      at += sizeof(head);
+      text_of[static_cast<size_t>(head[0])] = part.substr(at, static_cast<size_t>(head[1]));
+      at += static_cast<size_t>(head[1]);
+    }
+  }
+  std::vector<AnsweredRow> out;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i].turns.empty()) continue;
+    const Turn& last = rows[i].turns.back();
+    out.push_back({rows[i].tag, last.prompt, last.answer, text_of[i]});
+  }
+  return out;
+}
+
+std::map<std::string, ExactMatch> exact_match(const std::vector<AnsweredRow>& rows) {
+  std::map<std::string, ExactMatch> out;
+  for (const AnsweredRow& row : rows) {
+    for (const std::string& tag : {std::string(), row.tag}) {
+      ExactMatch& m = out[tag];
+      m.rows += 1;
+      m.exact += row.exact() ? 1 : 0;
+      if (row.tag.empty()) break;
+    }
+  }
+  return out;
+}
+
+}  // namespace pesc

@@ -1,0 +1,57 @@
+// What a model knows of held-out rows: the loss, the share of answers that it generates exactly, and the
+// experts that it uses, each per dataset tag.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "runtime/data/dataset.h"
+#include "runtime/data/rows.h"
+#include "runtime/data/sampler.h"
+#include "runtime/generator.h"
+#include "runtime/job.h"
+
+namespace pesc {
+
+struct HeldOut {
+  double loss = 0;  // nats per supervised token
+  double tokens = 0;
+  std::vector<double> expert_share;  // [experts] over all layers; empty without experts
+};
+// Per dataset tag, and of all rows under "". At most `limit` rows (0: all). Collective.
+[[nodiscard]] std::map<std::string, HeldOut> held_out_loss(Job& job, Decoder& decoder, const Dataset& data,
+                                                           int64_t micro_batch, int64_t limit);
+
+struct ExactMatch {
+  int64_t rows = 0;
+  int64_t exact = 0;
+};
+struct AnsweredRow {
+  std::string tag, question, expected, answer;
+  [[nodiscard]] bool exact() const;  // equal but for white space at both ends
+};
+// Generates the last answer of every row greedily; rows without turns (plain text) are left out. The answers
+// in row order, the same on every rank. Rows whose prompt leaves no room in the cache count as wrong.
+// Collective.
+[[nodiscard]] std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vector<Row>& rows,
+                                                   int64_t max_tokens, int64_t cache_slots,
+                                                   int64_t cache_length);
+[[nodiscard]] std::map<std::string, ExactMatch> exact_match(const std::vector<AnsweredRow>& rows);
+
+// The ids that end an answer: the model's, else the tokenizer's.
+[[nodiscard]] std::vector<int64_t> stop_ids(const Job& job);
+
+// Adds this rank's slice of the last forward's choices of experts to share[tag * experts + expert], over all
+// layers. `tags` are those of the batch's tokens.
+void count_choices(const Job& job, Decoder& decoder, const std::vector<int32_t>& tags,
+                   std::vector<double>& share);
+// The values over their sum; zeros when that is 0.
+[[nodiscard]] std::vector<double> normalised(std::vector<double> values);
+
+// Sums vectors of doubles over ranks, in rank order, bitwise the same on all. Collective; the same length
+// everywhere.
+[[nodiscard]] std::vector<double> sum_over_ranks(Communicator& world, const std::vector<double>& mine);
+
+}  // namespace pesc

@@ -1,0 +1,41 @@
+#include "runtime/export.h"
+
+#include <filesystem>
+
+#include "runtime/hf/config_json.h"
+#include "runtime/hf/safetensors_write.h"
+
+namespace pesc {
+
+void export_dense(const Job& job, Decoder& decoder, const std::string& folder) {
+  PESC_CHECK(job.mesh().world() == 1, "export_dense on ", job.mesh().world(), " ranks");
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) throw IoError(str_cat(folder, ": cannot be made: ", error.message()));
+  // A shape names no begin- and end-of-text tokens; without them other programs would not know where to stop.
+  ModelConfig config = job.model;
+  if (config.bos_id < 0) config.bos_id = job.tokenizer->bos_id();
+  if (config.eos_ids.empty() && job.tokenizer->eos_id() >= 0) config.eos_ids = {job.tokenizer->eos_id()};
+  write_model_config(folder, config);
+  const std::string tokenizer = job.config.model.tokenizer + "/tokenizer.model";
+  if (!std::filesystem::equivalent(job.config.model.tokenizer, folder, error)) {
+    std::filesystem::copy_file(tokenizer, folder + "/tokenizer.model",
+                               std::filesystem::copy_options::overwrite_existing, error);
+    if (error) throw IoError(str_cat(tokenizer, ": cannot be copied to ", folder, ": ", error.message()));
+  }
+  std::vector<SafetensorsWriteEntry> entries;
+  for (const Parameter& p : decoder.parameters().all()) {
+    if (!p.dense) continue;
+    const ShardSpec& s = p.spec;
+    std::vector<int64_t> shape{s.global_rows, s.global_cols};
+    if (s.global_rows == 1) shape.erase(shape.begin());  // vectors have one dimension in these files
+    entries.push_back({s.name, DType::kF32, shape, [&decoder, &p](const ByteSink& sink) {
+                         std::vector<float> host(static_cast<size_t>(p.spec.size()));
+                         copy_to_host(decoder.stream(), p.value, host.data());
+                         sink(std::as_bytes(std::span(host)));
+                       }});
+  }
+  write_safetensors(folder + "/model.safetensors", entries, {{"format", "pt"}});
+}
+
+}  // namespace pesc

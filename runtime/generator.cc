@@ -1,0 +1,126 @@
+#include "runtime/generator.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "ops/core/philox.h"
+
+namespace pesc {
+namespace {
+
+struct Active {
+  size_t prompt = 0;  // index into the local prompts
+  int32_t slot = 0;
+  int64_t length = 0;         // tokens in the cache
+  std::vector<int32_t> next;  // tokens to feed: the prompt, then one at a time
+};
+
+HostBatch batch_of(const std::vector<Active>& active, const std::vector<Prompt>& prompts,
+                   std::vector<int32_t>& last_rows) {
+  HostBatch b;
+  last_rows.clear();
+  for (const Active& a : active) {
+    for (size_t i = 0; i < a.next.size(); ++i) {
+      b.tokens.push_back(a.next[i]);
+      b.positions.push_back(static_cast<int32_t>(a.length + static_cast<int64_t>(i)));
+      b.samples.push_back(prompts[a.prompt].index);
+    }
+    last_rows.push_back(static_cast<int32_t>(b.tokens.size()) - 1);
+    b.starts.push_back(static_cast<int32_t>(b.tokens.size()));
+    b.slots.push_back(a.slot);
+    b.past.push_back(static_cast<int32_t>(a.length));
+  }
+  return b;
+}
+
+int64_t sum_over_ranks(Communicator& world, int64_t mine) {
+  const std::vector<int64_t> all = world.host_all_gather(std::span(&mine, 1));
+  return std::accumulate(all.begin(), all.end(), int64_t{0});
+}
+
+}  // namespace
+
+int32_t sample_token(const float* logits, int64_t vocab, const SamplingOptions& options, float uniform) {
+  const auto best = static_cast<int32_t>(std::max_element(logits, logits + vocab) - logits);
+  if (options.temperature <= 0) return best;
+  std::vector<double> p(static_cast<size_t>(vocab));
+  double total = 0;
+  for (int64_t i = 0; i < vocab; ++i) {
+    p[static_cast<size_t>(i)] =
+        std::exp((static_cast<double>(logits[i]) - static_cast<double>(logits[best])) / options.temperature);
+    total += p[static_cast<size_t>(i)];
+  }
+  std::vector<int32_t> order(static_cast<size_t>(vocab));
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&p](int32_t a, int32_t b) {
+    return p[static_cast<size_t>(a)] > p[static_cast<size_t>(b)];
+  });
+  size_t kept = 0;
+  double mass = 0;
+  while (kept < order.size() && (kept == 0 || mass < options.top_p * total)) {
+    mass += p[static_cast<size_t>(order[kept++])];
+  }
+  double left = static_cast<double>(uniform) * mass;
+  for (size_t i = 0; i < kept; ++i) {
+    left -= p[static_cast<size_t>(order[i])];
+    if (left < 0) return order[i];
+  }
+  return order[kept - 1];
+}
+
+std::vector<std::vector<int32_t>> generate(Decoder& decoder, Communicator& world,
+                                           const std::vector<Prompt>& prompts, const SamplingOptions& options,
+                                           int64_t cache_slots, int64_t cache_length,
+                                           const TokenCallback& on_token) {
+  std::vector<std::vector<int32_t>> out(prompts.size());
+  for (const Prompt& p : prompts) {
+    if (p.tokens.empty()) throw DataError(str_cat("prompt ", p.index, " has no tokens"));
+    if (static_cast<int64_t>(p.tokens.size()) >= cache_length) {
+      throw DataError(str_cat("prompt ", p.index, " has ", p.tokens.size(),
+                              " tokens; the longest that leaves room for an ", "answer here is ",
+                              cache_length - 1));
+    }
+  }
+  const int64_t vocab = decoder.model().vocab;
+  size_t next_prompt = 0;
+  std::vector<Active> active;
+  std::vector<int32_t> free_slots(static_cast<size_t>(cache_slots));
+  std::iota(free_slots.begin(), free_slots.end(), 0);
+  std::vector<int32_t> last_rows;
+  while (true) {
+    while (next_prompt < prompts.size() && !free_slots.empty()) {
+      active.push_back({next_prompt, free_slots.back(), 0, prompts[next_prompt].tokens});
+      free_slots.pop_back();
+      ++next_prompt;
+    }
+    if (sum_over_ranks(world, static_cast<int64_t>(active.size())) == 0) break;
+    decoder.forward(batch_of(active, prompts, last_rows), {.kind = PassKind::kEval});
+    const std::vector<float> logits = decoder.logits(last_rows);
+    std::vector<Active> still;
+    for (size_t i = 0; i < active.size(); ++i) {
+      Active& a = active[i];
+      const Prompt& prompt = prompts[a.prompt];
+      std::vector<int32_t>& answer = out[a.prompt];
+      a.length += static_cast<int64_t>(a.next.size());
+      const PhiloxCounter bits =
+          philox({static_cast<uint32_t>(answer.size()), static_cast<uint32_t>(prompt.index), 0, 0x67656e},
+                 {static_cast<uint32_t>(options.seed), static_cast<uint32_t>(options.seed >> 32)});
+      const int32_t token = sample_token(logits.data() + static_cast<int64_t>(i) * vocab, vocab, options,
+                                         philox_uniform(bits[0]));
+      if (on_token) on_token(prompt, token);
+      const bool stop = std::find(options.stop.begin(), options.stop.end(), token) != options.stop.end();
+      if (!stop) answer.push_back(token);
+      if (stop || static_cast<int64_t>(answer.size()) >= options.max_tokens || a.length + 1 >= cache_length) {
+        free_slots.push_back(a.slot);
+        continue;
+      }
+      a.next = {token};
+      still.push_back(std::move(a));
+    }
+    active = std::move(still);
+  }
+  return out;
+}
+
+}  // namespace pesc

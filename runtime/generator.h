@@ -1,0 +1,42 @@
+// Generation with a KV cache, on any layout: prompts are spread over the dp ranks, every rank joins every
+// pass, and all tp ranks of a dp rank draw the same tokens.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "model/decoder.h"
+
+namespace pesc {
+
+struct SamplingOptions {
+  int64_t max_tokens = 128;  // generated per prompt, end-of-text included
+  double temperature = 0;    // 0: greedy
+  double top_p = 1;  // nucleus (Holtzman et al., 2020): the smallest set of tokens of this probability
+  uint64_t seed = 0;
+  std::vector<int64_t> stop;  // end-of-text ids
+};
+
+struct Prompt {
+  int64_t index = 0;  // global number: keys the random draws, so that they do not depend on the layout
+  std::vector<int32_t> tokens;
+};
+
+// Draws from logits [vocab]; `uniform` in [0, 1). Greedy takes the lowest id among equals.
+[[nodiscard]] int32_t sample_token(const float* logits, int64_t vocab, const SamplingOptions& options,
+                                   float uniform);
+
+// Called on every rank that holds the prompt, for each token as it is drawn (the stopping one included).
+using TokenCallback = std::function<void(const Prompt&, int32_t token)>;
+
+// Continues this dp rank's prompts (the same list on its tp ranks; may be empty). Returns the generated
+// tokens of each, without the stopping one. Collective over world. Prompts must fit the decoder's cache; one
+// whose generation reaches the end of the cache stops there.
+[[nodiscard]] std::vector<std::vector<int32_t>> generate(Decoder& decoder, Communicator& world,
+                                                         const std::vector<Prompt>& prompts,
+                                                         const SamplingOptions& options, int64_t cache_slots,
+                                                         int64_t cache_length,
+                                                         const TokenCallback& on_token = {});
+
+}  // namespace pesc

@@ -1,0 +1,33 @@
+// config.json of a Hugging Face model folder, in the words of transformers 4 (rope_theta, rope_scaling) and 5
+// (rope_parameters).
+//
+// Supported are the dense decoders LlamaForCausalLM, MistralForCausalLM and Qwen2ForCausalLM, without
+// quantisation, with SwiGLU and the rope kinds default, linear and llama3. Anything else is refused by name:
+// a model that loads is computed as transformers computes it. A key that is absent means what it means there.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "model/config.h"
+
+namespace pesc {
+
+// Reads `folder`/config.json. Throws DataError naming the file and the key, IoError when the file cannot be
+// read.
+//
+// `sliding_window` of the result is the window of the model or 0; the caller refuses a sequence length above
+// it.
+[[nodiscard]] ModelConfig read_model_config(const std::string& folder);
+// The same from the text of such a file; `file_name` is for messages.
+[[nodiscard]] ModelConfig parse_model_config(std::string_view text, const std::string& file_name);
+
+// Writes `folder`/config.json, atomically, for weights in float32. transformers 4 and 5 both load it. Throws
+// IoError, and DataError for a Qwen2 model with a sliding window (which layers have one is not known any
+// more).
+void write_model_config(const std::string& folder, const ModelConfig& config);
+
+// "llama", "mistral", "qwen2".
+[[nodiscard]] const char* family_name(Family family);
+
+}  // namespace pesc

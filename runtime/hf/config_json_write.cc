@@ -1,0 +1,113 @@
+// Writing of config.json. transformers 4 reads rope_theta and rope_scaling, transformers 5 rope_parameters;
+// each ignores what it does not know, so both are written and agree.
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "ops/core/check.h"
+#include "runtime/hf/atomic_file.h"
+#include "runtime/hf/config_json.h"
+
+namespace pesc {
+namespace {
+
+using nlohmann::ordered_json;
+
+const char* architecture_name(Family family) {
+  switch (family) {
+    case Family::kLlama:
+      return "LlamaForCausalLM";
+    case Family::kMistral:
+      return "MistralForCausalLM";
+    case Family::kQwen2:
+      return "Qwen2ForCausalLM";
+  }
+  throw InternalError("unknown model family");
+}
+
+// The kind and its numbers, without theta; null for the default kind.
+ordered_json rope_scaling(const RopeConfig& rope) {
+  ordered_json out;
+  if (rope.kind == RopeKind::kLinear) {
+    out = {{"rope_type", "linear"}, {"type", "linear"}, {"factor", rope.factor}};
+  } else if (rope.kind == RopeKind::kLlama3) {
+    out = {{"rope_type", "llama3"},
+           {"factor", rope.factor},
+           {"low_freq_factor", rope.low_freq_factor},
+           {"high_freq_factor", rope.high_freq_factor},
+           {"original_max_position_embeddings", rope.original_max_positions}};
+  }
+  return out;
+}
+
+void add_rope(const RopeConfig& rope, ordered_json& out) {
+  const ordered_json scaling = rope_scaling(rope);
+  ordered_json parameters = scaling.is_null() ? ordered_json{{"rope_type", "default"}} : scaling;
+  parameters.erase("type");
+  parameters["rope_theta"] = rope.theta;
+  out["rope_parameters"] = parameters;
+  out["rope_scaling"] = scaling;
+  out["rope_theta"] = rope.theta;
+}
+
+void add_family(const ModelConfig& config, ordered_json& out) {
+  const ordered_json window =
+      config.sliding_window > 0 ? ordered_json(config.sliding_window) : ordered_json();
+  switch (config.family) {
+    case Family::kLlama:
+      out["attention_bias"] = false;
+      out["mlp_bias"] = false;
+      out["pretraining_tp"] = 1;
+      break;
+    case Family::kMistral:
+      out["sliding_window"] = window;
+      break;
+    case Family::kQwen2:
+      out["sliding_window"] = window;
+      out["use_sliding_window"] = false;
+      out["max_window_layers"] = config.layers;
+      break;
+  }
+}
+
+}  // namespace
+
+void write_model_config(const std::string& folder, const ModelConfig& config) {
+  const std::string path = (std::filesystem::path(folder) / "config.json").string();
+  if (config.family == Family::kQwen2 && config.sliding_window > 0) {
+    throw DataError(str_cat(path, ": a Qwen2 model with a sliding window cannot be written"));
+  }
+  PESC_CHECK(config.qkv_bias == (config.family == Family::kQwen2), "only Qwen2 has biases on q, k and v");
+  ordered_json out;
+  out["architectures"] = ordered_json::array({architecture_name(config.family)});
+  out["model_type"] = family_name(config.family);
+  out["dtype"] = "float32";
+  out["torch_dtype"] = "float32";
+  out["vocab_size"] = config.vocab;
+  out["hidden_size"] = config.hidden;
+  out["intermediate_size"] = config.ffn;
+  out["num_hidden_layers"] = config.layers;
+  out["num_attention_heads"] = config.heads;
+  out["num_key_value_heads"] = config.kv_heads;
+  out["head_dim"] = config.head_dim;
+  out["max_position_embeddings"] = config.max_positions;
+  out["hidden_act"] = "silu";
+  out["rms_norm_eps"] = config.rms_eps;
+  add_rope(config.rope, out);
+  add_family(config, out);
+  out["attention_dropout"] = 0.0;
+  out["initializer_range"] = 0.02;
+  out["tie_word_embeddings"] = config.tied_embeddings;
+  out["use_cache"] = true;
+  out["bos_token_id"] = config.bos_id >= 0 ? ordered_json(config.bos_id) : ordered_json();
+  if (config.eos_ids.size() == 1) {
+    out["eos_token_id"] = config.eos_ids.front();
+  } else {
+    out["eos_token_id"] = config.eos_ids.empty() ? ordered_json() : ordered_json(config.eos_ids);
+  }
+  out["pad_token_id"] = nullptr;
+  AtomicFile file(path);
+  file.write(out.dump(2) + "\n");
+  file.commit();
+}
+
+}  // namespace pesc

@@ -1,0 +1,60 @@
+// The weights of a Hugging Face model folder: model.safetensors, or model.safetensors.index.json and the
+// shards it names.
+//
+// Nothing is read but the slices that are asked for; a rank of a tensor-parallel group touches its own part
+// of the files only. Nothing is written, and every file named by the index is checked before it is opened
+// (see path_in_folder).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "model/weight_source.h"
+#include "runtime/hf/safetensors.h"
+
+namespace pesc {
+
+class HfFolder : public WeightSource {
+ public:
+  // Maps the files and checks their headers, and that each tensor of the index is in the file it names.
+  // Throws DataError naming the file and the tensor, IoError when a file cannot be read.
+  explicit HfFolder(const std::string& folder);
+
+  [[nodiscard]] const std::string& folder() const { return folder_; }
+  // The bytes that the slices read so far occupy in the files.
+  [[nodiscard]] int64_t bytes_read() const override { return bytes_read_.load(); }
+  [[nodiscard]] bool has(const std::string& name) const override { return locate(name) != nullptr; }
+  // See WeightSource. Takes F32, BF16 and F16 tensors, [rows, cols] or [n] (which is [1, n]). May be called
+  // from several threads.
+  void read(const std::string& name, int64_t global_rows, int64_t global_cols, int64_t row, int64_t rows,
+            int64_t col, int64_t cols, float* to) override;
+
+  // The names of all tensors, sorted.
+  [[nodiscard]] std::vector<std::string> names() const;
+  // Identifies the base: XXH3-128 in hexadecimal of config.json's and every weights file's digest, in order
+  // of name. A file's digest is the XXH3-128 of its name, size and bytes; that reads all of it, a few GB/s at
+  // best, so ranks share the files.
+  static constexpr size_t kDigestLength = 32;  // characters
+  [[nodiscard]] size_t digest_parts() const { return files_.size() + 1; }
+  [[nodiscard]] std::string part_digest(size_t part) const;
+  [[nodiscard]] static std::string content_digest(const std::vector<std::string>& parts);
+
+ private:
+  struct Place {
+    const SafetensorsFile* file;
+    const SafetensorsEntry* entry;
+  };
+  void open_index();
+  void add_file(const std::string& name, const std::string& named_by);
+  [[nodiscard]] const Place* locate(const std::string& name) const;
+
+  std::string folder_;
+  std::map<std::string, SafetensorsFile> files_;  // by file name
+  std::map<std::string, Place> places_;           // by tensor name
+  std::atomic<int64_t> bytes_read_{0};
+};
+
+}  // namespace pesc

@@ -1,0 +1,58 @@
+#include "runtime/hf/json_file.h"
+
+#include <algorithm>
+#include <set>
+#include <vector>
+
+#include "ops/core/check.h"
+#include "runtime/hf/mapped_file.h"
+#include "runtime/hf/safetensors.h"
+
+namespace pesc {
+namespace {
+
+constexpr int kMaxDepth = 64;
+
+}  // namespace
+
+nlohmann::json parse_json_document(std::string_view text, const std::string& file_name) {
+  using nlohmann::json;
+  // The JSON reader takes a zero byte for the end of its input and would accept anything behind it.
+  if (text.find('\0') != std::string_view::npos) throw DataError(str_cat(file_name, ": holds a zero byte"));
+  std::vector<std::set<std::string>> keys;  // of the objects that are open
+  const auto watch = [&](int depth, json::parse_event_t event, json& value) {
+    if (depth > kMaxDepth) throw DataError(str_cat(file_name, ": nested deeper than ", kMaxDepth, " levels"));
+    if (event == json::parse_event_t::object_start) {
+      keys.emplace_back();
+    } else if (event == json::parse_event_t::object_end) {
+      keys.pop_back();
+    } else if (event == json::parse_event_t::key) {
+      const auto& key = value.get_ref<const std::string&>();
+      if (!keys.back().insert(key).second) {
+        throw DataError(str_cat(file_name, ": the key ", printable(key), " appears twice in one object"));
+      }
+    }
+    return true;
+  };
+  try {
+    return json::parse(text.begin(), text.end(), watch);
+  } catch (const json::parse_error& error) {
+    const size_t at = std::min<size_t>(error.byte, text.size());
+    const auto line = 1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n');
+    throw DataError(str_cat(file_name, ":", line, ": not valid JSON near byte ", at));
+  } catch (const json::exception& error) {
+    throw DataError(str_cat(file_name, ": not usable JSON: ", printable(error.what())));
+  }
+}
+
+nlohmann::json read_json_file(const std::string& folder, const std::string& name, uint64_t max_bytes) {
+  const MappedFile file(path_in_folder(folder, name, folder));
+  if (file.size() > max_bytes) {
+    throw DataError(str_cat(file.path(), ": has ", file.size(), " bytes, the limit is ", max_bytes));
+  }
+  std::string text(file.size(), '\0');
+  file.read_at(0, std::as_writable_bytes(std::span(text.data(), text.size())));
+  return parse_json_document(text, file.path());
+}
+
+}  // namespace pesc

@@ -1,0 +1,20 @@
+// Small JSON files of a model folder (config.json, the index of shards), read with suspicion: size and
+// nesting are bounded, and a repeated key is refused rather than silently decided.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+namespace pesc {
+
+// Parses `text`; `file_name` is for messages. Throws DataError with the line of the mistake.
+[[nodiscard]] nlohmann::json parse_json_document(std::string_view text, const std::string& file_name);
+
+// Reads file `name` of `folder` (see path_in_folder) and parses it. Throws DataError, also above `max_bytes`;
+// IoError when reading fails.
+[[nodiscard]] nlohmann::json read_json_file(const std::string& folder, const std::string& name,
+                                            uint64_t max_bytes);
+
+}  // namespace pesc

@@ -1,0 +1,122 @@
+#include "runtime/hf/mapped_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+#include "ops/core/check.h"
+#include "runtime/hf/safetensors.h"
+
+namespace pesc {
+namespace fs = std::filesystem;
+namespace {
+
+const char* kind_of(mode_t mode) {
+  if (S_ISDIR(mode)) return "a directory";
+  if (S_ISFIFO(mode)) return "a FIFO";
+  if (S_ISSOCK(mode)) return "a socket";
+  if (S_ISCHR(mode) || S_ISBLK(mode)) return "a device";
+  return "not a regular file";
+}
+
+void require_regular(const std::string& path, const struct stat& info) {
+  if (S_ISREG(info.st_mode)) return;
+  throw DataError(str_cat(path, ": is ", kind_of(info.st_mode), "; a regular file is needed here"));
+}
+
+bool inside(const fs::path& file, const fs::path& folder) {
+  const fs::path relative = file.lexically_relative(folder);
+  return !relative.empty() && *relative.begin() != "..";
+}
+
+}  // namespace
+
+MappedFile::MappedFile(const std::string& path) : path_(path) {
+  struct stat info = {};
+  if (::stat(path.c_str(), &info) != 0) {
+    const std::string why = str_cat(path, ": ", std::strerror(errno));
+    if (errno == ENOENT || errno == ENOTDIR || errno == ELOOP) throw DataError(why);
+    throw IoError(why);
+  }
+  require_regular(path, info);
+  // O_NONBLOCK: should the file have become a FIFO since, opening it still returns.
+  fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  if (fd_ < 0) throw IoError(str_cat(path, ": cannot be opened for reading: ", std::strerror(errno)));
+  try {
+    if (::fstat(fd_, &info) != 0) throw IoError(str_cat(path, ": fstat: ", std::strerror(errno)));
+    require_regular(path, info);
+    size_ = static_cast<size_t>(info.st_size);
+    if (size_ > 0) {
+      void* data = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd_, 0);
+      if (data == MAP_FAILED) throw IoError(str_cat(path, ": mmap: ", std::strerror(errno)));
+      data_ = static_cast<const std::byte*>(data);
+    }
+  } catch (...) {
+    ::close(fd_);
+    throw;
+  }
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : path_(std::move(other.path_)),
+      fd_(std::exchange(other.fd_, -1)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+  if (fd_ >= 0) ::close(fd_);
+}
+
+void MappedFile::read_at(uint64_t offset, std::span<std::byte> to) const {
+  while (!to.empty()) {
+    const ssize_t n = ::pread(fd_, to.data(), to.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw IoError(str_cat(path_, ": read at byte ", offset, ": ", std::strerror(errno)));
+    if (n == 0) throw IoError(str_cat(path_, ": ends at byte ", offset, "; it was cut while in use"));
+    offset += static_cast<uint64_t>(n);
+    to = to.subspan(static_cast<size_t>(n));
+  }
+}
+
+std::string path_in_folder(const std::string& folder, std::string_view name, const std::string& named_by) {
+  const std::string where = str_cat(named_by, ": file name ", printable(name));
+  if (name.empty() || name == "." || name == ".." || name.find('/') != std::string_view::npos ||
+      name.find('\0') != std::string_view::npos) {
+    throw DataError(str_cat(where, " is not the plain name of a file inside ", folder));
+  }
+  const fs::path path = fs::path(folder) / name;
+  std::error_code error;
+  const fs::path real_folder = fs::canonical(folder, error);
+  if (error) throw DataError(str_cat(folder, ": ", error.message()));
+  const fs::path real = fs::canonical(path, error);
+  if (error) throw DataError(str_cat(where, ": ", path.string(), ": ", error.message()));
+  if (!inside(real, real_folder)) {
+    const fs::path snapshots = real_folder.parent_path();
+    const bool hub_cache =
+        snapshots.filename() == "snapshots" && inside(real, snapshots.parent_path() / "blobs");
+    if (!hub_cache) {
+      throw DataError(str_cat(where, " is a symbolic link out of ", folder, ", to ", real.string(),
+                              "; put the file itself there"));
+    }
+  }
+  struct stat info = {};
+  if (::stat(real.c_str(), &info) != 0) {
+    throw IoError(str_cat(path.string(), ": ", std::strerror(errno)));
+  }
+  require_regular(path.string(), info);
+  return path.string();
+}
+
+bool folder_has(const std::string& folder, std::string_view name) {
+  struct stat info = {};
+  return ::lstat((fs::path(folder) / name).c_str(), &info) == 0;
+}
+
+}  // namespace pesc

@@ -1,0 +1,170 @@
+#include "runtime/job.h"
+
+#include <glog/logging.h>
+
+#include <algorithm>
+
+#include "ops/core/cuda.h"
+#include "runtime/filesystem/filesystem.h"
+#include "runtime/hf/config_json.h"
+
+namespace pesc {
+
+Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConfig config, DataUse use,
+             BaseWeights weights) {
+  Job job;
+  job.config = std::move(config);
+  job.placement = placement;
+  together(world, [&] {
+    const ExperimentConfig& c = job.config;
+    if (c.parallel.device == DeviceKind::kCuda && !cuda::built()) {
+      throw UsageError(
+          str_cat(c.places.prefix("parallel.device"),
+                  "parallel.device is CUDA, but this pesc was built without CUDA; build it where "
+                  "nvcc is found, or set parallel.device to CPU"));
+    }
+    check_paths(c, use);
+    job.model = c.model.path.empty() ? c.model.shape : read_model_config(c.model.path);
+    check_against_model(c, job.model, world.size());
+    if (!c.model.tokenizer.empty()) {
+      job.tokenizer = open_tokenizer(c.model.tokenizer);
+      check_vocabulary(*job.tokenizer, job.model);
+    }
+    if (!c.model.path.empty() && weights == BaseWeights::kFromFiles)
+      job.base = std::make_unique<HfFolder>(c.model.path);
+  });
+  job.device = {job.config.parallel.device, 0, placement.threads};
+  if (job.device.kind == DeviceKind::kCuda) {
+    job.gpu_world = connect_gpus(world, placement, job.config.parallel.share_gpu, job.device);
+  }
+  job.ranks = std::make_unique<Ranks>(job.gpu_world ? *job.gpu_world : world, job.config.parallel.tp,
+                                      job.config.parallel.ep, job.model.kv_heads);
+  return job;
+}
+
+namespace {
+
+std::unique_ptr<Dataset> load_dataset(const Job& job, const std::vector<DatasetFile>& files) {
+  const ExperimentConfig& config = job.config;
+  DatasetOptions options;
+  options.seq_len = config.train.seq_len;
+  options.rows.on_bad_row = config.data.on_bad_row == BadRowPolicy::kSkip ? OnBadRow::kSkip : OnBadRow::kFail;
+  return std::make_unique<Dataset>(files, *job.tokenizer, options);
+}
+
+std::unique_ptr<Decoder> make_decoder(Job& job, int64_t rows, int64_t sequence, Purpose purpose,
+                                      int64_t cache_slots) {
+  const Mesh& mesh = job.mesh();
+  DecoderOptions o;
+  o.device = job.device;
+  o.capacity.max_tokens = split_range(rows, mesh.dp(), 0).size() * sequence;
+  o.capacity.max_sequence = sequence;
+  o.capacity.exchange_headroom = job.config.parallel.exchange_headroom;
+  o.max_positions = sequence;
+  o.cache_slots = cache_slots;
+  o.purpose = purpose;
+  std::unique_ptr<Decoder> decoder;
+  together(job.ranks->world(), [&] {
+    decoder = std::make_unique<Decoder>(job.model, job.config.pesc, mesh, job.ranks->groups(), o);
+    ModelParameters& parameters = decoder->parameters();
+    parameters.set_replicas([&](ReplicaGroup g) {
+      return std::pair(job.ranks->reduction().replica(g), job.ranks->reduction().replicas(g));
+    });
+    parameters.initialise(decoder->stream(), job.base.get(), job.config.train.seed,
+                          job.config.model.init_std);
+  });
+  return decoder;
+}
+
+}  // namespace
+
+std::unique_ptr<Dataset> load_training_data(const Job& job) {
+  std::vector<DatasetFile> files;
+  for (const SourceSection& s : job.config.data.train) files.push_back({s.path, s.tag, s.weight});
+  return load_dataset(job, files);
+}
+
+std::unique_ptr<Dataset> load_held_out_data(const Job& job) {
+  std::vector<DatasetFile> files;
+  for (const SourceSection& s : job.config.data.eval) files.push_back({s.path, s.tag, 1.0});
+  return load_dataset(job, files);
+}
+
+std::unique_ptr<Decoder> make_training_decoder(Job& job, int64_t rows, int64_t sequence) {
+  return make_decoder(job, rows, sequence, Purpose::kTraining, 0);
+}
+
+std::unique_ptr<Decoder> make_inference_decoder(Job& job, int64_t rows, int64_t sequence,
+                                                int64_t cache_slots) {
+  return make_decoder(job, rows, sequence, Purpose::kInference, cache_slots);
+}
+
+int64_t inference_slots(int64_t length) {
+  return std::clamp<int64_t>(8192 / std::max<int64_t>(length, 1), 1, 32);
+}
+
+std::vector<TrainedTensor> trained_tensors(const Decoder& decoder, bool with_optimizer) {
+  std::vector<TrainedTensor> all;
+  for (const Parameter& p : decoder.parameters().all()) {
+    if (!p.trained) continue;
+    if (with_optimizer) {
+      all.push_back({p.spec, p.value, p.exp_avg, p.exp_avg_sq});
+    } else {
+      all.push_back({p.spec, p.value, {}, {}});
+    }
+  }
+  return all;
+}
+
+std::string base_digest(Job& job) {
+  Communicator& world = job.ranks->world();
+  const size_t parts = job.base == nullptr ? 0 : job.base->digest_parts();
+  const auto ranks = static_cast<size_t>(world.size());
+  std::string mine;  // of parts rank, rank + ranks, ...
+  std::string tokenizer;
+  together(world, [&] {
+    for (size_t part = static_cast<size_t>(world.rank()); part < parts; part += ranks)
+      mine += job.base->part_digest(part);
+    tokenizer = tokenizer_digest(job.config.model.tokenizer);
+  });
+  const std::vector<std::string> all = world.host_all_gather(mine);
+  std::vector<std::string> digests;
+  for (size_t part = 0; part < parts; ++part) {
+    const std::string& of_rank = all[part % ranks];
+    const size_t length = HfFolder::kDigestLength;
+    digests.push_back(of_rank.substr(part / ranks * length, length));
+  }
+  return (parts == 0 ? std::string("random") : HfFolder::content_digest(digests)) + "+tokenizer:" + tokenizer;
+}
+
+int64_t load_trained_values(Job& job, Decoder& decoder, const std::string& directory) {
+  Communicator& world = job.ranks->world();
+  CheckpointStore store(posix_filesystem(), job.config.run_dir, {});
+  LoadedCheckpoint checkpoint;
+  if (!directory.empty()) {
+    all_alike(world, [&] { checkpoint = open_checkpoint(posix_filesystem(), world, directory); });
+  } else {
+    Discovery found;
+    all_alike(world, [&] { found = store.find_newest(world); });
+    if (job.first()) {
+      for (const std::string& line : found.damaged) LOG(WARNING) << "checkpoint passed over: " << line;
+    }
+    if (!found.checkpoint) {
+      throw AgreedError(ExitCode::kData,
+                        str_cat("run_dir '", job.config.run_dir, "' has no checkpoint to load",
+                                found.damaged.empty() ? "; train first, or use --base for the dense model"
+                                                      : ": all that are there are damaged"),
+                        job.first());
+    }
+    checkpoint = *found.checkpoint;
+  }
+  const std::string digest = base_digest(job);
+  together(world, [&] {
+    const std::string note = check_base(checkpoint.state, job.config.model.path, digest);
+    if (job.first() && !note.empty()) LOG(INFO) << note;
+    load_checkpoint(posix_filesystem(), checkpoint, decoder.stream(), trained_tensors(decoder, false));
+  });
+  return checkpoint.state.step;
+}
+
+}  // namespace pesc

@@ -1,0 +1,93 @@
+#include "runtime/metrics.h"
+
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+
+#include "ops/core/check.h"
+
+namespace pesc {
+namespace {
+
+std::string clock_text(double seconds) {
+  const auto s = static_cast<long long>(std::llround(std::max(0.0, seconds)));
+  char text[32];
+  if (s >= 3600) {
+    std::snprintf(text, sizeof(text), "%lld:%02lld:%02lld", s / 3600, s / 60 % 60, s % 60);
+  } else {
+    std::snprintf(text, sizeof(text), "%lld:%02lld", s / 60, s % 60);
+  }
+  return text;
+}
+
+}  // namespace
+
+nlohmann::json to_json(const StepMetrics& m) {
+  nlohmann::json j;
+  j["kind"] = "step";
+  j["step"] = m.step;
+  j["loss"] = m.loss;
+  j["balance"] = m.balance;
+  j["grad_norm"] = m.grad_norm;
+  j["lr"] = m.lr;
+  j["tokens"] = m.tokens;
+  j["supervised_tokens"] = m.supervised;
+  j["seconds"] = m.seconds;
+  j["tokens_per_second"] = m.seconds > 0 ? m.tokens / m.seconds : 0.0;
+  j["share_of_light"] = m.seconds > 0 ? m.light_seconds / m.seconds : 0.0;
+  j["flops"] = m.flops;
+  j["bytes_sent_rank0"] = m.bytes_sent;
+  j["exchange_rounds"] = m.exchange_rounds;
+  if (m.nonfinite) j["nonfinite"] = m.skipped ? "skipped" : "retried";
+  if (m.spike) j["loss_spike"] = m.skipped ? "skipped" : "updated";
+  if (!m.expert_share.empty()) j["expert_share"] = m.expert_share;
+  if (!m.tag_share.empty()) j["tag_expert_share"] = m.tag_share;
+  for (const auto& [tag, tokens] : m.tag_tokens) {
+    j["tag_tokens"][tag] = tokens;
+    j["tag_token_share"][tag] = m.tokens > 0 ? tokens / m.tokens : 0.0;
+  }
+  return j;
+}
+
+std::string progress_line(const StepMetrics& m, double seconds_per_step) {
+  char text[256];
+  const double rate = m.seconds > 0 ? m.tokens / m.seconds : 0;
+  const double light = m.seconds > 0 ? 100 * m.light_seconds / m.seconds : 0;
+  std::snprintf(text, sizeof(text),
+                "step %lld/%lld  loss %.4f  balance %.3f  grad %.3g  %.1fk tok/s  %.0f%% of light  %s left",
+                static_cast<long long>(m.step), static_cast<long long>(m.steps), m.loss, m.balance,
+                m.grad_norm, rate / 1000, light,
+                clock_text(seconds_per_step * static_cast<double>(m.steps - m.step)).c_str());
+  return text;
+}
+
+MetricsLog::MetricsLog(const std::string& path, int64_t resume_step) : path_(path) {
+  std::string kept;
+  if (std::ifstream old(path); resume_step > 0 && old) {
+    for (std::string line; std::getline(old, line);) {
+      const nlohmann::json j = nlohmann::json::parse(line, nullptr, false);
+      if (!j.is_discarded() && j.contains("step") && j["step"].is_number_integer() &&
+          j["step"].get<int64_t>() <= resume_step) {
+        kept += line + "\n";
+      }
+    }
+  }
+  const std::string temporary = path + ".tmp";
+  {
+    std::ofstream out(temporary, std::ios::trunc);
+    out << kept;
+    if (!out.flush()) throw IoError(temporary + ": cannot be written");
+  }
+  std::error_code error;
+  std::filesystem::rename(temporary, path, error);
+  if (error) throw IoError(str_cat(path, ": ", error.message()));
+  file_.open(path, std::ios::app);
+  if (!file_) throw IoError(path + ": cannot be written");
+}
+
+void MetricsLog::write(const nlohmann::json& record) {
+  file_ << record.dump() << '\n';
+  if (!file_.flush()) throw IoError(path_ + ": cannot be written (disk full?)");
+}
+
+}  // namespace pesc

@@ -1,0 +1,51 @@
+// What a run says of itself: one JSON object per step in metrics.jsonl, and a live progress line.
+#pragma once
+
+#include <cstdint>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace pesc {
+
+struct StepMetrics {
+  int64_t step = 0;      // 1 at the first
+  int64_t steps = 0;     // of the run
+  double loss = 0;       // nats per supervised token of the global batch
+  double balance = 0;    // mean over layers and micro-batches; 1 when balanced
+  double grad_norm = 0;  // before clipping
+  double lr = 0;
+  double tokens = 0;
+  double supervised = 0;
+  double seconds = 0;        // of the step
+  double flops = 0;          // training_flops of the global batch
+  double light_seconds = 0;  // flops over the measured GEMM rate of all ranks: the speed of light
+  int64_t bytes_sent = 0;    // payload of rank 0 in this step
+  int exchange_rounds = 1;
+  int retries = 0;         // the step was computed again: loss or gradient were not finite, or a spike
+  bool skipped = false;    // and again; no weights were updated
+  bool nonfinite = false;  // at the first try
+  bool spike = false;      // at the last try
+  std::vector<std::vector<double>> expert_share;         // [layers][experts], each layer sums to 1
+  std::map<std::string, std::vector<double>> tag_share;  // dataset tag -> [experts] over all layers
+  std::map<std::string, double> tag_tokens;
+};
+[[nodiscard]] nlohmann::json to_json(const StepMetrics& m);
+// "step 12/300  loss 2.3456  balance 1.02  grad 0.51  23.1k tok/s  41% of light  1:23 left"
+[[nodiscard]] std::string progress_line(const StepMetrics& m, double seconds_per_step);
+
+// The file of one run, across restarts: opening at step N keeps the records up to step N and drops later
+// ones, which a run that died had written beyond its last checkpoint.
+class MetricsLog {
+ public:
+  MetricsLog(const std::string& path, int64_t resume_step);
+  void write(const nlohmann::json& record);  // throws IoError when it cannot
+
+ private:
+  std::string path_;
+  std::ofstream file_;
+};
+
+}  // namespace pesc

@@ -1,0 +1,97 @@
+// The training loop: accumulation, token-weighted loss, balance loss, clipping, AdamW, evaluation,
+// checkpoints, metrics.
+//
+// The loss of a step is the sum over all supervised tokens of the global batch divided by their number, which
+// all ranks know before the first backward. Data order and dropout are functions of global row numbers, so
+// the curve does not depend on the layout beyond rounding.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime/checkpoint/async_saver.h"
+#include "runtime/checkpoint/run_lock.h"
+#include "runtime/checkpoint/store.h"
+#include "runtime/data/dataset.h"
+#include "runtime/data/sampler.h"
+#include "runtime/job.h"
+#include "runtime/loss_spike.h"
+#include "runtime/metrics.h"
+#include "runtime/recovery/rank_watch.h"
+#include "runtime/routing_tape.h"
+#include "runtime/training_step.h"
+
+namespace pesc {
+
+// Asks the running loop to save and stop at the next step boundary; safe in a signal handler.
+void request_preemption();
+
+struct TrainResult {
+  int64_t steps = 0;  // done in all
+  int64_t ran = 0;    // in this launch
+  bool preempted = false;
+  double loss = 0;
+  double seconds = 0;
+};
+
+class Trainer {
+ public:
+  // Reads the data, loads the base and the newest checkpoint of the run directory. `generation` > 0: a
+  // supervisor holds the run directory's lock for this launch; 0: rank 0 takes it. Collective.
+  Trainer(Job& job, RankWatch& watch, uint64_t generation);
+  ~Trainer();
+  TrainResult run();
+
+  [[nodiscard]] Decoder& decoder() { return *decoder_; }
+  // The decoder's arenas, and the host copy that the first checkpoint takes and keeps.
+  [[nodiscard]] std::vector<ArenaSize> memory() const;
+
+ private:
+  TrainResult run_steps();
+  void load_data();
+  void prepare_run_directory();
+  void resume();
+  void measure_gemm_rate();
+  StepMetrics train_step();
+  [[nodiscard]] Update guard(const StepMetrics& m, int retries) const;
+  [[nodiscard]] bool still_ours() const noexcept;
+  void evaluate_and_log();
+  // Saving goes on behind the steps that follow; one save at a time.
+  enum class Patience { kPoll, kWait };
+  enum class LastSave { kNo, kYes };
+  void start_save(LastSave last);
+  void advance_save(Patience patience, LastSave last);
+  void answer_failed_save(const Error& error, LastSave last);
+  void report(const StepMetrics& m);
+  [[nodiscard]] CheckpointState state() const;
+
+  Job& job_;
+  RankWatch& watch_;
+  std::unique_ptr<Dataset> train_, eval_;
+  std::unique_ptr<Sampler> sampler_;
+  std::unique_ptr<Decoder> decoder_;
+  std::unique_ptr<TrainingStep> training_step_;
+  std::unique_ptr<RunLock> lock_;
+  std::unique_ptr<CheckpointStore> store_;
+  std::unique_ptr<AsyncSaver> saver_;
+  std::unique_ptr<MetricsLog> metrics_;
+  std::unique_ptr<RoutingRecorder> recorder_;
+  std::unique_ptr<RoutingReplay> replay_;
+  LossSpikes spikes_;
+  LearningRate lr_;
+  std::string digest_;
+  uint64_t generation_ = 0;
+  int64_t steps_ = 0;            // of the whole run
+  int64_t step_ = 0;             // done
+  int64_t started_save_ = -1;    // step of the newest save that has not failed
+  int64_t committed_step_ = -1;  // of the newest checkpoint that stands
+  double gemm_rate_ = 0;         // FLOP/s of all ranks together
+  double mean_seconds_ = 0;
+  bool preempt_agreed_ = false;
+  bool terminal_ = false;
+};
+
+}  // namespace pesc

@@ -1,0 +1,137 @@
+#include "runtime/training_step.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+
+#include "model/flops.h"
+#include "runtime/evaluation.h"
+#include "runtime/optimizer.h"
+
+namespace pesc {
+namespace {
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+void poison_gradient(Decoder& decoder) {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  for (const Parameter& p : decoder.parameters().all()) {
+    if (!p.trained || p.grad.size() == 0) continue;
+    std::vector<float> values(static_cast<size_t>(p.grad.size()), kNan);
+    copy_from_host(decoder.stream(), values.data(), p.grad);
+    return;
+  }
+}
+
+}  // namespace
+
+struct TrainingStep::Counts {
+  std::vector<double> expert;      // [layers * experts] assignments, of all ranks
+  std::vector<double> tag_expert;  // [tags * experts] of this rank's slice
+  std::vector<double> tag_tokens;  // [tags] of this dp rank's rows
+};
+
+// Over all ranks: tokens of each micro-batch, then supervised tokens, squared lengths, flags.
+std::vector<double> TrainingStep::count_tokens(const StepInput& input) const {
+  const size_t micros = input.micro_batches.size();
+  std::vector<double> counts(micros + 3, 0.0);
+  for (size_t m = 0; job_.mesh().tp_rank() == 0 && m < micros; ++m) {
+    const HostBatch& b = input.micro_batches[m].host;
+    counts[m] = static_cast<double>(b.size());
+    for (const int32_t target : b.targets) counts[micros] += target >= 0 ? 1 : 0;
+    for (size_t i = 0; i + 1 < b.starts.size(); ++i)
+      counts[micros + 1] += std::pow(b.starts[i + 1] - b.starts[i], 2);
+  }
+  counts.back() = input.flag ? 1 : 0;
+  return sum_over_ranks(job_.ranks->world(), counts);
+}
+
+void TrainingStep::count_routing(const std::vector<int32_t>& tags, Counts& counts) {
+  const std::vector<float> assigned = decoder_.expert_assignments();
+  for (size_t i = 0; i < assigned.size(); ++i) counts.expert[i] += static_cast<double>(assigned[i]);
+  count_choices(job_, decoder_, tags, counts.tag_expert);
+}
+
+StepOutput TrainingStep::run(const StepInput& input, const BeforeUpdate& before_update) {
+  const double start = now();
+  const int64_t sent = job_.ranks->bytes_sent();
+  const PescConfig& pesc = job_.config.pesc;
+  Communicator& world = job_.ranks->world();
+  const size_t micros = input.micro_batches.size();
+  const bool moe = pesc.mode == TrainMode::kPesc;
+  const auto layers_and_micros = static_cast<double>(job_.model.layers * static_cast<int64_t>(micros));
+
+  // The number of supervised tokens divides every gradient, so it comes before the first backward.
+  const std::vector<double> tokens = count_tokens(input);
+  StepOutput out;
+  StepMetrics& m = out.metrics;
+  m.supervised = tokens[micros];
+  out.flagged = tokens.back() > 0;
+  Counts counts;
+  if (moe) {
+    const auto experts = static_cast<size_t>(pesc.moe.experts);
+    counts.expert.resize(static_cast<size_t>(job_.model.layers) * experts);
+    counts.tag_expert.resize(tags_.size() * experts);
+  }
+  counts.tag_tokens.resize(tags_.size());
+  decoder_.zero_gradients();
+  for (size_t i = 0; i < micros; ++i) {
+    const LocalBatch& batch = input.micro_batches[i];
+    m.tokens += tokens[i];
+    decoder_.forward(
+        batch.host,
+        {.seed = job_.config.train.seed, .step = static_cast<uint32_t>(input.step), .tape = input.tape});
+    decoder_.balance(static_cast<int64_t>(tokens[i]), pesc.moe.aux_coef / layers_and_micros);
+    decoder_.loss(HeadMode::kLossAndGradient,
+                  m.supervised > 0 ? static_cast<float>(1.0 / m.supervised) : 0.0F);
+    decoder_.backward();
+    for (const float b : decoder_.balance_losses()) m.balance += static_cast<double>(b) / layers_and_micros;
+    if (moe) count_routing(batch.tags, counts);
+    // The tp ranks of a dp rank hold the same rows: one of them counts.
+    for (size_t t = 0; job_.mesh().tp_rank() == 0 && t < batch.tags.size(); ++t) {
+      counts.tag_tokens[static_cast<size_t>(batch.tags[t])] += 1;
+    }
+    m.exchange_rounds = std::max(m.exchange_rounds, decoder_.exchange_rounds());
+  }
+  if (input.poison) poison_gradient(decoder_);
+  m.grad_norm = reduce_gradients(decoder_, world, job_.ranks->reduction());
+  const double loss_sum = decoder_.take_loss_sum();  // the same on all tp ranks: one of them counts
+  std::vector<double> sums{job_.mesh().tp_rank() == 0 ? loss_sum : 0.0};
+  sums.insert(sums.end(), counts.tag_expert.begin(), counts.tag_expert.end());
+  sums.insert(sums.end(), counts.tag_tokens.begin(), counts.tag_tokens.end());
+  sums = sum_over_ranks(world, sums);
+  m.step = input.step + 1;
+  m.loss = m.supervised > 0 ? sums[0] / m.supervised : 0.0;
+  m.lr = input.lr;
+  out.updated = !before_update || before_update(m) == Update::kApply;
+  if (out.updated) optimizer_step(decoder_, job_.config.train.adamw, input.lr, input.step + 1, m.grad_norm);
+
+  m.flops = training_flops(job_.model, pesc, {m.tokens, m.supervised, tokens[micros + 1]});
+  m.bytes_sent = job_.ranks->bytes_sent() - sent;
+  add_shares(counts, sums, m);
+  m.seconds = now() - start;
+  return out;
+}
+
+void TrainingStep::add_shares(const Counts& counts, const std::vector<double>& sums,
+                              StepMetrics& metrics) const {
+  const bool moe = job_.config.pesc.mode == TrainMode::kPesc;
+  const size_t experts = moe ? static_cast<size_t>(job_.config.pesc.moe.experts) : 0;
+  for (size_t layer = 0; moe && layer < static_cast<size_t>(job_.model.layers); ++layer) {
+    const auto begin = counts.expert.begin() + static_cast<int64_t>(layer * experts);
+    metrics.expert_share.push_back(normalised({begin, begin + static_cast<int64_t>(experts)}));
+  }
+  for (size_t tag = 0; tag < tags_.size(); ++tag) {
+    const double tokens = sums[1 + tags_.size() * experts + tag];
+    if (tokens == 0) continue;
+    metrics.tag_tokens[tags_[tag]] = tokens;
+    if (!moe) continue;
+    const auto begin = sums.begin() + 1 + static_cast<int64_t>(tag * experts);
+    metrics.tag_share[tags_[tag]] = normalised({begin, begin + static_cast<int64_t>(experts)});
+  }
+}
+
+}  // namespace pesc
