@@ -1,0 +1,93 @@
+// What the forward keeps for the backward, and the transient buffers of both: explicit structs whose size is
+// known before the first step. Norm outputs, SwiGLU outputs, gathered inputs and dropout masks are derived
+// again.
+//
+// S tokens of this rank's slice, P = S * tp gathered tokens (both with padding), C received rows per exchange
+// round.
+#pragma once
+
+#include <vector>
+
+#include "model/config.h"
+#include "model/parameters.h"
+#include "ops/core/arena.h"
+#include "parallel/expert_exchange.h"
+
+namespace pesc {
+
+// What a decoder is for. Inference keeps nothing for a backward: its layers share one set of buffers, and
+// there are no gradients and moments.
+enum class Purpose { kTraining, kInference };
+
+// The largest micro-batch share and exchange that a run will see; every size below follows from it.
+struct Capacity {
+  int64_t max_tokens = 0;    // T of one rank
+  int64_t max_sequence = 0;  // tokens of the longest sequence
+  double exchange_headroom = 2;
+  int64_t head_chunk = 1024;  // supervised rows whose logits exist at one time
+};
+
+struct MoeSaved {
+  Tensor f;                           // [S, H] FFN output, masked by the adapter dropout
+  Tensor probs;                       // [S, E]
+  Tensor experts;                     // [S, k] I32
+  Tensor weights;                     // [S, k]
+  Tensor hidden;                      // [M, d] adapters before GELU (the only round's)
+  Tensor received, received_weights;  // [C, H], [C, k]; ep > 1
+  ExchangePlan plan;
+  ExpertGroups groups;  // of the only round
+};
+
+struct LayerSaved {
+  Tensor x;                 // [S, H] layer input
+  Tensor rstd1, rstd2;      // [1, S]
+  Tensor qkv;               // [P, (HQ + 2 HK) D], rotated
+  Tensor attention;         // [P, HQ D]
+  Tensor lse;               // [HQ, P]
+  Tensor x2;                // [S, H] after attention
+  Tensor gate_up;           // [P, 2F]
+  Tensor a_qkv, a_gate_up;  // [P, R] LoRA activations of the column-parallel linears
+  Tensor a_o, a_down;       // [S, r] of the row-parallel ones
+  MoeSaved moe;
+};
+
+struct Saved {
+  std::vector<LayerSaved> layers;
+  Tensor x_final;       // [S, H] input of the final norm
+  Tensor rstd_final;    // [1, S]
+  Tensor stats;         // [2 * layers, E]: per layer assignments and sums of probabilities
+  Tensor balance;       // [layers, E] gradient with respect to each token's probabilities
+  Tensor balance_loss;  // [1, layers]
+};
+
+struct Workspace {
+  Tensor h, delta, dx, dslice;                 // [S, H]
+  Tensor gathered, gathered2;                  // [P, H]
+  Tensor wide;                                 // [P, max(F, (HQ + 2 HK) D)]
+  Tensor wide2;                                // [P, max(F, HQ D)]
+  Tensor lora_slice, lora_full;                // [S, R], [P, R]
+  Tensor dweights;                             // [S, k]
+  Tensor received, received2, received_out;    // [C, H]; ep > 1
+  Tensor received_weights, received_dweights;  // [C, k]
+  Tensor hidden;                               // [C k, d] adapters of further rounds
+  Tensor head_rows, head_drows, logits;        // [chunk, H], [chunk, H], [chunk, V]
+  Tensor max, sums, loss;                      // [1, chunk], [2, chunk], [1, chunk]
+};
+
+// The sizes that planning and running share.
+struct Sizes {
+  int64_t slice = 0, padded = 0, capacity = 0, assignments = 0;
+  Sizes(const Capacity& capacity, const PescConfig& pesc, const Mesh& mesh);
+};
+
+[[nodiscard]] Saved allocate_saved(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
+                                   const ModelParameters& parameters, const Sizes& sizes, Purpose purpose,
+                                   Arena& arena);
+[[nodiscard]] Workspace allocate_workspace(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
+                                           const ModelParameters& parameters, const Sizes& sizes,
+                                           const Capacity& capacity, Arena& arena);
+// Bytes that the ops may take from the scratch arena at one time.
+[[nodiscard]] int64_t scratch_bytes(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
+                                    const Sizes& sizes, const Capacity& capacity, const Device& device);
+
+}  // namespace pesc

@@ -1,0 +1,165 @@
+#include "model/attention_block.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "model/lora_linear.h"
+#include "ops/attention.h"
+#include "ops/reduce.h"
+#include "ops/rmsnorm.h"
+#include "ops/rope.h"
+
+namespace pesc {
+namespace {
+
+struct Heads {  // this rank's, out of the width of the fused qkv weight
+  int64_t q, kv, dim;
+  Heads(const Pass& pass, const LayerParameters& p)
+      : q(p.o.weight.cols / pass.model.head_dim),
+        kv((p.qkv.weight.rows / pass.model.head_dim - q) / 2),
+        dim(pass.model.head_dim) {}
+  [[nodiscard]] Tensor q_of(const Tensor& qkv) const { return qkv.col_range(0, q * dim); }
+  [[nodiscard]] Tensor k_of(const Tensor& qkv) const { return qkv.col_range(q * dim, (q + kv) * dim); }
+  [[nodiscard]] Tensor v_of(const Tensor& qkv) const {
+    return qkv.col_range((q + kv) * dim, (q + 2 * kv) * dim);
+  }
+  [[nodiscard]] Tensor rotated(const Tensor& qkv) const { return qkv.col_range(0, (q + kv) * dim); }
+  [[nodiscard]] AttentionShape shape() const {
+    return {q, kv, dim, static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)))};
+  }
+};
+
+void store_in_cache(const Pass& pass, const Tensor& k, const Tensor& v, const Tensor& k_cache,
+                    const Tensor& v_cache) {
+  for (const AttentionSegment& s : pass.batch.segments) {
+    const int64_t to = s.kv_begin + s.kv_len - s.q_len;
+    copy(pass.stream, k.row_range(s.q_begin, s.q_begin + s.q_len), k_cache.row_range(to, to + s.q_len));
+    copy(pass.stream, v.row_range(s.q_begin, s.q_begin + s.q_len), v_cache.row_range(to, to + s.q_len));
+  }
+}
+
+}  // namespace
+
+std::vector<double> rope_inverse_frequencies(const RopeConfig& rope, int64_t head_dim) {
+  std::vector<double> freq(static_cast<size_t>(head_dim / 2));
+  for (size_t i = 0; i < freq.size(); ++i) {
+    double f = std::pow(rope.theta, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
+    if (rope.kind == RopeKind::kLinear) f /= rope.factor;
+    if (rope.kind == RopeKind::kLlama3) {
+      // Long wavelengths are slowed by `factor`, short ones kept, those between blended.
+      const double original = static_cast<double>(rope.original_max_positions);
+      const double wavelength = 2.0 * std::numbers::pi / f;
+      const double low = original / rope.low_freq_factor;
+      const double high = original / rope.high_freq_factor;
+      if (wavelength > low) {
+        f /= rope.factor;
+      } else if (wavelength >= high) {
+        const double smooth =
+            (original / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+        f = (1.0 - smooth) * f / rope.factor + smooth * f;
+      }
+    }
+    freq[i] = f;
+  }
+  return freq;
+}
+
+RopeTables RopeTables::allocate(const ModelConfig& model, int64_t positions, Arena& arena) {
+  RopeTables t;
+  t.cos = arena.allocate(positions, model.head_dim / 2);
+  t.sin = arena.allocate(positions, model.head_dim / 2);
+  return t;
+}
+
+void RopeTables::fill(Stream& stream, const ModelConfig& model) const {
+  rope_table(stream, rope_inverse_frequencies(model.rope, model.head_dim), cos, sin);
+}
+
+KvCache KvCache::allocate(const ModelConfig& model, const Mesh& mesh, int64_t slots, int64_t max_length,
+                          Arena& arena) {
+  KvCache cache;
+  cache.max_length = max_length;
+  const int64_t columns = std::max<int64_t>(model.kv_heads / mesh.tp(), 1) * model.head_dim;
+  for (int64_t i = 0; i < model.layers; ++i) {
+    cache.k.push_back(arena.allocate(slots * max_length, columns));
+    cache.v.push_back(arena.allocate(slots * max_length, columns));
+  }
+  return cache;
+}
+
+void attention_block_forward(const Pass& pass, int64_t layer, const LayerParameters& p,
+                             const RopeTables& rope, const LayerSaved& saved, const KvCache* cache) {
+  Stream& s = pass.stream;
+  const Batch& b = pass.batch;
+  const Heads heads(pass, p);
+  const float eps = static_cast<float>(pass.model.rms_eps);
+  const Tensor x = saved.x.row_range(0, b.slice);
+  const Tensor h = pass.ws.h.row_range(0, b.slice);
+  const Tensor qkv = saved.qkv.row_range(0, b.padded);
+  const Tensor out = saved.attention.row_range(0, b.padded);
+
+  rmsnorm_forward(s, {.x = x,
+                      .delta = {},
+                      .x_out = {},
+                      .weight = p.input_norm,
+                      .eps = eps,
+                      .y = h,
+                      .rstd = saved.rstd1.col_range(0, b.slice)});
+  column_forward(pass, p.qkv, pass.slice_dropout(layer, DropoutSite::kQkv), h, qkv,
+                 saved.a_qkv.row_range(0, b.padded));
+  pesc::rope(s, heads.rotated(qkv), b.positions, rope.cos, rope.sin, RopeDirection::kForward);
+
+  AttentionForward args{heads.shape(),
+                        b.segments,
+                        heads.q_of(qkv),
+                        heads.k_of(qkv),
+                        heads.v_of(qkv),
+                        out,
+                        saved.lse.col_range(0, b.padded)};
+  if (cache != nullptr) {
+    const auto i = static_cast<size_t>(layer);
+    store_in_cache(pass, args.k, args.v, cache->k[i], cache->v[i]);
+    args.k = cache->k[i];
+    args.v = cache->v[i];
+    args.lse = {};
+  }
+  attention_forward(s, args, pass.scratch);
+  fill_zero(s, out.row_range(b.tokens, b.padded));
+
+  const Tensor x2 = saved.x2.row_range(0, b.slice);
+  row_forward(pass, p.o, pass.full_dropout(layer, DropoutSite::kO, p.o.column0), out, x2,
+              saved.a_o.row_range(0, b.slice));
+  add(s, x, x2);
+}
+
+void attention_block_backward(const Pass& pass, int64_t layer, const LayerParameters& p,
+                              const RopeTables& rope, const LayerSaved& saved, const Tensor& dx) {
+  Stream& s = pass.stream;
+  const Batch& b = pass.batch;
+  const Heads heads(pass, p);
+  const Tensor qkv = saved.qkv.row_range(0, b.padded);
+  const Tensor out = saved.attention.row_range(0, b.padded);
+  const Tensor dout = pass.ws.wide2.leading(out.rows, out.cols);
+  row_backward(pass, p.o, pass.full_dropout(layer, DropoutSite::kO, p.o.column0), dx, out,
+               saved.a_o.row_range(0, b.slice), dout);
+
+  const Tensor dqkv = pass.ws.wide.leading(qkv.rows, qkv.cols);
+  attention_backward(
+      s,
+      {heads.shape(), b.segments, heads.q_of(qkv), heads.k_of(qkv), heads.v_of(qkv), out,
+       saved.lse.col_range(0, b.padded), dout, heads.q_of(dqkv), heads.k_of(dqkv), heads.v_of(dqkv)},
+      pass.scratch);
+  fill_zero(s, dqkv.row_range(b.tokens, b.padded));
+  pesc::rope(s, heads.rotated(dqkv), b.positions, rope.cos, rope.sin, RopeDirection::kBackward);
+
+  const Tensor x = saved.x.row_range(0, b.slice);
+  const Tensor rstd = saved.rstd1.col_range(0, b.slice);
+  const Tensor h = pass.ws.h.row_range(0, b.slice);
+  const Tensor dh = pass.ws.dslice.row_range(0, b.slice);
+  rmsnorm_apply(s, x, p.input_norm, rstd, h);
+  column_backward(pass, p.qkv, pass.slice_dropout(layer, DropoutSite::kQkv), dqkv, h,
+                  saved.a_qkv.row_range(0, b.padded), dh);
+  rmsnorm_backward(s, {dh, x, p.input_norm, rstd, dx, p.dinput_norm});
+}
+
+}  // namespace pesc

@@ -1,0 +1,88 @@
+// What a dense base model is, and what is added to it. Plain structs: the files they come from belong to
+// runtime.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace pesc {
+
+enum class Family { kLlama, kMistral, kQwen2 };
+
+enum class RopeKind { kDefault, kLinear, kLlama3 };
+
+// Rotary position embedding (Su et al., 2021). `linear` divides positions by `factor`; `llama3` interpolates
+// by wavelength (Llama 3.1 model card).
+struct RopeConfig {
+  RopeKind kind = RopeKind::kDefault;
+  double theta = 10000.0;
+  double factor = 1.0;
+  double low_freq_factor = 1.0;
+  double high_freq_factor = 4.0;
+  int64_t original_max_positions = 0;
+};
+
+// The dense decoder, as `config.json` of a Hugging Face folder describes it.
+struct ModelConfig {
+  Family family = Family::kLlama;
+  int64_t vocab = 0;
+  int64_t hidden = 0;
+  int64_t ffn = 0;  // intermediate_size
+  int64_t layers = 0;
+  int64_t heads = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t max_positions = 0;
+  double rms_eps = 1e-5;
+  RopeConfig rope;
+  bool qkv_bias = false;
+  bool tied_embeddings = false;
+  int64_t bos_id = -1;           // -1: the model names none
+  std::vector<int64_t> eos_ids;  // may be empty
+  // 0: none. Otherwise a position sees at most this many positions, itself included. No kernel here does
+  // that: whoever knows the sequence length refuses one that is longer (at or below the window it changes
+  // nothing).
+  int64_t sliding_window = 0;
+};
+
+enum class TrainMode {
+  kPesc,  // router, adapters and LoRA
+  kLora,  // LoRA only: the dense baseline
+  kFull,  // every dense parameter, nothing added
+};
+
+// The seven linears of a layer that LoRA may sit on, in the order of the table in model/parameters.h.
+enum class Linear { kQ, kK, kV, kO, kGate, kUp, kDown };
+inline constexpr int kLinears = 7;
+[[nodiscard]] const char* linear_name(Linear linear);  // "q_proj", ... as Hugging Face names the module
+
+struct LoraConfig {
+  int64_t rank = 0;  // 0: no LoRA
+  double alpha = 16;
+  double dropout = 0;
+  std::vector<Linear> targets;
+  [[nodiscard]] bool on(Linear linear) const;
+};
+
+struct MoeConfig {
+  int64_t experts = 0;  // 0: the FFN stays dense
+  int64_t top_k = 2;
+  int64_t adapter_dim = 0;
+  double scale = 1;
+  double dropout = 0;
+  double aux_coef = 0.01;
+};
+
+struct PescConfig {
+  TrainMode mode = TrainMode::kPesc;
+  LoraConfig lora;
+  MoeConfig moe;
+};
+
+// Throws UsageError or DataError where a model of this shape cannot be built or split over tp ranks and ep
+// ranks; the message names the field and what would do.
+void validate_model(const ModelConfig& model);
+void validate_layout(const ModelConfig& model, const PescConfig& pesc, int world, int tp, int ep);
+
+}  // namespace pesc

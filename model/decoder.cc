@@ -1,0 +1,324 @@
+#include "model/decoder.h"
+
+#include <algorithm>
+
+#include "model/shared_ffn.h"
+#include "ops/embedding.h"
+#include "ops/reduce.h"
+#include "ops/rmsnorm.h"
+#include "ops/router.h"
+
+namespace pesc {
+namespace {
+
+struct Arenas {
+  Arena weights, optimizer, activations, workspace, scratch, cache;
+
+  static Arenas planning() {
+    return {Arena::planning("weights"),   Arena::planning("optimizer"), Arena::planning("activations"),
+            Arena::planning("workspace"), Arena::planning("scratch"),   Arena::planning("kv cache")};
+  }
+  static Arenas real(const Arenas& plan, Device d) {
+    return {Arena("weights", d, plan.weights.used()),         Arena("optimizer", d, plan.optimizer.used()),
+            Arena("activations", d, plan.activations.used()), Arena("workspace", d, plan.workspace.used()),
+            Arena("scratch", d, plan.scratch.used()),         Arena("kv cache", d, plan.cache.used())};
+  }
+  [[nodiscard]] std::vector<ArenaSize> sizes() const {
+    std::vector<ArenaSize> all;
+    for (const Arena* a : {&weights, &optimizer, &activations, &workspace, &scratch, &cache}) {
+      all.push_back({a->name(), a->is_planning() ? a->used() : a->capacity()});
+    }
+    return all;
+  }
+};
+
+}  // namespace
+
+// Everything a rank keeps, laid out in arenas by the same code when planning and when running.
+struct Decoder::Memory {
+  Arenas arenas;
+  ModelParameters parameters;
+  Saved saved;
+  Workspace ws;
+  RopeTables rope;
+  BatchBuffers batches;
+  KvCache cache;
+  Tensor loss_sum;  // [1, 1] F64
+  Tensor scalar;    // [1, 1] F64
+
+  Memory(const ModelConfig& m, const PescConfig& p, const Mesh& mesh, const DecoderOptions& o,
+         const Sizes& sizes, Arenas&& in)
+      : arenas(std::move(in)),
+        parameters(m, p, mesh, arenas.weights, o.purpose == Purpose::kTraining ? &arenas.optimizer : nullptr),
+        saved(allocate_saved(m, p, mesh, parameters, sizes, o.purpose, arenas.activations)),
+        ws(allocate_workspace(m, p, mesh, parameters, sizes, o.capacity, arenas.workspace)),
+        rope(RopeTables::allocate(m, o.max_positions, arenas.weights)),
+        batches(o.capacity.max_tokens, mesh, arenas.workspace),
+        cache(o.cache_slots > 0 ? KvCache::allocate(m, mesh, o.cache_slots, o.max_positions, arenas.cache)
+                                : KvCache{}),
+        loss_sum(arenas.workspace.allocate(1, 1, DType::kF64)),
+        scalar(arenas.workspace.allocate(1, 1, DType::kF64)) {
+    // In a real arena all of the scratch is the ops' to take; in a plan it is counted here.
+    if (arenas.scratch.is_planning()) {
+      (void)arenas.scratch.allocate(1, scratch_bytes(m, p, mesh, sizes, o.capacity, o.device), DType::kU8);
+    }
+  }
+
+  static std::unique_ptr<Memory> plan(const ModelConfig& m, const PescConfig& p, const Mesh& mesh,
+                                      const DecoderOptions& o) {
+    return std::make_unique<Memory>(m, p, mesh, o, Sizes(o.capacity, p, mesh), Arenas::planning());
+  }
+  static std::unique_ptr<Memory> allocate(const ModelConfig& m, const PescConfig& p, const Mesh& mesh,
+                                          const DecoderOptions& o) {
+    const auto planned = plan(m, p, mesh, o);
+    if (o.device.kind == DeviceKind::kCuda) {
+      int64_t bytes = cuda::kQueueBytes;
+      for (const ArenaSize& a : planned->arenas.sizes()) bytes += a.bytes;
+      cuda::require_memory(o.device.index, "this rank's model, activations and workspaces", bytes);
+    }
+    return std::make_unique<Memory>(m, p, mesh, o, Sizes(o.capacity, p, mesh),
+                                    Arenas::real(planned->arenas, o.device));
+  }
+};
+
+std::vector<ArenaSize> Decoder::plan(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
+                                     const DecoderOptions& options) {
+  return Memory::plan(model, pesc, mesh, options)->arenas.sizes();
+}
+
+Decoder::Decoder(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh, const Groups& groups,
+                 const DecoderOptions& options)
+    : model_(model),
+      pesc_(pesc),
+      mesh_(mesh),
+      groups_(groups),
+      options_(options),
+      stream_(options.device),
+      tp_(groups.tp),
+      memory_(Memory::allocate(model, pesc, mesh, options)) {
+  if (pesc.mode == TrainMode::kPesc) {
+    exchange_ =
+        std::make_unique<ExpertExchange>(groups.ep, pesc.moe.experts, pesc.moe.top_k,
+                                         std::max<int64_t>(1, Sizes(options.capacity, pesc, mesh).capacity));
+  }
+  memory_->rope.fill(stream_, model_);
+  fill_zero(stream_, memory_->loss_sum);
+}
+
+Decoder::~Decoder() = default;
+
+ModelParameters& Decoder::parameters() {
+  return memory_->parameters;
+}
+const ModelParameters& Decoder::parameters() const {
+  return memory_->parameters;
+}
+Stream& Decoder::stream() {
+  return stream_;
+}
+std::vector<ArenaSize> Decoder::arenas() const {
+  return memory_->arenas.sizes();
+}
+
+Pass Decoder::pass() {
+  return {stream_, tp_,    memory_->ws,        memory_->arenas.scratch, model_,
+          pesc_,   batch_, pass_options_.kind, pass_options_.seed,      pass_options_.step};
+}
+
+void Decoder::forward(const HostBatch& host, const PassOptions& options) {
+  Memory& m = *memory_;
+  batch_ = m.batches.load(stream_, host, m.cache.max_length);
+  pass_options_ = options;
+  const Pass p = pass();
+
+  const Tensor x0 = m.saved.layers.front().x.row_range(0, batch_.slice);
+  const Tensor partial = tp_.size() == 1 ? x0 : m.ws.gathered.row_range(0, batch_.padded);
+  embedding_forward(stream_, batch_.ids, m.parameters.embedding, m.parameters.vocab.begin, partial);
+  tp_.reduce_scatter(stream_, partial, x0);
+  fill_zero(stream_, m.saved.stats);
+  const auto layers = static_cast<int64_t>(m.saved.layers.size());
+  for (int64_t i = 0; i < layers; ++i) {
+    const Tensor next = i + 1 < layers ? m.saved.layers[static_cast<size_t>(i + 1)].x : m.saved.x_final;
+    layer_forward(p, i, options.tape, next.row_range(0, batch_.slice));
+  }
+}
+
+void Decoder::layer_forward(const Pass& p, int64_t i, RoutingTape* tape, const Tensor& next) {
+  Memory& m = *memory_;
+  LayerSaved& saved = m.saved.layers[static_cast<size_t>(i)];
+  const LayerParameters& w = m.parameters.layers[static_cast<size_t>(i)];
+  attention_block_forward(p, i, w, m.rope, saved, batch_.cached ? &m.cache : nullptr);
+
+  const Tensor x2 = saved.x2.row_range(0, batch_.slice);
+  const Tensor h = m.ws.h.row_range(0, batch_.slice);
+  rmsnorm_forward(stream_, {.x = x2,
+                            .delta = {},
+                            .x_out = {},
+                            .weight = w.post_norm,
+                            .eps = static_cast<float>(model_.rms_eps),
+                            .y = h,
+                            .rstd = saved.rstd2.col_range(0, batch_.slice)});
+  if (exchange_ == nullptr) {
+    shared_ffn_forward(p, i, w, saved, h, next);
+    add(stream_, x2, next);
+    return;
+  }
+  moe_route(p, i, w.moe, h, m.saved.stats.row_range(2 * i, 2 * i + 2), tape, saved.moe);
+  const Tensor f = saved.moe.f.row_range(0, batch_.slice);
+  shared_ffn_forward(p, i, w, saved, h, f);
+  // The whole FFN is enqueued before the host waits for the choice and the counts.
+  moe_prepare(p, i, *exchange_, tape, saved.moe);
+  copy(stream_, x2, next);
+  add(stream_, f, next);
+  moe_forward(p, i, w.moe, *exchange_, next, saved.moe);
+}
+
+void Decoder::balance(int64_t tokens, double coef) {
+  if (exchange_ == nullptr) return;
+  Saved& saved = memory_->saved;
+  groups_.world.all_reduce_sum(stream_, saved.stats.reshaped(1, saved.stats.size()));
+  for (int64_t i = 0; i < saved.balance.rows; ++i) {
+    balance_loss(stream_, saved.stats.row_range(2 * i, 2 * i + 2), static_cast<double>(tokens),
+                 pesc_.moe.top_k, coef, saved.balance_loss.col_range(i, i + 1),
+                 saved.balance.row_range(i, i + 1));
+  }
+}
+
+Tensor Decoder::final_hidden(const Pass& p) {
+  Memory& m = *memory_;
+  const Tensor x = m.saved.x_final.row_range(0, batch_.slice);
+  const Tensor h = m.ws.h.row_range(0, batch_.slice);
+  rmsnorm_forward(stream_, {.x = x,
+                            .delta = {},
+                            .x_out = {},
+                            .weight = m.parameters.final_norm,
+                            .eps = static_cast<float>(model_.rms_eps),
+                            .y = h,
+                            .rstd = m.saved.rstd_final.col_range(0, batch_.slice)});
+  return p.tp.gather(stream_, h, m.ws.gathered.row_range(0, batch_.padded));
+}
+
+void Decoder::loss(HeadMode mode, float grad_scale, std::vector<float>* row_losses) {
+  Memory& m = *memory_;
+  const Pass p = pass();
+  const Tensor all = final_hidden(p);
+  const Tensor dall = m.ws.gathered2.row_range(0, batch_.padded);
+  head_loss(p, m.parameters, all, mode, grad_scale, dall, {m.loss_sum, row_losses});
+  if (mode == HeadMode::kLoss) return;
+  const Tensor dh = tp_.reduce_scatter(stream_, dall, m.ws.dslice.row_range(0, batch_.slice));
+  const Tensor dx = m.ws.dx.row_range(0, batch_.slice);
+  fill_zero(stream_, dx);
+  rmsnorm_backward(stream_, {dh, m.saved.x_final.row_range(0, batch_.slice), m.parameters.final_norm,
+                             m.saved.rstd_final.col_range(0, batch_.slice), dx, m.parameters.dfinal_norm});
+}
+
+void Decoder::backward() {
+  Memory& m = *memory_;
+  const Pass p = pass();
+  const Tensor dx = m.ws.dx.row_range(0, batch_.slice);
+  for (int64_t i = model_.layers - 1; i >= 0; --i) layer_backward(p, i, dx);
+  if (m.parameters.dembedding.cols > 0) {
+    const Tensor all = tp_.gather(stream_, dx, m.ws.gathered.row_range(0, batch_.padded));
+    embedding_backward(stream_, batch_.ids, all, m.parameters.vocab.begin, m.parameters.dembedding);
+  }
+}
+
+void Decoder::layer_backward(const Pass& p, int64_t i, const Tensor& dx) {
+  Memory& m = *memory_;
+  const LayerSaved& saved = m.saved.layers[static_cast<size_t>(i)];
+  const LayerParameters& w = m.parameters.layers[static_cast<size_t>(i)];
+  const Tensor x2 = saved.x2.row_range(0, batch_.slice);
+  const Tensor rstd = saved.rstd2.col_range(0, batch_.slice);
+  const Tensor h = m.ws.h.row_range(0, batch_.slice);
+  const Tensor d = m.ws.dslice.row_range(0, batch_.slice);
+  if (exchange_ != nullptr) {
+    moe_backward(p, i, w.moe, *exchange_, dx, d, saved.moe);
+  } else {
+    copy(stream_, dx, d);
+  }
+  rmsnorm_apply(stream_, x2, w.post_norm, rstd, h);
+  shared_ffn_backward(p, i, w, saved, d, h, d);
+  if (exchange_ != nullptr)
+    moe_route_backward(p, w.moe, h, m.saved.balance.row_range(i, i + 1), d, saved.moe);
+  rmsnorm_backward(stream_, {d, x2, w.post_norm, rstd, dx, w.dpost_norm});
+  attention_block_backward(p, i, w, m.rope, saved, dx);
+}
+
+std::vector<float> Decoder::logits(const std::vector<int32_t>& rows) {
+  Memory& m = *memory_;
+  const Pass p = pass();
+  const Tensor all = final_hidden(p);
+  const int64_t chunk = m.ws.head_rows.rows;
+  std::vector<float> out;
+  for (size_t begin = 0; begin < rows.size(); begin += static_cast<size_t>(chunk)) {
+    const auto n = std::min(chunk, static_cast<int64_t>(rows.size() - begin));
+    const Tensor index{m.ws.max.data, DType::kI32, 1, n, n};
+    copy_from_host(stream_, rows.data() + begin, index);
+    gather_rows(stream_, all, index, m.ws.head_rows.row_range(0, n));
+    const std::vector<float> part = head_logits(p, m.parameters, m.ws.head_rows.row_range(0, n));
+    out.insert(out.end(), part.begin(), part.end());
+  }
+  return out;
+}
+
+void Decoder::zero_gradients() {
+  for (int g = 0; g < kReplicaGroups; ++g) {
+    fill_zero(stream_, memory_->parameters.flat_grad(static_cast<ReplicaGroup>(g)));
+  }
+}
+
+double Decoder::take_loss_sum() {
+  double value = 0;
+  copy_to_host(stream_, memory_->loss_sum, &value);
+  fill_zero(stream_, memory_->loss_sum);
+  return value;
+}
+
+Tensor Decoder::scalar() const {
+  return memory_->scalar;
+}
+
+std::vector<float> Decoder::balance_losses() {
+  if (exchange_ == nullptr) return {};
+  std::vector<float> out(static_cast<size_t>(model_.layers));
+  copy_to_host(stream_, memory_->saved.balance_loss, out.data());
+  return out;
+}
+
+std::vector<float> Decoder::expert_assignments() {
+  if (exchange_ == nullptr) return {};
+  const Tensor& stats = memory_->saved.stats;
+  const auto experts = static_cast<size_t>(stats.cols);
+  std::vector<float> all(static_cast<size_t>(stats.size()));
+  copy_to_host(stream_, stats, all.data());
+  std::vector<float> out;
+  for (size_t i = 0; i < static_cast<size_t>(model_.layers); ++i) {
+    out.insert(out.end(), all.begin() + static_cast<int64_t>(2 * i * experts),
+               all.begin() + static_cast<int64_t>((2 * i + 1) * experts));
+  }
+  return out;
+}
+
+std::vector<int32_t> Decoder::chosen_experts(int64_t layer) {
+  const Tensor t =
+      memory_->saved.layers[static_cast<size_t>(layer)].moe.experts.row_range(0, batch_.slice_real);
+  std::vector<int32_t> out(static_cast<size_t>(t.size()));
+  copy_to_host(stream_, t, out.data());
+  return out;
+}
+
+std::vector<float> Decoder::chosen_weights(int64_t layer) {
+  const Tensor t =
+      memory_->saved.layers[static_cast<size_t>(layer)].moe.weights.row_range(0, batch_.slice_real);
+  std::vector<float> out(static_cast<size_t>(t.size()));
+  copy_to_host(stream_, t, out.data());
+  return out;
+}
+
+int Decoder::exchange_rounds() const {
+  int rounds = 0;
+  for (const LayerSaved& l : memory_->saved.layers) rounds = std::max(rounds, l.moe.plan.rounds);
+  return rounds;
+}
+
+}  // namespace pesc

@@ -1,0 +1,120 @@
+// The whole model on one rank: embedding, decoder layers, head; forward and backward of one micro-batch at a
+// time.
+//
+// All memory comes from named arenas that are laid out before the first step; `Decoder::plan` says what they
+// will be for any layout, with no device and no communicator.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/activations.h"
+#include "model/attention_block.h"
+#include "model/batch.h"
+#include "model/config.h"
+#include "model/head.h"
+#include "model/parameters.h"
+#include "model/pesc_moe.h"
+#include "parallel/communicator.h"
+#include "parallel/mesh.h"
+
+namespace pesc {
+
+// The groups of one rank; owned by the caller.
+struct Groups {
+  Communicator& world;
+  Communicator& tp;
+  Communicator& ep;
+};
+
+struct DecoderOptions {
+  Device device;
+  Capacity capacity;
+  int64_t max_positions = 0;  // of the rotary tables: the longest sequence, generation included
+  int64_t cache_slots = 0;    // sequences of the KV cache; 0: none
+  Purpose purpose = Purpose::kTraining;
+};
+
+struct ArenaSize {
+  std::string name;
+  int64_t bytes = 0;
+};
+struct PassOptions {
+  PassKind kind = PassKind::kTrain;
+  uint64_t seed = 0;
+  uint32_t step = 0;
+  RoutingTape* tape = nullptr;
+};
+
+class Decoder {
+ public:
+  Decoder(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh, const Groups& groups,
+          const DecoderOptions& options);
+  ~Decoder();
+
+  // Bytes of every arena of a rank of this mesh, with nothing allocated.
+  [[nodiscard]] static std::vector<ArenaSize> plan(const ModelConfig& model, const PescConfig& pesc,
+                                                   const Mesh& mesh, const DecoderOptions& options);
+
+  [[nodiscard]] ModelParameters& parameters();
+  [[nodiscard]] const ModelParameters& parameters() const;
+  [[nodiscard]] Stream& stream();
+  [[nodiscard]] std::vector<ArenaSize> arenas() const;
+  [[nodiscard]] const ModelConfig& model() const { return model_; }
+  [[nodiscard]] const PescConfig& pesc() const { return pesc_; }
+  [[nodiscard]] const Mesh& mesh() const { return mesh_; }
+
+  // Embedding and layers. Collective over world; a rank without tokens joins with none.
+  void forward(const HostBatch& batch, const PassOptions& options);
+  // Sums the routing statistics of the forward over world and derives the balance loss and its gradient.
+  // `tokens`: real tokens of the micro-batch over all ranks; `coef`: weight of one layer's loss in the total.
+  // Collective over world.
+  void balance(int64_t tokens, double coef);
+  // Loss of the batch's supervised rows, added up until take_loss_sum(); with kLossAndGradient the backward
+  // may follow.
+  void loss(HeadMode mode, float grad_scale, std::vector<float>* row_losses = nullptr);
+  // Adds to the gradients of the trained parameters. After loss(kLossAndGradient).
+  void backward();
+  // Logits [rows, vocab] on the host of positions `rows` of the local batch, the same on every tp rank.
+  // Collective over tp.
+  [[nodiscard]] std::vector<float> logits(const std::vector<int32_t>& rows);
+
+  void zero_gradients();
+  // Nats summed over supervised rows since the last reset, of this dp rank (the same on its tp ranks); then
+  // resets.
+  [[nodiscard]] double take_loss_sum();
+  // [1, 1] F64 of device memory for sums of the caller (the gradient norm).
+  [[nodiscard]] Tensor scalar() const;
+  // Host copies after `balance`: the loss of each layer; assignments of each expert [layers, E] over all
+  // ranks.
+  [[nodiscard]] std::vector<float> balance_losses();
+  [[nodiscard]] std::vector<float> expert_assignments();
+  // What the last forward chose: [slice_real, k] of a layer. And the batch it ran.
+  [[nodiscard]] std::vector<int32_t> chosen_experts(int64_t layer);
+  [[nodiscard]] std::vector<float> chosen_weights(int64_t layer);
+  [[nodiscard]] const Batch& batch() const { return batch_; }
+  // Received rows and exchange rounds of the last forward, over its layers (for tests and metrics).
+  [[nodiscard]] int exchange_rounds() const;
+
+ private:
+  struct Memory;
+  [[nodiscard]] Pass pass();
+  Tensor final_hidden(const Pass& pass);
+  void layer_forward(const Pass& pass, int64_t i, RoutingTape* tape, const Tensor& next);
+  void layer_backward(const Pass& pass, int64_t i, const Tensor& dx);
+
+  ModelConfig model_;
+  PescConfig pesc_;
+  Mesh mesh_;
+  Groups groups_;
+  DecoderOptions options_;
+  Stream stream_;
+  TensorParallel tp_;
+  std::unique_ptr<Memory> memory_;
+  std::unique_ptr<ExpertExchange> exchange_;
+  Batch batch_;
+  PassOptions pass_options_;
+};
+
+}  // namespace pesc

@@ -1,0 +1,31 @@
+#include "model/flops.h"
+
+namespace pesc {
+
+double training_flops(const ModelConfig& m, const PescConfig& pesc, const StepTokens& step) {
+  const double h = static_cast<double>(m.hidden);
+  const double q = static_cast<double>(m.heads * m.head_dim);
+  const double kv = static_cast<double>(m.kv_heads * m.head_dim);
+  const double f = static_cast<double>(m.ffn);
+  const bool full = pesc.mode == TrainMode::kFull;
+  const double linears = h * (2 * q + 2 * kv + 3 * f);
+  double per_token = (full ? 6 : 4) * linears;
+  if (!full && pesc.lora.rank > 0) {
+    const double in[kLinears] = {h, h, h, q, h, h, f};
+    const double out[kLinears] = {q, kv, kv, h, f, f, h};
+    for (const Linear l : pesc.lora.targets) {
+      const auto i = static_cast<size_t>(l);
+      per_token += 6 * static_cast<double>(pesc.lora.rank) * (in[i] + out[i]);
+    }
+  }
+  if (pesc.mode == TrainMode::kPesc) {
+    const double k = static_cast<double>(pesc.moe.top_k);
+    per_token += 6 * h * static_cast<double>(pesc.moe.experts);
+    per_token += 6 * k * 2 * h * static_cast<double>(pesc.moe.adapter_dim);
+  }
+  const double attention = 3.5 * 4 * q / 2 * step.squared_lengths;
+  const double head = (full ? 6 : 4) * h * static_cast<double>(m.vocab) * step.supervised;
+  return static_cast<double>(m.layers) * (per_token * step.tokens + attention) + head;
+}
+
+}  // namespace pesc

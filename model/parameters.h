@@ -1,0 +1,123 @@
+// The one table of the model's parameters: name, global shape, this rank's piece, frozen or trained, which
+// ranks hold the same piece, and how it starts. Loading, gradient reduction, the optimizer, checkpoints and
+// export all read it.
+//
+// Local letters: HQ, HK query and KV heads on this rank, D head_dim, H hidden, F FFN columns on this rank, V
+// vocabulary rows on this rank, r LoRA rank, d adapter size, E experts on this rank.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "model/config.h"
+#include "model/weight_source.h"
+#include "ops/core/arena.h"
+#include "parallel/gradient_reduction.h"
+#include "parallel/mesh.h"
+#include "parallel/shard_spec.h"
+
+namespace pesc {
+
+enum class Init {
+  kNormal,          // dense weights without a checkpoint: N(0, init_std)
+  kOnes,            // RMSNorm weights without a checkpoint
+  kZero,            // LoRA B, adapter up; biases without a checkpoint
+  kKaimingUniform,  // LoRA A, router, adapter down: uniform within 1/sqrt(fan_in)
+};
+
+struct Parameter {
+  ShardSpec spec;  // the name is the Hugging Face one; PESC and LoRA names as in tests/goldens/README.md
+  ReplicaGroup group = ReplicaGroup::kWorld;
+  bool trained = false;
+  bool dense = false;  // stands in the dense checkpoint
+  Init init = Init::kNormal;
+  Tensor value;       // [rows, cols] of this rank's piece, contiguous
+  Tensor grad;        // trained: the same shape, inside the group's flat gradient buffer
+  Tensor exp_avg;     // trained: AdamW's first moment
+  Tensor exp_avg_sq;  // trained: AdamW's second moment
+};
+
+// Linears that read the same input and are cut by output columns over tp: q,k,v or gate,up, stacked by rows.
+struct ColumnLinears {
+  struct Part {
+    Linear linear = Linear::kQ;
+    int64_t begin = 0, end = 0;  // rows of `weight`, columns of the output
+    Tensor dweight, dbias;       // all-parameters mode
+    int64_t lora_begin = -1;  // column of this part's r columns in the stacked LoRA activations; -1: no LoRA
+    Tensor lora_b, dlora_b;   // [end - begin, r]
+  };
+  Tensor weight;           // [out, H]
+  Tensor bias;             // [1, out] or absent
+  Tensor lora_a, dlora_a;  // [R, H], R = r * parts with LoRA
+  std::vector<Part> parts;
+  [[nodiscard]] int64_t lora_columns() const { return lora_a.rows; }
+};
+
+// A linear that is cut by input columns over tp: o or down.
+struct RowLinear {
+  Linear linear = Linear::kO;
+  Tensor weight, dweight;  // [H, in]
+  int64_t column0 = 0;     // global input column of local column 0
+  Tensor lora_a, dlora_a;  // [r, in]
+  Tensor lora_b, dlora_b;  // [H, r]
+  [[nodiscard]] int64_t lora_columns() const { return lora_a.rows; }
+};
+
+struct MoeParameters {
+  Tensor router, drouter;  // [experts, H]
+  Tensor down, ddown;      // [E * d, H]
+  Tensor up, dup;          // [E * H, d]
+};
+
+struct LayerParameters {
+  Tensor input_norm, dinput_norm;  // [1, H]
+  Tensor post_norm, dpost_norm;    // [1, H]
+  ColumnLinears qkv;               // out = (HQ + 2 HK) * D
+  RowLinear o;                     // in = HQ * D
+  ColumnLinears gate_up;           // out = 2 F
+  RowLinear down;                  // in = F
+  MoeParameters moe;               // absent without experts
+};
+
+class ModelParameters {
+ public:
+  // Lays out this rank's pieces in `weights` (values) and `optimizer` (gradients and moments; null: none are
+  // kept, for inference). With planning arenas nothing is allocated and only the shapes hold.
+  ModelParameters(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh, Arena& weights,
+                  Arena* optimizer);
+
+  // Fills the values: dense ones from `source` where it is given, the rest as `init` says.
+  void initialise(Stream& stream, WeightSource* source, uint64_t seed, double init_std);
+
+  // Tells every piece which of its replicas this rank holds, out of how many: (replica, replicas) of a group.
+  template <class Lookup>
+  void set_replicas(const Lookup& lookup) {
+    for (Parameter& p : all_) std::tie(p.spec.replica, p.spec.replicas) = lookup(p.group);
+  }
+
+  [[nodiscard]] const std::vector<Parameter>& all() const { return all_; }
+  [[nodiscard]] const Parameter& find(
+      const std::string& name) const;  // InternalError when this rank has no such piece
+  [[nodiscard]] const Tensor& flat_grad(ReplicaGroup group) const {
+    return flat_grad_[static_cast<int>(group)];
+  }
+  [[nodiscard]] int64_t trained_elements() const;  // of this rank
+  // Bytes of the frozen values of this rank (what tp divides) and of its adapters (what ep divides).
+  [[nodiscard]] int64_t frozen_bytes() const;
+  [[nodiscard]] int64_t expert_bytes() const;
+
+  Tensor embedding, dembedding;  // [V, H]
+  Tensor head, dhead;            // [V, H]; the embedding itself where they are tied
+  Range vocab;                   // global ids of the local rows
+  Tensor final_norm, dfinal_norm;
+  std::vector<LayerParameters> layers;
+
+ private:
+  friend class ParameterBuilder;
+  std::vector<Parameter> all_;
+  Tensor flat_grad_[kReplicaGroups];
+};
+
+}  // namespace pesc

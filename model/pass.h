@@ -1,0 +1,54 @@
+// What every module's forward and backward need to know about the pass they are in.
+#pragma once
+
+#include <cstdint>
+
+#include "model/activations.h"
+#include "model/batch.h"
+#include "model/config.h"
+#include "ops/core/arena.h"
+#include "ops/dropout.h"
+#include "parallel/tensor_parallel.h"
+
+namespace pesc {
+
+enum class PassKind { kTrain, kEval };  // kEval: no dropout, and nothing is needed for a backward
+
+struct Pass {
+  Stream& stream;
+  const TensorParallel& tp;
+  const Workspace& ws;
+  Arena& scratch;
+  const ModelConfig& model;
+  const PescConfig& pesc;
+  const Batch& batch;
+  PassKind kind = PassKind::kTrain;
+  uint64_t seed = 0;  // of the dropout masks
+  uint32_t step = 0;  // optimizer step
+
+  // The mask of an input whose rows are this rank's slice of the tokens, or all of them.
+  [[nodiscard]] Dropout slice_dropout(int64_t layer, DropoutSite site) const {
+    return make(layer, site, batch.slice_samples, batch.slice_positions, 0);
+  }
+  [[nodiscard]] Dropout full_dropout(int64_t layer, DropoutSite site, int64_t column0) const {
+    return make(layer, site, batch.samples, batch.positions, column0);
+  }
+
+ private:
+  [[nodiscard]] Dropout make(int64_t layer, DropoutSite site, const Tensor& samples, const Tensor& positions,
+                             int64_t column0) const {
+    const double rate = site == DropoutSite::kAdapter ? pesc.moe.dropout : pesc.lora.dropout;
+    Dropout d;
+    d.rate = kind == PassKind::kTrain ? static_cast<float>(rate) : 0.0F;
+    d.seed = seed;
+    d.step = step;
+    d.layer = static_cast<uint32_t>(layer);
+    d.site = site;
+    d.samples = samples;
+    d.positions = positions;
+    d.column0 = column0;
+    return d;
+  }
+};
+
+}  // namespace pesc
