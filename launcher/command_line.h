@@ -1,0 +1,61 @@
+// The words of a `pesc` command: one verb, a few flags; everything else belongs in the experiment file.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "parallel/communicator.h"
+#include "runtime/config/experiment.h"
+#include "runtime/ranks.h"
+#include "runtime/recovery/rank_watch.h"
+
+namespace pesc {
+
+struct CommandLine {
+  std::string verb;
+  std::string config;                  // --config FILE
+  std::vector<std::string> overrides;  // --set path.to.field=value, any number of times
+  std::string checkpoint;              // --checkpoint DIR: a step-N folder; the newest of run_dir by default
+  std::string against;                 // --against DIR: the checkpoint to compare with
+  bool verify = false;                 // --verify: read every byte
+  bool base = false;                   // --base: the dense model without its checkpoint
+  std::string out;                     // --out PATH
+  std::string prompt;                  // --prompt TEXT
+  std::string system;                  // --system TEXT
+  std::string prompts;                 // --prompts FILE of rows
+  int samples = 0;                     // --samples N answers to show
+  int steps = 20;                      // --steps N to time
+  std::string shape;                   // --shape S instead of the experiment's model and data
+  int ranks = 1;                       // --ranks N to plan for
+  double gemm_tflops = 0, memory_gbs = 0, link_gbs = 0, device_gib = 0;  // of a rank; 0: the usual
+  uint64_t generation = 0;  // --generation N: the number of the launch, given by `pesc launch`
+};
+
+// Parses argv with gflags. Throws UsageError for an unknown verb or flag, naming the nearest.
+[[nodiscard]] CommandLine parse_command_line(int argc, char** argv);
+[[nodiscard]] std::string usage();
+
+// What a verb needs of the process it runs in.
+struct Process {
+  Communicator& world;
+  int local_rank;
+  int local_size;
+  RankWatch& watch;
+};
+
+// The verbs. Each runs on every rank and returns the exit code.
+int run_train(const Process& process, const CommandLine& command);
+// From here on SIGTERM and SIGUSR1 ask run_train to save at the next step and end with 75.
+void save_and_stop_on_signals();
+int run_eval(const Process& process, const CommandLine& command);
+int run_generate(const Process& process, const CommandLine& command);
+int run_export(const Process& process, const CommandLine& command);
+int run_bench(const Process& process, const CommandLine& command);
+int run_plan(const Process& process, const CommandLine& command);
+int run_inspect(const Process& process, const CommandLine& command);
+
+// Reads the experiment on all ranks and places the rank on its host. Collective.
+[[nodiscard]] ExperimentConfig read_experiment(const Process& process, const CommandLine& command);
+[[nodiscard]] HostPlacement place(const Process& process, const ExperimentConfig& config);
+
+}  // namespace pesc

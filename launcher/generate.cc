@@ -1,0 +1,82 @@
+// pesc generate: answers one prompt, streaming it to the terminal, or the rows of a file.
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "launcher/command_line.h"
+#include "runtime/data/row_file.h"
+#include "runtime/data/template.h"
+#include "runtime/evaluation.h"
+
+namespace pesc {
+int run_generate(const Process& process, const CommandLine& command) {
+  together(process.world, [&] {
+    if (command.prompt.empty() == command.prompts.empty())
+      throw UsageError("pesc generate needs exactly one of --prompt TEXT and --prompts FILE");
+  });
+  ExperimentConfig config = read_experiment(process, command);
+  const HostPlacement placement = place(process, config);
+  Job job = open_job(process.world, placement, std::move(config), DataUse::kNone);
+  const ExperimentConfig& c = job.config;
+  std::vector<Row> rows;
+  std::vector<Prompt> prompts;
+  int64_t longest = 1;
+  const Mesh& mesh = job.mesh();
+  together(process.world, [&] {
+    if (!command.prompts.empty()) rows = read_rows(command.prompts, {.answers = Answers::kAllButLast});
+    if (!command.prompt.empty()) rows.push_back({"", command.system, {{command.prompt, ""}}, ""});
+    std::erase_if(rows, [](const Row& r) { return r.turns.empty(); });
+    if (rows.empty()) throw DataError(command.prompts + ": no row with a question");
+    const Range mine = split_range(static_cast<int64_t>(rows.size()), mesh.dp(), mesh.dp_rank());
+    for (int64_t i = 0; i < static_cast<int64_t>(rows.size()); ++i) {
+      Prompt p{i, encode_prompt(*job.tokenizer, rows[static_cast<size_t>(i)])};
+      longest = std::max(longest, static_cast<int64_t>(p.tokens.size()));
+      if (i >= mine.begin && i < mine.end) prompts.push_back(std::move(p));
+    }
+  });
+  // Beyond its sliding window the model would attend to less than all of the text, which is not supported.
+  const int64_t limit = job.model.sliding_window > 0
+                            ? std::min(job.model.sliding_window, job.model.max_positions)
+                            : job.model.max_positions;
+  together(process.world, [&] {
+    if (longest < limit) return;
+    throw DataError(str_cat("the longest prompt has ", longest, " tokens; this model takes fewer than ",
+                            limit,
+                            job.model.sliding_window > 0 ? " (its sliding window)" : " (its positions)"));
+  });
+  const int64_t length = std::min(longest + c.generate.max_tokens, limit);
+  const int64_t slots = inference_slots(length);
+  const auto decoder = make_inference_decoder(job, slots * mesh.dp(), length, slots);
+  if (!command.base) load_trained_values(job, *decoder, command.checkpoint);
+
+  SamplingOptions options{c.generate.max_tokens, c.generate.temperature, c.generate.top_p, c.generate.seed,
+                          stop_ids(job)};
+  const bool stream = !command.prompt.empty();
+  StreamDecoder printer(*job.tokenizer);
+  const auto print = [](const std::string& text) {
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+  };
+  TokenCallback on_token;
+  if (stream && mesh.tp_rank() == 0) {
+    on_token = [&](const Prompt&, int32_t token) { print(printer.push(token)); };
+  }
+  const auto answers = generate(*decoder, process.world, prompts, options, slots, length, on_token);
+  if (stream) {
+    if (on_token && !prompts.empty()) print(printer.finish() + "\n");
+    return 0;
+  }
+  std::string mine;
+  for (size_t i = 0; mesh.tp_rank() == 0 && i < prompts.size(); ++i) {
+    const Row& row = rows[static_cast<size_t>(prompts[i].index)];
+    const nlohmann::json j = {{"dataset", row.tag},
+                              {"input", row.turns.back().prompt},
+                              {"output", job.tokenizer->decode(answers[i])}};
+    mine += j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  }
+  for (const std::string& part : process.world.host_all_gather(mine)) {
+    if (process.world.rank() == 0) print(part);
+  }
+  return 0;
+}
+
+}  // namespace pesc

@@ -1,0 +1,308 @@
+#include "launcher/launch.h"
+
+#include <poll.h>
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "launcher/launch_hosts.h"
+#include "launcher/launch_job.h"
+#include "launcher/launch_mark.h"
+#include "launcher/launch_process.h"
+#include "launcher/launch_report.h"
+#include "runtime/checkpoint/run_lock.h"
+#include "runtime/checkpoint/store.h"
+
+namespace pesc {
+namespace {
+
+constexpr double kLongestPause = 60;  // seconds between two launches
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+int64_t newest_checkpoint(const std::string& run_dir) {
+  int64_t newest = -1;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(run_dir, error)) {
+    newest = std::max(newest, step_of_directory(entry.path().filename()).value_or(-1));
+  }
+  return newest;
+}
+
+bool restartable(int code) {
+  return code != static_cast<int>(ExitCode::kUsage) && code != static_cast<int>(ExitCode::kData);
+}
+
+// 0 where the environment has no such number.
+int number_in(const char* variable) {
+  const char* text = std::getenv(variable);
+  return text == nullptr ? 0 : std::atoi(text);
+}
+
+class Supervisor {
+ public:
+  Supervisor(const LaunchOptions& options, const ExperimentConfig& config)
+      : options_(options),
+        config_(config),
+        hosts_(options.hostfile.empty() ? std::vector<Host>{} : read_hostfile(options.hostfile)),
+        lock_(RunLock::acquire(config.run_dir)),
+        signals_(options.slurm_nodes > 0 ? StopSignals::Under::kSlurm : StopSignals::Under::kNothing),
+        begin_(now()),
+        first_step_(std::max<int64_t>(0, newest_checkpoint(config.run_dir))) {}
+
+  int run() {
+    int64_t best = newest_checkpoint(config_.run_dir);
+    int64_t fruitless = 0;
+    double failed_at = -1;
+    for (const std::string& note : LaunchMark(config_.run_dir, lock_.generation()).remove_leftovers())
+      say("left over from an earlier launch: " + note);
+    look();
+    for (;;) {
+      const std::optional<Placement> placement = wait_for_hosts();
+      if (!placement) return stopped(newest_checkpoint(config_.run_dir));
+      const LaunchMark mark(config_.run_dir, lock_.generation());
+      mark.make_directories();
+      announce(*placement, mark);
+      const double started = now();
+      JobEnd end = run_job(options_, *placement, config_, lock_.generation(), mark, signals_);
+      static_cast<void>(mark.remove_leftovers());
+      if (failed_at >= 0 && end.first_step_at >= 0)
+        restart_seconds_.push_back(started + end.first_step_at - failed_at);
+      look();
+      record(end, *placement);
+      if (end.code == 0) return done();
+      if (!restartable(end.code)) {
+        std::fputs(report_of(end, lock_.generation()).c_str(), stderr);
+        say(str_cat("exit code ", end.code, " does not go away by itself; not started again"));
+        return end.code;
+      }
+      const int64_t newest = newest_checkpoint(config_.run_dir);
+      // Slurm's signals may have come to the ranks alone.
+      if (end.code == static_cast<int>(ExitCode::kPreempted) &&
+          (signals_.requests() > 0 || options_.slurm_nodes > 0))
+        return stopped(newest);
+      std::fputs(report_of(end, lock_.generation()).c_str(), stderr);
+      if (signals_.requests() > 0) {
+        say("STOPPED WITHOUT SAVING");
+        return stopped(newest);
+      }
+      if (newest > best) fruitless = 0;
+      best = std::max(best, newest);
+      if (++fruitless > config_.recovery.max_restarts) {
+        say(str_cat("giving up: ", fruitless, " launches failed without a new checkpoint (",
+                    checkpoint_text(newest), ")"));
+        return end.code;
+      }
+      failed_at = now();
+      const double pause = std::min(kLongestPause, std::pow(2.0, static_cast<double>(fruitless - 1)));
+      say(str_cat("starting again in ", pause, " s (", fruitless, " of ", config_.recovery.max_restarts,
+                  " restarts without a new checkpoint; ", checkpoint_text(newest), ")"));
+      if (stop_comes_within(pause)) return stopped(newest);
+      if (!lock_.still_ours())
+        throw UsageError(str_cat("run directory '", config_.run_dir, "' has been taken by another launch"));
+      lock_.next_generation();
+      ++restarts_;
+    }
+  }
+
+ private:
+  static void say(const std::string& text) { std::fprintf(stderr, "pesc launch: %s\n", text.c_str()); }
+  static std::string checkpoint_text(int64_t newest) {
+    return newest < 0 ? "there is no checkpoint yet" : str_cat("the newest checkpoint is step ", newest);
+  }
+
+  // Who answers; also cleans up there. Says who does not.
+  void look() {
+    const LaunchMark mark(config_.run_dir, lock_.generation());
+    for (const std::string& note : look_at_hosts(hosts_, options_.program, config_.run_dir, mark))
+      say("left over on " + note);
+    // Once told to stop, Slurm starts nothing more here, and cleans up itself.
+    if (options_.slurm_nodes > 1 && hosts_.empty() && signals_.requests() == 0) {
+      for (const std::string& note :
+           clean_allocation(options_.slurm_nodes, options_.program, config_.run_dir, mark))
+        say("left over on " + note);
+    }
+    static_cast<void>(mark.remove_leftovers());  // of the question itself
+    const std::string silent = silent_ones(hosts_);
+    if (!silent.empty()) say("NO ANSWER from host " + silent);
+  }
+
+  // Where the next launch goes; nothing when it is told to stop while it waits. Throws IoError.
+  std::optional<Placement> wait_for_hosts() {
+    const double until = now() + config_.recovery.host_wait;
+    double pause = 1;
+    for (;;) {
+      if (auto placement = place_ranks(hosts_, options_.ranks, config_)) return placement;
+      const std::string silent = silent_ones(hosts_);
+      if (now() >= until) {
+        throw IoError(
+            str_cat("host ", silent, " has not answered for ", config_.recovery.host_wait,
+                    " s (recovery.host_wait_s), and the others cannot take its ranks; take it out of ",
+                    options_.hostfile, ", or set recovery.smaller_layout"));
+      }
+      say(str_cat("cannot go on without host ", silent, "; asking again in ", pause, " s"));
+      if (stop_comes_within(pause)) return std::nullopt;
+      pause = std::min(kLongestPause, 2 * pause);
+      look();
+    }
+  }
+
+  // The hosts of this launch: to the user, to mpirun and into metrics.jsonl.
+  void announce(const Placement& p, const LaunchMark& mark) const {
+    if (hosts_.empty()) return;
+    if (!p.left_out.empty()) {
+      std::ofstream out(mark.hostfile());
+      for (const Host& h : p.hosts) out << h.name << " slots=" << h.slots << '\n';
+      if (!out.flush()) throw IoError(mark.hostfile() + " cannot be written");
+      say(str_cat(p.smaller ? "GOING ON WITH A SMALLER LAYOUT: " : "GOING ON WITH SPARE HOSTS: ", p.ranks,
+                  " of ", options_.ranks, " ranks on ", names_of(p.hosts), ", tp ", config_.parallel.tp,
+                  ", ep ", p.ep, ", dp ", p.ranks / config_.parallel.tp,
+                  "; left out: ", silent_ones(hosts_)));
+    }
+    nlohmann::json names = nlohmann::json::array();
+    for (const Host& h : p.hosts) names.push_back(h.name);
+    const nlohmann::json j = {{"step", std::max<int64_t>(0, newest_checkpoint(config_.run_dir))},
+                              {"launch", lock_.generation()},
+                              {"ranks", p.ranks},
+                              {"hosts", names},
+                              {"left_out", p.left_out}};
+    std::ofstream(config_.run_dir + "/metrics.jsonl", std::ios::app) << j.dump() << '\n';
+  }
+
+  bool stop_comes_within(double seconds) {
+    for (const double until = now() + seconds; now() < until && signals_.requests() == 0;) {
+      pollfd fd{signals_.fd(), POLLIN, 0};
+      ::poll(&fd, 1, 100);
+      signals_.read();
+    }
+    return signals_.requests() > 0;
+  }
+
+  static int stopped(int64_t newest) {
+    say(str_cat("stopped; ", checkpoint_text(newest), "; start it again to go on"));
+    return static_cast<int>(ExitCode::kPreempted);
+  }
+
+  // Seconds in steps that count over all seconds since this supervisor started.
+  int done() {
+    double useful = 0;
+    int64_t last = 0;
+    const std::string path = config_.run_dir + "/metrics.jsonl";
+    std::ifstream in(path);
+    for (std::string line; std::getline(in, line);) {
+      const nlohmann::json j = nlohmann::json::parse(line, nullptr, false);
+      if (!j.is_object() || !j.contains("seconds") || !j.contains("loss")) continue;
+      last = j.value("step", int64_t{0});
+      if (last > first_step_) useful += j.value("seconds", 0.0);
+    }
+    const double wall = now() - begin_;
+    const double slowest =
+        restart_seconds_.empty() ? 0 : *std::max_element(restart_seconds_.begin(), restart_seconds_.end());
+    const nlohmann::json j = {{"step", last},
+                              {"restarts", restarts_},
+                              {"restart_seconds", restart_seconds_},
+                              {"wall_seconds", wall},
+                              {"goodput", wall > 0 ? useful / wall : 0}};
+    std::ofstream(path, std::ios::app) << j.dump() << '\n';
+    char text[200];
+    std::snprintf(
+        text, sizeof(text),
+        "done in %.1f s with %lld restarts (the longest took %.1f s); goodput %.2f: seconds in steps "
+        "that count over all seconds",
+        wall, static_cast<long long>(restarts_), slowest, wall > 0 ? useful / wall : 0);
+    say(text);
+    return 0;
+  }
+
+  // The story of the run, one line a launch, in launches.jsonl.
+  void record(const JobEnd& end, const Placement& placement) const {
+    const nlohmann::json j =
+        record_of(end, placement, hosts_, lock_.generation(), newest_checkpoint(config_.run_dir));
+    std::ofstream out(config_.run_dir + "/launches.jsonl", std::ios::app);
+    out << j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
+    if (!out.flush()) say(config_.run_dir + "/launches.jsonl cannot be written");
+  }
+
+  const LaunchOptions& options_;
+  const ExperimentConfig& config_;
+  std::vector<Host> hosts_;  // of the hostfile
+  RunLock lock_;
+  StopSignals signals_;
+  double begin_;
+  int64_t first_step_;
+  int64_t restarts_ = 0;
+  std::vector<double> restart_seconds_;
+};
+
+}  // namespace
+
+LaunchOptions parse_launch(int argc, char** argv) {
+  LaunchOptions o;
+  // Now: once the file has been replaced by a newer build, the link says "(deleted)".
+  o.program = std::filesystem::read_symlink("/proc/self/exe");
+  int i = 2;
+  for (; i < argc && std::string(argv[i]) != "--"; ++i) {
+    const std::string flag = argv[i];
+    if (flag == "--help" || flag == "-help") throw UsageError(usage());
+    if (flag != "-n" && flag != "--hostfile")
+      throw UsageError(str_cat("pesc launch: unknown argument '", flag,
+                               "'; the training command stands after --\n", usage()));
+    if (i + 1 >= argc) throw UsageError(str_cat("pesc launch: ", flag, " needs a value"));
+    const std::string value = argv[++i];
+    if (flag == "--hostfile") {
+      o.hostfile = value;
+      continue;
+    }
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), o.ranks);
+    if (error != std::errc() || end != value.data() + value.size() || o.ranks < 1)
+      throw UsageError(str_cat("pesc launch: -n ", value, " is no number of ranks"));
+  }
+  // Inside a Slurm allocation it says how many nodes and, unless -n does, how many ranks.
+  if (std::getenv("SLURM_JOB_ID") != nullptr) {
+    o.slurm_nodes = std::max(1, number_in("SLURM_JOB_NUM_NODES"));
+    if (o.ranks < 1) o.ranks = number_in("SLURM_NTASKS");
+  }
+  if (o.ranks < 1) throw UsageError(str_cat("pesc launch needs -n N, the number of ranks\n", usage()));
+  if (i + 1 >= argc || std::string(argv[i + 1]) != "train")
+    throw UsageError(
+        str_cat("pesc launch supervises `train`; write pesc launch -n N -- train --config FILE\n", usage()));
+  if (!o.hostfile.empty() && !std::ifstream(o.hostfile))
+    throw UsageError(str_cat("--hostfile ", o.hostfile, " cannot be read"));
+  o.train_argv.assign(argv + i + 1, argv + argc);
+  std::vector<std::string> words{argv[0]};
+  words.insert(words.end(), o.train_argv.begin(), o.train_argv.end());
+  std::vector<char*> pointers;
+  for (std::string& w : words) pointers.push_back(w.data());
+  o.train = parse_command_line(static_cast<int>(pointers.size()), pointers.data());
+  if (o.train.config.empty()) throw UsageError(str_cat("pesc train needs --config FILE\n", usage()));
+  return o;
+}
+
+int run_launch(int argc, char** argv) {
+  try {
+    if (argc == 5 && std::string(argv[2]) == "--check-host") return check_host(argv[3], argv[4]);
+    if (argc >= 5 && std::string(argv[2]) == "--daemon") return run_daemon(argv[3], argv + 4);
+    const LaunchOptions options = parse_launch(argc, argv);
+    const ExperimentConfig config = load_experiment(options.train.config, options.train.overrides);
+    check_paths(config, DataUse::kAll);
+    return Supervisor(options, config).run();
+  } catch (const Error& e) {
+    std::fprintf(stderr, "pesc: %s\n", e.what());
+    return static_cast<int>(e.code());
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "pesc: internal error: %s\n", e.what());
+    return static_cast<int>(ExitCode::kInternal);
+  }
+}
+
+}  // namespace pesc

@@ -1,0 +1,41 @@
+// pesc launch: the supervisor of a training job.
+//
+//   pesc launch -n N [--hostfile H] -- train --config E [--set ...]
+//
+// It holds the run directory's lock, starts mpirun, watches exit status and heartbeats, ends what hangs, says
+// of each failure what is known, and starts again from the newest checkpoint: at once after 1 s, then with
+// pauses that double up to 60 s, until recovery.max_restarts failures have brought no new checkpoint. Bad
+// usage (64) and bad data (65) are not tried again. SIGTERM, SIGINT, SIGHUP and SIGUSR1 make the ranks save;
+// then it ends with 75. A second signal ends the ranks at once.
+//
+// Its own death loses nothing: mpirun is told (PR_SET_PDEATHSIG), ranks end when mpirun is gone, and the next
+// `pesc launch` removes what is left over before it starts.
+//
+// With a hostfile every host is asked before the first launch and after each one (launch_hosts.h). Those that
+// do not answer are left out where the others have slots for all ranks, or where recovery.smaller_layout lets
+// it go on with fewer; otherwise it waits for them, recovery.host_wait_s at most. Inside a Slurm allocation
+// mpirun starts the ranks through Slurm; -n is by default the allocation's number of tasks.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "launcher/command_line.h"
+
+namespace pesc {
+
+struct LaunchOptions {
+  int ranks = 0;
+  std::string hostfile;                 // empty: this host, or the Slurm allocation
+  int slurm_nodes = 0;                  // of the allocation that this runs in; 0: none
+  std::string program;                  // ours, which the ranks run
+  std::vector<std::string> train_argv;  // "train", "--config", ...
+  CommandLine train;                    // the same, parsed
+};
+// Throws UsageError.
+[[nodiscard]] LaunchOptions parse_launch(int argc, char** argv);
+
+// The whole program of the verb: prints its errors, returns the exit code.
+int run_launch(int argc, char** argv);
+
+}  // namespace pesc

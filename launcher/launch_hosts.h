@@ -1,0 +1,55 @@
+// The hosts of a job: who answers, and which ranks go where.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "launcher/launch_mark.h"
+#include "runtime/config/experiment.h"
+
+namespace pesc {
+
+struct Host {
+  std::string name;
+  int slots = 0;       // 0: the hostfile does not say
+  std::string silent;  // why it cannot be used; empty: it answers
+};
+
+// The hosts of Open MPI's hostfile in order; slots of a host named twice are added. UsageError.
+[[nodiscard]] std::vector<Host> read_hostfile(const std::string& path);
+// One that mpirun reaches without the network.
+[[nodiscard]] bool is_this_host(const std::string& name);
+
+// Asks every host in the way that ranks are started, `mpirun --host NAME`, and so through the same agent
+// (ssh, or Slurm) with the operator's own OMPI_MCA_* settings; sets `silent`. At most about 10 s for up to 32
+// hosts. What an earlier launch left on a host is removed there by the same question; notes say of what was
+// found. `program` and `run_dir` must be on all hosts.
+[[nodiscard]] std::vector<std::string> look_at_hosts(std::vector<Host>& hosts, const std::string& program,
+                                                     const std::string& run_dir, const LaunchMark& mark);
+// The same on every node of this Slurm allocation, by one srun, to clean up; Slurm itself knows which nodes
+// live.
+[[nodiscard]] std::vector<std::string> clean_allocation(int nodes, const std::string& program,
+                                                        const std::string& run_dir, const LaunchMark& mark);
+// The program of that question, on the host: pesc launch --check-host RUN_DIR MARK.
+int check_host(const std::string& run_dir, const std::string& mark);
+
+// What one launch runs on.
+struct Placement {
+  int ranks = 0;
+  int ep = 1;
+  std::vector<Host> hosts;            // that it uses; empty: this host, or Slurm's allocation
+  std::vector<std::string> left_out;  // silent hosts
+  bool smaller = false;               // than the experiment's layout
+};
+// All ranks on the hosts that answer, where they have the slots; otherwise, where
+// recovery.smaller_layout allows it, as many as there are slots, tp staying and ep falling to the largest
+// number that divides experts and ranks. Nothing when neither is possible.
+[[nodiscard]] std::optional<Placement> place_ranks(const std::vector<Host>& hosts, int ranks,
+                                                   const ExperimentConfig& config);
+
+// "left, right" and "right (timed out)".
+[[nodiscard]] std::string names_of(const std::vector<Host>& hosts);
+[[nodiscard]] std::string silent_ones(const std::vector<Host>& hosts);
+
+}  // namespace pesc

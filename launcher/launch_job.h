@@ -1,0 +1,61 @@
+// One launch of the job: mpirun from its start to its end, under watch.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "launcher/launch.h"
+#include "launcher/launch_hosts.h"
+#include "launcher/launch_mark.h"
+#include "runtime/config/experiment.h"
+#include "runtime/recovery/rank_files.h"
+
+namespace pesc {
+
+// The signals that tell the supervisor to stop, and SIGCHLD, read from a descriptor instead of interrupting.
+class StopSignals {
+ public:
+  // Slurm tells every process of a job at once, often several times, and ends by SIGKILL what is still there
+  // when its time is up: under Slurm only a second SIGINT (Ctrl-C) asks for more than the first signal.
+  enum class Under { kNothing, kSlurm };
+  explicit StopSignals(Under under);
+  ~StopSignals();
+  StopSignals(const StopSignals&) = delete;
+  StopSignals& operator=(const StopSignals&) = delete;
+  // Takes what has come. Call it after poll() on fd().
+  void read();
+  [[nodiscard]] int fd() const { return fd_; }
+  [[nodiscard]] int requests() const { return requests_; }
+
+ private:
+  const Under under_;
+  int fd_ = -1;
+  int requests_ = 0;
+};
+
+struct JobEnd {
+  int code = 0;        // of the job; 76 when it was ended for hanging
+  std::string status;  // "exit code 70", "killed by signal 9"
+  std::string hang;    // what hung; empty: nothing
+  // Of each rank's stderr and of mpirun's, kMpirunItself.
+  std::map<int, std::deque<std::string>> last_lines;
+  std::vector<Heartbeat> heartbeats;  // the last of each rank
+  std::vector<Death> deaths;
+  double seconds = 0;         // from start to end
+  double first_step_at = -1;  // seconds after the start; -1: no step was reached
+};
+
+// Starts mpirun and waits until all of it has ended. What the ranks print goes on to stdout and stderr.
+[[nodiscard]] JobEnd run_job(const LaunchOptions& options, const Placement& placement,
+                             const ExperimentConfig& config, uint64_t generation, const LaunchMark& mark,
+                             StopSignals& signals);
+
+// The words of that mpirun.
+[[nodiscard]] std::vector<std::string> mpirun_command(const LaunchOptions& options,
+                                                      const Placement& placement, uint64_t generation,
+                                                      const LaunchMark& mark);
+
+}  // namespace pesc

@@ -1,0 +1,105 @@
+#include "launcher/launch_mark.h"
+
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <thread>
+
+#include "ops/core/check.h"
+
+namespace pesc {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int kWaitsForDeath = 100;
+constexpr auto kWait = std::chrono::milliseconds(50);
+
+}  // namespace
+
+LaunchMark::LaunchMark(const std::string& run_dir, uint64_t generation) : generation_(generation) {
+  struct stat lock {};
+  const std::string path = run_dir + "/pesc.lock";
+  if (::stat(path.c_str(), &lock) != 0) throw IoError(str_cat(path, ": ", std::strerror(errno)));
+  std::ostringstream out;
+  out << std::hex << lock.st_dev << '-' << lock.st_ino << '-';
+  run_ = out.str();
+}
+
+LaunchMark::LaunchMark(const std::string& run) : run_(run) {
+  // A shorter one would stand for other people's runs.
+  if (std::count(run.begin(), run.end(), '-') != 2 || run.size() < 4 || run.back() != '-' ||
+      run.find_first_not_of("0123456789abcdef-") != std::string::npos)
+    throw UsageError(str_cat("'", run, "' is no mark of a run"));
+}
+
+std::string LaunchMark::text() const {
+  return str_cat(run_, generation_);
+}
+
+void LaunchMark::make_directories() const {
+  for (const std::string& path : {session_directory(), shared_memory_directory()}) {
+    if (::mkdir(path.c_str(), 0700) != 0) throw IoError(str_cat(path, ": ", std::strerror(errno)));
+  }
+}
+
+void LaunchMark::remove_session_directory(const std::string& path) {
+  struct stat s {};
+  if (!path.starts_with("/tmp/pesc-") || path.find("..") != std::string::npos) return;
+  if (::lstat(path.c_str(), &s) != 0 || s.st_uid != ::geteuid() || !S_ISDIR(s.st_mode)) return;
+  std::error_code ignored;
+  fs::remove_all(path, ignored);
+}
+
+std::vector<pid_t> LaunchMark::processes() const {
+  std::vector<pid_t> found;
+  const std::string mark = "PESC_LAUNCH=" + run_;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator("/proc", error)) {
+    const std::string name = entry.path().filename();
+    pid_t pid = 0;
+    const auto [end, wrong] = std::from_chars(name.data(), name.data() + name.size(), pid);
+    if (wrong != std::errc() || end != name.data() + name.size() || pid == ::getpid()) continue;
+    std::ifstream in(entry.path() / "environ", std::ios::binary);
+    const std::string environment{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+    const size_t at = environment.find(mark);
+    if (at != std::string::npos && (at == 0 || environment[at - 1] == '\0')) found.push_back(pid);
+  }
+  return found;
+}
+
+std::vector<std::string> LaunchMark::remove_leftovers() const {
+  std::vector<std::string> notes;
+  std::vector<pid_t> left = processes();
+  if (!left.empty()) notes.push_back(str_cat(left.size(), " processes killed"));
+  for (int i = 0; !left.empty() && i < kWaitsForDeath; ++i) {
+    for (const pid_t pid : left) ::kill(pid, SIGKILL);
+    std::this_thread::sleep_for(kWait);
+    left = processes();
+  }
+  for (const pid_t pid : left) notes.push_back(str_cat("process ", pid, " cannot be killed"));
+  for (const char* parent : {"/tmp", "/dev/shm"}) {
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator(parent, error)) {
+      if (!entry.path().filename().string().starts_with("pesc-" + run_)) continue;
+      struct stat s {};
+      if (::lstat(entry.path().c_str(), &s) != 0 || s.st_uid != ::geteuid() || !S_ISDIR(s.st_mode)) continue;
+      std::error_code failed;
+      fs::remove_all(entry.path(), failed);
+      notes.push_back(failed ? str_cat(entry.path().string(), " cannot be removed: ", failed.message())
+                             : str_cat(entry.path().string(), " removed"));
+    }
+  }
+  return notes;
+}
+
+}  // namespace pesc

@@ -1,0 +1,47 @@
+// What belongs to one launch, so that it can be found and removed, also by a later supervisor: processes by
+// PESC_LAUNCH in their environment, Open MPI's session files and shared-memory segments by the directory that
+// they were told to use. The mark names the run directory's lock file (device and inode) and the generation:
+// whoever holds the lock knows that every other process with this run directory's mark is left over.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace pesc {
+
+class LaunchMark {
+ public:
+  // The run directory's lock must exist. Throws IoError.
+  LaunchMark(const std::string& run_dir, uint64_t generation);
+  // What another host knows as run(): device numbers differ from host to host. For remove_leftovers() only.
+  // UsageError.
+  explicit LaunchMark(const std::string& run);
+
+  // The part that all launches of the run directory have in common.
+  [[nodiscard]] const std::string& run() const { return run_; }
+  [[nodiscard]] std::string environment() const { return "PESC_LAUNCH=" + text(); }
+  [[nodiscard]] std::string session_directory() const { return "/tmp/pesc-" + text(); }
+  [[nodiscard]] std::string shared_memory_directory() const { return "/dev/shm/pesc-" + text(); }
+  // Of the hosts in use, where it is not the operator's.
+  [[nodiscard]] std::string hostfile() const { return session_directory() + "/hostfile"; }
+  // Makes both, for this user only. Throws IoError.
+  void make_directories() const;
+
+  // One of session_directory(), where it is still there.
+  static void remove_session_directory(const std::string& path);
+
+  // Kills every process of this host that bears the run directory's mark, of any launch, waits until they are
+  // gone, and removes the directories of all of them. Returns what was found, one line each.
+  std::vector<std::string> remove_leftovers() const;
+
+ private:
+  [[nodiscard]] std::string text() const;
+  [[nodiscard]] std::vector<pid_t> processes() const;
+  std::string run_;  // "DEVICE-INODE-"
+  uint64_t generation_ = 0;
+};
+
+}  // namespace pesc

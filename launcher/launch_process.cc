@@ -1,0 +1,192 @@
+#include "launcher/launch_process.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <string_view>
+
+#include "launcher/launch_mark.h"
+#include "ops/core/check.h"
+
+extern char** environ;
+
+namespace pesc {
+namespace {
+
+constexpr size_t kLastLines = 20;  // of each source
+constexpr size_t kLineBytes = 500;
+constexpr size_t kLongestTag = 40;
+
+std::vector<char*> pointers(std::vector<std::string>& words) {
+  std::vector<char*> out;
+  for (std::string& w : words) out.push_back(w.data());
+  out.push_back(nullptr);
+  return out;
+}
+
+enum class Tag { kNo, kPerhaps, kYes };
+// Whether `text` begins with "[job,rank]<stdout>:" or "<stderr>:"; of a tag, its rank and length.
+Tag find_tag(std::string_view text, int& rank, size_t& length) {
+  size_t at = 0;
+  const auto literal = [&](std::string_view want) {
+    const std::string_view have = text.substr(at, want.size());
+    if (have != want.substr(0, have.size())) return Tag::kNo;
+    at += have.size();
+    return have.size() == want.size() ? Tag::kYes : Tag::kPerhaps;
+  };
+  const auto number = [&] {
+    const size_t begin = at;
+    while (at < text.size() && text[at] >= '0' && text[at] <= '9') ++at;
+    if (at == text.size()) return Tag::kPerhaps;
+    std::from_chars(text.data() + begin, text.data() + at, rank);
+    return at > begin ? Tag::kYes : Tag::kNo;
+  };
+  Tag found = literal("[");
+  if (found == Tag::kYes) found = number();
+  if (found == Tag::kYes) found = literal(",");
+  if (found == Tag::kYes) found = number();
+  if (found == Tag::kYes) found = literal("]<std");
+  if (found == Tag::kYes) found = text.substr(at, 1) == "o" ? literal("out>:") : literal("err>:");
+  length = at;
+  return found;
+}
+
+}  // namespace
+
+pid_t start_process(std::vector<std::string> words, const std::string& mark, int out, int err) {
+  std::vector<std::string> environment;
+  for (char** e = environ; *e != nullptr; ++e) {
+    if (std::strncmp(*e, "PESC_LAUNCH=", 12) != 0) environment.emplace_back(*e);
+  }
+  if (!mark.empty()) environment.push_back(mark);
+  const std::vector<char*> argv = pointers(words);
+  const std::vector<char*> envp = pointers(environment);
+  const pid_t parent = ::getpid();
+  const pid_t pid = ::fork();
+  if (pid < 0) throw IoError(str_cat("a process cannot be started: ", std::strerror(errno)));
+  if (pid > 0) return pid;
+  // Only async-signal-safe calls from here on.
+  ::setsid();
+  ::prctl(PR_SET_PDEATHSIG, SIGINT);
+  if (::getppid() != parent) ::_exit(127);
+  sigset_t blocked;
+  sigemptyset(&blocked);
+  sigaddset(&blocked, SIGTERM);
+  ::sigprocmask(SIG_SETMASK, &blocked, nullptr);
+  const int null = ::open("/dev/null", O_RDONLY);
+  ::dup2(null, STDIN_FILENO);
+  ::dup2(out, STDOUT_FILENO);
+  ::dup2(err, STDERR_FILENO);
+  ::execvpe(argv[0], argv.data(), envp.data());
+  constexpr char kText[] = "pesc launch: mpirun cannot be started; is Open MPI installed and in PATH?\n";
+  [[maybe_unused]] const ssize_t n = ::write(STDERR_FILENO, kText, sizeof(kText) - 1);
+  ::_exit(127);
+}
+
+int run_daemon(const std::string& session_directory, char** daemon) {
+  sigset_t blocked;
+  sigemptyset(&blocked);
+  sigaddset(&blocked, SIGTERM);
+  ::sigprocmask(SIG_BLOCK, &blocked, nullptr);
+  const pid_t pid = ::fork();
+  if (pid < 0) throw IoError(str_cat("a process cannot be started: ", std::strerror(errno)));
+  if (pid == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    ::execvp(daemon[0], daemon);
+    std::fprintf(stderr, "pesc launch: %s: %s; is Open MPI installed here and in PATH?\n", daemon[0],
+                 std::strerror(errno));
+    ::_exit(127);
+  }
+  int status = 0;
+  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
+  LaunchMark::remove_session_directory(session_directory);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+std::string TagFilter::take(const std::string& text) {
+  pending_ += text;
+  std::string out;
+  size_t at = 0;
+  while (at < pending_.size()) {
+    int rank = 0;
+    size_t length = 0;
+    const Tag tag = find_tag(std::string_view(pending_).substr(at, kLongestTag), rank, length);
+    if (tag == Tag::kPerhaps && pending_.size() - at < kLongestTag) break;
+    if (tag == Tag::kYes) {
+      source_ = rank;
+      at += length;
+    } else {
+      put(pending_[at++], out);
+    }
+  }
+  pending_.erase(0, at);
+  return out;
+}
+
+std::string TagFilter::flush() {
+  std::string out;
+  for (const char c : pending_) put(c, out);
+  pending_.clear();
+  while (!line_.empty()) {
+    source_ = line_.begin()->first;
+    std::string unused;
+    put('\n', unused);
+  }
+  return out;
+}
+
+void TagFilter::put(char c, std::string& out) {
+  out += c;
+  std::string& line = line_[source_];
+  if (c == '\r') line.clear();  // a progress line is written over
+  if (c != '\n' && c != '\r' && line.size() < kLineBytes) line += c;
+  if (c != '\n') return;
+  if (!line.empty()) {
+    std::deque<std::string>& last = last_[source_];
+    last.push_back(line);
+    if (last.size() > kLastLines) last.pop_front();
+  }
+  line_.erase(source_);
+  source_ = kMpirunItself;
+}
+
+OutputPipe::OutputPipe(std::FILE* to) : to_(to) {
+  if (::pipe2(pipe_, O_CLOEXEC) != 0) throw IoError(str_cat("pipe: ", std::strerror(errno)));
+  ::fcntl(pipe_[0], F_SETFL, O_NONBLOCK);
+}
+
+OutputPipe::~OutputPipe() {
+  close_write();
+  ::close(pipe_[0]);
+}
+
+void OutputPipe::close_write() {
+  if (pipe_[1] >= 0) ::close(pipe_[1]);
+  pipe_[1] = -1;
+}
+
+void OutputPipe::take() {
+  char buffer[4096];
+  ssize_t n = 0;
+  while ((n = ::read(pipe_[0], buffer, sizeof(buffer))) > 0) {
+    const std::string text = filter_.take(std::string(buffer, static_cast<size_t>(n)));
+    std::fwrite(text.data(), 1, text.size(), to_);
+  }
+  std::fflush(to_);
+  if (n == 0) open_ = false;
+}
+
+void OutputPipe::finish() {
+  take();
+  const std::string text = filter_.flush();
+  std::fwrite(text.data(), 1, text.size(), to_);
+  std::fflush(to_);
+}
+
+}  // namespace pesc

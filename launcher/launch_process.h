@@ -1,0 +1,69 @@
+// Starting mpirun, and what it and its ranks print.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdio>
+#include <deque>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace pesc {
+
+constexpr int kMpirunItself = -1;  // among ranks, as the source of a line
+
+// Starts words[0] from PATH in a session of its own, stdin from /dev/null, `mark` ("NAME=value"; empty: none)
+// in its environment. It gets SIGINT when the supervisor dies. SIGTERM is blocked in it: Slurm sends it to
+// every process of a job at once, which tells ranks to save, and mpirun would kill them 2 s later. mpirun
+// lets through to its ranks what is blocked for itself. Throws IoError.
+pid_t start_process(std::vector<std::string> words, const std::string& mark, int out, int err);
+
+// pesc launch --daemon DIRECTORY orted ...: what Slurm starts on the other nodes instead of Open MPI's
+// daemon, for the same reason. Runs that daemon with SIGTERM blocked and removes its session directory after
+// it.
+int run_daemon(const std::string& session_directory, char** daemon);
+
+// Parts the output of `mpirun --tag-output` by ranks. A tag, "[1,RANK]<stderr>:", stands before every line
+// and every later piece of one.
+class TagFilter {
+ public:
+  // The text without its tags. What may be the beginning of a tag waits for the next call, or for flush().
+  std::string take(const std::string& text);
+  std::string flush();
+  // The last lines of each rank, and of mpirun, which tags none of its own.
+  [[nodiscard]] const std::map<int, std::deque<std::string>>& last_lines() const { return last_; }
+
+ private:
+  void put(char c, std::string& out);
+  std::string pending_;
+  int source_ = kMpirunItself;
+  std::map<int, std::string> line_;
+  std::map<int, std::deque<std::string>> last_;
+};
+
+// A pipe whose tagged text goes on, untagged, to `to`.
+class OutputPipe {
+ public:
+  explicit OutputPipe(std::FILE* to);
+  ~OutputPipe();
+  OutputPipe(const OutputPipe&) = delete;
+  OutputPipe& operator=(const OutputPipe&) = delete;
+  [[nodiscard]] int read_end() const { return open_ ? pipe_[0] : -1; }
+  [[nodiscard]] int write_end() const { return pipe_[1]; }
+  void close_write();
+  // Passes on what is there; never waits.
+  void take();
+  // The same for the last time.
+  void finish();
+  [[nodiscard]] const TagFilter& filter() const { return filter_; }
+
+ private:
+  std::FILE* to_;
+  TagFilter filter_;
+  int pipe_[2] = {-1, -1};
+  bool open_ = true;
+};
+
+}  // namespace pesc

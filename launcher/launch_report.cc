@@ -1,0 +1,119 @@
+#include "launcher/launch_report.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <ctime>
+#include <set>
+
+#include "launcher/launch_process.h"
+#include "ops/core/check.h"
+
+namespace pesc {
+namespace {
+
+constexpr size_t kRanksNamed = 16;  // more are counted
+constexpr const char* kNoticed = "noticed that process rank ";
+
+const std::deque<std::string>& lines_of(const JobEnd& end, int rank) {
+  static const std::deque<std::string> kNone;
+  const auto found = end.last_lines.find(rank);
+  return found == end.last_lines.end() ? kNone : found->second;
+}
+
+// Ranks that said so themselves, and those of which mpirun knows: the only word on one that a signal ended.
+std::set<int> dead_ranks(const JobEnd& end) {
+  std::set<int> dead;
+  for (const Death& d : end.deaths) dead.insert(d.rank);
+  for (const std::string& line : lines_of(end, kMpirunItself)) {
+    int rank = 0;
+    const size_t at = line.find(kNoticed);
+    if (at != std::string::npos && std::sscanf(line.c_str() + at, "noticed that process rank %d", &rank) == 1)
+      dead.insert(rank);
+  }
+  return dead;
+}
+
+std::string last_lines(const JobEnd& end, int rank, const std::string& whose) {
+  const std::deque<std::string>& lines = lines_of(end, rank);
+  std::string text;
+  if (!lines.empty()) text += str_cat("  last lines of ", whose, ":\n");
+  for (const std::string& line : lines) text += "    | " + line + "\n";
+  return text;
+}
+
+}  // namespace
+
+std::string report_of(const JobEnd& end, uint64_t generation) {
+  std::string text =
+      str_cat("pesc launch: launch ", generation, " failed after ", std::round(end.seconds * 10) / 10,
+              " s: ", end.status, end.hang.empty() ? "" : ": " + end.hang, "\n");
+  for (const std::string& line : lines_of(end, kMpirunItself)) {
+    if (line.find(kNoticed) != std::string::npos) text += "  " + line + "\n";
+  }
+  for (const Death& d : end.deaths) {
+    text += str_cat("  rank ", d.rank, " on ", d.host, ", pid ", d.pid, ", section ", section_name(d.section),
+                    " after step ", d.step, ", exit code ", d.exit_code, ": ", d.error, "\n");
+  }
+  size_t others = 0;
+  for (const Heartbeat& h : end.heartbeats) {
+    const bool told =
+        std::any_of(end.deaths.begin(), end.deaths.end(), [&](const Death& d) { return d.rank == h.rank; });
+    if (told || ++others > kRanksNamed) continue;
+    text += str_cat("  rank ", h.rank, " on ", h.host, ", pid ", h.pid, ": last seen in section ",
+                    section_name(h.section), " after step ", h.step, "\n");
+  }
+  if (others > kRanksNamed) text += str_cat("  and ", others - kRanksNamed, " more\n");
+  const std::set<int> dead = dead_ranks(end);
+  size_t shown = 0;
+  for (const int rank : dead) {
+    if (++shown <= kRanksNamed) text += last_lines(end, rank, str_cat("rank ", rank));
+  }
+  if (dead.empty()) {  // nobody knows who began
+    for (const auto& [rank, lines] : end.last_lines) {
+      if (rank != kMpirunItself && ++shown <= kRanksNamed)
+        text += last_lines(end, rank, str_cat("rank ", rank));
+    }
+  }
+  return text + last_lines(end, kMpirunItself, "mpirun");
+}
+
+nlohmann::json record_of(const JobEnd& end, const Placement& placement, const std::vector<Host>& hosts,
+                         uint64_t generation, int64_t newest_checkpoint) {
+  nlohmann::json deaths = nlohmann::json::array();
+  for (const Death& d : end.deaths) {
+    deaths.push_back({{"rank", d.rank},
+                      {"host", d.host},
+                      {"pid", d.pid},
+                      {"section", section_name(d.section)},
+                      {"step", d.step},
+                      {"exit_code", d.exit_code},
+                      {"error", d.error}});
+  }
+  nlohmann::json used = nlohmann::json::array();
+  for (const Host& h : placement.hosts) used.push_back(h.name);
+  nlohmann::json silent = nlohmann::json::object();
+  for (const Host& h : hosts) {
+    if (!h.silent.empty()) silent[h.name] = h.silent;
+  }
+  nlohmann::json lines = nlohmann::json::object();
+  for (const auto& [rank, last] : end.last_lines)
+    lines[rank == kMpirunItself ? "mpirun" : str_cat("rank ", rank)] = last;
+  return {{"launch", generation},
+          {"ranks", placement.ranks},
+          {"ep", placement.ep},
+          {"hosts", used},
+          {"left_out", placement.left_out},
+          {"ended_unix", std::time(nullptr)},
+          {"seconds", end.seconds},
+          {"first_step_after_seconds", end.first_step_at},
+          {"exit_code", end.code},
+          {"status", end.status},
+          {"hang", end.hang},
+          {"silent_hosts", silent},
+          {"newest_checkpoint", newest_checkpoint},
+          {"deaths", deaths},
+          {"last_lines", lines}};
+}
+
+}  // namespace pesc

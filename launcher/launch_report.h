@@ -1,0 +1,22 @@
+// What is said of a launch that has ended: to the user, and in launches.jsonl.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "launcher/launch_hosts.h"
+#include "launcher/launch_job.h"
+
+namespace pesc {
+
+// Each rank: where it was and why it ended; of those that died, their last lines.
+[[nodiscard]] std::string report_of(const JobEnd& end, uint64_t generation);
+
+// One line of launches.jsonl. `silent`: the hosts that did not answer after this launch, and why.
+[[nodiscard]] nlohmann::json record_of(const JobEnd& end, const Placement& placement,
+                                       const std::vector<Host>& hosts, uint64_t generation,
+                                       int64_t newest_checkpoint);
+
+}  // namespace pesc

@@ -1,0 +1,72 @@
+// The `pesc` program: one SPMD rank of a verb. Start it under mpirun or srun, or alone for one rank.
+#include <glog/logging.h>
+
+#include <cstdio>
+#include <string_view>
+
+#include "launcher/command_line.h"
+#include "launcher/launch.h"
+#include "parallel/mpi_communicator.h"
+
+namespace pesc {
+namespace {
+
+int dispatch(const Process& process, const CommandLine& command) {
+  if (command.verb == "train") return run_train(process, command);
+  if (command.verb == "eval") return run_eval(process, command);
+  if (command.verb == "generate") return run_generate(process, command);
+  if (command.verb == "export") return run_export(process, command);
+  if (command.verb == "bench") return run_bench(process, command);
+  if (command.verb == "plan") return run_plan(process, command);
+  if (command.verb == "inspect") return run_inspect(process, command);
+  throw InternalError("verb without a program: " + command.verb);
+}
+
+void print_error(const char* what) {
+  std::fprintf(stderr, "pesc: %s\n", what);
+}
+
+int run(int argc, char** argv) {
+  google::InitGoogleLogging(argv[0]);
+  FLAGS_logtostderr = true;
+  // Before MPI starts: a signal that comes during start-up would end the rank.
+  if (argc > 1 && std::string_view(argv[1]) == "train") save_and_stop_on_signals();
+  MpiSession session;
+  const auto world = session.world();
+  RankWatch watch(world->rank(), world->size(), [&](double seconds) { session.set_wait_limit(seconds); });
+  try {
+    CommandLine command;
+    together(*world, [&] { command = parse_command_line(argc, argv); });
+    if (command.verb == "help") {
+      if (world->rank() == 0) std::printf("%s", usage().c_str());
+      return 0;
+    }
+    return dispatch({*world, session.local_rank(), session.local_size(), watch}, command);
+  } catch (const AgreedError& e) {
+    if (e.speaker) {
+      print_error(e.what());
+      watch.died(static_cast<int>(e.code()), e.what());
+    }
+    return static_cast<int>(e.code());
+  } catch (const Error& e) {
+    // Only this rank knows: the others may stand in a collective, so the whole job ends here.
+    print_error(str_cat("rank ", world->rank(), ": ", e.what()).c_str());
+    watch.died(static_cast<int>(e.code()), e.what());
+    if (world->size() == 1) return static_cast<int>(e.code());
+    MpiSession::abort(static_cast<int>(e.code()));
+  } catch (const std::exception& e) {
+    print_error(str_cat("rank ", world->rank(), ": internal error: ", e.what()).c_str());
+    watch.died(static_cast<int>(ExitCode::kInternal), e.what());
+    if (world->size() == 1) return static_cast<int>(ExitCode::kInternal);
+    MpiSession::abort(static_cast<int>(ExitCode::kInternal));
+  }
+}
+
+}  // namespace
+}  // namespace pesc
+
+int main(int argc, char** argv) {
+  // The supervisor runs no MPI itself.
+  if (argc > 1 && std::string_view(argv[1]) == "launch") return pesc::run_launch(argc, argv);
+  return pesc::run(argc, argv);
+}
