@@ -1,0 +1,70 @@
+# Finds what pesc stands on, each wrapped in one pesc_* interface target. A missing package names its Debian package.
+find_package(PkgConfig REQUIRED)
+
+function(pesc_need found what package)
+  if(NOT ${found})
+    message(FATAL_ERROR "pesc needs ${what}; install it with: apt-get install ${package} (or run cluster/install-deps.sh)")
+  endif()
+endfunction()
+
+# CPU GEMM. Threads are ours (OpenMP); OpenBLAS itself always runs single-threaded pieces.
+find_path(OPENBLAS_INCLUDE cblas.h PATH_SUFFIXES x86_64-linux-gnu openblas)
+find_library(OPENBLAS_LIBRARY openblas)
+pesc_need(OPENBLAS_LIBRARY "OpenBLAS" libopenblas-dev)
+add_library(pesc_openblas INTERFACE)
+target_include_directories(pesc_openblas SYSTEM INTERFACE ${OPENBLAS_INCLUDE})
+target_link_libraries(pesc_openblas INTERFACE ${OPENBLAS_LIBRARY})
+
+find_package(OpenMP REQUIRED COMPONENTS CXX)
+add_library(pesc_openmp INTERFACE)
+target_link_libraries(pesc_openmp INTERFACE OpenMP::OpenMP_CXX)
+
+find_package(Threads REQUIRED)
+find_package(MPI REQUIRED COMPONENTS C)
+add_library(pesc_mpi INTERFACE)
+target_include_directories(pesc_mpi SYSTEM INTERFACE ${MPI_C_INCLUDE_DIRS})
+target_compile_definitions(pesc_mpi INTERFACE OMPI_SKIP_MPICXX)
+target_link_libraries(pesc_mpi INTERFACE ${MPI_C_LIBRARIES} Threads::Threads)
+
+# Debian's libsentencepiece exports a protobuf-lite of its own: protobuf must be static and hidden in our programs.
+set(Protobuf_USE_STATIC_LIBS ON)
+find_package(Protobuf REQUIRED)
+add_library(pesc_protobuf INTERFACE)
+target_include_directories(pesc_protobuf SYSTEM INTERFACE ${Protobuf_INCLUDE_DIRS})
+find_library(PROTOBUF_STATIC libprotobuf.a)
+pesc_need(PROTOBUF_STATIC "the static Protocol Buffers library" libprotobuf-dev)
+target_link_libraries(pesc_protobuf INTERFACE ${PROTOBUF_STATIC} Threads::Threads)
+target_link_options(pesc_protobuf INTERFACE -Wl,--exclude-libs,libprotobuf.a)
+
+find_path(SENTENCEPIECE_INCLUDE sentencepiece_processor.h)
+find_library(SENTENCEPIECE_LIBRARY sentencepiece)
+pesc_need(SENTENCEPIECE_LIBRARY "sentencepiece" libsentencepiece-dev)
+add_library(pesc_sentencepiece INTERFACE)
+target_include_directories(pesc_sentencepiece SYSTEM INTERFACE ${SENTENCEPIECE_INCLUDE})
+target_link_libraries(pesc_sentencepiece INTERFACE ${SENTENCEPIECE_LIBRARY})
+
+find_path(XXHASH_INCLUDE xxhash.h)
+find_library(XXHASH_LIBRARY xxhash)
+pesc_need(XXHASH_LIBRARY "xxhash" libxxhash-dev)
+add_library(pesc_xxhash INTERFACE)
+target_include_directories(pesc_xxhash SYSTEM INTERFACE ${XXHASH_INCLUDE})
+target_link_libraries(pesc_xxhash INTERFACE ${XXHASH_LIBRARY})
+
+find_path(NLOHMANN_INCLUDE nlohmann/json.hpp)
+pesc_need(NLOHMANN_INCLUDE "nlohmann-json" nlohmann-json3-dev)
+add_library(pesc_json INTERFACE)
+target_include_directories(pesc_json SYSTEM INTERFACE ${NLOHMANN_INCLUDE})
+
+find_library(GLOG_LIBRARY glog)
+pesc_need(GLOG_LIBRARY "glog" libgoogle-glog-dev)
+add_library(pesc_glog INTERFACE)
+find_path(GLOG_INCLUDE glog/logging.h)
+target_include_directories(pesc_glog SYSTEM INTERFACE ${GLOG_INCLUDE})
+target_link_libraries(pesc_glog INTERFACE ${GLOG_LIBRARY})
+
+find_library(GFLAGS_LIBRARY gflags)
+pesc_need(GFLAGS_LIBRARY "gflags" libgflags-dev)
+add_library(pesc_gflags INTERFACE)
+find_path(GFLAGS_INCLUDE gflags/gflags.h)
+target_include_directories(pesc_gflags SYSTEM INTERFACE ${GFLAGS_INCLUDE})
+target_link_libraries(pesc_gflags INTERFACE ${GFLAGS_LIBRARY})
