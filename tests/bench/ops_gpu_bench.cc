@@ -1,0 +1,294 @@
+// Times of the GPU operations on the shapes of the Llama-2 7B model with 8 x 2048 tokens, in bf16: one line
+// per operation with milliseconds and the rate of the bytes that it must move (each tensor once), or of the
+// products that it must make. Takes some ten seconds and 5 GiB of GPU memory.
+#include <chrono>
+#include <cstdio>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "ops/adamw.h"
+#include "ops/adapter.h"
+#include "ops/adapter_scratch.h"
+#include "ops/cross_entropy.h"
+#include "ops/embedding.h"
+#include "ops/init.h"
+#include "ops/lora.h"
+#include "ops/reduce.h"
+#include "ops/rmsnorm.h"
+#include "ops/rope.h"
+#include "ops/router.h"
+#include "ops/swiglu.h"
+
+namespace pesc {
+namespace {
+
+constexpr int64_t kTokens = 16384;
+constexpr int64_t kHidden = 4096;
+constexpr int64_t kFfn = 11008;
+constexpr int64_t kHeadDim = 128;
+constexpr int64_t kVocab = 32000;
+constexpr int64_t kHeadChunk = 1024;
+constexpr int64_t kExperts = 8;
+constexpr int64_t kTopK = 2;
+constexpr int64_t kRank = 64;
+constexpr float kDropout = 0.1F;
+
+enum class Rate { kBytes, kFlops };
+
+class Bench {
+ public:
+  explicit Bench(Stream& stream) : s(stream), memory("bench", stream.device(), int64_t{5} << 30) {}
+
+  Stream& s;
+  Arena memory;
+
+  // Normal values of deviation 1, or of the one given.
+  Tensor random(int64_t rows, int64_t cols, DType t = DType::kBF16, float deviation = 1) {
+    const Tensor out = memory.allocate(rows, cols, t);
+    init_normal(s, {out, 1, ++tensors_, 0, 0, cols}, deviation);
+    return out;
+  }
+  Tensor zero(int64_t rows, int64_t cols, DType t = DType::kBF16) {
+    const Tensor out = memory.allocate(rows, cols, t);
+    fill_zero(s, out);
+    return out;
+  }
+  template <class T>
+  Tensor array(const std::vector<T>& values, DType t) {
+    const Tensor out = memory.allocate(1, static_cast<int64_t>(values.size()), t);
+    copy_from_host(s, values.data(), out);
+    return out;
+  }
+
+  // Runs `op` for 0.2 s after three runs that do not count.
+  template <class Op>
+  void time(const std::string& name, Rate rate, double amount, const Op& op) {
+    using Clock = std::chrono::steady_clock;
+    for (int i = 0; i < 3; ++i) op();
+    s.synchronize();
+    int runs = 0;
+    const Clock::time_point start = Clock::now();
+    double seconds = 0;
+    do {
+      for (int i = 0; i < 5; ++i) op();
+      s.synchronize();
+      runs += 5;
+      seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    } while (seconds < 0.2);
+    const double each = seconds / runs;
+    if (rate == Rate::kBytes) {
+      std::printf("%-34s %9.4f ms %9.0f GB/s\n", name.c_str(), each * 1e3, amount / each / 1e9);
+    } else {
+      std::printf("%-34s %9.4f ms %9.1f TFLOP/s\n", name.c_str(), each * 1e3, amount / each / 1e12);
+    }
+    std::fflush(stdout);
+  }
+
+ private:
+  uint64_t tensors_ = 0;
+};
+
+double bytes_of(std::initializer_list<Tensor> tensors) {
+  double total = 0;
+  for (const Tensor& t : tensors) total += static_cast<double>(t.bytes());
+  return total;
+}
+
+Dropout mask_of(Bench& b) {
+  std::vector<int64_t> samples;
+  std::vector<int32_t> positions;
+  for (int64_t t = 0; t < kTokens; ++t) {
+    samples.push_back(t / 2048);
+    positions.push_back(static_cast<int32_t>(t % 2048));
+  }
+  Dropout d;
+  d.rate = kDropout;
+  d.seed = 5;
+  d.samples = b.array(samples, DType::kI64);
+  d.positions = b.array(positions, DType::kI32);
+  return d;
+}
+
+void norms(Bench& b) {
+  const Arena::Scope scope(b.memory);
+  const Tensor x = b.random(kTokens, kHidden), y = b.random(kTokens, kHidden),
+               delta = b.random(kTokens, kHidden);
+  const Tensor w = b.random(1, kHidden), rstd = b.zero(1, kTokens, DType::kF32);
+  const Tensor dw = b.zero(1, kHidden, DType::kF32);
+  const auto forward = [&] { rmsnorm_forward(b.s, {x, delta, x, w, 1e-5F, y, rstd}); };
+  const auto backward = [&](const Tensor& dweight) {
+    rmsnorm_backward(b.s, {y, x, w, rstd, delta, dweight});
+  };
+  b.time("rmsnorm + residual", Rate::kBytes, bytes_of({x, x, y, delta}), forward);
+  b.time("rmsnorm_apply", Rate::kBytes, bytes_of({x, y}), [&] { rmsnorm_apply(b.s, x, w, rstd, y); });
+  b.time("rmsnorm_backward", Rate::kBytes, bytes_of({x, y, delta, delta}), [&] { backward({}); });
+  b.time("rmsnorm_backward, weight too", Rate::kBytes, bytes_of({x, y, delta, delta}), [&] { backward(dw); });
+}
+
+void elementwise(Bench& b) {
+  const Arena::Scope scope(b.memory);
+  const Dropout mask = mask_of(b);
+  {
+    const Arena::Scope inner(b.memory);
+    const Tensor gate_up = b.random(kTokens, 2 * kFfn), h = b.random(kTokens, kFfn),
+                 d = b.random(kTokens, 2 * kFfn);
+    b.time("swiglu_forward", Rate::kBytes, bytes_of({gate_up, h}), [&] { swiglu_forward(b.s, gate_up, h); });
+    b.time("swiglu_backward", Rate::kBytes, bytes_of({gate_up, h, d}),
+           [&] { swiglu_backward(b.s, h, gate_up, d); });
+    b.time("dropout, ffn", Rate::kBytes, bytes_of({h, h}),
+           [&] { dropout(b.s, mask, h, d.reshaped(2 * kTokens, kFfn).row_range(0, kTokens)); });
+  }
+  const Tensor x = b.random(kTokens, kHidden), y = b.random(kTokens, kHidden);
+  b.time("dropout", Rate::kBytes, bytes_of({x, y}), [&] { dropout(b.s, mask, x, y); });
+  b.time("dropout_add", Rate::kBytes, bytes_of({x, y, y}), [&] { dropout_add(b.s, mask, x, y); });
+  b.time("add", Rate::kBytes, bytes_of({x, y, y}), [&] { add(b.s, x, y); });
+  b.time("copy", Rate::kBytes, bytes_of({x, y}), [&] { copy(b.s, x, y); });
+  const Tensor cos = b.zero(2048, kHeadDim / 2, DType::kF32), sin = b.zero(2048, kHeadDim / 2, DType::kF32);
+  b.time("rope, q", Rate::kBytes, bytes_of({x, x}),
+         [&] { rope(b.s, x, mask.positions, cos, sin, RopeDirection::kForward); });
+}
+
+void rows_and_sums(Bench& b) {
+  const Arena::Scope scope(b.memory);
+  const Tensor x = b.random(kTokens, kHidden), y = b.random(kTokens, kHidden),
+               table = b.random(kVocab, kHidden);
+  std::mt19937 random(1);
+  std::vector<int32_t> index(kTokens), ids(kTokens);
+  for (size_t i = 0; i < index.size(); ++i) {
+    index[i] = static_cast<int32_t>(random() % kTokens);
+    ids[i] = static_cast<int32_t>(random() % kVocab);
+  }
+  const Tensor rows = b.array(index, DType::kI32), tokens = b.array(ids, DType::kI32);
+  b.time("gather_rows", Rate::kBytes, bytes_of({x, y}), [&] { gather_rows(b.s, x, rows, y); });
+  b.time("scatter_add_rows", Rate::kBytes, bytes_of({x, y, y}), [&] { scatter_add_rows(b.s, x, rows, y); });
+  b.time("embedding_forward", Rate::kBytes, bytes_of({y, y}),
+         [&] { embedding_forward(b.s, tokens, table, 0, y); });
+
+  constexpr int64_t kTrained = int64_t{160} << 20;
+  const Tensor p = b.random(1, kTrained, DType::kF32), g = b.random(1, kTrained, DType::kF32);
+  const Tensor m = b.zero(1, kTrained, DType::kF32), v = b.zero(1, kTrained, DType::kF32);
+  const Tensor total = b.zero(1, 1, DType::kF64);
+  b.time("adamw, 160 Mi", Rate::kBytes, bytes_of({p, p, g, m, m, v, v}),
+         [&] { adamw(b.s, {.param = p, .grad = g, .exp_avg = m, .exp_avg_sq = v, .lr = 1e-4}); });
+  b.time("sum_squares, 160 Mi", Rate::kBytes, bytes_of({g}), [&] { sum_squares(b.s, g, total); });
+}
+
+void head(Bench& b) {
+  const Arena::Scope scope(b.memory);
+  for (const DType t : {DType::kF32, DType::kBF16}) {
+    const Arena::Scope inner(b.memory);
+    const Tensor logits = b.random(kHeadChunk, kVocab, t);
+    const Tensor targets = b.zero(1, kHeadChunk, DType::kI32), max = b.zero(1, kHeadChunk, DType::kF32);
+    const Tensor sums = b.zero(2, kHeadChunk, DType::kF32), loss = b.zero(1, kHeadChunk, DType::kF32);
+    const std::string type = dtype_name(t);
+    b.time("cross_entropy max, sums " + type, Rate::kBytes, bytes_of({logits, logits}), [&] {
+      cross_entropy_max(b.s, logits, max);
+      cross_entropy_sums(b.s, logits, targets, 0, max, sums);
+    });
+    b.time("cross_entropy_grad " + type, Rate::kBytes, bytes_of({logits, logits}),
+           [&] { cross_entropy_grad(b.s, logits, targets, 0, max, sums, 0.0F, loss); });
+  }
+}
+
+void lora(Bench& b) {
+  const Arena::Scope scope(b.memory);
+  const Dropout mask = mask_of(b);
+  for (const auto& [name, columns, rank] :
+       {std::tuple{"qkv", kHidden, 3 * kRank}, std::tuple{"down", kFfn, kRank}}) {
+    const Arena::Scope inner(b.memory);
+    const Tensor x = b.random(kTokens, columns), a = b.random(rank, columns), out = b.random(kTokens, rank);
+    const Tensor dx = b.random(kTokens, columns), da = b.zero(rank, columns, DType::kF32);
+    const double flops = 2.0 * kTokens * static_cast<double>(columns * rank);
+    b.time(str_cat("lora_down_forward ", name), Rate::kFlops, flops, [&] {
+      lora_down_forward(b.s, {x, mask, a, 0.25F, out}, b.memory);
+    });
+    b.time(str_cat("lora_down_backward ", name), Rate::kFlops, 2 * flops, [&] {
+      lora_down_backward(b.s, {out, x, mask, a, 0.0F, da, dx}, b.memory);
+    });
+  }
+}
+
+void router(Bench& b) {
+  const Arena::Scope scope(b.memory);
+  const Tensor x = b.random(kTokens, kHidden), w = b.random(kExperts, kHidden, DType::kF32, 0.02F);
+  const Tensor probs = b.zero(kTokens, kExperts, DType::kF32), experts = b.zero(kTokens, kTopK, DType::kI32);
+  const Tensor weights = b.zero(kTokens, kTopK, DType::kF32),
+               dweights = b.random(kTokens, kTopK, DType::kF32);
+  const Tensor stats = b.zero(2, kExperts, DType::kF32), balance = b.zero(1, kExperts, DType::kF32);
+  const Tensor dw = b.zero(kExperts, kHidden, DType::kF32), dx = b.random(kTokens, kHidden);
+  b.time("router_forward", Rate::kBytes, bytes_of({x}), [&] {
+    router_forward(b.s, {x, w, probs, experts, weights, stats}, b.memory);
+  });
+  b.time("router_backward", Rate::kBytes, bytes_of({x, dx, dx}), [&] {
+    router_backward(b.s, {x, w, probs, experts, weights, dweights, balance, dw, dx}, b.memory);
+  });
+}
+
+void adapter(Bench& b, int64_t dim) {
+  const Arena::Scope scope(b.memory);
+  std::mt19937 random(2);
+  std::vector<std::vector<int32_t>> slots(kExperts);
+  for (int64_t t = 0; t < kTokens; ++t) {
+    const auto first = static_cast<int64_t>(random() % kExperts);
+    const auto second = (first + 1 + static_cast<int64_t>(random() % (kExperts - 1))) % kExperts;
+    slots[static_cast<size_t>(first)].push_back(static_cast<int32_t>(t * kTopK));
+    slots[static_cast<size_t>(second)].push_back(static_cast<int32_t>(t * kTopK + 1));
+  }
+  std::vector<int64_t> offsets = {0};
+  std::vector<int32_t> row, slot;
+  for (const auto& of_expert : slots) {
+    for (const int32_t at : of_expert) {
+      row.push_back(at / static_cast<int32_t>(kTopK));
+      slot.push_back(at);
+    }
+    offsets.push_back(static_cast<int64_t>(row.size()));
+  }
+  const AdapterGroups groups{offsets, row, slot};
+  const auto count = static_cast<int64_t>(row.size());
+  const Tensor f = b.random(kTokens, kHidden), out = b.random(kTokens, kHidden),
+               df = b.random(kTokens, kHidden);
+  const Tensor weights = b.random(kTokens, kTopK, DType::kF32),
+               dweights = b.random(kTokens, kTopK, DType::kF32);
+  const Tensor down = b.random(kExperts * dim, kHidden, DType::kBF16, 0.01F);
+  const Tensor up = b.random(kExperts * kHidden, dim, DType::kBF16, 0.01F), hidden = b.random(count, dim);
+  const Tensor ddown = b.zero(kExperts * dim, kHidden, DType::kF32),
+               dup = b.zero(kExperts * kHidden, dim, DType::kF32);
+  const bool dense = adapter_form(DType::kBF16, kTokens, count, kExperts, dim) == AdapterForm::kDense;
+  const std::string name = str_cat(" d = ", dim, dense ? ", dense" : ", grouped");
+  const double flops = 4.0 * static_cast<double>(count * kHidden * dim);
+  b.time("adapter_forward" + name, Rate::kFlops, flops, [&] {
+    adapter_forward(b.s, {groups, f, weights, down, up, 1.0F, hidden, out}, b.memory);
+  });
+  b.time("adapter_backward" + name, Rate::kFlops, 2 * flops, [&] {
+    adapter_backward(b.s, {groups, f, weights, down, up, 1.0F, hidden, out, df, dweights, ddown, dup},
+                     b.memory);
+  });
+}
+
+int run() {
+  if (!cuda::built() || cuda::device_count() == 0) {
+    std::printf("ops_gpu_bench: there is no GPU here; nothing to time\n");
+    return 0;
+  }
+  const cuda::DeviceInfo info = cuda::device_info(0);
+  std::printf("%s; %s\n", info.name.c_str(), info.versions.c_str());
+  Stream stream(Device{.kind = DeviceKind::kCuda});
+  Bench b(stream);
+  norms(b);
+  elementwise(b);
+  rows_and_sums(b);
+  head(b);
+  lora(b);
+  router(b);
+  adapter(b, 64);
+  adapter(b, 512);
+  return 0;
+}
+
+}  // namespace
+}  // namespace pesc
+
+int main() {
+  return pesc::run();
+}

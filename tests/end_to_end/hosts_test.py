@@ -1,0 +1,144 @@
+"""`pesc launch` over two hosts (cluster/rigs/two_hosts.py): what several hosts compute, and what happens when one is gone.
+
+Needs root and namespaces. Where a container may make none, this test says so and ends.
+"""
+
+import os
+import sys
+import tempfile
+import time
+
+import harness
+
+sys.path.insert(0, os.path.join(harness.SOURCE, "cluster", "rigs"))
+import two_hosts  # noqa: E402
+
+STEPS, EVERY, RANKS = 40, 5, 4
+tempfile.tempdir = "/var/tmp"  # the hosts have their own /tmp
+
+
+class TwoHosts(harness.EndToEnd):
+    train_rows = 300
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        result = harness.pesc(0, "launch", "-n", RANKS, "--", "train", *cls.flags("one-host"))
+        assert result.code == 0, str(result)
+        cls.expected = cls.weights("one-host")
+
+    def setUp(self):
+        self.rig = two_hosts.Hosts(self.path("rig-" + self.id().rpartition(".")[2])).up()
+        self.addCleanup(self.rig.down)
+
+    @classmethod
+    def flags(cls, run, **fields):
+        settings = dict(tp=2, ep=4, train__steps=STEPS, train__global_batch=16, train__micro_batch=16,
+                        checkpoint__every_steps=EVERY, train__log_every=1)
+        settings.update(fields)
+        return cls.experiment(run, **settings)
+
+    def start(self, run, variables=(), **fields):
+        """The supervisor on host left; -n 4 over both. It reaches host right by the agent, as it would by ssh."""
+        prefix = self.rig.command("left", "env", "OMPI_MCA_plm_rsh_agent=" + self.rig.agent, *variables)
+        return harness.start(0, "launch", "-n", RANKS, "--hostfile", self.rig.hostfile, "--", "train",
+                             *self.flags(run, **fields), prefix=prefix)
+
+    def finish(self, process, seconds=120):
+        result = harness.finish(process, seconds)
+        self.assertEqual(result.code, 0, str(result))
+        return result
+
+    @classmethod
+    def weights(cls, run):
+        folder = cls.path(run, "step-%d" % STEPS)
+        return {name: digest for name, digest in harness.digests(folder).items() if name.endswith(".safetensors")}
+
+    def launches(self, run):
+        return harness.read_jsonl(self.path(run, "launches.jsonl"))
+
+    def wait_until(self, what, condition, seconds):
+        began = time.monotonic()
+        while not condition():
+            self.assertLess(time.monotonic() - began, seconds, what)
+            time.sleep(0.02)
+        return time.monotonic() - began
+
+    def ranks_on(self, host):
+        return [pid for pid, words in self.rig.processes_of(host).items() if words[:2] == [harness.PESC, "train"]]
+
+    def assert_nothing_left(self, hosts=("left", "right")):
+        for host in hosts:
+            self.wait_until("everything on %s has ended" % host, lambda: not self.rig.processes_of(host), 2)
+            self.assertEqual(self.rig.files_of(host), [], host)
+
+    def test_two_hosts_compute_what_one_does(self):
+        """Bit for bit: reductions go in the order of ranks, wherever they are. And an operator's settings reach mpirun."""
+        process = self.start("both", variables=["OMPI_MCA_btl_tcp_if_include=10.77.0.0/24"])
+        harness.wait_for_step(process, self.path("both"), 3)
+        self.assertEqual((len(self.ranks_on("left")), len(self.ranks_on("right"))), (2, 2))
+        with open("/proc/%d/environ" % self.ranks_on("right")[0], "rb") as file:
+            environment = file.read().split(b"\0")
+        self.assertIn(b"OMPI_MCA_btl_tcp_if_include=10.77.0.0/24", environment)
+        self.assertTrue(any(v.startswith(b"PESC_LAUNCH=") for v in environment))
+        result = self.finish(process)
+        self.assertEqual(self.weights("both"), self.expected)
+        (launch,) = self.launches("both")
+        self.assertEqual((launch["ranks"], launch["hosts"], launch["left_out"]), (4, ["left", "right"], []))
+        self.assertNotIn("<stderr>", result.err)
+        self.assertNotIn("<stdout>", result.out)
+        self.assert_nothing_left()
+
+    def cut_at(self, run, process, step):
+        """Cuts host right off, and waits until the launch has ended and the host's ranks are gone by themselves."""
+        harness.wait_for_step(process, self.path(run), step)
+        self.rig.cut("right")
+        began = time.monotonic()
+        noticed = self.wait_until("the supervisor notices", lambda: not self.ranks_on("left"), 10)
+        self.wait_until("the ranks that are cut off end", lambda: not self.ranks_on("right"), 20)
+        print("cut off: noticed after %.1f s; its ranks were gone after %.1f s" %
+              (noticed, time.monotonic() - began), flush=True)
+
+    def test_a_host_is_cut_off_and_comes_back(self):
+        """No smaller layout: it waits, and ends with the same bits."""
+        process = self.start("wait")
+        self.cut_at("wait", process, 13)
+        self.wait_until("the cause is told", lambda: os.path.exists(self.path("wait", "launches.jsonl")), 15)
+        time.sleep(2)
+        self.rig.heal("right")
+        result = self.finish(process)
+        self.assertRegex(result.err, r"NO ANSWER from host right \(")
+        self.assertEqual(self.weights("wait"), self.expected)
+        first = self.launches("wait")[0]
+        self.assertEqual(list(first["silent_hosts"]), ["right"])
+        self.assertEqual(self.launches("wait")[-1]["hosts"], ["left", "right"])
+        self.assert_nothing_left()
+
+    def test_a_host_is_cut_off_and_the_other_goes_on(self):
+        """A smaller layout; the host is taken back at the next restart."""
+        process = self.start("smaller", recovery__smaller_layout="true", train__steps=120)
+        self.cut_at("smaller", process, 13)
+        self.wait_until("the smaller launch trains", lambda: len(self.ranks_on("left")) == 2, 30)
+        harness.wait_for_step(process, self.path("smaller"), 30)
+        self.rig.heal("right")
+        os.kill(self.ranks_on("left")[0], 9)
+        result = self.finish(process)
+        first, second, third = self.launches("smaller")
+        self.assertEqual((first["ranks"], list(first["silent_hosts"])), (4, ["right"]))
+        self.assertEqual((second["ranks"], second["hosts"], second["left_out"]), (2, ["left"], ["right"]))
+        self.assertEqual((third["ranks"], third["hosts"], third["left_out"]), (4, ["left", "right"], []))
+        self.assertRegex(result.err, r"SMALLER LAYOUT: 2 of 4 ranks on left, tp 2, ep 2, dp 1; left out: right \(")
+        layouts = [r["ranks"] for r in harness.read_jsonl(self.path("smaller", "metrics.jsonl")) if "left_out" in r]
+        self.assertEqual(layouts[-2:], [2, 4])
+        harness.curve(self.path("smaller"))  # every step once
+        self.assert_nothing_left()
+
+
+if __name__ == "__main__":
+    try:
+        with two_hosts.Hosts("/var/tmp/pesc-rig-%d" % os.getpid()):
+            pass
+    except (OSError, harness.subprocess.CalledProcessError) as error:
+        print("NOT TESTED: several hosts. This machine lets nobody make namespaces: %s" % error, flush=True)
+        sys.exit(0)
+    harness.main()

@@ -1,0 +1,246 @@
+"""`pesc launch` against the faults of the matrix: whatever happens, the weights at the end are bitwise those of the run to
+which nothing happened, and no process, shared memory or temporary directory is left.
+
+Faults at a step come from debug.fault, others from kill(2). ctest runs these as lines of the matrix, tests/faults/run.py.
+"""
+
+import os
+import re
+import signal
+import time
+
+import harness
+
+STEPS, EVERY, RANKS = 24, 5, 2
+
+
+def marks(run_dir):
+    """The run directory's mark as in launcher/launch_mark.h."""
+    lock = os.stat(os.path.join(run_dir, "pesc.lock"))
+    return "%x-%x-" % (lock.st_dev, lock.st_ino)
+
+
+def processes(run_dir):
+    """{pid: argv} of what runs for this run directory."""
+    mark, found = b"PESC_LAUNCH=" + marks(run_dir).encode(), {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open("/proc/%s/environ" % name, "rb") as file:
+                if mark not in file.read():
+                    continue
+            with open("/proc/%s/cmdline" % name, "rb") as file:
+                found[int(name)] = file.read().split(b"\0")
+        except OSError:
+            continue
+    return found
+
+
+def directories(run_dir):
+    return [os.path.join(parent, name) for parent in ("/tmp", "/dev/shm") for name in os.listdir(parent)
+            if name.startswith("pesc-" + marks(run_dir))]
+
+
+class Launch(harness.EndToEnd):
+    train_rows = 300
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        result = cls.finish(cls.start("plain"))
+        assert result.code == 0, str(result)
+        cls.expected = cls.weights("plain")
+
+    @classmethod
+    def flags(cls, run, fault=None, **fields):
+        settings = dict(tp=2, ep=2, train__steps=STEPS, train__global_batch=16, train__micro_batch=16,
+                        checkpoint__every_steps=EVERY, train__log_every=1)
+        settings.update(fields)
+        if fault:
+            settings["debug__fault"] = "[%s]" % fault
+        return cls.experiment(run, **settings)
+
+    @classmethod
+    def start(cls, run, fault=None, prefix=(), **fields):
+        return harness.start(0, "launch", "-n", RANKS, "--", "train", *cls.flags(run, fault, **fields), prefix=prefix)
+
+    @staticmethod
+    def finish(process, seconds=120):
+        return harness.finish(process, seconds)
+
+    @classmethod
+    def weights(cls, run, step=STEPS):
+        """Digests of the safetensors of a step: weights and optimizer state."""
+        folder = cls.path(run, "step-%d" % step)
+        return {name: digest for name, digest in harness.digests(folder).items() if name.endswith(".safetensors")}
+
+    def launch(self, run, fault=None, code=0, **fields):
+        result = self.finish(self.start(run, fault, **fields))
+        self.assertEqual(result.code, code, str(result))
+        self.assert_nothing_left(run)
+        return result
+
+    def assert_nothing_left(self, run):
+        self.assertEqual(processes(self.path(run)), {})
+        self.assertEqual(directories(self.path(run)), [])
+
+    def assert_as_if_nothing_happened(self, run):
+        self.assertEqual(self.weights(run), self.expected)
+        harness.curve(self.path(run))  # every step once
+
+    def launches(self, run):
+        return harness.read_jsonl(self.path(run, "launches.jsonl"))
+
+    def wait_for_step(self, run, step, process):
+        """Until the ranks have come to it."""
+        path, until = self.path(run, "heartbeats", "rank-0"), time.monotonic() + 60
+        while time.monotonic() < until and process.poll() is None:
+            try:
+                with open(path) as file:
+                    found = re.search(r"section [123] step (\d+)", file.read())
+                if found and int(found.group(1)) >= step:
+                    return
+            except OSError:
+                pass
+            time.sleep(0.01)
+        self.fail("step %d was not reached: %s" % (step, self.finish(process, 5)))
+
+    def slow(self):
+        """Enough steps that a signal surely comes before the end."""
+        return {"train__steps": 100000}
+
+    # --- what ranks do
+
+    def test_a_killed_rank(self):
+        """Before the first save, during a save, after one, in the last step, before the first step."""
+        cases = ["step=3 rank=1", "step=5 rank=0 section=checkpoint", "step=10 rank=1 section=checkpoint",
+                 "step=13 rank=0", "step=24 rank=1", "rank=1 section=setup"]
+        for i, case in enumerate(cases):
+            with self.subTest(case):
+                run = "kill-%d" % i
+                result = self.launch(run, case + " action=kill")
+                self.assert_as_if_nothing_happened(run)
+                first, second = self.launches(run)
+                self.assertEqual(first["exit_code"], 137)
+                self.assertEqual(second["exit_code"], 0)
+                self.assertIn("process rank %s" % re.search(r"rank=(\d)", case).group(1), result.err)
+                (goodput,) = [r for r in harness.read_jsonl(self.path(run, "metrics.jsonl")) if "goodput" in r]
+                self.assertEqual(goodput["restarts"], 1)
+                self.assertLess(goodput["restart_seconds"][0], 15)
+
+    def test_a_rank_that_throws_says_why(self):
+        result = self.launch("throw", "step=7 rank=1 action=throw")
+        self.assert_as_if_nothing_happened("throw")
+        (death,) = self.launches("throw")[0]["deaths"]
+        self.assertEqual((death["rank"], death["section"], death["step"], death["exit_code"]), (1, "step", 6, 70))
+        self.assertRegex(result.err, r"rank 1 on \S+, pid \d+, section step after step 6, exit code 70: debug.fault")
+        self.assertRegex(result.err, r"last lines of rank 1:\n    \| pesc: rank 1: debug.fault")
+        self.assertNotIn("<stderr>", result.err)
+        self.assertNotIn("<stdout>", result.out)
+
+    def test_without_a_supervisor_a_collective_ends_the_wait(self):
+        result = harness.pesc(RANKS, "train", *self.flags("alone", "step=8 rank=1 action=stop", recovery__step_limit_s=1))
+        self.assertEqual(result.code, 76, str(result))
+        self.assertIn("did not finish within 2 s", result.err)
+
+    def test_not_a_number_once(self):
+        """The step is computed again and the curve is as ever."""
+        result = self.launch("nan", "step=9 rank=1 action=nan")
+        self.assert_as_if_nothing_happened("nan")
+        self.assertEqual([r["step"] for r in harness.curve(self.path("nan")) if "nonfinite" in r], [9])
+        self.assertEqual(len(self.launches("nan")), 1)
+        self.assertIn("step 9: the loss is", result.err)
+
+    def test_not_a_number_again_is_skipped(self):
+        self.launch("skip", "step=9 rank=1 action=nan always", train__on_nonfinite="SKIP")
+        steps = harness.read_jsonl(self.path("skip", "metrics.jsonl"))
+        self.assertEqual([(r["step"], r["nonfinite"]) for r in steps if "nonfinite" in r], [(9, "skipped")])
+        self.assertNotEqual(self.weights("skip"), self.expected)
+        self.assertTrue(all(r["loss"] == r["loss"] for r in steps if "loss" in r))
+
+    def test_not_a_number_again_ends_the_run(self):
+        result = self.launch("nan-end", "step=9 rank=1 action=nan always", code=70, recovery__max_restarts=1)
+        self.assertIn("no rank has updated its weights", result.err)
+        self.assertEqual(max(r["newest_checkpoint"] for r in self.launches("nan-end")), 5)
+
+    def test_a_crash_loop_ends(self):
+        result = self.launch("loop", "rank=0 section=setup action=kill always", code=137)
+        self.assertEqual(len(self.launches("loop")), 4)
+        for pause in ("in 1 s (1 of 3", "in 2 s (2 of 3", "in 4 s (3 of 3"):
+            self.assertIn(pause, result.err)
+        self.assertIn("giving up", result.err)
+
+    def test_what_does_not_go_away_is_not_tried_again(self):
+        result = self.launch("impossible", code=64, tp=8, ep=1)
+        self.assertEqual(len(self.launches("impossible")), 1)
+        self.assertIn("not started again", result.err)
+
+    # --- what is done from outside
+
+    def test_mpirun_killed(self):
+        process = self.start("mpirun", "step=14 rank=0 action=stop")
+        self.wait_for_step("mpirun", 13, process)  # rank 0 stands still, and does not see that mpirun is gone
+        (mpirun,) = [pid for pid, argv in processes(self.path("mpirun")).items() if argv[0] == b"mpirun"]
+        os.kill(mpirun, signal.SIGKILL)
+        result = self.finish(process)
+        self.assertEqual(result.code, 0, str(result))
+        self.assertIn("mpirun was killed by signal 9", result.err)
+        self.assert_as_if_nothing_happened("mpirun")
+        self.assert_nothing_left("mpirun")
+
+    def test_supervisor_killed(self):
+        process = self.start("orphan", "step=14 rank=0 action=stop")
+        self.wait_for_step("orphan", 13, process)  # rank 0 stands still; only another can end it
+        process.kill()
+        process.communicate()
+        result = self.launch("orphan")
+        self.assert_as_if_nothing_happened("orphan")
+        self.assertIn("resumed from", result.err)
+
+    def test_preemption(self):
+        # The schedule of the learning rate ends at train.steps, so both launches have the same.
+        process = self.start("preempt", "step=12 rank=1 action=stop")
+        self.wait_for_step("preempt", 11, process)
+        rank = self.pid_of_rank("preempt", 1)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        os.kill(rank, signal.SIGCONT)
+        asked = time.monotonic()
+        result = self.finish(process)
+        self.assertLess(time.monotonic() - asked, 30)
+        self.assertEqual(result.code, 75, str(result))
+        self.assert_nothing_left("preempt")
+        self.assertLess(len(harness.curve(self.path("preempt"))), STEPS)
+        self.launch("preempt")
+        self.assert_as_if_nothing_happened("preempt")
+
+    def pid_of_rank(self, run, rank):
+        with open(self.path(run, "heartbeats", "rank-%d" % rank)) as file:
+            return int(re.search(r"pid (\d+)", file.read()).group(1))
+
+    def test_a_second_supervisor(self):
+        process = self.start("twice", **self.slow())
+        self.wait_for_step("twice", 2, process)
+        began = time.monotonic()
+        second = self.finish(self.start("twice"))
+        self.assertLess(time.monotonic() - began, 2)
+        self.assert_refused(second, 64, "is in use by pid %d" % process.pid)
+        self.assertIsNone(process.poll())
+        process.send_signal(signal.SIGINT)
+        result = self.finish(process)
+        self.assertEqual(result.code, 75, str(result))
+        self.assert_nothing_left("twice")
+
+    def test_usage(self):
+        for words, complaint in ((("-n", "two"), "no number of ranks"), (("--", "train"), "-n N"),
+                                 (("-n", "2"), "-- train"), (("-n", "2", "--", "eval"), "-- train"),
+                                 (("-n", "2", "--hostfile", "/nowhere", "--", "train"), "/nowhere"),
+                                 (("-n", "2", "--", "train", "--config", "/nowhere"), "/nowhere")):
+            result = harness.pesc(0, "launch", *words)
+            self.assertEqual(result.code, 64, str(result))
+            self.assertIn(complaint, result.err)
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -1,0 +1,107 @@
+"""`pesc plan`: every preset can be planned without its files, and what is planned is what a run takes."""
+
+import glob
+import json
+import os
+import re
+import tempfile
+
+import harness
+from harness import BASE, QUICKSTART, SOURCE
+
+EXPERIMENTS = os.path.join(SOURCE, "configs", "experiments")
+# preset: shape, ranks
+PRESETS = {"camelidae-8x7b": ("llama-2-7b", 8), "camelidae-8x13b": ("llama-2-13b", 8), "camelidae-8x34b": ("yi-34b", 8),
+           "qwen2idae-16x14b": ("qwen1.5-14b", 8), "sparsetral-16x7b": ("mistral-7b-instruct-v0.2", 8)}
+
+
+class PlanTest(harness.EndToEnd):
+    train_rows = 10
+
+    def plan(self, config, *flags, code=0):
+        out = self.path("plan.json")
+        result = harness.pesc(0, "plan", "--config", config, "--out", out, *flags, seconds=60)
+        self.assertEqual(result.code, code, str(result))
+        with open(out, encoding="utf-8") as file:
+            return json.load(file), result
+
+    def test_every_preset(self):
+        found = {os.path.basename(p)[:-len(".textproto")] for p in glob.glob(os.path.join(EXPERIMENTS, "*.textproto"))}
+        self.assertEqual(found - {n for n in found if n.startswith("bench-")}, set(PRESETS))
+        for name, (shape, ranks) in PRESETS.items():
+            with self.subTest(name):
+                config = os.path.join(EXPERIMENTS, name + ".textproto")
+                j, result = self.plan(config, "--shape", shape, "--ranks", ranks)
+                # Llama-2-7B has 6.74G weights, and so on: the name says it.
+                billions = {"llama-2-7b": 6.738, "llama-2-13b": 13.016, "yi-34b": 34.389, "qwen1.5-14b": 14.167,
+                            "mistral-7b-instruct-v0.2": 7.242}[shape]
+                self.assertAlmostEqual(j["frozen_parameters"] / 1e9, billions, places=2)
+                self.assertEqual(j["tokens_per_step"], 128 * (4096 if name.startswith("sparsetral") else 2048))
+                self.assertGreater(j["exchanged_bytes_per_token"], 0)
+                self.assertGreater(j["step_seconds"], 0.2)
+                for word in ("activations", "token exchange", "of the speed of light"):
+                    self.assertIn(word, result.out)
+                # The command that its comment names is this one.
+                with open(config, encoding="utf-8") as file:
+                    self.assertIn("--shape %s --ranks %d" % (shape, ranks), file.read())
+
+    def test_what_is_planned_is_what_a_run_takes(self):
+        shape = ("--shape", os.path.join(BASE, "config.json"))
+        for ranks, tp, ep in ((1, 1, 1), (2, 1, 2), (4, 2, 4), (4, 4, 1)):
+            with self.subTest(ranks=ranks, tp=tp, ep=ep):
+                layout = harness.sets(parallel__tp=tp, parallel__ep=ep, parallel__threads=1, train__global_batch=16,
+                                      train__micro_batch=8)
+                j, _ = self.plan(QUICKSTART, *shape, *layout, "--ranks", ranks)
+                result = harness.pesc(ranks, "bench", "--config", QUICKSTART, *shape, *layout, "--steps", 3, "--out",
+                                      self.path("bench.json"))
+                self.assertEqual(result.code, 0, str(result))
+                with open(self.path("bench.json"), encoding="utf-8") as file:
+                    bench = json.load(file)
+                self.assertEqual(bench["arena_bytes_rank0"], j["device_bytes"])
+                sent = sum(p["sent_bytes"] for p in j["phases"])
+                print("%d ranks, tp %d, ep %d: %.3f MB planned, %.3f MB sent" %
+                      (ranks, tp, ep, sent / 1e6, bench["bytes_sent_rank0_median"] / 1e6))
+                if ranks == 1:
+                    self.assertEqual((sent, bench["bytes_sent_rank0_median"]), (0, 0))
+                else:
+                    self.assertAlmostEqual(bench["bytes_sent_rank0_median"] / sent, 1, delta=0.15)
+
+    def test_what_does_not_fit(self):
+        config = os.path.join(EXPERIMENTS, "camelidae-8x7b.textproto")
+        j, result = self.plan(config, "--shape", "7B", "--ranks", 8, "--device_gib", 60)
+        self.assertFalse(j["fits"])
+        self.assertIn("DOES NOT FIT", result.out)
+        (micro,) = [c for c in j["would_fit"] if c.startswith("train.micro_batch: ")]
+        rows = re.match(r"train.micro_batch: (\d+) needs", micro).group(1)
+        j, result = self.plan(config, "--shape", "7B", "--ranks", 8, "--device_gib", 60, "--set",
+                              "train.micro_batch=" + rows)
+        self.assertTrue(j["fits"])
+        self.assertNotIn("DOES NOT FIT", result.out)
+
+    def test_rates_are_the_users(self):
+        config = os.path.join(EXPERIMENTS, "camelidae-8x7b.textproto")
+        fast, _ = self.plan(config, "--shape", "7B", "--ranks", 8, "--gemm_tflops", 1000)
+        slow, _ = self.plan(config, "--shape", "7B", "--ranks", 8, "--gemm_tflops", 500)
+        gemm = [{p["name"]: p["seconds"] for p in j["phases"]}["GEMM"] for j in (fast, slow)]
+        self.assertAlmostEqual(gemm[1] / gemm[0], 2)
+
+    def test_refusals(self):
+        config = os.path.join(EXPERIMENTS, "camelidae-8x7b.textproto")
+        for code, words, arguments in (
+                (64, ["llama-2-7", "'llama-2-7b'"], ("--shape", "llama-2-7")),
+                (64, ["parallel.ep", "8"], ("--shape", "7B", "--ranks", 4)),
+                (64, ["model.path", "Llama-2-7b-hf"], ()),
+                (64, ["train.seq_len", "4096"], ("--shape", "7B", "--ranks", 8, "--set", "train.seq_len=8192"))):
+            with self.subTest(words):
+                self.assert_refused(harness.pesc(0, "plan", "--config", config, *arguments), code, *words)
+        self.assert_refused(harness.pesc(2, "plan", "--config", config, "--shape", "7B"), 64, "one rank")
+        self.assert_refused(harness.pesc(0, "train", "--config", QUICKSTART, "--shape", "7B"), 64, "--shape")
+        with tempfile.NamedTemporaryFile("w", suffix=".textproto") as file:
+            file.write("family: LLAMA\nvocab: 10 hiden: 4\n")
+            file.flush()
+            self.assert_refused(harness.pesc(0, "plan", "--config", config, "--shape", file.name), 64,
+                                file.name + ":2", "hidden")
+
+
+if __name__ == "__main__":
+    harness.main()

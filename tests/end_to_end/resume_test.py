@@ -1,0 +1,90 @@
+"""Two runs of one layout are bitwise equal; a run that is stopped and started again is bitwise the one that was not;
+started again on another layout it has the same curve. SIGUSR1 and SIGTERM save and end with 75: start me again.
+"""
+
+import json
+import os
+import shutil
+import signal
+
+import harness
+from harness import OK, PREEMPTED
+
+STEPS = 30
+FIELDS = {"train__steps": STEPS, "lora__dropout": 0.1, "moe__dropout": 0.1, "checkpoint__every_steps": 15,
+          "train__micro_batch": 32}
+LAYOUT = {"tp": 2, "ep": 4}  # on four ranks
+
+
+class Resume(harness.EndToEnd):
+    train_rows = 500  # per domain: 30 steps of 64 rows go into the second epoch
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        straight = harness.pesc(4, "train", *cls.experiment("straight", **LAYOUT, **FIELDS))
+        assert straight.code == OK, straight
+
+    def shards(self, run, step):
+        found = {name: digest for name, digest in harness.digests(self.path(run, "step-%d" % step)).items()
+                 if name.endswith(".safetensors")}
+        self.assertEqual(len(found), 4, "every rank writes a shard")
+        return found
+
+    def as_text(self, run):
+        """What each step computed, digit for digit; its times and rates are the machine's."""
+        machine = ("seconds", "tokens_per_second", "share_of_light")
+        return [json.dumps({k: v for k, v in record.items() if k not in machine}, sort_keys=True)
+                for record in harness.curve(self.path(run))]
+
+    def assert_same_run(self, run):
+        self.assertEqual(len(self.as_text(run)), STEPS)
+        for step, (expected, got) in enumerate(zip(self.as_text("straight"), self.as_text(run)), 1):
+            self.assertEqual(got, expected, "step %d" % step)
+        self.assertEqual(self.shards(run, STEPS), self.shards("straight", STEPS), "weights, moments or slices differ")
+
+    def stop_at(self, run, step, stop):
+        """Trains until a step is done, calls stop(mpirun), and returns the step of the checkpoint that it left."""
+        process = harness.start(4, "train", *self.experiment(run, **LAYOUT, **FIELDS))
+        harness.wait_for_step(process, self.path(run), step)
+        stop(process)
+        result = harness.finish(process, 60)
+        self.assertEqual(result.code, PREEMPTED, str(result))
+        self.assertEqual(result.complaints, [], "being preempted is no error")
+        at = len(harness.curve(self.path(run)))
+        self.assertTrue(step <= at < STEPS, "stopped at step %d" % at)
+        self.assertTrue(os.path.exists(self.path(run, "step-%d" % at, "manifest.pb")), "no checkpoint of step %d" % at)
+        return at
+
+    def test_two_runs_are_bitwise_equal(self):
+        self.train(4, "again", **LAYOUT, **FIELDS)
+        self.assert_same_run("again")
+
+    def test_stopped_twice_it_is_bitwise_the_same(self):
+        self.stop_at("stopped", 4, lambda mpirun: mpirun.send_signal(signal.SIGUSR1))  # mpirun passes it on to all
+        self.stop_at("stopped", 17, lambda mpirun: os.kill(harness.rank_pids(mpirun)[-1], signal.SIGTERM))
+        self.train(4, "stopped", **LAYOUT, **FIELDS)
+        self.assert_same_run("stopped")
+
+    def test_finished_run_started_again(self):
+        before = harness.digests(self.path("straight", "step-%d" % STEPS)), self.as_text("straight")
+        self.train(4, "straight", **LAYOUT, **FIELDS)
+        self.assertEqual((harness.digests(self.path("straight", "step-%d" % STEPS)), self.as_text("straight")), before)
+
+    def test_resumed_on_another_layout(self):
+        for ranks, tp, ep in ((1, 1, 1), (2, 1, 2), (8, 4, 8)):
+            with self.subTest(ranks=ranks, tp=tp, ep=ep):
+                run = "half-%d" % ranks
+                shutil.copytree(self.path("straight"), self.path(run))
+                shutil.rmtree(self.path(run, "step-%d" % STEPS))
+                result = self.train(ranks, run, tp=tp, ep=ep, **FIELDS)
+                self.assertIn("step-15", result.err)
+                expected, got = harness.curve(self.path("straight")), harness.curve(self.path(run))
+                self.assertEqual(got[:15], expected[:15])
+                # Other products round otherwise, so equal digits would mean that nothing was computed again.
+                self.assertNotEqual([r["loss"] for r in got], [r["loss"] for r in expected])
+                self.assert_curves_agree(expected, got, 1e-4, "15 steps on 4 ranks, 15 on %d" % ranks, ["loss"])
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -1,0 +1,218 @@
+"""The other verbs and modes: `pesc generate` and `pesc eval` give the same on every layout, `pesc export` writes a model
+that loads again, LoRA alone trains, bad rows can be skipped.
+"""
+
+import json
+import os
+import subprocess
+
+import harness
+
+DOMAINS = {"text", "programs", "arithmetic"}
+LAYOUTS = ((1, 1, 1), (2, 2, 2), (4, 2, 4))
+QUESTION = "Mia has 10 shells and Ann has 5. How many more shells does Mia have?"
+
+# Every parameter of a small random Llama: heads of 16, more query than KV heads, one matrix for embedding and head.
+FULL = """
+name: "small"
+run_dir: "%(run)s"
+model {
+  tokenizer: "%(base)s"
+  shape { family: LLAMA vocab: 1024 hidden: 64 ffn: 96 layers: 2 heads: 4 kv_heads: 2 max_positions: 128
+          tied_embeddings: %(tied)s }
+}
+train { mode: FULL steps: 12 global_batch: 16 micro_batch: 16 seq_len: 96 learning_rate: 1e-2 eval_every: 12 }
+parallel { tp: %(tp)d threads: 1 }
+data { train { path: "%(data)s/train.jsonl" } eval { path: "%(data)s/heldout-text.jsonl" } }
+"""
+
+
+class Verbs(harness.EndToEnd):
+    train_rows = 500
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        harness.generate_data(cls.data, train=cls.train_rows, held_out=20)
+        done = harness.pesc(4, "train", *cls.experiment("tuned", tp=2, ep=4, train__steps=40, train__micro_batch=32))
+        assert done.code == 0, done
+
+    def on(self, verb, layout, *flags, **fields):
+        ranks, tp, ep = layout
+        result = harness.pesc(ranks, verb, *self.experiment("tuned", tp=tp, ep=ep, **fields), *flags, seconds=60)
+        self.assertEqual(result.code, 0, str(result))
+        return result.out
+
+    def test_generate_on_every_layout(self):
+        greedy = [self.on("generate", layout, "--prompt", QUESTION) for layout in LAYOUTS]
+        self.assertTrue(greedy[0].strip(), "an empty answer")
+        self.assertEqual(greedy, greedy[:1] * 3)
+        sampling = {"generate__temperature": 1.5, "generate__top_p": 0.95, "generate__max_tokens": 30}
+        sampled = [self.on("generate", layout, "--prompt", QUESTION, generate__seed=7, **sampling) for layout in LAYOUTS]
+        self.assertEqual(sampled, sampled[:1] * 3)
+        other = self.on("generate", LAYOUTS[0], "--prompt", QUESTION, generate__seed=8, **sampling)
+        self.assertNotEqual(other, sampled[0], "the seed changes nothing")
+        base = self.on("generate", LAYOUTS[0], "--prompt", QUESTION, "--base")
+        self.assertNotEqual(base, greedy[0], "what was tuned changes nothing")
+
+    def test_generate_for_a_file(self):
+        with open(os.path.join(self.data, "heldout-arithmetic.jsonl"), encoding="utf-8") as file:
+            rows = file.readlines()[:11]  # more than the slots of a rank
+        # What is to be answered needs no answer.
+        rows.insert(3, json.dumps({"instruction": "Spell the word dog.", "dataset": "alpaca"}) + "\n")
+        rows.insert(5, json.dumps({"conversation": [{"input": "Spell the word cow.", "output": "c o w"},
+                                                    {"input": "Spell the word pig."}]}) + "\n")
+        rows.insert(7, json.dumps({"messages": [{"role": "user", "content": "Spell the word cat."}]}) + "\n")
+        path = self.path("prompts.jsonl")
+        with open(path, "w", encoding="utf-8") as file:
+            file.writelines(rows)
+        answers = [self.on("generate", layout, "--prompts", path) for layout in LAYOUTS]
+        self.assertEqual(answers, answers[:1] * 3)
+        lines = [json.loads(line) for line in answers[0].splitlines()]
+        self.assertEqual(len(lines), len(rows))
+        self.assertEqual([line["dataset"] for line in lines].count("arithmetic"), 11)
+        self.assertEqual([lines[i]["input"] for i in (3, 5, 7)], ["Spell the word %s." % w for w in ("dog", "pig", "cat")])
+        for line in lines:
+            self.assertEqual(set(line), {"dataset", "input", "output"})
+
+    def test_generate_streams(self):
+        # A pipe in packet mode keeps the program's writes apart: one read returns one of them.
+        read, write = os.pipe2(os.O_DIRECT)
+        process = subprocess.Popen(harness.command(0, "generate", *self.experiment("tuned"), "--prompt", QUESTION),
+                                   cwd=harness.SOURCE, env=harness.environment(), stdout=write)
+        os.close(write)
+        packets = []
+        while chunk := os.read(read, 4096):
+            packets.append(chunk)
+        os.close(read)
+        self.assertEqual(process.wait(60), 0)
+        self.assertGreater(len(packets), 2, "the answer came in one piece: %r" % packets)
+
+    def test_eval_on_every_layout(self):
+        reports = []
+        for ranks, tp, ep in ((1, 1, 1), (4, 2, 4)):
+            out = self.path("eval-%d.json" % ranks)
+            table = self.on("eval", (ranks, tp, ep), "--samples", "3", "--out", out)
+            with open(out, encoding="utf-8") as file:
+                reports.append(json.load(file))
+            for domain in DOMAINS:
+                self.assertIn(domain, table)
+        one, four = reports
+        self.assertLessEqual(DOMAINS | {"all"}, set(one["datasets"]))
+        self.assertEqual(len(one["samples"]), 3)
+        self.assertEqual(one["samples"], four["samples"])
+        for name, got in four["datasets"].items():
+            expected = one["datasets"][name]
+            self.assertEqual(got["supervised_tokens"], expected["supervised_tokens"])
+            self.assertEqual((got.get("rows"), got.get("exact_match")), (expected.get("rows"), expected.get("exact_match")))
+            self.assertLess(abs(got["held_out_loss"] / expected["held_out_loss"] - 1), 1e-5)
+            for a, b in zip(got.get("expert_share", []), expected.get("expert_share", [])):
+                self.assertLess(abs(a - b), 1e-3)
+        for domain in DOMAINS:
+            self.assertEqual(one["datasets"][domain]["rows"], 20)
+            self.assertLess(abs(sum(one["datasets"][domain]["expert_share"]) - 1), 1e-6)
+        base = self.path("eval-base.json")
+        self.on("eval", (1, 1, 1), "--base", "--out", base)
+        with open(base, encoding="utf-8") as file:
+            dense = json.load(file)
+        self.assertGreater(dense["datasets"]["all"]["held_out_loss"], one["datasets"]["all"]["held_out_loss"] + 0.5)
+
+    def held_out_loss(self, run):
+        losses = [r["held_out_loss"] for r in harness.read_jsonl(self.path(run, "metrics.jsonl")) if "held_out_loss" in r]
+        self.assertEqual(len(losses), 1)
+        return losses[0]["all"]
+
+    def test_export_loads_again(self):
+        for tied, ranks, tp in (("false", 2, 2), ("true", 4, 2)):
+            with self.subTest(tied=tied):
+                run, folder, config = "full-" + tied, self.path("model-" + tied), self.path(tied + ".textproto")
+                with open(config, "w", encoding="utf-8") as file:
+                    file.write(FULL % {"run": self.path(run), "base": harness.BASE, "data": self.data, "tied": tied, "tp": tp})
+                trained = harness.pesc(ranks, "train", "--config", config)
+                self.assertEqual(trained.code, 0, str(trained))
+                curve = harness.curve(self.path(run))
+                self.assertLess(curve[-1]["loss"], 0.9 * curve[0]["loss"], "it does not learn")
+                exported = harness.pesc(0, "export", "--config", config, "--out", folder)
+                self.assertEqual(exported.code, 0, str(exported))
+                header, _ = harness.read_safetensors(os.path.join(folder, "model.safetensors"))
+                self.assertEqual("lm_head.weight" in header, tied == "false")
+                out = self.path("exported-%s.json" % tied)
+                domain = os.path.join(self.data, "heldout-text.jsonl")
+                again = harness.pesc(0, "eval", "--base", "--config", harness.QUICKSTART, "--out", out, *harness.sets(
+                    run_dir=self.path("none"), model__path=folder, train__mode="LORA", parallel__tp=1, parallel__ep=1,
+                    data__train='[{path: "%s/train.jsonl"}]' % self.data, data__eval='[{path: "%s"}]' % domain))
+                self.assertEqual(again.code, 0, str(again))
+                with open(out, encoding="utf-8") as file:
+                    loss = json.load(file)["datasets"]["all"]["held_out_loss"]
+                self.assertLess(abs(loss / self.held_out_loss(run) - 1), 1e-5)
+
+    def test_export_refuses_what_it_cannot_write(self):
+        result = harness.pesc(0, "export", *self.experiment("tuned"), "--out", self.path("no-export"))
+        self.assert_refused(result, harness.USAGE, "FULL")
+        self.assertFalse(os.path.exists(self.path("no-export")))
+
+    def test_lora_alone_trains(self):
+        fields = {"train__mode": "LORA", "train__steps": 12, "train__micro_batch": 32}
+        self.train(1, "lora-1", **fields)
+        self.train(4, "lora-4", tp=2, **fields)
+        one, four = harness.curve(self.path("lora-1")), harness.curve(self.path("lora-4"))
+        self.assertLess(one[-1]["loss"], 0.6 * one[0]["loss"], "it does not learn")
+        self.assertNotIn("expert_share", one[0])
+        self.assert_curves_agree(one, four, 1e-4, "LoRA alone, 4 ranks, tp 2", ["loss", "grad_norm"])
+        header, _ = harness.read_safetensors(self.path("lora-1", "step-12", "shard-00000.safetensors"))
+        self.assertTrue(all("lora_" in name for name in header), sorted(header))
+
+    def test_bad_rows_can_be_skipped(self):
+        with open(os.path.join(self.data, "train.jsonl"), "rb") as file:
+            good = file.readlines()[:32]
+        path = self.path("some-bad.jsonl")
+        with open(path, "wb") as file:
+            file.writelines(good[:3] + [b'{"conversation": 7}\n'] + good[3:9] + [b"\xff\n"] + good[9:])
+        fields = {"train__steps": 2, "train__global_batch": 8, "train__micro_batch": 8, "data.train[0].path": path}
+        result = self.train(2, "skipping", data__on_bad_row="SKIP", **fields)
+        for word in ("32 rows", "2 malformed rows skipped", path + ":4", path + ":11"):
+            self.assertIn(word, result.err)
+        refused = harness.pesc(2, "train", *self.experiment("not-skipping", **fields))
+        self.assert_refused(refused, harness.DATA, path + ":4")
+
+    def test_answers_need_no_data(self):
+        fields = {"data.train[0].path": "/nowhere", "data.eval[0].path": "/nowhere"}
+        result = harness.pesc(1, "generate", *self.experiment("tuned", **fields), "--prompt", QUESTION)
+        self.assertEqual(result.code, 0, str(result))
+        fields.pop("data.eval[0].path")
+        result = harness.pesc(1, "eval", *self.experiment("tuned", generate__max_tokens=2, **fields))
+        self.assertEqual(result.code, 0, str(result))
+
+    def test_loss_spikes(self):
+        """One row among many alike has an answer that fits nothing; it comes once in 40 steps of one row."""
+        def row(text, answer):
+            return json.dumps({"instruction": "", "conversation": [{"input": text, "output": answer}], "dataset": "d"})
+        path = self.path("one-odd.jsonl")
+        with open(path, "w", encoding="utf-8") as file:
+            rows = [row("Say it.", "a b c d e f g")] * 39 + [row("Say it.", "zq 9x!7 Qk@3 vW")]
+            file.write("\n".join(rows) + "\n")
+        fields = {"train__steps": 120, "train__global_batch": 1, "train__micro_batch": 1, "data.train[0].path": path,
+                  "train__eval_every": 0, "checkpoint__every_steps": 10}
+        runs = {}
+        for answer, code in (("WARN_OF_SPIKE", 0), ("SKIP_SPIKE", 0), ("END_AT_SPIKE", 70)):
+            result = self.train(1, answer, code=code, train__on_loss_spike=answer, **fields)
+            steps = [r for r in harness.read_jsonl(self.path(answer, "metrics.jsonl")) if "loss" in r]
+            runs[answer] = (result, steps, [(r["step"], r["loss_spike"]) for r in steps if "loss_spike" in r])
+        result, steps, warned = runs["WARN_OF_SPIKE"]
+        self.assertIn("a spike: the usual is", result.err)
+        self.assertTrue(warned and all(what == "updated" for _, what in warned), warned)
+        at = warned[0][0]
+        _, steps, skipped = runs["SKIP_SPIKE"]
+        self.assertEqual(skipped[0], (at, "skipped"))
+        self.assertLess(steps[at]["loss"], steps[at - 1]["loss"] / 2, "the step after it is as before")
+        result, steps, _ = runs["END_AT_SPIKE"]
+        self.assertEqual(len(steps), at - 1)
+        self.assert_refused(result, 70, "step %d: " % at, "no rank has updated its weights", "SKIP_SPIKE")
+        # Resumed, the window is that of the uninterrupted run: the same end.
+        again = self.train(1, "END_AT_SPIKE", code=70, train__on_loss_spike="END_AT_SPIKE", **fields)
+        self.assertIn("resumed from", again.err)
+        self.assertIn("step %d: " % at, again.err)
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -1,0 +1,107 @@
+"""What a checkpoint written behind the steps costs them; see "How fast" in README.md.
+
+    tests/faults/save_stall.py [quickstart|gigabyte] [--ranks N] [--saves N] [--between STEPS]
+
+quickstart: the quick start's model and layout on four ranks. gigabyte: 84 million trained parameters (the quick start's
+base with adapters of inner size 10240), 1 GB of weights and moments, 64 rows of 96 tokens, on one rank with two threads.
+
+From metrics.jsonl of a real `pesc train`:
+  quiet     median step while no save is under way
+  boundary  median time that the step loop itself stands between two steps to start a save (the wait for the previous one
+            included)
+  behind    median step that ran while a save was being copied, written or committed, less the quiet one
+  excess    all that steps behind one save took more than quiet ones, per save, boundary included
+Shares are of the quiet step. This is a benchmark: it measures and does not judge; the machine should be idle.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "end_to_end"))
+import harness  # noqa: E402
+
+
+def long_rows(source, path, characters):
+    """The quick start's texts joined into rows that fill the sequence."""
+    with open(source, encoding="utf-8") as file, open(path, "w", encoding="utf-8") as out:
+        text = ""
+        for line in file:
+            for turn in json.loads(line)["conversation"]:
+                text += turn["input"] + " " + turn["output"] + "\n"
+            if len(text) >= characters:
+                out.write(json.dumps({"corpus": text, "dataset": "joined"}) + "\n")
+                text = ""
+
+
+def command(case, folder, saves, between):
+    data = os.path.join(folder, "data")
+    harness.generate_data(data, train=5000 if case == "quickstart" else 20000)
+    rows, fields = os.path.join(data, "train.jsonl"), {}
+    if case == "gigabyte":
+        joined = os.path.join(data, "joined.jsonl")
+        long_rows(rows, joined, 1000)
+        rows = joined
+        fields = {"moe__adapter_dim": 10240, "parallel__tp": 1, "parallel__ep": 1}
+    fields.update({"data.eval": "[]", "run_dir": os.path.join(folder, "run"), "data.train[0].path": rows, "train__steps": saves * between,
+                   "checkpoint__every_steps": between})
+    return ["--config", harness.QUICKSTART] + harness.sets(**fields)
+
+
+def split(records):
+    """(seconds of quiet steps, [seconds of the steps behind a save, per save], boundary seconds)."""
+    quiet, behind, boundary, under_way = [], [], [], False
+    for r in records:
+        if "save_stall_seconds" in r:
+            boundary.append(r["save_stall_seconds"])
+            behind.append([])
+            under_way = True
+        elif "saved_step" in r:
+            under_way = False
+        elif "loss" in r and r["step"] > 3:  # the first steps warm up
+            (behind[-1] if under_way else quiet).append(r["seconds"])
+    return quiet, behind[:-1], boundary[:-1]  # behind the last save there is no step
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("case", nargs="?", choices=("quickstart", "gigabyte"), default="quickstart")
+    parser.add_argument("--ranks", type=int)
+    parser.add_argument("--saves", type=int)
+    parser.add_argument("--between", type=int)
+    options = parser.parse_args()
+    small = options.case == "quickstart"
+    ranks = options.ranks or (4 if small else 1)
+    folder = tempfile.mkdtemp(prefix="pesc-save-stall-", dir=os.path.join(harness.SOURCE, "build"))
+    try:
+        arguments = command(options.case, folder, options.saves or (20 if small else 5),
+                            options.between or (20 if small else 5))
+        result = harness.pesc(ranks if ranks > 1 else 0, "train", *arguments, seconds=1800)
+        if result.code != 0:
+            sys.exit(str(result))
+        run = os.path.join(folder, "run")
+        records = harness.read_jsonl(os.path.join(run, "metrics.jsonl"))
+        newest = max(int(name[5:]) for name in os.listdir(run) if name.startswith("step-"))
+        size = sum(os.path.getsize(os.path.join(run, "step-%d" % newest, name))
+                   for name in os.listdir(os.path.join(run, "step-%d" % newest)))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    quiet, behind, boundary = split(records)
+    step = statistics.median(quiet)
+    steps_behind = [s for group in behind for s in group]
+    more = statistics.median(steps_behind) - step if steps_behind else 0
+    excess = statistics.median(sum(s - step for s in group) + b for group, b in zip(behind, boundary))
+    per = lambda seconds: "%.1f ms (%.1f %%)" % (1e3 * seconds, 100 * seconds / step)  # noqa: E731
+    print("%s on %d ranks: %.1f MB a checkpoint, %d saves" % (options.case, ranks, size / 1e6, len(boundary)))
+    print("  quiet step %.1f ms (%d steps); boundary %s, the first %s" %
+          (1e3 * step, len(quiet), per(statistics.median(boundary)), per(boundary[0])))
+    print("  a step behind a save %s more (%d steps, %.1f a save); excess of a save %s of one step" %
+          (per(more), len(steps_behind), len(steps_behind) / max(1, len(behind)), per(excess)))
+
+
+if __name__ == "__main__":
+    main()

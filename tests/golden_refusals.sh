@@ -1,0 +1,46 @@
+#!/bin/sh
+# golden_refusals.sh GOLDEN_CHECK CASES MPIRUN...: golden_check notices one wrong value of each quantity (exit 1,
+# and only that quantity is called wrong), and refuses layouts and folders that cannot be, with one message.
+set -u
+program=$1 cases=$2
+shift 2
+out=$(mktemp) && trap 'rm -f "$out"' EXIT
+status=0
+fail() {
+  echo "FAILED: $*"
+  cat "$out"
+  status=1
+}
+
+quantities="dense.logits dense.loss pesc.logits top_experts top_weights grad curve.ce curve.balance curve.grad_norm
+final"
+for quantity in $quantities; do
+  "$program" "$cases/llama-gqa" --threads 1 --corrupt "$quantity" >"$out" 2>&1
+  code=$?
+  [ $code -eq 1 ] || fail "--corrupt $quantity: exit code $code, not 1"
+  wrong=$(awk '$0 ~ / WRONG / { print $1 }' "$out")
+  [ "$wrong" = "$quantity" ] || fail "--corrupt $quantity: called wrong: '$wrong'"
+  awk -v q="$quantity" '$1 != q && $3 + 0 < 1 && $5 ~ /e-/ { bad = 1 } END { exit bad }' "$out" ||
+    fail "--corrupt $quantity: a quantity without values"
+done
+
+# refused CODE WORDS RANKS ARGUMENTS...: that exit code, and exactly one message, which has WORDS in it.
+refused() {
+  want=$1 words=$2 ranks=$3
+  shift 3
+  $mpirun -np "$ranks" "$program" "$@" >"$out" 2>&1
+  code=$?
+  [ $code -eq "$want" ] || fail "$*: exit code $code, not $want"
+  messages=$(grep -c '^golden_check: ' "$out")
+  [ "$messages" -eq 1 ] || fail "$*: $messages messages"
+  grep -q "^golden_check: .*$words" "$out" || fail "$*: does not say '$words'"
+}
+mpirun=$*
+refused 64 'does not divide the 2 ranks' 2 "$cases/llama-gqa" --tp 3
+refused 64 'parallel.ep is 4' 2 "$cases/llama-gqa" --ep 4
+refused 64 'attention heads' 8 "$cases/llama-gqa" --tp 8
+refused 64 'moe.experts = 4' 8 "$cases/llama-gqa" --ep 8
+refused 64 'usage' 2 "$cases/llama-gqa" --no-such-flag 1
+refused 64 'positive number' 2 "$cases/llama-gqa" --tp two
+refused 65 'no-such-case' 2 "$cases/no-such-case"
+exit $status

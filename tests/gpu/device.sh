@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Builds for the GPU at hand and runs what needs one (ctest's label gpu); a short table at the end.
+#
+#   tests/gpu/device.sh [--sanitize] [--only REGEX] [--deps DIR] [-D...]
+#
+# --sanitize   the single-rank programs under compute-sanitizer as well: memcheck, then racecheck
+# --only       of the tests, those whose names match
+# --deps       unpacked Debian packages (gflags, glog, ...) for a machine without a network; ./gpu-deps where it exists
+# -D...        handed to cmake; the GPU is taken for an H100 or H200 (-DCMAKE_CUDA_ARCHITECTURES=90a) unless given
+#
+# Logs go to $OUT where it is set, else to build/gpu. Exit code 0: everything ran and passed; 1: not.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+sanitize=no
+only=''
+deps=''
+[[ ! -d gpu-deps ]] || deps=$PWD/gpu-deps
+options=()
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    --sanitize) sanitize=yes ;;
+    --only) only=${2:?--only needs a pattern}; shift ;;
+    --deps) deps=$(cd "${2:?--deps needs a folder}" && pwd); shift ;;
+    -D*) options+=("$1") ;;
+    *) sed -n '2,/^set/p' "$0" | sed '$d;s/^# \{0,1\}//' >&2; exit 64 ;;
+  esac
+  shift
+done
+build=build/gpu
+logs=${OUT:-$build}
+mkdir -p "$build" "$logs"
+start=$SECONDS
+say() { printf '\n== %s (%d s)\n' "$*" "$((SECONDS - start))"; }
+[[ $(id -u) != 0 ]] || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+
+if [[ -n $deps ]]; then
+  options+=("-DCMAKE_PREFIX_PATH=$deps/usr" "-DCMAKE_MODULE_PATH=$deps/usr/share/glog/cmake"
+            "-DCUDNN_FRONTEND_INCLUDE_DIR=$deps/include")
+  export LD_LIBRARY_PATH="$deps/usr/lib/x86_64-linux-gnu${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+  export LIBRARY_PATH="$deps/usr/lib/x86_64-linux-gnu${LIBRARY_PATH:+:$LIBRARY_PATH}"
+fi
+
+say "machine"
+nvidia-smi --query-gpu=name,driver_version,memory.total,compute_cap --format=csv,noheader ||
+  { echo "device.sh: no GPU here" >&2; exit 1; }
+
+say "build"
+cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DPESC_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=90a \
+  "${options[@]}" > "$logs/cmake.log" 2>&1 || { tail -30 "$logs/cmake.log"; exit 1; }
+grep '^-- pesc:' "$logs/cmake.log" || true
+cmake --build "$build" -j"${JOBS:-$(nproc)}" --target gpu_tests pesc > "$logs/build.log" 2>&1 ||
+  { grep -E -A12 'error|FAILED' "$logs/build.log" | head -80; exit 1; }
+
+say "tests"
+status=0
+ctest --test-dir "$build" -L gpu -R "${only:-.}" --output-on-failure -j 8 > "$logs/ctest.log" 2>&1 || status=1
+grep -E 'Failure|FAIL|NOT OK|error:|Error|relative|what\(\)' "$logs/ctest.log" | head -60 || true
+grep -E '^ *[0-9]+/[0-9]+ Test' "$logs/ctest.log" | sed 's/ \.\.*/ /' || true
+if grep -q '\*\*\*Skipped' "$logs/ctest.log"; then
+  echo "device.sh: tests were skipped on a machine with a GPU" >&2
+  status=1
+fi
+
+if [[ $sanitize == yes ]]; then
+  for tool in memcheck racecheck; do
+    for program in "$build"/tests/ops_*_gpu_test; do
+      name=$(basename "$program").$tool
+      [[ $name =~ ${only:-.} ]] || continue
+      log=$logs/$name.log
+      if timeout 400 compute-sanitizer --tool "$tool" --error-exitcode 9 "$program" > "$log" 2>&1; then
+        echo "$name: clean"
+      else
+        echo "$name: exit code $?"
+        grep -E '^=========' "$log" | head -20 || true
+        status=1
+      fi
+    done
+  done
+fi
+say "$([[ $status == 0 ]] && echo "all passed" || echo "FAILED; logs in $logs")"
+exit "$status"

@@ -1,0 +1,154 @@
+// ranks: 1 2 4
+// Decoding with the KV cache gives the logits of the full forward, and the same tokens on every layout.
+#include <gtest/gtest.h>
+
+#include "runtime/generator.h"
+#include "tests/model/rig.h"
+
+namespace pesc {
+namespace {
+
+constexpr int64_t kSlots = 2;
+
+SamplingOptions sampled(int64_t max_tokens, double top_p, uint64_t seed) {
+  SamplingOptions o;
+  o.max_tokens = max_tokens;
+  o.temperature = 0.8;
+  o.top_p = top_p;
+  o.seed = seed;
+  return o;
+}
+SamplingOptions greedy(int64_t max_tokens) {
+  SamplingOptions o;
+  o.max_tokens = max_tokens;
+  return o;
+}
+
+// Every rank's own prompts, by the same rule as rows of a batch.
+std::vector<Prompt> prompts_of(const Rows& rows, const Mesh& mesh) {
+  std::vector<Prompt> mine;
+  const Range range = split_range(static_cast<int64_t>(rows.size()), mesh.dp(), mesh.dp_rank());
+  for (int64_t i = range.begin; i < range.end; ++i) mine.push_back({i, rows[static_cast<size_t>(i)]});
+  return mine;
+}
+
+// The tokens generated for all prompts, in order, on every rank.
+std::vector<std::vector<int32_t>> generate_all(Rig& rig, const SamplingOptions& options) {
+  const Mesh& mesh = rig.ranks.mesh();
+  const auto mine = generate(*rig.decoder, rig.ranks.world(), prompts_of(rig.rows, mesh), options, kSlots,
+                             rig.decoder->model().max_positions);
+  std::string bytes;
+  for (const auto& answer : mine) {
+    bytes.push_back(static_cast<char>(answer.size()));
+    for (const int32_t token : answer) bytes.push_back(static_cast<char>(token));
+  }
+  if (mesh.tp_rank() != 0) bytes.clear();
+  std::vector<std::vector<int32_t>> all;
+  for (const std::string& part : rig.ranks.world().host_all_gather(bytes)) {
+    for (size_t at = 0; at < part.size();) {
+      const auto n = static_cast<size_t>(part[at++]);
+      all.emplace_back(part.begin() + static_cast<int64_t>(at), part.begin() + static_cast<int64_t>(at + n));
+      at += n;
+    }
+  }
+  return all;
+}
+
+void same_tokens(const ModelConfig& model, const PescConfig& pesc, const Rows& rows,
+                 const SamplingOptions& options) {
+  const MpiSession session;
+  const auto world = test_world(session);
+  const auto own = alone(*world);
+  Rig reference(*own, model, pesc, rows, {.cache_slots = kSlots});
+  const auto want = generate_all(reference, options);
+  ASSERT_EQ(want.size(), rows.size());
+  for (const auto& answer : want) EXPECT_EQ(static_cast<int64_t>(answer.size()), options.max_tokens);
+  for (const int tp : {1, 2, 4}) {
+    for (const int ep : {1, 2, 4}) {
+      if (world->size() % tp != 0 || world->size() % ep != 0) continue;
+      if (ep > 1 && pesc.mode != TrainMode::kPesc) continue;
+      Rig rig(*world, model, pesc, rows,
+              {.tp = tp, .ep = ep, .cache_slots = kSlots, .purpose = Purpose::kInference});
+      EXPECT_EQ(generate_all(rig, options), want) << "tp " << tp << ", ep " << ep;
+    }
+  }
+}
+
+TEST(Generation, CacheGivesTheLogitsOfTheFullForward) {
+  const MpiSession session;
+  const auto world = test_world(session);
+  const int n = world->size();
+  for (const ModelConfig& model : {tiny_llama(), odd_llama(), tiny_qwen2()}) {
+    const Rows rows = some_rows(model.vocab, {9, 5});
+    const Layout layout{.tp = n == 4 ? 2 : n, .ep = n, .cache_slots = 2};
+    Rig rig(*world, model, tiny_pesc(), rows, layout);
+    const std::vector<float> want = rig.all_logits(PassKind::kEval);
+    std::vector<float> got(want.size());
+    // Both rows in one batch on every dp rank: their first tokens in pieces of 2 and 1, then one at a time.
+    std::vector<int64_t> done{0, 0};
+    while (done[0] < 9 || done[1] < 5) {
+      HostBatch b;
+      std::vector<int32_t> index;
+      std::vector<int64_t> place;
+      for (size_t i = 0; i < 2; ++i) {
+        const auto length = static_cast<int64_t>(rows[i].size());
+        const int64_t count = std::min(length - done[i], int64_t{done[i] == 0 && i == 0 ? 2 : 1});
+        if (count == 0) continue;
+        for (int64_t t = done[i]; t < done[i] + count; ++t) {
+          b.tokens.push_back(rows[i][static_cast<size_t>(t)]);
+          b.positions.push_back(static_cast<int32_t>(t));
+          b.samples.push_back(static_cast<int64_t>(i));
+          index.push_back(static_cast<int32_t>(index.size()));
+          place.push_back((i == 0 ? 0 : 9) + t);
+        }
+        b.starts.push_back(static_cast<int32_t>(b.tokens.size()));
+        b.slots.push_back(static_cast<int32_t>(1 - i));
+        b.past.push_back(static_cast<int32_t>(done[i]));
+        done[i] += count;
+      }
+      rig.decoder->forward(b, {.kind = PassKind::kEval});
+      const std::vector<float> logits = rig.decoder->logits(index);
+      for (size_t i = 0; i < place.size(); ++i)
+        std::copy_n(logits.begin() + static_cast<int64_t>(i) * model.vocab, model.vocab,
+                    got.begin() + place[i] * model.vocab);
+    }
+    EXPECT_LT(relative_error(got, want), 1e-5);
+  }
+}
+
+TEST(Generation, GreedyIsTheSameOnEveryLayout) {
+  same_tokens(tiny_llama(), tiny_pesc(), five_rows(tiny_llama()), greedy(12));
+  same_tokens(odd_llama(), odd_pesc(), five_rows(odd_llama()), greedy(12));
+}
+
+TEST(Generation, SamplingIsTheSameOnEveryLayout) {
+  const SamplingOptions options = sampled(12, 0.9, 77);
+  same_tokens(tiny_llama(), tiny_pesc(), five_rows(tiny_llama()), options);
+  same_tokens(tiny_llama(), dense_only(), five_rows(tiny_llama()), options);
+}
+
+TEST(Generation, FewerPromptsThanRanks) {
+  same_tokens(tiny_llama(), tiny_pesc(), some_rows(tiny_llama().vocab, {4}), greedy(6));
+}
+
+TEST(Generation, StopsAtEndOfTextAndAtTheEndOfTheCache) {
+  const MpiSession session;
+  const auto world = test_world(session);
+  const Rows rows = five_rows(tiny_llama());
+  Rig rig(*world, tiny_llama(), tiny_pesc(), rows, {.ep = world->size(), .cache_slots = kSlots});
+  SamplingOptions options = sampled(100, 1, 3);
+  const auto unstopped = generate_all(rig, options);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    EXPECT_EQ(rows[i].size() + unstopped[i].size(), static_cast<size_t>(tiny_llama().max_positions));
+  }
+  options.stop = {unstopped[0][4]};
+  const auto stopped = generate_all(rig, options);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const auto end = std::find(unstopped[i].begin(), unstopped[i].end(), unstopped[0][4]);
+    EXPECT_EQ(stopped[i], std::vector<int32_t>(unstopped[i].begin(), end)) << i;
+  }
+  EXPECT_LE(stopped[0].size(), 4U);
+}
+
+}  // namespace
+}  // namespace pesc

@@ -1,0 +1,135 @@
+// ranks: 1
+// The backward of the whole model against finite differences of its loss. Routing is recorded once and
+// replayed, and dropout masks are functions of counters, so the loss is a smooth function of every parameter.
+//
+// The loss is float32, so each tensor is perturbed along its own gradient (where the signal is largest) and
+// in the elements with the largest gradients, by the five-point stencil.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+
+#include "tests/model/rig.h"
+
+namespace pesc {
+namespace {
+
+class Replay : public RoutingTape {
+ public:
+  bool replay(const Batch& /*batch*/, int64_t layer, std::vector<int32_t>& experts) override {
+    const auto it = choices_.find(layer);
+    if (it == choices_.end()) return false;
+    experts = it->second;
+    return true;
+  }
+  void record(const Batch& /*batch*/, int64_t layer, const std::vector<int32_t>& experts) override {
+    choices_[layer] = experts;
+  }
+
+ private:
+  std::map<int64_t, std::vector<int32_t>> choices_;
+};
+
+class Differences {
+ public:
+  Differences(const ModelConfig& model, const PescConfig& pesc)
+      : world_(test_world(session_)), rig_(*world_, model, pesc, five_rows(model), {}) {}
+
+  Rig& rig() { return rig_; }
+
+  // Checks every trained tensor; returns how many had a gradient.
+  int check() {
+    rig_.train(&tape_);
+    int with_gradient = 0;
+    const Tensors gradients = rig_.gradients();
+    for (const Parameter& p : rig_.decoder->parameters().all()) {
+      if (!p.trained) continue;
+      SCOPED_TRACE(p.spec.name);
+      with_gradient += check_tensor(p, gradients.at(p.spec.name)) ? 1 : 0;
+    }
+    return with_gradient;
+  }
+
+ private:
+  double loss_at(const Parameter& p, const std::vector<float>& base, const std::vector<double>& direction,
+                 double step) {
+    std::vector<float> moved(base);
+    for (size_t i = 0; i < moved.size(); ++i)
+      moved[i] = static_cast<float>(static_cast<double>(base[i]) + step * direction[i]);
+    copy_from_host(rig_.decoder->stream(), moved.data(), p.value);
+    const double loss = rig_.loss(&tape_);
+    copy_from_host(rig_.decoder->stream(), base.data(), p.value);
+    return loss;
+  }
+  double derivative(const Parameter& p, const std::vector<float>& base, const std::vector<double>& v) {
+    const double h = 0.002;
+    return (8 * (loss_at(p, base, v, h) - loss_at(p, base, v, -h)) -
+            (loss_at(p, base, v, 2 * h) - loss_at(p, base, v, -2 * h))) /
+           (12 * h);
+  }
+  bool check_tensor(const Parameter& p, const std::vector<float>& gradient) {
+    const size_t n = gradient.size();
+    std::vector<float> base(n);
+    copy_to_host(rig_.decoder->stream(), p.value, base.data());
+    double norm = 0;
+    for (const float g : gradient) norm += static_cast<double>(g) * static_cast<double>(g);
+    norm = std::sqrt(norm);
+    std::vector<size_t> order(n);
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::sort(order.begin(), order.end(),
+              [&](size_t a, size_t b) { return std::abs(gradient[a]) > std::abs(gradient[b]); });
+    const double tolerance = 4e-3 * norm + 1e-4;
+    std::vector<double> v(n, 0.0);
+    for (const size_t i : {order[0], order[n / 3], order[n - 1]}) {
+      std::fill(v.begin(), v.end(), 0.0);
+      v[i] = 1;
+      EXPECT_NEAR(derivative(p, base, v), static_cast<double>(gradient[i]), tolerance) << "element " << i;
+    }
+    if (norm == 0) return false;
+    for (size_t i = 0; i < n; ++i) v[i] = static_cast<double>(gradient[i]) / norm;
+    EXPECT_NEAR(derivative(p, base, v), norm, tolerance) << "along the gradient";
+    return norm > 1e-3;
+  }
+
+  MpiSession session_;
+  std::unique_ptr<Communicator> world_;
+  Rig rig_;
+  Replay tape_;
+};
+
+TEST(Gradients, PescWithDropout) {
+  Differences d(tiny_llama(), tiny_pesc());
+  // Per layer: A and B of seven linears, the router, two tensors of each of the eight experts.
+  EXPECT_GE(d.check(), 2 * (14 + 1 + 12));
+}
+TEST(Gradients, PescOfOddShapes) {
+  Differences d(odd_llama(), odd_pesc());
+  EXPECT_GE(d.check(), 2 * (8 + 1 + 12));
+}
+TEST(Gradients, AllParametersWithBiasesAndTiedEmbeddings) {
+  Differences d(tiny_qwen2(), full_tuning());
+  // Biases of k have next to no gradient: softmax does not see what all keys share, but for the rotation.
+  EXPECT_GE(d.check(), 2 + 2 * (2 + 7 + 2));
+}
+TEST(Gradients, AllParametersOfOddShapes) {
+  Differences d(odd_llama(), full_tuning());
+  EXPECT_EQ(d.check(), 3 + 2 * (2 + 7));
+}
+
+// The published code's balance loss is a constant (design section 1).
+TEST(Gradients, BalanceLossAlone) {
+  Differences d(tiny_llama(), tiny_pesc());
+  d.rig().ce_scale = 0;
+  d.rig().balance_coef = 1;
+  d.check();
+  const Tensors gradients = d.rig().gradients();
+  for (int64_t layer = 0; layer < 2; ++layer) {
+    const auto& g = gradients.at(str_cat("model.layers.", layer, ".mlp.moe_adapter.router.weight"));
+    EXPECT_GT(std::abs(*std::max_element(g.begin(), g.end())), 1e-3F);
+  }
+  for (const float b : d.rig().decoder->balance_losses()) EXPECT_GT(b, 0.5F);
+}
+
+}  // namespace
+}  // namespace pesc

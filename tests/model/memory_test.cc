@@ -1,0 +1,102 @@
+// ranks: 1
+// What a decoder announces is what it takes: the plan against the arenas, and the arenas against the resident
+// memory of the process, on a model of more than 1 GB.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "tests/model/rig.h"
+
+namespace pesc {
+namespace {
+
+[[maybe_unused]] int64_t resident_bytes() {
+  std::ifstream in("/proc/self/statm");
+  int64_t pages = 0;
+  int64_t resident = 0;
+  in >> pages >> resident;
+  return resident * sysconf(_SC_PAGESIZE);
+}
+
+[[maybe_unused]] int64_t total(const std::vector<ArenaSize>& arenas) {
+  int64_t bytes = 0;
+  for (const ArenaSize& a : arenas) bytes += a.bytes;
+  return bytes;
+}
+
+TEST(Memory, ThePlanIsWhatIsTaken) {
+  const MpiSession session;
+  const auto world = session.world();
+  for (const PescConfig& pesc : {tiny_pesc(), full_tuning(), dense_only()}) {
+    const ModelConfig model = tiny_llama();
+    Ranks ranks(*world, 1, 1, model.kv_heads);
+    DecoderOptions o;
+    o.capacity = {100, 50, 2, 16};
+    o.max_positions = 50;
+    o.cache_slots = 3;
+    const auto plan = Decoder::plan(model, pesc, ranks.mesh(), o);
+    const Decoder decoder(model, pesc, ranks.mesh(), ranks.groups(), o);
+    const auto arenas = decoder.arenas();
+    ASSERT_EQ(plan.size(), arenas.size());
+    for (size_t i = 0; i < plan.size(); ++i) {
+      EXPECT_EQ(plan[i].name, arenas[i].name);
+      EXPECT_EQ(plan[i].bytes, arenas[i].bytes) << plan[i].name;
+    }
+    o.purpose = Purpose::kInference;
+    EXPECT_LT(total(Decoder::plan(model, pesc, ranks.mesh(), o)), total(plan));
+  }
+}
+
+// A rank of a large layout is planned with no ranks there, and holds less than the only rank.
+TEST(Memory, PlansOfLargeLayoutsNeedNoRanks) {
+  ModelConfig model = tiny_llama();
+  model.hidden = 4096;
+  model.ffn = 11008;
+  model.layers = 32;
+  model.heads = model.kv_heads = 32;
+  model.head_dim = 128;
+  model.vocab = 32000;
+  DecoderOptions o;
+  o.capacity = {4096, 2048, 2, 1024};
+  o.max_positions = 2048;
+  const auto one = Decoder::plan(model, tiny_pesc(), Mesh(1, 0, 1, 1), o);
+  const auto eight = Decoder::plan(model, tiny_pesc(), Mesh(64, 5, 8, 8), o);
+  ASSERT_EQ(one.front().name, "weights");
+  EXPECT_GT(one.front().bytes, int64_t{24} << 30);
+  EXPECT_LT(eight.front().bytes, one.front().bytes / 7);
+}
+
+#ifndef __SANITIZE_ADDRESS__  // whose shadow memory is resident too
+TEST(Memory, ResidentMemoryIsWhatTheArenasAnnounced) {
+  const MpiSession session;
+  const auto world = session.world();
+  ModelConfig model = tiny_llama();
+  model.vocab = 500;
+  model.hidden = 128;
+  model.ffn = 352;
+  model.heads = 8;
+  model.kv_heads = 4;
+  model.head_dim = 16;
+  model.max_positions = 64;
+  PescConfig pesc = tiny_pesc();
+  pesc.lora.rank = 8;
+  pesc.moe.adapter_dim = 16;
+  const Rows rows = some_rows(model.vocab, std::vector<int64_t>(950, 64));
+  const int64_t before = resident_bytes();
+  Rig rig(*world, model, pesc, rows, {.threads = 2});
+  for (int64_t step = 1; step <= 2; ++step) {
+    rig.train();
+    optimizer_step(*rig.decoder, {}, 1e-3, step, rig.norm);
+  }
+  const int64_t grown = resident_bytes() - before;
+  const int64_t announced = total(rig.decoder->arenas());
+  EXPECT_GE(announced, int64_t{1} << 30);
+  EXPECT_LE(static_cast<double>(grown), 1.1 * static_cast<double>(announced));
+  // And the arenas are no mere promise.
+  EXPECT_GE(static_cast<double>(grown), 0.8 * static_cast<double>(announced));
+}
+#endif
+
+}  // namespace
+}  // namespace pesc

@@ -1,0 +1,56 @@
+// ranks: 1 4
+// Two runs of one layout are the same bit for bit, with threads too; five steps of AdamW with dropout.
+#include <gtest/gtest.h>
+
+#include "tests/model/rig.h"
+
+namespace pesc {
+namespace {
+
+struct Outcome {
+  std::vector<double> curve;
+  Tensors values;
+};
+
+Outcome five_steps(Communicator& world, const ModelConfig& model, const PescConfig& pesc,
+                   const Layout& layout) {
+  Rig rig(world, model, pesc, five_rows(model), layout);
+  Outcome out;
+  for (int64_t step = 1; step <= 5; ++step) {
+    out.curve.push_back(rig.train());
+    out.curve.push_back(rig.norm);
+    optimizer_step(*rig.decoder, {.weight_decay = 0.1, .clip_norm = 0.5}, 3e-3, step, rig.norm);
+  }
+  out.values = rig.values();
+  return out;
+}
+
+void same_twice(const ModelConfig& model, const PescConfig& pesc, const Layout& layout) {
+  const MpiSession session;
+  const auto world = test_world(session);
+  const Outcome first = five_steps(*world, model, pesc, layout);
+  const Outcome second = five_steps(*world, model, pesc, layout);
+  EXPECT_EQ(first.curve, second.curve);
+  EXPECT_NE(first.curve.front(), first.curve[8]);
+  ASSERT_EQ(first.values.size(), second.values.size());
+  for (const auto& [name, values] : first.values)
+    EXPECT_TRUE(same_bits(values, second.values.at(name))) << name;
+}
+
+TEST(Repeat, SameLayoutSameBits) {
+  const MpiSession session;
+  const int n = session.world()->size();
+  // Wide enough for several threads to have work.
+  ModelConfig wide = tiny_llama();
+  wide.hidden = 256;
+  wide.ffn = 512;
+  const Layout one_thread{.tp = n > 1 ? 2 : 1, .ep = n};
+  const Layout two_threads{.tp = n > 1 ? 2 : 1, .ep = n, .threads = 2};
+  for (const Layout& layout : {one_thread, two_threads}) {
+    same_twice(n > 1 ? tiny_llama() : wide, tiny_pesc(), layout);
+    same_twice(tiny_qwen2(), full_tuning(), {.tp = layout.tp, .threads = layout.threads});
+  }
+}
+
+}  // namespace
+}  // namespace pesc

@@ -1,0 +1,260 @@
+// Tiny models with random weights on any layout, for the tests of the whole model.
+//
+// Every weight, norm, bias, LoRA and adapter value is a function of its tensor's name and its global index,
+// so that all layouts hold the same model. `alone` gives a rank a world of its own: the reference of a test
+// on several ranks runs on each of them by itself.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/decoder.h"
+#include "model/hf_names.h"
+#include "runtime/optimizer.h"
+#include "runtime/ranks.h"
+#include "tests/assemble.h"
+#include "tests/device.h"
+
+namespace pesc {
+
+inline ModelConfig tiny_llama() {
+  ModelConfig m;
+  m.vocab = 44;
+  m.hidden = 32;
+  m.ffn = 40;
+  m.layers = 2;
+  m.heads = 4;
+  m.kv_heads = 2;
+  m.head_dim = 8;
+  m.max_positions = 64;
+  return m;
+}
+// Biases on q, k and v; tied embeddings.
+inline ModelConfig tiny_qwen2() {
+  ModelConfig m = tiny_llama();
+  m.family = Family::kQwen2;
+  m.qkv_bias = true;
+  m.tied_embeddings = true;
+  return m;
+}
+// Nothing divides what it does in the usual shapes: head_dim is not hidden / heads, one KV head, a vocabulary
+// that no tp divides, interpolated positions.
+inline ModelConfig odd_llama() {
+  ModelConfig m = tiny_llama();
+  m.vocab = 37;
+  m.hidden = 20;
+  m.ffn = 24;
+  m.kv_heads = 1;
+  m.head_dim = 6;
+  m.rope = {RopeKind::kLlama3, 500.0, 4.0, 1.0, 4.0, 16};
+  return m;
+}
+
+inline PescConfig tiny_pesc() {
+  PescConfig p;
+  p.lora = {
+      3, 6, 0.1, {Linear::kQ, Linear::kK, Linear::kV, Linear::kO, Linear::kGate, Linear::kUp, Linear::kDown}};
+  p.moe = {8, 2, 5, 0.7, 0.2, 0.01};
+  return p;
+}
+inline PescConfig odd_pesc() {
+  PescConfig p;
+  p.lora = {2, 5, 0.1, {Linear::kQ, Linear::kV, Linear::kUp, Linear::kDown}};
+  p.moe = {8, 3, 3, 1.3, 0.1, 0.01};
+  return p;
+}
+inline PescConfig dense_only() {
+  PescConfig p;
+  p.mode = TrainMode::kLora;
+  p.moe.experts = 0;
+  return p;
+}
+inline PescConfig full_tuning() {
+  PescConfig p = dense_only();
+  p.mode = TrainMode::kFull;
+  return p;
+}
+
+// Uniform in [-1, 1) from a name and a number.
+inline double noise(const std::string& name, uint64_t i) {
+  uint64_t z = i * 0x9E3779B97F4A7C15ULL;
+  for (const char c : name) z = (z ^ static_cast<unsigned char>(c)) * 0x100000001B3ULL;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
+  return static_cast<double>((z ^ (z >> 31)) >> 11) / static_cast<double>(1ULL << 52) - 1.0;
+}
+
+inline void randomise(Decoder& d) {
+  for (const Parameter& p : d.parameters().all()) {
+    const ShardSpec& s = p.spec;
+    const bool norm = s.name.find("norm") != std::string::npos;
+    // Large embeddings: with small ones the norms make the loss too curved for finite differences.
+    double scale = 1.7 / std::sqrt(static_cast<double>(s.global_cols));
+    if (norm || s.global_rows == 1) scale = 0.3;
+    if (s.name == hf::kEmbedding) scale = 1;
+    std::vector<float> host;
+    for (int64_t r = s.row; r < s.row + s.rows; ++r) {
+      for (int64_t c = s.col; c < s.col + s.cols; ++c) {
+        const double v = noise(s.name, static_cast<uint64_t>(r * s.global_cols + c));
+        host.push_back(static_cast<float>((norm ? 1.0 : 0.0) + scale * v));
+      }
+    }
+    copy_from_host(d.stream(), host.data(), p.value);
+  }
+}
+
+// Rows of a batch, of any lengths; every third token is not supervised.
+using Rows = std::vector<std::vector<int32_t>>;
+inline Rows some_rows(int64_t vocab, const std::vector<int64_t>& lengths) {
+  Rows rows;
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    std::vector<int32_t> row;
+    for (int64_t t = 0; t < lengths[i]; ++t) {
+      const double u = noise("row", i * 1000 + static_cast<uint64_t>(t)) / 2 + 0.5;
+      row.push_back(static_cast<int32_t>(u * static_cast<double>(vocab)));
+    }
+    rows.push_back(row);
+  }
+  return rows;
+}
+inline Rows five_rows(const ModelConfig& m) {
+  return some_rows(m.vocab, {7, 3, 9, 1, 6});
+}
+inline int64_t count_tokens(const Rows& rows) {
+  int64_t n = 0;
+  for (const auto& row : rows) n += static_cast<int64_t>(row.size());
+  return n;
+}
+inline HostBatch batch_of_rows(const Rows& rows, Range range) {
+  HostBatch b;
+  for (int64_t i = range.begin; i < range.end; ++i) {
+    const auto& row = rows[static_cast<size_t>(i)];
+    for (size_t t = 0; t < row.size(); ++t) {
+      b.tokens.push_back(row[t]);
+      b.targets.push_back(t + 1 < row.size() && t % 3 != 2 ? row[t + 1] : -100);
+      b.positions.push_back(static_cast<int32_t>(t));
+      b.samples.push_back(i);
+    }
+    b.starts.push_back(static_cast<int32_t>(b.tokens.size()));
+  }
+  return b;
+}
+
+struct Layout {
+  int tp = 1, ep = 1;
+  double headroom = 2;
+  int threads = 1;
+  int64_t cache_slots = 0;
+  Purpose purpose = Purpose::kTraining;
+};
+
+// A model on a layout of `world`, its share of the rows, and training steps on them.
+class Rig {
+ public:
+  Rig(Communicator& world, const ModelConfig& model, const PescConfig& pesc, const Rows& all_rows,
+      const Layout& layout)
+      : rows(all_rows), ranks(world, layout.tp, layout.ep, model.kv_heads) {
+    validate_model(model);
+    validate_layout(model, pesc, world.size(), layout.tp, layout.ep);
+    const Mesh& mesh = ranks.mesh();
+    batch = batch_of_rows(rows, split_range(static_cast<int64_t>(rows.size()), mesh.dp(), mesh.dp_rank()));
+    DecoderOptions o;
+    o.device = test_device(layout.threads);
+    o.capacity = {std::max<int64_t>(count_tokens(rows), 1), model.max_positions, layout.headroom, 8};
+    o.max_positions = model.max_positions;
+    o.cache_slots = layout.cache_slots;
+    o.purpose = layout.purpose;
+    decoder = std::make_unique<Decoder>(model, pesc, mesh, ranks.groups(), o);
+    randomise(*decoder);
+  }
+
+  // The loss ce_scale * (sum over supervised tokens) + balance_coef * (sum over layers), over all ranks.
+  double loss(RoutingTape* tape = nullptr, HeadMode mode = HeadMode::kLoss) {
+    decoder->forward(batch, {.kind = PassKind::kTrain, .seed = 5, .step = step, .tape = tape});
+    decoder->balance(count_tokens(rows), balance_coef);
+    decoder->loss(mode, static_cast<float>(ce_scale));
+    double total = ce_scale * sum_over_dp(decoder->take_loss_sum());
+    for (const float b : decoder->balance_losses()) total += balance_coef * static_cast<double>(b);
+    return total;
+  }
+  // Forward and backward, then the reduction over ranks; returns the loss and keeps the gradient's norm.
+  double train(RoutingTape* tape = nullptr) {
+    decoder->zero_gradients();
+    const double value = loss(tape, HeadMode::kLossAndGradient);
+    decoder->backward();
+    norm = reduce_gradients(*decoder, ranks.world(), ranks.reduction());
+    return value;
+  }
+  Tensors gradients() {
+    return assemble(ranks.world(), *decoder, [](const Parameter& p) { return p.grad; });
+  }
+  Tensors values() {
+    return assemble(ranks.world(), *decoder, [](const Parameter& p) { return p.value; });
+  }
+  // Logits [tokens of all rows, vocab], on every rank.
+  std::vector<float> all_logits(PassKind kind) {
+    decoder->forward(batch, {.kind = kind, .seed = 5, .step = 3});
+    std::vector<int32_t> index(static_cast<size_t>(batch.size()));
+    for (size_t i = 0; i < index.size(); ++i) index[i] = static_cast<int32_t>(i);
+    const std::vector<float> mine = decoder->logits(index);
+    std::string bytes;
+    if (ranks.mesh().tp_rank() == 0)
+      bytes.assign(reinterpret_cast<const char*>(mine.data()), mine.size() * sizeof(float));
+    std::vector<float> all;
+    for (const std::string& part : ranks.world().host_all_gather(bytes)) {
+      const size_t at = all.size();
+      all.resize(at + part.size() / sizeof(float));
+      std::memcpy(all.data() + at, part.data(), part.size());
+    }
+    return all;
+  }
+
+  Rows rows;
+  Ranks ranks;
+  HostBatch batch;
+  std::unique_ptr<Decoder> decoder;
+  double ce_scale = 0.05;
+  double balance_coef = 0.3;
+  double norm = 0;
+  uint32_t step = 3;  // of the dropout masks
+
+ private:
+  double sum_over_dp(double mine) {
+    std::string bytes(sizeof(double), '\0');
+    std::memcpy(bytes.data(), &mine, sizeof(mine));
+    double total = 0;
+    const std::vector<std::string> all = ranks.world().host_all_gather(bytes);
+    for (size_t r = 0; r < all.size(); r += static_cast<size_t>(ranks.mesh().tp())) {
+      double one = 0;
+      std::memcpy(&one, all[r].data(), sizeof(one));
+      total += one;
+    }
+    return total;
+  }
+};
+
+// A world of one rank, on every rank.
+inline std::unique_ptr<Communicator> alone(Communicator& world) {
+  return world.split(world.rank(), "alone");
+}
+
+// max|a - b| / max|b|; absolute where b = 0.
+inline double relative_error(const std::vector<float>& a, const std::vector<float>& b) {
+  if (a.size() != b.size()) return INFINITY;
+  double difference = 0;
+  double scale = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double d = std::abs(static_cast<double>(a[i]) - static_cast<double>(b[i]));
+    difference = std::isnan(d) ? INFINITY : std::max(difference, d);
+    scale = std::max(scale, std::abs(static_cast<double>(b[i])));
+  }
+  return scale > 0 ? difference / scale : difference;
+}
+inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+}  // namespace pesc

@@ -1,0 +1,35 @@
+// main() of tests that run under mpirun: every rank runs every case; the output of ranks other than 0 is
+// shown only when one of their cases fails.
+#include <gtest/gtest.h>
+#include <mpi.h>
+
+#include <cstdio>
+
+#include "tests/device.h"
+
+int main(int argc, char** argv) {
+  MPI_Init(&argc, &argv);
+  int rank = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  testing::InitGoogleTest(&argc, argv);
+  if (pesc::test_on_gpu() && pesc::cuda::device_count() == 0) {
+    if (rank == 0) std::printf("no GPU test: this machine has no GPU\n");
+    MPI_Finalize();
+    return 0;
+  }
+  if (rank != 0) {
+    auto& listeners = testing::UnitTest::GetInstance()->listeners();
+    delete listeners.Release(listeners.default_result_printer());
+    class FailuresOnly : public testing::EmptyTestEventListener {
+      void OnTestPartResult(const testing::TestPartResult& r) override {
+        if (r.failed()) std::fprintf(stderr, "%s:%d: %s\n", r.file_name(), r.line_number(), r.message());
+      }
+    };
+    listeners.Append(new FailuresOnly);
+  }
+  int failed = RUN_ALL_TESTS();
+  int any = 0;
+  MPI_Allreduce(&failed, &any, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
+  MPI_Finalize();
+  return any;
+}

@@ -1,0 +1,193 @@
+// RMSNorm, RoPE, SwiGLU and AdamW on the GPU against their CPU twins.
+#include <gtest/gtest.h>
+
+#include "ops/adamw.h"
+#include "ops/rmsnorm.h"
+#include "ops/rope.h"
+#include "ops/swiglu.h"
+#include "tests/ops/gpu_twin.h"
+#include "tests/ops/reference.h"
+
+namespace pesc {
+namespace {
+
+struct Shape {
+  int64_t rows, cols, gap;
+};
+// Packed rows, odd widths, odd strides, one row, no rows, more columns than threads.
+const Shape kShapes[] = {{5, 64, 0}, {33, 130, 0}, {7, 65, 3}, {9, 96, 8},   {4, 40, 1},
+                         {1, 8, 0},  {0, 64, 0},   {3, 1, 0},  {2, 4096, 0}, {300, 520, 0}};
+constexpr DType kTypes[] = {DType::kF32, DType::kBF16};
+
+class RmsNormGpu : public GpuTwin {};
+
+TEST_F(RmsNormGpu, ForwardAndApply) {
+  for (const DType t : kTypes) {
+    for (const DType weight_type : kTypes) {
+      for (const auto& [rows, cols, gap] : kShapes) {
+        const HostMatrix x = rounded(HostMatrix::normal(rows, cols, 1, gap), t);
+        const HostMatrix w = rounded(HostMatrix::normal(1, cols, 2), weight_type);
+        HostMatrix y(rows, cols, gap), rstd(1, rows);
+        rmsnorm_forward(cpu, {x.view, {}, {}, w.view, 1e-5F, y.view, rstd.view});
+        const auto run = [&]() -> Outputs {
+          const OnGpu gx(gpu(), x, t), gw(gpu(), w, weight_type);
+          const OnGpu gy(gpu(), HostMatrix(rows, cols, gap), t), gy2(gpu(), HostMatrix(rows, cols, gap), t);
+          const OnGpu grstd(gpu(), HostMatrix(1, rows));
+          rmsnorm_forward(gpu(), {gx.view, {}, {}, gw.view, 1e-5F, gy.view, grstd.view});
+          rmsnorm_apply(gpu(), gx.view, gw.view, grstd.view, gy2.view);
+          EXPECT_TRUE(same_bits(gy.host(), gy2.host())) << shape_name(t, rows, cols, gap);
+          return {gy.host(), grstd.host()};
+        };
+        compare(shape_name(t, rows, cols, gap), run, {y, rstd}, bound(t));
+      }
+    }
+  }
+}
+
+TEST_F(RmsNormGpu, ResidualWithAliasedOutput) {
+  for (const DType t : kTypes) {
+    for (const auto& [rows, cols, gap] : kShapes) {
+      const HostMatrix x = rounded(HostMatrix::normal(rows, cols, 1, gap), t);
+      const HostMatrix delta = rounded(HostMatrix::normal(rows, cols, 3, gap), t);
+      const HostMatrix w = rounded(HostMatrix::normal(1, cols, 2), t);
+      HostMatrix x_out(rows, cols, gap), y(rows, cols, gap), rstd(1, rows);
+      rmsnorm_forward(cpu, {x.view, delta.view, x_out.view, w.view, 1e-5F, y.view, rstd.view});
+      const auto run = [&]() -> Outputs {
+        const OnGpu gx(gpu(), x, t), gw(gpu(), w, t), gdelta(gpu(), delta, t);
+        const OnGpu gy(gpu(), HostMatrix(rows, cols, gap), t), grstd(gpu(), HostMatrix(1, rows));
+        rmsnorm_forward(gpu(), {gx.view, gdelta.view, gx.view, gw.view, 1e-5F, gy.view, grstd.view});
+        return {gx.host(), gy.host(), grstd.host()};
+      };
+      // y is made from the rounded sum: twice the rounding.
+      compare(shape_name(t, rows, cols, gap), run, {x_out, y, rstd}, 2 * bound(t));
+    }
+  }
+}
+
+TEST_F(RmsNormGpu, Backward) {
+  for (const DType t : kTypes) {
+    for (const auto& [rows, cols, gap] : kShapes) {
+      const HostMatrix x = rounded(HostMatrix::normal(rows, cols, 1, gap), t);
+      const HostMatrix dy = rounded(HostMatrix::normal(rows, cols, 4, gap), t);
+      const HostMatrix w = rounded(HostMatrix::normal(1, cols, 2), t);
+      const HostMatrix before = rounded(HostMatrix::normal(rows, cols, 5, gap), t);
+      HostMatrix y(rows, cols, gap), rstd(1, rows), dx = before, dweight(1, cols, 0, 0.5F);
+      rmsnorm_forward(cpu, {x.view, {}, {}, w.view, 1e-5F, y.view, rstd.view});
+      rmsnorm_backward(cpu, {dy.view, x.view, w.view, rstd.view, dx.view, dweight.view});
+      const auto run = [&]() -> Outputs {
+        const OnGpu gx(gpu(), x, t), gw(gpu(), w, t), gdy(gpu(), dy, t), gdx(gpu(), before, t);
+        const OnGpu grstd(gpu(), rstd), gdweight(gpu(), HostMatrix(1, cols, 0, 0.5F));
+        rmsnorm_backward(gpu(), {gdy.view, gx.view, gw.view, grstd.view, gdx.view, gdweight.view});
+        return {gdx.host(), gdweight.host()};
+      };
+      compare(shape_name(t, rows, cols, gap), run, {dx, dweight}, bound(t));
+    }
+  }
+}
+
+class RopeGpu : public GpuTwin {};
+
+TEST_F(RopeGpu, TableAndRotation) {
+  for (const DType t : kTypes) {
+    for (const int64_t half : {1, 4, 5, 64, 150}) {
+      constexpr int64_t kPositions = 50;
+      std::vector<double> inv_freq;
+      for (int64_t i = 0; i < half; ++i)
+        inv_freq.push_back(std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(half)));
+      HostMatrix cos(kPositions, half), sin(kPositions, half);
+      rope_table(cpu, inv_freq, cos.view, sin.view);
+      const auto table = [&]() -> Outputs {
+        const OnGpu gcos(gpu(), HostMatrix(kPositions, half)), gsin(gpu(), HostMatrix(kPositions, half));
+        rope_table(gpu(), inv_freq, gcos.view, gsin.view);
+        return {gcos.host(), gsin.host()};
+      };
+      compare("table", table, {cos, sin}, 1e-7);
+
+      for (const auto& [rows, heads, gap] :
+           {Shape{17, 3, 0}, Shape{5, 1, 7}, Shape{0, 2, 0}, Shape{9, 2, 8}}) {
+        const int64_t cols = heads * 2 * half;
+        const HostMatrix x = rounded(HostMatrix::normal(rows, cols, 1, gap), t);
+        std::vector<int32_t> positions = random_ints(rows, 0, kPositions - 1, 9);
+        for (const RopeDirection way : {RopeDirection::kForward, RopeDirection::kBackward}) {
+          HostMatrix want = x;
+          rope(cpu, want.view, tensor_of(positions.data(), 1, rows), cos.view, sin.view, way);
+          const auto run = [&]() -> Outputs {
+            const OnGpu gx(gpu(), x, t), gcos(gpu(), cos), gsin(gpu(), sin);
+            const ArrayOnGpu<int32_t> at(gpu(), positions);
+            rope(gpu(), gx.view, at.view, gcos.view, gsin.view, way);
+            return {gx.host()};
+          };
+          compare(shape_name(t, rows, cols, gap), run, {want}, bound(t));
+        }
+      }
+    }
+  }
+}
+
+class SwigluGpu : public GpuTwin {};
+
+TEST_F(SwigluGpu, ForwardAndBackwardInPlace) {
+  for (const DType t : kTypes) {
+    for (const auto& [rows, cols, gap] : kShapes) {
+      const HostMatrix gate_up = rounded(HostMatrix::normal(rows, 2 * cols, 1, gap, 3), t);
+      const HostMatrix dh = rounded(HostMatrix::normal(rows, cols, 2, gap), t);
+      HostMatrix h(rows, cols, gap), dgate_up(rows, 2 * cols, gap);
+      swiglu_forward(cpu, gate_up.view, h.view);
+      swiglu_backward(cpu, dh.view, gate_up.view, dgate_up.view);
+      const auto run = [&]() -> Outputs {
+        const OnGpu ggate_up(gpu(), gate_up, t), gdh(gpu(), dh, t);
+        const OnGpu gh(gpu(), HostMatrix(rows, cols, gap), t);
+        swiglu_forward(gpu(), ggate_up.view, gh.view);
+        swiglu_backward(gpu(), gdh.view, ggate_up.view, ggate_up.view);
+        return {gh.host(), ggate_up.host()};
+      };
+      compare(shape_name(t, rows, cols, gap), run, {h, dgate_up}, bound(t));
+    }
+  }
+}
+
+TEST_F(SwigluGpu, LargeGatesStayFinite) {
+  HostMatrix gate_up(1, 8);
+  for (int64_t c = 0; c < 4; ++c) {
+    gate_up(0, c) = std::vector<float>{-100, -1e30F, 100, 1e30F}[static_cast<size_t>(c)];
+    gate_up(0, 4 + c) = 1;
+  }
+  const OnGpu ggate_up(gpu(), gate_up), gh(gpu(), HostMatrix(1, 4));
+  swiglu_forward(gpu(), ggate_up.view, gh.view);
+  const HostMatrix h = gh.host();
+  EXPECT_NEAR(h(0, 0), 0, 1e-30);
+  EXPECT_EQ(h(0, 1), 0);
+  EXPECT_EQ(h(0, 2), 100);
+  EXPECT_EQ(h(0, 3), 1e30F);
+}
+
+class AdamwGpu : public GpuTwin {};
+
+TEST_F(AdamwGpu, SeveralSteps) {
+  for (const int64_t n : {0, 1, 7, 256, 1003, 40000}) {
+    const HostMatrix param = HostMatrix::normal(1, n, 1);
+    const HostMatrix grad = HostMatrix::normal(1, n, 2);
+    const auto steps = [&](Stream& s, const Tensor& p, const Tensor& g, const Tensor& m, const Tensor& v) {
+      for (int64_t step = 1; step <= 5; ++step)
+        adamw(s, {.param = p,
+                  .grad = g,
+                  .exp_avg = m,
+                  .exp_avg_sq = v,
+                  .lr = 1e-2,
+                  .weight_decay = 0.1,
+                  .step = step,
+                  .grad_scale = 0.7F});
+    };
+    HostMatrix want = param, m(1, n), v(1, n);
+    steps(cpu, want.view, grad.view, m.view, v.view);
+    const auto run = [&]() -> Outputs {
+      const OnGpu gp(gpu(), param), gg(gpu(), grad), gm(gpu(), HostMatrix(1, n)), gv(gpu(), HostMatrix(1, n));
+      steps(gpu(), gp.view, gg.view, gm.view, gv.view);
+      return {gp.host(), gm.host(), gv.host()};
+    };
+    compare(str_cat(n, " elements"), run, {want, m, v}, 1e-6);
+  }
+}
+
+}  // namespace
+}  // namespace pesc

@@ -1,0 +1,70 @@
+// Products on the GPU against their CPU twin: all transposes, odd shapes, strides that align to nothing,
+// types.
+#include "ops/gemm.h"
+#include "tests/ops/gpu_twin.h"
+
+namespace pesc {
+namespace {
+
+struct Case {
+  int64_t m, n, k;
+  bool ta, tb;
+  float alpha, beta;
+  int64_t gap;
+};
+
+class GemmGpu : public GpuTwin {
+ protected:
+  void run(const Case& c, DType in, DType out) {
+    const HostMatrix a = rounded(HostMatrix::normal(c.ta ? c.k : c.m, c.ta ? c.m : c.k, 1, c.gap), in);
+    const HostMatrix b = rounded(HostMatrix::normal(c.tb ? c.n : c.k, c.tb ? c.k : c.n, 2, 2 * c.gap), in);
+    const HostMatrix before = rounded(HostMatrix::normal(c.m, c.n, 3, c.gap), out);
+    const Transpose ta = c.ta ? Transpose::kYes : Transpose::kNo;
+    const Transpose tb = c.tb ? Transpose::kYes : Transpose::kNo;
+    HostMatrix want = before;
+    gemm(cpu, {a.view, ta, b.view, tb, want.view, c.alpha, c.beta});
+    const auto on_gpu = [&]() -> Outputs {
+      HostMatrix start = before;
+      if (c.beta == 0) start.fill(std::numeric_limits<float>::quiet_NaN());
+      const OnGpu ga(gpu(), a, in), gb(gpu(), b, in), gc(gpu(), start, out);
+      gemm(gpu(), {ga.view, ta, gb.view, tb, gc.view, c.alpha, c.beta});
+      return {gc.host()};
+    };
+    // Products of bf16 values are exact in float32, so that only the output's rounding is left.
+    compare(str_cat(c.m, "x", c.n, "x", c.k, c.ta ? " a^T" : "", c.tb ? " b^T" : "", " beta ", c.beta,
+                    " gap ", c.gap, " ", dtype_name(in), " into ", dtype_name(out)),
+            on_gpu, {want}, bound(out));
+  }
+  void run_types(const Case& c) {
+    run(c, DType::kF32, DType::kF32);
+    run(c, DType::kBF16, DType::kBF16);
+    run(c, DType::kBF16, DType::kF32);
+  }
+};
+
+TEST_F(GemmGpu, AllTransposesAndOddShapes) {
+  for (const int64_t m : {1, 3, 65, 130})
+    for (const int64_t n : {1, 8, 63})
+      for (const int64_t k : {1, 16, 129})
+        for (const bool ta : {false, true})
+          for (const bool tb : {false, true})
+            run_types({m, n, k, ta, tb, 0.5F, m % 2 == 0 ? 0.0F : 1.0F, k % 3});
+}
+
+TEST_F(GemmGpu, AlphaAndBeta) {
+  for (const float alpha : {0.0F, 1.0F, -2.0F})
+    for (const float beta : {0.0F, 1.0F, 0.25F}) run_types({33, 48, 20, false, true, alpha, beta, 4});
+}
+
+TEST_F(GemmGpu, LargerAndEmpty) {
+  run_types({512, 384, 1024, false, true, 1, 0, 0});
+  run_types({384, 512, 2048, true, false, 1, 1, 8});
+  for (const float beta : {0.0F, 0.5F}) {
+    run_types({5, 7, 0, false, true, 1, beta, 1});
+    run_types({0, 7, 4, false, true, 1, beta, 0});
+    run_types({5, 0, 4, true, true, 1, beta, 0});
+  }
+}
+
+}  // namespace
+}  // namespace pesc

@@ -1,0 +1,93 @@
+// SwiGLU against float64, forward and backward.
+#include "ops/swiglu.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "tests/ops/reference.h"
+
+namespace pesc {
+namespace {
+
+struct Shape {
+  int64_t tokens, columns, gap;
+  int threads;
+};
+const std::vector<Shape> kShapes = {{0, 8, 0, 2},  {1, 1, 0, 1},     {3, 17, 2, 1},   {65, 63, 0, 2},
+                                    {7, 65, 5, 1}, {129, 344, 0, 2}, {40, 1376, 3, 2}};
+
+Matrix64 reference(const Matrix64& gate_up) {
+  Matrix64 h(gate_up.rows, gate_up.cols / 2);
+  for (int64_t t = 0; t < h.rows; ++t)
+    for (int64_t c = 0; c < h.cols; ++c)
+      h(t, c) = gate_up(t, c) / (1 + std::exp(-gate_up(t, c))) * gate_up(t, h.cols + c);
+  return h;
+}
+
+TEST(SwiGlu, Forward) {
+  for (const Shape& s : kShapes) {
+    SCOPED_TRACE(str_cat(s.tokens, "x", s.columns));
+    Stream stream(Device{.threads = s.threads});
+    const HostMatrix in = HostMatrix::normal(s.tokens, 2 * s.columns, 1, s.gap, 3);
+    HostMatrix h(s.tokens, s.columns, s.gap + 1);
+    swiglu_forward(stream, in.view, h.view);
+    EXPECT_LT(relative_error(h, reference(Matrix64(in))), 1e-6);
+    EXPECT_TRUE(h.gaps_untouched());
+  }
+}
+
+TEST(SwiGlu, Backward) {
+  for (const Shape& s : kShapes) {
+    SCOPED_TRACE(str_cat(s.tokens, "x", s.columns));
+    Stream stream(Device{.threads = s.threads});
+    HostMatrix in = HostMatrix::normal(s.tokens, 2 * s.columns, 1, s.gap, 3);
+    const HostMatrix dh = HostMatrix::normal(s.tokens, s.columns, 2);
+    Matrix64 want(s.tokens, 2 * s.columns);
+    for (int64_t t = 0; t < s.tokens; ++t) {
+      for (int64_t c = 0; c < s.columns; ++c) {
+        const double g = in(t, c);
+        const double e = std::exp(-g);
+        want(t, c) =
+            dh(t, c) * static_cast<double>(in(t, s.columns + c)) * (1 + e + g * e) / (1 + e) / (1 + e);
+        want(t, s.columns + c) = dh(t, c) * g / (1 + e);
+      }
+    }
+    HostMatrix out(s.tokens, 2 * s.columns, 1);
+    swiglu_backward(stream, dh.view, in.view, out.view);
+    EXPECT_LT(relative_error(out, want), 1e-6);
+    EXPECT_TRUE(out.gaps_untouched());
+    swiglu_backward(stream, dh.view, in.view, in.view);  // in place
+    EXPECT_EQ(in.values(), out.values());
+  }
+}
+
+TEST(SwiGlu, BackwardIsTheDerivative) {
+  Stream stream(Device{});
+  HostMatrix in = HostMatrix::normal(3, 10, 1);
+  const HostMatrix dh = HostMatrix::normal(3, 5, 2);
+  HostMatrix got(3, 10);
+  swiglu_backward(stream, dh.view, in.view, got.view);
+  const auto loss = [&](const Matrix64& x) { return dot(reference(x).data, dh.values()); };
+  EXPECT_LT(relative_error(got, finite_differences(Matrix64(in), loss)), 1e-4);
+  HostMatrix h(3, 5);
+  const auto run = [&] {
+    swiglu_forward(stream, in.view, h.view);
+    return dot(h.values(), dh.values());
+  };
+  EXPECT_LT(relative_error(got, finite_differences_f32(in, run)), 1e-2);
+}
+
+TEST(SwiGlu, NotANumberStays) {
+  Stream stream(Device{});
+  HostMatrix in(1, 40, 0, 1.0F);
+  in(0, 3) = std::numeric_limits<float>::quiet_NaN();
+  HostMatrix h(1, 20);
+  swiglu_forward(stream, in.view, h.view);
+  EXPECT_TRUE(std::isnan(h(0, 3)));
+  EXPECT_FALSE(std::isnan(h(0, 4)));
+}
+
+}  // namespace
+}  // namespace pesc

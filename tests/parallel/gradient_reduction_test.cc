@@ -1,0 +1,79 @@
+// ranks: 1 2 4 8
+// Which ranks a gradient is summed over, for every layout and number of KV heads, against the table of the
+// design written as predicates over pairs of ranks.
+#include "parallel/gradient_reduction.h"
+
+#include <gtest/gtest.h>
+
+#include "parallel/mpi_communicator.h"
+
+namespace pesc {
+namespace {
+
+// Do ranks a and b hold the same piece?
+bool same_piece(ReplicaGroup group, int a, int b, int tp, int ep, int64_t kv_heads) {
+  const int ta = a % tp;
+  const int tb = b % tp;
+  switch (group) {
+    case ReplicaGroup::kWorld:
+      return true;
+    case ReplicaGroup::kDp:
+      return ta == tb;
+    case ReplicaGroup::kDpKv:  // the first KV head of a rank's piece, and (heads per rank >= 1) nothing else
+      return ta * kv_heads / tp == tb * kv_heads / tp && (kv_heads < tp || ta == tb);
+    case ReplicaGroup::kExpert:
+      return a % ep == b % ep;
+  }
+  return false;
+}
+
+TEST(GradientReduction, SumsOverTheRanksOfTheTable) {
+  const MpiSession session;
+  const auto world = session.world();
+  const int n = world->size();
+  const int rank = world->rank();
+  Stream stream{Device{}};
+  for (int tp = 1; tp <= n; tp *= 2) {
+    for (int ep = 1; ep <= n; ep *= 2) {
+      for (const int64_t kv_heads : {1, 2, 4, 8, 16}) {
+        SCOPED_TRACE(str_cat("world ", n, " tp ", tp, " ep ", ep, " kv_heads ", kv_heads));
+        const GradientReduction reduction(*world, Mesh(n, rank, tp, ep), kv_heads);
+        for (int g = 0; g < kReplicaGroups; ++g) {
+          const auto group = static_cast<ReplicaGroup>(g);
+          int replicas = 0;
+          int replica = 0;
+          float members = 0;
+          for (int r = 0; r < n; ++r) {
+            if (!same_piece(group, rank, r, tp, ep, kv_heads)) continue;
+            ++replicas;
+            if (r < rank) ++replica;
+            members += static_cast<float>(1 << r);
+          }
+          EXPECT_EQ(reduction.replicas(group), replicas) << "group " << g;
+          EXPECT_EQ(reduction.replica(group), replica) << "group " << g;
+          // Each rank adds its own bit: the sum names the ranks that were summed over.
+          std::vector<float> flat = {static_cast<float>(1 << rank), 1.0F};
+          reduction.reduce(stream, group, tensor_of(flat.data(), 1, 2));
+          EXPECT_EQ(flat[0], members) << "group " << g;
+          EXPECT_EQ(flat[1], static_cast<float>(replicas)) << "group " << g;
+          reduction.reduce(stream, group, tensor_of(flat.data(), 1, 0));  // nothing trained in this group
+        }
+      }
+    }
+  }
+}
+
+TEST(GradientReduction, RefusesKvHeadsThatDoNotDivide) {
+  const MpiSession session;
+  const auto world = session.world();
+  const int n = world->size();
+  const Mesh mesh(n, world->rank(), n, 1);
+  EXPECT_THROW(GradientReduction(*world, mesh, 0), UsageError);
+  if (n == 2 || n == 4) {
+    EXPECT_THROW(GradientReduction(*world, mesh, 3), UsageError);
+  }
+  EXPECT_THROW(GradientReduction(*world, Mesh(n + 1, world->rank(), 1, 1), 1), InternalError);
+}
+
+}  // namespace
+}  // namespace pesc

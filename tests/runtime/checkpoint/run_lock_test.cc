@@ -1,0 +1,148 @@
+// The run directory's lock, held by real processes.
+#include "runtime/checkpoint/run_lock.h"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+
+#include "ops/core/check.h"
+
+namespace pesc {
+namespace {
+
+class RunLockTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = (std::filesystem::temp_directory_path() / "pesc-lock-XXXXXX").string();
+    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+    root_ = pattern;
+  }
+  void TearDown() override { std::filesystem::remove_all(root_); }
+  // The exit status of `body` in another process.
+  static int in_child(const std::function<int()>& body) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      int status = 99;
+      try {
+        status = body();
+      } catch (const std::exception&) {
+      }
+      ::_exit(status);
+    }
+    int status = 0;
+    EXPECT_EQ(::waitpid(child, &status, 0), child);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+  }
+  std::string root_;
+};
+
+TEST_F(RunLockTest, TheSecondHolderIsRefusedAndNamesTheFirst) {
+  const std::string dir = root_ + "/runs/a";
+  const RunLock lock = RunLock::acquire(dir);
+  EXPECT_EQ(lock.generation(), 1U);
+  EXPECT_TRUE(lock.still_ours());
+  const std::string holder = str_cat("pid ", ::getpid(), " on host ");
+  const int status = in_child([&] {
+    try {
+      (void)RunLock::acquire(dir);
+    } catch (const UsageError& error) {
+      return std::string(error.what()).find(holder) != std::string::npos ? 0 : 2;
+    }
+    return 1;
+  });
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(RunLock::current_generation(dir), 1U);
+  EXPECT_TRUE(lock.still_ours());
+}
+
+TEST_F(RunLockTest, EachLaunchHasAHigherGeneration) {
+  const std::string dir = root_ + "/a";
+  EXPECT_EQ(RunLock::current_generation(dir), 0U);
+  for (uint64_t n = 1; n <= 3; ++n) {
+    const RunLock lock = RunLock::acquire(dir);
+    EXPECT_EQ(lock.generation(), n);
+    EXPECT_EQ(RunLock::current_generation(dir), n);
+  }
+}
+
+TEST_F(RunLockTest, AHolderThatIsKilledHoldsNothing) {
+  const std::string dir = root_ + "/a";
+  const int status = in_child([&] {
+    const RunLock lock = RunLock::acquire(dir);
+    ::raise(SIGKILL);
+    return 0;
+  });
+  EXPECT_EQ(status, -SIGKILL);
+  EXPECT_EQ(RunLock::acquire(dir).generation(), 2U);
+}
+
+TEST_F(RunLockTest, AChildOfTheHolderDoesNotKeepIt) {
+  const std::string dir = root_ + "/a";
+  pid_t child = -1;
+  {
+    const RunLock lock = RunLock::acquire(dir);
+    child = ::fork();
+    if (child == 0) {
+      ::execl("/bin/sleep", "sleep", "30", nullptr);
+      ::_exit(1);
+    }
+    // The lock's descriptor closes on exec; wait for that.
+    const std::string exe = str_cat("/proc/", child, "/comm");
+    for (int i = 0; i < 500; ++i) {
+      std::string name;
+      std::ifstream(exe) >> name;
+      if (name == "sleep") break;
+      ::usleep(10000);
+    }
+  }
+  EXPECT_EQ(RunLock::acquire(dir).generation(), 2U);
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+}
+
+TEST_F(RunLockTest, AnOlderLaunchSeesThatItIsOver) {
+  const std::string dir = root_ + "/a";
+  const RunLock lock = RunLock::acquire(dir);
+  // Somebody removed the lock by hand and another launch began.
+  std::filesystem::remove(dir + "/pesc.lock");
+  EXPECT_FALSE(lock.still_ours());
+  const RunLock newer = RunLock::acquire(dir);
+  EXPECT_FALSE(lock.still_ours());
+  EXPECT_TRUE(newer.still_ours());
+  EXPECT_EQ(newer.generation(), 2U);
+}
+
+TEST_F(RunLockTest, AStrangersDirectoryIsRefused) {
+  std::ofstream(root_ + "/thesis.tex") << "x";
+  try {
+    (void)RunLock::acquire(root_);
+    FAIL();
+  } catch (const UsageError& error) {
+    EXPECT_NE(std::string(error.what()).find("thesis.tex"), std::string::npos) << error.what();
+  }
+  EXPECT_FALSE(std::filesystem::exists(root_ + "/pesc.lock"));
+  // With a checkpoint in it, it is a run directory, whatever else lies there.
+  std::filesystem::create_directory(root_ + "/step-5");
+  EXPECT_EQ(RunLock::acquire(root_).generation(), 1U);
+}
+
+TEST_F(RunLockTest, UnusableDirectoriesAndDamagedGenerations) {
+  std::ofstream(root_ + "/file") << "x";
+  EXPECT_THROW((void)RunLock::acquire(root_ + "/file/run"), IoError);
+  const std::string dir = root_ + "/a";
+  (void)RunLock::acquire(dir);
+  for (const char* text : {"", "x", "-3", "99999999999999999999"}) {
+    std::ofstream(dir + "/pesc.generation") << text;
+    EXPECT_THROW((void)RunLock::acquire(dir), DataError) << text;
+  }
+  std::ofstream(dir + "/pesc.generation") << "41\n";
+  EXPECT_EQ(RunLock::acquire(dir).generation(), 42U);
+}
+
+}  // namespace
+}  // namespace pesc

@@ -1,0 +1,428 @@
+// Experiments: what bad files are told, defaults, overrides, and the resolved text.
+#include "runtime/config/experiment.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+
+#include "ops/core/check.h"
+
+namespace pesc {
+namespace {
+
+// A valid experiment of nine lines; tests replace or append lines.
+constexpr const char* kGood =
+    "name: \"t\"\n"                                                // 1
+    "run_dir: \"runs/t\"\n"                                        // 2
+    "model { path: \"base\" }\n"                                   // 3
+    "train {\n"                                                    // 4
+    "  steps: 10\n"                                                // 5
+    "  global_batch: 8 micro_batch: 4\n"                           // 6
+    "}\n"                                                          // 7
+    "data { train { path: \"a.jsonl\" } eval { path: \"b\" } }\n"  // 8
+    "moe { experts: 4 }\n";                                        // 9
+
+ExperimentConfig parse(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  return parse_experiment(text, "e.textproto", overrides);
+}
+
+std::string replaced(const std::string& from, const std::string& to) {
+  std::string text = kGood;
+  const size_t at = text.find(from);
+  EXPECT_NE(at, std::string::npos) << from;
+  return text.replace(at, from.size(), to);
+}
+
+// The message of the error that `what` ends in, which must be one of usage (exit code 64).
+template <class What>
+std::string usage_error(const What& what) {
+  try {
+    what();
+  } catch (const UsageError& e) {
+    return e.what();
+  }
+  ADD_FAILURE() << "nothing was refused";
+  return "";
+}
+
+std::string refusal(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  return usage_error([&] { (void)parse(text, overrides); });
+}
+
+struct BadFile {
+  const char* from;
+  const char* to;
+  std::vector<const char*> fragments;
+};
+
+TEST(Experiment, RefusesBadFilesWithFileLineAndTheNearestName) {
+  const std::vector<BadFile> table{
+      // Names.
+      {"steps: 10", "stepz: 10", {"e.textproto:5:", "no field 'stepz' in Train", "did you mean 'steps'?"}},
+      {"steps: 10", "steps: 10 learning_rte: 1e-3", {"e.textproto:5:13", "did you mean 'learning_rate'?"}},
+      {"moe {", "mo {", {"e.textproto:9:1", "no field 'mo' in Experiment", "did you mean 'moe'?"}},
+      {"path: \"a.jsonl\"", "pth: \"a\"", {"e.textproto:8:", "no field 'pth' in Source", "'path'"}},
+      {"steps: 10",
+       "steps: 10\n  schedule: COSIN",
+       {"e.textproto:6:", "'COSIN' is not a value of schedule", "did you mean 'COSINE'?",
+        "CONSTANT, LINEAR, COSINE"}},
+      {"steps: 10", "steps: 10 mode: DENSE", {"e.textproto:5:19:", "PESC, LORA, FULL"}},
+      {"moe {", "parallel { device: GPU } moe {", {"e.textproto:9:", "CPU, CUDA"}},
+      {"experts: 4",
+       "experts: 4 } lora { target: \"q_prj\"",
+       {"e.textproto:9: lora.target[0] is 'q_prj'", "did you mean 'q_proj'?", "down_proj"}},
+      {"experts: 4",
+       "experts: 4 } lora { target: [\"q_proj\", \"q_proj\"]",
+       {"lora.target[1]", "second time"}},
+      // Types and syntax.
+      {"steps: 10", "steps: \"ten\"", {"e.textproto:5:10", "Expected integer"}},
+      {"steps: 10", "steps: 1.5", {"e.textproto:5:", "Expected integer"}},
+      {"steps: 10", "steps: 10 learning_rate: fast", {"e.textproto:5:", "Expected double"}},
+      {"steps: 10", "steps: 10 steps: 11", {"e.textproto:5:", "'steps' is set twice"}},
+      {"steps: 10", "steps: 99999999999999999999", {"e.textproto:5:", "out of range"}},
+      {"moe { experts: 4 }", "moe { experts: 4", {"e.textproto:10:1"}},
+      // Fields that exclude each other, and required ones.
+      {"steps: 10", "steps: 10\n epochs: 1", {"e.textproto:6:", "'epochs' and 'steps' exclude each other"}},
+      {"steps: 10", "steps: 10 warmup_steps: 1 warmup_ratio: 0.1", {"e.textproto:5:", "exclude each other"}},
+      {"path: \"base\"", "path: \"base\" shape {}", {"e.textproto:3:", "'shape' and 'path' exclude"}},
+      {"steps: 10", "", {"e.textproto:4: train needs train.steps or train.epochs"}},
+      {"path: \"base\"", "", {"e.textproto:3: model names no base", "model.path", "model.shape"}},
+      {"run_dir: \"runs/t\"", "", {"e.textproto: run_dir is not set"}},
+      {"train { path: \"a.jsonl\" }", "", {"e.textproto:8: data.train is empty"}},
+      {"path: \"a.jsonl\"", "tag: \"x\"", {"e.textproto:8: data.train[0].path is not set"}},
+      // Ranges.
+      {"steps: 10", "steps: 0", {"e.textproto:5: train.steps is 0; it must be at least 1"}},
+      {"steps: 10", "epochs: -1", {"e.textproto:5: train.epochs is -1; it must be positive"}},
+      {"micro_batch: 4",
+       "micro_batch: 3",
+       {"e.textproto:6: train.micro_batch is 3", "does not divide train.global_batch = 8"}},
+      {"micro_batch: 4", "micro_batch: 16", {"e.textproto:6: train.micro_batch is 16", "between 1 and 8"}},
+      {"steps: 10", "steps: 10 seq_len: 1", {"e.textproto:5: train.seq_len is 1"}},
+      {"steps: 10", "steps: 10 learning_rate: -1", {"e.textproto:5: train.learning_rate is -1"}},
+      {"steps: 10", "steps: 10 learning_rate: nan", {"e.textproto:5: train.learning_rate is nan"}},
+      {"steps: 10", "steps: 10 clip_norm: inf", {"e.textproto:5: train.clip_norm is inf"}},
+      {"steps: 10", "steps: 10 weight_decay: -0.1", {"e.textproto:5: train.weight_decay is -0.1"}},
+      {"steps: 10", "steps: 10 beta2: 1", {"e.textproto:5: train.beta2 is 1", "less than 1"}},
+      {"steps: 10", "steps: 10 epsilon: 0", {"e.textproto:5: train.epsilon is 0", "positive"}},
+      {"steps: 10", "steps: 10 warmup_ratio: 1", {"e.textproto:5: train.warmup_ratio is 1"}},
+      {"steps: 10", "steps: 10 min_lr_ratio: 1.5", {"e.textproto:5: train.min_lr_ratio is 1.5"}},
+      {"experts: 4",
+       "experts: 4 top_k: 5",
+       {"e.textproto:9: moe.top_k is 5", "between 1 and moe.experts = 4"}},
+      {"experts: 4", "experts: 0", {"e.textproto:9: moe.experts is 0"}},
+      {"experts: 4", "experts: 256", {"e.textproto:9: moe.experts is 256", "between 1 and 255"}},
+      {"experts: 4", "adapter_dim: 0", {"e.textproto:9: moe.adapter_dim is 0"}},
+      {"experts: 4", "dropout: 1", {"e.textproto:9: moe.dropout is 1"}},
+      {"experts: 4", "aux_coef: -1", {"e.textproto:9: moe.aux_coef is -1"}},
+      {"experts: 4", "scale: nan", {"e.textproto:9: moe.scale is nan"}},
+      {"experts: 4", "experts: 4 } lora { dropout: -0.1", {"e.textproto:9: lora.dropout is -0.1"}},
+      {"experts: 4", "experts: 4 } lora { rank: -1", {"e.textproto:9: lora.rank is -1"}},
+      {"experts: 4", "experts: 4 } parallel { tp: 0", {"e.textproto:9: parallel.tp is 0"}},
+      {"experts: 4", "experts: 4 } parallel { exchange_headroom: 0", {"parallel.exchange_headroom is 0"}},
+      {"experts: 4",
+       "experts: 4 } parallel { expert_exchange: WEIGHTS",
+       {"e.textproto:9: parallel.expert_exchange is WEIGHTS", "TOKENS or AUTO"}},
+      {"path: \"a.jsonl\"", "path: \"a\" weight: 0", {"e.textproto:8: data.train[0].weight is 0"}},
+      {"experts: 4", "experts: 4 } checkpoint { keep: 1", {"e.textproto:9: checkpoint.keep is 1"}},
+      {"experts: 4", "experts: 4 } generate { top_p: 0", {"e.textproto:9: generate.top_p is 0"}},
+      {"experts: 4",
+       "experts: 4 } generate { temperature: -1",
+       {"e.textproto:9: generate.temperature is -1"}},
+      {"experts: 4",
+       "experts: 4 } debug { routing_record: \"a\" routing_replay: \"b\"",
+       {"e.textproto:9: debug.routing_record", "exclude each other"}},
+  };
+  for (const BadFile& bad : table) {
+    const std::string message = refusal(replaced(bad.from, bad.to));
+    for (const char* fragment : bad.fragments) {
+      EXPECT_NE(message.find(fragment), std::string::npos)
+          << "for '" << bad.to << "' wanted '" << fragment << "' in: " << message;
+    }
+  }
+}
+
+TEST(Experiment, RefusesBadShapes) {
+  const std::string good = "vocab: 64 hidden: 32 ffn: 48 layers: 2 heads: 4";
+  const auto run = [&](const std::string& fields, const std::string& mode) {
+    return parse(
+        replaced("model { path: \"base\" }", "model { tokenizer: \"t\" shape {\n" + fields + "\n} }"),
+        {"train.mode=" + mode});
+  };
+  const ExperimentConfig c = run(good + " family: QWEN2 tied_embeddings: true", "FULL");
+  EXPECT_EQ(c.model.shape.kv_heads, 4);
+  EXPECT_EQ(c.model.shape.head_dim, 8);
+  EXPECT_EQ(c.model.shape.max_positions, 2048);
+  EXPECT_EQ(c.model.shape.rope.theta, 10000);
+  EXPECT_TRUE(c.model.shape.qkv_bias);
+  EXPECT_TRUE(c.model.shape.tied_embeddings);
+  EXPECT_EQ(c.model.init_std, 0.02);
+  EXPECT_EQ(c.model.path, "");
+  const auto refused = [&](const std::string& fields, const std::string& mode) {
+    return usage_error([&] { (void)run(fields, mode); });
+  };
+  EXPECT_NE(refused(good, "PESC").find("e.textproto:3: model.shape has random weights"), std::string::npos);
+  EXPECT_NE(refused("hidden: 32", "FULL").find("model.shape.vocab is not set"), std::string::npos);
+  EXPECT_NE(refused(good + " kv_heads: 3", "FULL").find("e.textproto:4: model.shape.kv_heads is 3"),
+            std::string::npos);
+  EXPECT_NE(refused(good + "\nhead_dim: 7", "FULL").find("e.textproto:5: model.shape.head_dim is 7"),
+            std::string::npos);
+  EXPECT_NE(refused("vocab: 64 hidden: 30 ffn: 48 layers: 2 heads: 4", "FULL")
+                .find("model.shape.heads is 4, which does"),
+            std::string::npos);
+  EXPECT_NE(refused(good + " rms_eps: 0", "FULL").find("model.shape.rms_eps is 0"), std::string::npos);
+}
+
+TEST(Experiment, DefaultsAreThePapersRecipe) {
+  const ExperimentConfig c = parse(
+      "run_dir: \"r\" model { path: \"base\" } train { epochs: 1 } data { train { path: \"a\" tag: \"x\" } "
+      "}");
+  EXPECT_EQ(c.model.tokenizer, "base");
+  EXPECT_EQ(c.pesc.mode, TrainMode::kPesc);
+  EXPECT_EQ(c.pesc.moe.experts, 8);
+  EXPECT_EQ(c.pesc.moe.top_k, 2);
+  EXPECT_EQ(c.pesc.moe.adapter_dim, 512);
+  EXPECT_EQ(c.pesc.moe.aux_coef, 0.01);
+  EXPECT_EQ(c.pesc.lora.rank, 64);
+  EXPECT_EQ(c.pesc.lora.alpha, 16);
+  EXPECT_EQ(c.pesc.lora.targets.size(), static_cast<size_t>(kLinears));
+  EXPECT_EQ(c.train.steps, 0);
+  EXPECT_EQ(c.train.epochs, 1);
+  EXPECT_EQ(c.train.global_batch, 128);
+  EXPECT_EQ(c.train.micro_batch, 128);
+  EXPECT_EQ(c.train.micro_batches(), 1);
+  EXPECT_EQ(c.train.seq_len, 2048);
+  EXPECT_EQ(c.train.lr.lr, 2e-4);
+  EXPECT_EQ(c.train.lr.schedule, Schedule::kConstant);
+  EXPECT_EQ(c.train.adamw.clip_norm, 0.3);
+  EXPECT_EQ(c.train.adamw.weight_decay, 0);
+  EXPECT_EQ(c.parallel.tp, 1);
+  EXPECT_EQ(c.parallel.ep, 1);
+  EXPECT_EQ(c.parallel.exchange_headroom, 2);
+  ASSERT_EQ(c.data.train.size(), 1U);
+  EXPECT_EQ(c.data.train[0].tag, "x");
+  EXPECT_EQ(c.data.train[0].weight, 1);
+  EXPECT_TRUE(c.data.eval.empty());
+  EXPECT_EQ(c.data.on_bad_row, BadRowPolicy::kFail);
+  EXPECT_EQ(c.checkpoint.keep, 2);
+  EXPECT_TRUE(c.checkpoint.asynchronous);
+  EXPECT_EQ(c.checkpoint.on_error, OnSaveError::kStop);
+  EXPECT_EQ(parse(kGood, {"checkpoint.on_error=CONTINUE"}).checkpoint.on_error, OnSaveError::kContinue);
+  EXPECT_FALSE(parse(kGood, {"checkpoint.asynchronous=false"}).checkpoint.asynchronous);
+  EXPECT_EQ(c.generate.temperature, 0);
+}
+
+TEST(Experiment, OneFileIsItsOwnDenseBaseline) {
+  const std::string text = replaced("experts: 4", "experts: 4 } parallel { ep: 4");
+  EXPECT_EQ(parse(text).parallel.ep, 4);
+  const ExperimentConfig lora = parse(text, {"train.mode=LORA"});
+  EXPECT_EQ(lora.pesc.moe.experts, 0);
+  EXPECT_EQ(lora.pesc.lora.rank, 64);
+  EXPECT_EQ(lora.parallel.ep, 1);
+  const ExperimentConfig full = parse(text, {"train.mode=FULL"});
+  EXPECT_EQ(full.pesc.moe.experts, 0);
+  EXPECT_EQ(full.pesc.lora.rank, 0);
+  EXPECT_NE(refusal(text, {"train.mode=LORA", "lora.rank=0"}).find("--set lora.rank=0: lora.rank is 0"),
+            std::string::npos);
+}
+
+TEST(Experiment, AnOverriddenValueIsBlamedOnTheOverride) {
+  const std::string message = refusal(kGood, {"train.micro_batch=3"});
+  EXPECT_EQ(message.find("--set train.micro_batch=3: train.micro_batch is 3"), 0U) << message;
+  // What the override took away is no place any more; its neighbours keep theirs.
+  EXPECT_EQ(
+      refusal(kGood, {"data.train=[{weight: 2}]"}).find("--set data.train=[{weight: 2}]: data.train[0].path"),
+      0U);
+  EXPECT_EQ(refusal(kGood, {"train.global_batch=6"}).find("e.textproto:6: train.micro_batch is 4"), 0U);
+}
+
+TEST(Experiment, ResolvedTextReadsBackToItself) {
+  const std::vector<std::string> texts{
+      kGood,
+      replaced("steps: 10",
+               "epochs: 0.3333333333333333 warmup_ratio: 0.03 learning_rate: 1.2345678901234567e-4"),
+      replaced("\"runs/t\"", "\"runs/\\\"\\n\\303\\251 x\""),
+      replaced("experts: 4", "experts: 4 } lora { target: [\"o_proj\", \"q_proj\"]"),
+      replaced("model { path: \"base\" }\ntrain {",
+               "model { tokenizer: \"t\" shape { vocab: 64 hidden: 32 ffn: 48 layers: 2 heads: 4 } }\ntrain "
+               "{ mode: FULL"),
+  };
+  for (const std::string& text : texts) {
+    const ExperimentConfig first = parse(text);
+    const ExperimentConfig again = parse(first.text);
+    EXPECT_EQ(first.text, again.text);
+    EXPECT_EQ(first.run_dir, again.run_dir);
+    EXPECT_EQ(first.train.lr.lr, again.train.lr.lr);
+    EXPECT_EQ(first.train.epochs, again.train.epochs);
+    EXPECT_EQ(first.pesc.lora.targets, again.pesc.lora.targets);
+    EXPECT_TRUE(experiment_differences(first.text, again.text).empty());
+  }
+  // Every default is there to be read, the dependent ones too.
+  const std::string text = parse(replaced("micro_batch: 4", "")).text;
+  for (const char* field :
+       {"micro_batch: 8", "beta2: 0.999", "clip_norm: 0.3", "target: \"down_proj\"", "rank: 64",
+        "tokenizer: \"base\"", "expert_exchange: AUTO", "keep: 2", "temperature: 0"})
+    EXPECT_NE(text.find(field), std::string::npos) << field << " in\n" << text;
+}
+
+TEST(Experiment, DifferencesNameEachFieldAndBothValues) {
+  const std::string before = parse(kGood).text;
+  const std::string after = parse(kGood, {"train.seed=2", "data.train[1].path=c", "train.epochs=1"}).text;
+  const std::vector<std::string> expected{
+      "data.train[1].path: (not set) -> \"c\"", "data.train[1].weight: (not set) -> 1",
+      "train.epochs: (not set) -> 1", "train.seed: 1 -> 2", "train.steps: 10 -> (not set)"};
+  EXPECT_EQ(experiment_differences(before, after), expected);
+  EXPECT_TRUE(experiment_differences(before, before).empty());
+}
+
+TEST(Experiment, ARunGoesOnUnderTheSameMathematicsOnly) {
+  const std::string before = parse(kGood).text;
+  check_same_run(before, before);
+  check_same_run(before, parse(kGood, {"parallel.tp=2", "run_dir=x", "name=y", "train.log_every=1",
+                                       "train.steps=20", "checkpoint.keep=5", "checkpoint.on_error=CONTINUE",
+                                       "model.path=moved", "train.eval_every=3", "data.eval=[]"})
+                             .text);
+  // The micro-batch that was the default, now said.
+  check_same_run(parse(kGood, {"train.micro_batch=8"}).text, parse(replaced("micro_batch: 4", "")).text);
+  for (const char* change : {"train.seed=2", "train.micro_batch=8", "moe.aux_coef=0", "lora.dropout=0",
+                             "data.train[0].weight=2", "train.warmup_steps=1", "lora.target=q_proj"}) {
+    const std::string message = usage_error([&] { check_same_run(before, parse(kGood, {change}).text); });
+    const std::string field = std::string(change).substr(0, std::string(change).find('='));
+    EXPECT_NE(message.find("\n  " + field), std::string::npos) << change << ": " << message;
+  }
+  // The length is part of a schedule that falls, and of a warm-up that is a share of it.
+  for (const char* shape : {"train.schedule=LINEAR", "train.warmup_ratio=0.1"}) {
+    EXPECT_NE(usage_error([&] {
+                check_same_run(parse(kGood, {shape}).text, parse(kGood, {shape, "train.steps=20"}).text);
+              }).find("train.steps: 10 -> 20"),
+              std::string::npos)
+        << shape;
+  }
+  // Without experts their settings do not matter.
+  check_same_run(parse(kGood, {"train.mode=LORA"}).text,
+                 parse(kGood, {"train.mode=LORA", "moe.experts=2"}).text);
+}
+
+class ExperimentPaths : public testing::Test {
+ protected:
+  ExperimentPaths() {
+    std::string name = testing::TempDir() + "/pesc_config_XXXXXX";
+    folder_ = mkdtemp(name.data());
+    std::filesystem::create_directory(folder_ + "/base");
+    std::ofstream(folder_ + "/a.jsonl") << "{}\n";
+    std::ofstream(folder_ + "/e.textproto") << kGood;
+  }
+  ~ExperimentPaths() override { std::filesystem::remove_all(folder_); }
+  [[nodiscard]] std::vector<std::string> good() const {
+    return {"model.path=" + folder_ + "/base", "data.train[0].path=" + folder_ + "/a.jsonl",
+            "data.eval[0].path=" + folder_ + "/a.jsonl"};
+  }
+  [[nodiscard]] std::string refused(const std::string& change) const {
+    std::vector<std::string> overrides = good();
+    overrides.push_back(change);
+    const ExperimentConfig c = load_experiment(folder_ + "/e.textproto", overrides);
+    return usage_error([&] { check_paths(c, DataUse::kAll); });
+  }
+  std::string folder_;
+};
+
+TEST_F(ExperimentPaths, UnreadableOnesAreRefusedByField) {
+  check_paths(load_experiment(folder_ + "/e.textproto", good()), DataUse::kAll);
+  EXPECT_NE(refused("model.path=nowhere").find("model.path: 'nowhere' cannot be read: No such file"),
+            std::string::npos);
+  EXPECT_NE(refused("model.path=" + folder_ + "/a.jsonl").find("is not a folder"), std::string::npos);
+  EXPECT_NE(refused("model.tokenizer=nowhere").find("model.tokenizer: 'nowhere'"), std::string::npos);
+  EXPECT_NE(refused("data.train[0].path=" + folder_).find("is a folder; name a file"), std::string::npos);
+  EXPECT_NE(refused("data.eval[1].path=nowhere").find("data.eval[1].path: 'nowhere'"), std::string::npos);
+  EXPECT_NE(refused("debug.routing_replay=nowhere").find("debug.routing_replay"), std::string::npos);
+  // In the file itself: its line.
+  const std::string message =
+      usage_error([&] { check_paths(load_experiment(folder_ + "/e.textproto", {}), DataUse::kAll); });
+  EXPECT_EQ(message.find(folder_ + "/e.textproto:3: model.path: 'base'"), 0U) << message;
+}
+
+TEST_F(ExperimentPaths, OnlyWhatTheVerbReads) {
+  const auto with = [&](const std::string& change) {
+    std::vector<std::string> overrides = good();
+    overrides.push_back(change);
+    return load_experiment(folder_ + "/e.textproto", overrides);
+  };
+  const ExperimentConfig no_train = with("data.train[0].path=nowhere");
+  const ExperimentConfig no_eval = with("data.eval[0].path=nowhere");
+  EXPECT_NO_THROW(check_paths(no_train, DataUse::kHeldOut));
+  EXPECT_NO_THROW(check_paths(no_train, DataUse::kNone));
+  EXPECT_NO_THROW(check_paths(no_eval, DataUse::kNone));
+  EXPECT_THROW(check_paths(no_train, DataUse::kAll), UsageError);
+  EXPECT_THROW(check_paths(no_eval, DataUse::kHeldOut), UsageError);
+  EXPECT_THROW(check_paths(with("model.tokenizer=nowhere"), DataUse::kNone), UsageError);
+}
+
+TEST_F(ExperimentPaths, ExperimentFilesThatAreNotThere) {
+  EXPECT_NE(usage_error([&] {
+              (void)load_experiment(folder_ + "/none", {});
+            }).find("/none: the experiment file cannot be"),
+            std::string::npos);
+  EXPECT_NE(usage_error([&] { (void)load_experiment(folder_, {}); }).find("is a folder"), std::string::npos);
+  std::ofstream(folder_ + "/empty") << "";
+  EXPECT_NE(usage_error([&] { (void)load_experiment(folder_ + "/empty", {}); }).find("train needs"),
+            std::string::npos);
+}
+
+TEST(Experiment, IsCheckedAgainstTheModel) {
+  ModelConfig m;
+  m.vocab = 64;
+  m.hidden = 32;
+  m.ffn = 48;
+  m.layers = 2;
+  m.heads = 4;
+  m.kv_heads = 2;
+  m.head_dim = 8;
+  m.max_positions = 2048;
+  const auto refused = [&](const std::vector<std::string>& overrides, int world) {
+    const ExperimentConfig c = parse(kGood, overrides);
+    return usage_error([&] { check_against_model(c, m, world); });
+  };
+  check_against_model(parse(kGood, {"parallel.tp=2", "parallel.ep=4"}), m, 4);
+  EXPECT_EQ(refused({"parallel.tp=3"}, 3).find("--set parallel.tp=3: impossible layout: the model's 4"), 0U);
+  EXPECT_EQ(refused({"parallel.tp=2"}, 3).find("--set parallel.tp=2: impossible layout"), 0U);
+  EXPECT_NE(refused({"parallel.ep=8"}, 8).find("moe.experts = 4"), std::string::npos);
+  EXPECT_EQ(refused({"train.seq_len=4096"}, 1).find("--set train.seq_len=4096: train.seq_len is 4096"), 0U);
+  m.sliding_window = 1024;
+  EXPECT_NE(refused({}, 1).find("sliding_window of 1024"), std::string::npos);
+  check_against_model(parse(kGood, {"train.seq_len=1024"}), m, 1);
+  m.head_dim = 7;
+  EXPECT_THROW(check_against_model(parse(kGood), m, 1), DataError);
+}
+
+TEST(Experiment, ABenchmarkNeedsNeitherDataNorAPlaceButAllElse) {
+  const auto bench = [](const std::string& text) {
+    return parse_experiment(text, "e.textproto", {}, ExperimentUse::kBench);
+  };
+  const std::string shape = "vocab: 64 hidden: 32 ffn: 48 layers: 2 heads: 4";
+  const std::string text = "model { tokenizer: \"t\" shape { " + shape + " } } train { steps: 1 }\n";
+  const ExperimentConfig c = bench(text);
+  EXPECT_EQ(c.pesc.mode, TrainMode::kPesc);
+  EXPECT_EQ(c.model.shape.hidden, 32);
+  EXPECT_NE(refusal(text).find("e.textproto:1: model.shape has random weights"), std::string::npos);
+  EXPECT_NE(
+      usage_error([&] { (void)bench(text + "moe { top_k: 9 }"); }).find("e.textproto:2: moe.top_k is 9"),
+      std::string::npos);
+}
+
+TEST(Experiment, TheOnesInTheRepositoryAreValid) {
+  int found = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(PESC_SOURCE_DIR "/configs")) {
+    if (entry.path().extension() != ".textproto" || entry.path().parent_path().filename() == "models")
+      continue;
+    const bool bench = entry.path().filename().string().starts_with("bench-");
+    const ExperimentUse use = bench ? ExperimentUse::kBench : ExperimentUse::kRun;
+    EXPECT_NO_THROW((void)load_experiment(entry.path().string(), {}, use)) << entry.path();
+    ++found;
+  }
+  EXPECT_GE(found, 2);
+}
+
+}  // namespace
+}  // namespace pesc

@@ -1,0 +1,164 @@
+#include "runtime/data/dataset.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <map>
+#include <set>
+
+#include "ops/core/check.h"
+#include "tests/runtime/data/test_tokenizers.h"
+
+namespace pesc {
+namespace {
+
+std::string row_text(const std::string& text, const std::string& tag = "") {
+  return R"({"corpus": ")" + text + "\"" + (tag.empty() ? "" : R"(, "dataset": ")" + tag + "\"") + "}\n";
+}
+std::string rows_text(int rows) {
+  std::string text;
+  for (int i = 0; i < rows; ++i) text += row_text("r" + std::to_string(i));
+  return text;
+}
+
+template <class T>
+std::vector<int32_t> list(std::span<T> values) {
+  return {values.begin(), values.end()};
+}
+
+DatasetOptions length(int64_t seq_len) {
+  DatasetOptions options;
+  options.seq_len = seq_len;
+  return options;
+}
+
+TEST(Dataset, TokensMasksTagsAndReport) {
+  const TempFolder folder;
+  const std::string a =
+      folder.write("a.jsonl", row_text("abc", "red") + row_text("de", "blue") + row_text("f"));
+  const std::string b = folder.write(
+      "b.json",
+      R"([{"instruction": "q", "output": "zz", "dataset": "red"}, {"corpus": "g", "dataset": "red"}])");
+  const ByteTokenizer bytes;
+  const Dataset data({{a, "", 1}, {b, "green", 1}}, bytes, length(64));
+  ASSERT_EQ(data.rows(), 5);
+  EXPECT_EQ(data.epoch_size(), 5);
+  EXPECT_EQ(data.tags(), (std::vector<std::string>{"red", "blue", "a", "green"}));
+  EXPECT_EQ(data.tag(0), 0);
+  EXPECT_EQ(data.tag(1), 1);
+  EXPECT_EQ(data.tag(2), 2);
+  EXPECT_EQ(data.tag(3), 3);
+  EXPECT_EQ(data.tag(4), 3);
+  EXPECT_EQ(list(data.tokens(1)), (std::vector<int32_t>{1, 'd' + 3, 'e' + 3, 2}));
+  EXPECT_EQ(list(data.supervised(1)), (std::vector<int32_t>{1, 1, 1, 0}));
+  Row alpaca;
+  alpaca.turns = {{"q", "zz"}};
+  const Sample sample = encode_row(bytes, alpaca, 64);
+  EXPECT_TRUE(std::ranges::equal(data.tokens(3), sample.tokens));
+  for (size_t t = 0; t < sample.labels.size(); ++t) {
+    EXPECT_EQ(data.supervised(3)[t] != 0, sample.labels[t] != kUnsupervised);
+  }
+  const DatasetReport& report = data.report();
+  EXPECT_EQ(report.rows, 5);
+  EXPECT_EQ(report.tokens, 5 + 4 + 3 + std::ssize(sample.tokens) + 3);
+  EXPECT_EQ(report.supervised, 4 + 3 + 2 + 3 + 2);
+  EXPECT_EQ(report.dropped + report.truncated + report.bad, 0);
+  EXPECT_EQ(data.longest_row(), std::ssize(sample.tokens));
+}
+
+TEST(Dataset, ARowWithNothingLeftToLearnIsReportedNotTrained) {
+  const TempFolder folder;
+  const std::string longer(40, 'q');
+  const std::string path = folder.write("a.jsonl", row_text("abc") + R"({"instruction": ")" + longer +
+                                                       R"(", "output": "x"})" + "\n" + row_text(longer));
+  const Dataset data({{path, "", 1}}, ByteTokenizer(), length(30));
+  EXPECT_EQ(data.rows(), 2);
+  EXPECT_EQ(data.report().dropped, 1);
+  EXPECT_EQ(data.report().truncated, 1);
+  EXPECT_EQ(data.longest_row(), 30);
+  for (int64_t row = 0; row < 2; ++row) EXPECT_EQ(data.supervised(row)[0], 1);
+  ASSERT_EQ(data.report().messages.size(), 1U);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, path + ":2: nothing to learn", data.report().messages[0]);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "2 rows", to_string(data.report()));
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "1 rows dropped", to_string(data.report()));
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "1 rows cut", to_string(data.report()));
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":2: nothing", to_string(data.report()));
+}
+
+TEST(Dataset, NothingAtAllToLearnIsAnError) {
+  const TempFolder folder;
+  const std::string empty = folder.write("empty.jsonl", "\n");
+  EXPECT_THROW(Dataset({{empty, "", 1}}, ByteTokenizer(), length(30)), DataError);
+  const std::string cut =
+      folder.write("cut.jsonl", R"({"instruction": ")" + std::string(40, 'q') + R"(", "output": "x"})");
+  try {
+    const Dataset data({{cut, "", 1}}, ByteTokenizer(), length(30));
+    FAIL();
+  } catch (const DataError& error) {
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, cut, error.what());
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, "1 rows dropped", error.what());
+  }
+}
+
+TEST(Dataset, BadRowsStopOrAreSkipped) {
+  const TempFolder folder;
+  const std::string path = folder.write("a.jsonl", row_text("a") + "{\"corpus\": 5}\n" + row_text("b"));
+  EXPECT_THROW(Dataset({{path, "", 1}}, ByteTokenizer(), length(30)), DataError);
+  DatasetOptions options = length(30);
+  options.rows.on_bad_row = OnBadRow::kSkip;
+  const Dataset data({{path, "", 1}}, ByteTokenizer(), options);
+  EXPECT_EQ(data.rows(), 2);
+  EXPECT_EQ(data.report().bad, 1);
+  ASSERT_EQ(data.report().messages.size(), 1U);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":2: \"corpus\" is a number", data.report().messages[0]);
+}
+
+TEST(Dataset, BadArgumentsAreUsageErrors) {
+  const TempFolder folder;
+  const std::string path = folder.write("a.jsonl", row_text("a"));
+  const ByteTokenizer bytes;
+  EXPECT_THROW(Dataset({}, bytes, length(30)), UsageError);
+  EXPECT_THROW(Dataset({{path, "", 1}}, bytes, length(1)), UsageError);
+  for (const double weight : {0.0, -1.0, std::nan(""), std::numeric_limits<double>::infinity(), 1e300}) {
+    EXPECT_THROW(Dataset({{path, "", weight}}, bytes, length(30)), UsageError) << weight;
+  }
+  EXPECT_THROW(Dataset({{folder / "none", "", 1}}, bytes, length(30)), DataError);
+}
+
+TEST(Dataset, WeightsGiveExactlyThatManyCopies) {
+  const TempFolder folder;
+  const std::string a = folder.write("a.jsonl", rows_text(40));
+  const std::string b = folder.write("b.jsonl", rows_text(100));
+  const std::string c = folder.write("c.jsonl", rows_text(7));
+  const Dataset data({{a, "", 2.25}, {b, "", 0.3}, {c, "", 1}}, ByteTokenizer(), length(30));
+  ASSERT_EQ(data.epoch_size(), 90 + 30 + 7);
+  std::set<std::vector<int64_t>> shares;
+  std::map<int64_t, int> seen_b;
+  for (int64_t epoch = 0; epoch < 50; ++epoch) {
+    std::vector<int> copies(static_cast<size_t>(data.rows()));
+    std::vector<int64_t> share;
+    for (int64_t entry = 0; entry < data.epoch_size(); ++entry) {
+      const int64_t row = data.entry_row(entry, epoch, 5);
+      ++copies.at(static_cast<size_t>(row));
+      if (row >= 40 && row < 140) {
+        share.push_back(row);
+        ++seen_b[row];
+      }
+    }
+    EXPECT_EQ(std::count(copies.begin(), copies.begin() + 40, 3), 10);
+    EXPECT_EQ(std::count(copies.begin(), copies.begin() + 40, 2), 30);
+    EXPECT_EQ(std::count(copies.begin() + 40, copies.begin() + 140, 1), 30);
+    EXPECT_EQ(std::count(copies.begin() + 40, copies.begin() + 140, 0), 70);
+    EXPECT_EQ(std::count(copies.begin() + 140, copies.end(), 1), 7);
+    shares.insert(share);
+  }
+  // Every epoch draws its own share, and in time each row comes: 50 draws of 0.3.
+  EXPECT_EQ(shares.size(), 50U);
+  EXPECT_EQ(seen_b.size(), 100U);
+  for (const auto& [row, times] : seen_b) EXPECT_TRUE(times > 2 && times < 32) << row << " " << times;
+  EXPECT_NE(data.entry_row(90, 0, 5), data.entry_row(90, 0, 6));
+}
+
+}  // namespace
+}  // namespace pesc

@@ -1,0 +1,88 @@
+// metrics.jsonl across restarts, and what a step's record holds.
+#include "runtime/metrics.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "ops/core/check.h"
+
+namespace pesc {
+namespace {
+
+class Metrics : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = std::filesystem::temp_directory_path() / str_cat("pesc-metrics-", getpid());
+    std::filesystem::create_directories(folder_);
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+  [[nodiscard]] std::string path() const { return (folder_ / "metrics.jsonl").string(); }
+  [[nodiscard]] std::vector<nlohmann::json> records() const {
+    std::vector<nlohmann::json> all;
+    std::ifstream in(path());
+    for (std::string line; std::getline(in, line);) all.push_back(nlohmann::json::parse(line));
+    return all;
+  }
+  static nlohmann::json step(int64_t n, double loss) {
+    StepMetrics m;
+    m.step = n;
+    m.loss = loss;
+    return to_json(m);
+  }
+  std::filesystem::path folder_;
+};
+
+TEST_F(Metrics, AResumedRunDropsWhatADeadOneWroteBeyondItsCheckpoint) {
+  {
+    MetricsLog log(path(), 0);
+    for (int n = 1; n <= 5; ++n) log.write(step(n, n));
+  }
+  {
+    std::ofstream torn(path(), std::ios::app);
+    torn << "{\"step\": 6, \"lo";  // the process died in this line
+  }
+  MetricsLog log(path(), 3);
+  log.write(step(4, 40));
+  const auto all = records();
+  ASSERT_EQ(all.size(), 4U);
+  EXPECT_EQ(all[2]["loss"], 3.0);
+  EXPECT_EQ(all[3]["step"], 4);
+  EXPECT_EQ(all[3]["loss"], 40.0);
+}
+
+TEST_F(Metrics, AFreshRunStartsAnew) {
+  { MetricsLog(path(), 0).write(step(1, 1)); }
+  { MetricsLog(path(), 0).write(step(1, 2)); }
+  const auto all = records();
+  ASSERT_EQ(all.size(), 1U);
+  EXPECT_EQ(all[0]["loss"], 2.0);
+}
+
+TEST_F(Metrics, AFolderThatCannotBeWrittenIsAnIoError) {
+  EXPECT_THROW(MetricsLog("/proc/none/metrics.jsonl", 0), IoError);
+}
+
+TEST(StepMetrics, RecordAndProgressLineSayTheSame) {
+  StepMetrics m;
+  m.step = 12;
+  m.steps = 300;
+  m.loss = 2.5;
+  m.tokens = 4000;
+  m.seconds = 0.5;
+  m.light_seconds = 0.2;
+  m.expert_share = {{0.25, 0.75}};
+  const nlohmann::json j = to_json(m);
+  EXPECT_EQ(j["tokens_per_second"], 8000.0);
+  EXPECT_EQ(j["share_of_light"], 0.4);
+  EXPECT_EQ(j["expert_share"][0][1], 0.75);
+  const std::string line = progress_line(m, 0.5);
+  EXPECT_NE(line.find("step 12/300"), std::string::npos) << line;
+  EXPECT_NE(line.find("8.0k tok/s"), std::string::npos) << line;
+  EXPECT_NE(line.find("40% of light"), std::string::npos) << line;
+  EXPECT_NE(line.find("2:24 left"), std::string::npos) << line;  // 288 steps of half a second
+}
+
+}  // namespace
+}  // namespace pesc
