@@ -133,14 +133,19 @@ def two_supervisors(rig, log):
 
 
 def mpirun_ends(rig, log):
-    row = Row("mpirun killed; supervisor killed; mpirun told to end", "SIGKILL; SIGTERM to mpirun itself", "O1 O2 O4")
+    row = Row("mpirun killed; supervisor killed; mpirun told to end", "SIGKILL; SIGTERM to mpirun itself, which "
+              "`pesc launch` shields it from (scancel sends it to all), then SIGINT", "O1 O2 O4")
     of_launch_test(rig, row, "test_mpirun_killed", "test_supervisor_killed")
-    run = "mpirun-term"
-    out = rig.supervise(run)
+    run = "mpirun-told"
+    # A rank that stands still keeps the run from ending before the signals.
+    out = rig.supervise(run, fault="step=%d rank=1 action=stop" % (EVERY + 4), recovery__step_limit_s=100)
     found = rig.wait_for_heart(run, 60, lambda h: h.section == "step" and h.step >= EVERY + 3, (0,))
     (mpirun,) = [pid for pid, argv in tools.launch_test.processes(rig.path(run)).items() if argv[0] == b"mpirun"]
-    at = time.monotonic()
     os.kill(mpirun, signal.SIGTERM)
+    time.sleep(1)
+    assert mpirun in tools.launch_test.processes(rig.path(run)) and out.process.poll() is None, out.text()
+    at = time.monotonic()
+    os.kill(mpirun, signal.SIGINT)
     detected, recovered, resumed, _ = rig.watch_recovery(out, run, at, 1, 0)
     assert out.finish() == 0, out.text()
     rig.assert_as_if_nothing_happened(run)
@@ -224,10 +229,10 @@ def crash_loop(rig, log):
 
 
 def faults_all_the_time(rig, log):
-    """Goodput with a kill every few seconds."""
-    row = Row("a fault every 30 s of simulated time", "`kill -9` of a rank 1.5 s after each restart, steps of 0.04 s",
+    """Goodput with a kill every few seconds. Four times the rows, so that steps are long enough on a quick machine too."""
+    row = Row("a fault every 30 s of simulated time", "`kill -9` of a rank 1.5 s after each restart, short steps",
               "O1 O4, it finishes")
-    fields = {"train__steps": 240, "checkpoint__every_steps": 8}
+    fields = {"train__steps": 240, "checkpoint__every_steps": 8, "train__global_batch": 64, "train__micro_batch": 64}
     plain = rig.launch("goodput-plain", **fields)
     assert plain.code == 0
     expected = rig.weights("goodput-plain", 240)
