@@ -32,7 +32,7 @@ say "whole runs under mpirun"
 # These kill, stop and time processes: on a machine that is busy with other things one may need a second try.
 slow=(-L slow)
 [[ $mode == quick ]] || slow=(-L 'slow|long')
-ctest --test-dir build/release --output-on-failure --no-tests=error "${slow[@]}" --repeat until-pass:2 \
+ctest --test-dir build/release --output-on-failure --no-tests=error "${slow[@]}" -j 2 --repeat until-pass:2 \
   | tee -a build/release/ctest.log
 # A test may be skipped only for want of a GPU (label gpu).
 if grep -E '\*\*\*(Skipped|Not Run)' build/release/ctest.log | grep -vi gpu; then

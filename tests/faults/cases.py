@@ -232,10 +232,10 @@ def faults_all_the_time(rig, log):
     """Goodput with a kill every few seconds. Four times the rows, so that steps are long enough on a quick machine too."""
     row = Row("a fault every 30 s of simulated time", "`kill -9` of a rank 1.5 s after each restart, short steps",
               "O1 O4, it finishes")
-    fields = {"train__steps": 240, "checkpoint__every_steps": 8, "train__global_batch": 64, "train__micro_batch": 64}
+    fields = {"train__steps": 120, "checkpoint__every_steps": 8, "train__global_batch": 64, "train__micro_batch": 64}
     plain = rig.launch("goodput-plain", **fields)
     assert plain.code == 0
-    expected = rig.weights("goodput-plain", 240)
+    expected = rig.weights("goodput-plain", 120)
     out, line, launch = rig.supervise("goodput", **fields), 0, 1
     run = rig.path("goodput")
     found = rig.wait_for_heart("goodput", 60, lambda h: h.section != "setup")
@@ -244,7 +244,7 @@ def faults_all_the_time(rig, log):
         while time.monotonic() < until and out.process.poll() is None:
             time.sleep(0.01)
         found = heart(run, launch % RANKS)
-        if out.process.poll() is not None or found is None or found.launch != launch or found.step >= 235:
+        if out.process.poll() is not None or found is None or found.launch != launch or found.step >= 115:
             break
         at = time.monotonic()
         os.kill(found.pid, signal.SIGKILL)
@@ -253,7 +253,7 @@ def faults_all_the_time(rig, log):
         launch += 1
     assert out.finish() == 0, out.text()[-4000:]
     assert row.tried >= 3, "the run was over after %d faults" % row.tried
-    assert rig.weights("goodput", 240) == expected
+    assert rig.weights("goodput", 120) == expected
     rig.assert_nothing_left("goodput")
     last = harness.read_jsonl(os.path.join(run, "metrics.jsonl"))[-1]
     assert last["restarts"] == row.tried == len(last["restart_seconds"]), last
