@@ -192,7 +192,7 @@ StepMetrics Trainer::train_step() {
     out = training_step_->run(input, [&](const StepMetrics& m) {
       nonfinite |= !finite(m);
       const Update update = guard(m, retries);
-      if (update == Update::kApply) saver_->wait_for_copy();  // the save reads what is about to change
+      if (update == Update::kApply) wait_for_copy();
       return update;
     });
     if (out.updated || retries == 1) break;
@@ -280,6 +280,14 @@ CheckpointState Trainer::state() const {
   s.tp = job_.mesh().tp();
   s.ep = job_.mesh().ep();
   return s;
+}
+
+// The save reads what the optimizer is about to change.
+void Trainer::wait_for_copy() {
+  if (!saver_->pending()) return;
+  const double begin = now();
+  saver_->wait_for_copy();
+  if (job_.first()) metrics_->write({{"step", step_ + 1}, {"save_copy_wait_seconds", now() - begin}});
 }
 
 void Trainer::start_save(LastSave last) {

@@ -62,6 +62,7 @@ class Trainer {
   // Saving goes on behind the steps that follow; one save at a time.
   enum class Patience { kPoll, kWait };
   enum class LastSave { kNo, kYes };
+  void wait_for_copy();
   void start_save(LastSave last);
   void advance_save(Patience patience, LastSave last);
   void answer_failed_save(const Error& error, LastSave last);

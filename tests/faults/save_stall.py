@@ -7,10 +7,11 @@ base with adapters of inner size 10240), 1 GB of weights and moments, 64 rows of
 
 From metrics.jsonl of a real `pesc train`:
   quiet     median step while no save is under way
-  boundary  median time that the step loop itself stands between two steps to start a save (the wait for the previous one
-            included)
+  stall     median time that the step loop stands still for one save: between two steps to start it (the wait for the
+            previous one included), and before optimizer steps until the copy is made
   behind    median step that ran while a save was being copied, written or committed, less the quiet one
-  excess    all that steps behind one save took more than quiet ones, per save, boundary included
+  excess    all that steps behind one save took more than quiet ones, per save, stall included: where the
+            CPU is the device, copying, checksums and writing take their time from the same cores
 Shares are of the quiet step. This is a benchmark: it measures and does not judge; the machine should be idle.
 """
 
@@ -53,18 +54,21 @@ def command(case, folder, saves, between):
 
 
 def split(records):
-    """(seconds of quiet steps, [seconds of the steps behind a save, per save], boundary seconds)."""
-    quiet, behind, boundary, under_way = [], [], [], False
+    """(seconds of quiet steps, [seconds of the steps behind a save, per save], seconds to start each save, waits for each copy)."""
+    quiet, behind, starts, copies, under_way = [], [], [], [], False
     for r in records:
         if "save_stall_seconds" in r:
-            boundary.append(r["save_stall_seconds"])
+            starts.append(r["save_stall_seconds"])
+            copies.append(0)
             behind.append([])
             under_way = True
+        elif "save_copy_wait_seconds" in r:
+            copies[-1] += r["save_copy_wait_seconds"]
         elif "saved_step" in r:
             under_way = False
         elif "loss" in r and r["step"] > 3:  # the first steps warm up
             (behind[-1] if under_way else quiet).append(r["seconds"])
-    return quiet, behind[:-1], boundary[:-1]  # behind the last save there is no step
+    return quiet, behind[:-1], starts[:-1], copies[:-1]  # behind the last save there is no step
 
 
 def main():
@@ -90,15 +94,16 @@ def main():
                    for name in os.listdir(os.path.join(run, "step-%d" % newest)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    quiet, behind, boundary = split(records)
+    quiet, behind, starts, copies = split(records)
+    stall = [a + b for a, b in zip(starts, copies)]
     step = statistics.median(quiet)
     steps_behind = [s for group in behind for s in group]
     more = statistics.median(steps_behind) - step if steps_behind else 0
-    excess = statistics.median(sum(s - step for s in group) + b for group, b in zip(behind, boundary))
+    excess = statistics.median(sum(s - step for s in group) + start for group, start in zip(behind, starts))
     per = lambda seconds: "%.1f ms (%.1f %%)" % (1e3 * seconds, 100 * seconds / step)  # noqa: E731
-    print("%s on %d ranks: %.1f MB a checkpoint, %d saves" % (options.case, ranks, size / 1e6, len(boundary)))
-    print("  quiet step %.1f ms (%d steps); boundary %s, the first %s" %
-          (1e3 * step, len(quiet), per(statistics.median(boundary)), per(boundary[0])))
+    print("%s on %d ranks: %.1f MB a checkpoint, %d saves" % (options.case, ranks, size / 1e6, len(stall)))
+    print("  quiet step %.1f ms (%d steps); stall of a save %s, the first %s" %
+          (1e3 * step, len(quiet), per(statistics.median(stall)), per(stall[0])))
     print("  a step behind a save %s more (%d steps, %.1f a save); excess of a save %s of one step" %
           (per(more), len(steps_behind), len(steps_behind) / max(1, len(behind)), per(excess)))
 
