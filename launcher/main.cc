@@ -66,7 +66,15 @@ int run(int argc, char** argv) {
 }  // namespace pesc
 
 int main(int argc, char** argv) {
-  // The supervisor runs no MPI itself.
-  if (argc > 1 && std::string_view(argv[1]) == "launch") return pesc::run_launch(argc, argv);
-  return pesc::run(argc, argv);
+  try {
+    // The supervisor runs no MPI itself.
+    if (argc > 1 && std::string_view(argv[1]) == "launch") return pesc::run_launch(argc, argv);
+    return pesc::run(argc, argv);
+  } catch (const pesc::Error& e) {  // from before there are ranks, or after
+    pesc::print_error(e.what());
+    return static_cast<int>(e.code());
+  } catch (const std::exception& e) {
+    pesc::print_error(pesc::str_cat("internal error: ", e.what()).c_str());
+    return static_cast<int>(pesc::ExitCode::kInternal);
+  }
 }

@@ -221,4 +221,5 @@ class EndToEnd(unittest.TestCase):
 
 
 def main():
+    os.chdir(SOURCE)  # paths in experiments are relative
     unittest.main(verbosity=2)
