@@ -8,6 +8,7 @@
 // model.shape, or one that --shape names, has random weights. Nothing is written but the report.
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -89,18 +90,24 @@ Timing time_steps(Communicator& world, Job& job, Decoder& decoder, const BatchSo
     input.step = i;
     input.lr = job.config.train.lr.lr;
     input.micro_batches = source.step(i);
+    decoder.stream().synchronize();
     world.barrier();
-    return training.run(input, {}).metrics;
+    // To the end of the device's work, which the step itself does not wait for.
+    const auto start = std::chrono::steady_clock::now();
+    StepMetrics m = training.run(input, {}).metrics;
+    decoder.stream().synchronize();
+    m.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return m;
   };
   for (int64_t i = 0; i < kWarmUp + steps; ++i) {
     const StepMetrics m = run(i);
+    if (job.first()) std::fprintf(stderr, "step %lld: %.1f ms\n", static_cast<long long>(i), 1e3 * m.seconds);
     if (i < kWarmUp) continue;
     t.seconds.push_back(m.seconds);
     t.light_flops.push_back(m.flops / m.seconds);
     t.tokens.push_back(m.tokens / m.seconds);
     t.sent.push_back(static_cast<double>(m.bytes_sent));
   }
-  decoder.stream().synchronize();
   decoder.stream().start_clock(Phase::kElementwise);
   for (int64_t i = 0; i < kPhaseSteps; ++i) (void)run(kWarmUp + steps + i);
   t.phases = decoder.stream().stop_clock();

@@ -169,19 +169,19 @@ struct AttentionCache {
 
 namespace {
 
-void check_status(cudnnStatus_t code, const char* call) {
-  PESC_CHECK(code == CUDNN_STATUS_SUCCESS, call, ": ", cudnnGetErrorString(code));
-}
-
+// Without a handle the library does not start here (a part of it is missing, say): `refusal` then tells.
 AttentionCache& cache_of(const Stream& stream) {
   Queue& queue = stream.queue();
-  if (queue.attention == nullptr) {
-    auto cache = std::make_shared<AttentionCache>();
-    check_status(cudnnCreate(&cache->handle), "cudnnCreate");
-    check_status(cudnnSetStream(cache->handle, queue.stream), "cudnnSetStream");
-    queue.attention = std::move(cache);
+  if (queue.attention != nullptr) return *queue.attention;
+  queue.attention = std::make_shared<AttentionCache>();
+  AttentionCache& cache = *queue.attention;
+  cudnnStatus_t status = cudnnCreate(&cache.handle);
+  if (status == CUDNN_STATUS_SUCCESS) status = cudnnSetStream(cache.handle, queue.stream);
+  if (status != CUDNN_STATUS_SUCCESS) {
+    cache.handle = nullptr;
+    cache.refusal = str_cat("any batch: the library does not start: ", cudnnGetErrorString(status));
   }
-  return *queue.attention;
+  return cache;
 }
 
 // The plan of a shape; one without a graph where the library has none, which `refusal` then explains.
@@ -246,6 +246,7 @@ bool library_attention_forward(Stream& stream, const AttentionForward& args, Are
   if (u.length == 0 || !args.lse.present() || !acceptable(args.shape, args.q, args.k, args.v, args.out))
     return false;
   AttentionCache& cache = cache_of(stream);
+  if (cache.handle == nullptr) return false;
   const Shape shape = shape_of(args.shape, args.segments, u.length, args.q.ld, args.out.ld);
   const Plan& plan = plan_of(cache, cache.forward, shape, forward_graph);
   if (plan.graph == nullptr || plan.workspace > free_bytes(scratch) ||

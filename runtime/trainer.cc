@@ -141,8 +141,9 @@ void Trainer::resume() {
       store_->load(*found.checkpoint, decoder_->stream(), trained_tensors(*decoder_, true));
       decoder_->parameters().refresh_copies(decoder_->stream());
     });
-    const auto choices = s.extra.find(kGemmChoices + std::to_string(world.rank()));
-    if (choices != s.extra.end()) set_gemm_choices(decoder_->stream(), choices->second);
+    if (const auto kernels = s.extra.find(kGemmChoices + std::to_string(world.rank()));
+        kernels != s.extra.end())
+      set_gemm_choices(decoder_->stream(), kernels->second);
     if (const auto losses = s.extra.find(kRecentLosses); losses != s.extra.end())
       together(world, [&] { spikes_.load(losses->second); });
     step_ = s.step;
@@ -283,9 +284,9 @@ CheckpointState Trainer::state() const {
   s.base_digest = digest_;
   s.versions = library_versions(job_.device);
   s.extra[kRecentLosses] = spikes_.save();
-  const auto choices = job_.ranks->world().host_all_gather(gemm_choices(decoder_->stream()));
-  for (size_t r = 0; r < choices.size(); ++r)
-    if (!choices[r].empty()) s.extra[kGemmChoices + std::to_string(r)] = choices[r];
+  int rank = 0;
+  for (const std::string& mine : job_.ranks->world().host_all_gather(gemm_choices(decoder_->stream())))
+    s.extra[kGemmChoices + std::to_string(rank++)] = mine;
   s.tp = job_.mesh().tp();
   s.ep = job_.mesh().ep();
   return s;
