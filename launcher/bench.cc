@@ -2,13 +2,18 @@
 // section 7): the FLOP that the mathematics needs over the GEMM rate measured right after the timed steps, on
 // the same ranks.
 //
+// Time by phase is measured in further steps, by marks in the stream's work.
+//
 // Rows come from data.train where the experiment has it, else they are full rows of random tokens. A
 // model.shape, or one that --shape names, has random weights. Nothing is written but the report.
 #include <algorithm>
+#include <array>
+#include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "launcher/command_line.h"
+#include "ops/attention.h"
 #include "ops/core/philox.h"
 #include "runtime/evaluation.h"
 #include "runtime/gemm_rate.h"
@@ -19,6 +24,7 @@ namespace pesc {
 namespace {
 
 constexpr int kWarmUp = 3;
+constexpr int kPhaseSteps = 3;  // timed phase by phase, after the others: the marks cost a little
 
 // Row `index` of the synthetic stream: seq_len random tokens, all supervised.
 void add_random_row(int64_t index, int64_t length, int64_t vocab, LocalBatch& out) {
@@ -71,6 +77,104 @@ double median(std::vector<double> v) {
   return v[v.size() / 2];
 }
 
+struct Timing {
+  std::vector<double> seconds, light_flops, tokens, sent;  // of each step
+  std::array<double, kPhases> phases{};                    // seconds of a step, of this rank
+};
+
+Timing time_steps(Communicator& world, Job& job, Decoder& decoder, const BatchSource& source,
+                  TrainingStep& training, int steps) {
+  Timing t;
+  const auto run = [&](int64_t i) {
+    StepInput input;
+    input.step = i;
+    input.lr = job.config.train.lr.lr;
+    input.micro_batches = source.step(i);
+    decoder.stream().synchronize();
+    world.barrier();
+    // To the end of the device's work, which the step itself does not wait for.
+    const auto start = std::chrono::steady_clock::now();
+    StepMetrics m = training.run(input, {}).metrics;
+    decoder.stream().synchronize();
+    m.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return m;
+  };
+  for (int64_t i = 0; i < kWarmUp + steps; ++i) {
+    const StepMetrics m = run(i);
+    if (job.first()) std::fprintf(stderr, "step %lld: %.1f ms\n", static_cast<long long>(i), 1e3 * m.seconds);
+    if (i < kWarmUp) continue;
+    t.seconds.push_back(m.seconds);
+    t.light_flops.push_back(m.flops / m.seconds);
+    t.tokens.push_back(m.tokens / m.seconds);
+    t.sent.push_back(static_cast<double>(m.bytes_sent));
+  }
+  decoder.stream().start_clock(Phase::kElementwise);
+  for (int64_t i = 0; i < kPhaseSteps; ++i) (void)run(kWarmUp + steps + i);
+  t.phases = decoder.stream().stop_clock();
+  for (double& seconds : t.phases) seconds /= kPhaseSteps;
+  return t;
+}
+
+nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& decoder, const Timing& t,
+                       double rate) {
+  nlohmann::json j = {{"name", job.config.name},
+                      {"ranks", job.mesh().world()},
+                      {"tp", job.mesh().tp()},
+                      {"ep", job.mesh().ep()},
+                      {"threads_per_rank", placement.threads},
+                      {"compute", dtype_name(job.config.train.compute)},
+                      {"steps", t.seconds.size()},
+                      {"step_seconds_median", median(t.seconds)},
+                      {"step_seconds", t.seconds},
+                      {"tokens_per_second_median", median(t.tokens)},
+                      {"gemm_flops_per_second", rate},
+                      {"share_of_light_median", median(t.light_flops) / rate},
+                      {"bytes_sent_rank0_median", median(t.sent)}};
+  int64_t bytes = 0;
+  for (const ArenaSize& a : decoder.arenas()) {
+    j["arenas_rank0"][a.name] = a.bytes;
+    bytes += a.bytes;
+  }
+  j["arena_bytes_rank0"] = bytes;
+  for (int p = 0; p < kPhases; ++p)
+    j["phase_seconds_rank0"][phase_name(static_cast<Phase>(p))] = t.phases[static_cast<size_t>(p)];
+  if (job.device.kind == DeviceKind::kCuda) {
+    const cuda::DeviceInfo info = cuda::device_info(job.device.index);
+    j["device"] = info.name;
+    j["versions"] = info.versions;
+    j["attention"] = attention_library(decoder.stream());
+    j["queue_bytes_rank0"] = cuda::kQueueBytes;
+    // Nothing is given back while a run lasts, so this is its peak; the context and what the libraries keep
+    // count.
+    j["device_bytes_taken"] = info.total_bytes - info.free_bytes;
+  }
+  return j;
+}
+
+void print(const Job& job, const HostPlacement& placement, const nlohmann::json& j, const Timing& t,
+           double rate) {
+  constexpr double kGiB = 1024.0 * 1024 * 1024;
+  double sum = 0;
+  std::printf("\n%-24s %10s\n", "phase of a step", "ms");
+  for (int p = 0; p < kPhases; ++p) {
+    const double seconds = t.phases[static_cast<size_t>(p)];
+    sum += seconds;
+    if (seconds > 0) std::printf("  %-22s %10.2f\n", phase_name(static_cast<Phase>(p)), 1e3 * seconds);
+  }
+  std::printf("  %-22s %10.2f  (steps with marks; waits for the host count where they fall)\n", "all",
+              1e3 * sum);
+  std::printf(
+      "\n%s: %d ranks (tp %d, ep %d) x %d threads, %s: %.1f ms a step, %.1fk tokens/s, %.3f of the speed of "
+      "light (products %.1f TFLOP/s in this run), %.2f GiB of arenas",
+      job.config.name.c_str(), job.mesh().world(), job.mesh().tp(), job.mesh().ep(), placement.threads,
+      dtype_name(job.config.train.compute), 1e3 * median(t.seconds), median(t.tokens) / 1e3,
+      median(t.light_flops) / rate, rate / 1e12, j["arena_bytes_rank0"].get<double>() / kGiB);
+  if (j.contains("device_bytes_taken"))
+    std::printf(", %.2f GiB of the device taken; attention: %s", j["device_bytes_taken"].get<double>() / kGiB,
+                j["attention"].get<std::string>().c_str());
+  std::printf("\n");
+}
+
 }  // namespace
 
 int run_bench(const Process& process, const CommandLine& command) {
@@ -82,50 +186,18 @@ int run_bench(const Process& process, const CommandLine& command) {
   const auto decoder = make_training_decoder(job, job.config.train.micro_batch, job.config.train.seq_len);
   TrainingStep training(job, *decoder, source->tags());
 
-  std::vector<double> seconds, light_flops, tokens, sent;
-  const int steps = std::max(command.steps, 1);
-  for (int64_t i = 0; i < kWarmUp + steps; ++i) {
-    StepInput input;
-    input.step = i;
-    input.lr = job.config.train.lr.lr;
-    input.micro_batches = source->step(i);
-    process.world.barrier();
-    const StepMetrics m = training.run(input, {}).metrics;
-    if (i < kWarmUp) continue;
-    seconds.push_back(m.seconds);
-    light_flops.push_back(m.flops / m.seconds);
-    tokens.push_back(m.tokens / m.seconds);
-    sent.push_back(static_cast<double>(m.bytes_sent));
-  }
+  const Timing t = time_steps(process.world, job, *decoder, *source, training, std::max(command.steps, 1));
   process.world.barrier();
   double rate = 0;
-  for (const double r : sum_over_ranks(process.world, {measured_gemm_rate(decoder->stream(), 2.0)}))
+  for (const double r :
+       sum_over_ranks(process.world, {measured_gemm_rate(decoder->stream(), job.config.train.compute, 2.0)}))
     rate += r;
-  int64_t arenas = 0;
-  for (const ArenaSize& a : decoder->arenas()) arenas += a.bytes;
 
   together(process.world, [&] {
     if (!job.first()) return;
-    const nlohmann::json j = {{"name", job.config.name},
-                              {"ranks", job.mesh().world()},
-                              {"tp", job.mesh().tp()},
-                              {"ep", job.mesh().ep()},
-                              {"threads_per_rank", placement.threads},
-                              {"steps", steps},
-                              {"step_seconds_median", median(seconds)},
-                              {"tokens_per_second_median", median(tokens)},
-                              {"gemm_flops_per_second", rate},
-                              {"share_of_light_median", median(light_flops) / rate},
-                              {"bytes_sent_rank0_median", median(sent)},
-                              {"arena_bytes_rank0", arenas}};
+    const nlohmann::json j = to_json(job, placement, *decoder, t, rate);
     std::printf("%s\n", j.dump(2).c_str());
-    std::printf(
-        "\n%s: %d ranks (tp %d, ep %d) x %d threads: %.1f ms a step, %.1fk tokens/s, %.2f of the speed of "
-        "light "
-        "(sgemm %.0f GFLOP/s in this run), %.1f MiB of arenas\n",
-        job.config.name.c_str(), job.mesh().world(), job.mesh().tp(), job.mesh().ep(), placement.threads,
-        1e3 * median(seconds), median(tokens) / 1e3, median(light_flops) / rate, rate / 1e9,
-        static_cast<double>(arenas) / (1 << 20));
+    print(job, placement, j, t, rate);
     if (command.out.empty()) return;
     AtomicFile file(command.out);
     file.write(j.dump(2) + "\n");

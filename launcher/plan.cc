@@ -15,7 +15,7 @@ namespace {
 constexpr double kGiB = 1024.0 * 1024 * 1024;
 
 MachineRates rates_of(const ExperimentConfig& config, const CommandLine& command) {
-  MachineRates r = usual_rates(config.parallel.device, config.parallel.threads);
+  MachineRates r = usual_rates(config.parallel.device, config.train.compute, config.parallel.threads);
   const auto set = [](double value, double unit, double& to) {
     if (value > 0) to = value * unit;
   };

@@ -10,7 +10,7 @@
 
 namespace pesc {
 
-Sizes::Sizes(const Capacity& c, const PescConfig& pesc, const Mesh& mesh) {
+Sizes::Sizes(const Capacity& c, const PescConfig& pesc, const Mesh& mesh, DType type) : compute(type) {
   slice = (c.max_tokens + mesh.tp() - 1) / mesh.tp();
   padded = slice * mesh.tp();
   if (pesc.mode != TrainMode::kPesc) return;
@@ -38,31 +38,31 @@ Saved allocate_saved(const ModelConfig& m, const PescConfig& pesc, const Mesh& m
       continue;
     }
     LayerSaved s;
-    s.x = arena.allocate(n.slice, h);
+    s.x = arena.allocate(n.slice, h, n.compute);
     s.rstd1 = arena.allocate(1, n.slice);
     s.rstd2 = arena.allocate(1, n.slice);
-    s.qkv = arena.allocate(n.padded, p.qkv.weight.rows);
-    s.attention = arena.allocate(n.padded, p.o.weight.cols);
+    s.qkv = arena.allocate(n.padded, p.qkv.weight.rows, n.compute);
+    s.attention = arena.allocate(n.padded, p.o.weight.cols, n.compute);
     s.lse = arena.allocate(m.heads / mesh.tp(), n.padded);
-    s.x2 = arena.allocate(n.slice, h);
-    s.gate_up = arena.allocate(n.padded, p.gate_up.weight.rows);
-    s.a_qkv = arena.allocate(n.padded, p.qkv.lora_columns());
-    s.a_gate_up = arena.allocate(n.padded, p.gate_up.lora_columns());
-    s.a_o = arena.allocate(n.slice, p.o.lora_columns());
-    s.a_down = arena.allocate(n.slice, p.down.lora_columns());
+    s.x2 = arena.allocate(n.slice, h, n.compute);
+    s.gate_up = arena.allocate(n.padded, p.gate_up.weight.rows, n.compute);
+    s.a_qkv = arena.allocate(n.padded, p.qkv.lora_columns(), n.compute);
+    s.a_gate_up = arena.allocate(n.padded, p.gate_up.lora_columns(), n.compute);
+    s.a_o = arena.allocate(n.slice, p.o.lora_columns(), n.compute);
+    s.a_down = arena.allocate(n.slice, p.down.lora_columns(), n.compute);
     if (pesc.mode == TrainMode::kPesc) {
       const MoeConfig& moe = pesc.moe;
-      s.moe.f = arena.allocate(n.slice, h);
+      s.moe.f = arena.allocate(n.slice, h, n.compute);
       s.moe.probs = arena.allocate(n.slice, moe.experts);
       s.moe.experts = arena.allocate(n.slice, moe.top_k, DType::kI32);
       s.moe.weights = arena.allocate(n.slice, moe.top_k);
-      s.moe.hidden = arena.allocate(n.assignments, moe.adapter_dim);
-      s.moe.received = arena.allocate(n.capacity, h);
+      s.moe.hidden = arena.allocate(n.assignments, moe.adapter_dim, n.compute);
+      s.moe.received = arena.allocate(n.capacity, h, n.compute);
       s.moe.received_weights = arena.allocate(n.capacity, moe.top_k);
     }
     saved.layers.push_back(std::move(s));
   }
-  saved.x_final = arena.allocate(n.slice, h);
+  saved.x_final = arena.allocate(n.slice, h, n.compute);
   saved.rstd_final = arena.allocate(1, n.slice);
   const int64_t experts = pesc.mode == TrainMode::kPesc ? pesc.moe.experts : 0;
   saved.stats = arena.allocate(2 * m.layers, experts);
@@ -77,29 +77,37 @@ Workspace allocate_workspace(const ModelConfig& m, const PescConfig& pesc, const
   Workspace w;
   const int64_t h = m.hidden;
   const LayerParameters& p = parameters.layers.front();
-  for (Tensor* t : {&w.h, &w.delta, &w.dx, &w.dslice}) *t = arena.allocate(n.slice, h);
-  w.gathered = arena.allocate(n.padded, h);
-  w.gathered2 = arena.allocate(n.padded, h);
-  w.wide = arena.allocate(n.padded, std::max(p.down.weight.cols, p.qkv.weight.rows));
-  w.wide2 = arena.allocate(n.padded, std::max(p.down.weight.cols, p.o.weight.cols));
+  for (Tensor* t : {&w.h, &w.delta, &w.dx, &w.dslice}) *t = arena.allocate(n.slice, h, n.compute);
+  if (mesh.tp() == 1) {
+    // Nothing is gathered or scattered: both are views that nobody writes, but for the gradient of the last
+    // norm's output, which stands where it would be scattered to.
+    w.gathered = w.h;
+    w.gathered2 = w.dslice;
+  } else {
+    w.gathered = arena.allocate(n.padded, h, n.compute);
+    w.gathered2 = arena.allocate(n.padded, h, n.compute);
+  }
+  w.wide = arena.allocate(n.padded, std::max(p.down.weight.cols, p.qkv.weight.rows), n.compute);
+  w.wide2 = arena.allocate(n.padded, std::max(p.down.weight.cols, p.o.weight.cols), n.compute);
   const int64_t lora =
       std::max({p.qkv.lora_columns(), p.gate_up.lora_columns(), p.o.lora_columns(), p.down.lora_columns()});
-  w.lora_slice = arena.allocate(n.slice, lora);
-  w.lora_full = arena.allocate(n.padded, lora);
+  w.lora_slice = arena.allocate(n.slice, lora, n.compute);
+  w.lora_full = arena.allocate(n.padded, lora, n.compute);
   if (pesc.mode == TrainMode::kPesc) {
     const int64_t k = pesc.moe.top_k;
     w.dweights = arena.allocate(n.slice, k);
     if (mesh.ep() > 1) {
-      for (Tensor* t : {&w.received, &w.received2, &w.received_out}) *t = arena.allocate(n.capacity, h);
+      for (Tensor* t : {&w.received, &w.received2, &w.received_out})
+        *t = arena.allocate(n.capacity, h, n.compute);
       w.received_weights = arena.allocate(n.capacity, k);
       w.received_dweights = arena.allocate(n.capacity, k);
-      w.hidden = arena.allocate(n.assignments, pesc.moe.adapter_dim);
+      w.hidden = arena.allocate(n.assignments, pesc.moe.adapter_dim, n.compute);
     }
   }
   const int64_t chunk = std::min(c.head_chunk, std::max<int64_t>(n.padded, 1));
-  w.head_rows = arena.allocate(chunk, h);
-  w.head_drows = arena.allocate(chunk, h);
-  w.logits = arena.allocate(chunk, split_range(m.vocab, mesh.tp(), 0).size());
+  w.head_rows = arena.allocate(chunk, h, n.compute);
+  w.head_drows = arena.allocate(chunk, h, n.compute);
+  w.logits = arena.allocate(chunk, split_range(m.vocab, mesh.tp(), 0).size(), n.compute);
   w.max = arena.allocate(1, chunk);
   w.sums = arena.allocate(2, chunk);
   w.loss = arena.allocate(1, chunk);
@@ -110,18 +118,21 @@ int64_t scratch_bytes(const ModelConfig& m, const PescConfig& pesc, const Mesh& 
                       const Capacity& c, const Device& device) {
   const int tp = mesh.tp();
   const AttentionShape shape{m.heads / tp, std::max<int64_t>(m.kv_heads / tp, 1), m.head_dim, 1.0F};
-  int64_t bytes = attention_scratch_bytes(device, shape, n.padded, c.max_sequence);
-  bytes = std::max(bytes, lora_scratch_bytes(device, n.padded,
-                                             std::max({m.hidden, m.ffn / tp, shape.q_heads * m.head_dim})));
+  int64_t bytes = attention_scratch_bytes(device, shape, n.padded, c.max_sequence, n.compute);
+  bytes = std::max(
+      bytes, lora_scratch_bytes(device, n.padded,
+                                std::max({m.hidden, m.ffn / tp, shape.q_heads * m.head_dim}), n.compute));
   if (pesc.mode == TrainMode::kPesc) {
     const MoeConfig& moe = pesc.moe;
     const int64_t rows = mesh.ep() == 1 ? n.slice : n.capacity;
     bytes = std::max(bytes, router_scratch_bytes(device, n.slice, moe.experts));
-    bytes = std::max(bytes, adapter_scratch_bytes(device, rows, moe.top_k, m.hidden, moe.adapter_dim));
+    bytes =
+        std::max(bytes, adapter_scratch_bytes(device, rows, moe.top_k, m.hidden, moe.adapter_dim, n.compute));
     if (mesh.ep() > 1) {
       // A rank sends up to min(k, ep) rows a token and gets up to `capacity` back in one round.
       const int64_t sent = n.slice * std::min<int64_t>(moe.top_k, mesh.ep()) + n.capacity;
-      bytes = std::max(bytes, (sent * (m.hidden + moe.top_k + 2) + 4096) * int64_t{sizeof(float)});
+      const int64_t row = m.hidden * dtype_bytes(n.compute) + (moe.top_k + 2) * int64_t{sizeof(float)};
+      bytes = std::max(bytes, sent * row + 4096 * int64_t{sizeof(float)});
     }
   }
   return bytes + 64 * Arena::kAlignment;

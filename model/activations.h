@@ -2,6 +2,8 @@
 // known before the first step. Norm outputs, SwiGLU outputs, gathered inputs and dropout masks are derived
 // again.
 //
+// Activations and their gradients are of the compute type (F32 or BF16); what is marked F32 always is.
+//
 // S tokens of this rank's slice, P = S * tp gathered tokens (both with padding), C received rows per exchange
 // round.
 #pragma once
@@ -29,21 +31,22 @@ struct Capacity {
 
 struct MoeSaved {
   Tensor f;                           // [S, H] FFN output, masked by the adapter dropout
-  Tensor probs;                       // [S, E]
+  Tensor probs;                       // [S, E] F32
   Tensor experts;                     // [S, k] I32
-  Tensor weights;                     // [S, k]
+  Tensor weights;                     // [S, k] F32
+  std::vector<int32_t> chosen;        // [slice_real, k] `experts` on the host
   Tensor hidden;                      // [M, d] adapters before GELU (the only round's)
-  Tensor received, received_weights;  // [C, H], [C, k]; ep > 1
+  Tensor received, received_weights;  // [C, H], [C, k] F32; ep > 1
   ExchangePlan plan;
   ExpertGroups groups;  // of the only round
 };
 
 struct LayerSaved {
   Tensor x;                 // [S, H] layer input
-  Tensor rstd1, rstd2;      // [1, S]
+  Tensor rstd1, rstd2;      // [1, S] F32
   Tensor qkv;               // [P, (HQ + 2 HK) D], rotated
   Tensor attention;         // [P, HQ D]
-  Tensor lse;               // [HQ, P]
+  Tensor lse;               // [HQ, P] F32
   Tensor x2;                // [S, H] after attention
   Tensor gate_up;           // [P, 2F]
   Tensor a_qkv, a_gate_up;  // [P, R] LoRA activations of the column-parallel linears
@@ -54,10 +57,10 @@ struct LayerSaved {
 struct Saved {
   std::vector<LayerSaved> layers;
   Tensor x_final;       // [S, H] input of the final norm
-  Tensor rstd_final;    // [1, S]
-  Tensor stats;         // [2 * layers, E]: per layer assignments and sums of probabilities
-  Tensor balance;       // [layers, E] gradient with respect to each token's probabilities
-  Tensor balance_loss;  // [1, layers]
+  Tensor rstd_final;    // [1, S] F32
+  Tensor stats;         // [2 * layers, E] F32: per layer assignments and sums of probabilities
+  Tensor balance;       // [layers, E] F32 gradient with respect to each token's probabilities
+  Tensor balance_loss;  // [1, layers] F32
 };
 
 struct Workspace {
@@ -66,18 +69,19 @@ struct Workspace {
   Tensor wide;                                 // [P, max(F, (HQ + 2 HK) D)]
   Tensor wide2;                                // [P, max(F, HQ D)]
   Tensor lora_slice, lora_full;                // [S, R], [P, R]
-  Tensor dweights;                             // [S, k]
+  Tensor dweights;                             // [S, k] F32
   Tensor received, received2, received_out;    // [C, H]; ep > 1
-  Tensor received_weights, received_dweights;  // [C, k]
+  Tensor received_weights, received_dweights;  // [C, k] F32
   Tensor hidden;                               // [C k, d] adapters of further rounds
   Tensor head_rows, head_drows, logits;        // [chunk, H], [chunk, H], [chunk, V]
-  Tensor max, sums, loss;                      // [1, chunk], [2, chunk], [1, chunk]
+  Tensor max, sums, loss;                      // [1, chunk], [2, chunk], [1, chunk] F32
 };
 
 // The sizes that planning and running share.
 struct Sizes {
   int64_t slice = 0, padded = 0, capacity = 0, assignments = 0;
-  Sizes(const Capacity& capacity, const PescConfig& pesc, const Mesh& mesh);
+  DType compute = DType::kF32;
+  Sizes(const Capacity& capacity, const PescConfig& pesc, const Mesh& mesh, DType compute);
 };
 
 [[nodiscard]] Saved allocate_saved(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,

@@ -76,13 +76,13 @@ void RopeTables::fill(Stream& stream, const ModelConfig& model) const {
 }
 
 KvCache KvCache::allocate(const ModelConfig& model, const Mesh& mesh, int64_t slots, int64_t max_length,
-                          Arena& arena) {
+                          DType compute, Arena& arena) {
   KvCache cache;
   cache.max_length = max_length;
   const int64_t columns = std::max<int64_t>(model.kv_heads / mesh.tp(), 1) * model.head_dim;
   for (int64_t i = 0; i < model.layers; ++i) {
-    cache.k.push_back(arena.allocate(slots * max_length, columns));
-    cache.v.push_back(arena.allocate(slots * max_length, columns));
+    cache.k.push_back(arena.allocate(slots * max_length, columns, compute));
+    cache.v.push_back(arena.allocate(slots * max_length, columns, compute));
   }
   return cache;
 }
@@ -123,7 +123,10 @@ void attention_block_forward(const Pass& pass, int64_t layer, const LayerParamet
     args.v = cache->v[i];
     args.lse = {};
   }
-  attention_forward(s, args, pass.scratch);
+  {
+    const PhaseScope phase(s, Phase::kAttention);
+    attention_forward(s, args, pass.scratch);
+  }
   fill_zero(s, out.row_range(b.tokens, b.padded));
 
   const Tensor x2 = saved.x2.row_range(0, b.slice);
@@ -144,11 +147,14 @@ void attention_block_backward(const Pass& pass, int64_t layer, const LayerParame
                saved.a_o.row_range(0, b.slice), dout);
 
   const Tensor dqkv = pass.ws.wide.leading(qkv.rows, qkv.cols);
-  attention_backward(
-      s,
-      {heads.shape(), b.segments, heads.q_of(qkv), heads.k_of(qkv), heads.v_of(qkv), out,
-       saved.lse.col_range(0, b.padded), dout, heads.q_of(dqkv), heads.k_of(dqkv), heads.v_of(dqkv)},
-      pass.scratch);
+  {
+    const PhaseScope phase(s, Phase::kAttention);
+    attention_backward(
+        s,
+        {heads.shape(), b.segments, heads.q_of(qkv), heads.k_of(qkv), heads.v_of(qkv), out,
+         saved.lse.col_range(0, b.padded), dout, heads.q_of(dqkv), heads.k_of(dqkv), heads.v_of(dqkv)},
+        pass.scratch);
+  }
   fill_zero(s, dqkv.row_range(b.tokens, b.padded));
   pesc::rope(s, heads.rotated(dqkv), b.positions, rope.cos, rope.sin, RopeDirection::kBackward);
 

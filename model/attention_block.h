@@ -20,7 +20,7 @@ struct KvCache {
   int64_t max_length = 0;
   std::vector<Tensor> k, v;  // per layer [slots * max_length, HK * D]
   static KvCache allocate(const ModelConfig& model, const Mesh& mesh, int64_t slots, int64_t max_length,
-                          Arena& arena);
+                          DType compute, Arena& arena);
 };
 // With a cache, segments carry kv_begin = slot * max_length and kv_len = tokens of the slot after this pass.
 

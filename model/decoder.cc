@@ -12,20 +12,21 @@ namespace pesc {
 namespace {
 
 struct Arenas {
-  Arena weights, optimizer, activations, workspace, scratch, cache;
+  Arena weights, copies, optimizer, activations, workspace, scratch, cache;
 
   static Arenas planning() {
-    return {Arena::planning("weights"),   Arena::planning("optimizer"), Arena::planning("activations"),
-            Arena::planning("workspace"), Arena::planning("scratch"),   Arena::planning("kv cache")};
+    return {Arena::planning("weights"),     Arena::planning("bf16 copies"), Arena::planning("optimizer"),
+            Arena::planning("activations"), Arena::planning("workspace"),   Arena::planning("scratch"),
+            Arena::planning("kv cache")};
   }
   static Arenas real(const Arenas& plan, Device d) {
-    return {Arena("weights", d, plan.weights.used()),         Arena("optimizer", d, plan.optimizer.used()),
-            Arena("activations", d, plan.activations.used()), Arena("workspace", d, plan.workspace.used()),
-            Arena("scratch", d, plan.scratch.used()),         Arena("kv cache", d, plan.cache.used())};
+    const auto like = [d](const Arena& a) { return Arena(a.name(), d, a.used()); };
+    return {like(plan.weights),   like(plan.copies),  like(plan.optimizer), like(plan.activations),
+            like(plan.workspace), like(plan.scratch), like(plan.cache)};
   }
   [[nodiscard]] std::vector<ArenaSize> sizes() const {
     std::vector<ArenaSize> all;
-    for (const Arena* a : {&weights, &optimizer, &activations, &workspace, &scratch, &cache}) {
+    for (const Arena* a : {&weights, &copies, &optimizer, &activations, &workspace, &scratch, &cache}) {
       all.push_back({a->name(), a->is_planning() ? a->used() : a->capacity()});
     }
     return all;
@@ -49,13 +50,16 @@ struct Decoder::Memory {
   Memory(const ModelConfig& m, const PescConfig& p, const Mesh& mesh, const DecoderOptions& o,
          const Sizes& sizes, Arenas&& in)
       : arenas(std::move(in)),
-        parameters(m, p, mesh, arenas.weights, o.purpose == Purpose::kTraining ? &arenas.optimizer : nullptr),
+        parameters(
+            m, p, mesh, o.compute,
+            {arenas.weights, arenas.copies, o.purpose == Purpose::kTraining ? &arenas.optimizer : nullptr}),
         saved(allocate_saved(m, p, mesh, parameters, sizes, o.purpose, arenas.activations)),
         ws(allocate_workspace(m, p, mesh, parameters, sizes, o.capacity, arenas.workspace)),
         rope(RopeTables::allocate(m, o.max_positions, arenas.weights)),
         batches(o.capacity.max_tokens, mesh, arenas.workspace),
-        cache(o.cache_slots > 0 ? KvCache::allocate(m, mesh, o.cache_slots, o.max_positions, arenas.cache)
-                                : KvCache{}),
+        cache(o.cache_slots > 0
+                  ? KvCache::allocate(m, mesh, o.cache_slots, o.max_positions, o.compute, arenas.cache)
+                  : KvCache{}),
         loss_sum(arenas.workspace.allocate(1, 1, DType::kF64)),
         scalar(arenas.workspace.allocate(1, 1, DType::kF64)) {
     // In a real arena all of the scratch is the ops' to take; in a plan it is counted here.
@@ -66,7 +70,7 @@ struct Decoder::Memory {
 
   static std::unique_ptr<Memory> plan(const ModelConfig& m, const PescConfig& p, const Mesh& mesh,
                                       const DecoderOptions& o) {
-    return std::make_unique<Memory>(m, p, mesh, o, Sizes(o.capacity, p, mesh), Arenas::planning());
+    return std::make_unique<Memory>(m, p, mesh, o, Sizes(o.capacity, p, mesh, o.compute), Arenas::planning());
   }
   static std::unique_ptr<Memory> allocate(const ModelConfig& m, const PescConfig& p, const Mesh& mesh,
                                           const DecoderOptions& o) {
@@ -76,7 +80,7 @@ struct Decoder::Memory {
       for (const ArenaSize& a : planned->arenas.sizes()) bytes += a.bytes;
       cuda::require_memory(o.device.index, "this rank's model, activations and workspaces", bytes);
     }
-    return std::make_unique<Memory>(m, p, mesh, o, Sizes(o.capacity, p, mesh),
+    return std::make_unique<Memory>(m, p, mesh, o, Sizes(o.capacity, p, mesh, o.compute),
                                     Arenas::real(planned->arenas, o.device));
   }
 };
@@ -97,9 +101,9 @@ Decoder::Decoder(const ModelConfig& model, const PescConfig& pesc, const Mesh& m
       tp_(groups.tp),
       memory_(Memory::allocate(model, pesc, mesh, options)) {
   if (pesc.mode == TrainMode::kPesc) {
-    exchange_ =
-        std::make_unique<ExpertExchange>(groups.ep, pesc.moe.experts, pesc.moe.top_k,
-                                         std::max<int64_t>(1, Sizes(options.capacity, pesc, mesh).capacity));
+    exchange_ = std::make_unique<ExpertExchange>(
+        groups.ep, pesc.moe.experts, pesc.moe.top_k,
+        std::max<int64_t>(1, Sizes(options.capacity, pesc, mesh, options.compute).capacity));
   }
   memory_->rope.fill(stream_, model_);
   fill_zero(stream_, memory_->loss_sum);
@@ -262,6 +266,7 @@ std::vector<float> Decoder::logits(const std::vector<int32_t>& rows) {
 }
 
 void Decoder::zero_gradients() {
+  const PhaseScope phase(stream_, Phase::kOptimizer);
   for (int g = 0; g < kReplicaGroups; ++g) {
     fill_zero(stream_, memory_->parameters.flat_grad(static_cast<ReplicaGroup>(g)));
   }
@@ -300,11 +305,7 @@ std::vector<float> Decoder::expert_assignments() {
 }
 
 std::vector<int32_t> Decoder::chosen_experts(int64_t layer) {
-  const Tensor t =
-      memory_->saved.layers[static_cast<size_t>(layer)].moe.experts.row_range(0, batch_.slice_real);
-  std::vector<int32_t> out(static_cast<size_t>(t.size()));
-  copy_to_host(stream_, t, out.data());
-  return out;
+  return memory_->saved.layers[static_cast<size_t>(layer)].moe.chosen;
 }
 
 std::vector<float> Decoder::chosen_weights(int64_t layer) {

@@ -34,6 +34,7 @@ struct DecoderOptions {
   int64_t max_positions = 0;  // of the rotary tables: the longest sequence, generation included
   int64_t cache_slots = 0;    // sequences of the KV cache; 0: none
   Purpose purpose = Purpose::kTraining;
+  DType compute = DType::kF32;  // of weights and activations: F32, or BF16 on CUDA
 };
 
 struct ArenaSize {

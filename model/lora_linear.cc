@@ -21,10 +21,14 @@ void column_forward(const Pass& pass, const ColumnLinears& w, const Dropout& dro
                     const Tensor& y, const Tensor& a) {
   Stream& s = pass.stream;
   const Tensor all = pass.tp.gather(s, x, pass.ws.gathered.row_range(0, y.rows));
-  linear_forward(s, all, w.weight, y);
+  {
+    const PhaseScope phase(s, Phase::kGemm);
+    linear_forward(s, all, w.weight, y);
+  }
   if (w.bias.cols > 0) add_bias(s, w.bias, y);
   const int64_t r = w.lora_columns();
   if (r == 0) return;
+  const PhaseScope phase(s, Phase::kLora);
   const Tensor mine = pass.tp.size() == 1 ? a : pass.ws.lora_slice.leading(x.rows, r);
   lora_down_forward(s, {x, dropout, w.lora_a, lora_scale(pass), mine}, pass.scratch);
   pass.tp.gather(s, mine, a);
@@ -39,6 +43,7 @@ void column_backward(const Pass& pass, const ColumnLinears& w, const Dropout& dr
   Stream& s = pass.stream;
   const Tensor gathered = pass.ws.gathered.row_range(0, dy.rows);
   if (w.parts.front().dweight.cols > 0) {
+    const PhaseScope phase(s, Phase::kGemm);
     const Tensor all = pass.tp.gather(s, x, gathered);
     for (const ColumnLinears::Part& part : w.parts) {
       const Tensor dpart = dy.col_range(part.begin, part.end);
@@ -47,10 +52,14 @@ void column_backward(const Pass& pass, const ColumnLinears& w, const Dropout& dr
     }
   }
   const Tensor partial = pass.tp.size() == 1 ? dx : gathered;
-  linear_backward_input(s, dy, w.weight, partial);
+  {
+    const PhaseScope phase(s, Phase::kGemm);
+    linear_backward_input(s, dy, w.weight, partial);
+  }
   pass.tp.reduce_scatter(s, partial, dx);
   const int64_t r = w.lora_columns();
   if (r == 0) return;
+  const PhaseScope phase(s, Phase::kLora);
   const Tensor da = pass.ws.lora_full.leading(dy.rows, r);
   for (const ColumnLinears::Part& part : w.parts) {
     if (part.lora_begin < 0) continue;
@@ -67,10 +76,14 @@ void row_forward(const Pass& pass, const RowLinear& w, const Dropout& dropout, c
   Stream& s = pass.stream;
   const bool alone = pass.tp.size() == 1;
   const Tensor partial = alone ? y : pass.ws.gathered.row_range(0, x.rows);
-  linear_forward(s, x, w.weight, partial);
+  {
+    const PhaseScope phase(s, Phase::kGemm);
+    linear_forward(s, x, w.weight, partial);
+  }
   pass.tp.reduce_scatter(s, partial, y);
   const int64_t r = w.lora_columns();
   if (r == 0) return;
+  const PhaseScope phase(s, Phase::kLora);
   const Tensor a_partial = alone ? a : pass.ws.lora_full.leading(x.rows, r);
   lora_down_forward(s, {x, dropout, w.lora_a, lora_scale(pass), a_partial}, pass.scratch);
   pass.tp.reduce_scatter(s, a_partial, a);
@@ -81,10 +94,14 @@ void row_backward(const Pass& pass, const RowLinear& w, const Dropout& dropout, 
                   const Tensor& x, const Tensor& a, const Tensor& dx) {
   Stream& s = pass.stream;
   const Tensor all = pass.tp.gather(s, dy, pass.ws.gathered.row_range(0, x.rows));
-  linear_backward_input(s, all, w.weight, dx);
-  if (w.dweight.cols > 0) linear_backward_weight(s, all, x, w.dweight);
+  {
+    const PhaseScope phase(s, Phase::kGemm);
+    linear_backward_input(s, all, w.weight, dx);
+    if (w.dweight.cols > 0) linear_backward_weight(s, all, x, w.dweight);
+  }
   const int64_t r = w.lora_columns();
   if (r == 0) return;
+  const PhaseScope phase(s, Phase::kLora);
   const Tensor mine = pass.ws.lora_slice.leading(dy.rows, r);
   linear_backward_input(s, dy, w.lora_b, mine);
   linear_backward_weight(s, dy, a, w.dlora_b);

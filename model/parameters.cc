@@ -1,32 +1,30 @@
 #include "model/parameters.h"
 
+#include <algorithm>
 #include <array>
-#include <cmath>
 #include <vector>
 
 #include "model/hf_names.h"
 #include "ops/core/check.h"
-#include "ops/init.h"
-#include "ops/reduce.h"
 
 namespace pesc {
 namespace {
 
-// FNV-1a: tells the random streams of tensors apart by name.
-uint64_t hash_name(const std::string& name) {
-  uint64_t hash = 14695981039346656037ULL;
-  for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ULL;
-  return hash;
-}
+// What the optimizer owns and what the model computes with: one tensor, or an F32 one and its rounded copy.
+struct Held {
+  Tensor value, used;
+  [[nodiscard]] Held rows(int64_t begin, int64_t end) const {
+    return {value.row_range(begin, end), used.row_range(begin, end)};
+  }
+};
 
 // A fused local buffer out of which consecutive parameters take their rows.
 struct Stack {
-  Tensor buffer;
+  Held buffer;
   int64_t next = 0;
-  Tensor take(int64_t rows) {
-    Tensor t = buffer.row_range(next, next + rows);
+  Held take(int64_t rows) {
     next += rows;
-    return t;
+    return buffer.rows(next - rows, next);
   }
 };
 
@@ -36,12 +34,13 @@ struct Stack {
 // flat per replica group in list order, so that what is stacked in values is stacked in gradients too.
 class ParameterBuilder {
  public:
-  ParameterBuilder(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh, Arena& weights,
-                   ModelParameters& out)
+  ParameterBuilder(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh, DType compute,
+                   const ModelParameters::Arenas& arenas, ModelParameters& out)
       : model_(model),
         pesc_(pesc),
         mesh_(mesh),
-        weights_(weights),
+        compute_(compute),
+        arenas_(arenas),
         out_(out),
         full_(pesc.mode == TrainMode::kFull) {
     const int tp = mesh.tp();
@@ -61,22 +60,41 @@ class ParameterBuilder {
   }
 
  private:
-  // A dense tensor: trained only in all-parameters mode.
-  Tensor dense(ShardSpec spec, ReplicaGroup group, Tensor value, Init init = Init::kNormal) {
-    add(std::move(spec), group, full_, init, value);
-    out_.all_.back().dense = true;
-    return value;
+  enum class Kind { kFrozen, kTrained };
+  [[nodiscard]] Kind dense_kind() const { return full_ ? Kind::kTrained : Kind::kFrozen; }
+
+  // A matrix that the products read.
+  Held matrix(int64_t rows, int64_t cols, Kind kind) {
+    if (kind == Kind::kFrozen || compute_ == DType::kF32) {
+      const Tensor t = arenas_.weights.allocate(rows, cols, compute_);
+      return {t, t};
+    }
+    const Tensor value = arenas_.weights.allocate(rows, cols);
+    return {value, arenas_.copies.allocate(rows, cols, compute_)};
   }
-  Tensor add(ShardSpec spec, ReplicaGroup group, bool trained, Init init, Tensor value) {
-    PESC_CHECK(value.rows == spec.rows && value.cols == spec.cols, spec.name);
+  // A norm, a bias or a router: F32 whatever the compute type.
+  Held exact(int64_t rows, int64_t cols) {
+    const Tensor t = arenas_.weights.allocate(rows, cols);
+    return {t, t};
+  }
+
+  // A dense tensor: trained only in all-parameters mode.
+  Tensor dense(ShardSpec spec, ReplicaGroup group, const Held& held, Init init = Init::kNormal) {
+    add(std::move(spec), group, dense_kind(), init, held);
+    out_.all_.back().dense = true;
+    return held.used;
+  }
+  Tensor add(ShardSpec spec, ReplicaGroup group, Kind kind, Init init, const Held& held) {
+    PESC_CHECK(held.value.rows == spec.rows && held.value.cols == spec.cols, spec.name);
     Parameter p;
     p.spec = std::move(spec);
     p.group = group;
-    p.trained = trained;
+    p.trained = kind == Kind::kTrained;
     p.init = init;
-    p.value = value;
+    p.value = held.value;
+    if (held.used.dtype != held.value.dtype) p.copy = held.used;
     out_.all_.push_back(std::move(p));
-    return value;
+    return held.used;
   }
   static ShardSpec rows_of(std::string name, int64_t rows, int64_t cols, int64_t begin, int64_t count) {
     return {std::move(name), rows, cols, begin, count, 0, cols, 0, 1};
@@ -90,11 +108,10 @@ class ParameterBuilder {
 
   Tensor vocab_table(const std::string& name) {
     return dense(rows_of(name, model_.vocab, model_.hidden, out_.vocab.begin, out_.vocab.size()),
-                 ReplicaGroup::kDp, weights_.allocate(out_.vocab.size(), model_.hidden));
+                 ReplicaGroup::kDp, matrix(out_.vocab.size(), model_.hidden, dense_kind()));
   }
   Tensor norm(const std::string& name) {
-    return dense(whole(name, 1, model_.hidden), ReplicaGroup::kWorld, weights_.allocate(1, model_.hidden),
-                 Init::kOnes);
+    return dense(whole(name, 1, model_.hidden), ReplicaGroup::kWorld, exact(1, model_.hidden), Init::kOnes);
   }
 
   struct Cut {  // how a column-parallel linear is cut over tp
@@ -121,9 +138,9 @@ class ParameterBuilder {
     }
     const int64_t h = model_.hidden;
     const int64_t r = pesc_.lora.rank;
-    Stack weight{weights_.allocate(rows, h)};
-    Stack biases{bias ? weights_.allocate(rows, 1) : Tensor{}};
-    out.weight = weight.buffer;
+    Stack weight{matrix(rows, h, dense_kind())};
+    Stack biases{bias ? exact(rows, 1) : Held{}};
+    out.weight = weight.buffer.used;
     for (const Linear l : linears) {
       const Cut cut = column_cut(l);
       ColumnLinears::Part part;
@@ -133,26 +150,27 @@ class ParameterBuilder {
       dense(rows_of(hf::weight(layer, l), cut.global, h, cut.begin, cut.count), cut.group,
             weight.take(cut.count));
       if (bias) {
-        dense(cols_of(hf::bias(layer, l), 1, cut.global, cut.begin, cut.count), cut.group,
-              biases.take(cut.count).reshaped(1, cut.count), Init::kZero);
+        const Tensor mine = biases.take(cut.count).value.reshaped(1, cut.count);
+        dense(cols_of(hf::bias(layer, l), 1, cut.global, cut.begin, cut.count), cut.group, {mine, mine},
+              Init::kZero);
       }
       out.parts.push_back(part);
     }
-    if (bias) out.bias = biases.buffer.reshaped(1, rows);
+    if (bias) out.bias = biases.buffer.value.reshaped(1, rows);
     if (with_lora == 0) return;
-    Stack a{weights_.allocate(with_lora * r, h)};
-    out.lora_a = a.buffer;
+    Stack a{matrix(with_lora * r, h, Kind::kTrained)};
+    out.lora_a = a.buffer.used;
     for (ColumnLinears::Part& part : out.parts) {
       if (!lora(part.linear)) continue;
       part.lora_begin = a.next;
-      add(whole(hf::lora_a(layer, part.linear), r, h), ReplicaGroup::kWorld, true, Init::kKaimingUniform,
-          a.take(r));
+      add(whole(hf::lora_a(layer, part.linear), r, h), ReplicaGroup::kWorld, Kind::kTrained,
+          Init::kKaimingUniform, a.take(r));
     }
     for (ColumnLinears::Part& part : out.parts) {
       if (!lora(part.linear)) continue;
       const Cut cut = column_cut(part.linear);
       part.lora_b = add(rows_of(hf::lora_b(layer, part.linear), cut.global, r, cut.begin, cut.count),
-                        cut.group, true, Init::kZero, weights_.allocate(cut.count, r));
+                        cut.group, Kind::kTrained, Init::kZero, matrix(cut.count, r, Kind::kTrained));
     }
   }
 
@@ -162,12 +180,12 @@ class ParameterBuilder {
     out.linear = linear;
     out.column0 = in * mesh_.tp_rank();
     out.weight = dense(cols_of(hf::weight(layer, linear), model_.hidden, global_in, out.column0, in),
-                       ReplicaGroup::kDp, weights_.allocate(model_.hidden, in));
+                       ReplicaGroup::kDp, matrix(model_.hidden, in, dense_kind()));
     if (!lora(linear)) return;
     out.lora_a = add(cols_of(hf::lora_a(layer, linear), r, global_in, out.column0, in), ReplicaGroup::kDp,
-                     true, Init::kKaimingUniform, weights_.allocate(r, in));
-    out.lora_b = add(whole(hf::lora_b(layer, linear), model_.hidden, r), ReplicaGroup::kWorld, true,
-                     Init::kZero, weights_.allocate(model_.hidden, r));
+                     Kind::kTrained, Init::kKaimingUniform, matrix(r, in, Kind::kTrained));
+    out.lora_b = add(whole(hf::lora_b(layer, linear), model_.hidden, r), ReplicaGroup::kWorld, Kind::kTrained,
+                     Init::kZero, matrix(model_.hidden, r, Kind::kTrained));
   }
 
   void build_moe(int64_t layer, MoeParameters& out) {
@@ -175,18 +193,19 @@ class ParameterBuilder {
     const int64_t h = model_.hidden;
     const int64_t d = moe.adapter_dim;
     const Range mine = mesh_.experts(moe.experts);
-    out.router = add(whole(hf::router(layer), moe.experts, h), ReplicaGroup::kWorld, true,
-                     Init::kKaimingUniform, weights_.allocate(moe.experts, h));
-    Stack down{weights_.allocate(mine.size() * d, h)};
-    Stack up{weights_.allocate(mine.size() * h, d)};
-    out.down = down.buffer;
-    out.up = up.buffer;
+    out.router = add(whole(hf::router(layer), moe.experts, h), ReplicaGroup::kWorld, Kind::kTrained,
+                     Init::kKaimingUniform, exact(moe.experts, h));
+    Stack down{matrix(mine.size() * d, h, Kind::kTrained)};
+    Stack up{matrix(mine.size() * h, d, Kind::kTrained)};
+    out.down = down.buffer.used;
+    out.up = up.buffer.used;
     for (int64_t e = mine.begin; e < mine.end; ++e) {
-      add(whole(hf::adapter_down(layer, e), d, h), ReplicaGroup::kExpert, true, Init::kKaimingUniform,
-          down.take(d));
+      add(whole(hf::adapter_down(layer, e), d, h), ReplicaGroup::kExpert, Kind::kTrained,
+          Init::kKaimingUniform, down.take(d));
     }
     for (int64_t e = mine.begin; e < mine.end; ++e) {
-      add(whole(hf::adapter_up(layer, e), h, d), ReplicaGroup::kExpert, true, Init::kZero, up.take(h));
+      add(whole(hf::adapter_up(layer, e), h, d), ReplicaGroup::kExpert, Kind::kTrained, Init::kZero,
+          up.take(h));
     }
   }
 
@@ -207,7 +226,8 @@ class ParameterBuilder {
   const ModelConfig& model_;
   const PescConfig& pesc_;
   const Mesh& mesh_;
-  Arena& weights_;
+  DType compute_;
+  const ModelParameters::Arenas& arenas_;
   ModelParameters& out_;
   bool full_;
   int64_t heads_ = 0, kv_heads_ = 0;
@@ -259,9 +279,10 @@ void row_grads(GradCursor& cursor, RowLinear& linear) {
 }  // namespace
 
 ModelParameters::ModelParameters(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
-                                 Arena& weights, Arena* optimizer) {
-  ParameterBuilder(model, pesc, mesh, weights, *this).build();
+                                 DType compute, const Arenas& arenas) {
+  ParameterBuilder(model, pesc, mesh, compute, arenas, *this).build();
 
+  Arena* optimizer = arenas.optimizer;
   if (optimizer == nullptr) return;
   std::array<int64_t, kReplicaGroups> elements{};
   for (const Parameter& p : all_) {
@@ -304,36 +325,6 @@ ModelParameters::ModelParameters(const ModelConfig& model, const PescConfig& pes
     }
   }
   PESC_CHECK(cursor.done());
-}
-
-void ModelParameters::initialise(Stream& stream, WeightSource* source, uint64_t seed, double init_std) {
-  std::vector<float> host;
-  for (const Parameter& p : all_) {
-    const ShardSpec& s = p.spec;
-    if (source != nullptr && p.dense) {
-      host.resize(static_cast<size_t>(s.size()));
-      source->read(s.name, s.global_rows, s.global_cols, s.row, s.rows, s.col, s.cols, host.data());
-      copy_from_host(stream, host.data(), p.value);
-      continue;
-    }
-    const InitPiece piece{p.value, seed, hash_name(s.name), s.row, s.col, s.global_cols};
-    switch (p.init) {
-      case Init::kNormal:
-        init_normal(stream, piece, static_cast<float>(init_std));
-        break;
-      case Init::kKaimingUniform:
-        init_uniform(stream, piece, static_cast<float>(1.0 / std::sqrt(static_cast<double>(s.global_cols))));
-        break;
-      case Init::kZero:
-        fill_zero(stream, p.value);
-        break;
-      case Init::kOnes: {
-        host.assign(static_cast<size_t>(s.size()), 1.0F);
-        copy_from_host(stream, host.data(), p.value);
-        break;
-      }
-    }
-  }
 }
 
 const Parameter& ModelParameters::find(const std::string& name) const {

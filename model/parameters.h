@@ -2,6 +2,10 @@
 // ranks hold the same piece, and how it starts. Loading, gradient reduction, the optimizer, checkpoints and
 // export all read it.
 //
+// Frozen matrices stand in the compute type (F32 or BF16); norms, biases and routers are F32. What is trained
+// is held in F32, and matrices have a copy in a BF16 compute type, written by the optimizer or
+// refresh_copies.
+//
 // Local letters: HQ, HK query and KV heads on this rank, D head_dim, H hidden, F FFN columns on this rank, V
 // vocabulary rows on this rank, r LoRA rank, d adapter size, E experts on this rank.
 #pragma once
@@ -33,7 +37,8 @@ struct Parameter {
   bool trained = false;
   bool dense = false;  // stands in the dense checkpoint
   Init init = Init::kNormal;
-  Tensor value;       // [rows, cols] of this rank's piece, contiguous
+  Tensor value;       // [rows, cols] of this rank's piece, contiguous; F32 when trained
+  Tensor copy;        // the value rounded to the compute type, which the model uses; absent in float32
   Tensor grad;        // trained: the same shape, inside the group's flat gradient buffer
   Tensor exp_avg;     // trained: AdamW's first moment
   Tensor exp_avg_sq;  // trained: AdamW's second moment
@@ -66,7 +71,7 @@ struct RowLinear {
 };
 
 struct MoeParameters {
-  Tensor router, drouter;  // [experts, H]
+  Tensor router, drouter;  // [experts, H] F32
   Tensor down, ddown;      // [E * d, H]
   Tensor up, dup;          // [E * H, d]
 };
@@ -83,13 +88,19 @@ struct LayerParameters {
 
 class ModelParameters {
  public:
-  // Lays out this rank's pieces in `weights` (values) and `optimizer` (gradients and moments; null: none are
-  // kept, for inference). With planning arenas nothing is allocated and only the shapes hold.
-  ModelParameters(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh, Arena& weights,
-                  Arena* optimizer);
+  struct Arenas {
+    Arena& weights;    // values
+    Arena& copies;     // of trained values, in a BF16 compute type
+    Arena* optimizer;  // gradients and moments; null: none are kept, for inference
+  };
+  // Lays out this rank's pieces. With planning arenas nothing is allocated and only the shapes hold.
+  ModelParameters(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh, DType compute,
+                  const Arenas& arenas);
 
-  // Fills the values: dense ones from `source` where it is given, the rest as `init` says.
+  // Fills the values: dense ones from `source` where it is given, the rest as `init` says; and the copies.
   void initialise(Stream& stream, WeightSource* source, uint64_t seed, double init_std);
+  // Rounds the trained values into their copies: after anybody but the optimizer has changed them.
+  void refresh_copies(Stream& stream) const;
 
   // Tells every piece which of its replicas this rank holds, out of how many: (replica, replicas) of a group.
   template <class Lookup>

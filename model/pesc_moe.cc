@@ -58,6 +58,7 @@ void send_round(const Pass& pass, const ExpertExchange& exchange, const MoeSaved
 void moe_route(const Pass& pass, int64_t layer, const MoeParameters& p, const Tensor& x, const Tensor& stats,
                RoutingTape* tape, MoeSaved& saved) {
   Stream& s = pass.stream;
+  const PhaseScope phase(s, Phase::kAdapters);
   const int64_t n = pass.batch.slice_real;
   const Tensor experts = saved.experts.row_range(0, n);
   Routing routing = Routing::kTopK;
@@ -70,22 +71,24 @@ void moe_route(const Pass& pass, int64_t layer, const MoeParameters& p, const Te
                  {x.row_range(0, n), p.router, saved.probs.row_range(0, n), experts,
                   saved.weights.row_range(0, n), stats, routing},
                  pass.scratch);
+  start_host_copy(s, experts);
 }
 
 void moe_prepare(const Pass& pass, int64_t layer, const ExpertExchange& exchange, RoutingTape* tape,
                  MoeSaved& saved) {
   const int64_t n = pass.batch.slice_real;
   const int64_t k = pass.pesc.moe.top_k;
-  std::vector<int32_t> chosen(static_cast<size_t>(n * k));
-  copy_to_host(pass.stream, saved.experts.row_range(0, n), chosen.data());
-  if (tape != nullptr) tape->record(pass.batch, layer, chosen);
-  saved.plan = exchange.prepare(pass.stream, tensor_of(chosen.data(), n, k));
+  saved.chosen.resize(static_cast<size_t>(n * k));
+  finish_host_copy(pass.stream, saved.experts.row_range(0, n), saved.chosen.data());
+  if (tape != nullptr) tape->record(pass.batch, layer, saved.chosen);
+  saved.plan = exchange.prepare(pass.stream, tensor_of(saved.chosen.data(), n, k));
   if (saved.plan.rounds == 1) saved.groups = exchange.groups(saved.plan, 0);
 }
 
 void moe_forward(const Pass& pass, int64_t layer, const MoeParameters& p, const ExpertExchange& exchange,
                  const Tensor& y, MoeSaved& saved) {
   Stream& s = pass.stream;
+  const PhaseScope phase(s, Phase::kAdapters);
   const int64_t n = pass.batch.slice_real;
   const Tensor f = saved.f.row_range(0, pass.batch.slice);
   dropout(s, pass.slice_dropout(layer, DropoutSite::kAdapter), f, f);
@@ -109,18 +112,20 @@ void moe_forward(const Pass& pass, int64_t layer, const MoeParameters& p, const 
 void moe_backward(const Pass& pass, int64_t layer, const MoeParameters& p, const ExpertExchange& exchange,
                   const Tensor& dy, const Tensor& df, const MoeSaved& saved) {
   Stream& s = pass.stream;
+  const PhaseScope phase(s, Phase::kAdapters);
   const int64_t n = pass.batch.slice_real;
   const Tensor dweights = pass.ws.dweights.row_range(0, n);
   const Tensor delta = pass.ws.delta.row_range(0, pass.batch.slice);
   const float scale = static_cast<float>(pass.pesc.moe.scale);
-  fill_zero(s, delta);
   if (exchange.size() == 1) {
+    fill_zero(s, delta.row_range(n, delta.rows));
     adapter_backward(s,
                      {view(saved.groups), saved.f.row_range(0, n), saved.weights.row_range(0, n), p.down,
                       p.up, scale, saved.hidden.row_range(0, assignments(saved.groups)), dy.row_range(0, n),
                       delta.row_range(0, n), dweights, p.ddown, p.dup},
                      pass.scratch);
   } else {
+    fill_zero(s, delta);
     for (int round = 0; round < saved.plan.rounds; ++round) {
       const Round r = round_of(pass, exchange, saved, round);
       if (saved.plan.rounds > 1) {  // the rows of several rounds were not kept: they come again
@@ -145,6 +150,7 @@ void moe_backward(const Pass& pass, int64_t layer, const MoeParameters& p, const
 
 void moe_route_backward(const Pass& pass, const MoeParameters& p, const Tensor& x, const Tensor& balance_grad,
                         const Tensor& dx, const MoeSaved& saved) {
+  const PhaseScope phase(pass.stream, Phase::kAdapters);
   const int64_t n = pass.batch.slice_real;
   router_backward(pass.stream,
                   {x.row_range(0, n), p.router, saved.probs.row_range(0, n), saved.experts.row_range(0, n),

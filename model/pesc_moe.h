@@ -19,11 +19,12 @@ class RoutingTape {
   virtual void record(const Batch& batch, int64_t layer, const std::vector<int32_t>& experts) = 0;
 };
 
-// Before the FFN: x [S, H] is its input. Chooses the experts and adds to stats [2, E].
+// Before the FFN: x [S, H] is its input. Chooses the experts and adds to stats [2, E]; the choice starts for
+// the host.
 void moe_route(const Pass& pass, int64_t layer, const MoeParameters& p, const Tensor& x, const Tensor& stats,
                RoutingTape* tape, MoeSaved& saved);
-// Once the FFN is enqueued: the choice comes to the host, and the ranks of the expert group agree on the
-// exchange.
+// Once the FFN is enqueued, which hides the wait: the choice is on the host, and the ranks of the expert
+// group agree on the exchange.
 void moe_prepare(const Pass& pass, int64_t layer, const ExpertExchange& exchange, RoutingTape* tape,
                  MoeSaved& saved);
 // After the FFN: saved.f holds f; y [S, H] += sum w A(dropout(f)). saved.f becomes the masked f.

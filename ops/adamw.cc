@@ -6,6 +6,7 @@
 
 #include "ops/core/threads.h"
 #include "ops/cuda_ops.h"
+#include "ops/reduce.h"
 
 namespace pesc {
 namespace {
@@ -57,6 +58,7 @@ void adamw(Stream& stream, const AdamW& args) {
   parallel_for(stream, n, kGrain, [=](int64_t begin, int64_t end) {
     update(scalars, p + begin, grad + begin, m + begin, v + begin, end - begin);
   });
+  if (args.copy.present()) cast(stream, args.param, args.copy);
 }
 
 }  // namespace pesc

@@ -16,6 +16,7 @@
 #include <numeric>
 #include <vector>
 
+#include "ops/attention_library.h"
 #include "ops/core/causal_rows.h"
 #include "ops/core/micro_gemm.h"
 #include "ops/core/threads.h"
@@ -321,14 +322,16 @@ void attention_backward(Stream& stream, const AttentionBackward& args, Arena& sc
 }
 
 int64_t attention_scratch_bytes(const Device& device, const AttentionShape& shape, int64_t tokens,
-                                int64_t max_kv) {
+                                int64_t max_kv, DType activations) {
   if (device.kind == DeviceKind::kCuda) {
     // D = rowsum(dO o O) [HQ, tokens], and a list of tiles: one for each 32 queries or keys begun, four
     // numbers each.
     Arena arena = Arena::planning("attention scratch");
     (void)arena.allocate(shape.q_heads, tokens);
     (void)arena.allocate(tokens, 8, DType::kI32);
-    return arena.peak() + (int64_t{64} << 10);
+    const int64_t own = arena.peak() + (int64_t{64} << 10);
+    if (activations != DType::kBF16) return own;
+    return std::max(own, cuda::library_attention_scratch_bytes(shape, tokens, max_kv));
   }
   int64_t most = 0;
   for (const Pass pass : {Pass::kForward, Pass::kBackward}) {
@@ -337,6 +340,10 @@ int64_t attention_scratch_bytes(const Device& device, const AttentionShape& shap
     most = std::max(most, arena.peak());
   }
   return most;
+}
+
+std::string attention_library(const Stream& stream) {
+  return stream.on_cuda() ? cuda::library_attention_report(stream) : "own kernels";
 }
 
 }  // namespace pesc

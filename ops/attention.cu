@@ -1,8 +1,10 @@
-// Causal attention on the GPU by our own tile kernels (ops/core/attention_tiles.cuh): exact in float32,
-// deterministic, any head_dim up to 256, any segments; the scores are never stored.
+// Causal attention on the GPU: by a library where it takes the call (ops/attention_library.h), else by our
+// own tile kernels (ops/core/attention_tiles.cuh): exact in float32, deterministic, any head_dim up to 256,
+// any segments; the scores are never stored.
 #include <vector>
 
 #include "ops/attention.h"
+#include "ops/attention_library.h"
 #include "ops/core/attention_tiles.cuh"
 #include "ops/cuda_ops.h"
 
@@ -85,7 +87,7 @@ void attention_forward(Stream& stream, const AttentionForward& args, Arena& scra
   check_heads(shape, args.out, shape.q_heads, dtype, "out");
   PESC_CHECK(args.v.rows == args.k.rows && args.out.rows == args.q.rows, "k ", args.k.rows, ", v ",
              args.v.rows, ", q ", args.q.rows, ", out ", args.out.rows, " rows");
-  if (args.segments.empty()) return;
+  if (args.segments.empty() || library_attention_forward(stream, args, scratch)) return;
   const Arena::Scope scope(scratch);
   const Tiles tiles = upload_tiles(stream, args.segments, scratch);
   with_element(dtype, [&](auto t) {
@@ -123,6 +125,7 @@ void attention_backward(Stream& stream, const AttentionBackward& args, Arena& sc
     PESC_CHECK(s.kv_len == s.q_len, "backward of ", s.q_len, " queries over ", s.kv_len, " keys");
   if (args.segments.empty()) return;
   PESC_CHECK(args.lse.present(), "the backward needs lse");
+  if (library_attention_backward(stream, args, scratch)) return;
   const Arena::Scope scope(scratch);
   const Tensor delta = scratch.allocate(shape.q_heads, args.q.rows);
   const Tiles tiles = upload_tiles(stream, args.segments, scratch);

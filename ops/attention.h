@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 
 #include "ops/core/arena.h"
 
@@ -36,7 +37,9 @@ struct AttentionForward {
   Tensor k;                                    // [K, HK * D], any row stride
   Tensor v;                                    // [K, HK * D], any row stride
   Tensor out;                                  // [Q, HQ * D], rows of the segments are written
-  Tensor lse;  // [HQ, Q] log-sum-exp of each row's scaled scores, for the backward; absent when not needed
+  // [HQ, Q] log-sum-exp of each row's scaled scores, for the backward of the same segments alone: a device
+  // may keep it in another order in the memory from the first to the last element. Absent when not needed.
+  Tensor lse;
 };
 void attention_forward(Stream& stream, const AttentionForward& args, Arena& scratch);
 
@@ -50,8 +53,12 @@ struct AttentionBackward {
 void attention_backward(Stream& stream, const AttentionBackward& args, Arena& scratch);
 
 // Scratch bytes that either call may take on the device for `tokens` queries in all, in sequences of up to
-// `max_kv` keys.
+// `max_kv` keys; `activations` is the element type of q (F32 on the CPU).
 [[nodiscard]] int64_t attention_scratch_bytes(const Device& device, const AttentionShape& shape,
-                                              int64_t tokens, int64_t max_kv);
+                                              int64_t tokens, int64_t max_kv,
+                                              DType activations = DType::kF32);
+
+// What computes attention on this stream, for records: "cuDNN 9.14.0, 2 plans", "own kernels: ...".
+[[nodiscard]] std::string attention_library(const Stream& stream);
 
 }  // namespace pesc

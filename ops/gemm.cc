@@ -117,6 +117,14 @@ void linear_backward_weight(Stream& stream, const Tensor& dy, const Tensor& x, c
   gemm(stream, {.a = dy, .trans_a = Transpose::kYes, .b = x, .c = dw, .alpha = alpha, .beta = 1.0F});
 }
 
+std::string gemm_choices(const Stream& stream) {
+  return stream.on_cuda() ? cuda_ops().gemm_choices(stream) : std::string();
+}
+
+void set_gemm_choices(Stream& stream, const std::string& text) {
+  if (stream.on_cuda()) cuda_ops().set_gemm_choices(stream, text);
+}
+
 std::string gemm_library() {
   return openblas_get_config();
 }

@@ -2,9 +2,17 @@
 // there, so C^T = op(B)^T op(A)^T is asked for. float32 products are IEEE float32 (no TF32); bf16 ones add up
 // in float32 and round once, into float32 or bf16.
 //
-// The library's first choice for a shape is kept. Split sums are allowed only through the workspace (added up
-// in a step of their own), so that the order of every sum is a function of the shape.
+// The choice of a kernel for a shape is kept: the library's first, or, for large bf16 products of a stream
+// that says so (KernelChoice::kTimed), the fastest of its first eight. Split sums are allowed only through
+// the workspace (added up in a step of their own), so that the order of every sum is a function of the shape
+// and the choice. Choices can be written down and given to a later run, which then takes the same.
+#include <array>
+#include <cmath>
 #include <cstring>
+#include <map>
+#include <memory>
+#include <span>
+#include <sstream>
 #include <unordered_map>
 
 #include "ops/core/launch.cuh"
@@ -19,6 +27,8 @@ struct Matmul {
   cublasLtMatmulDesc_t desc = nullptr;
   cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
   cublasLtMatmulAlgo_t algo{};
+  int choice = 0;  // which of the library's candidates
+  bool timed = false;
 
   Matmul() = default;
   Matmul(const Matmul&) = delete;
@@ -36,6 +46,9 @@ struct Key {
   int64_t align_a, align_b, align_c;  // bytes, at most 256
   int64_t flags;                      // trans_a, trans_b, dtypes
   bool operator==(const Key&) const = default;
+  [[nodiscard]] std::array<int64_t, 10> values() const {
+    return {m, n, k, lda, ldb, ldc, align_a, align_b, align_c, flags};
+  }
 };
 
 struct KeyHash {
@@ -56,6 +69,7 @@ struct KeyHash {
 
 struct GemmCache {
   std::unordered_map<Key, Matmul, KeyHash> matmuls;
+  std::unordered_map<Key, int, KeyHash> recorded;  // choices of an earlier run
 };
 
 namespace {
@@ -113,8 +127,89 @@ struct Preference {
   }
 };
 
+constexpr int kCandidates = 8;
+constexpr int64_t kTimedWork = int64_t{1} << 30;  // multiplications: smaller products are all launch
+constexpr int kRounds = 2;                        // of timing, after one that loads the kernels
+
+// Device memory that a product may be tried into while C holds what it is to be added to. Absent when there
+// is too little: nothing depends on it.
+class Trial {
+ public:
+  Trial(const Tensor& like, int64_t ld) {
+    size_t free = 0;
+    size_t total = 0;
+    const auto bytes = static_cast<size_t>(like.rows * ld * dtype_bytes(like.dtype));
+    PESC_CUDA(cudaMemGetInfo(&free, &total));
+    if (free < bytes + (size_t{256} << 20)) return;
+    if (cudaMalloc(&data_, bytes) != cudaSuccess) {
+      (void)cudaGetLastError();
+      data_ = nullptr;
+    }
+  }
+  ~Trial() { (void)cudaFree(data_); }
+  Trial(const Trial&) = delete;
+  Trial& operator=(const Trial&) = delete;
+  [[nodiscard]] void* data() const { return data_; }
+
+ private:
+  void* data_ = nullptr;
+};
+
+struct Events {
+  cudaEvent_t begin = nullptr, end = nullptr;
+  Events() {
+    PESC_CUDA(cudaEventCreate(&begin));
+    PESC_CUDA(cudaEventCreate(&end));
+  }
+  ~Events() {
+    (void)cudaEventDestroy(begin);
+    (void)cudaEventDestroy(end);
+  }
+  Events(const Events&) = delete;
+  Events& operator=(const Events&) = delete;
+};
+
+// The candidate that took least time, in the library's order where two are within a hundredth. Where C is
+// added to, the results go elsewhere.
+int fastest(Queue& queue, const Gemm& g, const Matmul& matmul,
+            std::span<const cublasLtMatmulHeuristicResult_t> candidates) {
+  std::unique_ptr<Trial> trial;
+  void* into = g.c.data;
+  if (g.beta != 0.0F) {
+    trial = std::make_unique<Trial>(g.c, leading(g.c));
+    into = trial->data();
+    if (into == nullptr) return 0;
+  }
+  synchronize(queue);  // bounded, unlike the waits below, which are for these products alone
+  const Events events;
+  std::array<float, kCandidates> best;
+  best.fill(INFINITY);
+  for (int round = -1; round < kRounds; ++round) {
+    for (size_t i = 0; i < candidates.size(); ++i) {
+      if (candidates[i].state != CUBLAS_STATUS_SUCCESS) continue;
+      PESC_CUDA(cudaEventRecord(events.begin, queue.stream));
+      const cublasStatus_t status =
+          cublasLtMatmul(queue.blas, matmul.desc, &g.alpha, g.b.data, matmul.b, g.a.data, matmul.a, &g.beta,
+                         g.c.data, matmul.c, into, matmul.c, &candidates[i].algo, queue.workspace,
+                         Queue::kWorkspaceBytes, queue.stream);
+      if (status != CUBLAS_STATUS_SUCCESS) continue;
+      PESC_CUDA(cudaEventRecord(events.end, queue.stream));
+      PESC_CUDA(cudaEventSynchronize(events.end));
+      float milliseconds = 0;
+      PESC_CUDA(cudaEventElapsedTime(&milliseconds, events.begin, events.end));
+      if (round >= 0) best[i] = std::min(best[i], milliseconds);
+    }
+  }
+  size_t choice = 0;
+  for (size_t i = 1; i < candidates.size(); ++i)
+    if (best[i] < 0.99F * best[choice]) choice = i;
+  return static_cast<int>(choice);
+}
+
 // In the library's terms A is our b and B our a; their names here are ours.
 void choose(Queue& queue, const Gemm& g, const Key& key, Matmul& matmul) {
+  const bool timed = queue.products == KernelChoice::kTimed && g.a.dtype == DType::kBF16 &&
+                     key.m * key.n >= kTimedWork / key.k;
   PESC_CUDA(cublasLtMatmulDescCreate(&matmul.desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
   const cublasOperation_t op_a = g.trans_a == Transpose::kYes ? CUBLAS_OP_T : CUBLAS_OP_N;
   const cublasOperation_t op_b = g.trans_b == Transpose::kYes ? CUBLAS_OP_T : CUBLAS_OP_N;
@@ -134,16 +229,25 @@ void choose(Queue& queue, const Gemm& g, const Key& key, Matmul& matmul) {
   preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, static_cast<uint32_t>(key.align_c));
   preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, static_cast<uint32_t>(key.align_c));
 
-  cublasLtMatmulHeuristicResult_t result{};
+  std::array<cublasLtMatmulHeuristicResult_t, kCandidates> results{};
   int found = 0;
-  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-      queue.blas, matmul.desc, matmul.b, matmul.a, matmul.c, matmul.c, preference.it, 1, &result, &found);
-  PESC_CHECK(status == CUBLAS_STATUS_SUCCESS && found > 0 && result.state == CUBLAS_STATUS_SUCCESS,
+  const cublasStatus_t status =
+      cublasLtMatmulAlgoGetHeuristic(queue.blas, matmul.desc, matmul.b, matmul.a, matmul.c, matmul.c,
+                                     preference.it, timed ? kCandidates : 1, results.data(), &found);
+  PESC_CHECK(status == CUBLAS_STATUS_SUCCESS && found > 0 && results[0].state == CUBLAS_STATUS_SUCCESS,
              "cuBLASLt (status ", static_cast<int>(status), ") has no kernel for ", key.m, "x", key.n, "x",
              key.k, " ", dtype_name(g.a.dtype), " into ", dtype_name(g.c.dtype), ", strides ", key.lda, " ",
              key.ldb, " ", key.ldc, ", alignments ", key.align_a, " ", key.align_b, " ", key.align_c,
              ", transposes ", key.flags & 3);
-  matmul.algo = result.algo;
+  const auto recorded = queue.gemms->recorded.find(key);
+  if (timed && recorded != queue.gemms->recorded.end() && recorded->second < found &&
+      results[static_cast<size_t>(recorded->second)].state == CUBLAS_STATUS_SUCCESS) {
+    matmul.choice = recorded->second;
+  } else if (timed && found > 1) {
+    matmul.choice = fastest(queue, g, matmul, {results.data(), static_cast<size_t>(found)});
+  }
+  matmul.timed = timed;
+  matmul.algo = results[static_cast<size_t>(matmul.choice)].algo;
 }
 
 template <class T>
@@ -198,6 +302,37 @@ void gemm(Stream& stream, const Gemm& g) {
   PESC_CUDA(cublasLtMatmul(queue.blas, matmul.desc, &g.alpha, g.b.data, matmul.b, g.a.data, matmul.a, &g.beta,
                            g.c.data, matmul.c, g.c.data, matmul.c, &matmul.algo, queue.workspace,
                            Queue::kWorkspaceBytes, queue.stream));
+}
+
+// One line: the library's version; then one for each timed product: its key and its candidate.
+std::string gemm_choices(const Stream& stream) {
+  const auto& cache = stream.queue().gemms;
+  std::map<std::array<int64_t, 10>, int> sorted;
+  if (cache == nullptr) return {};
+  for (const auto& [k, matmul] : cache->matmuls)
+    if (matmul.timed) sorted[k.values()] = matmul.choice;
+  if (sorted.empty()) return {};
+  std::ostringstream out;
+  out << cublasLtGetVersion() << '\n';
+  for (const auto& [values, choice] : sorted) {
+    for (const int64_t v : values) out << v << ' ';
+    out << choice << '\n';
+  }
+  return out.str();
+}
+
+void set_gemm_choices(Stream& stream, const std::string& text) {
+  Queue& queue = stream.queue();
+  std::istringstream in(text);
+  size_t version = 0;
+  if (!(in >> version) || version != cublasLtGetVersion()) return;
+  if (queue.gemms == nullptr) queue.gemms = std::make_shared<GemmCache>();
+  Key k{};
+  int choice = 0;
+  while (in >> k.m >> k.n >> k.k >> k.lda >> k.ldb >> k.ldc >> k.align_a >> k.align_b >> k.align_c >>
+         k.flags >> choice) {
+    if (choice >= 0) queue.gemms->recorded[k] = choice;
+  }
 }
 
 }  // namespace pesc::cuda

@@ -34,6 +34,12 @@ void linear_backward_input(Stream& stream, const Tensor& dy, const Tensor& w, co
 void linear_backward_weight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dw,
                             float alpha = 1.0F);
 
+// The kernels that KernelChoice::kTimed has chosen on this stream so far, as text; empty without any. Given
+// to a stream before its first product, on the same GPU model and library version, they are taken again, bit
+// for bit.
+[[nodiscard]] std::string gemm_choices(const Stream& stream);
+void set_gemm_choices(Stream& stream, const std::string& text);
+
 // The library behind the products and the kernels it chose on this machine, for records: results depend on
 // them.
 [[nodiscard]] std::string gemm_library();

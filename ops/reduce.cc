@@ -10,6 +10,7 @@
 #include <cstring>
 #include <vector>
 
+#include "ops/core/bf16.h"
 #include "ops/core/threads.h"
 #include "ops/cuda_ops.h"
 
@@ -135,6 +136,27 @@ void copy(Stream& stream, const Tensor& from, const Tensor& to) {
   for_spans(stream, from.rows, from.cols, contiguous, [&](int64_t row, int64_t col, int64_t n) {
     std::memcpy(mutable_row_bytes(to, row) + col * width, row_bytes(from, row) + col * width,
                 static_cast<size_t>(n * width));
+  });
+}
+
+void cast(Stream& stream, const Tensor& from, const Tensor& to) {
+  if (stream.on_cuda()) return cuda_ops().cast(stream, from, to);
+  if (from.dtype == to.dtype) return copy(stream, from, to);
+  PESC_CHECK(from.rows == to.rows && from.cols == to.cols, from.rows, "x", from.cols, " into ", to.rows, "x",
+             to.cols);
+  const bool narrow = from.dtype == DType::kF32 && to.dtype == DType::kBF16;
+  PESC_CHECK(narrow || (from.dtype == DType::kBF16 && to.dtype == DType::kF32), dtype_name(from.dtype),
+             " into ", dtype_name(to.dtype));
+  for_spans(stream, from.rows, from.cols, false, [&](int64_t r, int64_t, int64_t n) {
+    if (narrow) {
+      const float* in = from.f32() + r * from.ld;
+      auto* out = reinterpret_cast<uint16_t*>(mutable_row_bytes(to, r));
+      for (int64_t i = 0; i < n; ++i) out[i] = f32_to_bf16(in[i]);
+    } else {
+      const auto* in = reinterpret_cast<const uint16_t*>(row_bytes(from, r));
+      float* out = to.f32() + r * to.ld;
+      for (int64_t i = 0; i < n; ++i) out[i] = bf16_to_f32(in[i]);
+    }
   });
 }
 

@@ -38,6 +38,17 @@ __global__ void add_kernel(View<const T> x, View<T> y) {
   }
 }
 
+template <int N, class From, class To>
+__global__ void cast_kernel(View<const From> from, View<To> to) {
+  PESC_FOR_ROWS(r, to.rows) {
+    PESC_FOR_COLUMNS(c, to.cols / N) {
+      float values[N];
+      load_floats<N>(from.row(r) + c * N, values);
+      store_floats<N>(to.row(r) + c * N, values);
+    }
+  }
+}
+
 template <int N, class B, class T>
 __global__ void add_bias_kernel(const B* bias, View<T> y) {
   PESC_FOR_ROWS(r, y.rows) {
@@ -162,6 +173,28 @@ void copy(Stream& stream, const Tensor& from, const Tensor& to) {
     PESC_CUDA(cudaMemcpy2DAsync(to.data, pitch(to), from.data, pitch(from), row_bytes(from),
                                 static_cast<size_t>(from.rows), cudaMemcpyDeviceToDevice, stream_of(stream)));
   }
+}
+
+void cast(Stream& stream, const Tensor& from, const Tensor& to) {
+  PESC_CHECK(from.rows == to.rows && from.cols == to.cols, from.rows, "x", from.cols, " into ", to.rows, "x",
+             to.cols);
+  if (from.size() == 0) return;
+  const bool whole = from.contiguous() && to.contiguous();
+  const Tensor in = whole ? flat(from) : from;
+  const Tensor out = whole ? flat(to) : to;
+  with_element(in.dtype, [&](auto from_element) {
+    with_element(out.dtype, [&](auto to_element) {
+      using From = decltype(from_element);
+      using To = decltype(to_element);
+      with_pack<To>({in, out}, [&](auto width) {
+        constexpr int kWidth = decltype(width)::value;
+        const RowGrid g(out.rows, out.cols / kWidth);
+        cast_kernel<kWidth, From, To>
+            <<<g.grid, g.block, 0, stream_of(stream)>>>(view<const From>(in), view<To>(out));
+        PESC_LAUNCHED("cast");
+      });
+    });
+  });
 }
 
 void add(Stream& stream, const Tensor& x, const Tensor& y) {

@@ -6,8 +6,10 @@
 
 namespace pesc {
 
-void fill_zero(Stream& stream, const Tensor& x);                     // any dtype, any row stride
-void copy(Stream& stream, const Tensor& from, const Tensor& to);     // same shape and dtype, any row strides
+void fill_zero(Stream& stream, const Tensor& x);                  // any dtype, any row stride
+void copy(Stream& stream, const Tensor& from, const Tensor& to);  // same shape and dtype, any row strides
+// to = from, F32 or BF16 each, rounded to nearest even; same shape, any row strides.
+void cast(Stream& stream, const Tensor& from, const Tensor& to);
 void add(Stream& stream, const Tensor& x, const Tensor& y);          // y += x, F32, any row strides
 void add_bias(Stream& stream, const Tensor& bias, const Tensor& y);  // y [T, C] += bias [1, C]
 void bias_backward(Stream& stream, const Tensor& dy,

@@ -237,6 +237,7 @@ void ExpertExchange::dispatch(Stream& stream, const ExchangePlan& plan, int roun
   check_round(plan, round, size(), out, "dispatch");
   PESC_CHECK(rows.rows == plan.tokens && rows.cols == out.cols, "dispatch of [", rows.rows, ", ", rows.cols,
              "] with ", plan.tokens, " tokens");
+  const PhaseScope phase(stream, Phase::kCommunication);
   const Arena::Scope scope(scratch);
   const RoundPairs pairs(plan, round);
   const Tensor index = index_tensor(stream, pairs.tokens(plan), scratch);
@@ -251,6 +252,7 @@ void ExpertExchange::combine(Stream& stream, const ExchangePlan& plan, int round
   check_round(plan, round, size(), rows, "combine");
   PESC_CHECK(out.rows == plan.tokens && rows.cols == out.cols, "combine into [", out.rows, ", ", out.cols,
              "] with ", plan.tokens, " tokens");
+  const PhaseScope phase(stream, Phase::kCommunication);
   const Arena::Scope scope(scratch);
   const RoundPairs pairs(plan, round);
   const Tensor index = index_tensor(stream, pairs.tokens(plan), scratch);
@@ -268,6 +270,7 @@ void ExpertExchange::dispatch_slots(Stream& stream, const ExchangePlan& plan, in
   const int64_t slots = plan.tokens * top_k_;
   PESC_CHECK(values.rows == plan.tokens && values.cols == top_k_ && out.cols == top_k_, "dispatch_slots of [",
              values.rows, ", ", values.cols, "]");
+  const PhaseScope phase(stream, Phase::kCommunication);
   const Arena::Scope scope(scratch);
   const RoundPairs pairs(plan, round);
   std::vector<int32_t> index(at(pairs.packed() * top_k_), static_cast<int32_t>(slots));
@@ -290,6 +293,7 @@ void ExpertExchange::combine_slots(Stream& stream, const ExchangePlan& plan, int
   const int64_t slots = plan.tokens * top_k_;
   PESC_CHECK(out.rows == plan.tokens && out.cols == top_k_ && values.cols == top_k_ && out.contiguous(),
              "combine_slots into [", out.rows, ", ", out.cols, "]");
+  const PhaseScope phase(stream, Phase::kCommunication);
   const Arena::Scope scope(scratch);
   const RoundPairs pairs(plan, round);
   const int64_t carried = pairs.packed() * top_k_;

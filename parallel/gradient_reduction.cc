@@ -43,7 +43,9 @@ int GradientReduction::replica(ReplicaGroup group) const {
 
 void GradientReduction::reduce(Stream& stream, ReplicaGroup group, const Tensor& flat) const {
   Communicator& ranks = communicator(group);
-  if (ranks.size() > 1 && flat.size() > 0) ranks.all_reduce_sum(stream, flat);
+  if (ranks.size() == 1 || flat.size() == 0) return;
+  const PhaseScope phase(stream, Phase::kCommunication);
+  ranks.all_reduce_sum(stream, flat);
 }
 
 }  // namespace pesc

@@ -16,6 +16,7 @@ void check_shapes(const Tensor& slice, const Tensor& all, int size) {
 Tensor TensorParallel::gather(Stream& stream, const Tensor& slice, const Tensor& out) const {
   if (size() == 1) return slice;
   check_shapes(slice, out, size());
+  const PhaseScope phase(stream, Phase::kCommunication);
   tp_.all_gather(stream, slice, out);
   return out;
 }
@@ -23,6 +24,7 @@ Tensor TensorParallel::gather(Stream& stream, const Tensor& slice, const Tensor&
 Tensor TensorParallel::reduce_scatter(Stream& stream, const Tensor& partial, const Tensor& out) const {
   if (size() == 1) return partial;
   check_shapes(out, partial, size());
+  const PhaseScope phase(stream, Phase::kCommunication);
   tp_.reduce_scatter(stream, partial, out);
   return out;
 }

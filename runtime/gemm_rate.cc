@@ -1,5 +1,6 @@
 #include "runtime/gemm_rate.h"
 
+#include <algorithm>
 #include <chrono>
 
 #include "ops/core/arena.h"
@@ -7,27 +8,60 @@
 #include "ops/init.h"
 
 namespace pesc {
+namespace {
 
-double measured_gemm_rate(Stream& stream, double seconds) {
-  constexpr int64_t kSize = 1024;
-  Arena arena("gemm rate", stream.device(), 3 * kSize * kSize * int64_t{sizeof(float)} + 4096);
-  const Tensor a = arena.allocate(kSize, kSize);
-  const Tensor b = arena.allocate(kSize, kSize);
-  const Tensor c = arena.allocate(kSize, kSize);
-  init_uniform(stream, {.out = a, .seed = 1, .stream_id = 1, .global_cols = kSize}, 1.0F);
-  init_uniform(stream, {.out = b, .seed = 1, .stream_id = 2, .global_cols = kSize}, 1.0F);
-  gemm(stream, {.a = a, .b = b, .c = c});
-  // The mean over the whole time: with more ranks than cores it is the rate that the ranks really share.
+using Clock = std::chrono::steady_clock;
+
+double since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// The mean over the whole time: with more ranks than cores it is the rate that the ranks really share.
+double mean_seconds(Stream& stream, const Gemm& product, double seconds) {
   int64_t products = 0;
-  const auto start = std::chrono::steady_clock::now();
-  double elapsed = 0;
-  while (elapsed < seconds) {
-    gemm(stream, {.a = a, .b = b, .c = c});
+  const auto start = Clock::now();
+  while (since(start) < seconds) {
+    gemm(stream, product);
     stream.synchronize();
     ++products;
-    elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
-  return 2.0 * kSize * kSize * kSize * static_cast<double>(products) / elapsed;
+  return since(start) / static_cast<double>(products);
+}
+
+double median_seconds(Stream& stream, const Gemm& product, double seconds) {
+  constexpr int kBurst = 50;  // products enqueued at a time: the device never waits for the host
+  std::vector<double> all;
+  const auto start = Clock::now();
+  while (since(start) < seconds) {
+    cuda::stamp(stream.queue());
+    for (int i = 0; i < kBurst; ++i) {
+      gemm(stream, product);
+      cuda::stamp(stream.queue());
+    }
+    for (const double s : cuda::stamp_intervals(stream.queue())) all.push_back(s);
+  }
+  std::nth_element(all.begin(), all.begin() + static_cast<int64_t>(all.size() / 2), all.end());
+  return all[all.size() / 2];
+}
+
+}  // namespace
+
+double measured_gemm_rate(Stream& stream, DType compute, double seconds) {
+  const int64_t size = stream.on_cuda() ? 8192 : 1024;
+  const int64_t bytes = 3 * size * size * dtype_bytes(compute);
+  Arena arena("gemm rate", stream.device(), bytes + 3 * Arena::kAlignment);
+  const Tensor a = arena.allocate(size, size, compute);
+  const Tensor b = arena.allocate(size, size, compute);
+  const Tensor c = arena.allocate(size, size, compute);
+  init_uniform(stream, {.out = a, .seed = 1, .stream_id = 1, .global_cols = size}, 1.0F);
+  init_uniform(stream, {.out = b, .seed = 1, .stream_id = 2, .global_cols = size}, 1.0F);
+  const Gemm product{.a = a, .b = b, .c = c};
+  gemm(stream, product);
+  stream.synchronize();
+  const double each =
+      stream.on_cuda() ? median_seconds(stream, product, seconds) : mean_seconds(stream, product, seconds);
+  const auto n = static_cast<double>(size);
+  return 2.0 * n * n * n / each;
 }
 
 }  // namespace pesc

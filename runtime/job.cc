@@ -33,7 +33,8 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
     if (!c.model.path.empty() && weights == BaseWeights::kFromFiles)
       job.base = std::make_unique<HfFolder>(c.model.path);
   });
-  job.device = {job.config.parallel.device, 0, placement.threads};
+  job.device = {job.config.parallel.device, 0, placement.threads,
+                job.config.parallel.time_kernels ? KernelChoice::kTimed : KernelChoice::kFirst};
   if (job.device.kind == DeviceKind::kCuda) {
     job.gpu_world = connect_gpus(world, placement, job.config.parallel.share_gpu, job.device);
   }
@@ -63,6 +64,7 @@ std::unique_ptr<Decoder> make_decoder(Job& job, int64_t rows, int64_t sequence, 
   o.max_positions = sequence;
   o.cache_slots = cache_slots;
   o.purpose = purpose;
+  o.compute = job.config.train.compute;
   std::unique_ptr<Decoder> decoder;
   together(job.ranks->world(), [&] {
     decoder = std::make_unique<Decoder>(job.model, job.config.pesc, mesh, job.ranks->groups(), o);
@@ -163,6 +165,7 @@ int64_t load_trained_values(Job& job, Decoder& decoder, const std::string& direc
     const std::string note = check_base(checkpoint.state, job.config.model.path, digest);
     if (job.first() && !note.empty()) LOG(INFO) << note;
     load_checkpoint(posix_filesystem(), checkpoint, decoder.stream(), trained_tensors(decoder, false));
+    decoder.parameters().refresh_copies(decoder.stream());
   });
   return checkpoint.state.step;
 }

@@ -20,6 +20,7 @@ double LearningRate::at(int64_t step) const {
 
 double reduce_gradients(Decoder& decoder, Communicator& world, const GradientReduction& reduction) {
   Stream& s = decoder.stream();
+  const PhaseScope phase(s, Phase::kOptimizer);
   const Tensor sum = decoder.scalar();
   fill_zero(s, sum);
   for (int g = 0; g < kReplicaGroups; ++g) {
@@ -36,14 +37,17 @@ double reduce_gradients(Decoder& decoder, Communicator& world, const GradientRed
 }
 
 void optimizer_step(Decoder& decoder, const AdamWConfig& c, double lr, int64_t update, double norm) {
+  const PhaseScope phase(decoder.stream(), Phase::kOptimizer);
   const double factor = c.clip_norm > 0 ? std::min(1.0, c.clip_norm / (norm + 1e-6)) : 1.0;
   for (const Parameter& p : decoder.parameters().all()) {
     if (!p.trained) continue;
     const int64_t n = p.value.size();
+    const Tensor copy = p.copy.present() ? p.copy.reshaped(1, n) : Tensor{};
     adamw(decoder.stream(), {.param = p.value.reshaped(1, n),
                              .grad = p.grad.reshaped(1, n),
                              .exp_avg = p.exp_avg.reshaped(1, n),
                              .exp_avg_sq = p.exp_avg_sq.reshaped(1, n),
+                             .copy = copy,
                              .lr = lr,
                              .beta1 = c.beta1,
                              .beta2 = c.beta2,

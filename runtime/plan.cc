@@ -31,7 +31,7 @@ struct Terms {
         tp(c.parallel.tp),
         tokens(static_cast<double>(c.train.global_batch * c.train.seq_len)),
         per_rank(tokens / ranks),
-        element(c.parallel.device == DeviceKind::kCuda ? 2 : 4),
+        element(static_cast<double>(dtype_bytes(c.train.compute))),
         micros(static_cast<double>(c.train.micro_batches())) {}
 };
 
@@ -43,6 +43,7 @@ DecoderOptions decoder_options(const ExperimentConfig& c, const Mesh& mesh) {
   o.capacity.max_sequence = c.train.seq_len;
   o.capacity.exchange_headroom = c.parallel.exchange_headroom;
   o.max_positions = c.train.seq_len;
+  o.compute = c.train.compute;
   return o;
 }
 
@@ -130,8 +131,11 @@ int replicas(ReplicaGroup group, const Mesh& mesh, int64_t kv_heads) {
 
 }  // namespace
 
-MachineRates usual_rates(DeviceKind device, int threads) {
-  if (device == DeviceKind::kCuda) return {660e12, 400e12, 3.8e12, 300e9, 139.0 * kGiB, 0.8 * kGiB};
+MachineRates usual_rates(DeviceKind device, DType compute, int threads) {
+  if (device == DeviceKind::kCuda) {
+    const bool narrow = compute == DType::kBF16;  // float32 without TF32 is a fifteenth
+    return {narrow ? 660e12 : 45e12, narrow ? 400e12 : 10e12, 3.8e12, 300e9, 139.0 * kGiB, 0.8 * kGiB};
+  }
   const double n = std::max(threads, 1);
   return {80e9 * n, 30e9 * n, 8e9 * n, 3e9, 0, 0.15 * kGiB};
 }
@@ -150,8 +154,9 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
   p.tp = mesh.tp();
   p.ep = mesh.ep();
   p.arenas = Decoder::plan(model, c.pesc, mesh, decoder_options(c, mesh));
-  Arena weights = Arena::planning("weights"), optimizer = Arena::planning("optimizer");
-  const ModelParameters parameters(model, c.pesc, mesh, weights, &optimizer);
+  Arena weights = Arena::planning("weights"), copies = Arena::planning("bf16 copies"),
+        optimizer = Arena::planning("optimizer");
+  const ModelParameters parameters(model, c.pesc, mesh, c.train.compute, {weights, copies, &optimizer});
   double reduced = 0;  // bytes that one rank sends for the gradients
   for (const Parameter& q : parameters.all()) {
     const int64_t whole = q.spec.global_rows * q.spec.global_cols;

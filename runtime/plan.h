@@ -24,7 +24,7 @@ struct MachineRates {
   double overhead = 0;  // bytes beside the arenas: context, library workspaces
 };
 // An H200 for CUDA; two thirds of a core of a 2024 server for each thread of the CPU.
-[[nodiscard]] MachineRates usual_rates(DeviceKind device, int threads);
+[[nodiscard]] MachineRates usual_rates(DeviceKind device, DType compute, int threads);
 
 struct PlanPhase {
   std::string name;

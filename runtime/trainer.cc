@@ -8,6 +8,7 @@
 #include <csignal>
 #include <cstdio>
 
+#include "ops/gemm.h"
 #include "runtime/evaluation.h"
 #include "runtime/gemm_rate.h"
 #include "runtime/hf/atomic_file.h"
@@ -16,7 +17,9 @@
 namespace pesc {
 namespace {
 
-constexpr const char* kRecentLosses = "recent_losses";  // of a checkpoint's further state
+// Of a checkpoint's further state. Each rank's kernels: kGemmChoices + its number.
+constexpr const char* kRecentLosses = "recent_losses";
+constexpr const char* kGemmChoices = "gemm_choices.";
 
 volatile std::sig_atomic_t preemption_requested = 0;
 
@@ -136,7 +139,11 @@ void Trainer::resume() {
       if (job_.first() && !note.empty()) LOG(INFO) << note;
       check_same_run(s.config_text, c.text);
       store_->load(*found.checkpoint, decoder_->stream(), trained_tensors(*decoder_, true));
+      decoder_->parameters().refresh_copies(decoder_->stream());
     });
+    if (const auto kernels = s.extra.find(kGemmChoices + std::to_string(world.rank()));
+        kernels != s.extra.end())
+      set_gemm_choices(decoder_->stream(), kernels->second);
     if (const auto losses = s.extra.find(kRecentLosses); losses != s.extra.end())
       together(world, [&] { spikes_.load(losses->second); });
     step_ = s.step;
@@ -159,8 +166,8 @@ void Trainer::resume() {
 void Trainer::measure_gemm_rate() {
   gemm_rate_ = 0;
   job_.ranks->world().barrier();
-  for (const double rate :
-       sum_over_ranks(job_.ranks->world(), {measured_gemm_rate(decoder_->stream(), 0.3)})) {
+  for (const double rate : sum_over_ranks(
+           job_.ranks->world(), {measured_gemm_rate(decoder_->stream(), job_.config.train.compute, 0.3)})) {
     gemm_rate_ += rate;
   }
 }
@@ -277,6 +284,9 @@ CheckpointState Trainer::state() const {
   s.base_digest = digest_;
   s.versions = library_versions(job_.device);
   s.extra[kRecentLosses] = spikes_.save();
+  int rank = 0;
+  for (const std::string& mine : job_.ranks->world().host_all_gather(gemm_choices(decoder_->stream())))
+    s.extra[kGemmChoices + std::to_string(rank++)] = mine;
   s.tp = job_.mesh().tp();
   s.ep = job_.mesh().ep();
   return s;

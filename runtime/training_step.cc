@@ -49,10 +49,14 @@ std::vector<double> TrainingStep::count_tokens(const StepInput& input) const {
   return sum_over_ranks(job_.ranks->world(), counts);
 }
 
-void TrainingStep::count_routing(const std::vector<int32_t>& tags, Counts& counts) {
+// The host counts the choices that it has while the device works, and only then waits for what is summed
+// there.
+void TrainingStep::count_routing(const std::vector<int32_t>& tags, double layers_and_micros, Counts& counts,
+                                 StepMetrics& m) {
+  count_choices(job_, decoder_, tags, counts.tag_expert);
+  for (const float b : decoder_.balance_losses()) m.balance += static_cast<double>(b) / layers_and_micros;
   const std::vector<float> assigned = decoder_.expert_assignments();
   for (size_t i = 0; i < assigned.size(); ++i) counts.expert[i] += static_cast<double>(assigned[i]);
-  count_choices(job_, decoder_, tags, counts.tag_expert);
 }
 
 StepOutput TrainingStep::run(const StepInput& input, const BeforeUpdate& before_update) {
@@ -88,8 +92,7 @@ StepOutput TrainingStep::run(const StepInput& input, const BeforeUpdate& before_
     decoder_.loss(HeadMode::kLossAndGradient,
                   m.supervised > 0 ? static_cast<float>(1.0 / m.supervised) : 0.0F);
     decoder_.backward();
-    for (const float b : decoder_.balance_losses()) m.balance += static_cast<double>(b) / layers_and_micros;
-    if (moe) count_routing(batch.tags, counts);
+    if (moe) count_routing(batch.tags, layers_and_micros, counts, m);
     // The tp ranks of a dp rank hold the same rows: one of them counts.
     for (size_t t = 0; job_.mesh().tp_rank() == 0 && t < batch.tags.size(); ++t) {
       counts.tag_tokens[static_cast<size_t>(batch.tags[t])] += 1;

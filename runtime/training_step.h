@@ -44,7 +44,8 @@ class TrainingStep {
  private:
   struct Counts;
   [[nodiscard]] std::vector<double> count_tokens(const StepInput& input) const;
-  void count_routing(const std::vector<int32_t>& tags, Counts& counts);
+  void count_routing(const std::vector<int32_t>& tags, double layers_and_micros, Counts& counts,
+                     StepMetrics& metrics);
   void add_shares(const Counts& counts, const std::vector<double>& sums, StepMetrics& metrics) const;
 
   Job& job_;

@@ -1,11 +1,12 @@
 // golden_check CASE_DIR [--tp T] [--ep E] [--headroom F] [--threads N] [--device cpu|cuda|cuda-shared]
-//              [--corrupt QUANTITY]
+//              [--compute f32|bf16] [--corrupt QUANTITY]
 //
 // Runs a reference case (tests/goldens/README.md) on the layout that mpirun gives and compares every quantity
 // with the recorded one: the dense model's logits and loss, the PESC model's logits and routing, every
 // gradient, the whole AdamW curve and the parameters after it. Exits 0 only within the design's tolerances:
 // relative error max|a-b| / max|b| per tensor (per scalar for the curve; absolute 1e-7 where b = 0).
-// --device cuda takes one GPU per rank, in float32; cuda-shared lets the ranks share GPUs (a test mode).
+// --device cuda takes one GPU per rank; cuda-shared lets the ranks share GPUs (a test mode). --compute bf16,
+// on GPUs, has the bounds of golden_bounds.h.
 // --headroom sets the room for received rows (below about 0.5 they come in several rounds); --corrupt spoils
 // one expected value, to show that the comparison would notice.
 #include <algorithm>
@@ -27,6 +28,7 @@
 #include "runtime/optimizer.h"
 #include "runtime/ranks.h"
 #include "tests/assemble.h"
+#include "tests/golden_bounds.h"
 #include "tests/golden_report.h"
 
 namespace pesc {
@@ -36,13 +38,13 @@ struct Arguments {
   std::string folder, corrupt;
   int tp = 1, ep = 1, threads = 0;
   double headroom = Capacity{}.exchange_headroom;
-  std::string device = "cpu";
+  std::string device = "cpu", compute = "f32";
 };
 
 constexpr const char* kUsage =
     "usage: golden_check CASE_DIR [--tp T] [--ep E] [--headroom F] [--threads N] [--device "
     "cpu|cuda|cuda-shared] "
-    "[--corrupt QUANTITY]";
+    "[--compute f32|bf16] [--corrupt QUANTITY]";
 
 template <class T>
 void parse_number(const std::string& flag, const std::string& text, T& out) {
@@ -79,6 +81,10 @@ Arguments parse(int argc, char** argv) {
       a.device = value;
       if (value != "cpu" && value != "cuda" && value != "cuda-shared")
         throw UsageError(str_cat("--device: no device '", value, "'\n", kUsage));
+    } else if (arg == "--compute") {
+      a.compute = value;
+      if (value != "f32" && value != "bf16")
+        throw UsageError(str_cat("--compute: no type '", value, "'\n", kUsage));
     } else if (arg == "--corrupt") {
       a.corrupt = value;
       if (std::find(kQuantities.begin(), kQuantities.end(), value) == kQuantities.end())
@@ -88,6 +94,8 @@ Arguments parse(int argc, char** argv) {
     }
   }
   if (a.folder.empty()) throw UsageError(kUsage);
+  if (a.compute == "bf16" && a.device == "cpu")
+    throw UsageError(str_cat("--compute bf16 needs --device cuda\n", kUsage));
   return a;
 }
 
@@ -226,6 +234,10 @@ class Check {
         report_(a.corrupt),
         device_(device),
         headroom_(a.headroom),
+        compute_(a.compute == "bf16" ? DType::kBF16 : DType::kF32),
+        bounds_(GoldenBounds::of(compute_, case_.model.layers)),
+        choices_(expected_.ints("pesc.top_experts"), case_.batch * case_.seq, case_.seq,
+                 case_.pesc.moe.top_k),
         ranks_(world, a.tp, a.ep, case_.model.kv_heads) {
     batch_ = rows_of(case_, split_range(case_.batch, mesh().dp(), mesh().dp_rank()));
     for (int64_t i = 0; i < case_.batch; ++i) {
@@ -254,6 +266,7 @@ class Check {
     o.capacity.max_sequence = case_.seq;
     o.capacity.exchange_headroom = headroom_;
     o.max_positions = case_.seq;
+    o.compute = compute_;
     std::unique_ptr<Decoder> d;
     together(world(), [&] {
       d = std::make_unique<Decoder>(case_.model, pesc, mesh(), ranks_.groups(), o);
@@ -293,10 +306,11 @@ class Check {
     plain.mode = TrainMode::kLora;
     const auto d = make(plain);
     d->forward(batch_, {.kind = PassKind::kEval});
-    report_.compare("dense.logits", 1e-5, all_logits(*d), expected_.floats("dense.logits"), "dense.logits");
+    report_.compare("dense.logits", bounds_.logits, all_logits(*d), expected_.floats("dense.logits"),
+                    "dense.logits");
     d->loss(HeadMode::kLoss, 0);
     const double loss = sum_over_dp(d->take_loss_sum()) / static_cast<double>(supervised_);
-    report_.compare("dense.loss", 1e-5, {static_cast<float>(loss)}, expected_.floats("dense.loss"),
+    report_.compare("dense.loss", bounds_.loss, {static_cast<float>(loss)}, expected_.floats("dense.loss"),
                     "dense.loss");
   }
 
@@ -316,11 +330,12 @@ class Check {
       }
       copy_from_host(d.stream(), mine.data(), p.value);
     }
+    d.parameters().refresh_copies(d.stream());
   }
 
-  void forward_backward(Decoder& d) {
+  void forward_backward(Decoder& d, RoutingTape* tape) {
     d.zero_gradients();
-    d.forward(batch_, {});
+    d.forward(batch_, {.tape = tape});
     d.balance(case_.batch * case_.seq, case_.pesc.moe.aux_coef / static_cast<double>(case_.model.layers));
     d.loss(HeadMode::kLossAndGradient, static_cast<float>(1.0 / static_cast<double>(supervised_)));
     d.backward();
@@ -331,25 +346,34 @@ class Check {
     together(world(), [&] { load_pesc(*d); });
     d->forward(batch_, {});
     rounds_ = d->exchange_rounds();
-    report_.compare("pesc.logits", 1e-5, all_logits(*d), expected_.floats("pesc.logits"), "pesc.logits");
     routing(*d);
+    if (compute_ == DType::kBF16) d->forward(batch_, {.tape = &choices_});
+    report_.compare("pesc.logits", bounds_.logits, all_logits(*d), expected_.floats("pesc.logits"),
+                    "pesc.logits");
+    report_.compare("top_weights", bounds_.weights, weights_of(*d), expected_.floats("pesc.top_weights"),
+                    "pesc.top_weights");
     curve(*d);
     const Tensors final = assemble(world(), *d, [](const Parameter& p) { return p.value; });
-    compare_tensors("final", "final.", 1e-3, final);
+    compare_tensors("final", "final.", bounds_.final, final);
   }
 
   // Routing is recorded per slice, so every rank's real tokens in rank order are the batch in order.
   void routing(Decoder& d) {
     std::vector<int32_t> experts;
-    std::vector<float> weights;
     for (int64_t i = 0; i < case_.model.layers; ++i) {
       const auto e = gather_vector(d.chosen_experts(i), true);
-      const auto w = gather_vector(d.chosen_weights(i), true);
       experts.insert(experts.end(), e.begin(), e.end());
+    }
+    report_.compare_exact("top_experts", bounds_.other_choices, experts, expected_.ints("pesc.top_experts"),
+                          "pesc.top_experts");
+  }
+  std::vector<float> weights_of(Decoder& d) {
+    std::vector<float> weights;
+    for (int64_t i = 0; i < case_.model.layers; ++i) {
+      const auto w = gather_vector(d.chosen_weights(i), true);
       weights.insert(weights.end(), w.begin(), w.end());
     }
-    report_.compare_exact("top_experts", experts, expected_.ints("pesc.top_experts"), "pesc.top_experts");
-    report_.compare("top_weights", 1e-5, weights, expected_.floats("pesc.top_weights"), "pesc.top_weights");
+    return weights;
   }
 
   void compare_tensors(const std::string& quantity, const std::string& prefix, double tolerance,
@@ -367,10 +391,10 @@ class Check {
     const std::vector<float> want = expected_.floats("curve.ce_aux_gradnorm");
     static constexpr const char* kNames[] = {"curve.ce", "curve.balance", "curve.grad_norm"};
     for (int64_t step = 0; step < case_.steps; ++step) {
-      forward_backward(d);
+      forward_backward(d, step == 0 && compute_ == DType::kBF16 ? &choices_ : nullptr);
       const double norm = reduce_gradients(d, world(), ranks_.reduction());
       if (step == 0) {
-        compare_tensors("grad", "grad.", 1e-4,
+        compare_tensors("grad", "grad.", bounds_.gradients,
                         assemble(world(), d, [](const Parameter& p) { return p.grad; }));
       }
       double balance = 0;
@@ -378,7 +402,7 @@ class Check {
       const double got[] = {sum_over_dp(d.take_loss_sum()) / static_cast<double>(supervised_),
                             balance / static_cast<double>(case_.model.layers), norm};
       for (size_t i = 0; i < 3; ++i) {
-        report_.compare(kNames[i], 1e-4, {static_cast<float>(got[i])},
+        report_.compare(kNames[i], i == 2 ? bounds_.norm : bounds_.curve, {static_cast<float>(got[i])},
                         {want[static_cast<size_t>(step) * 3 + i]}, str_cat("step ", step));
       }
       optimizer_step(d, case_.adamw, case_.lr, step + 1, norm);
@@ -392,6 +416,9 @@ class Check {
   Report report_;
   Device device_;
   double headroom_;
+  DType compute_;
+  GoldenBounds bounds_;
+  GoldenRouting choices_;
   Ranks ranks_;
   int rounds_ = 0;
   HostBatch batch_;

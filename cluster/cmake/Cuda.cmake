@@ -96,6 +96,11 @@ if(CUDNN_INCLUDE AND CUDNN_FRONTEND_INCLUDE_DIR AND CUDNN_LIBRARY)
   set(PESC_HAS_CUDNN ON)
   target_include_directories(pesc_cuda SYSTEM INTERFACE ${CUDNN_INCLUDE} ${CUDNN_FRONTEND_INCLUDE_DIR})
   target_link_libraries(pesc_cuda INTERFACE ${CUDNN_LIBRARY})
+  # The newer frontends' headers name its functions (in engines that are not used here).
+  pesc_cuda_library(NVRTC_LIBRARY nvrtc libnvrtc.so.13 libnvrtc.so.12)
+  if(NVRTC_LIBRARY)
+    target_link_libraries(pesc_cuda INTERFACE ${NVRTC_LIBRARY})
+  endif()
 endif()
 message(STATUS "pesc: CUDA ${CMAKE_CUDA_COMPILER_VERSION} for ${CMAKE_CUDA_ARCHITECTURES}, NCCL ${PESC_HAS_NCCL}, "
                "cuDNN attention ${PESC_HAS_CUDNN}")

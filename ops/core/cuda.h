@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "ops/core/tensor.h"
 
@@ -13,10 +14,16 @@ namespace pesc {
 
 enum class DeviceKind { kCpu, kCuda };
 
+// Which of a library's kernels a BF16 product on a GPU takes: the first that the library names, or the
+// fastest of a few, timed at the first product of a shape and kept. Each choice is deterministic; the clock
+// is not.
+enum class KernelChoice { kFirst, kTimed };
+
 struct Device {
   DeviceKind kind = DeviceKind::kCpu;
   int index = 0;    // CUDA device ordinal
   int threads = 1;  // CPU: threads that the operations of this rank may use
+  KernelChoice products = KernelChoice::kFirst;
 };
 
 namespace cuda {
@@ -48,8 +55,21 @@ struct DeviceInfo {
 [[nodiscard]] DeviceInfo device_info(int index);
 
 // A new queue on the device, refused as device_info does.
-[[nodiscard]] std::shared_ptr<Queue> open(int index);
+[[nodiscard]] std::shared_ptr<Queue> open(const Device& device);
 void synchronize(Queue& queue);
+
+// Marks a point in the queue's work. Intervals: the seconds between neighbouring marks made so far; waits for
+// the last, and forgets them all.
+void stamp(Queue& queue);
+[[nodiscard]] std::vector<double> stamp_intervals(Queue& queue);
+// Ranges for profilers (NVTX), on the host's time line.
+void push_range(const char* name);
+void pop_range();
+
+// Copies `from`, packed rows, to the host once the work enqueued so far is done, beside the work that
+// follows. finish_host_copy waits for it alone. One copy at a time.
+void start_host_copy(Queue& queue, const Tensor& from);
+void finish_host_copy(Queue& queue, void* to);
 
 // Asked now and then while the host waits for a queue with work that other ranks take part in; throws to end
 // the wait. One watcher per queue.

@@ -5,11 +5,72 @@
 namespace pesc {
 
 Stream::Stream(Device device) : device_(device) {
-  if (device.kind == DeviceKind::kCuda) queue_ = cuda::open(device.index);
+  if (device.kind == DeviceKind::kCuda) queue_ = cuda::open(device);
 }
 
 void Stream::synchronize() {
   if (on_cuda()) cuda::synchronize(*queue_);
+}
+
+void Stream::start_clock(Phase first) {
+  clock_ = std::make_shared<PhaseClock>();
+  enter(first);
+}
+
+void Stream::enter(Phase phase) {
+  if (clock_ == nullptr) return;
+  clock_->phases.push_back(phase);
+  if (on_cuda()) return cuda::stamp(*queue_);
+  clock_->times.push_back(std::chrono::steady_clock::now());
+}
+
+Phase Stream::phase() const {
+  return clock_ == nullptr ? Phase::kElementwise : clock_->phases.back();
+}
+
+std::array<double, kPhases> Stream::stop_clock() {
+  enter(Phase::kElementwise);
+  std::vector<double> seconds;
+  if (on_cuda()) {
+    seconds = cuda::stamp_intervals(*queue_);
+  } else {
+    for (size_t i = 1; i < clock_->times.size(); ++i)
+      seconds.push_back(std::chrono::duration<double>(clock_->times[i] - clock_->times[i - 1]).count());
+  }
+  std::array<double, kPhases> sums{};
+  for (size_t i = 0; i < seconds.size(); ++i) sums[static_cast<size_t>(clock_->phases[i])] += seconds[i];
+  clock_.reset();
+  return sums;
+}
+
+const char* phase_name(Phase phase) {
+  static constexpr std::array<const char*, kPhases> kNames{
+      "norms and elementwise", "GEMM", "attention", "LoRA",
+      "router + adapters",     "head", "optimizer", "communication"};
+  return kNames[static_cast<size_t>(phase)];
+}
+
+PhaseScope::PhaseScope(Stream& stream, Phase phase) : stream_(stream), before_(stream.phase()) {
+  if (stream.on_cuda()) cuda::push_range(phase_name(phase));
+  if (phase != before_) stream.enter(phase);
+  entered_ = phase != before_;
+}
+
+PhaseScope::~PhaseScope() {
+  try {
+    if (entered_) stream_.enter(before_);
+  } catch (const Error&) {  // an error of the device comes again at the next call
+  }
+  if (stream_.on_cuda()) cuda::pop_range();
+}
+
+void start_host_copy(Stream& stream, const Tensor& from) {
+  if (stream.on_cuda()) cuda::start_host_copy(stream.queue(), from);
+}
+
+void finish_host_copy(Stream& stream, const Tensor& from, void* to) {
+  if (stream.on_cuda()) return cuda::finish_host_copy(stream.queue(), to);
+  copy_to_host(stream, from, to);
 }
 
 void copy_to_host(Stream& stream, const Tensor& from, void* to) {

@@ -9,19 +9,21 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "ops/core/device.h"
 
 namespace pesc::cuda {
 
 struct GemmCache;       // ops/gemm.cu
-struct AttentionCache;  // ops/attention.cu
+struct AttentionCache;  // ops/attention_cudnn.cc
 
 struct Queue {
   static constexpr int64_t kWorkspaceBytes = kQueueBytes;
   static constexpr int64_t kStagingBytes = int64_t{1} << 20;  // one of two halves
 
   int index = 0;
+  KernelChoice products = KernelChoice::kFirst;
   int multiprocessors = 0;
   cudaStream_t stream = nullptr;
   cublasLtHandle_t blas = nullptr;
@@ -36,6 +38,16 @@ struct Queue {
   int64_t staged = 0;
   int half = 0;
   std::array<cudaEvent_t, 2> left{};
+
+  // Timed marks: `stamps_used` of the events were recorded.
+  std::vector<cudaEvent_t> stamps;
+  size_t stamps_used = 0;
+
+  // The copy to the host that runs beside the stream's work.
+  cudaStream_t side = nullptr;
+  cudaEvent_t copy_ready = nullptr, copy_done = nullptr;
+  std::byte* copied = nullptr;  // pinned
+  int64_t copied_capacity = 0, copied_bytes = 0;
 
   Queue() = default;
   Queue(const Queue&) = delete;

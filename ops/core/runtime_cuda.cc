@@ -1,4 +1,6 @@
 // Devices, memory, copies and queues on CUDA's runtime: see ops/core/cuda.h.
+#include <nvtx3/nvToolsExt.h>
+
 #include <chrono>
 #include <cstring>
 #include <thread>
@@ -134,13 +136,18 @@ DeviceInfo device_info(int index) {
   return info;
 }
 
-std::shared_ptr<Queue> open(int index) {
+std::shared_ptr<Queue> open(const Device& device) {
+  const int index = device.index;
   const DeviceInfo info = device_info(index);
   auto queue = std::make_shared<Queue>();
   queue->index = index;
+  queue->products = device.products;
   queue->multiprocessors = info.multiprocessors;
   // A kernel of this build must run here: a build for another architecture is a user's mistake, not a bug.
   PESC_CUDA(cudaStreamCreateWithFlags(&queue->stream, cudaStreamNonBlocking));
+  PESC_CUDA(cudaStreamCreateWithFlags(&queue->side, cudaStreamNonBlocking));
+  for (cudaEvent_t* event : {&queue->copy_ready, &queue->copy_done})
+    PESC_CUDA(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
   PESC_CUDA(cublasLtCreate(&queue->blas));
   queue->workspace = allocate(index, "the products' workspace", Queue::kWorkspaceBytes);
   void* pinned = nullptr;
@@ -156,17 +163,74 @@ Queue::~Queue() {
   if (stream != nullptr) (void)cudaStreamSynchronize(stream);
   gemms.reset();
   attention.reset();
-  for (cudaEvent_t event : left)
+  if (side != nullptr) (void)cudaStreamSynchronize(side);
+  stamps.insert(stamps.end(), left.begin(), left.end());
+  stamps.insert(stamps.end(), {copy_ready, copy_done});
+  for (cudaEvent_t event : stamps)
     if (event != nullptr) (void)cudaEventDestroy(event);
+  if (copied != nullptr) (void)cudaFreeHost(copied);
   if (staging != nullptr) (void)cudaFreeHost(staging);
   if (workspace != nullptr) (void)cudaFree(workspace);
   if (blas != nullptr) (void)cublasLtDestroy(blas);
-  if (stream != nullptr) (void)cudaStreamDestroy(stream);
+  for (cudaStream_t s : {side, stream})
+    if (s != nullptr) (void)cudaStreamDestroy(s);
 }
 
 void synchronize(Queue& queue) {
   if (queue.watcher == nullptr) return PESC_CUDA(cudaStreamSynchronize(queue.stream));
   poll(queue, [&queue] { return cudaStreamQuery(queue.stream); });
+}
+
+void stamp(Queue& queue) {
+  if (queue.stamps_used == queue.stamps.size()) {
+    queue.stamps.push_back(nullptr);
+    PESC_CUDA(cudaEventCreate(&queue.stamps.back()));
+  }
+  PESC_CUDA(cudaEventRecord(queue.stamps[queue.stamps_used++], queue.stream));
+}
+
+std::vector<double> stamp_intervals(Queue& queue) {
+  std::vector<double> seconds;
+  if (queue.stamps_used > 0) wait_for(queue, queue.stamps[queue.stamps_used - 1]);
+  for (size_t i = 1; i < queue.stamps_used; ++i) {
+    float milliseconds = 0;
+    PESC_CUDA(cudaEventElapsedTime(&milliseconds, queue.stamps[i - 1], queue.stamps[i]));
+    seconds.push_back(1e-3 * static_cast<double>(milliseconds));
+  }
+  queue.stamps_used = 0;
+  return seconds;
+}
+
+void push_range(const char* name) {
+  nvtxRangePushA(name);
+}
+void pop_range() {
+  nvtxRangePop();
+}
+
+void start_host_copy(Queue& queue, const Tensor& from) {
+  PESC_CHECK(from.contiguous(), "a copy of rows ", from.ld, " apart");
+  queue.copied_bytes = from.bytes();
+  if (queue.copied_bytes == 0) return;
+  if (queue.copied_bytes > queue.copied_capacity) {
+    if (queue.copied != nullptr) PESC_CUDA(cudaFreeHost(queue.copied));
+    queue.copied = nullptr;
+    void* pinned = nullptr;
+    PESC_CUDA(cudaHostAlloc(&pinned, static_cast<size_t>(queue.copied_bytes), cudaHostAllocDefault));
+    queue.copied = static_cast<std::byte*>(pinned);
+    queue.copied_capacity = queue.copied_bytes;
+  }
+  PESC_CUDA(cudaEventRecord(queue.copy_ready, queue.stream));
+  PESC_CUDA(cudaStreamWaitEvent(queue.side, queue.copy_ready, 0));
+  PESC_CUDA(cudaMemcpyAsync(queue.copied, from.data, static_cast<size_t>(queue.copied_bytes),
+                            cudaMemcpyDeviceToHost, queue.side));
+  PESC_CUDA(cudaEventRecord(queue.copy_done, queue.side));
+}
+
+void finish_host_copy(Queue& queue, void* to) {
+  if (queue.copied_bytes == 0) return;
+  wait_for(queue, queue.copy_done);
+  std::memcpy(to, queue.copied, static_cast<size_t>(queue.copied_bytes));
 }
 
 void watch(Queue& queue, std::shared_ptr<Watcher> watcher) {

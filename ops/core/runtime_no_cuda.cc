@@ -29,10 +29,24 @@ int device_count() {
 DeviceInfo device_info(int) {
   refuse();
 }
-std::shared_ptr<Queue> open(int) {
+std::shared_ptr<Queue> open(const Device&) {
   refuse();
 }
 void synchronize(Queue&) {
+  refuse();
+}
+void stamp(Queue&) {
+  refuse();
+}
+std::vector<double> stamp_intervals(Queue&) {
+  refuse();
+}
+void push_range(const char*) {}
+void pop_range() {}
+void start_host_copy(Queue&, const Tensor&) {
+  refuse();
+}
+void finish_host_copy(Queue&, void*) {
   refuse();
 }
 void watch(Queue&, std::shared_ptr<Watcher>) {

@@ -226,6 +226,17 @@ void read_parallel(const proto::Parallel& p, const Checker& check, ExperimentCon
   out.parallel.threads = p.threads();
   out.parallel.exchange_headroom = p.exchange_headroom();
   out.parallel.share_gpu = p.share_gpu();
+  out.parallel.time_kernels = p.time_kernels();
+}
+
+void read_compute(const proto::Experiment& e, const Checker& check, ExperimentConfig& out) {
+  const bool cuda = out.parallel.device == DeviceKind::kCuda;
+  const auto compute = e.train().compute();
+  check.require(cuda || compute != proto::Train::BF16, "train.compute",
+                "is BF16, which parallel.device CPU does not compute in; leave it out, or set "
+                "parallel.device: CUDA");
+  const bool narrow = compute == proto::Train::BF16 || (compute == proto::Train::AUTO && cuda);
+  out.train.compute = narrow ? DType::kBF16 : DType::kF32;
 }
 
 void read_data(const proto::Data& p, const Checker& check, DataSection& out) {
@@ -306,6 +317,7 @@ ExperimentConfig parse_experiment(const std::string& text, const std::string& wh
   read_model(e, check, out);
   read_lora_and_moe(e, check, out.pesc);
   read_parallel(e.parallel(), check, out);
+  read_compute(e, check, out);
   read_data(e.data(), check, out.data);
   read_rest(e, check, out);
   read_recovery(e, check, out);

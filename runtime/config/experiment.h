@@ -33,6 +33,7 @@ struct TrainSection {
   int64_t warmup_steps = 0;
   double warmup_ratio = 0;
   uint64_t seed = 1;
+  DType compute = DType::kF32;  // F32 or BF16
   int64_t eval_every = 0, eval_rows = 0, log_every = 10;
   OnNonfinite on_nonfinite = OnNonfinite::kEnd;
   double loss_spike_ratio = 2;
@@ -44,7 +45,7 @@ struct ParallelSection {
   DeviceKind device = DeviceKind::kCpu;
   int tp = 1, ep = 1, threads = 0;
   double exchange_headroom = 2;
-  bool share_gpu = false;
+  bool share_gpu = false, time_kernels = true;
 };
 
 struct SourceSection {

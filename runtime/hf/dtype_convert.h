@@ -12,13 +12,10 @@
 #include <cstdint>
 #include <span>
 
+#include "ops/core/bf16.h"
 #include "ops/core/tensor.h"
 
 namespace pesc {
-
-[[nodiscard]] constexpr float bf16_to_f32(uint16_t bits) {
-  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
-}
 
 [[nodiscard]] constexpr float f16_to_f32(uint16_t bits) {
   const uint32_t sign = static_cast<uint32_t>(bits & 0x8000U) << 16;
@@ -30,14 +27,6 @@ namespace pesc {
   }
   const uint32_t wide = exponent == 0x1F ? 0xFFU : exponent + (127 - 15);
   return std::bit_cast<float>(sign | (wide << 23) | (mantissa << 13));
-}
-
-// Rounds to nearest, ties to even; beyond the largest finite value gives infinity. A NaN stays one (made
-// quiet).
-[[nodiscard]] constexpr uint16_t f32_to_bf16(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  if ((bits & 0x7FFFFFFFU) > 0x7F800000U) return static_cast<uint16_t>((bits >> 16) | 0x40U);
-  return static_cast<uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
 }
 
 // True of the types that `convert_to_f32` takes: F32, BF16, F16.

@@ -7,6 +7,8 @@
 #include <random>
 #include <vector>
 
+#include "ops/core/bf16.h"
+
 namespace pesc {
 namespace {
 
@@ -87,6 +89,17 @@ TEST(AdamW, FirstStepMovesByTheLearningRateAgainstTheGradient) {
   EXPECT_NEAR(s.param[1], 0.1, 1e-6);
   EXPECT_NEAR(s.param[2], -0.1, 1e-5);
   EXPECT_EQ(s.param[3], 0.0F);
+}
+
+TEST(AdamW, TheCopyIsTheParameterRounded) {
+  State s(1000);
+  std::vector<uint16_t> copy(1000);
+  Stream stream(Device{});
+  AdamW a = s.args();
+  a.lr = 0.1;
+  a.copy = {copy.data(), DType::kBF16, 1, 1000, 1000};
+  adamw(stream, a);
+  for (size_t i = 0; i < copy.size(); ++i) ASSERT_EQ(copy[i], f32_to_bf16(s.param[i])) << i;
 }
 
 TEST(AdamW, ThreadsDoNotMatter) {

@@ -1,6 +1,7 @@
 // Attention on the GPU against its CPU twin: segments of many lengths, grouped heads, odd head sizes, column
 // ranges of one fused buffer, keys longer than the queries.
 #include "ops/attention.h"
+#include "ops/reduce.h"
 #include "tests/ops/gpu_twin.h"
 
 namespace pesc {
@@ -126,6 +127,50 @@ TEST_F(AttentionGpu, ForwardOverLongerKeys) {
 TEST_F(AttentionGpu, Backward) {
   for (const DType t : {DType::kF32, DType::kBF16})
     for (const Case& c : cases()) backward(c, t);
+}
+
+// Batches of one length, which a library may compute: forward and backward together, since the lse is its
+// own. Its products of probabilities are rounded to bf16, and there are as many roundings as keys, averaged.
+TEST_F(AttentionGpu, UniformBatches) {
+  for (const Case& c :
+       {self(4, 2, 16, {24, 24, 24}), self(2, 2, 128, {256, 256, 256, 256}), self(8, 1, 64, {200, 200}),
+        self(4, 4, 128, {1024}), self(3, 3, 80, {70, 70}), self(16, 2, 128, {513, 513, 513})}) {
+    const DType t = DType::kBF16;
+    const Inputs in(c, t);
+    const HostMatrix dout = rounded(HostMatrix::normal(c.queries, c.q_heads * c.head_dim, 2), t);
+    HostMatrix out(c.queries, c.q_heads * c.head_dim), lse(c.q_heads, c.queries);
+    HostMatrix grad(in.fused.view.rows, in.fused.view.cols);
+    Arena host = host_scratch(bytes(c, cpu.device()));
+    const Tensor& f = in.fused.view;
+    const auto forward_args = [&](const Tensor& x, const Tensor& o, const Tensor& l) {
+      return AttentionForward{c.shape(), c.segments, q_of(c, x), kv_of(c, x, 0), kv_of(c, x, 1), o, l};
+    };
+    attention_forward(cpu, forward_args(f, out.view, lse.view), host);
+    attention_backward(cpu,
+                       {c.shape(), c.segments, q_of(c, f), kv_of(c, f, 0), kv_of(c, f, 1), out.view, lse.view,
+                        dout.view, q_of(c, grad.view), kv_of(c, grad.view, 0), kv_of(c, grad.view, 1)},
+                       host);
+    const auto run = [&]() -> Outputs {
+      const HostMatrix tight(f.rows, f.cols);  // rows next to each other, as in the model
+      copy(cpu, f, tight.view);
+      const OnGpu g(gpu(), tight, t), gout(gpu(), HostMatrix(out.view.rows, out.view.cols), t);
+      const OnGpu glse(gpu(), HostMatrix(c.q_heads, c.queries)), gdout(gpu(), dout, t);
+      const OnGpu ggrad(gpu(), HostMatrix(f.rows, f.cols), t);
+      Arena space =
+          scratch(attention_scratch_bytes(gpu().device(), c.shape(), c.queries, c.segments.front().q_len, t));
+      attention_forward(gpu(), forward_args(g.view, gout.view, glse.view), space);
+      attention_backward(
+          gpu(),
+          {c.shape(), c.segments, q_of(c, g.view), kv_of(c, g.view, 0), kv_of(c, g.view, 1), gout.view,
+           glse.view, gdout.view, q_of(c, ggrad.view), kv_of(c, ggrad.view, 0), kv_of(c, ggrad.view, 1)},
+          space);
+      return {gout.host(), ggrad.host()};
+    };
+    compare(c.name(t), run, {out, grad}, 1.0 / 64);
+  }
+  const std::string report = attention_library(gpu());
+  printf("attention: %s\n", report.c_str());
+  EXPECT_EQ(report.find("none for"), std::string::npos) << report;
 }
 
 TEST_F(AttentionGpu, NoSegments) {

@@ -34,6 +34,19 @@ TEST_F(ReduceGpu, FillsAndCopiesAreExact) {
   }
 }
 
+TEST_F(ReduceGpu, CastsAreExact) {
+  for (const auto& [rows, cols, gap] : kShapes) {
+    const HostMatrix x = HostMatrix::normal(rows, cols, 1, gap);
+    const OnGpu wide(gpu(), x), narrow(gpu(), HostMatrix(rows, cols, gap), DType::kBF16);
+    const OnGpu packed(gpu(), HostMatrix(rows, cols), DType::kBF16), back(gpu(), HostMatrix(rows, cols, gap));
+    cast(gpu(), wide.view, narrow.view);
+    cast(gpu(), narrow.view, packed.view);
+    cast(gpu(), packed.view, back.view);
+    EXPECT_EQ(narrow.host().values(), rounded(x, DType::kBF16).values());
+    EXPECT_EQ(back.host().data, narrow.host().data);
+  }
+}
+
 TEST_F(ReduceGpu, AdditionsAndBiases) {
   for (const DType t : kTypes) {
     for (const auto& [rows, cols, gap] : kShapes) {

@@ -424,5 +424,15 @@ TEST(Experiment, TheOnesInTheRepositoryAreValid) {
   EXPECT_GE(found, 2);
 }
 
+// The compute type follows the device; what the device does not compute in is refused.
+TEST(Experiment, ComputeTypes) {
+  EXPECT_EQ(parse(kGood).train.compute, DType::kF32);
+  EXPECT_EQ(parse(kGood, {"parallel.device=CUDA"}).train.compute, DType::kBF16);
+  EXPECT_EQ(parse(kGood, {"parallel.device=CUDA", "train.compute=F32"}).train.compute, DType::kF32);
+  const std::string error = usage_error([&] { (void)parse(kGood, {"train.compute=BF16"}); });
+  EXPECT_NE(error.find("--set train.compute=BF16: train.compute is BF16"), std::string::npos) << error;
+  EXPECT_NE(error.find("parallel.device: CUDA"), std::string::npos) << error;
+}
+
 }  // namespace
 }  // namespace pesc

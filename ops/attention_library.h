@@ -1,0 +1,27 @@
+// Causal attention by a library, for ops/attention.cu: cuDNN (ops/attention_cudnn.cc), or none
+// (ops/attention_no_cudnn.cc).
+//
+// It takes what training batches are: BF16, head_dim a multiple of 8 up to 128, keys that are the queries'
+// own tokens, sequences of one length L laid end to end; B of them. All else is the own kernels' (false). Its
+// lse holds [B, HQ, L] at the start of the tensor's memory, whatever the row stride, and only its backward
+// can read that: whether it takes a call depends on shape and segments alone, and is settled for forward and
+// backward together at the first forward of a shape.
+#pragma once
+
+#include <string>
+
+#include "ops/attention.h"
+
+namespace pesc::cuda {
+
+[[nodiscard]] bool library_attention_forward(Stream& stream, const AttentionForward& args, Arena& scratch);
+[[nodiscard]] bool library_attention_backward(Stream& stream, const AttentionBackward& args, Arena& scratch);
+
+// Scratch of either call for `tokens` tokens in sequences of up to `length`; 0 without a library.
+[[nodiscard]] int64_t library_attention_scratch_bytes(const AttentionShape& shape, int64_t tokens,
+                                                      int64_t length);
+
+// Of a stream that has computed attention, for records: "cuDNN 9.14.0, 2 plans" or why there is none.
+[[nodiscard]] std::string library_attention_report(const Stream& stream);
+
+}  // namespace pesc::cuda

@@ -1,0 +1,19 @@
+// A build without cuDNN: see ops/attention_library.h.
+#include "ops/attention_library.h"
+
+namespace pesc::cuda {
+
+bool library_attention_forward(Stream&, const AttentionForward&, Arena&) {
+  return false;
+}
+bool library_attention_backward(Stream&, const AttentionBackward&, Arena&) {
+  return false;
+}
+int64_t library_attention_scratch_bytes(const AttentionShape&, int64_t, int64_t) {
+  return 0;
+}
+std::string library_attention_report(const Stream&) {
+  return "own kernels: this pesc was built without cuDNN";
+}
+
+}  // namespace pesc::cuda
