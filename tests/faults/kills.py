@@ -15,7 +15,8 @@ from rig import EVERY, RANKS, Row, heart
 # Steps of four times the rows of the other cases, so that a kill aimed at a step hits near it on a quick machine too; more
 # steps than the last target, so that it comes before the end.
 TARGETS, STEPS = 24, 48
-FIELDS = {"train__steps": STEPS, "train__global_batch": 64, "train__micro_batch": 64}
+# Kills may follow each other without a checkpoint between them; the limit on that is crash_loop's to test.
+FIELDS = {"train__steps": STEPS, "train__global_batch": 64, "train__micro_batch": 64, "recovery__max_restarts": 8}
 
 
 class Kill:
