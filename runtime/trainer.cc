@@ -292,62 +292,6 @@ CheckpointState Trainer::state() const {
   return s;
 }
 
-// The save reads what the optimizer is about to change.
-void Trainer::wait_for_copy() {
-  if (!saver_->pending()) return;
-  const double begin = now();
-  saver_->wait_for_copy();
-  if (job_.first()) metrics_->write({{"step", step_ + 1}, {"save_copy_wait_seconds", now() - begin}});
-}
-
-void Trainer::start_save(LastSave last) {
-  if (started_save_ == step_) return;
-  watch_.enter(Section::kCheckpoint, step_);
-  const double begin = now();
-  advance_save(Patience::kWait, LastSave::kNo);
-  saver_->start(job_.ranks->world(), decoder_->stream(), state(), trained_tensors(*decoder_, true),
-                generation_);
-  started_save_ = step_;
-  watch_.faults().reach(Section::kCheckpoint, step_);
-  if (!job_.config.checkpoint.asynchronous) advance_save(Patience::kWait, last);
-  if (!job_.first()) return;
-  metrics_->write({{"step", step_}, {"save_stall_seconds", now() - begin}});
-}
-
-void Trainer::advance_save(Patience patience, LastSave last) {
-  std::optional<SaveReport> report;
-  Communicator& world = job_.ranks->world();
-  try {
-    report = patience == Patience::kWait ? saver_->wait(world) : saver_->poll(world);
-  } catch (const IoError& error) {  // the same on all ranks
-    answer_failed_save(error, last);
-    return;
-  }
-  if (!report) return;
-  committed_step_ = started_save_;
-  if (!job_.first()) return;
-  metrics_->write({{"step", step_}, {"saved_step", committed_step_}});
-  for (const std::string& note : report->notes) LOG(WARNING) << note;
-  LOG(INFO) << "saved " << report->directory << " (" << report->bytes << " bytes)";
-}
-
-// Going on makes sense only where something stands to fall back to, another save is to come, and the run
-// directory is still this launch's.
-void Trainer::answer_failed_save(const Error& error, LastSave last) {
-  const bool go_on = job_.config.checkpoint.on_error == OnSaveError::kContinue && committed_step_ >= 0 &&
-                     last == LastSave::kNo;
-  together(job_.ranks->world(), [&] {
-    if (!go_on || (job_.first() && !still_ours())) throw IoError(error.what());
-  });
-  started_save_ = committed_step_;
-  if (!job_.first()) return;
-  LOG(ERROR) << error.what();
-  LOG(ERROR) << "TRAINING GOES ON WITHOUT THIS CHECKPOINT (checkpoint.on_error: CONTINUE); a restart would "
-                "begin again at step "
-             << committed_step_ << ". Make room, or look at the disk, now.";
-  metrics_->write({{"step", step_}, {"save_failed", error.what()}});
-}
-
 void Trainer::report(const StepMetrics& m) {
   mean_seconds_ = mean_seconds_ == 0 ? m.seconds : 0.95 * mean_seconds_ + 0.05 * m.seconds;
   if (!job_.first()) return;

@@ -30,14 +30,8 @@ say "tests"
 ctest --test-dir build/release --output-on-failure --no-tests=error -LE 'slow|long' -j "$jobs" | tee build/release/ctest.log
 say "whole runs under mpirun"
 slow=slow
-if [[ $mode == all ]]; then
-  slow='slow|long'
-  # Hosts that are cut off and jobs that die: when the machine is busy with other things one may need a second try. No other
-  # test gets one.
-  ctest --test-dir build/release --output-on-failure --no-tests=error -L timed -j 2 --repeat until-pass:2 \
-    | tee -a build/release/ctest.log
-fi
-ctest --test-dir build/release --output-on-failure --no-tests=error -L "$slow" -LE timed -j 2 | tee -a build/release/ctest.log
+[[ $mode == quick ]] || slow='slow|long'
+ctest --test-dir build/release --output-on-failure --no-tests=error -L "$slow" -j 2 | tee -a build/release/ctest.log
 # A test may be skipped only for want of a GPU (label gpu).
 if grep -E '\*\*\*(Skipped|Not Run)' build/release/ctest.log | grep -vi gpu; then
   echo "tests/run.sh: a test was skipped for another reason than a missing GPU" >&2

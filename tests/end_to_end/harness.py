@@ -226,14 +226,21 @@ def result_file(name):
     return os.path.join(os.path.dirname(PESC), "results", name + ".json")
 
 
-def main():
+def main(tries=1):
+    """Runs the tests of the script. Those that cut hosts off, kill and wait may have a second try, each alone: on a machine
+    busy with other things a process can be too late."""
     os.chdir(SOURCE)  # paths in experiments are relative
     path = result_file(os.path.basename(sys.argv[0]).replace("_test.py", ""))
     os.makedirs(os.path.dirname(path), exist_ok=True)
     if os.path.exists(path):
         os.remove(path)
     outcome = unittest.main(verbosity=2, exit=False).result
+    passed = outcome.wasSuccessful()
+    failed = [test for test, _ in outcome.failures + outcome.errors]
+    if not passed and tries > 1 and all(isinstance(test, unittest.TestCase) for test in failed):
+        print("second try of %d tests" % len(failed), file=sys.stderr, flush=True)
+        passed = unittest.TextTestRunner(verbosity=2).run(unittest.TestSuite(failed)).wasSuccessful()
     if len(sys.argv) == 1:  # all of it
         with open(path, "w", encoding="utf-8") as file:
-            json.dump({"ran": outcome.testsRun, "passed": outcome.wasSuccessful(), "skipped": len(outcome.skipped)}, file)
-    sys.exit(not outcome.wasSuccessful())
+            json.dump({"ran": outcome.testsRun, "passed": passed, "skipped": len(outcome.skipped)}, file)
+    sys.exit(not passed)

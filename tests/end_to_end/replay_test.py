@@ -1,5 +1,6 @@
-"""The whole quick start, 600 steps, has one curve on any layout when the recorded choice of experts is replayed: recorded
-on four ranks (dp 2, tp 2, ep 4), replayed on one rank and on eight by turns, the loss of every step to 1e-4 relative.
+"""The whole quick start, 600 steps. What it learns. And that, with dropout on, it has one curve on any layout when the
+recorded choice of experts is replayed: recorded on four ranks (dp 2, tp 2, ep 4), replayed on one rank and on eight by turns,
+the loss of every step to 1e-4 relative.
 
 Every 25 steps the replaying run starts from the recorded run's checkpoint, because training amplifies rounding, whatever
 the layout: at this learning rate the difference of two runs grows twentyfold every 50 steps until the curves have parted
@@ -16,6 +17,7 @@ import harness
 
 STEPS, WINDOW = 600, 25
 BOUND = 1e-4
+DROPOUT = {"lora__dropout": 0.1, "moe__dropout": 0.1}
 
 
 class Replay(harness.EndToEnd):
@@ -29,7 +31,8 @@ class Replay(harness.EndToEnd):
                 kept = [line for line in file if json.loads(line)["step"] <= begin]
             with open(self.path(run, "metrics.jsonl"), "w", encoding="utf-8") as file:
                 file.writelines(kept)
-        process = harness.start(ranks, "train", *self.experiment(run, tp=tp, ep=ep, debug__routing_replay=tape))
+        process = harness.start(ranks, "train", *self.experiment(run, tp=tp, ep=ep, debug__routing_replay=tape,
+                                                                  **DROPOUT))
         try:
             harness.wait_for_step(process, self.path(run), begin + WINDOW)
         finally:
@@ -40,13 +43,33 @@ class Replay(harness.EndToEnd):
         shutil.rmtree(self.path(run))
         return curve
 
-    def test_whole_quick_start(self):
+    def exact_match(self, *words, **fields):
+        """{domain: share of held-out questions answered to the letter}, before or after tuning."""
+        out = self.path("eval.json")
+        result = harness.pesc(4, "eval", *words, *self.experiment("learned", tp=2, ep=4, **fields), "--out", out, seconds=300)
+        self.assertEqual(result.code, harness.OK, str(result))
+        with open(out, encoding="utf-8") as file:
+            domains = json.load(file)["datasets"]
+        del domains["all"]
+        self.assertEqual(sorted(domains), ["arithmetic", "programs", "text"])
+        for name, values in domains.items():
+            self.assertEqual(values["rows"], 100, name)
+        print({name: values["exact_match"] for name, values in domains.items()}, flush=True)
+        return sum(values["exact_match"] for values in domains.values()) / len(domains)
+
+    def test_what_it_learns(self):
+        """The quick start as it is: from next to nothing to at least 0.8 on average, on rows that it never saw."""
+        self.assertLess(self.exact_match("--base"), 0.05)
+        self.train(4, "learned", tp=2, ep=4, seconds=900)
+        self.assertGreaterEqual(self.exact_match(), 0.8)
+
+    def test_one_curve_on_any_layout(self):
         tape = self.path("tape")
         self.train(4, "recorded", tp=2, ep=4, seconds=900, debug__routing_record=tape,
-                   checkpoint__every_steps=WINDOW, checkpoint__keep_every=WINDOW)
+                   checkpoint__every_steps=WINDOW, checkpoint__keep_every=WINDOW, **DROPOUT)
         recorded = harness.curve(self.path("recorded"))
         self.assertEqual(len(recorded), STEPS)
-        self.assertLess(sum(r["loss"] for r in recorded[-WINDOW:]) / WINDOW, 0.3, "it does not learn")
+        self.assertLess(sum(r["loss"] for r in recorded[-WINDOW:]) / WINDOW, 0.6, "it does not learn")
         for begin in range(0, STEPS, WINDOW):
             ranks, tp, ep = ((1, 1, 1), (8, 4, 8))[begin // WINDOW % 2]
             expected = recorded[begin:begin + WINDOW]
