@@ -1,4 +1,6 @@
 // pesc eval: held-out loss, exact match of the generated answer and the experts used, per dataset tag.
+#include <glog/logging.h>
+
 #include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -82,6 +84,7 @@ int run_eval(const Process& process, const CommandLine& command) {
     data = load_held_out_data(job);
     rows = held_out_rows(c);
   });
+  if (job.first()) LOG(INFO) << "held-out data: " << to_string(data->report());
   const int64_t slots = inference_slots(c.train.seq_len);
   const int64_t micro_batch = slots * job.mesh().dp();
   const auto decoder = make_inference_decoder(job, micro_batch, c.train.seq_len, slots);

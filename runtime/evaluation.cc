@@ -1,5 +1,7 @@
 #include "runtime/evaluation.h"
 
+#include <glog/logging.h>
+
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -131,6 +133,7 @@ std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vect
     bytes += text;
   }
   std::vector<std::string> text_of(rows.size());
+  size_t answered = 0;
   for (const std::string& part : job.ranks->world().host_all_gather(bytes)) {
     for (size_t at = 0; at < part.size();) {
       int64_t head[2];
@@ -138,6 +141,7 @@ std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vect
       at += sizeof(head);
       text_of[static_cast<size_t>(head[0])] = part.substr(at, static_cast<size_t>(head[1]));
       at += static_cast<size_t>(head[1]);
+      answered += 1;
     }
   }
   std::vector<AnsweredRow> out;
@@ -145,6 +149,10 @@ std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vect
     if (rows[i].turns.empty()) continue;
     const Turn& last = rows[i].turns.back();
     out.push_back({rows[i].tag, last.prompt, last.answer, text_of[i]});
+  }
+  if (job.first() && answered < out.size()) {
+    LOG(WARNING) << out.size() - answered << " of " << out.size()
+                 << " questions are longer than train.seq_len; they count as answered wrongly";
   }
   return out;
 }

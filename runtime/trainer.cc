@@ -73,6 +73,7 @@ void Trainer::load_data() {
     sampler_ = std::make_unique<Sampler>(train_->epoch_size(), c.train.seed);
   });
   if (job_.first()) LOG(INFO) << "training data: " << to_string(train_->report());
+  if (job_.first() && eval_) LOG(INFO) << "held-out data: " << to_string(eval_->report());
   steps_ = c.train.steps > 0 ? c.train.steps : sampler_->steps_for(c.train.epochs, c.train.global_batch);
   lr_ = c.train.lr;
   lr_.total = steps_;
