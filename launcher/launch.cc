@@ -43,6 +43,12 @@ bool restartable(int code) {
   return code != static_cast<int>(ExitCode::kUsage) && code != static_cast<int>(ExitCode::kData);
 }
 
+// The ranks, told to stop, ended with an error of their own.
+bool save_failed(int code) {
+  return code == static_cast<int>(ExitCode::kInternal) || code == static_cast<int>(ExitCode::kIo) ||
+         code == static_cast<int>(ExitCode::kHang);
+}
+
 // 0 where the environment has no such number.
 int number_in(const char* variable) {
   const char* text = std::getenv(variable);
@@ -94,7 +100,8 @@ class Supervisor {
       std::fputs(report_of(end, lock_.generation()).c_str(), stderr);
       if (signals_.requests() > 0) {
         say("STOPPED WITHOUT SAVING");
-        return stopped(newest);
+        const int code = stopped(newest);
+        return save_failed(end.code) ? end.code : code;  // 75 promises that nothing is lost
       }
       if (newest > best) fruitless = 0;
       best = std::max(best, newest);

@@ -1,13 +1,23 @@
 #include "runtime/metrics.h"
 
+#include <fcntl.h>
+#include <glog/logging.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
+#include <fstream>
 
 #include "ops/core/check.h"
 
 namespace pesc {
 namespace {
+
+constexpr size_t kMostWaiting = 16U << 20;
 
 std::string clock_text(double seconds) {
   const auto s = static_cast<long long>(std::llround(std::max(0.0, seconds)));
@@ -81,13 +91,57 @@ MetricsLog::MetricsLog(const std::string& path, int64_t resume_step) : path_(pat
   std::error_code error;
   std::filesystem::rename(temporary, path, error);
   if (error) throw IoError(str_cat(path, ": ", error.message()));
-  file_.open(path, std::ios::app);
-  if (!file_) throw IoError(path + ": cannot be written");
+  file_ = ::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+  if (file_ < 0) throw IoError(str_cat(path, " cannot be written: ", std::strerror(errno)));
+}
+
+MetricsLog::~MetricsLog() {
+  while (!waiting_.empty() && append(waiting_.front())) waiting_.pop_front();
+  if (!waiting_.empty()) LOG(ERROR) << path_ << ": the last " << waiting_.size() << " records are lost";
+  ::close(file_);
+}
+
+// All of it or, as far as the file system allows, nothing.
+bool MetricsLog::append(const std::string& text) noexcept {
+  struct stat before {};
+  if (::fstat(file_, &before) != 0) return false;
+  size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t n = ::write(file_, text.data() + done, text.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) break;
+    done += static_cast<size_t>(n);
+  }
+  if (done == text.size()) return true;
+  const int why = errno;
+  if (done > 0 && ::ftruncate(file_, before.st_size) != 0) return false;
+  errno = why;
+  return false;
 }
 
 void MetricsLog::write(const nlohmann::json& record) {
-  file_ << record.dump() << '\n';
-  if (!file_.flush()) throw IoError(path_ + ": cannot be written (disk full?)");
+  waiting_.push_back(record.dump() + "\n");
+  waiting_bytes_ += waiting_.back().size();
+  while (!waiting_.empty() && append(waiting_.front())) {
+    waiting_bytes_ -= waiting_.front().size();
+    waiting_.pop_front();
+  }
+  if (waiting_.empty()) {
+    if (told_) LOG(INFO) << path_ << " is written again; " << dropped_ << " records are missing";
+    told_ = false;
+    dropped_ = 0;
+    return;
+  }
+  if (const int why = errno; !told_) {
+    LOG(ERROR) << path_ << " cannot be written: " << std::strerror(why)
+               << ". Training goes on; its records wait in memory. Make room, or look at the disk.";
+    told_ = true;
+  }
+  while (waiting_bytes_ > kMostWaiting) {
+    waiting_bytes_ -= waiting_.front().size();
+    waiting_.pop_front();
+    ++dropped_;
+  }
 }
 
 }  // namespace pesc

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstdint>
-#include <fstream>
+#include <deque>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -38,14 +38,27 @@ struct StepMetrics {
 
 // The file of one run, across restarts: opening at step N keeps the records up to step N and drops later
 // ones, which a run that died had written beyond its last checkpoint.
+//
+// A run does not end for its records: where they cannot be written (disk full), whole lines stay in the file,
+// the new records wait in memory, up to 16 MiB of them, and follow as soon as there is room; an error in the
+// log tells.
 class MetricsLog {
  public:
-  MetricsLog(const std::string& path, int64_t resume_step);
-  void write(const nlohmann::json& record);  // throws IoError when it cannot
+  MetricsLog(const std::string& path, int64_t resume_step);  // throws IoError when it cannot be opened
+  ~MetricsLog();
+  MetricsLog(const MetricsLog&) = delete;
+  MetricsLog& operator=(const MetricsLog&) = delete;
+  void write(const nlohmann::json& record);
 
  private:
+  [[nodiscard]] bool append(const std::string& text) noexcept;
+
   std::string path_;
-  std::ofstream file_;
+  int file_ = -1;
+  std::deque<std::string> waiting_;  // lines
+  size_t waiting_bytes_ = 0;
+  int64_t dropped_ = 0;
+  bool told_ = false;
 };
 
 }  // namespace pesc

@@ -110,6 +110,16 @@ class Launch(harness.EndToEnd):
         """Enough steps that a signal surely comes before the end."""
         return {"train__steps": 100000}
 
+    def test_the_save_fails_when_told_to_stop(self):
+        """75 would promise a checkpoint that does not exist."""
+        process = self.start("unsaved", "rank=0 section=checkpoint action=throw", checkpoint__every_steps=0, **self.slow())
+        self.wait_for_step("unsaved", 3, process)
+        process.send_signal(signal.SIGTERM)
+        result = self.finish(process)
+        self.assertEqual(result.code, 70, str(result))
+        self.assertIn("STOPPED WITHOUT SAVING", result.err)
+        self.assert_nothing_left("unsaved")
+
     # --- what ranks do
 
     def test_a_killed_rank(self):

@@ -171,7 +171,7 @@ def preemption(rig, log):
     row.add(took, time.monotonic() - began, 0)
     rig.assert_as_if_nothing_happened(run)
     rig.assert_nothing_left(run)
-    return of_launch_test(rig, row, "test_preemption")
+    return of_launch_test(rig, row, "test_preemption", "test_the_save_fails_when_told_to_stop")
 
 
 def other_world_size(rig, log):

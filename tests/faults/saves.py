@@ -2,13 +2,15 @@
 
 import concurrent.futures
 import ctypes
+import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 
-from rig import EVERY, STEPS, CannotRun, Row, harness
+from rig import EVERY, STEPS, CannotRun, Row, harness, heart
 
 CLONE_NEWNS = 0x20000
 FULL_STEPS, BEFORE = 5, 3  # of the tiny run whose fourth save is killed
@@ -244,17 +246,47 @@ def full_disk(rig, log):
     return row
 
 
+def fill(path):
+    """Makes the file as large as its file system lets it be."""
+    with open(path, "ab", buffering=0) as file:
+        for block in (1 << 16, 1 << 12, 1):
+            try:
+                while True:
+                    file.write(bytes(block))
+            except OSError as error:
+                assert error.errno == errno.ENOSPC, error
+
+
+def wait_until_stopped(run_dir, rank):
+    """Until the rank stands still by SIGSTOP; its pid."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        found = heart(run_dir, rank)
+        if found is not None and os.path.exists("/proc/%d" % found.pid):
+            with open("/proc/%d/stat" % found.pid, encoding="ascii", errors="replace") as file:
+                if file.read().rpartition(")")[2].split()[0] == "T":
+                    return found.pid
+        time.sleep(0.01)
+    raise AssertionError("rank %d does not stand still" % rank)
+
+
 def run_on_full_disk(rig, run, policy, size, row):
     open(os.path.join(rig.path(run), "pesc.lock"), "w").close()  # or it would be a stranger's directory
     filler = os.path.join(rig.path(run), "filler")
     with open(filler, "wb") as file:
         file.write(bytes(int(2.1 * size)))  # the second checkpoint does not fit
-    out = rig.supervise(run, checkpoint__on_error=policy, recovery__max_restarts=0)
+    # With CONTINUE it stays full for steps of which no record has room either, until a rank stands still.
+    fault = "step=%d rank=1 action=stop" % (3 * EVERY + 3) if policy == "CONTINUE" else None
+    out = rig.supervise(run, fault, checkpoint__on_error=policy, recovery__max_restarts=0, recovery__step_limit_s=60)
     failed, found, line = out.wait_for(r"checkpoint of step (\d+) not saved.*No space left", 60)
     assert int(found.group(1)) == 2 * EVERY, found.group(0)
     if policy == "CONTINUE":
         out.wait_for("TRAINING GOES ON WITHOUT", 5)
+        fill(filler)
+        out.wait_for(r"metrics\.jsonl cannot be written: No space left.*Training goes on", 10)
+        stopped = wait_until_stopped(rig.path(run), 1)
         os.remove(filler)
+        os.kill(stopped, signal.SIGCONT)
         assert out.finish() == 0, out.text()
         row.add()
     else:

@@ -2,9 +2,12 @@
 #include "runtime/metrics.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <filesystem>
+#include <fstream>
 
 #include "ops/core/check.h"
 
@@ -58,6 +61,30 @@ TEST_F(Metrics, AFreshRunStartsAnew) {
   const auto all = records();
   ASSERT_EQ(all.size(), 1U);
   EXPECT_EQ(all[0]["loss"], 2.0);
+}
+
+// The file may not grow beyond 300 bytes, as on a full disk: whole lines stay, the rest follows when there is
+// room.
+TEST_F(Metrics, RecordsWaitForRoom) {
+  MetricsLog log(path(), 0);
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  rlimit old{};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &old), 0);
+  const rlimit small{300, old.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  for (int n = 1; n <= 20; ++n)
+    log.write({{"step", n}, {"text", "forty characters, so that it fills quickly"}});
+  const size_t whole = records().size();
+  const auto bytes = std::filesystem::file_size(path());
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &old), 0);
+  std::signal(SIGXFSZ, handler);
+  EXPECT_GT(whole, 2U);
+  EXPECT_LT(whole, 10U);
+  EXPECT_LE(bytes, 300U);
+  log.write({{"step", 21}});
+  const auto all = records();
+  ASSERT_EQ(all.size(), 21U);
+  for (int n = 1; n <= 21; ++n) EXPECT_EQ(all[static_cast<size_t>(n - 1)]["step"], n);
 }
 
 TEST_F(Metrics, AFolderThatCannotBeWrittenIsAnIoError) {
