@@ -253,6 +253,21 @@ class Supervisor {
 
 }  // namespace
 
+// mpirun would say it too, but only after a launch, and in its own words.
+void check_slots(const LaunchOptions& o) {
+  if (o.hostfile.empty()) return;
+  int slots = 0;
+  const std::vector<Host> hosts = read_hostfile(o.hostfile);
+  for (const Host& h : hosts) {
+    if (h.slots < 1) return;  // not said: mpirun asks the host
+    slots += h.slots;
+  }
+  if (slots < o.ranks)
+    throw UsageError(str_cat("--hostfile ", o.hostfile, " has ", slots, " slots on ", hosts.size(),
+                             " hosts, too few for -n ", o.ranks,
+                             "; raise slots= or add hosts, or ask for fewer ranks"));
+}
+
 LaunchOptions parse_launch(int argc, char** argv) {
   LaunchOptions o;
   // Now: once the file has been replaced by a newer build, the link says "(deleted)".
@@ -302,6 +317,7 @@ int run_launch(int argc, char** argv) {
     const LaunchOptions options = parse_launch(argc, argv);
     const ExperimentConfig config = load_experiment(options.train.config, options.train.overrides);
     check_paths(config, DataUse::kAll);
+    check_slots(options);
     return Supervisor(options, config).run();
   } catch (const Error& e) {
     std::fprintf(stderr, "pesc: %s\n", e.what());

@@ -15,6 +15,7 @@ namespace {
 constexpr int64_t kMaxMessage = int64_t{1} << 30;
 constexpr auto kSleepAfter = std::chrono::milliseconds(20);
 constexpr auto kSleep = std::chrono::microseconds(50);
+constexpr auto kStoodStill = std::chrono::seconds(5);  // between two polls, which are never so far apart
 
 template <class Fn>  // Fn(offset, bytes)
 void in_parts(int64_t bytes, Fn&& fn) {
@@ -59,7 +60,7 @@ void MpiRequests::wait(const MpiWaitPolicy& policy, const char* operation) {
   statuses_.resize(requests_.size());
   const int count = static_cast<int>(requests_.size());
   int polls = 0;
-  std::chrono::steady_clock::time_point begin;
+  std::chrono::steady_clock::time_point begin, last;
   for (;;) {
     int done = 0;
     const int code = MPI_Testall(count, requests_.data(), &done, statuses_.data());
@@ -78,7 +79,10 @@ void MpiRequests::wait(const MpiWaitPolicy& policy, const char* operation) {
     if (done != 0) break;
     if (++polls <= policy.spins) continue;
     const auto now = std::chrono::steady_clock::now();
-    if (polls == policy.spins + 1) begin = now;
+    if (polls == policy.spins + 1) begin = last = now;
+    // We were stopped ourselves, most likely with all the others (SIGSTOP, a suspended job or machine).
+    if (now - last > kStoodStill) begin += now - last;
+    last = now;
     if (now - begin > policy.limit) hang(policy, operation);
     if (now - begin > kSleepAfter) {
       std::this_thread::sleep_for(kSleep);

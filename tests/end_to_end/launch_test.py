@@ -4,6 +4,8 @@ which nothing happened, and no process, shared memory or temporary directory is 
 Faults at a step come from debug.fault, others from kill(2). ctest runs these as lines of the matrix, tests/faults/run.py.
 """
 
+import array
+import math
 import os
 import re
 import signal
@@ -110,6 +112,15 @@ class Launch(harness.EndToEnd):
         """Enough steps that a signal surely comes before the end."""
         return {"train__steps": 100000}
 
+    def test_too_few_slots(self):
+        hostfile = self.path("small-hosts")
+        with open(hostfile, "w", encoding="utf-8") as file:
+            file.write("localhost slots=1\n")
+        result = harness.pesc(0, "launch", "-n", RANKS, "--hostfile", hostfile, "--", "train", *self.flags("slots"))
+        self.assertEqual(result.code, 64, str(result))
+        self.assertIn("has 1 slots on 1 hosts, too few for -n %d" % RANKS, result.err)
+        self.assertFalse(os.path.exists(self.path("slots")))
+
     def test_the_save_fails_when_told_to_stop(self):
         """75 would promise a checkpoint that does not exist."""
         process = self.start("unsaved", "rank=0 section=checkpoint action=throw", checkpoint__every_steps=0, **self.slow())
@@ -167,7 +178,21 @@ class Launch(harness.EndToEnd):
         steps = harness.read_jsonl(self.path("skip", "metrics.jsonl"))
         self.assertEqual([(r["step"], r["nonfinite"]) for r in steps if "nonfinite" in r], [(9, "skipped")])
         self.assertNotEqual(self.weights("skip"), self.expected)
-        self.assertTrue(all(r["loss"] == r["loss"] for r in steps if "loss" in r))
+        self.assertEqual(len([r for r in steps if "loss" in r]), STEPS)
+        self.assert_finite(self.path("skip", "step-%d" % STEPS))
+
+    def assert_finite(self, checkpoint):
+        """Every weight and every moment of the optimizer."""
+        checked = 0
+        for name in self.weights(os.path.basename(os.path.dirname(checkpoint))):
+            header, data = harness.read_safetensors(os.path.join(checkpoint, name))
+            for tensor, entry in header.items():
+                if entry["dtype"] != "F32":
+                    continue
+                values = array.array("f", data[slice(*entry["data_offsets"])])
+                self.assertTrue(all(map(math.isfinite, values)), "%s of %s" % (tensor, name))
+                checked += len(values)
+        self.assertGreater(checked, 100000)
 
     def test_not_a_number_again_ends_the_run(self):
         result = self.launch("nan-end", "step=9 rank=1 action=nan always", code=70, recovery__max_restarts=1)

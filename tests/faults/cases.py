@@ -226,7 +226,7 @@ def not_a_number(rig, log):
 def crash_loop(rig, log):
     row = Row("crash loop", "SIGKILL in every set-up", "pauses of 1, 2, 4 s, gives up after 3 restarts")
     return of_launch_test(rig, row, "test_a_crash_loop_ends", "test_what_does_not_go_away_is_not_tried_again",
-                          "test_usage")
+                          "test_too_few_slots", "test_usage")
 
 
 def faults_all_the_time(rig, log):
