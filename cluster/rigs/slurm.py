@@ -44,8 +44,11 @@ TCPTimeout=2
 MessageTimeout=10
 SchedulerParameters=bf_interval=2,sched_interval=2,batch_sched_delay=0
 SlurmdParameters=config_overrides
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 NodeName={nodes} CPUs=2 State=UNKNOWN
-PartitionName=all Nodes={nodes} Default=YES MaxTime=INFINITE State=UP
+PartitionName=all Nodes={nodes} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=30
+PartitionName=urgent Nodes={nodes} MaxTime=INFINITE State=UP PriorityTier=10
 """
 
 

@@ -131,6 +131,19 @@ class UnderSlurm(harness.EndToEnd):
         self.assertEqual(harness.read_jsonl(self.path("limit", "launches.jsonl"))[0]["exit_code"], 75)
         self.assert_nothing_left(["n1", "n2", "n3"])
 
+    def test_preemption(self):
+        """A job of a partition that goes before takes its nodes: it saves in the time of grace, and starts again after."""
+        job = self.submit("preempted", fault="step=12 rank=3 action=stop", recovery__step_limit_s=100)
+        self.wait_for_step(11)
+        self.slurm.client("sbatch", "--partition=urgent", "--nodes=%d" % (NODES + 1), "--exclusive", "--output=/dev/null",
+                          "--wrap=sleep 2", check=True)
+        # With SIGTERM Slurm sends SIGCONT, which wakes the rank that stood still.
+        self.wait_until("it starts again", lambda: "start 2," in self.story(), 60)
+        self.wait_for_end(job, "COMPLETED")
+        self.assertEqual(self.assert_as_if_nothing_happened()[:2], [1, 2])
+        self.assertEqual(harness.read_jsonl(self.path("preempted", "launches.jsonl"))[0]["exit_code"], 75)
+        self.assert_nothing_left(["n1", "n2", "n3"])
+
     def stopped_ranks(self):
         return [pid for host in ("n1", "n2") for pid in self.ours_on(host) if self.is_stopped(pid)]
 
