@@ -3,10 +3,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "model/lora_linear.h"
 #include "ops/adapter.h"
 #include "ops/attention.h"
-#include "ops/lora.h"
 #include "ops/router.h"
+#include "ops/swiglu.h"
 
 namespace pesc {
 
@@ -42,13 +43,14 @@ Saved allocate_saved(const ModelConfig& m, const PescConfig& pesc, const Mesh& m
     s.rstd1 = arena.allocate(1, n.slice);
     s.rstd2 = arena.allocate(1, n.slice);
     s.qkv = arena.allocate(n.padded, p.qkv.weight.rows, n.compute);
-    s.attention = arena.allocate(n.padded, p.o.weight.cols, n.compute);
+    const int64_t beside_o = columns_beside_input(p.o, mesh.tp());
+    s.attention = arena.allocate(n.padded, p.o.weight.cols + beside_o, n.compute);
     s.lse = arena.allocate(m.heads / mesh.tp(), n.padded);
     s.x2 = arena.allocate(n.slice, h, n.compute);
     s.gate_up = arena.allocate(n.padded, p.gate_up.weight.rows, n.compute);
     s.a_qkv = arena.allocate(n.padded, p.qkv.lora_columns(), n.compute);
     s.a_gate_up = arena.allocate(n.padded, p.gate_up.lora_columns(), n.compute);
-    s.a_o = arena.allocate(n.slice, p.o.lora_columns(), n.compute);
+    s.a_o = arena.allocate(n.slice, p.o.lora_columns() - beside_o, n.compute);
     s.a_down = arena.allocate(n.slice, p.down.lora_columns(), n.compute);
     if (pesc.mode == TrainMode::kPesc) {
       const MoeConfig& moe = pesc.moe;
@@ -77,18 +79,23 @@ Workspace allocate_workspace(const ModelConfig& m, const PescConfig& pesc, const
   Workspace w;
   const int64_t h = m.hidden;
   const LayerParameters& p = parameters.layers.front();
-  for (Tensor* t : {&w.h, &w.delta, &w.dx, &w.dslice}) *t = arena.allocate(n.slice, h, n.compute);
+  const int64_t beside = std::max(p.qkv.joined_columns(), p.gate_up.joined_columns());
+  for (Tensor* t : {&w.h, &w.dslice}) *t = arena.allocate(n.slice, h + beside, n.compute);
+  for (Tensor* t : {&w.delta, &w.dx}) *t = arena.allocate(n.slice, h, n.compute);
+  const bool lora_on_norms = p.qkv.lora_columns() + p.gate_up.lora_columns() > 0;
+  w.dropped = arena.allocate(lora_on_norms && pesc.lora.dropout > 0 ? n.slice : 0, h, n.compute);
   if (mesh.tp() == 1) {
     // Nothing is gathered or scattered: both are views that nobody writes, but for the gradient of the last
     // norm's output, which stands where it would be scattered to.
     w.gathered = w.h;
     w.gathered2 = w.dslice;
   } else {
-    w.gathered = arena.allocate(n.padded, h, n.compute);
+    w.gathered = arena.allocate(n.padded, h + beside, n.compute);
     w.gathered2 = arena.allocate(n.padded, h, n.compute);
   }
-  w.wide = arena.allocate(n.padded, std::max(p.down.weight.cols, p.qkv.weight.rows), n.compute);
-  w.wide2 = arena.allocate(n.padded, std::max(p.down.weight.cols, p.o.weight.cols), n.compute);
+  const int64_t down = p.down.weight.cols + p.down.joined_columns();
+  w.wide = arena.allocate(n.padded, std::max(down, p.qkv.weight.rows), n.compute);
+  w.wide2 = arena.allocate(n.padded, std::max(down, p.o.weight.cols + p.o.joined_columns()), n.compute);
   const int64_t lora =
       std::max({p.qkv.lora_columns(), p.gate_up.lora_columns(), p.o.lora_columns(), p.down.lora_columns()});
   w.lora_slice = arena.allocate(n.slice, lora, n.compute);
@@ -96,6 +103,7 @@ Workspace allocate_workspace(const ModelConfig& m, const PescConfig& pesc, const
   if (pesc.mode == TrainMode::kPesc) {
     const int64_t k = pesc.moe.top_k;
     w.dweights = arena.allocate(n.slice, k);
+    w.dlogits = arena.allocate(n.slice, pesc.moe.experts);
     if (mesh.ep() > 1) {
       for (Tensor* t : {&w.received, &w.received2, &w.received_out})
         *t = arena.allocate(n.capacity, h, n.compute);
@@ -119,9 +127,8 @@ int64_t scratch_bytes(const ModelConfig& m, const PescConfig& pesc, const Mesh& 
   const int tp = mesh.tp();
   const AttentionShape shape{m.heads / tp, std::max<int64_t>(m.kv_heads / tp, 1), m.head_dim, 1.0F};
   int64_t bytes = attention_scratch_bytes(device, shape, n.padded, c.max_sequence, n.compute);
-  bytes = std::max(
-      bytes, lora_scratch_bytes(device, n.padded,
-                                std::max({m.hidden, m.ffn / tp, shape.q_heads * m.head_dim}), n.compute));
+  bytes = std::max(bytes, lora_scratch_bytes(device, n.padded, shape.q_heads * m.head_dim, n.compute));
+  bytes = std::max(bytes, swiglu_scratch_bytes(device, n.padded, m.ffn / tp, n.compute));
   if (pesc.mode == TrainMode::kPesc) {
     const MoeConfig& moe = pesc.moe;
     const int64_t rows = mesh.ep() == 1 ? n.slice : n.capacity;

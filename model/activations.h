@@ -45,12 +45,12 @@ struct LayerSaved {
   Tensor x;                 // [S, H] layer input
   Tensor rstd1, rstd2;      // [1, S] F32
   Tensor qkv;               // [P, (HQ + 2 HK) D], rotated
-  Tensor attention;         // [P, HQ D]
+  Tensor attention;         // [P, HQ D], on one tp rank with a_o beside it where W and B of o stand so
   Tensor lse;               // [HQ, P] F32
   Tensor x2;                // [S, H] after attention
   Tensor gate_up;           // [P, 2F]
   Tensor a_qkv, a_gate_up;  // [P, R] LoRA activations of the column-parallel linears
-  Tensor a_o, a_down;       // [S, r] of the row-parallel ones
+  Tensor a_o, a_down;       // [S, r] of the row-parallel ones; a_o where it is not beside `attention`
   MoeSaved moe;
 };
 
@@ -64,12 +64,14 @@ struct Saved {
 };
 
 struct Workspace {
-  Tensor h, delta, dx, dslice;                 // [S, H]
-  Tensor gathered, gathered2;                  // [P, H]
-  Tensor wide;                                 // [P, max(F, (HQ + 2 HK) D)]
-  Tensor wide2;                                // [P, max(F, HQ D)]
+  Tensor h, dslice;                            // [S, H] and LoRA columns beside them (lora_linear.h)
+  Tensor delta, dx;                            // [S, H]
+  Tensor dropped;                              // [S, H] dropout of a norm's output, with LoRA's dropout
+  Tensor gathered, gathered2;                  // [P, H], the first like h
+  Tensor wide;                                 // [P, max(F + r, (HQ + 2 HK) D)]
+  Tensor wide2;                                // [P, max(F + r, HQ D + r)]
   Tensor lora_slice, lora_full;                // [S, R], [P, R]
-  Tensor dweights;                             // [S, k] F32
+  Tensor dweights, dlogits;                    // [S, k], [S, E] F32
   Tensor received, received2, received_out;    // [C, H]; ep > 1
   Tensor received_weights, received_dweights;  // [C, k] F32
   Tensor hidden;                               // [C k, d] adapters of further rounds

@@ -5,6 +5,7 @@
 
 #include "model/lora_linear.h"
 #include "ops/attention.h"
+#include "ops/dropout.h"
 #include "ops/reduce.h"
 #include "ops/rmsnorm.h"
 #include "ops/rope.h"
@@ -36,6 +37,13 @@ void store_in_cache(const Pass& pass, const Tensor& k, const Tensor& v, const Te
     copy(pass.stream, k.row_range(s.q_begin, s.q_begin + s.q_len), k_cache.row_range(to, to + s.q_len));
     copy(pass.stream, v.row_range(s.q_begin, s.q_begin + s.q_len), v_cache.row_range(to, to + s.q_len));
   }
+}
+
+// On one rank it stands beside the attention's output.
+Tensor saved_a_o(const Pass& pass, const LayerParameters& p, const LayerSaved& saved) {
+  const int64_t beside = columns_beside_input(p.o, pass.tp.size());
+  if (beside == 0) return saved.a_o.row_range(0, pass.batch.slice);
+  return Beside(saved.attention, pass.batch.padded, p.o.weight.cols, beside).a;
 }
 
 }  // namespace
@@ -94,19 +102,23 @@ void attention_block_forward(const Pass& pass, int64_t layer, const LayerParamet
   const Heads heads(pass, p);
   const float eps = static_cast<float>(pass.model.rms_eps);
   const Tensor x = saved.x.row_range(0, b.slice);
-  const Tensor h = pass.ws.h.row_range(0, b.slice);
+  const Beside h(pass.ws.h, b.slice, x.cols, p.qkv.joined_columns());
   const Tensor qkv = saved.qkv.row_range(0, b.padded);
-  const Tensor out = saved.attention.row_range(0, b.padded);
+  const Beside attended(saved.attention, b.padded, p.o.weight.cols,
+                        columns_beside_input(p.o, pass.tp.size()));
+  const Tensor& out = attended.x;
 
+  const Dropout mask = pass.slice_dropout(layer, DropoutSite::kQkv);
+  const Tensor second = drops(p.qkv.lora_columns(), mask) ? pass.ws.dropped.row_range(0, b.slice) : Tensor{};
   rmsnorm_forward(s, {.x = x,
                       .delta = {},
                       .x_out = {},
                       .weight = p.input_norm,
                       .eps = eps,
-                      .y = h,
-                      .rstd = saved.rstd1.col_range(0, b.slice)});
-  column_forward(pass, p.qkv, pass.slice_dropout(layer, DropoutSite::kQkv), h, qkv,
-                 saved.a_qkv.row_range(0, b.padded));
+                      .y = h.x,
+                      .rstd = saved.rstd1.col_range(0, b.slice),
+                      .dropped = {mask, second}});
+  column_forward(pass, p.qkv, h, second.cols > 0 ? second : h.x, qkv, saved.a_qkv.row_range(0, b.padded));
   pesc::rope(s, heads.rotated(qkv), b.positions, rope.cos, rope.sin, RopeDirection::kForward);
 
   AttentionForward args{heads.shape(),
@@ -129,10 +141,14 @@ void attention_block_forward(const Pass& pass, int64_t layer, const LayerParamet
   }
   fill_zero(s, out.row_range(b.tokens, b.padded));
 
-  const Tensor x2 = saved.x2.row_range(0, b.slice);
-  row_forward(pass, p.o, pass.full_dropout(layer, DropoutSite::kO, p.o.column0), out, x2,
-              saved.a_o.row_range(0, b.slice));
-  add(s, x, x2);
+  const Dropout mask_o = pass.full_dropout(layer, DropoutSite::kO, p.o.column0);
+  Tensor dropped = out;
+  if (drops(p.o.lora_columns(), mask_o)) {
+    const PhaseScope phase(s, Phase::kLora);
+    dropped = pass.ws.wide.leading(out.rows, out.cols);
+    dropout(s, mask_o, out, dropped);
+  }
+  row_forward(pass, p.o, attended, dropped, x, saved.x2.row_range(0, b.slice), saved_a_o(pass, p, saved));
 }
 
 void attention_block_backward(const Pass& pass, int64_t layer, const LayerParameters& p,
@@ -141,10 +157,18 @@ void attention_block_backward(const Pass& pass, int64_t layer, const LayerParame
   const Batch& b = pass.batch;
   const Heads heads(pass, p);
   const Tensor qkv = saved.qkv.row_range(0, b.padded);
-  const Tensor out = saved.attention.row_range(0, b.padded);
-  const Tensor dout = pass.ws.wide2.leading(out.rows, out.cols);
-  row_backward(pass, p.o, pass.full_dropout(layer, DropoutSite::kO, p.o.column0), dx, out,
-               saved.a_o.row_range(0, b.slice), dout);
+  const Beside attended(saved.attention, b.padded, p.o.weight.cols,
+                        columns_beside_input(p.o, pass.tp.size()));
+  const Tensor& out = attended.x;
+  // Rows as far apart as those of `out`, which a library may ask for.
+  const Beside dattended(pass.ws.wide2, b.padded, p.o.weight.cols, columns_beside_input(p.o, pass.tp.size()));
+  const Tensor& dout = dattended.x;
+  const LoraBranch lora = row_backward(pass, p.o, pass.full_dropout(layer, DropoutSite::kO, p.o.column0), dx,
+                                       out, saved_a_o(pass, p, saved), dattended);
+  if (lora.dout.cols > 0) {
+    const PhaseScope phase(s, Phase::kLora);
+    lora_down_backward(s, lora, out, dout, pass.scratch);
+  }
 
   const Tensor dqkv = pass.ws.wide.leading(qkv.rows, qkv.cols);
   {
@@ -160,12 +184,15 @@ void attention_block_backward(const Pass& pass, int64_t layer, const LayerParame
 
   const Tensor x = saved.x.row_range(0, b.slice);
   const Tensor rstd = saved.rstd1.col_range(0, b.slice);
-  const Tensor h = pass.ws.h.row_range(0, b.slice);
-  const Tensor dh = pass.ws.dslice.row_range(0, b.slice);
-  rmsnorm_apply(s, x, p.input_norm, rstd, h);
-  column_backward(pass, p.qkv, pass.slice_dropout(layer, DropoutSite::kQkv), dqkv, h,
-                  saved.a_qkv.row_range(0, b.padded), dh);
-  rmsnorm_backward(s, {dh, x, p.input_norm, rstd, dx, p.dinput_norm});
+  const Tensor h = pass.ws.h.leading(b.slice, x.cols);
+  const Beside dh(pass.ws.dslice, b.slice, x.cols, p.qkv.joined_columns());
+  const Dropout mask = pass.slice_dropout(layer, DropoutSite::kQkv);
+  const bool two = drops(p.qkv.lora_columns(), mask);
+  const Tensor dropped = two ? pass.ws.dropped.row_range(0, b.slice) : h;
+  rmsnorm_apply(s, x, p.input_norm, rstd, two ? Tensor{} : h, {mask, two ? dropped : Tensor{}});
+  const Tensor through_a = column_backward(pass, p.qkv, dqkv, h, dropped, saved.a_qkv.row_range(0, b.padded),
+                                           dh, pass.ws.delta.row_range(0, b.slice));
+  rmsnorm_backward(s, {dh.x, x, p.input_norm, rstd, dx, p.dinput_norm, {mask, through_a}, {}});
 }
 
 }  // namespace pesc

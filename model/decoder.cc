@@ -136,7 +136,7 @@ void Decoder::forward(const HostBatch& host, const PassOptions& options) {
   const Pass p = pass();
 
   const Tensor x0 = m.saved.layers.front().x.row_range(0, batch_.slice);
-  const Tensor partial = tp_.size() == 1 ? x0 : m.ws.gathered.row_range(0, batch_.padded);
+  const Tensor partial = tp_.size() == 1 ? x0 : m.ws.gathered.leading(batch_.padded, model_.hidden);
   embedding_forward(stream_, batch_.ids, m.parameters.embedding, m.parameters.vocab.begin, partial);
   tp_.reduce_scatter(stream_, partial, x0);
   fill_zero(stream_, m.saved.stats);
@@ -154,27 +154,26 @@ void Decoder::layer_forward(const Pass& p, int64_t i, RoutingTape* tape, const T
   attention_block_forward(p, i, w, m.rope, saved, batch_.cached ? &m.cache : nullptr);
 
   const Tensor x2 = saved.x2.row_range(0, batch_.slice);
-  const Tensor h = m.ws.h.row_range(0, batch_.slice);
+  const Beside h(m.ws.h, batch_.slice, model_.hidden, w.gate_up.joined_columns());
+  const Dropout mask = p.slice_dropout(i, DropoutSite::kGateUp);
+  const Tensor second =
+      drops(w.gate_up.lora_columns(), mask) ? m.ws.dropped.row_range(0, batch_.slice) : Tensor{};
+  const Tensor dropped = second.cols > 0 ? second : h.x;
   rmsnorm_forward(stream_, {.x = x2,
                             .delta = {},
                             .x_out = {},
                             .weight = w.post_norm,
                             .eps = static_cast<float>(model_.rms_eps),
-                            .y = h,
-                            .rstd = saved.rstd2.col_range(0, batch_.slice)});
-  if (exchange_ == nullptr) {
-    shared_ffn_forward(p, i, w, saved, h, next);
-    add(stream_, x2, next);
-    return;
-  }
-  moe_route(p, i, w.moe, h, m.saved.stats.row_range(2 * i, 2 * i + 2), tape, saved.moe);
+                            .y = h.x,
+                            .rstd = saved.rstd2.col_range(0, batch_.slice),
+                            .dropped = {mask, second}});
+  if (exchange_ == nullptr) return shared_ffn_forward(p, i, w, saved, h, dropped, x2, next);
+  moe_route(p, i, w.moe, h.x, m.saved.stats.row_range(2 * i, 2 * i + 2), tape, saved.moe);
   const Tensor f = saved.moe.f.row_range(0, batch_.slice);
-  shared_ffn_forward(p, i, w, saved, h, f);
+  shared_ffn_forward(p, i, w, saved, h, dropped, {}, f);
   // The whole FFN is enqueued before the host waits for the choice and the counts.
   moe_prepare(p, i, *exchange_, tape, saved.moe);
-  copy(stream_, x2, next);
-  add(stream_, f, next);
-  moe_forward(p, i, w.moe, *exchange_, next, saved.moe);
+  moe_forward(p, i, w.moe, *exchange_, x2, next, saved.moe);
 }
 
 void Decoder::balance(int64_t tokens, double coef) {
@@ -191,7 +190,7 @@ void Decoder::balance(int64_t tokens, double coef) {
 Tensor Decoder::final_hidden(const Pass& p) {
   Memory& m = *memory_;
   const Tensor x = m.saved.x_final.row_range(0, batch_.slice);
-  const Tensor h = m.ws.h.row_range(0, batch_.slice);
+  const Tensor h = m.ws.h.leading(batch_.slice, model_.hidden);
   rmsnorm_forward(stream_, {.x = x,
                             .delta = {},
                             .x_out = {},
@@ -199,17 +198,17 @@ Tensor Decoder::final_hidden(const Pass& p) {
                             .eps = static_cast<float>(model_.rms_eps),
                             .y = h,
                             .rstd = m.saved.rstd_final.col_range(0, batch_.slice)});
-  return p.tp.gather(stream_, h, m.ws.gathered.row_range(0, batch_.padded));
+  return p.tp.gather(stream_, h, m.ws.gathered.leading(batch_.padded, model_.hidden));
 }
 
 void Decoder::loss(HeadMode mode, float grad_scale, std::vector<float>* row_losses) {
   Memory& m = *memory_;
   const Pass p = pass();
   const Tensor all = final_hidden(p);
-  const Tensor dall = m.ws.gathered2.row_range(0, batch_.padded);
+  const Tensor dall = m.ws.gathered2.leading(batch_.padded, model_.hidden);
   head_loss(p, m.parameters, all, mode, grad_scale, dall, {m.loss_sum, row_losses});
   if (mode == HeadMode::kLoss) return;
-  const Tensor dh = tp_.reduce_scatter(stream_, dall, m.ws.dslice.row_range(0, batch_.slice));
+  const Tensor dh = tp_.reduce_scatter(stream_, dall, m.ws.dslice.leading(batch_.slice, model_.hidden));
   const Tensor dx = m.ws.dx.row_range(0, batch_.slice);
   fill_zero(stream_, dx);
   rmsnorm_backward(stream_, {dh, m.saved.x_final.row_range(0, batch_.slice), m.parameters.final_norm,
@@ -222,7 +221,7 @@ void Decoder::backward() {
   const Tensor dx = m.ws.dx.row_range(0, batch_.slice);
   for (int64_t i = model_.layers - 1; i >= 0; --i) layer_backward(p, i, dx);
   if (m.parameters.dembedding.cols > 0) {
-    const Tensor all = tp_.gather(stream_, dx, m.ws.gathered.row_range(0, batch_.padded));
+    const Tensor all = tp_.gather(stream_, dx, m.ws.gathered.leading(batch_.padded, model_.hidden));
     embedding_backward(stream_, batch_.ids, all, m.parameters.vocab.begin, m.parameters.dembedding);
   }
 }
@@ -233,18 +232,25 @@ void Decoder::layer_backward(const Pass& p, int64_t i, const Tensor& dx) {
   const LayerParameters& w = m.parameters.layers[static_cast<size_t>(i)];
   const Tensor x2 = saved.x2.row_range(0, batch_.slice);
   const Tensor rstd = saved.rstd2.col_range(0, batch_.slice);
-  const Tensor h = m.ws.h.row_range(0, batch_.slice);
-  const Tensor d = m.ws.dslice.row_range(0, batch_.slice);
+  const Tensor h = m.ws.h.leading(batch_.slice, model_.hidden);
+  Tensor df = dx;
   if (exchange_ != nullptr) {
-    moe_backward(p, i, w.moe, *exchange_, dx, d, saved.moe);
-  } else {
-    copy(stream_, dx, d);
+    df = m.ws.dslice.leading(batch_.slice, model_.hidden);
+    moe_backward(p, i, w.moe, *exchange_, dx, df, saved.moe);
   }
-  rmsnorm_apply(stream_, x2, w.post_norm, rstd, h);
-  shared_ffn_backward(p, i, w, saved, d, h, d);
+  // The FFN's input again, for the router and trained weights, and what LoRA saw of it.
+  const Dropout mask = p.slice_dropout(i, DropoutSite::kGateUp);
+  const bool two = drops(w.gate_up.lora_columns(), mask);
+  const Tensor dropped = two ? m.ws.dropped.row_range(0, batch_.slice) : h;
+  const bool needed = !two || exchange_ != nullptr;
+  rmsnorm_apply(stream_, x2, w.post_norm, rstd, needed ? h : Tensor{}, {mask, two ? dropped : Tensor{}});
+  const Beside dh(m.ws.dslice, batch_.slice, model_.hidden, w.gate_up.joined_columns());
+  const Tensor through_a =
+      shared_ffn_backward(p, i, w, saved, df, h, dropped, dh, m.ws.delta.row_range(0, batch_.slice));
+  RouterTerm router;
   if (exchange_ != nullptr)
-    moe_route_backward(p, w.moe, h, m.saved.balance.row_range(i, i + 1), d, saved.moe);
-  rmsnorm_backward(stream_, {d, x2, w.post_norm, rstd, dx, w.dpost_norm});
+    router = moe_route_backward(p, w.moe, h, m.saved.balance.row_range(i, i + 1), saved.moe);
+  rmsnorm_backward(stream_, {dh.x, x2, w.post_norm, rstd, dx, w.dpost_norm, {mask, through_a}, router});
   attention_block_backward(p, i, w, m.rope, saved, dx);
 }
 

@@ -1,7 +1,6 @@
 #include "model/lora_linear.h"
 
 #include "ops/gemm.h"
-#include "ops/lora.h"
 #include "ops/reduce.h"
 
 namespace pesc {
@@ -15,22 +14,39 @@ Tensor lora_part(const ColumnLinears::Part& part, const Tensor& a) {
   return a.col_range(part.lora_begin, part.lora_begin + part.lora_b.cols);
 }
 
+void weight_gradients(const Pass& pass, const ColumnLinears& w, const Tensor& dy, const Tensor& x) {
+  Stream& s = pass.stream;
+  const PhaseScope phase(s, Phase::kGemm);
+  const Tensor all = pass.tp.gather(s, x, pass.ws.gathered.leading(dy.rows, x.cols));
+  for (const ColumnLinears::Part& part : w.parts) {
+    const Tensor dpart = dy.col_range(part.begin, part.end);
+    linear_backward_weight(s, dpart, all, part.dweight);
+    if (part.dbias.cols > 0) bias_backward(s, dpart, part.dbias);
+  }
+}
+
 }  // namespace
 
-void column_forward(const Pass& pass, const ColumnLinears& w, const Dropout& dropout, const Tensor& x,
+void column_forward(const Pass& pass, const ColumnLinears& w, const Beside& x, const Tensor& dropped,
                     const Tensor& y, const Tensor& a) {
   Stream& s = pass.stream;
-  const Tensor all = pass.tp.gather(s, x, pass.ws.gathered.row_range(0, y.rows));
+  const int64_t r = w.lora_columns();
+  const bool joined = w.joined_columns() > 0;
+  const Tensor mine = joined ? x.a : pass.tp.size() == 1 ? a : pass.ws.lora_slice.leading(x.x.rows, r);
+  if (r > 0) {
+    const PhaseScope phase(s, Phase::kLora);
+    lora_down_forward(s, {dropped, w.lora_a, lora_scale(pass), mine});
+  }
+  const Tensor in = joined ? x.all : x.x;
+  const Tensor all = pass.tp.gather(s, in, pass.ws.gathered.leading(y.rows, in.cols));
   {
     const PhaseScope phase(s, Phase::kGemm);
-    linear_forward(s, all, w.weight, y);
+    linear_forward(s, all, joined ? w.joined : w.weight, y);
   }
   if (w.bias.cols > 0) add_bias(s, w.bias, y);
-  const int64_t r = w.lora_columns();
   if (r == 0) return;
   const PhaseScope phase(s, Phase::kLora);
-  const Tensor mine = pass.tp.size() == 1 ? a : pass.ws.lora_slice.leading(x.rows, r);
-  lora_down_forward(s, {x, dropout, w.lora_a, lora_scale(pass), mine}, pass.scratch);
+  if (joined) return copy(s, all.col_range(x.x.cols, all.cols), a);
   pass.tp.gather(s, mine, a);
   for (const ColumnLinears::Part& part : w.parts) {
     if (part.lora_begin < 0) continue;
@@ -38,75 +54,92 @@ void column_forward(const Pass& pass, const ColumnLinears& w, const Dropout& dro
   }
 }
 
-void column_backward(const Pass& pass, const ColumnLinears& w, const Dropout& dropout, const Tensor& dy,
-                     const Tensor& x, const Tensor& a, const Tensor& dx) {
+Tensor column_backward(const Pass& pass, const ColumnLinears& w, const Tensor& dy, const Tensor& x,
+                       const Tensor& dropped, const Tensor& a, const Beside& dx, const Tensor& through_a) {
   Stream& s = pass.stream;
-  const Tensor gathered = pass.ws.gathered.row_range(0, dy.rows);
-  if (w.parts.front().dweight.cols > 0) {
-    const PhaseScope phase(s, Phase::kGemm);
-    const Tensor all = pass.tp.gather(s, x, gathered);
-    for (const ColumnLinears::Part& part : w.parts) {
-      const Tensor dpart = dy.col_range(part.begin, part.end);
-      linear_backward_weight(s, dpart, all, part.dweight);
-      if (part.dbias.cols > 0) bias_backward(s, dpart, part.dbias);
-    }
-  }
-  const Tensor partial = pass.tp.size() == 1 ? dx : gathered;
+  if (w.parts.front().dweight.cols > 0) weight_gradients(pass, w, dy, x);
+  const int64_t r = w.lora_columns();
+  const bool joined = w.joined_columns() > 0;
+  const Tensor out = joined ? dx.all : dx.x;
+  const Tensor partial = pass.tp.size() == 1 ? out : pass.ws.gathered.leading(dy.rows, out.cols);
   {
     const PhaseScope phase(s, Phase::kGemm);
-    linear_backward_input(s, dy, w.weight, partial);
+    linear_backward_input(s, dy, joined ? w.joined : w.weight, partial);
   }
-  pass.tp.reduce_scatter(s, partial, dx);
-  const int64_t r = w.lora_columns();
-  if (r == 0) return;
+  pass.tp.reduce_scatter(s, partial, out);
+  if (r == 0) return {};
   const PhaseScope phase(s, Phase::kLora);
+  Tensor mine = dx.a;
   const Tensor da = pass.ws.lora_full.leading(dy.rows, r);
   for (const ColumnLinears::Part& part : w.parts) {
     if (part.lora_begin < 0) continue;
     const Tensor dpart = dy.col_range(part.begin, part.end);
-    linear_backward_input(s, dpart, part.lora_b, lora_part(part, da));
+    if (!joined) linear_backward_input(s, dpart, part.lora_b, lora_part(part, da));
     linear_backward_weight(s, dpart, lora_part(part, a), part.dlora_b);
   }
-  const Tensor mine = pass.tp.reduce_scatter(s, da, pass.ws.lora_slice.leading(x.rows, r));
-  lora_down_backward(s, {mine, x, dropout, w.lora_a, lora_scale(pass), w.dlora_a, dx}, pass.scratch);
+  if (!joined) mine = pass.tp.reduce_scatter(s, da, pass.ws.lora_slice.leading(dx.x.rows, r));
+  const LoraBranch branch{mine, w.lora_a, lora_scale(pass), {}, w.dlora_a};
+  lora_weight_gradient(s, branch, dropped);
+  lora_input_gradient(s, branch, through_a);
+  return through_a;
 }
 
-void row_forward(const Pass& pass, const RowLinear& w, const Dropout& dropout, const Tensor& x,
-                 const Tensor& y, const Tensor& a) {
+void row_forward(const Pass& pass, const RowLinear& w, const Beside& x, const Tensor& dropped,
+                 const Tensor& residual, const Tensor& y, const Tensor& a) {
   Stream& s = pass.stream;
   const bool alone = pass.tp.size() == 1;
-  const Tensor partial = alone ? y : pass.ws.gathered.row_range(0, x.rows);
+  const int64_t r = w.lora_columns();
+  if (x.a.cols > 0) {  // one product, and the residual with it
+    {
+      const PhaseScope phase(s, Phase::kLora);
+      lora_down_forward(s, {dropped, w.lora_a, lora_scale(pass), x.a});
+      if (a.data != x.a.data) copy(s, x.a, a);
+    }
+    const PhaseScope phase(s, Phase::kGemm);
+    return gemm(s, {.a = x.all,
+                    .b = w.joined,
+                    .trans_b = Transpose::kYes,
+                    .c = y,
+                    .beta = residual.present() ? 1.0F : 0.0F,
+                    .from = residual});
+  }
+  const Tensor partial = alone ? y : pass.ws.gathered.leading(x.x.rows, y.cols);
   {
     const PhaseScope phase(s, Phase::kGemm);
-    linear_forward(s, x, w.weight, partial);
+    linear_forward(s, x.x, w.weight, partial);
   }
   pass.tp.reduce_scatter(s, partial, y);
-  const int64_t r = w.lora_columns();
-  if (r == 0) return;
-  const PhaseScope phase(s, Phase::kLora);
-  const Tensor a_partial = alone ? a : pass.ws.lora_full.leading(x.rows, r);
-  lora_down_forward(s, {x, dropout, w.lora_a, lora_scale(pass), a_partial}, pass.scratch);
-  pass.tp.reduce_scatter(s, a_partial, a);
-  linear_forward(s, a, w.lora_b, y, 1.0F, 1.0F);
+  if (r > 0) {
+    const PhaseScope phase(s, Phase::kLora);
+    const Tensor a_partial = alone ? a : pass.ws.lora_full.leading(x.x.rows, r);
+    lora_down_forward(s, {dropped, w.lora_a, lora_scale(pass), a_partial});
+    pass.tp.reduce_scatter(s, a_partial, a);
+    linear_forward(s, a, w.lora_b, y, 1.0F, 1.0F);
+  }
+  if (residual.present()) add(s, residual, y);
 }
 
-void row_backward(const Pass& pass, const RowLinear& w, const Dropout& dropout, const Tensor& dy,
-                  const Tensor& x, const Tensor& a, const Tensor& dx) {
+LoraBranch row_backward(const Pass& pass, const RowLinear& w, const Dropout& dropout, const Tensor& dy,
+                        const Tensor& x, const Tensor& a, const Beside& dx) {
   Stream& s = pass.stream;
-  const Tensor all = pass.tp.gather(s, dy, pass.ws.gathered.row_range(0, x.rows));
+  const bool joined = dx.a.cols > 0;
+  const Tensor all = pass.tp.gather(s, dy, pass.ws.gathered.leading(dx.x.rows, dy.cols));
   {
     const PhaseScope phase(s, Phase::kGemm);
-    linear_backward_input(s, all, w.weight, dx);
+    linear_backward_input(s, all, joined ? w.joined : w.weight, joined ? dx.all : dx.x);
     if (w.dweight.cols > 0) linear_backward_weight(s, all, x, w.dweight);
   }
   const int64_t r = w.lora_columns();
-  if (r == 0) return;
+  if (r == 0) return {};
   const PhaseScope phase(s, Phase::kLora);
-  const Tensor mine = pass.ws.lora_slice.leading(dy.rows, r);
-  linear_backward_input(s, dy, w.lora_b, mine);
   linear_backward_weight(s, dy, a, w.dlora_b);
-  const Tensor da = pass.tp.gather(s, mine, pass.ws.lora_full.leading(x.rows, r));
-  lora_down_backward(s, {da, x, dropout, w.lora_a, lora_scale(pass), w.dlora_a, dx}, pass.scratch);
+  Tensor da = dx.a;
+  if (!joined) {
+    const Tensor mine = pass.ws.lora_slice.leading(dy.rows, r);
+    linear_backward_input(s, dy, w.lora_b, mine);
+    da = pass.tp.gather(s, mine, pass.ws.lora_full.leading(dx.x.rows, r));
+  }
+  return {da, w.lora_a, lora_scale(pass), dropout, w.dlora_a};
 }
 
 }  // namespace pesc

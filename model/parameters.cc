@@ -72,6 +72,21 @@ class ParameterBuilder {
     const Tensor value = arenas_.weights.allocate(rows, cols);
     return {value, arenas_.copies.allocate(rows, cols, compute_)};
   }
+  // A frozen matrix with room for LoRA's B beside it, where the products of both can be one. `joined` becomes
+  // the whole. Odd widths would take the alignment from the rows.
+  Held matrix_beside(int64_t rows, int64_t cols, int64_t lora, Tensor& joined) {
+    constexpr int64_t kWidths = 8;
+    if (compute_ == DType::kF32 || full_ || lora == 0 || lora % kWidths != 0 || cols % kWidths != 0)
+      return matrix(rows, cols, dense_kind());
+    joined = arenas_.weights.allocate(rows, cols + lora, compute_);
+    const Tensor weight = joined.col_range(0, cols);
+    return {weight, weight};
+  }
+  // LoRA's B: its copy stands in `place` where that is there.
+  Held lora_b(int64_t rows, const Tensor& place) {
+    if (place.cols == 0) return matrix(rows, pesc_.lora.rank, Kind::kTrained);
+    return {arenas_.weights.allocate(rows, pesc_.lora.rank), place};
+  }
   // A norm, a bias or a router: F32 whatever the compute type.
   Held exact(int64_t rows, int64_t cols) {
     const Tensor t = arenas_.weights.allocate(rows, cols);
@@ -138,7 +153,7 @@ class ParameterBuilder {
     }
     const int64_t h = model_.hidden;
     const int64_t r = pesc_.lora.rank;
-    Stack weight{matrix(rows, h, dense_kind())};
+    Stack weight{matrix_beside(rows, h, with_lora * r, out.joined)};
     Stack biases{bias ? exact(rows, 1) : Held{}};
     out.weight = weight.buffer.used;
     for (const Linear l : linears) {
@@ -169,8 +184,12 @@ class ParameterBuilder {
     for (ColumnLinears::Part& part : out.parts) {
       if (!lora(part.linear)) continue;
       const Cut cut = column_cut(part.linear);
+      const int64_t column = h + part.lora_begin;
+      const Tensor place = out.joined.cols == 0
+                               ? Tensor{}
+                               : out.joined.row_range(part.begin, part.end).col_range(column, column + r);
       part.lora_b = add(rows_of(hf::lora_b(layer, part.linear), cut.global, r, cut.begin, cut.count),
-                        cut.group, Kind::kTrained, Init::kZero, matrix(cut.count, r, Kind::kTrained));
+                        cut.group, Kind::kTrained, Init::kZero, lora_b(cut.count, place));
     }
   }
 
@@ -180,12 +199,13 @@ class ParameterBuilder {
     out.linear = linear;
     out.column0 = in * mesh_.tp_rank();
     out.weight = dense(cols_of(hf::weight(layer, linear), model_.hidden, global_in, out.column0, in),
-                       ReplicaGroup::kDp, matrix(model_.hidden, in, dense_kind()));
+                       ReplicaGroup::kDp, matrix_beside(model_.hidden, in, lora(linear) ? r : 0, out.joined));
     if (!lora(linear)) return;
     out.lora_a = add(cols_of(hf::lora_a(layer, linear), r, global_in, out.column0, in), ReplicaGroup::kDp,
                      Kind::kTrained, Init::kKaimingUniform, matrix(r, in, Kind::kTrained));
+    const Tensor place = out.joined.cols == 0 ? Tensor{} : out.joined.col_range(in, in + r);
     out.lora_b = add(whole(hf::lora_b(layer, linear), model_.hidden, r), ReplicaGroup::kWorld, Kind::kTrained,
-                     Init::kZero, matrix(model_.hidden, r, Kind::kTrained));
+                     Init::kZero, lora_b(model_.hidden, place));
   }
 
   void build_moe(int64_t layer, MoeParameters& out) {

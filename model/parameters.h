@@ -4,7 +4,8 @@
 //
 // Frozen matrices stand in the compute type (F32 or BF16); norms, biases and routers are F32. What is trained
 // is held in F32, and matrices have a copy in a BF16 compute type, written by the optimizer or
-// refresh_copies.
+// refresh_copies. The copies of LoRA's B stand beside the frozen weights that they are added to, as further
+// columns: [W, B] [x, a]^T is one product, and so is [dx, da] = dy [W, B].
 //
 // Local letters: HQ, HK query and KV heads on this rank, D head_dim, H hidden, F FFN columns on this rank, V
 // vocabulary rows on this rank, r LoRA rank, d adapter size, E experts on this rank.
@@ -54,20 +55,24 @@ struct ColumnLinears {
     Tensor lora_b, dlora_b;   // [end - begin, r]
   };
   Tensor weight;           // [out, H]
+  Tensor joined;           // [out, H + R]: weight, and each part's B in its rows and columns; or absent
   Tensor bias;             // [1, out] or absent
   Tensor lora_a, dlora_a;  // [R, H], R = r * parts with LoRA
   std::vector<Part> parts;
   [[nodiscard]] int64_t lora_columns() const { return lora_a.rows; }
+  [[nodiscard]] int64_t joined_columns() const { return joined.cols > 0 ? lora_columns() : 0; }
 };
 
 // A linear that is cut by input columns over tp: o or down.
 struct RowLinear {
   Linear linear = Linear::kO;
   Tensor weight, dweight;  // [H, in]
+  Tensor joined;           // [H, in + r]: weight and B; or absent
   int64_t column0 = 0;     // global input column of local column 0
   Tensor lora_a, dlora_a;  // [r, in]
   Tensor lora_b, dlora_b;  // [H, r]
   [[nodiscard]] int64_t lora_columns() const { return lora_a.rows; }
+  [[nodiscard]] int64_t joined_columns() const { return joined.cols > 0 ? lora_columns() : 0; }
 };
 
 struct MoeParameters {

@@ -86,24 +86,23 @@ void moe_prepare(const Pass& pass, int64_t layer, const ExpertExchange& exchange
 }
 
 void moe_forward(const Pass& pass, int64_t layer, const MoeParameters& p, const ExpertExchange& exchange,
-                 const Tensor& y, MoeSaved& saved) {
+                 const Tensor& x, const Tensor& y, MoeSaved& saved) {
   Stream& s = pass.stream;
   const PhaseScope phase(s, Phase::kAdapters);
   const int64_t n = pass.batch.slice_real;
   const Tensor f = saved.f.row_range(0, pass.batch.slice);
-  dropout(s, pass.slice_dropout(layer, DropoutSite::kAdapter), f, f);
+  dropout_residual(s, pass.slice_dropout(layer, DropoutSite::kAdapter), x, f, y);
   if (exchange.size() == 1) {
-    const Tensor delta = pass.ws.delta.row_range(0, n);
     const Round r{saved.groups, f.row_range(0, n), saved.weights.row_range(0, n),
                   saved.hidden.row_range(0, assignments(saved.groups))};
-    adapter_forward(s, adapter_args(pass, p, r, delta), pass.scratch);
-    add(s, delta, y.row_range(0, n));
+    adapter_forward(s, adapter_args(pass, p, r, y.row_range(0, n)), pass.scratch);
     return;
   }
   for (int round = 0; round < saved.plan.rounds; ++round) {
     const Round r = round_of(pass, exchange, saved, round);
     send_round(pass, exchange, saved, round, r);
     const Tensor out = pass.ws.received_out.row_range(0, r.f.rows);
+    fill_zero(s, out);
     adapter_forward(s, adapter_args(pass, p, r, out), pass.scratch);
     exchange.combine(s, saved.plan, round, out, y.row_range(0, n), pass.scratch);
   }
@@ -144,19 +143,18 @@ void moe_backward(const Pass& pass, int64_t layer, const MoeParameters& p, const
       exchange.combine_slots(s, saved.plan, round, dslots, dweights, pass.scratch);
     }
   }
-  copy(s, dy, df);
-  dropout_add(s, pass.slice_dropout(layer, DropoutSite::kAdapter), delta, df);
+  dropout_sum(s, pass.slice_dropout(layer, DropoutSite::kAdapter), delta, dy, df);
 }
 
-void moe_route_backward(const Pass& pass, const MoeParameters& p, const Tensor& x, const Tensor& balance_grad,
-                        const Tensor& dx, const MoeSaved& saved) {
+RouterTerm moe_route_backward(const Pass& pass, const MoeParameters& p, const Tensor& x,
+                              const Tensor& balance_grad, const MoeSaved& saved) {
   const PhaseScope phase(pass.stream, Phase::kAdapters);
   const int64_t n = pass.batch.slice_real;
-  router_backward(pass.stream,
-                  {x.row_range(0, n), p.router, saved.probs.row_range(0, n), saved.experts.row_range(0, n),
-                   saved.weights.row_range(0, n), pass.ws.dweights.row_range(0, n), balance_grad, p.drouter,
-                   dx.row_range(0, n)},
-                  pass.scratch);
+  const Tensor dlogits = pass.ws.dlogits.row_range(0, n);
+  router_backward(pass.stream, {x.row_range(0, n), p.router, saved.probs.row_range(0, n),
+                                saved.experts.row_range(0, n), saved.weights.row_range(0, n),
+                                pass.ws.dweights.row_range(0, n), balance_grad, p.drouter, dlogits});
+  return {dlogits, p.router};
 }
 
 }  // namespace pesc

@@ -5,6 +5,7 @@
 
 #include "model/parameters.h"
 #include "model/pass.h"
+#include "ops/router.h"
 #include "parallel/expert_exchange.h"
 
 namespace pesc {
@@ -27,15 +28,17 @@ void moe_route(const Pass& pass, int64_t layer, const MoeParameters& p, const Te
 // group agree on the exchange.
 void moe_prepare(const Pass& pass, int64_t layer, const ExpertExchange& exchange, RoutingTape* tape,
                  MoeSaved& saved);
-// After the FFN: saved.f holds f; y [S, H] += sum w A(dropout(f)). saved.f becomes the masked f.
+// After the FFN: saved.f holds f; y [S, H] = x + f + sum w A(dropout(f)), written. saved.f becomes the masked
+// f.
 void moe_forward(const Pass& pass, int64_t layer, const MoeParameters& p, const ExpertExchange& exchange,
-                 const Tensor& y, MoeSaved& saved);
+                 const Tensor& x, const Tensor& y, MoeSaved& saved);
 // dy [S, H] is the gradient of y -> df [S, H] written: dy + mask * (the adapters' input gradient);
 // ws.dweights written.
 void moe_backward(const Pass& pass, int64_t layer, const MoeParameters& p, const ExpertExchange& exchange,
                   const Tensor& dy, const Tensor& df, const MoeSaved& saved);
-// The router's backward from ws.dweights and the balance gradient [1, E]: dx [S, H] +=.
-void moe_route_backward(const Pass& pass, const MoeParameters& p, const Tensor& x, const Tensor& balance_grad,
-                        const Tensor& dx, const MoeSaved& saved);
+// The router's backward from ws.dweights and the balance gradient [1, E], but for the gradient of x, which is
+// the term that it returns. Uses ws.dlogits.
+[[nodiscard]] RouterTerm moe_route_backward(const Pass& pass, const MoeParameters& p, const Tensor& x,
+                                            const Tensor& balance_grad, const MoeSaved& saved);
 
 }  // namespace pesc

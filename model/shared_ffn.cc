@@ -1,33 +1,39 @@
 #include "model/shared_ffn.h"
 
-#include "model/lora_linear.h"
 #include "ops/swiglu.h"
 
 namespace pesc {
+
 void shared_ffn_forward(const Pass& pass, int64_t layer, const LayerParameters& p, const LayerSaved& saved,
-                        const Tensor& x, const Tensor& f) {
+                        const Beside& x, const Tensor& dropped, const Tensor& residual, const Tensor& f) {
   const Batch& b = pass.batch;
   const Tensor gate_up = saved.gate_up.row_range(0, b.padded);
-  const Tensor h = pass.ws.wide2.leading(b.padded, p.down.weight.cols);
-  column_forward(pass, p.gate_up, pass.slice_dropout(layer, DropoutSite::kGateUp), x, gate_up,
-                 saved.a_gate_up.row_range(0, b.padded));
-  swiglu_forward(pass.stream, gate_up, h);
-  row_forward(pass, p.down, pass.full_dropout(layer, DropoutSite::kDown, p.down.column0), h, f,
+  const int64_t columns = p.down.weight.cols;
+  const Beside h(pass.ws.wide2, b.padded, columns, columns_beside_input(p.down, pass.tp.size()));
+  const Dropout mask = pass.full_dropout(layer, DropoutSite::kDown, p.down.column0);
+  const Tensor second =
+      drops(p.down.lora_columns(), mask) ? pass.ws.wide.leading(b.padded, columns) : Tensor{};
+  column_forward(pass, p.gate_up, x, dropped, gate_up, saved.a_gate_up.row_range(0, b.padded));
+  swiglu_forward(pass.stream, gate_up, h.x, {mask, second});
+  row_forward(pass, p.down, h, second.cols > 0 ? second : h.x, residual, f,
               saved.a_down.row_range(0, b.slice));
 }
 
-void shared_ffn_backward(const Pass& pass, int64_t layer, const LayerParameters& p, const LayerSaved& saved,
-                         const Tensor& df, const Tensor& x, const Tensor& dx) {
+Tensor shared_ffn_backward(const Pass& pass, int64_t layer, const LayerParameters& p, const LayerSaved& saved,
+                           const Tensor& df, const Tensor& x, const Tensor& dropped, const Beside& dx,
+                           const Tensor& through_a) {
   const Batch& b = pass.batch;
   const Tensor gate_up = saved.gate_up.row_range(0, b.padded);
-  const Tensor h = pass.ws.wide2.leading(b.padded, p.down.weight.cols);
-  const Tensor dh = pass.ws.wide.leading(b.padded, p.down.weight.cols);
-  swiglu_forward(pass.stream, gate_up, h);
-  row_backward(pass, p.down, pass.full_dropout(layer, DropoutSite::kDown, p.down.column0), df, h,
-               saved.a_down.row_range(0, b.slice), dh);
-  swiglu_backward(pass.stream, dh, gate_up, gate_up);
-  column_backward(pass, p.gate_up, pass.slice_dropout(layer, DropoutSite::kGateUp), gate_up, x,
-                  saved.a_gate_up.row_range(0, b.padded), dx);
+  const int64_t columns = p.down.weight.cols;
+  const Tensor h = pass.ws.wide2.leading(b.padded, columns);
+  if (p.down.dweight.cols > 0) swiglu_forward(pass.stream, gate_up, h);
+  const Beside dh(pass.ws.wide, b.padded, columns, p.down.joined_columns());
+  const LoraBranch lora =
+      row_backward(pass, p.down, pass.full_dropout(layer, DropoutSite::kDown, p.down.column0), df, h,
+                   saved.a_down.row_range(0, b.slice), dh);
+  swiglu_backward(pass.stream, {dh.x, gate_up, gate_up, lora}, pass.scratch);
+  return column_backward(pass, p.gate_up, gate_up, x, dropped, saved.a_gate_up.row_range(0, b.padded), dx,
+                         through_a);
 }
 
 }  // namespace pesc

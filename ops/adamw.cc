@@ -58,7 +58,7 @@ void adamw(Stream& stream, const AdamW& args) {
   parallel_for(stream, n, kGrain, [=](int64_t begin, int64_t end) {
     update(scalars, p + begin, grad + begin, m + begin, v + begin, end - begin);
   });
-  if (args.copy.present()) cast(stream, args.param, args.copy);
+  if (args.copy.present()) cast(stream, args.param.reshaped(args.copy.rows, args.copy.cols), args.copy);
 }
 
 }  // namespace pesc

@@ -15,7 +15,7 @@ struct Scalars {
 
 template <int N>
 __global__ void update(Scalars s, float* param, const float* grad, float* exp_avg, float* exp_avg_sq,
-                       bf16* copy, int64_t n) {
+                       View<bf16> copy, int64_t n) {
   for (int64_t i = first_index(); i < n / N; i += index_step()) {
     auto p = load_pack<N>(param + i * N);
     const auto gradient = load_pack<N>(grad + i * N);
@@ -31,7 +31,9 @@ __global__ void update(Scalars s, float* param, const float* grad, float* exp_av
     store_pack<N>(param + i * N, p);
     store_pack<N>(exp_avg + i * N, m);
     store_pack<N>(exp_avg_sq + i * N, v);
-    if (copy != nullptr) store_floats<N>(copy + i * N, p.v);
+    if (copy.data == nullptr) continue;
+    const int64_t row = copy.ld == copy.cols ? 0 : i * N / copy.cols;
+    store_floats<N>(copy.row(row) + (i * N - row * copy.cols), p.v);
   }
 }
 
@@ -43,8 +45,8 @@ void adamw(Stream& stream, const AdamW& args) {
     PESC_CHECK(t->size() == n && t->contiguous() && t->dtype == DType::kF32,
                "flat F32 buffers of one size; got ", t->size(), " ", dtype_name(t->dtype), " and ", n);
   const bool copied = args.copy.present();
-  PESC_CHECK(!copied || (args.copy.size() == n && args.copy.contiguous() && args.copy.dtype == DType::kBF16),
-             "a copy of ", args.copy.size(), " ", dtype_name(args.copy.dtype), " for ", n);
+  PESC_CHECK(!copied || (args.copy.size() == n && args.copy.dtype == DType::kBF16), "a copy of ",
+             args.copy.size(), " ", dtype_name(args.copy.dtype), " for ", n);
   PESC_CHECK(args.step >= 1, "step ", args.step);
   if (n == 0) return;
   const auto step = static_cast<double>(args.step);
@@ -65,11 +67,12 @@ void adamw(Stream& stream, const AdamW& args) {
   const Tensor g = flat(args.grad);
   const Tensor m = flat(args.exp_avg);
   const Tensor v = flat(args.exp_avg_sq);
-  const Tensor c = copied ? flat(args.copy) : Tensor{};
+  const Tensor c = copied && args.copy.contiguous() ? flat(args.copy) : args.copy;
+  // A pack of the copy is half as long, and lies in one row.
   with_pack<float>({p, g, m, v, c}, [&](auto width) {
     constexpr int kWidth = decltype(width)::value;
     update<kWidth><<<blocks_for(n / kWidth), kThreads, 0, stream_of(stream)>>>(
-        scalars, p.f32(), g.f32(), m.f32(), v.f32(), static_cast<bf16*>(c.data), n);
+        scalars, p.f32(), g.f32(), m.f32(), v.f32(), view_or_none<bf16>(c), n);
     PESC_LAUNCHED("adamw");
   });
 }

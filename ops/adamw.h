@@ -13,7 +13,7 @@ struct AdamW {
   Tensor grad;        // [1, n] F32
   Tensor exp_avg;     // [1, n] F32, updated
   Tensor exp_avg_sq;  // [1, n] F32, updated
-  Tensor copy{};      // [1, n] BF16, written: `param` rounded; absent when not wanted
+  Tensor copy{};  // [rows, n / rows] BF16, any row stride, written: `param` rounded; absent when not wanted
   double lr = 0;
   double beta1 = 0.9;
   double beta2 = 0.999;

@@ -162,7 +162,6 @@ void adapter_forward(Stream& stream, const AdapterForward& args, Arena& scratch)
   check(args.groups, args.f, args.weights, args.down, args.up, args.hidden);
   PESC_CHECK(args.out.rows == args.f.rows && args.out.cols == args.f.cols, "out ", args.out.rows, "x",
              args.out.cols);
-  fill_zero(stream, args.out);
   Arena::Scope scope(scratch);
   const Block block(scratch, args.f.rows, args.f.cols, args.hidden.cols);
   for_each_piece(args.groups, [&](const Piece& piece) {

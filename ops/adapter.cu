@@ -102,7 +102,7 @@ Tensor take_rows(Stream& stream, const Piece& piece, const Tensor& in, const Ten
 // out[rows of the piece] += a [n, d] b^T, b [H, d] or, with kNo, a b, b [d, H]; `space` takes the product.
 void add_product(Stream& stream, const Piece& piece, const Tensor& a, const Tensor& b, Transpose trans_b,
                  const Tensor& out, const Tensor& space) {
-  Gemm product{.a = a, .b = b, .trans_b = trans_b, .c = {}};
+  Gemm product{.a = a, .b = b, .trans_b = trans_b, .c = {}, .extent = Extent::kVaries};
   if (piece.contiguous) {
     product.c = out.row_range(piece.first_row, piece.first_row + piece.n());
     product.beta = 1.0F;
@@ -121,6 +121,12 @@ void add_product(Stream& stream, const Piece& piece, const Tensor& a, const Tens
       PESC_LAUNCHED("add_distinct_rows");
     });
   });
+}
+
+// dw += a^T b over the rows of a piece.
+void add_weight_gradient(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& dw) {
+  cuda::gemm(stream,
+             {.a = a, .trans_a = Transpose::kYes, .b = b, .c = dw, .beta = 1.0F, .extent = Extent::kVaries});
 }
 
 Tensor expert_rows(const Tensor& stacked, int64_t expert, int64_t rows) {
@@ -170,11 +176,13 @@ void grouped_forward(Stream& stream, const AdapterForward& args, const Lists& li
                      Arena& scratch) {
   const int64_t dim = args.hidden.cols;
   const AdapterGroupedScratch s(scratch, args.f.rows, args.f.cols, dim, args.f.dtype);
-  if (until == Until::kOut) cuda::fill_zero(stream, args.out);
   for_each_piece(args.groups, lists, [&](const Piece& piece) {
     const Tensor hidden = args.hidden.row_range(piece.begin, piece.end);
-    pesc::linear_forward(stream, take_rows(stream, piece, args.f, s.rows0),
-                         expert_rows(args.down, piece.expert, dim), hidden);
+    cuda::gemm(stream, {.a = take_rows(stream, piece, args.f, s.rows0),
+                        .b = expert_rows(args.down, piece.expert, dim),
+                        .trans_b = Transpose::kYes,
+                        .c = hidden,
+                        .extent = Extent::kVaries});
     if (until == Until::kHidden) return;
     const Tensor scaled = s.scaled.row_range(0, piece.n());
     launch_gelu(stream, args, Slices{nullptr, nullptr, 0, dim}, hidden, piece.slot, hidden, scaled);
@@ -192,11 +200,13 @@ void grouped_backward(Stream& stream, const AdapterBackward& args, const Lists& 
     const Tensor dy = take_rows(stream, piece, args.dout, s.rows1);
     const Tensor p = s.p.row_range(0, piece.n());
     const Tensor scaled = s.scaled.row_range(0, piece.n());
-    pesc::linear_backward_input(stream, dy, expert_rows(args.up, piece.expert, args.f.cols), p);
+    cuda::gemm(
+        stream,
+        {.a = dy, .b = expert_rows(args.up, piece.expert, args.f.cols), .c = p, .extent = Extent::kVaries});
     launch_gradients(stream, args, Slices{nullptr, nullptr, 0, dim}, p,
                      args.hidden.row_range(piece.begin, piece.end), piece.slot, p, scaled);
-    pesc::linear_backward_weight(stream, dy, scaled, expert_rows(args.dup, piece.expert, args.f.cols));
-    pesc::linear_backward_weight(stream, p, f, expert_rows(args.ddown, piece.expert, dim));
+    add_weight_gradient(stream, dy, scaled, expert_rows(args.dup, piece.expert, args.f.cols));
+    add_weight_gradient(stream, p, f, expert_rows(args.ddown, piece.expert, dim));
     add_product(stream, piece, p, expert_rows(args.down, piece.expert, dim), Transpose::kNo, args.df,
                 s.rows1);
   });
@@ -252,7 +262,7 @@ void dense_forward(Stream& stream, const AdapterForward& args, const Lists& list
   cuda::fill_zero(stream, d.space.scaled);
   launch_gelu(stream, args, d.at, d.space.p, lists.slot, args.hidden, d.space.scaled);
   pack_up(stream, args.up, d.space.up_all);
-  pesc::linear_forward(stream, d.space.scaled, d.space.up_all, args.out);
+  pesc::linear_forward(stream, d.space.scaled, d.space.up_all, args.out, 1.0F, 1.0F);
 }
 
 void dense_backward(Stream& stream, const AdapterBackward& args, const Lists& lists, Arena& scratch) {

@@ -2,7 +2,7 @@
 //   A_e(f) = scale * Up_e gelu(Down_e f),  out_row = sum over the row's experts here of w * A_e(f_row), exact
 //   (erf) GELU.
 // R rows, H hidden, d adapter size, E local experts, M assignments sorted by expert, k weight slots per row.
-// `f` comes masked by dropout already. Rows without an assignment get zero. Sums are taken in expert order.
+// `f` comes masked by dropout already. Sums are taken in expert order.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,7 @@ struct AdapterForward {
   Tensor up;       // [E * H, d]: expert e in rows [e * H, (e + 1) * H)
   float scale = 1;
   Tensor hidden;  // [M, d] written: Down_e f before GELU, kept for the backward
-  Tensor out;     // [R, H] written
+  Tensor out;     // [R, H] added to
 };
 void adapter_forward(Stream& stream, const AdapterForward& args, Arena& scratch);
 
@@ -36,7 +36,7 @@ struct AdapterBackward {
   float scale = 1;
   Tensor hidden;    // [M, d] from the forward
   Tensor dout;      // [R, H]
-  Tensor df;        // [R, H] written
+  Tensor df;        // [R, H] written; zero for rows without an assignment
   Tensor dweights;  // [R, k] written; 0 for slots without an assignment here
   Tensor ddown;     // [E * d, H] added to
   Tensor dup;       // [E * H, d] added to

@@ -21,7 +21,7 @@ using fe::graph::Graph;
 using fe::graph::Tensor_attributes;
 using TensorPtr = std::shared_ptr<Tensor_attributes>;
 
-constexpr int64_t kBackwardBytes = int64_t{640} << 20;
+constexpr int64_t kBackwardBytes = int64_t{1120} << 20;
 constexpr int64_t kSlackBytes = int64_t{32} << 20;  // beside what is counted, of either call
 constexpr int64_t kMaxHeadDim = 128;
 

@@ -22,12 +22,12 @@
 #define PESC_CUDA_OPS(OP)                                                                                    \
   OP(adamw) OP(adapter_forward) OP(adapter_backward) OP(adapter_hidden) OP(attention_forward)                \
   OP(attention_backward) OP(cross_entropy_max) OP(cross_entropy_sums) OP(cross_entropy_grad)                 \
-  OP(cross_entropy_loss) OP(dropout) OP(dropout_add) OP(embedding_forward) OP(embedding_backward) OP(gemm)   \
+  OP(cross_entropy_loss) OP(dropout) OP(dropout_sum) OP(dropout_residual) OP(embedding_forward) OP(embedding_backward) OP(gemm)   \
   OP(gemm_choices) OP(set_gemm_choices)                                                                      \
-  OP(init_uniform) OP(init_normal) OP(lora_down_forward) OP(lora_down_backward) OP(fill_zero) OP(copy)       \
+  OP(init_uniform) OP(init_normal) OP(fill_zero) OP(copy)       \
   OP(cast) OP(add) OP(add_bias) OP(bias_backward) OP(gather_rows) OP(scatter_add_rows) OP(sum_squares) OP(sum)        \
   OP(rmsnorm_forward) OP(rmsnorm_apply) OP(rmsnorm_backward) OP(rope_table) OP(rope) OP(router_forward)      \
-  OP(router_backward) OP(balance_loss) OP(swiglu_forward) OP(swiglu_backward)
+  OP(router_backward) OP(add_router_term) OP(balance_loss) OP(swiglu_forward) OP(swiglu_backward)
 // clang-format on
 
 namespace pesc {

@@ -1,5 +1,5 @@
 // Dropout on the CPU. Every row of x is one token; the bits of a row are made in blocks of kCounters counters
-// (four columns each) laid out as arrays, so that the compiler turns the ten Philox rounds into vector
+// (eight columns each) laid out as arrays, so that the compiler turns the Philox rounds into vector
 // multiplies: the state stands in 64-bit lanes of which only the low halves count.
 //
 // T tokens, C columns. Elements are independent, so nothing depends on the number of threads.
@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstring>
 
 #include "ops/core/threads.h"
@@ -18,7 +17,8 @@ namespace pesc {
 namespace {
 
 constexpr int64_t kCounters = 32;
-constexpr int64_t kColumns = 4 * kCounters;
+constexpr int64_t kColumns = 8 * kCounters;
+constexpr int kRounds = 7;
 
 // Counter words 1..3 and the key, which all columns of a row share.
 struct RowKey {
@@ -33,9 +33,10 @@ RowKey row_key(const Dropout& mask, int64_t row) {
           mask.step ^ static_cast<uint32_t>(mask.seed >> 32) * 0x9E3779B9U};
 }
 
-// words[4 * i + j] = word j of philox({first + i, c1, c2, c3}, {k0, k1}), as in ops/core/philox.h, for i < N.
+// bits[8 * i + j] = half j of philox<7>({first + i, c1, c2, c3}, {k0, k1}), as in ops/core/philox.h, for i <
+// N.
 template <int64_t N>
-void philox_block(uint32_t first, const RowKey& key, uint32_t* words) {
+void philox_block(uint32_t first, const RowKey& key, uint16_t* bits) {
   alignas(64) uint64_t pairs[2 * N];
 #pragma omp simd
   for (int64_t i = 0; i < N; ++i) {
@@ -45,8 +46,8 @@ void philox_block(uint32_t first, const RowKey& key, uint32_t* words) {
     uint64_t c3 = key.c3;
     uint64_t k0 = key.k0;
     uint64_t k1 = key.k1;
-#pragma GCC unroll 10
-    for (int round = 0; round < 10; ++round) {
+#pragma GCC unroll 7
+    for (int round = 0; round < kRounds; ++round) {
       const uint64_t p0 = uint64_t{0xD2511F53} * static_cast<uint32_t>(c0);
       const uint64_t p1 = uint64_t{0xCD9E8D57} * static_cast<uint32_t>(c2);
       c0 = (p1 >> 32) ^ c1 ^ k0;
@@ -60,20 +61,19 @@ void philox_block(uint32_t first, const RowKey& key, uint32_t* words) {
     pairs[2 * i + 1] = static_cast<uint32_t>(c2) | c3 << 32;
   }
   static_assert(std::endian::native == std::endian::little);
-  std::memcpy(words, pairs, sizeof(pairs));
+  std::memcpy(bits, pairs, sizeof(pairs));
 }
 
-enum class Into { kWrite, kAdd };
-
-template <Into into>
-void mask_rows(const Dropout& mask, const Tensor& x, const Tensor& y, int64_t begin, int64_t end) {
-  const auto threshold = static_cast<uint32_t>(std::llround(static_cast<double>(mask.rate) * 4294967296.0));
-  const float scale = 1.0F / (1.0F - mask.rate);
-  const int64_t skip = mask.column0 % 4;
-  alignas(64) uint32_t words[kColumns];
+// y = (base +) mask * x * scale; `base` may be absent.
+void mask_rows(const Dropout& mask, const Tensor& x, const Tensor& base, const Tensor& y, int64_t begin,
+               int64_t end) {
+  const uint32_t threshold = mask.threshold();
+  const float scale = mask.scale();
+  const int64_t skip = mask.column0 % 8;
+  alignas(64) uint16_t words[kColumns];
   for (int64_t r = begin; r < end; ++r) {
     const RowKey key = row_key(mask, r);
-    auto counter = static_cast<uint32_t>(mask.column0 / 4);
+    auto counter = static_cast<uint32_t>(mask.column0 / 8);
     // The first block starts `skip` columns before this view.
     for (int64_t block = -skip; block < x.cols; block += kColumns, counter += kCounters) {
       if (x.cols - block > kColumns / 2) {
@@ -83,22 +83,26 @@ void mask_rows(const Dropout& mask, const Tensor& x, const Tensor& y, int64_t be
       }
       const int64_t from = std::max<int64_t>(block, 0);
       const int64_t to = std::min(block + kColumns, x.cols);
-      const uint32_t* bits = words + (from - block);
+      const uint16_t* bits = words + (from - block);
       const float* in = x.f32() + r * x.ld + from;
       float* out = y.f32() + r * y.ld + from;
+      if (base.present()) {
+        const float* plus = base.f32() + r * base.ld + from;
 #pragma omp simd
-      for (int64_t c = 0; c < to - from; ++c) {
-        const float kept = bits[c] >= threshold ? in[c] * scale : 0.0F;
-        out[c] = into == Into::kAdd ? out[c] + kept : kept;
+        for (int64_t c = 0; c < to - from; ++c)
+          out[c] = plus[c] + (bits[c] >= threshold ? in[c] * scale : 0.0F);
+      } else {
+#pragma omp simd
+        for (int64_t c = 0; c < to - from; ++c) out[c] = bits[c] >= threshold ? in[c] * scale : 0.0F;
       }
     }
   }
 }
 
-template <Into into>
-void mask_tokens(const Stream& stream, const Dropout& mask, const Tensor& x, const Tensor& y) {
+void mask_tokens(const Stream& stream, const Dropout& mask, const Tensor& x, const Tensor& base,
+                 const Tensor& y) {
   parallel_for(stream, x.rows, row_grain(x.cols),
-               [&](int64_t begin, int64_t end) { mask_rows<into>(mask, x, y, begin, end); });
+               [&](int64_t begin, int64_t end) { mask_rows(mask, x, base, y, begin, end); });
 }
 
 void check(const Dropout& mask, const Tensor& x, const Tensor& y) {
@@ -121,18 +125,27 @@ void dropout(Stream& stream, const Dropout& mask, const Tensor& x, const Tensor&
   if (mask.rate == 0) {
     copy(stream, x, y);
   } else {
-    mask_tokens<Into::kWrite>(stream, mask, x, y);
+    mask_tokens(stream, mask, x, {}, y);
   }
 }
 
-void dropout_add(Stream& stream, const Dropout& mask, const Tensor& x, const Tensor& y) {
-  if (stream.on_cuda()) return cuda_ops().dropout_add(stream, mask, x, y);
+void dropout_sum(Stream& stream, const Dropout& mask, const Tensor& x, const Tensor& base, const Tensor& y) {
+  if (stream.on_cuda()) return cuda_ops().dropout_sum(stream, mask, x, base, y);
   check(mask, x, y);
-  if (mask.rate == 0) {
-    add(stream, x, y);
-  } else {
-    mask_tokens<Into::kAdd>(stream, mask, x, y);
-  }
+  check(mask, base, y);
+  if (mask.rate > 0) return mask_tokens(stream, mask, x, base, y);
+  if (x.data == y.data) return add(stream, base, y);
+  copy(stream, base, y);
+  add(stream, x, y);
+}
+
+void dropout_residual(Stream& stream, const Dropout& mask, const Tensor& x, const Tensor& f,
+                      const Tensor& sum) {
+  if (stream.on_cuda()) return cuda_ops().dropout_residual(stream, mask, x, f, sum);
+  check(mask, f, f);
+  copy(stream, x, sum);
+  add(stream, f, sum);
+  dropout(stream, mask, f, f);
 }
 
 }  // namespace pesc

@@ -1,11 +1,15 @@
 // Dropout by counter: the mask of an element is a pure function of (seed, step, layer, site, sample, position
-// in the sample, column), so that it does not depend on layout, padding or packing. Bits: word column % 4 of
-// Philox4x32-10 (ops/core/philox.h) with
-//   counter = {column / 4, position, low32(sample), layer << 8 | site}        layer < 2^24
+// in the sample, column), so that it does not depend on layout, padding or packing. Philox4x32-7
+// (ops/core/philox.h) makes the 16 bits of eight neighbouring columns at once: those of a column are the low
+// (even) or high (odd) half of word column % 8 / 2 of
+//   counter = {column / 8, position, low32(sample), layer << 8 | site}        layer < 2^24
 //   key     = {low32(seed) ^ high32(sample) * 0x85EBCA6B, step ^ high32(seed) * 0x9E3779B9}    (mod 2^32)
-// An element is kept when its word >= round(rate * 2^32), and is then scaled by 1 / (1 - rate) in float32.
+// An element is kept when its 16 bits >= threshold = round(rate * 2^16), at most 2^16 - 1, and is then scaled
+// by 2^16 / (2^16 - threshold) in float32: the rate is met to 2^-17, and the expectation exactly.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 #include "ops/core/device.h"
@@ -25,11 +29,34 @@ struct Dropout {
   Tensor samples;       // [1, T] I64
   Tensor positions;     // [1, T] I32
   int64_t column0 = 0;  // global column of column 0, for inputs that are cut over tp
+
+  [[nodiscard]] uint32_t threshold() const {
+    return std::min<uint32_t>(static_cast<uint32_t>(std::lround(static_cast<double>(rate) * 65536.0)), 65535);
+  }
+  [[nodiscard]] float scale() const { return 65536.0F / (65536.0F - static_cast<float>(threshold())); }
 };
 
-// y [T, C] = mask * x / (1 - rate), written; y may alias x. With rate = 0 a copy (nothing when aliased).
+// What an operation writes besides its output: y = the output, dropped. Absent: y is.
+struct DroppedCopy {
+  Dropout mask;
+  Tensor y;
+};
+// What an operation adds to its input first: x, dropped. Absent: x is.
+struct DroppedTerm {
+  Dropout mask;
+  Tensor x;
+};
+
+// y [T, C] = mask * x * scale, written; y may alias x. With rate = 0 a copy (nothing when aliased).
 void dropout(Stream& stream, const Dropout& mask, const Tensor& x, const Tensor& y);
-// y [T, C] += mask * x / (1 - rate): the backward, added to the input's gradient.
-void dropout_add(Stream& stream, const Dropout& mask, const Tensor& x, const Tensor& y);
+// y [T, C] = base + mask * x * scale; y may alias base or x.
+void dropout_sum(Stream& stream, const Dropout& mask, const Tensor& x, const Tensor& base, const Tensor& y);
+// y [T, C] += mask * x * scale: the backward, added to the input's gradient.
+inline void dropout_add(Stream& stream, const Dropout& mask, const Tensor& x, const Tensor& y) {
+  dropout_sum(stream, mask, x, y, y);
+}
+// sum [T, C] = x + f, then f becomes dropout(f): the residual that goes round the adapters, and their input.
+void dropout_residual(Stream& stream, const Dropout& mask, const Tensor& x, const Tensor& f,
+                      const Tensor& sum);
 
 }  // namespace pesc

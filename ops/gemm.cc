@@ -8,6 +8,7 @@
 
 #include "ops/core/threads.h"
 #include "ops/cuda_ops.h"
+#include "ops/reduce.h"
 
 namespace pesc {
 namespace {
@@ -78,6 +79,7 @@ void gemm(Stream& stream, const Gemm& args) {
              "gemm of ", args.a.rows, "x", args.a.cols, ta ? "^T" : "", " and ", args.b.rows, "x",
              args.b.cols, tb ? "^T" : "", " into ", m, "x", n);
   if (m == 0 || n == 0) return;
+  if (args.from.present() && args.beta != 0.0F) copy(stream, args.from, args.c);
   if (k == 0) {
     scale_rows(args.c, args.beta);
     return;

@@ -23,9 +23,20 @@ namespace pesc::cuda {
 namespace {
 
 // Descriptors are destroyed with their owner; failures of that are of no use to anybody.
+struct Layouts {
+  cublasLtMatrixLayout_t a = nullptr, b = nullptr, from = nullptr, c = nullptr;
+  Layouts() = default;
+  Layouts(const Layouts&) = delete;
+  Layouts& operator=(const Layouts&) = delete;
+  ~Layouts() {
+    for (cublasLtMatrixLayout_t layout : {a, b, from, c})
+      if (layout != nullptr) (void)cublasLtMatrixLayoutDestroy(layout);
+  }
+};
+
 struct Matmul {
   cublasLtMatmulDesc_t desc = nullptr;
-  cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
+  Layouts layouts;
   cublasLtMatmulAlgo_t algo{};
   int choice = 0;  // which of the library's candidates
   bool timed = false;
@@ -34,20 +45,18 @@ struct Matmul {
   Matmul(const Matmul&) = delete;
   Matmul& operator=(const Matmul&) = delete;
   ~Matmul() {
-    for (cublasLtMatrixLayout_t layout : {a, b, c})
-      if (layout != nullptr) (void)cublasLtMatrixLayoutDestroy(layout);
     if (desc != nullptr) (void)cublasLtMatmulDescDestroy(desc);
   }
 };
 
 // All that the choice of a kernel depends on.
 struct Key {
-  int64_t m, n, k, lda, ldb, ldc;
-  int64_t align_a, align_b, align_c;  // bytes, at most 256
-  int64_t flags;                      // trans_a, trans_b, dtypes
+  int64_t m, n, k, lda, ldb, ldc, ld_from;
+  int64_t align_a, align_b, align_c, align_from;  // bytes, at most 256
+  int64_t flags;                                  // trans_a, trans_b, dtypes, extent
   bool operator==(const Key&) const = default;
-  [[nodiscard]] std::array<int64_t, 10> values() const {
-    return {m, n, k, lda, ldb, ldc, align_a, align_b, align_c, flags};
+  [[nodiscard]] std::array<int64_t, 12> values() const {
+    return {m, n, k, lda, ldb, ldc, ld_from, align_a, align_b, align_c, align_from, flags};
   }
 };
 
@@ -96,23 +105,65 @@ int64_t alignment(const Tensor& t) {
   return bytes;
 }
 
+// Where C stands before: what beta multiplies.
+const Tensor& before(const Gemm& g) {
+  return g.from.present() && g.beta != 0.0F ? g.from : g.c;
+}
+
+// A varying extent counts as the end of its range; places that move with it, as the least alignment that
+// they have in common.
+constexpr int64_t kRange = 1024;
+constexpr int64_t kLeastAlignment = 16;
+int64_t range_end(int64_t n) {
+  return (n + kRange - 1) / kRange * kRange;
+}
+
 Key key_of(const Gemm& g, int64_t k) {
-  return {g.c.rows,
+  const bool varies = g.extent == Extent::kVaries;
+  const auto align = [varies](const Tensor& t) {
+    return varies ? std::min(alignment(t), kLeastAlignment) : alignment(t);
+  };
+  const auto extent = [varies](int64_t n) { return varies ? range_end(n) : n; };
+  const bool ta = g.trans_a == Transpose::kYes;
+  return {ta ? g.c.rows : extent(g.c.rows),
           g.c.cols,
-          k,
+          ta ? extent(k) : k,
           leading(g.a),
           leading(g.b),
           leading(g.c),
-          alignment(g.a),
-          alignment(g.b),
-          alignment(g.c),
-          (g.trans_a == Transpose::kYes ? 1 : 0) | (g.trans_b == Transpose::kYes ? 2 : 0) |
-              (g.a.dtype == DType::kBF16 ? 4 : 0) | (g.c.dtype == DType::kBF16 ? 8 : 0)};
+          leading(before(g)),
+          align(g.a),
+          align(g.b),
+          align(g.c),
+          align(before(g)),
+          (ta ? 1 : 0) | (g.trans_b == Transpose::kYes ? 2 : 0) | (g.a.dtype == DType::kBF16 ? 4 : 0) |
+              (g.c.dtype == DType::kBF16 ? 8 : 0) | (varies ? 16 : 0)};
 }
 
-void set_layout(cublasLtMatrixLayout_t& layout, const Tensor& t, int64_t ld) {
-  PESC_CUDA(cublasLtMatrixLayoutCreate(&layout, data_type(t.dtype), static_cast<uint64_t>(t.cols),
-                                       static_cast<uint64_t>(t.rows), ld));
+void set_layout(cublasLtMatrixLayout_t& layout, DType dtype, int64_t rows, int64_t cols, int64_t ld) {
+  PESC_CUDA(cublasLtMatrixLayoutCreate(&layout, data_type(dtype), static_cast<uint64_t>(cols),
+                                       static_cast<uint64_t>(rows), ld));
+}
+
+// For the product of that size: the real one, or the key's.
+void set_layouts(Layouts& layouts, const Gemm& g, const Key& key, int64_t m, int64_t k) {
+  const bool ta = g.trans_a == Transpose::kYes;
+  set_layout(layouts.a, g.a.dtype, ta ? k : m, ta ? m : k, key.lda);
+  const bool tb = g.trans_b == Transpose::kYes;
+  set_layout(layouts.b, g.b.dtype, tb ? key.n : k, tb ? k : key.n, key.ldb);
+  set_layout(layouts.from, g.c.dtype, m, key.n, key.ld_from);
+  set_layout(layouts.c, g.c.dtype, m, key.n, key.ldc);
+}
+
+int64_t depth(const Gemm& g) {
+  return g.trans_a == Transpose::kYes ? g.a.rows : g.a.cols;
+}
+
+cublasStatus_t multiply(Queue& queue, const Gemm& g, const Matmul& matmul, const Layouts& layouts,
+                        const cublasLtMatmulAlgo_t& algo, void* into) {
+  return cublasLtMatmul(queue.blas, matmul.desc, &g.alpha, g.b.data, layouts.b, g.a.data, layouts.a, &g.beta,
+                        before(g).data, layouts.from, into, layouts.c, &algo, queue.workspace,
+                        Queue::kWorkspaceBytes, queue.stream);
 }
 
 struct Preference {
@@ -171,15 +222,17 @@ struct Events {
 
 // The candidate that took least time, in the library's order where two are within a hundredth. Where C is
 // added to, the results go elsewhere.
-int fastest(Queue& queue, const Gemm& g, const Matmul& matmul,
+int fastest(Queue& queue, const Gemm& g, const Key& key, const Matmul& matmul,
             std::span<const cublasLtMatmulHeuristicResult_t> candidates) {
   std::unique_ptr<Trial> trial;
   void* into = g.c.data;
-  if (g.beta != 0.0F) {
+  if (g.beta != 0.0F && before(g).data == g.c.data) {
     trial = std::make_unique<Trial>(g.c, leading(g.c));
     into = trial->data();
     if (into == nullptr) return 0;
   }
+  Layouts layouts;
+  set_layouts(layouts, g, key, g.c.rows, depth(g));
   synchronize(queue);  // bounded, unlike the waits below, which are for these products alone
   const Events events;
   std::array<float, kCandidates> best;
@@ -188,10 +241,7 @@ int fastest(Queue& queue, const Gemm& g, const Matmul& matmul,
     for (size_t i = 0; i < candidates.size(); ++i) {
       if (candidates[i].state != CUBLAS_STATUS_SUCCESS) continue;
       PESC_CUDA(cudaEventRecord(events.begin, queue.stream));
-      const cublasStatus_t status =
-          cublasLtMatmul(queue.blas, matmul.desc, &g.alpha, g.b.data, matmul.b, g.a.data, matmul.a, &g.beta,
-                         g.c.data, matmul.c, into, matmul.c, &candidates[i].algo, queue.workspace,
-                         Queue::kWorkspaceBytes, queue.stream);
+      const cublasStatus_t status = multiply(queue, g, matmul, layouts, candidates[i].algo, into);
       if (status != CUBLAS_STATUS_SUCCESS) continue;
       PESC_CUDA(cudaEventRecord(events.end, queue.stream));
       PESC_CUDA(cudaEventSynchronize(events.end));
@@ -215,9 +265,8 @@ void choose(Queue& queue, const Gemm& g, const Key& key, Matmul& matmul) {
   const cublasOperation_t op_b = g.trans_b == Transpose::kYes ? CUBLAS_OP_T : CUBLAS_OP_N;
   PESC_CUDA(cublasLtMatmulDescSetAttribute(matmul.desc, CUBLASLT_MATMUL_DESC_TRANSA, &op_b, sizeof(op_b)));
   PESC_CUDA(cublasLtMatmulDescSetAttribute(matmul.desc, CUBLASLT_MATMUL_DESC_TRANSB, &op_a, sizeof(op_a)));
-  set_layout(matmul.a, g.a, key.lda);
-  set_layout(matmul.b, g.b, key.ldb);
-  set_layout(matmul.c, g.c, key.ldc);
+  const Layouts& layouts = matmul.layouts;
+  set_layouts(matmul.layouts, g, key, key.m, key.k);  // the candidates depend on the key alone
 
   Preference preference;
   preference.set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(Queue::kWorkspaceBytes));
@@ -226,13 +275,13 @@ void choose(Queue& queue, const Gemm& g, const Key& key, Matmul& matmul) {
       static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
   preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, static_cast<uint32_t>(key.align_b));
   preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, static_cast<uint32_t>(key.align_a));
-  preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, static_cast<uint32_t>(key.align_c));
+  preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, static_cast<uint32_t>(key.align_from));
   preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, static_cast<uint32_t>(key.align_c));
 
   std::array<cublasLtMatmulHeuristicResult_t, kCandidates> results{};
   int found = 0;
   const cublasStatus_t status =
-      cublasLtMatmulAlgoGetHeuristic(queue.blas, matmul.desc, matmul.b, matmul.a, matmul.c, matmul.c,
+      cublasLtMatmulAlgoGetHeuristic(queue.blas, matmul.desc, layouts.b, layouts.a, layouts.from, layouts.c,
                                      preference.it, timed ? kCandidates : 1, results.data(), &found);
   PESC_CHECK(status == CUBLAS_STATUS_SUCCESS && found > 0 && results[0].state == CUBLAS_STATUS_SUCCESS,
              "cuBLASLt (status ", static_cast<int>(status), ") has no kernel for ", key.m, "x", key.n, "x",
@@ -244,7 +293,7 @@ void choose(Queue& queue, const Gemm& g, const Key& key, Matmul& matmul) {
       results[static_cast<size_t>(recorded->second)].state == CUBLAS_STATUS_SUCCESS) {
     matmul.choice = recorded->second;
   } else if (timed && found > 1) {
-    matmul.choice = fastest(queue, g, matmul, {results.data(), static_cast<size_t>(found)});
+    matmul.choice = fastest(queue, g, key, matmul, {results.data(), static_cast<size_t>(found)});
   }
   matmul.timed = timed;
   matmul.algo = results[static_cast<size_t>(matmul.choice)].algo;
@@ -268,16 +317,19 @@ void gemm(Stream& stream, const Gemm& g) {
   const bool tb = g.trans_b == Transpose::kYes;
   const int64_t m = g.c.rows;
   const int64_t n = g.c.cols;
-  const int64_t k = ta ? g.a.rows : g.a.cols;
+  const int64_t k = depth(g);
   PESC_CHECK(
       (ta ? g.a.cols : g.a.rows) == m && (tb ? g.b.rows : g.b.cols) == n && (tb ? g.b.cols : g.b.rows) == k,
       "gemm of ", g.a.rows, "x", g.a.cols, ta ? "^T" : "", " and ", g.b.rows, "x", g.b.cols, tb ? "^T" : "",
       " into ", m, "x", n);
+  PESC_CHECK(!g.from.present() || (g.from.rows == m && g.from.cols == n && g.from.dtype == g.c.dtype),
+             "gemm from ", g.from.rows, "x", g.from.cols, " into ", m, "x", n);
   PESC_CHECK(g.a.dtype == g.b.dtype && (g.a.dtype == DType::kBF16 || g.c.dtype == DType::kF32), "gemm of ",
              dtype_name(g.a.dtype), " and ", dtype_name(g.b.dtype), " into ", dtype_name(g.c.dtype));
   if (m == 0 || n == 0) return;
   Queue& queue = stream.queue();
   if (k == 0) {
+    cuda::copy(stream, before(g), g.c);
     with_element(g.c.dtype, [&](auto t) {
       using T = decltype(t);
       scale_elements<T><<<blocks_for(m * n), kThreads, 0, queue.stream>>>(view<T>(g.c), g.beta);
@@ -299,15 +351,22 @@ void gemm(Stream& stream, const Gemm& g) {
     }
   }
   const Matmul& matmul = found->second;
-  PESC_CUDA(cublasLtMatmul(queue.blas, matmul.desc, &g.alpha, g.b.data, matmul.b, g.a.data, matmul.a, &g.beta,
-                           g.c.data, matmul.c, g.c.data, matmul.c, &matmul.algo, queue.workspace,
-                           Queue::kWorkspaceBytes, queue.stream));
+  if (g.extent == Extent::kFixed) {
+    PESC_CUDA(multiply(queue, g, matmul, matmul.layouts, matmul.algo, g.c.data));
+    return;
+  }
+  Layouts layouts;
+  set_layouts(layouts, g, key, m, k);
+  if (multiply(queue, g, matmul, layouts, matmul.algo, g.c.data) == CUBLAS_STATUS_SUCCESS) return;
+  Gemm exact = g;  // a kernel of the range's end that does not take this size
+  exact.extent = Extent::kFixed;
+  cuda::gemm(stream, exact);
 }
 
 // One line: the library's version; then one for each timed product: its key and its candidate.
 std::string gemm_choices(const Stream& stream) {
   const auto& cache = stream.queue().gemms;
-  std::map<std::array<int64_t, 10>, int> sorted;
+  std::map<std::array<int64_t, 12>, int> sorted;
   if (cache == nullptr) return {};
   for (const auto& [k, matmul] : cache->matmuls)
     if (matmul.timed) sorted[k.values()] = matmul.choice;
@@ -329,8 +388,8 @@ void set_gemm_choices(Stream& stream, const std::string& text) {
   if (queue.gemms == nullptr) queue.gemms = std::make_shared<GemmCache>();
   Key k{};
   int choice = 0;
-  while (in >> k.m >> k.n >> k.k >> k.lda >> k.ldb >> k.ldc >> k.align_a >> k.align_b >> k.align_c >>
-         k.flags >> choice) {
+  while (in >> k.m >> k.n >> k.k >> k.lda >> k.ldb >> k.ldc >> k.ld_from >> k.align_a >> k.align_b >>
+         k.align_c >> k.align_from >> k.flags >> choice) {
     if (choice >= 0) queue.gemms->recorded[k] = choice;
   }
 }

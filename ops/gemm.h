@@ -1,6 +1,7 @@
 // General matrix product on the device of the stream: C = alpha op(A) op(B) + beta C, row-major, any row
 // stride. On the CPU: OpenBLAS sgemm, one single-threaded piece per thread of the stream, so that results
-// depend only on shapes and on the number of threads. With beta = 0, C is written and may hold anything
+// depend only on shapes and on the number of threads. C = alpha op(A) op(B) + beta from, where that stands
+// elsewhere. With beta = 0, C is written and may hold anything
 // before. Empty products (a dimension of zero) are ordinary: K = 0 scales C by beta.
 #pragma once
 
@@ -12,6 +13,10 @@ namespace pesc {
 
 enum class Transpose { kNo, kYes };
 
+// kVaries: a product whose m or k changes from call to call (the rows at an expert). On a GPU its kernel is
+// chosen once for a range of sizes, not for each anew.
+enum class Extent { kFixed, kVaries };
+
 struct Gemm {
   Tensor a;  // [m, k], or [k, m] when trans_a
   Transpose trans_a = Transpose::kNo;
@@ -20,6 +25,8 @@ struct Gemm {
   Tensor c;  // [m, n]
   float alpha = 1.0F;
   float beta = 0.0F;
+  Tensor from{};  // [m, n] of c's type: what beta multiplies, where that is not C itself
+  Extent extent = Extent::kFixed;
 };
 void gemm(Stream& stream, const Gemm& args);
 

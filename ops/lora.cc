@@ -1,9 +1,7 @@
-// The LoRA down projection on the CPU. With dropout the masked input is made in scratch (again in the
-// backward, from the same counters); without dropout the products read x where it stands and no scratch is
-// used. T tokens, I input columns, R stacked rank.
+// The LoRA down projection in plain products: the same on every device. With dropout the backward makes the
+// masked input again in scratch, from the same counters, and then the gradient before the mask in its place.
 #include "ops/lora.h"
 
-#include "ops/cuda_ops.h"
 #include "ops/gemm.h"
 
 namespace pesc {
@@ -12,41 +10,41 @@ namespace {
 void check(const Tensor& x, const Tensor& a, const Tensor& out) {
   PESC_CHECK(x.cols == a.cols && out.rows == x.rows && out.cols == a.rows, "x ", x.rows, "x", x.cols, ", a ",
              a.rows, "x", a.cols, ", out ", out.rows, "x", out.cols);
-}
-
-// dropout(x): x itself when nothing is dropped.
-Tensor masked_input(Stream& stream, const Dropout& mask, const Tensor& x, Arena& scratch) {
-  if (mask.rate == 0 || x.rows == 0) return x;
-  const Tensor masked = scratch.allocate(x.rows, x.cols);
-  dropout(stream, mask, x, masked);
-  return masked;
+  PESC_CHECK(a.dtype == x.dtype && out.dtype == x.dtype, "x is ", dtype_name(x.dtype), ", a ",
+             dtype_name(a.dtype), ", out ", dtype_name(out.dtype));
 }
 
 }  // namespace
 
-void lora_down_forward(Stream& stream, const LoraDownForward& args, Arena& scratch) {
-  if (stream.on_cuda()) return cuda_ops().lora_down_forward(stream, args, scratch);
-  check(args.x, args.a, args.out);
-  Arena::Scope scope(scratch);
-  const Tensor x = masked_input(stream, args.dropout, args.x, scratch);
-  linear_forward(stream, x, args.a, args.out, args.scale);
+void lora_down_forward(Stream& stream, const LoraDownForward& args) {
+  check(args.dropped, args.a, args.out);
+  linear_forward(stream, args.dropped, args.a, args.out, args.scale);
 }
 
-void lora_down_backward(Stream& stream, const LoraDownBackward& args, Arena& scratch) {
-  if (stream.on_cuda()) return cuda_ops().lora_down_backward(stream, args, scratch);
-  check(args.x, args.a, args.dout);
-  if (args.x.rows == 0) return;
-  Arena::Scope scope(scratch);
-  const Tensor x = masked_input(stream, args.dropout, args.x, scratch);
-  linear_backward_weight(stream, args.dout, x, args.da, args.scale);
-  if (!args.dx.present()) return;
-  if (args.dropout.rate == 0) {
-    linear_backward_input(stream, args.dout, args.a, args.dx, args.scale, 1.0F);
-    return;
+void lora_weight_gradient(Stream& stream, const LoraBranch& branch, const Tensor& dropped) {
+  check(dropped, branch.a, branch.dout);
+  PESC_CHECK(branch.da.dtype == DType::kF32, "da is ", dtype_name(branch.da.dtype));
+  linear_backward_weight(stream, branch.dout, dropped, branch.da, branch.scale);
+}
+
+void lora_input_gradient(Stream& stream, const LoraBranch& branch, const Tensor& ddropped) {
+  check(ddropped, branch.a, branch.dout);
+  linear_backward_input(stream, branch.dout, branch.a, ddropped, branch.scale);
+}
+
+void lora_down_backward(Stream& stream, const LoraBranch& branch, const Tensor& x, const Tensor& dx,
+                        Arena& scratch) {
+  if (x.rows == 0) return;
+  if (branch.dropout.rate == 0) {
+    lora_weight_gradient(stream, branch, x);
+    return linear_backward_input(stream, branch.dout, branch.a, dx, branch.scale, 1.0F);
   }
-  // The masked input is done with: its scratch takes the gradient before the mask.
-  linear_backward_input(stream, args.dout, args.a, x, args.scale);
-  dropout_add(stream, args.dropout, x, args.dx);
+  Arena::Scope scope(scratch);
+  const Tensor space = scratch.allocate(x.rows, x.cols, x.dtype);
+  dropout(stream, branch.dropout, x, space);
+  lora_weight_gradient(stream, branch, space);
+  lora_input_gradient(stream, branch, space);
+  dropout_add(stream, branch.dropout, space, dx);
 }
 
 int64_t lora_scratch_bytes(const Device& /*device*/, int64_t tokens, int64_t columns, DType activations) {

@@ -10,6 +10,7 @@
 
 #include "ops/core/threads.h"
 #include "ops/cuda_ops.h"
+#include "ops/dropout.h"
 
 namespace pesc {
 namespace {
@@ -109,16 +110,22 @@ void rmsnorm_forward(Stream& stream, const RmsNormForward& args) {
       apply_row(x, args.weight.f32(), r, n, args.y.f32() + t * args.y.ld);
     }
   });
+  if (args.dropped.y.present()) dropout(stream, args.dropped.mask, args.y, args.dropped.y);
 }
 
-void rmsnorm_apply(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& rstd,
-                   const Tensor& y) {
-  if (stream.on_cuda()) return cuda_ops().rmsnorm_apply(stream, x, weight, rstd, y);
+void rmsnorm_apply(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& rstd, const Tensor& y,
+                   const DroppedCopy& dropped) {
+  if (stream.on_cuda()) return cuda_ops().rmsnorm_apply(stream, x, weight, rstd, y, dropped);
+  if (y.cols == 0) {  // the copy alone: made where it stands
+    rmsnorm_apply(stream, x, weight, rstd, dropped.y);
+    return dropout(stream, dropped.mask, dropped.y, dropped.y);
+  }
   check(x, weight, rstd, y);
   parallel_for(stream, x.rows, row_grain(x.cols), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
       apply_row(x.f32() + t * x.ld, weight.f32(), rstd.f32()[t], x.cols, y.f32() + t * y.ld);
   });
+  if (dropped.y.present()) dropout(stream, dropped.mask, y, dropped.y);
 }
 
 void rmsnorm_backward(Stream& stream, const RmsNormBackward& args) {
@@ -126,6 +133,11 @@ void rmsnorm_backward(Stream& stream, const RmsNormBackward& args) {
   check(args.x, args.weight, args.rstd, args.dx);
   PESC_CHECK(args.dy.dtype == DType::kF32 && args.dy.rows == args.x.rows && args.dy.cols == args.x.cols,
              "dy ", args.dy.rows, "x", args.dy.cols, " for x ", args.x.rows, "x", args.x.cols);
+  const RouterTerm& router = args.router;
+  PESC_CHECK(!args.dweight.present() || (!args.dropped.x.present() && !router.dlogits.present()),
+             "a trained norm with terms of LoRA or a router");
+  if (args.dropped.x.present()) dropout_add(stream, args.dropped.mask, args.dropped.x, args.dy);
+  if (router.dlogits.present()) add_router_term(stream, router, args.dy.row_range(0, router.dlogits.rows));
   parallel_for(stream, args.x.rows, row_grain(args.x.cols), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) backward_row(args, t);
   });

@@ -1,99 +1,236 @@
-// RMSNorm on a GPU: one block per row. T tokens, H hidden. With r = rstd, z = x r (the normalised row):
+// RMSNorm on a GPU. T tokens, H hidden. With r = rstd, z = x r (the normalised row):
 //   forward    y = z w
 //   backward   dx += r (g - z mean(g z)),  g = dy w;   dw += sum over tokens of dy z
 // Activations (x, delta, y and their gradients) have one element type, the weight another; rstd and dw are
 // F32. A thread sums its part of a row in float32, the block its threads in double.
+//
+// A block takes one row (forward) or kRows rows (backward: the router's weights and the norm's are then read
+// once for all of them), and a thread keeps what it has read of them in registers: kHeld packs, threads
+// apart. Rows that are longer than that are read twice.
 #include "ops/core/column_sums.cuh"
+#include "ops/core/dropout_mask.cuh"
 #include "ops/cuda_ops.h"
 #include "ops/rmsnorm.h"
 
 namespace pesc::cuda {
 namespace {
 
+constexpr int kRows = 2;            // of a block of the backward
+constexpr unsigned kMost = 512;     // threads of a block
+constexpr unsigned kForward = 256;  // of the forward's
+
 // One block per row: as many threads as a row has packs, in whole warps.
-unsigned threads_for(int64_t packs) {
-  return static_cast<unsigned>(std::clamp<int64_t>((packs + kWarp - 1) / kWarp * kWarp, kWarp, kThreads));
+unsigned threads_for(int64_t packs, unsigned most) {
+  return static_cast<unsigned>(std::clamp<int64_t>((packs + kWarp - 1) / kWarp * kWarp, kWarp, most));
 }
 unsigned blocks_of(int64_t rows) {
   return static_cast<unsigned>(std::min<int64_t>(rows, int64_t{1} << 30));
 }
 
-// y = (x r) w, the one place where y is made: rmsnorm_apply must repeat it bitwise.
+// (x r) w: rmsnorm_apply must repeat it bitwise.
 template <int N, class T, class W>
-__device__ __forceinline__ void apply_pack(const T* x, const W* w, float r, T* y) {
-  float a[N], b[N];
-  load_floats<N>(x, a);
+__device__ __forceinline__ void normalise(const Pack<T, N>& x, const W* w, float r, float (&y)[N]) {
+  float b[N];
   load_floats<N>(w, b);
 #pragma unroll
-  for (int i = 0; i < N; ++i) a[i] = a[i] * r * b[i];
-  store_floats<N>(y, a);
+  for (int i = 0; i < N; ++i) y[i] = as_float(x.v[i]) * r * b[i];
 }
 
-// `delta` with data null: x is normalised as it is. x_out may be x.
-template <int N, class T, class W>
+// Writes y and its dropped copy, of which either may be absent.
+template <int N, class T>
+__device__ __forceinline__ void store_both(float (&y)[N], const View<T>& out, const RowMask& mask,
+                                           const View<T>& dropped, int64_t t, int64_t column) {
+  if (out.data != nullptr) store_floats<N>(out.row(t) + column, y);
+  if (dropped.data == nullptr) return;
+  mask.apply(column, y);
+  store_floats<N>(dropped.row(t) + column, y);
+}
+
+// The pack of what is normalised: x, or x + delta, which is written to x_out. x_out may be x.
+template <int N, class T>
+__device__ __forceinline__ Pack<T, N> residual_pack(const View<const T>& x, const View<const T>& delta,
+                                                    const View<T>& x_out, int64_t t, int64_t column) {
+  Pack<T, N> a = load_pack<N>(x.row(t) + column);
+  if (delta.data == nullptr) return a;
+  const Pack<T, N> b = load_pack<N>(delta.row(t) + column);
+#pragma unroll
+  for (int j = 0; j < N; ++j) a.v[j] = from_float<T>(as_float(a.v[j]) + as_float(b.v[j]));
+  store_pack<N>(x_out.row(t) + column, a);
+  return a;
+}
+
+template <int N, int kHeld, class T, class W>
 __global__ void forward_kernel(View<const T> x, View<const T> delta, View<T> x_out, const W* w, float eps,
-                               View<T> y, float* rstd) {
+                               View<T> y, float* rstd, Mask mask, View<T> dropped) {
   const int64_t t = blockIdx.x;
-  const int64_t packs = x.cols / N;
-  const T* row = x.row(t);
+  const int packs = static_cast<int>(x.cols / N);
+  const int threads = static_cast<int>(blockDim.x);
+  const int first = static_cast<int>(threadIdx.x);
+  Pack<T, N> held[kHeld];
   float total = 0;
-  for (int64_t i = threadIdx.x; i < packs; i += blockDim.x) {
-    float a[N];
-    load_floats<N>(row + i * N, a);
-    if (delta.data != nullptr) {
-      float b[N];
-      load_floats<N>(delta.row(t) + i * N, b);
+  const auto add_squares = [&](const Pack<T, N>& a) {
 #pragma unroll
-      for (int j = 0; j < N; ++j) a[j] = as_float(from_float<T>(a[j] + b[j]));
-      store_floats<N>(x_out.row(t) + i * N, a);
-    }
+    for (int j = 0; j < N; ++j) total += as_float(a.v[j]) * as_float(a.v[j]);
+  };
 #pragma unroll
-    for (int j = 0; j < N; ++j) total += a[j] * a[j];
+  for (int k = 0; k < kHeld; ++k) {
+    const int i = first + k * threads;
+    if (i >= packs) break;
+    held[k] = residual_pack<N>(x, delta, x_out, t, int64_t{i} * N);
+    add_squares(held[k]);
   }
+  for (int i = first + kHeld * threads; i < packs; i += threads)
+    add_squares(residual_pack<N>(x, delta, x_out, t, int64_t{i} * N));
   const double mean = block_sum(static_cast<double>(total)) / static_cast<double>(x.cols);
   const float r = static_cast<float>(1.0 / sqrt(mean + static_cast<double>(eps)));
-  if (threadIdx.x == 0) rstd[t] = r;
+  if (first == 0) rstd[t] = r;
+  const RowMask row_mask(mask, t);
+  const auto write = [&](const Pack<T, N>& a, int i) {
+    float out[N];
+    normalise<N, T, W>(a, w + int64_t{i} * N, r, out);
+    store_both<N, T>(out, y, row_mask, dropped, t, int64_t{i} * N);
+  };
+#pragma unroll
+  for (int k = 0; k < kHeld; ++k) {
+    const int i = first + k * threads;
+    if (i >= packs) break;
+    write(held[k], i);
+  }
   // What a thread reads now, it wrote itself.
-  const T* normed = delta.data != nullptr ? x_out.row(t) : row;
-  for (int64_t i = threadIdx.x; i < packs; i += blockDim.x)
-    apply_pack<N>(normed + i * N, w + i * N, r, y.row(t) + i * N);
+  for (int i = first + kHeld * threads; i < packs; i += threads)
+    write(load_pack<N>((delta.data != nullptr ? x_out.row(t) : x.row(t)) + int64_t{i} * N), i);
 }
 
 template <int N, class T, class W>
-__global__ void apply_kernel(View<const T> x, const W* w, const float* rstd, View<T> y) {
+__global__ void apply_kernel(View<const T> x, const W* w, const float* rstd, View<T> y, Mask mask,
+                             View<T> dropped) {
   PESC_FOR_ROWS(t, x.rows) {
+    const RowMask row_mask(mask, t);
+    const float r = rstd[t];
     PESC_FOR_COLUMNS(i, x.cols / N) {
-      apply_pack<N>(x.row(t) + i * N, w + i * N, rstd[t], y.row(t) + i * N);
+      float out[N];
+      normalise<N, T, W>(load_pack<N>(x.row(t) + i * N), w + i * N, r, out);
+      store_both<N, T>(out, y, row_mask, dropped, t, i * N);
     }
   }
 }
 
+// All that the gradient of y is made of.
+template <class T>
+struct Gradient {
+  View<const T> dy;
+  Mask mask;
+  View<const T> dropped;
+  View<const float> dlogits, router;
+};
+
+// g [rows, N] = (dy + dropped + dlogits R) w of rows t0 and the next, from `column` on.
+template <int N, int R, class T, class W>
+__device__ __forceinline__ void gradient_packs(const Gradient<T>& from, const W* w, int64_t t0, int64_t rows,
+                                               int64_t column, float (&g)[R][N]) {
+#pragma unroll
+  for (int i = 0; i < R; ++i) {
+    const int64_t t = t0 + (i < rows ? i : 0);
+    load_floats<N>(from.dy.row(t) + column, g[i]);
+    if (from.dropped.data == nullptr) continue;
+    float term[N];
+    load_floats<N>(from.dropped.row(t) + column, term);
+    RowMask(from.mask, t).apply(column, term);
+#pragma unroll
+    for (int j = 0; j < N; ++j) g[i][j] += term[j];
+  }
+  for (int64_t e = 0; e < from.router.rows; ++e) {
+    float weight[N];
+    load_floats<N>(from.router.row(e) + column, weight);
+#pragma unroll
+    for (int i = 0; i < R; ++i) {
+      const float d = t0 + i < from.dlogits.rows ? from.dlogits.row(t0 + i)[e] : 0.0F;
+#pragma unroll
+      for (int j = 0; j < N; ++j) g[i][j] += d * weight[j];
+    }
+  }
+  float weight[N];
+  load_floats<N>(w + column, weight);
+#pragma unroll
+  for (int i = 0; i < R; ++i)
+#pragma unroll
+    for (int j = 0; j < N; ++j) g[i][j] *= weight[j];
+}
+
+// dx += r g - c x of one pack.
+template <int N, class T>
+__device__ __forceinline__ void add_gradient(const float (&g)[N], const Pack<T, N>& x, float r, float c,
+                                             const Pack<T, N>& before, T* dx) {
+  float out[N];
+#pragma unroll
+  for (int j = 0; j < N; ++j) out[j] = as_float(before.v[j]) + (r * g[j] - c * as_float(x.v[j]));
+  store_floats<N>(dx, out);
+}
+
+// Rows of at most kHeld packs a thread, kRows of them a block.
+template <int N, int kHeld, class T, class W>
+__global__ void __launch_bounds__(kMost, kHeld == 1 ? 2 : 1)
+    backward_kernel(Gradient<T> from, View<const T> x, const W* w, const float* rstd, View<T> dx) {
+  const int64_t t0 = static_cast<int64_t>(blockIdx.x) * kRows;
+  const int64_t rows = x.rows - t0 < kRows ? x.rows - t0 : kRows;
+  const int packs = static_cast<int>(x.cols / N);
+  const int threads = static_cast<int>(blockDim.x);
+  const int first = static_cast<int>(threadIdx.x);
+  Pack<T, N> held[kHeld][kRows], before[kHeld][kRows];
+  float g[kHeld][kRows][N];
+  float total[kRows] = {};
+#pragma unroll
+  for (int k = 0; k < kHeld; ++k) {
+    const int i = first + k * threads;
+    if (i >= packs) break;
+#pragma unroll
+    for (int q = 0; q < kRows; ++q) {
+      const int64_t t = t0 + (q < rows ? q : 0);
+      held[k][q] = load_pack<N>(x.row(t) + int64_t{i} * N);
+      before[k][q] = load_pack<N>(dx.row(t) + int64_t{i} * N);
+    }
+    gradient_packs<N, kRows, T, W>(from, w, t0, rows, int64_t{i} * N, g[k]);
+#pragma unroll
+    for (int q = 0; q < kRows; ++q)
+#pragma unroll
+      for (int j = 0; j < N; ++j) total[q] += g[k][q][j] * as_float(held[k][q].v[j]);
+  }
+#pragma unroll
+  for (int q = 0; q < kRows; ++q) {
+    const double sum = block_sum(static_cast<double>(total[q]));
+    if (q >= rows) continue;  // the same for the whole block
+    const float r = rstd[t0 + q];
+    const float c = static_cast<float>(sum * r / static_cast<double>(x.cols) * r * r);
+#pragma unroll
+    for (int k = 0; k < kHeld; ++k) {
+      const int i = first + k * threads;
+      if (i < packs)
+        add_gradient<N, T>(g[k][q], held[k][q], r, c, before[k][q], dx.row(t0 + q) + int64_t{i} * N);
+    }
+  }
+}
+
+// Longer rows: one a block, and everything is read and made twice.
 template <int N, class T, class W>
-__global__ void backward_kernel(View<const T> dy, View<const T> x, const W* w, const float* rstd,
-                                View<T> dx) {
+__global__ void long_backward_kernel(Gradient<T> from, View<const T> x, const W* w, const float* rstd,
+                                     View<T> dx) {
   const int64_t t = blockIdx.x;
   const int64_t packs = x.cols / N;
+  float g[1][N];
   float total = 0;
   for (int64_t i = threadIdx.x; i < packs; i += blockDim.x) {
-    float a[N], d[N], b[N];
-    load_floats<N>(x.row(t) + i * N, a);
-    load_floats<N>(dy.row(t) + i * N, d);
-    load_floats<N>(w + i * N, b);
+    gradient_packs<N, 1, T, W>(from, w, t, 1, i * N, g);
+    const Pack<T, N> a = load_pack<N>(x.row(t) + i * N);
 #pragma unroll
-    for (int j = 0; j < N; ++j) total += d[j] * b[j] * a[j];
+    for (int j = 0; j < N; ++j) total += g[0][j] * as_float(a.v[j]);
   }
   const float r = rstd[t];
-  const double mean = block_sum(static_cast<double>(total)) * r / static_cast<double>(x.cols);
-  const float c = static_cast<float>(mean * r * r);
+  const double sum = block_sum(static_cast<double>(total));
+  const float c = static_cast<float>(sum * r / static_cast<double>(x.cols) * r * r);
   for (int64_t i = threadIdx.x; i < packs; i += blockDim.x) {
-    float a[N], d[N], b[N], out[N];
-    load_floats<N>(x.row(t) + i * N, a);
-    load_floats<N>(dy.row(t) + i * N, d);
-    load_floats<N>(w + i * N, b);
-    load_floats<N>(dx.row(t) + i * N, out);
-#pragma unroll
-    for (int j = 0; j < N; ++j) out[j] += r * d[j] * b[j] - c * a[j];
-    store_floats<N>(dx.row(t) + i * N, out);
+    gradient_packs<N, 1, T, W>(from, w, t, 1, i * N, g);
+    add_gradient<N, T>(g[0], load_pack<N>(x.row(t) + i * N), r, c, load_pack<N>(dx.row(t) + i * N),
+                       dx.row(t) + i * N);
   }
 }
 
@@ -111,13 +248,21 @@ struct WeightTerm {
   }
 };
 
-void check(const Tensor& x, const Tensor& weight, const Tensor& rstd, const Tensor& y) {
+void check_like(const Tensor& y, const Tensor& x, const char* name) {
+  PESC_CHECK(y.rows == x.rows && y.cols == x.cols && y.dtype == x.dtype, name, " ", y.rows, "x", y.cols, " ",
+             dtype_name(y.dtype), " for x ", x.rows, "x", x.cols, " ", dtype_name(x.dtype));
+}
+void check(const Tensor& x, const Tensor& weight, const Tensor& rstd) {
   PESC_CHECK(weight.rows == 1 && weight.cols == x.cols, "weight of ", weight.cols, " for ", x.cols,
              " columns");
+  PESC_CHECK(x.cols / kPack<float> < (int64_t{1} << 30), x.cols, " columns");
   PESC_CHECK(rstd.dtype == DType::kF32 && rstd.rows == 1 && rstd.cols == x.rows, "rstd of ", rstd.cols, " ",
              dtype_name(rstd.dtype), " for ", x.rows, " tokens");
-  PESC_CHECK(y.rows == x.rows && y.cols == x.cols && y.dtype == x.dtype, "y ", y.rows, "x", y.cols, " ",
-             dtype_name(y.dtype), " for x ", x.rows, "x", x.cols, " ", dtype_name(x.dtype));
+}
+void check_dropped(const Dropout& mask, const Tensor& t, const Tensor& x) {
+  if (!t.present()) return;
+  check_like(t, x, "dropped");
+  check_mask(mask, x.rows);
 }
 
 // Calls f(T{}, W{}) with the element types of the activations and of the weight.
@@ -126,72 +271,122 @@ void with_types(const Tensor& x, const Tensor& weight, F f) {
   with_element(x.dtype, [&](auto t) { with_element(weight.dtype, [&](auto w) { f(t, w); }); });
 }
 
+// Calls f(kHeld) with the packs that a thread keeps; 4 where there are more.
+template <class F>
+void with_held(int64_t packs, unsigned threads, F f) {
+  if (packs <= threads) return f(std::integral_constant<int, 1>{});
+  if (packs <= 2 * static_cast<int64_t>(threads)) return f(std::integral_constant<int, 2>{});
+  f(std::integral_constant<int, 4>{});
+}
+
 }  // namespace
 
 void rmsnorm_forward(Stream& stream, const RmsNormForward& args) {
-  check(args.x, args.weight, args.rstd, args.y);
-  const bool fused = args.delta.present();
-  if (fused) {
-    check(args.x, args.weight, args.rstd, args.delta);
-    check(args.x, args.weight, args.rstd, args.x_out);
+  check(args.x, args.weight, args.rstd);
+  check_like(args.y, args.x, "y");
+  const Tensor& delta = args.delta;
+  if (delta.present()) {
+    check_like(delta, args.x, "delta");
+    check_like(args.x_out, args.x, "x_out");
   }
+  const Tensor x_out = delta.present() ? args.x_out : Tensor{};
+  const Tensor& dropped = args.dropped.y;
+  check_dropped(args.dropped.mask, dropped, args.x);
   if (args.x.rows == 0) return;
-  const Tensor delta = fused ? args.delta : Tensor{nullptr, args.x.dtype, 0, 0, 0};
-  const Tensor x_out = fused ? args.x_out : delta;
   with_types(args.x, args.weight, [&](auto t, auto w) {
     using T = decltype(t);
     using W = decltype(w);
-    with_pack<T>({args.x, delta, x_out, args.weight, args.y}, [&](auto width) {
-      constexpr int kWidth = decltype(width)::value;
-      forward_kernel<kWidth, T, W>
-          <<<blocks_of(args.x.rows), threads_for(args.x.cols / kWidth), 0, stream_of(stream)>>>(
-              view<const T>(args.x), view<const T>(delta), view<T>(x_out), pointer<const W>(args.weight),
-              args.eps, view<T>(args.y), args.rstd.f32());
-      PESC_LAUNCHED("rmsnorm_forward");
-    });
+    with_masked_pack<T>(
+        args.dropped.mask, {args.x, delta, x_out, args.weight, args.y, dropped}, [&](auto width) {
+          constexpr int kWidth = decltype(width)::value;
+          const int64_t packs = args.x.cols / kWidth;
+          const unsigned threads = threads_for(packs, kForward);
+          with_held(packs, threads, [&](auto held) {
+            forward_kernel<kWidth, decltype(held)::value, T, W>
+                <<<blocks_of(args.x.rows), threads, 0, stream_of(stream)>>>(
+                    view<const T>(args.x), view_or_none<const T>(delta), view_or_none<T>(x_out),
+                    pointer<const W>(args.weight), args.eps, view<T>(args.y), args.rstd.f32(),
+                    Mask(args.dropped.mask), view_or_none<T>(dropped));
+            PESC_LAUNCHED("rmsnorm_forward");
+          });
+        });
   });
 }
 
-void rmsnorm_apply(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& rstd,
-                   const Tensor& y) {
-  check(x, weight, rstd, y);
+void rmsnorm_apply(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& rstd, const Tensor& y,
+                   const DroppedCopy& dropped) {
+  check(x, weight, rstd);
+  if (y.present()) check_like(y, x, "y");
+  check_dropped(dropped.mask, dropped.y, x);
   if (x.size() == 0) return;
   with_types(x, weight, [&](auto t, auto w) {
     using T = decltype(t);
     using W = decltype(w);
-    with_pack<T>({x, weight, y}, [&](auto width) {
+    with_masked_pack<T>(dropped.mask, {x, weight, y, dropped.y}, [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
       const RowGrid g(x.rows, x.cols / kWidth);
       apply_kernel<kWidth, T, W><<<g.grid, g.block, 0, stream_of(stream)>>>(
-          view<const T>(x), pointer<const W>(weight), rstd.f32(), view<T>(y));
+          view<const T>(x), pointer<const W>(weight), rstd.f32(), view_or_none<T>(y), Mask(dropped.mask),
+          view_or_none<T>(dropped.y));
       PESC_LAUNCHED("rmsnorm_apply");
     });
   });
 }
 
 void rmsnorm_backward(Stream& stream, const RmsNormBackward& args) {
-  check(args.x, args.weight, args.rstd, args.dx);
-  check(args.x, args.weight, args.rstd, args.dy);
+  check(args.x, args.weight, args.rstd);
+  check_like(args.dx, args.x, "dx");
+  check_like(args.dy, args.x, "dy");
+  check_dropped(args.dropped.mask, args.dropped.x, args.x);
+  const RouterTerm& router = args.router;
   const bool trained = args.dweight.present();
-  PESC_CHECK(!trained || (args.dweight.dtype == DType::kF32 && args.dweight.rows == 1 &&
-                          args.dweight.cols == args.x.cols),
+  PESC_CHECK(!router.dlogits.present() ||
+                 (router.dlogits.rows <= args.x.rows && router.dlogits.cols == router.weight.rows &&
+                  router.weight.cols == args.x.cols),
+             "dlogits ", router.dlogits.rows, "x", router.dlogits.cols, ", router ", router.weight.rows, "x",
+             router.weight.cols, " for x ", args.x.rows, "x", args.x.cols);
+  PESC_CHECK(!trained ||
+                 (args.dweight.dtype == DType::kF32 && args.dweight.rows == 1 &&
+                  args.dweight.cols == args.x.cols && !args.dropped.x.present() && !router.dlogits.present()),
              "dweight of ", args.dweight.cols, " ", dtype_name(args.dweight.dtype), " for ", args.x.cols,
-             " columns");
+             " columns, or a trained norm with terms of LoRA or a router");
   if (args.x.rows == 0) return;
+  const Tensor router_weight = router.dlogits.present() ? router.weight : Tensor{};
   with_types(args.x, args.weight, [&](auto t, auto w) {
     using T = decltype(t);
     using W = decltype(w);
-    with_pack<T>({args.x, args.dy, args.dx, args.weight}, [&](auto width) {
-      constexpr int kWidth = decltype(width)::value;
-      backward_kernel<kWidth, T, W>
-          <<<blocks_of(args.x.rows), threads_for(args.x.cols / kWidth), 0, stream_of(stream)>>>(
-              view<const T>(args.dy), view<const T>(args.x), pointer<const W>(args.weight), args.rstd.f32(),
-              view<T>(args.dx));
-      PESC_LAUNCHED("rmsnorm_backward");
-      if (!trained) return;
-      const WeightTerm<kWidth, T> term{view<const T>(args.dy), view<const T>(args.x), args.rstd.f32()};
-      add_column_sums<kWidth>(stream, term, args.x.rows, args.x.cols, args.dweight.f32());
-    });
+    with_masked_pack<T>(
+        args.dropped.mask, {args.x, args.dy, args.dx, args.weight, args.dropped.x, router_weight},
+        [&](auto width) {
+          constexpr int kWidth = decltype(width)::value;
+          const Gradient<T> from{
+              view<const T>(args.dy), Mask(args.dropped.mask), view_or_none<const T>(args.dropped.x),
+              view_or_none<const float>(router.dlogits), view_or_none<const float>(router_weight)};
+          const int64_t packs = args.x.cols / kWidth;
+          const unsigned threads = threads_for(packs, kMost);
+          if (packs > 2 * static_cast<int64_t>(kMost)) {
+            long_backward_kernel<kWidth, T, W><<<blocks_of(args.x.rows), threads, 0, stream_of(stream)>>>(
+                from, view<const T>(args.x), pointer<const W>(args.weight), args.rstd.f32(),
+                view<T>(args.dx));
+            PESC_LAUNCHED("rmsnorm_long_backward");
+          } else {
+            const auto launch = [&](auto held) {
+              backward_kernel<kWidth, decltype(held)::value, T, W>
+                  <<<blocks_of((args.x.rows + kRows - 1) / kRows), threads, 0, stream_of(stream)>>>(
+                      from, view<const T>(args.x), pointer<const W>(args.weight), args.rstd.f32(),
+                      view<T>(args.dx));
+              PESC_LAUNCHED("rmsnorm_backward");
+            };
+            if (packs <= threads) {
+              launch(std::integral_constant<int, 1>{});
+            } else {
+              launch(std::integral_constant<int, 2>{});
+            }
+          }
+          if (!trained) return;
+          const WeightTerm<kWidth, T> term{view<const T>(args.dy), view<const T>(args.x), args.rstd.f32()};
+          add_column_sums<kWidth>(stream, term, args.x.rows, args.x.cols, args.dweight.f32());
+        });
   });
 }
 

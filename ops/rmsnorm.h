@@ -2,7 +2,8 @@
 // T tokens, H hidden. The mean is taken in float32 or better.
 #pragma once
 
-#include "ops/core/device.h"
+#include "ops/dropout.h"
+#include "ops/router.h"
 
 namespace pesc {
 
@@ -14,22 +15,27 @@ struct RmsNormForward {
   Tensor x_out;   // [T, H], written when delta is present
   Tensor weight;  // [1, H]
   float eps = 1e-5F;
-  Tensor y;     // [T, H], any row stride
-  Tensor rstd;  // [1, T]
+  Tensor y;               // [T, H], any row stride
+  Tensor rstd;            // [1, T]
+  DroppedCopy dropped{};  // [T, H] of y
 };
 void rmsnorm_forward(Stream& stream, const RmsNormForward& args);
 
-// Derives y again from the saved rstd, bitwise what rmsnorm_forward wrote.
-void rmsnorm_apply(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& rstd,
-                   const Tensor& y);
+// Derives y again from the saved rstd, bitwise what rmsnorm_forward wrote, and its dropped copy. Either may
+// be absent.
+void rmsnorm_apply(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& rstd, const Tensor& y,
+                   const DroppedCopy& dropped = {});
 
+// The gradient of y is dy + dropped + router, of which the last two may be absent.
 struct RmsNormBackward {
-  Tensor dy;       // [T, H]
+  Tensor dy;       // [T, H]; used up where there are terms: what it holds afterwards is not said
   Tensor x;        // [T, H]
   Tensor weight;   // [1, H]
   Tensor rstd;     // [1, T]
   Tensor dx;       // [T, H], added to
-  Tensor dweight;  // [1, H], added to; absent when the weight is frozen
+  Tensor dweight;  // [1, H], added to; absent when the weight is frozen, as it must be where there are terms
+  DroppedTerm dropped{};  // [T, H]
+  RouterTerm router{};    // of the first tokens
 };
 void rmsnorm_backward(Stream& stream, const RmsNormBackward& args);
 

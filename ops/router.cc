@@ -138,20 +138,25 @@ void router_forward(Stream& stream, const RouterForward& args, Arena& scratch) {
   add_stats(args);
 }
 
-void router_backward(Stream& stream, const RouterBackward& args, Arena& scratch) {
-  if (stream.on_cuda()) return cuda_ops().router_backward(stream, args, scratch);
+void router_backward(Stream& stream, const RouterBackward& args) {
+  if (stream.on_cuda()) return cuda_ops().router_backward(stream, args);
   check(args.x, args.weight, args.probs, args.experts, args.weights);
   PESC_CHECK(args.dweights.rows == args.x.rows && args.dweights.cols == args.experts.cols, "dweights ",
              args.dweights.rows, "x", args.dweights.cols);
   PESC_CHECK(args.balance_grad.size() == args.weight.rows, "balance gradient of ", args.balance_grad.size());
+  const Tensor& dlogits = args.dlogits;
+  PESC_CHECK(dlogits.rows == args.x.rows && dlogits.cols == args.weight.rows, "dlogits ", dlogits.rows, "x",
+             dlogits.cols);
   if (args.x.rows == 0) return;
-  Arena::Scope scope(scratch);
-  const Tensor dlogits = scratch.allocate(args.x.rows, args.weight.rows);
   check_choice(args.experts, args.weight.rows);
   parallel_for(stream, args.x.rows, row_grain(2 * dlogits.cols),
                [&](int64_t begin, int64_t end) { logit_gradients(args, dlogits, begin, end); });
   linear_backward_weight(stream, dlogits, args.x, args.dweight);
-  linear_backward_input(stream, dlogits, args.weight, args.dx, 1.0F, 1.0F);
+}
+
+void add_router_term(Stream& stream, const RouterTerm& term, const Tensor& dx) {
+  if (stream.on_cuda()) return cuda_ops().add_router_term(stream, term, dx);
+  linear_backward_input(stream, term.dlogits, term.weight, dx, 1.0F, 1.0F);
 }
 
 void balance_loss(Stream& stream, const Tensor& stats, double tokens, int64_t top_k, double coef,

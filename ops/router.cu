@@ -291,7 +291,7 @@ void router_forward(Stream& stream, const RouterForward& args, Arena& scratch) {
   PESC_LAUNCHED("add_stats");
 }
 
-void router_backward(Stream& stream, const RouterBackward& args, Arena& scratch) {
+void router_backward(Stream& stream, const RouterBackward& args) {
   check(args.x, args.weight, args.probs, args.experts, args.weights);
   const int64_t tokens = args.x.rows;
   const int64_t experts = args.weight.rows;
@@ -299,13 +299,12 @@ void router_backward(Stream& stream, const RouterBackward& args, Arena& scratch)
              args.dweights.rows, "x", args.dweights.cols);
   PESC_CHECK(args.balance_grad.size() == experts && args.balance_grad.contiguous(), "balance gradient of ",
              args.balance_grad.size());
-  PESC_CHECK(args.dweight.rows == experts && args.dweight.cols == args.x.cols && args.dx.rows == tokens &&
-                 args.dx.cols == args.x.cols && args.dx.dtype == args.x.dtype,
-             "dweight ", args.dweight.rows, "x", args.dweight.cols, ", dx ", args.dx.rows, "x", args.dx.cols,
-             " ", dtype_name(args.dx.dtype));
+  const Tensor& dlogits = args.dlogits;
+  PESC_CHECK(args.dweight.rows == experts && args.dweight.cols == args.x.cols && dlogits.rows == tokens &&
+                 dlogits.cols == experts,
+             "dweight ", args.dweight.rows, "x", args.dweight.cols, ", dlogits ", dlogits.rows, "x",
+             dlogits.cols);
   if (tokens == 0) return;
-  Arena::Scope scope(scratch);
-  const Tensor dlogits = scratch.allocate(tokens, experts);
   logit_gradients<<<blocks_for(tokens, 64), 64, 0, stream_of(stream)>>>(
       view<const float>(args.probs), view<const int32_t>(args.experts), view<const float>(args.weights),
       view<const float>(args.dweights), args.balance_grad.f32(), view<float>(dlogits));
@@ -338,11 +337,22 @@ void router_backward(Stream& stream, const RouterBackward& args, Arena& scratch)
     add_weight_runs<<<weights.grid, weights.block, 0, stream_of(stream)>>>(partial, runs,
                                                                            view<float>(args.dweight));
     PESC_LAUNCHED("add_weight_runs");
-    with_pack<T>({args.dx, args.weight}, [&](auto width) {
+  });
+}
+
+void add_router_term(Stream& stream, const RouterTerm& term, const Tensor& dx) {
+  const int64_t tokens = term.dlogits.rows;
+  PESC_CHECK(dx.rows == tokens && dx.cols == term.weight.cols && term.dlogits.cols == term.weight.rows,
+             "dlogits ", tokens, "x", term.dlogits.cols, ", router ", term.weight.rows, "x", term.weight.cols,
+             " for dx ", dx.rows, "x", dx.cols);
+  if (dx.size() == 0) return;
+  with_element(dx.dtype, [&](auto element) {
+    using T = decltype(element);
+    with_pack<T>({dx, term.weight}, [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
-      const RowGrid g((tokens + kTokens - 1) / kTokens, args.x.cols / kWidth);
+      const RowGrid g((tokens + kTokens - 1) / kTokens, dx.cols / kWidth);
       input_gradient<kWidth, T><<<g.grid, g.block, 0, stream_of(stream)>>>(
-          view<const float>(dlogits), view<const float>(args.weight), view<T>(args.dx));
+          view<const float>(term.dlogits), view<const float>(term.weight), view<T>(dx));
       PESC_LAUNCHED("router_input_gradient");
     });
   });

@@ -22,7 +22,8 @@ void router_forward(Stream& stream, const RouterForward& args, Arena& scratch);
 
 // With dw the gradient of the k weights and balance_grad_i = d loss / d prob_(t,i) (the same for every
 // token):
-//   dlogits_S = w (dw - sum w dw);  dlogits += p (g - sum p g);  dweight += dlogits^T x;  dx += dlogits R.
+//   dlogits_S = w (dw - sum w dw);  dlogits += p (g - sum p g);  dweight += dlogits^T x;  dx += dlogits R,
+// the last of which is left to whom dx belongs, as a RouterTerm.
 struct RouterBackward {
   Tensor x;             // [T, H]
   Tensor weight;        // [E, H]
@@ -32,9 +33,17 @@ struct RouterBackward {
   Tensor dweights;      // [T, k]
   Tensor balance_grad;  // [1, E]
   Tensor dweight;       // [E, H], added to
-  Tensor dx;            // [T, H], added to
+  Tensor dlogits;       // [T, E] F32, written
 };
-void router_backward(Stream& stream, const RouterBackward& args, Arena& scratch);
+void router_backward(Stream& stream, const RouterBackward& args);
+
+// dlogits R [T, H], not yet multiplied. Absent: dlogits is.
+struct RouterTerm {
+  Tensor dlogits;  // [T, E] F32
+  Tensor weight;   // [E, H] F32
+};
+// dx [T, H] += the term.
+void add_router_term(Stream& stream, const RouterTerm& term, const Tensor& dx);
 
 // From the statistics of the whole micro-batch, reduced over all ranks: stats [2, E] and the number of real
 // tokens.

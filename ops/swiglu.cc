@@ -37,8 +37,12 @@ void check(const Tensor& gate_up, const Tensor& h) {
 
 }  // namespace
 
-void swiglu_forward(Stream& stream, const Tensor& gate_up, const Tensor& h) {
-  if (stream.on_cuda()) return cuda_ops().swiglu_forward(stream, gate_up, h);
+void swiglu_forward(Stream& stream, const Tensor& gate_up, const Tensor& h, const DroppedCopy& dropped) {
+  if (stream.on_cuda()) return cuda_ops().swiglu_forward(stream, gate_up, h, dropped);
+  if (h.cols == 0) {  // the copy alone: made where it stands
+    swiglu_forward(stream, gate_up, dropped.y);
+    return dropout(stream, dropped.mask, dropped.y, dropped.y);
+  }
   check(gate_up, h);
   parallel_for(stream, h.rows, row_grain(h.cols), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
@@ -46,19 +50,34 @@ void swiglu_forward(Stream& stream, const Tensor& gate_up, const Tensor& h) {
       forward_row(gate, gate + h.cols, h.cols, h.f32() + t * h.ld);
     }
   });
+  if (dropped.y.present()) dropout(stream, dropped.mask, h, dropped.y);
 }
 
-void swiglu_backward(Stream& stream, const Tensor& dh, const Tensor& gate_up, const Tensor& dgate_up) {
-  if (stream.on_cuda()) return cuda_ops().swiglu_backward(stream, dh, gate_up, dgate_up);
-  check(gate_up, dh);
-  check(dgate_up, dh);
+void swiglu_backward(Stream& stream, const SwigluBackward& args, Arena& scratch) {
+  if (stream.on_cuda()) return cuda_ops().swiglu_backward(stream, args, scratch);
+  const Tensor& dh = args.dh;
+  check(args.gate_up, dh);
+  check(args.dgate_up, dh);
+  if (args.lora.dout.present()) {
+    Arena::Scope scope(scratch);
+    const Tensor h = scratch.allocate(dh.rows, dh.cols);
+    swiglu_forward(stream, args.gate_up, h);
+    lora_down_backward(stream, args.lora, h, dh, scratch);
+  }
   parallel_for(stream, dh.rows, row_grain(dh.cols), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      const float* gate = gate_up.f32() + t * gate_up.ld;
-      float* dgate = dgate_up.f32() + t * dgate_up.ld;
+      const float* gate = args.gate_up.f32() + t * args.gate_up.ld;
+      float* dgate = args.dgate_up.f32() + t * args.dgate_up.ld;
       backward_row(dh.f32() + t * dh.ld, gate, gate + dh.cols, dh.cols, dgate, dgate + dh.cols);
     }
   });
+}
+
+int64_t swiglu_scratch_bytes(const Device& device, int64_t tokens, int64_t columns, DType activations) {
+  Arena arena = Arena::planning("swiglu scratch");
+  (void)arena.allocate(tokens, columns, activations);
+  if (device.kind == DeviceKind::kCuda) return arena.peak();
+  return arena.peak() + lora_scratch_bytes(device, tokens, columns, activations);
 }
 
 }  // namespace pesc

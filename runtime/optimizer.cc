@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <utility>
+#include <vector>
 
 #include "ops/adamw.h"
 #include "ops/reduce.h"
@@ -36,18 +38,64 @@ double reduce_gradients(Decoder& decoder, Communicator& world, const GradientRed
   return std::sqrt(squares);
 }
 
+namespace {
+
+bool follows(const Tensor& a, const Tensor& b) {
+  return a.contiguous() && b.contiguous() &&
+         static_cast<const std::byte*>(a.data) + a.bytes() == static_cast<const std::byte*>(b.data);
+}
+
+// What one update takes: a trained parameter, and those that stand right behind it in every buffer.
+struct Neighbours {
+  Tensor value, grad, exp_avg, exp_avg_sq, copy;  // flat, but for a copy that is not contiguous
+
+  explicit Neighbours(const Parameter& p)
+      : value(flat(p.value)),
+        grad(flat(p.grad)),
+        exp_avg(flat(p.exp_avg)),
+        exp_avg_sq(flat(p.exp_avg_sq)),
+        copy(p.copy.contiguous() ? flat(p.copy) : p.copy) {}
+
+  [[nodiscard]] bool take(const Neighbours& next) {
+    const bool together = follows(value, next.value) && follows(grad, next.grad) &&
+                          follows(exp_avg, next.exp_avg) && follows(exp_avg_sq, next.exp_avg_sq) &&
+                          copy.present() == next.copy.present() &&
+                          (!copy.present() || follows(copy, next.copy));
+    if (!together) return false;
+    for (auto [mine, its] : {std::pair{&value, &next.value},
+                             {&grad, &next.grad},
+                             {&exp_avg, &next.exp_avg},
+                             {&exp_avg_sq, &next.exp_avg_sq},
+                             {&copy, &next.copy}})
+      mine->cols = mine->ld = mine->cols + its->cols;
+    return true;
+  }
+
+ private:
+  static Tensor flat(const Tensor& t) { return t.reshaped(1, t.size()); }
+};
+
+std::vector<Neighbours> updates(const Decoder& decoder) {
+  std::vector<Neighbours> all;
+  for (const Parameter& p : decoder.parameters().all()) {
+    if (!p.trained || p.value.size() == 0) continue;
+    const Neighbours next(p);
+    if (all.empty() || !all.back().take(next)) all.push_back(next);
+  }
+  return all;
+}
+
+}  // namespace
+
 void optimizer_step(Decoder& decoder, const AdamWConfig& c, double lr, int64_t update, double norm) {
   const PhaseScope phase(decoder.stream(), Phase::kOptimizer);
   const double factor = c.clip_norm > 0 ? std::min(1.0, c.clip_norm / (norm + 1e-6)) : 1.0;
-  for (const Parameter& p : decoder.parameters().all()) {
-    if (!p.trained) continue;
-    const int64_t n = p.value.size();
-    const Tensor copy = p.copy.present() ? p.copy.reshaped(1, n) : Tensor{};
-    adamw(decoder.stream(), {.param = p.value.reshaped(1, n),
-                             .grad = p.grad.reshaped(1, n),
-                             .exp_avg = p.exp_avg.reshaped(1, n),
-                             .exp_avg_sq = p.exp_avg_sq.reshaped(1, n),
-                             .copy = copy,
+  for (const Neighbours& n : updates(decoder)) {
+    adamw(decoder.stream(), {.param = n.value,
+                             .grad = n.grad,
+                             .exp_avg = n.exp_avg,
+                             .exp_avg_sq = n.exp_avg_sq,
+                             .copy = n.copy,
                              .lr = lr,
                              .beta1 = c.beta1,
                              .beta2 = c.beta2,

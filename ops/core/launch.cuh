@@ -46,6 +46,11 @@ template <class T>
   PESC_CHECK(t.dtype == kDTypeOf<T>, "dtype is ", dtype_name(t.dtype), ", not ", dtype_name(kDTypeOf<T>));
   return {static_cast<T*>(t.data), t.rows, t.cols, t.ld};
 }
+// The same of a tensor that may be absent, whatever its dtype then says.
+template <class T>
+[[nodiscard]] View<T> view_or_none(const Tensor& t) {
+  return t.present() ? view<T>(t) : View<T>{nullptr, 0, 0, 0};
+}
 template <class T>
 [[nodiscard]] T* pointer(const Tensor& t) {
   return view<T>(t).data;

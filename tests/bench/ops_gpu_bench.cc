@@ -118,12 +118,28 @@ void norms(Bench& b) {
   const Tensor dw = b.zero(1, kHidden, DType::kF32);
   const auto forward = [&] { rmsnorm_forward(b.s, {x, delta, x, w, 1e-5F, y, rstd}); };
   const auto backward = [&](const Tensor& dweight) {
-    rmsnorm_backward(b.s, {y, x, w, rstd, delta, dweight});
+    rmsnorm_backward(b.s, {y, x, w, rstd, delta, dweight, {}, {}});
   };
   b.time("rmsnorm + residual", Rate::kBytes, bytes_of({x, x, y, delta}), forward);
   b.time("rmsnorm_apply", Rate::kBytes, bytes_of({x, y}), [&] { rmsnorm_apply(b.s, x, w, rstd, y); });
   b.time("rmsnorm_backward", Rate::kBytes, bytes_of({x, y, delta, delta}), [&] { backward({}); });
   b.time("rmsnorm_backward, weight too", Rate::kBytes, bytes_of({x, y, delta, delta}), [&] { backward(dw); });
+  const Dropout mask = mask_of(b);
+  const Tensor dropped = b.random(kTokens, kHidden);
+  const Tensor dlogits = b.random(kTokens, kExperts, DType::kF32),
+               router = b.random(kExperts, kHidden, DType::kF32);
+  b.time("rmsnorm + dropped copy", Rate::kBytes, bytes_of({x, y, dropped}), [&] {
+    rmsnorm_forward(b.s, {x, {}, {}, w, 1e-5F, y, rstd, {mask, dropped}});
+  });
+  b.time("rmsnorm_apply, dropped copy", Rate::kBytes, bytes_of({x, dropped}), [&] {
+    rmsnorm_apply(b.s, x, w, rstd, {}, {mask, dropped});
+  });
+  b.time("rmsnorm_backward, LoRA", Rate::kBytes, bytes_of({x, y, dropped, delta, delta}), [&] {
+    rmsnorm_backward(b.s, {y, x, w, rstd, delta, {}, {mask, dropped}, {}});
+  });
+  b.time("rmsnorm_backward, LoRA, router", Rate::kBytes, bytes_of({x, y, dropped, delta, delta}), [&] {
+    rmsnorm_backward(b.s, {y, x, w, rstd, delta, {}, {mask, dropped}, {dlogits, router}});
+  });
 }
 
 void elementwise(Bench& b) {
@@ -134,10 +150,19 @@ void elementwise(Bench& b) {
     const Tensor gate_up = b.random(kTokens, 2 * kFfn), h = b.random(kTokens, kFfn),
                  d = b.random(kTokens, 2 * kFfn);
     b.time("swiglu_forward", Rate::kBytes, bytes_of({gate_up, h}), [&] { swiglu_forward(b.s, gate_up, h); });
-    b.time("swiglu_backward", Rate::kBytes, bytes_of({gate_up, h, d}),
-           [&] { swiglu_backward(b.s, h, gate_up, d); });
-    b.time("dropout, ffn", Rate::kBytes, bytes_of({h, h}),
-           [&] { dropout(b.s, mask, h, d.reshaped(2 * kTokens, kFfn).row_range(0, kTokens)); });
+    b.time("swiglu_backward", Rate::kBytes, bytes_of({gate_up, h, d}), [&] {
+      swiglu_backward(b.s, {h, gate_up, d}, b.memory);
+    });
+    const Tensor dropped = d.reshaped(2 * kTokens, kFfn).row_range(0, kTokens);
+    b.time("swiglu_forward, dropped copy", Rate::kBytes, bytes_of({gate_up, h, h}), [&] {
+      swiglu_forward(b.s, gate_up, h, {mask, dropped});
+    });
+    const Tensor dout = b.random(kTokens, kRank), a = b.random(kRank, kFfn, DType::kBF16, 0.1F);
+    const Tensor da = b.zero(kRank, kFfn, DType::kF32);
+    b.time("swiglu_backward, LoRA", Rate::kBytes, bytes_of({gate_up, h, d}), [&] {
+      swiglu_backward(b.s, {h, gate_up, d, {dout, a, 0.25F, mask, da}}, b.memory);
+    });
+    b.time("dropout, ffn", Rate::kBytes, bytes_of({h, h}), [&] { dropout(b.s, mask, h, dropped); });
   }
   const Tensor x = b.random(kTokens, kHidden), y = b.random(kTokens, kHidden);
   b.time("dropout", Rate::kBytes, bytes_of({x, y}), [&] { dropout(b.s, mask, x, y); });
@@ -201,10 +226,10 @@ void lora(Bench& b) {
     const Tensor dx = b.random(kTokens, columns), da = b.zero(rank, columns, DType::kF32);
     const double flops = 2.0 * kTokens * static_cast<double>(columns * rank);
     b.time(str_cat("lora_down_forward ", name), Rate::kFlops, flops, [&] {
-      lora_down_forward(b.s, {x, mask, a, 0.25F, out}, b.memory);
+      lora_down_forward(b.s, {x, a, 0.25F, out});
     });
     b.time(str_cat("lora_down_backward ", name), Rate::kFlops, 2 * flops, [&] {
-      lora_down_backward(b.s, {out, x, mask, a, 0.0F, da, dx}, b.memory);
+      lora_down_backward(b.s, {out, a, 0.0F, mask, da}, x, dx, b.memory);
     });
   }
 }
@@ -220,8 +245,12 @@ void router(Bench& b) {
   b.time("router_forward", Rate::kBytes, bytes_of({x}), [&] {
     router_forward(b.s, {x, w, probs, experts, weights, stats}, b.memory);
   });
-  b.time("router_backward", Rate::kBytes, bytes_of({x, dx, dx}), [&] {
-    router_backward(b.s, {x, w, probs, experts, weights, dweights, balance, dw, dx}, b.memory);
+  const Tensor dlogits = b.zero(kTokens, kExperts, DType::kF32);
+  b.time("router_backward", Rate::kBytes, bytes_of({x}), [&] {
+    router_backward(b.s, {x, w, probs, experts, weights, dweights, balance, dw, dlogits});
+  });
+  b.time("add_router_term", Rate::kBytes, bytes_of({dx, dx}), [&] {
+    add_router_term(b.s, {dlogits, w}, dx);
   });
 }
 

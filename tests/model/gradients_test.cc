@@ -63,7 +63,7 @@ class Differences {
     return loss;
   }
   double derivative(const Parameter& p, const std::vector<float>& base, const std::vector<double>& v) {
-    const double h = 0.002;
+    const double h = 0.001;
     return (8 * (loss_at(p, base, v, h) - loss_at(p, base, v, -h)) -
             (loss_at(p, base, v, 2 * h) - loss_at(p, base, v, -2 * h))) /
            (12 * h);

@@ -102,6 +102,20 @@ TEST(AdamW, TheCopyIsTheParameterRounded) {
   for (size_t i = 0; i < copy.size(); ++i) ASSERT_EQ(copy[i], f32_to_bf16(s.param[i])) << i;
 }
 
+TEST(AdamW, TheCopyMayStandInAWiderMatrix) {
+  State s(120);
+  std::vector<uint16_t> wide(12 * 16, 7);
+  Stream stream(Device{});
+  AdamW a = s.args();
+  a.lr = 0.1;
+  a.copy = {wide.data() + 4, DType::kBF16, 12, 10, 16};
+  adamw(stream, a);
+  for (size_t r = 0; r < 12; ++r)
+    for (size_t c = 0; c < 16; ++c)
+      ASSERT_EQ(wide[r * 16 + c], c >= 4 && c < 14 ? f32_to_bf16(s.param[r * 10 + c - 4]) : 7)
+          << r << " " << c;
+}
+
 TEST(AdamW, ThreadsDoNotMatter) {
   State one(100003);
   State two(100003);

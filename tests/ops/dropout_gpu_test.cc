@@ -1,61 +1,14 @@
 // Dropout (bit for bit), initial values and the LoRA down projection on the GPU against their CPU twins.
 #include <gtest/gtest.h>
 
-#include "ops/dropout.h"
 #include "ops/init.h"
 #include "ops/lora.h"
-#include "tests/ops/gpu_twin.h"
+#include "tests/ops/token_identities.h"
 
 namespace pesc {
 namespace {
 
 constexpr DType kTypes[] = {DType::kF32, DType::kBF16};
-
-// Samples and positions of tokens, on the host and on the GPU.
-struct Identities {
-  std::vector<int64_t> samples;
-  std::vector<int32_t> positions;
-  ArrayOnGpu<int64_t> gpu_samples;
-  ArrayOnGpu<int32_t> gpu_positions;
-
-  Identities(Stream& gpu, int64_t tokens)
-      : samples(make_samples(tokens)),
-        positions(make_positions(tokens)),
-        gpu_samples(gpu, samples),
-        gpu_positions(gpu, positions) {}
-
-  [[nodiscard]] Dropout on_cpu(float rate, int64_t column0 = 0) {
-    const auto n = static_cast<int64_t>(samples.size());
-    return mask(rate, tensor_of(samples.data(), 1, n), tensor_of(positions.data(), 1, n), column0);
-  }
-  [[nodiscard]] Dropout on_gpu(float rate, int64_t column0 = 0) const {
-    return mask(rate, gpu_samples.view, gpu_positions.view, column0);
-  }
-
- private:
-  static std::vector<int64_t> make_samples(int64_t tokens) {
-    std::vector<int64_t> out;
-    for (int64_t t = 0; t < tokens; ++t) out.push_back((int64_t{7} << 33) * (t % 2) + 40 + t / 3);
-    return out;
-  }
-  static std::vector<int32_t> make_positions(int64_t tokens) {
-    std::vector<int32_t> out;
-    for (int64_t t = 0; t < tokens; ++t) out.push_back(static_cast<int32_t>(t % 5 * 1000));
-    return out;
-  }
-  static Dropout mask(float rate, const Tensor& samples, const Tensor& positions, int64_t column0) {
-    Dropout d;
-    d.rate = rate;
-    d.seed = 0x123456789ABCDEF0;
-    d.step = 77;
-    d.layer = 13;
-    d.site = DropoutSite::kGateUp;
-    d.samples = samples;
-    d.positions = positions;
-    d.column0 = column0;
-    return d;
-  }
-};
 
 struct Case {
   int64_t rows, cols, gap, column0;
@@ -84,6 +37,24 @@ TEST_F(DropoutGpu, MasksAreBitForBitThoseOfTheCpu) {
   }
 }
 
+TEST_F(DropoutGpu, Residual) {
+  for (const DType t : kTypes) {
+    for (const auto& [rows, cols, gap, column0, rate] : kCases) {
+      Identities id(gpu(), rows);
+      const HostMatrix x = rounded(HostMatrix::normal(rows, cols, 1, gap), t);
+      const HostMatrix f = rounded(HostMatrix::normal(rows, cols, 2, gap), t);
+      HostMatrix masked = f, sum(rows, cols, gap);
+      dropout_residual(cpu, id.on_cpu(rate, column0), x.view, masked.view, sum.view);
+      const auto run = [&]() -> Outputs {
+        const OnGpu gx(gpu(), x, t), gf(gpu(), f, t), gsum(gpu(), HostMatrix(rows, cols, gap), t);
+        dropout_residual(gpu(), id.on_gpu(rate, column0), gx.view, gf.view, gsum.view);
+        return {gf.host(), gsum.host()};
+      };
+      compare(shape_name(t, rows, cols, gap), run, {masked, sum}, bound(t));
+    }
+  }
+}
+
 TEST_F(DropoutGpu, Added) {
   for (const DType t : kTypes) {
     for (const auto& [rows, cols, gap, column0, rate] : kCases) {
@@ -95,6 +66,9 @@ TEST_F(DropoutGpu, Added) {
       const auto run = [&]() -> Outputs {
         const OnGpu gx(gpu(), x, t), gy(gpu(), before, t);
         dropout_add(gpu(), id.on_gpu(rate, column0), gx.view, gy.view);
+        const OnGpu gout(gpu(), HostMatrix(rows, cols, gap), t);
+        dropout_sum(gpu(), id.on_gpu(rate, column0), gx.view, OnGpu(gpu(), before, t).view, gout.view);
+        EXPECT_TRUE(same_bits(gout.host(), gy.host())) << shape_name(t, rows, cols, gap);
         return {gy.host()};
       };
       compare(shape_name(t, rows, cols, gap), run, {want}, bound(t));
@@ -148,16 +122,20 @@ TEST_F(LoraGpu, ForwardAndBackward) {
       const HostMatrix before = rounded(HostMatrix::normal(tokens, columns, 4, gap), t);
       HostMatrix out(tokens, rank, gap), da(rank, columns, 0, 0.5F), dx = before;
       Arena host = host_scratch(lora_scratch_bytes(Device{}, tokens, columns));
-      lora_down_forward(cpu, {x.view, id.on_cpu(rate), a.view, kScale, out.view}, host);
-      lora_down_backward(cpu, {dout.view, x.view, id.on_cpu(rate), a.view, kScale, da.view, dx.view}, host);
+      HostMatrix exact(tokens, columns, gap);
+      dropout(cpu, id.on_cpu(rate), x.view, exact.view);
+      const HostMatrix dropped = rounded(exact, t);
+      lora_down_forward(cpu, {dropped.view, a.view, kScale, out.view});
+      lora_down_backward(cpu, {dout.view, a.view, kScale, id.on_cpu(rate), da.view}, x.view, dx.view, host);
       const auto run = [&]() -> Outputs {
         const OnGpu gx(gpu(), x, t), ga(gpu(), a, t), gdout(gpu(), dout, t), gdx(gpu(), before, t);
         const OnGpu gout(gpu(), HostMatrix(tokens, rank, gap), t),
             gda(gpu(), HostMatrix(rank, columns, 0, 0.5F));
         const int64_t bytes = lora_scratch_bytes(gpu().device(), tokens, columns, t);
         Arena memory = scratch(bytes);
-        lora_down_forward(gpu(), {gx.view, id.on_gpu(rate), ga.view, kScale, gout.view}, memory);
-        lora_down_backward(gpu(), {gdout.view, gx.view, id.on_gpu(rate), ga.view, kScale, gda.view, gdx.view},
+        const OnGpu gdropped(gpu(), dropped, t);
+        lora_down_forward(gpu(), {gdropped.view, ga.view, kScale, gout.view});
+        lora_down_backward(gpu(), {gdout.view, ga.view, kScale, id.on_gpu(rate), gda.view}, gx.view, gdx.view,
                            memory);
         EXPECT_EQ(memory.used(), 0);
         EXPECT_LE(memory.peak(), bytes);

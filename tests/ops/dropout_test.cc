@@ -17,13 +17,17 @@ namespace {
 // The mask of one element, from the scalar generator.
 bool keeps(const Dropout& d, int64_t sample, int32_t position, int64_t column) {
   const auto s = static_cast<uint64_t>(sample);
-  const PhiloxCounter counter = {static_cast<uint32_t>(column / 4), static_cast<uint32_t>(position),
+  const PhiloxCounter counter = {static_cast<uint32_t>(column / 8), static_cast<uint32_t>(position),
                                  static_cast<uint32_t>(s), d.layer << 8 | static_cast<uint32_t>(d.site)};
   const PhiloxKey key = {static_cast<uint32_t>(d.seed) ^ static_cast<uint32_t>(s >> 32) * 0x85EBCA6BU,
                          d.step ^ static_cast<uint32_t>(d.seed >> 32) * 0x9E3779B9U};
-  const double word = philox(counter, key)[static_cast<size_t>(column % 4)];
-  return word >= std::round(static_cast<double>(d.rate) * 4294967296.0);
+  const uint32_t word = philox<7>(counter, key)[static_cast<size_t>(column % 8 / 2)];
+  const double bits = column % 2 == 0 ? word & 0xFFFF : word >> 16;
+  return bits >= std::round(static_cast<double>(d.rate) * 65536.0);
 }
+
+// Of the rate 0.3: the share of 2^16 that is kept, turned round.
+constexpr float kScale = 65536.0F / (65536.0F - 19661.0F);
 
 struct Case {
   std::vector<int64_t> samples;
@@ -76,7 +80,7 @@ TEST(Dropout, MatchesTheScalarFunctionAtEveryWidth) {
           const auto i = static_cast<size_t>(t * cols + col);
           const bool kept = keeps(c.dropout, c.samples[static_cast<size_t>(t)],
                                   c.positions[static_cast<size_t>(t)], column0 + col);
-          ASSERT_FLOAT_EQ(y[i], kept ? x[i] / 0.7F : 0.0F)
+          ASSERT_FLOAT_EQ(y[i], kept ? x[i] * kScale : 0.0F)
               << cols << " " << column0 << " " << t << " " << col;
         }
       }
@@ -134,7 +138,7 @@ TEST(Dropout, EveryPartOfTheKeyCounts) {
   EXPECT_TRUE(differs([](Dropout& d) { d.step += 1; }));
   EXPECT_TRUE(differs([](Dropout& d) { d.layer += 1; }));
   EXPECT_TRUE(differs([](Dropout& d) { d.site = DropoutSite::kAdapter; }));
-  EXPECT_TRUE(differs([](Dropout& d) { d.column0 += 4; }));
+  EXPECT_TRUE(differs([](Dropout& d) { d.column0 += 8; }));
   c.samples[1] ^= 1LL << 40;
   EXPECT_TRUE(differs([](Dropout&) {}));
   c.samples[1] ^= 1LL << 40;
@@ -173,6 +177,42 @@ TEST(Dropout, AddUsesTheSameMaskAndAliasingIsAllowed) {
   EXPECT_EQ(in, y);
 }
 
+TEST(Dropout, ResidualIsTheSumAndTheMaskedAddend) {
+  for (const float rate : {0.3F, 0.0F}) {
+    Case c(6, rate);
+    const auto x = random_values(6 * 150);
+    std::vector<float> residual(x.size());
+    for (size_t i = 0; i < x.size(); ++i) residual[i] = 3.0F - 2.0F * x[i];
+    std::vector<float> f = x;
+    std::vector<float> sum(x.size(), NAN);
+    Stream stream(Device{});
+    dropout_residual(stream, c.dropout, tensor_of(residual.data(), 6, 150), tensor_of(f.data(), 6, 150),
+                     tensor_of(sum.data(), 6, 150));
+    EXPECT_EQ(f, apply(c.dropout, x, 6, 150));
+    for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(sum[i], residual[i] + x[i]);
+    // And the sum of a masked tensor with another one, in each place where it may be written.
+    std::vector<float> base = residual;
+    std::vector<float> in = x;
+    std::vector<float> out(x.size(), NAN);
+    const auto at = [](std::vector<float>& v) { return tensor_of(v.data(), 6, 150); };
+    dropout_sum(stream, c.dropout, at(in), at(base), at(out));
+    for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(out[i], residual[i] + f[i]);
+    dropout_sum(stream, c.dropout, at(in), at(base), at(base));
+    EXPECT_EQ(base, out);
+    dropout_sum(stream, c.dropout, at(in), at(residual), at(in));
+    EXPECT_EQ(in, out);
+  }
+}
+
+TEST(Dropout, ScaleKeepsTheExpectation) {
+  for (const float rate : {1e-6F, 0.1F, 0.5F, 0.999999F}) {
+    Dropout d;
+    d.rate = rate;
+    EXPECT_NEAR(d.threshold() / 65536.0, rate, 1.1 / 65536);
+    EXPECT_NEAR(d.scale() * (1 - d.threshold() / 65536.0), 1, 1e-6);
+  }
+}
+
 TEST(Dropout, StridesLeaveTheGapsAlone) {
   Case c(3);
   const auto x = random_values(3 * 20);
@@ -189,7 +229,7 @@ TEST(Dropout, StridesLeaveTheGapsAlone) {
       } else {
         const bool kept =
             keeps(c.dropout, c.samples[static_cast<size_t>(r)], c.positions[static_cast<size_t>(r)], col);
-        ASSERT_FLOAT_EQ(v, kept ? x[static_cast<size_t>(r * 20 + col)] / 0.7F : 0.0F);
+        ASSERT_FLOAT_EQ(v, kept ? x[static_cast<size_t>(r * 20 + col)] * kScale : 0.0F);
       }
     }
   }

@@ -5,8 +5,8 @@
 #include "ops/rmsnorm.h"
 #include "ops/rope.h"
 #include "ops/swiglu.h"
-#include "tests/ops/gpu_twin.h"
 #include "tests/ops/reference.h"
+#include "tests/ops/token_identities.h"
 
 namespace pesc {
 namespace {
@@ -15,8 +15,8 @@ struct Shape {
   int64_t rows, cols, gap;
 };
 // Packed rows, odd widths, odd strides, one row, no rows, more columns than threads.
-const Shape kShapes[] = {{5, 64, 0}, {33, 130, 0}, {7, 65, 3}, {9, 96, 8},   {4, 40, 1},
-                         {1, 8, 0},  {0, 64, 0},   {3, 1, 0},  {2, 4096, 0}, {300, 520, 0}};
+const Shape kShapes[] = {{5, 64, 0}, {33, 130, 0}, {7, 65, 3},   {9, 96, 8},    {4, 40, 1},    {1, 8, 0},
+                         {0, 64, 0}, {3, 1, 0},    {2, 4096, 0}, {300, 520, 0}, {5, 7168, 64}, {3, 12288, 0}};
 constexpr DType kTypes[] = {DType::kF32, DType::kBF16};
 
 class RmsNormGpu : public GpuTwin {};
@@ -85,6 +85,59 @@ TEST_F(RmsNormGpu, Backward) {
   }
 }
 
+TEST_F(RmsNormGpu, DroppedCopyAndTermsOfTheGradient) {
+  constexpr int64_t kExperts = 8;
+  for (const DType t : kTypes) {
+    for (const auto& [rows, cols, gap] : kShapes) {
+      Identities id(gpu(), rows);
+      const float rate = cols % 3 == 0 ? 0.0F : 0.1F;
+      const Dropout on_cpu = id.on_cpu(rate), on_gpu = id.on_gpu(rate);
+      const int64_t routed = rows - rows / 3;  // the rest is padding
+      const HostMatrix x = rounded(HostMatrix::normal(rows, cols, 1, gap), t);
+      const HostMatrix w = HostMatrix::normal(1, cols, 2), router = HostMatrix::normal(kExperts, cols, 3);
+      const HostMatrix dlogits = HostMatrix::normal(routed, kExperts, 6);
+      const HostMatrix dy = rounded(HostMatrix::normal(rows, cols, 4, gap), t);
+      const HostMatrix term = rounded(HostMatrix::normal(rows, cols, 7, gap), t);
+      const HostMatrix before = rounded(HostMatrix::normal(rows, cols, 5, gap), t);
+      HostMatrix y(rows, cols, gap), rstd(1, rows), dropped(rows, cols, gap), used_up = dy, dx = before;
+      rmsnorm_forward(cpu, {x.view, {}, {}, w.view, 1e-5F, y.view, rstd.view, {on_cpu, dropped.view}});
+      rmsnorm_backward(cpu, {used_up.view,
+                             x.view,
+                             w.view,
+                             rstd.view,
+                             dx.view,
+                             {},
+                             {on_cpu, term.view},
+                             {dlogits.view, router.view}});
+      const auto run = [&]() -> Outputs {
+        const OnGpu gx(gpu(), x, t), gw(gpu(), w), gdy(gpu(), dy, t), gterm(gpu(), term, t);
+        const OnGpu grouter(gpu(), router), gdlogits(gpu(), dlogits), gdx(gpu(), before, t);
+        const OnGpu gy(gpu(), HostMatrix(rows, cols, gap), t),
+            gdropped(gpu(), HostMatrix(rows, cols, gap), t);
+        const OnGpu again(gpu(), HostMatrix(rows, cols, gap), t), both(gpu(), HostMatrix(rows, cols, gap), t);
+        const OnGpu grstd(gpu(), HostMatrix(1, rows));
+        rmsnorm_forward(gpu(),
+                        {gx.view, {}, {}, gw.view, 1e-5F, gy.view, grstd.view, {on_gpu, gdropped.view}});
+        rmsnorm_apply(gpu(), gx.view, gw.view, grstd.view, {}, {on_gpu, again.view});
+        EXPECT_TRUE(same_bits(again.host(), gdropped.host())) << shape_name(t, rows, cols, gap);
+        rmsnorm_apply(gpu(), gx.view, gw.view, grstd.view, again.view, {on_gpu, both.view});
+        EXPECT_TRUE(same_bits(again.host(), gy.host())) << shape_name(t, rows, cols, gap);
+        EXPECT_TRUE(same_bits(both.host(), gdropped.host())) << shape_name(t, rows, cols, gap);
+        rmsnorm_backward(gpu(), {gdy.view,
+                                 gx.view,
+                                 gw.view,
+                                 grstd.view,
+                                 gdx.view,
+                                 {},
+                                 {on_gpu, gterm.view},
+                                 {gdlogits.view, grouter.view}});
+        return {gy.host(), gdropped.host(), gdx.host()};
+      };
+      compare(shape_name(t, rows, cols, gap), run, {y, dropped, dx}, bound(t));
+    }
+  }
+}
+
 class RopeGpu : public GpuTwin {};
 
 TEST_F(RopeGpu, TableAndRotation) {
@@ -133,15 +186,68 @@ TEST_F(SwigluGpu, ForwardAndBackwardInPlace) {
       const HostMatrix dh = rounded(HostMatrix::normal(rows, cols, 2, gap), t);
       HostMatrix h(rows, cols, gap), dgate_up(rows, 2 * cols, gap);
       swiglu_forward(cpu, gate_up.view, h.view);
-      swiglu_backward(cpu, dh.view, gate_up.view, dgate_up.view);
+      Arena none = host_scratch(0);
+      swiglu_backward(cpu, {dh.view, gate_up.view, dgate_up.view}, none);
       const auto run = [&]() -> Outputs {
         const OnGpu ggate_up(gpu(), gate_up, t), gdh(gpu(), dh, t);
         const OnGpu gh(gpu(), HostMatrix(rows, cols, gap), t);
         swiglu_forward(gpu(), ggate_up.view, gh.view);
-        swiglu_backward(gpu(), gdh.view, ggate_up.view, ggate_up.view);
+        Arena nothing = scratch(0);
+        swiglu_backward(gpu(), {gdh.view, ggate_up.view, ggate_up.view}, nothing);
         return {gh.host(), ggate_up.host()};
       };
       compare(shape_name(t, rows, cols, gap), run, {h, dgate_up}, bound(t));
+    }
+  }
+}
+
+TEST_F(SwigluGpu, DroppedCopyAndLoraPath) {
+  for (const DType t : kTypes) {
+    for (const auto& [rows, cols, gap] : kShapes) {
+      for (const int64_t rank : {8, 64}) {
+        Identities id(gpu(), rows);
+        const float rate = cols % 3 == 0 ? 0.0F : 0.1F;
+        constexpr float kScale = 0.25F;
+        const HostMatrix gate_up = rounded(HostMatrix::normal(rows, 2 * cols, 1, gap, 2), t);
+        const HostMatrix dh = rounded(HostMatrix::normal(rows, cols, 2, gap), t);
+        const HostMatrix dout = rounded(HostMatrix::normal(rows, rank, 3, gap), t);
+        const HostMatrix a =
+            rounded(HostMatrix::normal(rank, cols, 4, 0, 1 / std::sqrt(static_cast<float>(rank))), t);
+        HostMatrix h(rows, cols, gap), dropped(rows, cols, gap), dgate_up(rows, 2 * cols, gap), used_up = dh;
+        HostMatrix da(rank, cols, 0, 0.5F);
+        Arena host = host_scratch(swiglu_scratch_bytes(Device{}, rows, cols));
+        swiglu_forward(cpu, gate_up.view, h.view, {id.on_cpu(rate), dropped.view});
+        swiglu_backward(cpu,
+                        {used_up.view,
+                         gate_up.view,
+                         dgate_up.view,
+                         {dout.view, a.view, kScale, id.on_cpu(rate), da.view}},
+                        host);
+        const auto run = [&]() -> Outputs {
+          const OnGpu ggate_up(gpu(), gate_up, t), gdh(gpu(), dh, t), gdout(gpu(), dout, t), ga(gpu(), a, t);
+          const OnGpu gh(gpu(), HostMatrix(rows, cols, gap), t),
+              gdropped(gpu(), HostMatrix(rows, cols, gap), t);
+          const OnGpu alone(gpu(), HostMatrix(rows, cols, gap), t),
+              gda(gpu(), HostMatrix(rank, cols, 0, 0.5F));
+          const int64_t bytes = swiglu_scratch_bytes(gpu().device(), rows, cols, t);
+          Arena memory = scratch(bytes);
+          swiglu_forward(gpu(), ggate_up.view, gh.view, {id.on_gpu(rate), gdropped.view});
+          swiglu_forward(gpu(), ggate_up.view, {}, {id.on_gpu(rate), alone.view});
+          EXPECT_TRUE(same_bits(alone.host(), gdropped.host())) << shape_name(t, rows, cols, gap);
+          swiglu_backward(gpu(),
+                          {gdh.view,
+                           ggate_up.view,
+                           ggate_up.view,
+                           {gdout.view, ga.view, kScale, id.on_gpu(rate), gda.view}},
+                          memory);
+          EXPECT_EQ(memory.used(), 0);
+          EXPECT_LE(memory.peak(), bytes);
+          return {gh.host(), gdropped.host(), ggate_up.host(), gda.host()};
+        };
+        // The gradient before the mask and the masked input are rounded as well.
+        compare(str_cat(shape_name(t, rows, cols, gap), " rank ", rank), run, {h, dropped, dgate_up, da},
+                2 * bound(t));
+      }
     }
   }
 }
@@ -162,6 +268,24 @@ TEST_F(SwigluGpu, LargeGatesStayFinite) {
 }
 
 class AdamwGpu : public GpuTwin {};
+
+TEST_F(AdamwGpu, TheCopyMayStandInAWiderMatrix) {
+  for (const auto& [rows, cols, gap] :
+       {Shape{12, 8, 8}, Shape{7, 5, 3}, Shape{40, 64, 4096}, Shape{3, 16, 0}}) {
+    const HostMatrix param = HostMatrix::normal(1, rows * cols, 1),
+                     grad = HostMatrix::normal(1, rows * cols, 2);
+    const OnGpu gp(gpu(), param), gg(gpu(), grad), gm(gpu(), HostMatrix(1, rows * cols));
+    const OnGpu gv(gpu(), HostMatrix(1, rows * cols)), copy(gpu(), HostMatrix(rows, cols, gap), DType::kBF16);
+    adamw(gpu(), {.param = gp.view,
+                  .grad = gg.view,
+                  .exp_avg = gm.view,
+                  .exp_avg_sq = gv.view,
+                  .copy = copy.view,
+                  .lr = 1e-2});
+    EXPECT_EQ(copy.host().values(), rounded(gp.host(), DType::kBF16).values()) << rows << "x" << cols;
+    EXPECT_TRUE(copy.host().gaps_untouched());
+  }
+}
 
 TEST_F(AdamwGpu, SeveralSteps) {
   for (const int64_t n : {0, 1, 7, 256, 1003, 40000}) {

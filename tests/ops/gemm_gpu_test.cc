@@ -96,5 +96,52 @@ TEST_F(GemmGpu, TimedKernels) {
   }
 }
 
+TEST_F(GemmGpu, FromElsewhere) {
+  for (const DType t : {DType::kF32, DType::kBF16}) {
+    const HostMatrix a = rounded(HostMatrix::normal(70, 24, 1), t),
+                     b = rounded(HostMatrix::normal(24, 40, 2), t);
+    const HostMatrix from = rounded(HostMatrix::normal(70, 40, 3, 8), t);
+    for (const float beta : {1.0F, 0.0F}) {
+      HostMatrix want(70, 40);
+      gemm(cpu, {.a = a.view, .b = b.view, .c = want.view, .beta = beta, .from = from.view});
+      const auto run = [&]() -> Outputs {
+        const OnGpu ga(gpu(), a, t), gb(gpu(), b, t), gfrom(gpu(), from, t),
+            gc(gpu(), HostMatrix(70, 40, 0, NAN), t);
+        gemm(gpu(), {.a = ga.view, .b = gb.view, .c = gc.view, .beta = beta, .from = gfrom.view});
+        return {gc.host()};
+      };
+      compare(str_cat("from elsewhere, beta ", beta), run, {want}, bound(t));
+    }
+  }
+}
+
+// Sizes that share a kernel give what those with one of their own give.
+TEST_F(GemmGpu, VaryingExtents) {
+  for (const DType t : {DType::kF32, DType::kBF16}) {
+    for (const bool ta : {false, true}) {
+      for (const int64_t n : {1000, 1, 77, 1024, 1025, 3}) {
+        const int64_t m = ta ? 48 : n, k = ta ? n : 64;
+        const HostMatrix a = rounded(HostMatrix::normal(ta ? k : m, ta ? m : k, 1), t);
+        const HostMatrix b = rounded(HostMatrix::normal(k, 40, 2), t);
+        Gemm g{.a = a.view, .trans_a = ta ? Transpose::kYes : Transpose::kNo, .b = b.view, .c = {}};
+        HostMatrix want(m, 40);
+        g.c = want.view;
+        gemm(cpu, g);
+        const auto run = [&]() -> Outputs {
+          const OnGpu ga(gpu(), a, t), gb(gpu(), b, t), gc(gpu(), HostMatrix(m, 40, 0, NAN), t);
+          Gemm on_gpu = g;
+          on_gpu.a = ga.view;
+          on_gpu.b = gb.view;
+          on_gpu.c = gc.view;
+          on_gpu.extent = Extent::kVaries;
+          gemm(gpu(), on_gpu);
+          return {gc.host()};
+        };
+        compare(str_cat("varying ", m, "x40x", k), run, {want}, bound(t));
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace pesc

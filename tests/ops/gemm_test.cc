@@ -123,5 +123,18 @@ TEST(Gemm, LinearForwardAndBackward) {
   }
 }
 
+TEST(Gemm, FromElsewhere) {
+  Stream stream(Device{.threads = 2});
+  const HostMatrix a = HostMatrix::normal(70, 20, 1), b = HostMatrix::normal(20, 33, 2);
+  const HostMatrix from = HostMatrix::normal(70, 33, 3, 2);
+  for (const float beta : {1.0F, -0.5F, 0.0F}) {
+    HostMatrix in_place = from, out(70, 33, 1, NAN);
+    gemm(stream, {.a = a.view, .b = b.view, .c = in_place.view, .beta = beta});
+    gemm(stream, {.a = a.view, .b = b.view, .c = out.view, .beta = beta, .from = from.view});
+    EXPECT_EQ(out.values(), in_place.values()) << beta;
+    EXPECT_TRUE(out.gaps_untouched());
+  }
+}
+
 }  // namespace
 }  // namespace pesc

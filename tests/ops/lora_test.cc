@@ -48,7 +48,12 @@ struct Lora {
   }
 
   void forward() {
-    lora_down_forward(stream, {x.view, dropout, a.view, kScale, out.view}, scratch);
+    HostMatrix dropped = x;
+    pesc::dropout(stream, dropout, x.view, dropped.view);
+    lora_down_forward(stream, {dropped.view, a.view, kScale, out.view});
+  }
+  void backward(const HostMatrix& dout, const HostMatrix& da, const Tensor& dx) {
+    lora_down_backward(stream, {dout.view, a.view, kScale, dropout, da.view}, x.view, dx, scratch);
     EXPECT_EQ(scratch.used(), 0);
   }
   // The factor of each element of x: 0 or 1 / (1 - rate).
@@ -84,8 +89,7 @@ TEST(Lora, BackwardMatchesTheReferenceAndAddsToItsOutputs) {
     const HostMatrix dout = HostMatrix::normal(s.tokens, s.rank, 3, s.gap);
     HostMatrix da(s.rank, s.columns, s.gap, 5);
     HostMatrix dx(s.tokens, s.columns, s.gap, -6);
-    lora_down_backward(l.stream, {dout.view, l.x.view, l.dropout, l.a.view, kScale, da.view, dx.view},
-                       l.scratch);
+    l.backward(dout, da, dx.view);
     const std::vector<double> mask = l.mask();
     std::vector<double> want_da;
     for (int64_t r = 0; r < s.rank; ++r) {
@@ -116,8 +120,7 @@ TEST(Lora, BackwardMatchesFiniteDifferencesOfTheForward) {
     const HostMatrix dout = HostMatrix::normal(5, 2, 3, 0);
     HostMatrix da(2, 9);
     HostMatrix dx(5, 9);
-    lora_down_backward(l.stream, {dout.view, l.x.view, l.dropout, l.a.view, kScale, da.view, dx.view},
-                       l.scratch);
+    l.backward(dout, da, dx.view);
     const auto loss = [&] {
       l.forward();
       double sum = 0;
@@ -143,34 +146,38 @@ TEST(Lora, BackwardMatchesFiniteDifferencesOfTheForward) {
   }
 }
 
-TEST(Lora, AbsentInputGradientIsSkipped) {
+// What an operation that makes x itself uses: the two products, and the mask between them.
+TEST(Lora, TheProductsAreTheBackwardInParts) {
   for (float rate : {0.0F, 0.3F}) {
     Lora l({5, 9, 2, 1, rate, 1});
     const HostMatrix dout = HostMatrix::normal(5, 2, 3);
-    HostMatrix with(2, 9);
-    HostMatrix without(2, 9);
-    HostMatrix dx(5, 9);
-    lora_down_backward(l.stream, {dout.view, l.x.view, l.dropout, l.a.view, kScale, with.view, dx.view},
-                       l.scratch);
-    lora_down_backward(l.stream, {dout.view, l.x.view, l.dropout, l.a.view, kScale, without.view, Tensor{}},
-                       l.scratch);
-    EXPECT_EQ(with.data, without.data);
+    HostMatrix whole(2, 9), parts(2, 9), dx(5, 9), by_parts(5, 9), before_mask(5, 9);
+    l.backward(dout, whole, dx.view);
+    const LoraBranch branch{dout.view, l.a.view, kScale, l.dropout, parts.view};
+    HostMatrix dropped = l.x;
+    pesc::dropout(l.stream, l.dropout, l.x.view, dropped.view);
+    lora_weight_gradient(l.stream, branch, dropped.view);
+    lora_input_gradient(l.stream, branch, before_mask.view);
+    dropout_add(l.stream, l.dropout, before_mask.view, by_parts.view);
+    EXPECT_EQ(whole.data, parts.data);
+    EXPECT_LT(relative_error(by_parts.values(), dx.values()), 1e-6);
   }
 }
 
 TEST(Lora, ScratchIsExactlyWhatIsUsed) {
   Lora l({65, 130, 12, 1, 0.1F, 1});
-  l.forward();
+  const HostMatrix dout = HostMatrix::normal(65, 12, 3), da(12, 130), dx(65, 130);
+  l.backward(dout, da, dx.view);
   EXPECT_EQ(l.scratch.peak(), lora_scratch_bytes(Device{}, 65, 130));
   Arena small("small", Device{}, lora_scratch_bytes(Device{}, 65, 130) - Arena::kAlignment);
-  EXPECT_THROW(lora_down_forward(l.stream, {l.x.view, l.dropout, l.a.view, kScale, l.out.view}, small),
+  EXPECT_THROW(lora_down_backward(l.stream, {dout.view, l.a.view, kScale, l.dropout, da.view}, l.x.view,
+                                  dx.view, small),
                InternalError);
 }
 
 TEST(Lora, ShapesMustAgree) {
   Lora l({4, 6, 2, 0, 0, 1});
-  EXPECT_THROW(lora_down_forward(l.stream, {l.x.view, l.dropout, l.a.view, kScale, l.x.view}, l.scratch),
-               InternalError);
+  EXPECT_THROW(lora_down_forward(l.stream, {l.x.view, l.a.view, kScale, l.x.view}), InternalError);
 }
 
 }  // namespace

@@ -174,5 +174,65 @@ TEST(RmsNorm, FrozenWeightHasNoGradient) {
   EXPECT_NE(dx(0, 0), 0.0F);
 }
 
+// The dropped copy, and the terms of the gradient: the same as the operations one by one.
+TEST(RmsNorm, DroppedCopyAndTermsOfTheGradient) {
+  for (const float rate : {0.0F, 0.4F}) {
+    constexpr int64_t kTokens = 11;
+    constexpr int64_t kHidden = 37;
+    constexpr int64_t kExperts = 4;
+    Stream stream(Device{.threads = 2});
+    std::vector<int64_t> samples(kTokens, 7);
+    std::vector<int32_t> positions;
+    for (int32_t t = 0; t < kTokens; ++t) positions.push_back(3 * t);
+    Dropout mask;
+    mask.rate = rate;
+    mask.seed = 4;
+    mask.samples = tensor_of(samples.data(), 1, kTokens);
+    mask.positions = tensor_of(positions.data(), 1, kTokens);
+    const HostMatrix x = HostMatrix::normal(kTokens, kHidden, 1, 1), w = HostMatrix::normal(1, kHidden, 2);
+    HostMatrix y(kTokens, kHidden), rstd(1, kTokens), dropped(kTokens, kHidden, 2), again = dropped, want = y;
+    rmsnorm_forward(stream, {.x = x.view,
+                             .delta = {},
+                             .x_out = {},
+                             .weight = w.view,
+                             .eps = kEps,
+                             .y = y.view,
+                             .rstd = rstd.view,
+                             .dropped = {mask, dropped.view}});
+    rmsnorm_apply(stream, x.view, w.view, rstd.view, {}, {mask, again.view});
+    dropout(stream, mask, y.view, want.view);
+    EXPECT_EQ(dropped.values(), want.values());
+    EXPECT_EQ(again.values(), want.values());
+    EXPECT_TRUE(dropped.gaps_untouched());
+
+    const HostMatrix dy = HostMatrix::normal(kTokens, kHidden, 3),
+                     term = HostMatrix::normal(kTokens, kHidden, 5);
+    const HostMatrix router = HostMatrix::normal(kExperts, kHidden, 6);
+    const HostMatrix dlogits =
+        HostMatrix::normal(kTokens - 2, kExperts, 7);  // the last two tokens are padding
+    HostMatrix whole = dy, used_up = dy, dx(kTokens, kHidden, 0, 0.5F), got = dx;
+    dropout_add(stream, mask, term.view, whole.view);
+    add_router_term(stream, {dlogits.view, router.view}, whole.view.row_range(0, kTokens - 2));
+    rmsnorm_backward(stream, {whole.view, x.view, w.view, rstd.view, dx.view, {}});
+    rmsnorm_backward(stream, {used_up.view,
+                              x.view,
+                              w.view,
+                              rstd.view,
+                              got.view,
+                              {},
+                              {mask, term.view},
+                              {dlogits.view, router.view}});
+    EXPECT_EQ(got.values(), dx.values());
+    HostMatrix without(kTokens, kHidden, 0, 0.5F);
+    rmsnorm_backward(stream, {dy.view, x.view, w.view, rstd.view, without.view, {}});
+    EXPECT_GT(relative_error(got, Matrix64(without)), 1e-2);
+    HostMatrix dw(1, kHidden);
+    EXPECT_THROW(
+        rmsnorm_backward(stream,
+                         {used_up.view, x.view, w.view, rstd.view, got.view, dw.view, {mask, term.view}, {}}),
+        InternalError);
+  }
+}
+
 }  // namespace
 }  // namespace pesc

@@ -103,26 +103,24 @@ TEST_F(RouterGpu, Backward) {
       const HostMatrix dweights = HostMatrix::normal(s.tokens, s.k, 5);
       const HostMatrix balance = HostMatrix::normal(1, s.experts, 6);
       const HostMatrix before = rounded(HostMatrix::normal(s.tokens, s.hidden, 7, s.gap), t);
-      HostMatrix dweight(s.experts, s.hidden, 0, 0.5F), dx = before;
-      router_backward(cpu,
-                      {f.x.view, f.weight.view, f.probs.view, f.experts(), f.weights.view, dweights.view,
-                       balance.view, dweight.view, dx.view},
-                      host);
+      HostMatrix dweight(s.experts, s.hidden, 0, 0.5F), dx = before, dlogits(s.tokens, s.experts);
+      router_backward(cpu, {f.x.view, f.weight.view, f.probs.view, f.experts(), f.weights.view, dweights.view,
+                            balance.view, dweight.view, dlogits.view});
+      add_router_term(cpu, {dlogits.view, f.weight.view}, dx.view);
       const auto run = [&]() -> Outputs {
         const OnGpu gx(gpu(), f.x, t), gweight(gpu(), f.weight), gprobs(gpu(), f.probs),
             gweights(gpu(), f.weights);
         const OnGpu gdweights(gpu(), dweights), gbalance(gpu(), balance), gdx(gpu(), before, t);
         const OnGpu gdweight(gpu(), HostMatrix(s.experts, s.hidden, 0, 0.5F));
         const ArrayOnGpu<int32_t> gexperts(gpu(), f.chosen, s.tokens, s.k);
-        Arena memory = scratch(router_scratch_bytes(gpu().device(), s.tokens, s.experts));
-        router_backward(gpu(),
-                        {gx.view, gweight.view, gprobs.view, gexperts.view, gweights.view, gdweights.view,
-                         gbalance.view, gdweight.view, gdx.view},
-                        memory);
-        return {gdweight.host(), gdx.host()};
+        const OnGpu gdlogits(gpu(), HostMatrix(s.tokens, s.experts, 0, NAN));
+        router_backward(gpu(), {gx.view, gweight.view, gprobs.view, gexperts.view, gweights.view,
+                                gdweights.view, gbalance.view, gdweight.view, gdlogits.view});
+        add_router_term(gpu(), {gdlogits.view, gweight.view}, gdx.view);
+        return {gdweight.host(), gdx.host(), gdlogits.host()};
       };
       compare(str_cat(shape_name(t, s.tokens, s.hidden, s.gap), ", ", s.experts, " experts"), run,
-              {dweight, dx}, bound(t));
+              {dweight, dx, dlogits}, bound(t));
     }
   }
 }

@@ -38,7 +38,50 @@ TEST(SwiGlu, Forward) {
   }
 }
 
+// The copy is the dropped output, and the LoRA path's way back the same as one over an h in memory.
+TEST(SwiGlu, DroppedCopyAndLoraPath) {
+  for (const float rate : {0.0F, 0.4F}) {
+    constexpr int64_t kTokens = 9;
+    constexpr int64_t kColumns = 21;
+    constexpr int64_t kRank = 3;
+    Stream stream(Device{.threads = 2});
+    std::vector<int64_t> samples(kTokens, 5);
+    std::vector<int32_t> positions;
+    for (int32_t t = 0; t < kTokens; ++t) positions.push_back(t);
+    Dropout mask;
+    mask.rate = rate;
+    mask.seed = 3;
+    mask.samples = tensor_of(samples.data(), 1, kTokens);
+    mask.positions = tensor_of(positions.data(), 1, kTokens);
+    const HostMatrix in = HostMatrix::normal(kTokens, 2 * kColumns, 1, 1);
+    HostMatrix h(kTokens, kColumns), dropped(kTokens, kColumns, 2), alone(kTokens, kColumns), want = h;
+    swiglu_forward(stream, in.view, h.view, {mask, dropped.view});
+    swiglu_forward(stream, in.view, {}, {mask, alone.view});
+    dropout(stream, mask, h.view, want.view);
+    EXPECT_EQ(dropped.values(), want.values());
+    EXPECT_EQ(alone.values(), want.values());
+    EXPECT_TRUE(dropped.gaps_untouched());
+
+    const HostMatrix dout = HostMatrix::normal(kTokens, kRank, 2), a = HostMatrix::normal(kRank, kColumns, 3);
+    const HostMatrix dh = HostMatrix::normal(kTokens, kColumns, 4);
+    HostMatrix da(kRank, kColumns, 0, 0.5F), da_want = da, through = dh, used_up = dh;
+    HostMatrix got(kTokens, 2 * kColumns), dgate_up = got;
+    const int64_t bytes = swiglu_scratch_bytes(Device{}, kTokens, kColumns);
+    Arena scratch("swiglu", Device{}, bytes);
+    lora_down_backward(stream, {dout.view, a.view, 0.25F, mask, da_want.view}, h.view, through.view, scratch);
+    swiglu_backward(stream, {through.view, in.view, dgate_up.view}, scratch);
+    swiglu_backward(stream, {used_up.view, in.view, got.view, {dout.view, a.view, 0.25F, mask, da.view}},
+                    scratch);
+    EXPECT_EQ(got.values(), dgate_up.values());
+    EXPECT_EQ(da.values(), da_want.values());
+    EXPECT_NE(da.values(), HostMatrix(kRank, kColumns, 0, 0.5F).values());
+    EXPECT_EQ(scratch.used(), 0);
+    EXPECT_LE(scratch.peak(), bytes);
+  }
+}
+
 TEST(SwiGlu, Backward) {
+  Arena nothing("none", Device{}, 0);
   for (const Shape& s : kShapes) {
     SCOPED_TRACE(str_cat(s.tokens, "x", s.columns));
     Stream stream(Device{.threads = s.threads});
@@ -55,20 +98,21 @@ TEST(SwiGlu, Backward) {
       }
     }
     HostMatrix out(s.tokens, 2 * s.columns, 1);
-    swiglu_backward(stream, dh.view, in.view, out.view);
+    swiglu_backward(stream, {dh.view, in.view, out.view}, nothing);
     EXPECT_LT(relative_error(out, want), 1e-6);
     EXPECT_TRUE(out.gaps_untouched());
-    swiglu_backward(stream, dh.view, in.view, in.view);  // in place
+    swiglu_backward(stream, {dh.view, in.view, in.view}, nothing);  // in place
     EXPECT_EQ(in.values(), out.values());
   }
 }
 
 TEST(SwiGlu, BackwardIsTheDerivative) {
+  Arena nothing("none", Device{}, 0);
   Stream stream(Device{});
   HostMatrix in = HostMatrix::normal(3, 10, 1);
   const HostMatrix dh = HostMatrix::normal(3, 5, 2);
   HostMatrix got(3, 10);
-  swiglu_backward(stream, dh.view, in.view, got.view);
+  swiglu_backward(stream, {dh.view, in.view, got.view}, nothing);
   const auto loss = [&](const Matrix64& x) { return dot(reference(x).data, dh.values()); };
   EXPECT_LT(relative_error(got, finite_differences(Matrix64(in), loss)), 1e-4);
   HostMatrix h(3, 5);
