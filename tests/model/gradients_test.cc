@@ -63,7 +63,7 @@ class Differences {
     return loss;
   }
   double derivative(const Parameter& p, const std::vector<float>& base, const std::vector<double>& v) {
-    const double h = 0.001;
+    const double h = 0.0012;
     return (8 * (loss_at(p, base, v, h) - loss_at(p, base, v, -h)) -
             (loss_at(p, base, v, 2 * h) - loss_at(p, base, v, -2 * h))) /
            (12 * h);
