@@ -26,7 +26,7 @@ struct Capacity {
   int64_t max_tokens = 0;    // T of one rank
   int64_t max_sequence = 0;  // tokens of the longest sequence
   double exchange_headroom = 2;
-  int64_t head_chunk = 1024;  // supervised rows whose logits exist at one time
+  int64_t head_chunk = 2048;  // supervised rows whose logits exist at one time
 };
 
 struct MoeSaved {

@@ -162,10 +162,19 @@ void launch_gradients(Stream& stream, const AdapterBackward& args, const Slices&
     using T = decltype(element);
     with_pack<T>({narrow(p, dim), hidden, narrow(dh, dim), narrow(scaled, dim)}, [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
-      gelu_gradients<kWidth, T><<<blocks_for(hidden.rows * kWarp), kThreads, 0, stream_of(stream)>>>(
-          at, view<const T>(p), view<const T>(hidden), slot.i32(), args.weights.f32(), args.scale,
-          view<T>(dh), view<T>(scaled), args.dweights.f32());
-      PESC_LAUNCHED("adapter_gelu_gradients");
+      const auto launch = [&](auto lanes) {
+        constexpr int kLanes = decltype(lanes)::value;
+        gelu_gradients<kWidth, kLanes, T>
+            <<<blocks_for(hidden.rows * kLanes), kThreads, 0, stream_of(stream)>>>(
+                at, view<const T>(p), view<const T>(hidden), slot.i32(), args.weights.f32(), args.scale,
+                view<T>(dh), view<T>(scaled), args.dweights.f32());
+        PESC_LAUNCHED("adapter_gelu_gradients");
+      };
+      if (dim / kWidth <= 8) {
+        launch(std::integral_constant<int, 8>{});
+      } else {
+        launch(std::integral_constant<int, kWarp>{});
+      }
     });
   });
 }

@@ -51,21 +51,25 @@ __global__ void gelu_kernel(Slices at, View<const T> source, const int32_t* slot
   }
 }
 
-// dweights = scale sum_d(p gelu(h)), scaled = w scale gelu(h), dh = w scale p gelu'(h); a warp takes an
-// assignment. dh may be p.
-template <int N, class T>
+// dweights = scale sum_d(p gelu(h)), scaled = w scale gelu(h), dh = w scale p gelu'(h); kLanes lanes of
+// a warp take an assignment. dh may be p.
+template <int N, int kLanes, class T>
 __global__ void gelu_gradients(Slices at, View<const T> p, View<const T> hidden, const int32_t* slot,
                                const float* weights, float scale, View<T> dh, View<T> scaled,
                                float* dweights) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  for (int64_t i = first_index() / kWarp; i < hidden.rows; i += index_step() / kWarp) {
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const int64_t step = index_step() / kLanes;
+  // The lanes of a warp go round together: those beyond the end take the last assignment again, unwritten.
+  for (int64_t at0 = first_index() / kLanes; at0 - at0 % (kWarp / kLanes) < hidden.rows; at0 += step) {
+    const bool real = at0 < hidden.rows;
+    const int64_t i = real ? at0 : hidden.rows - 1;
     const int32_t mine = slot[i];
     const float w = weights[mine] * scale;
     const T* from = at.of(p, i);
     T* to_dh = at.of(dh, i);
     T* to_scaled = at.of(scaled, i);
     float dot = 0;
-    for (int64_t c = lane; c < hidden.cols / N; c += kWarp) {
+    for (int64_t c = lane; real && c < hidden.cols / N; c += kLanes) {
       float h[N], grad[N];
       load_floats<N>(hidden.row(i) + c * N, h);
       load_floats<N>(from + c * N, grad);
@@ -79,8 +83,9 @@ __global__ void gelu_gradients(Slices at, View<const T> p, View<const T> hidden,
       store_floats<N>(to_dh + c * N, grad);
       store_floats<N>(to_scaled + c * N, h);
     }
-    dot = warp_sum(dot);
-    if (lane == 0) dweights[mine] = scale * dot;
+#pragma unroll
+    for (int offset = kLanes / 2; offset > 0; offset /= 2) dot += __shfl_xor_sync(0xffffffffU, dot, offset);
+    if (real && lane == 0) dweights[mine] = scale * dot;
   }
 }
 

@@ -11,6 +11,7 @@ template <int N, class T>
 __global__ void mask_kernel(Mask mask, View<const T> x, View<const T> base, View<T> y) {
   PESC_FOR_ROWS(r, x.rows) {
     const RowMask row(mask, r);
+#pragma unroll 2
     PESC_FOR_COLUMNS(i, x.cols / N) {
       float values[N];
       load_floats<N>(x.row(r) + i * N, values);
@@ -31,6 +32,7 @@ template <int N, class T>
 __global__ void residual_kernel(Mask mask, View<const T> x, View<T> f, View<T> sum) {
   PESC_FOR_ROWS(r, x.rows) {
     const RowMask row(mask, r);
+#pragma unroll 2
     PESC_FOR_COLUMNS(i, x.cols / N) {
       float a[N], b[N];
       load_floats<N>(x.row(r) + i * N, a);
@@ -56,7 +58,7 @@ void mask_tokens(Stream& stream, const Dropout& d, const Tensor& x, const Tensor
     using T = decltype(element);
     with_masked_pack<T>(d, {x, base, y}, [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
-      const RowGrid g(x.rows, x.cols / kWidth);
+      const WholeRowGrid g(x.rows, x.cols / kWidth);
       mask_kernel<kWidth, T><<<g.grid, g.block, 0, stream_of(stream)>>>(
           Mask(d), view<const T>(x), view_or_none<const T>(base), view<T>(y));
       PESC_LAUNCHED("dropout");
@@ -87,7 +89,7 @@ void dropout_residual(Stream& stream, const Dropout& mask, const Tensor& x, cons
     using T = decltype(element);
     with_masked_pack<T>(mask, {x, f, sum}, [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
-      const RowGrid g(x.rows, x.cols / kWidth);
+      const WholeRowGrid g(x.rows, x.cols / kWidth);
       residual_kernel<kWidth, T>
           <<<g.grid, g.block, 0, stream_of(stream)>>>(Mask(mask), view<const T>(x), view<T>(f), view<T>(sum));
       PESC_LAUNCHED("dropout_residual");

@@ -107,6 +107,7 @@ __global__ void apply_kernel(View<const T> x, const W* w, const float* rstd, Vie
   PESC_FOR_ROWS(t, x.rows) {
     const RowMask row_mask(mask, t);
     const float r = rstd[t];
+#pragma unroll 2
     PESC_FOR_COLUMNS(i, x.cols / N) {
       float out[N];
       normalise<N, T, W>(load_pack<N>(x.row(t) + i * N), w + i * N, r, out);
@@ -324,7 +325,7 @@ void rmsnorm_apply(Stream& stream, const Tensor& x, const Tensor& weight, const 
     using W = decltype(w);
     with_masked_pack<T>(dropped.mask, {x, weight, y, dropped.y}, [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
-      const RowGrid g(x.rows, x.cols / kWidth);
+      const WholeRowGrid g(x.rows, x.cols / kWidth);
       apply_kernel<kWidth, T, W><<<g.grid, g.block, 0, stream_of(stream)>>>(
           view<const T>(x), pointer<const W>(weight), rstd.f32(), view_or_none<T>(y), Mask(dropped.mask),
           view_or_none<T>(dropped.y));

@@ -19,6 +19,7 @@ template <int N, class T>
 __global__ void forward_kernel(View<const T> gate_up, int64_t cols, View<T> h, Mask mask, View<T> dropped) {
   PESC_FOR_ROWS(r, gate_up.rows) {
     const RowMask row(mask, r);
+#pragma unroll 2
     PESC_FOR_COLUMNS(i, cols / N) {
       float gate[N], up[N];
       load_floats<N>(gate_up.row(r) + i * N, gate);
@@ -40,6 +41,7 @@ __global__ void backward_kernel(View<T> dh, View<const T> gate_up, View<T> dgate
                                 View<const T> term) {
   PESC_FOR_ROWS(r, dh.rows) {
     const RowMask row(mask, r);
+#pragma unroll 2
     PESC_FOR_COLUMNS(i, dh.cols / N) {
       float d[N], gate[N], up[N];
       load_floats<N>(dh.row(r) + i * N, d);
@@ -99,7 +101,7 @@ void swiglu_forward(Stream& stream, const Tensor& gate_up, const Tensor& h, cons
     with_masked_pack<T>(dropped.mask, {gate_of(gate_up), up_of(gate_up), h, dropped.y}, [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
       const int64_t cols = gate_up.cols / 2;
-      const RowGrid g(gate_up.rows, cols / kWidth);
+      const WholeRowGrid g(gate_up.rows, cols / kWidth);
       forward_kernel<kWidth, T><<<g.grid, g.block, 0, stream_of(stream)>>>(
           view<const T>(gate_up), cols, view_or_none<T>(h), Mask(dropped.mask), view_or_none<T>(dropped.y));
       PESC_LAUNCHED("swiglu_forward");
@@ -128,7 +130,7 @@ void swiglu_backward(Stream& stream, const SwigluBackward& args, Arena& scratch)
                         {gate_of(gate_up), up_of(gate_up), gate_of(dgate_up), up_of(dgate_up), dh, term},
                         [&](auto width) {
                           constexpr int kWidth = decltype(width)::value;
-                          const RowGrid g(dh.rows, dh.cols / kWidth);
+                          const WholeRowGrid g(dh.rows, dh.cols / kWidth);
                           backward_kernel<kWidth, T><<<g.grid, g.block, 0, stream_of(stream)>>>(
                               view<T>(dh), view<const T>(gate_up), view<T>(dgate_up), Mask(args.lora.dropout),
                               view_or_none<const T>(term));

@@ -73,6 +73,17 @@ struct RowGrid {
                 static_cast<unsigned>(std::clamp<int64_t>((rows + block.y - 1) / block.y, 1, 65535)));
   }
 };
+// The same with whole rows in a block, so that a thread takes several vectors of its row: for kernels that
+// make something of the row first (the key of its mask).
+struct WholeRowGrid {
+  dim3 grid, block;
+  WholeRowGrid(int64_t rows, int64_t n) {
+    unsigned x = 1;
+    while (x < kThreads && 4 * x < n) x *= 2;
+    block = dim3(x, kThreads / x);
+    grid = dim3(1, static_cast<unsigned>(std::clamp<int64_t>((rows + block.y - 1) / block.y, 1, 65535)));
+  }
+};
 #define PESC_FOR_ROWS(r, count)                                                              \
   for (int64_t r = static_cast<int64_t>(blockIdx.y) * blockDim.y + threadIdx.y; r < (count); \
        r += static_cast<int64_t>(gridDim.y) * blockDim.y)
