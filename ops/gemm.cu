@@ -257,13 +257,13 @@ int fastest(Queue& queue, const Gemm& g, const Key& key, const Matmul& matmul,
 }
 
 // A sum that is split adds parts that were rounded to the output's type, which in bf16 is a rounding too
-// many.
-bool splits(const cublasLtMatmulAlgo_t& algo) {
+// many. The parts stand in the workspace, which nothing else uses.
+bool splits(const cublasLtMatmulHeuristicResult_t& candidate) {
   int32_t parts = 1;
   size_t written = 0;
-  const cublasStatus_t status = cublasLtMatmulAlgoConfigGetAttribute(&algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM,
-                                                                     &parts, sizeof(parts), &written);
-  return status == CUBLAS_STATUS_SUCCESS && parts > 1;
+  const cublasStatus_t status = cublasLtMatmulAlgoConfigGetAttribute(
+      &candidate.algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &parts, sizeof(parts), &written);
+  return candidate.workspaceSize > 0 || (status == CUBLAS_STATUS_SUCCESS && parts > 1);
 }
 
 // In the library's terms A is our b and B our a; their names here are ours.
@@ -296,8 +296,7 @@ void choose(Queue& queue, const Gemm& g, const Key& key, Matmul& matmul) {
                                      preference.it, timed || whole ? kCandidates : 1, results.data(), &found);
   if (whole) {  // those that do split are left out, unless all do
     const auto end = results.begin() + found;
-    const auto kept =
-        std::stable_partition(results.begin(), end, [](const auto& r) { return !splits(r.algo); });
+    const auto kept = std::stable_partition(results.begin(), end, [](const auto& r) { return !splits(r); });
     if (kept != results.begin()) found = static_cast<int>(kept - results.begin());
   }
   PESC_CHECK(status == CUBLAS_STATUS_SUCCESS && found > 0 && results[0].state == CUBLAS_STATUS_SUCCESS,
