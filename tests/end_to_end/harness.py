@@ -117,9 +117,9 @@ def sets(**fields):
     return flags
 
 
-def generate_data(folder, train=5000, held_out=100, seed=1):
+def generate_data(folder, *flags, train=5000, held_out=100, seed=1):
     subprocess.run([sys.executable, os.path.join(SOURCE, "configs", "quickstart", "generate.py"), "--out", folder,
-                    "--train", str(train), "--held-out", str(held_out), "--seed", str(seed)],
+                    "--train", str(train), "--held-out", str(held_out), "--seed", str(seed), *flags],
                    check=True, stderr=subprocess.DEVNULL)
 
 
