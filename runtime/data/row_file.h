@@ -17,7 +17,7 @@ struct RowOptions {
   int64_t max_bytes = int64_t{16} << 20;  // of one row's JSON text; a longer one is a bad row
   OnBadRow on_bad_row = OnBadRow::kFail;
   Answers answers = Answers::kAll;
-  int64_t max_messages = 8;  // rows that the report quotes
+  int64_t max_messages = 8;    // rows that the report quotes
   std::string policy_field{};  // of the experiment, which sets on_bad_row: named where a bad row is refused
 };
 
