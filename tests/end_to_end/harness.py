@@ -243,4 +243,4 @@ def main(tries=1):
     if len(sys.argv) == 1:  # all of it
         with open(path, "w", encoding="utf-8") as file:
             json.dump({"ran": outcome.testsRun, "passed": passed, "skipped": len(outcome.skipped)}, file)
-    sys.exit(not passed)
+    sys.exit(NOT_TESTED if passed and outcome.skipped else not passed)
