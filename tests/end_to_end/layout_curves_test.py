@@ -53,6 +53,26 @@ class LayoutCurves(harness.EndToEnd):
     def test_accumulation(self):
         self.check_layouts([(2, 1, 2), (4, 2, 4), (8, 4, 8)], train__micro_batch=16)
 
+    def test_accumulation_weighs_tokens(self):
+        """Without the balance loss, which is of a micro-batch, their size changes nothing: the loss is a sum over tokens
+        divided by their number, not a mean of the micro-batches' means."""
+        # The first step's rows, four at a time, each a step of its own that leaves the model as it is.
+        self.train(1, "rows", train__steps=16, train__global_batch=4, train__micro_batch=4, train__learning_rate=1e-12)
+        parts = harness.curve(self.path("rows"))
+        expected = self.run_curve(1, 1, 1, train__micro_batch=64, moe__aux_coef=0)
+        tokens = [part["supervised_tokens"] for part in parts]
+        self.assertEqual(sum(tokens), expected[0]["supervised_tokens"])
+        self.assertGreater(max(tokens), 1.2 * min(tokens), "all parts have as many tokens")
+        by_token = sum(part["loss"] * part["supervised_tokens"] for part in parts) / sum(tokens)
+        by_part = sum(part["loss"] for part in parts) / len(parts)
+        self.assertLess(abs(by_token / expected[0]["loss"] - 1), BOUND)
+        self.assertGreater(abs(by_part / expected[0]["loss"] - 1), 10 * BOUND, "a mean of means would pass")
+        for micro_batch in (16, 4):
+            got = self.run_curve(1, 1, 1, train__micro_batch=micro_batch, moe__aux_coef=0)
+            what = "micro-batches of %d" % micro_batch
+            self.assert_curves_agree(expected, got, BOUND, what, ["loss"])
+            self.assert_curves_agree(expected, got, BOUND_WITH_FLIPS, "  and", ["grad_norm"])
+
     def test_rows_that_do_not_divide(self):
         # Batches of 60 keep the rounding of a step small. Six rows on four dp ranks are 2 + 2 + 1 + 1; on eight, two ranks have none.
         self.check_layouts([(4, 1, 4), (4, 1, 1), (8, 2, 8), (8, 1, 8)], train__global_batch=60, train__micro_batch=6)
