@@ -187,7 +187,7 @@ class Verbs(harness.EndToEnd):
         self.assertFalse(os.path.exists(self.path("no-export")))
 
     def test_lora_alone_trains(self):
-        fields = {"train__mode": "LORA", "train__steps": 12, "train__micro_batch": 32}
+        fields = {"train__mode": "LORA", "train__steps": 12, "train__micro_batch": 32, "train__learning_rate": 5e-3}
         self.train(1, "lora-1", **fields)
         self.train(4, "lora-4", tp=2, **fields)
         one, four = harness.curve(self.path("lora-1")), harness.curve(self.path("lora-4"))
