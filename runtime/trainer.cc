@@ -1,7 +1,6 @@
 #include "runtime/trainer.h"
 
 #include <glog/logging.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <cmath>
@@ -12,6 +11,7 @@
 #include "runtime/evaluation.h"
 #include "runtime/gemm_rate.h"
 #include "runtime/hf/atomic_file.h"
+#include "runtime/terminal.h"
 #include "runtime/versions.h"
 
 namespace pesc {
@@ -39,7 +39,7 @@ void request_preemption() {
 
 Trainer::Trainer(Job& job, RankWatch& watch, uint64_t generation)
     : job_(job), watch_(watch), spikes_(job.config.train.loss_spike_ratio), generation_(generation) {
-  terminal_ = isatty(STDERR_FILENO) != 0;
+  terminal_ = writes_to_terminal();
   prepare_run_directory();  // first: a directory that is taken or not ours ends the run before any work
   load_data();
   decoder_ = make_training_decoder(job, job.config.train.micro_batch, job.config.train.seq_len);
