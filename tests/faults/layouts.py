@@ -59,27 +59,29 @@ def other_world_size(rig, row, log):
                      "reshard_test.cc" % passed)
 
 
-def stop_in_step(rig, run, ranks, tp, ep, step):
-    """Trains until a rank stands still in that step, and tells mpirun then to save and stop: the step is the last."""
-    fault = "[step=%d rank=0 action=stop always]" % step
+def stop_after(rig, run, ranks, tp, ep, last):
+    """Trains until a rank stands still in the step before that one, and tells mpirun then to save and stop: the ranks agree on
+    it at the beginning of the next step, which is the last."""
+    fault = "[step=%d rank=0 action=stop always]" % (last - 1)
     process = harness.start(ranks, "train", *rig.experiment(run, tp=tp, ep=ep, debug__fault=fault, **FIELDS))
     until, found = time.monotonic() + 60, None
     while found is None and time.monotonic() < until:
         found = heart(rig.path(run), 0)
-        if found is not None and not (found.step == step - 1 and is_stopped(found.pid)):
+        if found is not None and not (found.step == last - 2 and is_stopped(found.pid)):
             found = None
         time.sleep(0.005)
     assert found is not None, str(harness.finish(process, 1))
+    time.sleep(0.3)
     process.send_signal(signal.SIGUSR1)  # mpirun passes it on
     time.sleep(0.3)
     os.kill(found.pid, signal.SIGCONT)
     result = harness.finish(process, 60)
     assert result.code == harness.PREEMPTED, str(result)
-    assert os.path.isdir(rig.path(run, "step-%d" % step)), os.listdir(rig.path(run))
+    assert os.path.isdir(rig.path(run, "step-%d" % last)), os.listdir(rig.path(run))
     return result
 
 
-@line("other world size, three times in one run", "2 -> 1 -> 4 ranks, stopped by SIGUSR1 in steps 7 and 14",
+@line("other world size, three times in one run", "2 -> 1 -> 4 ranks, stopped by SIGUSR1 after steps 7 and 14",
       "tensors equal bit for bit after each change; loss within 1e-4, balance and gradient norm within 1e-2 of 4 ranks")
 def chain(rig, row, log):
     legs = [(2, 2, 2, 7), (1, 1, 1, 14), (4, 2, 4, 20)]
@@ -89,7 +91,7 @@ def chain(rig, row, log):
             assert_loaded_alike(rig, "chain", done, ranks, tp, ep)
         began = time.monotonic()
         if last < 20:
-            result = stop_in_step(rig, "chain", ranks, tp, ep, last)
+            result = stop_after(rig, "chain", ranks, tp, ep, last)
         else:
             result = train(rig, "chain", ranks, tp, ep)
         if done > 0:

@@ -306,6 +306,3 @@ def run_on_full_disk(rig, run, policy, size, row):
         row.add(detected=ended - failed, recovered=time.monotonic() - began, lost=EVERY)
     rig.assert_as_if_nothing_happened(run)
     rig.assert_nothing_left(run)
-
-
-full_disk.row = Row("disk full", "run directory on a small tmpfs", "O1 O2 O3, ends with 74 < 5 s")
