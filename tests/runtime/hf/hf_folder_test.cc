@@ -202,7 +202,7 @@ TEST(HfFolder, RefusesFilesThatAreNone) {
     };
     ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
     EXPECT_TRUE(contains(refused(), "a FIFO")) << refused();
-    for (const std::string target : {std::string("../secret"), secret}) {
+    for (const std::string& target : {std::string("../secret"), secret}) {
       fs::remove(path);
       fs::create_symlink(target, path);
       EXPECT_TRUE(contains(refused(), "symbolic link out of")) << refused();
