@@ -185,7 +185,7 @@ TEST(HfFolder, RefusesFilesThatAreNone) {
   const TempFolder outer;
   const std::string secret = outer / "secret";
   write_file(secret, "{}");
-  for (const std::string name :
+  for (const std::string& name :
        {std::string("config.json"), std::string(kIndex), std::string("model.safetensors")}) {
     SCOPED_TRACE(name);
     const std::string inner = outer / ("of-" + name);
