@@ -73,7 +73,7 @@ def table(rows, all_kills, seconds, seed):
              "%.0f s. " % (seed, "commit " + commit, os.cpu_count(), platform.machine(), seconds), "",
              "O1 final weights bitwise those of a run without faults. O2 only a verified checkpoint is selected. O3 one error "
              "that names rank, file or field, the right exit code, in time. O4 no process, shared memory or temporary "
-             "directory left. Detected: until the supervisor reports the failure (without one: until the program has ended). "
+             "directory left. Detected: until the supervisor notices it (without one: until the program has ended). "
              "Recovered: from the fault (where only the supervisor saw it: from the last sign of progress) to the first new step, "
              "or to the end of the next run where one had to be started. "
              "Median and largest.", "",
