@@ -25,10 +25,11 @@ tempfile.tempdir = "/var/tmp"  # the hosts have their own /tmp
 
 
 class OneWriter(threading.Thread):
-    """Watches that ranks of two launches of a run directory never run at the same time, on whatever hosts."""
+    """Watches that ranks of two launches of one run directory never run at the same time, on whatever hosts."""
 
     def __init__(self):
         super().__init__(daemon=True)
+        self.run_dir = ""  # no rank's
         self.ended, self.seen, self.together = threading.Event(), set(), set()
         self.start()
 
@@ -41,7 +42,7 @@ class OneWriter(threading.Thread):
                         continue
                     with open("/proc/%s/cmdline" % name, "rb") as file:
                         words = file.read().split(b"\0")
-                    if words[:2] != [harness.PESC.encode(), b"train"]:
+                    if words[:2] != [harness.PESC.encode(), b"train"] or b"run_dir=" + self.run_dir.encode() not in words:
                         continue
                     with open("/proc/%s/environ" % name, "rb") as file:
                         mark = re.search(rb"(?:^|\0)PESC_LAUNCH=([^\0]+)", file.read())
@@ -90,7 +91,7 @@ class UnderSlurm(harness.EndToEnd):
     def submit(self, run, *options, fault=None, nodes=NODES, **fields):
         """With the script for so many nodes, two ranks on each."""
         words = self.flags(run, fault, **fields)
-        self.run_name = run
+        self.run_name, self.writers.run_dir = run, self.path(run)
         script = os.path.join(SCRIPTS, "one-node.sbatch" if nodes == 1 else "many-nodes.sbatch")
         tasks = "--ntasks=2" if nodes == 1 else "--ntasks-per-node=2"
         text = self.slurm.client("env", "PESC=" + harness.PESC, "sbatch", "--nodes=%d" % nodes, tasks,
