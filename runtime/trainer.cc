@@ -47,6 +47,7 @@ Trainer::Trainer(Job& job, RankWatch& watch, uint64_t generation)
   digest_ = base_digest(job);
   job.base.reset();  // its mapped pages would stay resident beside the arenas
   resume();
+  together(job.ranks->world(), [&] { store_->reserve(job.device, trained_tensors(*decoder_, true)); });
   const ExperimentConfig& c = job.config;
   if (c.pesc.mode == TrainMode::kPesc) {
     together(job.ranks->world(), [&] {
@@ -333,7 +334,7 @@ TrainResult Trainer::run_steps() {
     const StepMetrics m = train_step();
     result.loss = m.loss;
     report(m);
-    advance_save(Patience::kPoll, LastSave::kNo);
+    poll_save();
     if (eval_ != nullptr && t.eval_every > 0 && step_ % t.eval_every == 0) {
       watch_.enter(Section::kEval, step_);
       watch_.faults().reach(Section::kEval, step_);

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs every test.
 #
-#   tests/run.sh              everything; thirty-five minutes at most on two cores, cold
+#   tests/run.sh              everything; about forty minutes on two cores, cold
 #   tests/run.sh quick        without sanitizers, fuzzing and the long runs: what one runs while working
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -75,13 +75,13 @@ ASAN_OPTIONS=detect_leaks=0 ctest --test-dir build/asan-ubsan --output-on-failur
 no_other_skips build/asan-ubsan
 unset LSAN_OPTIONS UBSAN_OPTIONS
 
-say "fuzzing, 60 s each"
+say "fuzzing, 60 s each; 1 s and 512 MB an input"
 cmake --preset fuzz > /dev/null
 cmake --build --preset fuzz -j "$jobs"
 pids=()
 for target in fuzz_safetensors fuzz_json_rows; do
   mkdir -p "build/fuzz/found/$target"
-  build/fuzz/tests/fuzz/$target -max_total_time=60 -max_len=4096 -dict="tests/fuzz/${target#fuzz_}.dict" \
+  build/fuzz/tests/fuzz/$target -max_total_time=60 -timeout=1 -rss_limit_mb=512 -max_len=4096 -dict="tests/fuzz/${target#fuzz_}.dict" \
     -artifact_prefix="build/fuzz/$target-" -verbosity=0 "build/fuzz/found/$target" "tests/fuzz/corpus/$target" \
     2> "build/fuzz/$target.log" &
   pids+=($!)
