@@ -42,7 +42,6 @@ if [[ $with_tests == yes ]]; then
   needs+='
 libgtest-dev
 libgmock-dev
-libbenchmark-dev
 strace
 iproute2
 slurmctld

@@ -17,9 +17,9 @@
 #include "launcher/launch_job.h"
 #include "launcher/launch_mark.h"
 #include "launcher/launch_process.h"
+#include "launcher/launch_progress.h"
 #include "launcher/launch_report.h"
 #include "runtime/checkpoint/run_lock.h"
-#include "runtime/checkpoint/store.h"
 
 namespace pesc {
 namespace {
@@ -28,15 +28,6 @@ constexpr double kLongestPause = 60;  // seconds between two launches
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-int64_t newest_checkpoint(const std::string& run_dir) {
-  int64_t newest = -1;
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(run_dir, error)) {
-    newest = std::max(newest, step_of_directory(entry.path().filename()).value_or(-1));
-  }
-  return newest;
 }
 
 bool restartable(int code) {
@@ -67,9 +58,9 @@ class Supervisor {
         first_step_(std::max<int64_t>(0, newest_checkpoint(config.run_dir))) {}
 
   int run() {
-    int64_t best = newest_checkpoint(config_.run_dir);
     int64_t fruitless = 0;
-    double failed_at = -1;
+    double stood_since =
+        -1;  // the last sign of progress before the failure from which there is no recovery yet
     for (const std::string& note : LaunchMark(config_.run_dir, lock_.generation()).remove_leftovers())
       say("left over from an earlier launch: " + note);
     look();
@@ -82,9 +73,16 @@ class Supervisor {
       const double started = now();
       JobEnd end = run_job(options_, *placement, config_, lock_.generation(), mark, signals_);
       static_cast<void>(mark.remove_leftovers());
-      if (failed_at >= 0 && end.first_step_at >= 0)
-        restart_seconds_.push_back(started + end.first_step_at - failed_at);
+      if (stood_since >= 0 && end.first_step_at >= 0) {
+        restart_seconds_.push_back(started + end.first_step_at - stood_since);
+        stood_since = -1;
+      }
       look();
+      if (progress_.launch_ended(config_.run_dir, lock_.generation())) {
+        fruitless = 0;
+        blame_.forget();
+      }
+      blame_.launch_ended(hosts_of_the_dead(end), hosts_);
       record(end, *placement);
       if (end.code == 0) return done();
       if (!restartable(end.code)) {
@@ -103,14 +101,12 @@ class Supervisor {
         const int code = stopped(newest);
         return save_failed(end.code) ? end.code : code;  // 75 promises that nothing is lost
       }
-      if (newest > best) fruitless = 0;
-      best = std::max(best, newest);
       if (++fruitless > config_.recovery.max_restarts) {
         say(str_cat("giving up: ", fruitless, " launches failed without a new checkpoint (",
                     checkpoint_text(newest), ")"));
         return end.code;
       }
-      failed_at = now();
+      if (stood_since < 0) stood_since = started + end.progress_at;
       const double pause = std::min(kLongestPause, std::pow(2.0, static_cast<double>(fruitless - 1)));
       say(str_cat("starting again in ", pause, " s (", fruitless, " of ", config_.recovery.max_restarts,
                   " restarts without a new checkpoint; ", checkpoint_text(newest), ")"));
@@ -174,7 +170,7 @@ class Supervisor {
       say(str_cat(p.smaller ? "GOING ON WITH A SMALLER LAYOUT: " : "GOING ON WITH SPARE HOSTS: ", p.ranks,
                   " of ", options_.ranks, " ranks on ", names_of(p.hosts), ", tp ", config_.parallel.tp,
                   ", ep ", p.ep, ", dp ", p.ranks / config_.parallel.tp,
-                  "; left out: ", silent_ones(hosts_)));
+                  "; left out: ", why_left_out(hosts_, p.left_out)));
     }
     nlohmann::json names = nlohmann::json::array();
     for (const Host& h : p.hosts) names.push_back(h.name);
@@ -248,7 +244,9 @@ class Supervisor {
   double begin_;
   int64_t first_step_;
   int64_t restarts_ = 0;
-  std::vector<double> restart_seconds_;
+  std::vector<double> restart_seconds_;  // each from the last sign of progress to the first step after it
+  Progress progress_;
+  HostBlame blame_;
 };
 
 }  // namespace
@@ -298,7 +296,8 @@ LaunchOptions parse_launch(int argc, char** argv) {
   if (i + 1 >= argc || std::string(argv[i + 1]) != "train")
     throw UsageError(
         str_cat("pesc launch supervises `train`; write pesc launch -n N -- train --config FILE\n", usage()));
-  if (!o.hostfile.empty() && !std::ifstream(o.hostfile))
+  // A FIFO would wait for a writer, and is empty for the second reader.
+  if (!o.hostfile.empty() && (!std::filesystem::is_regular_file(o.hostfile) || !std::ifstream(o.hostfile)))
     throw UsageError(str_cat("--hostfile ", o.hostfile, " cannot be read"));
   o.train_argv.assign(argv + i + 1, argv + argc);
   std::vector<std::string> words{argv[0]};

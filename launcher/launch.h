@@ -13,7 +13,9 @@
 //
 // With a hostfile every host is asked before the first launch and after each one (launch_hosts.h). Those that
 // do not answer are left out where the others have slots for all ranks, or where recovery.smaller_layout lets
-// it go on with fewer; otherwise it waits for them, recovery.host_wait_s at most. Inside a Slurm allocation
+// it go on with fewer; otherwise it waits for them, recovery.host_wait_s at most. A host that answers, but on
+// which all that died in two launches in a row without a new checkpoint has died, is left out in the same
+// way, until `pesc launch` is started anew. Inside a Slurm allocation
 // mpirun starts the ranks through Slurm; -n is by default the allocation's number of tasks.
 #pragma once
 

@@ -28,6 +28,7 @@ constexpr auto kAnswerWithin = std::chrono::seconds(10);
 constexpr auto kPoll = std::chrono::milliseconds(20);
 constexpr size_t kAtATime = 32;
 constexpr size_t kWhyBytes = 160;
+constexpr int kLaunchesToBlame = 2;
 constexpr std::string_view kNote = "pesc-host-note: ";
 
 struct Question {
@@ -105,10 +106,46 @@ void hear(const Question& q, std::vector<std::string>& notes) {
                                    : words;
 }
 
+// Whether a hostfile's name is of the host that calls itself `host`.
+bool names_host(const std::string& name, const std::string& host) {
+  if (name == host || (host == host_name() && is_this_host(name))) return true;
+  const auto domain = [](const std::string& of, const std::string& longer) {
+    return longer.size() > of.size() && longer.starts_with(of) && longer[of.size()] == '.';
+  };
+  return domain(name, host) || domain(host, name);
+}
+
 int largest_ep(int most, int64_t experts, int ranks) {
   int ep = std::min(most, ranks);
   while (ep > 1 && (experts % ep != 0 || ranks % ep != 0)) --ep;
   return ep;
+}
+
+template <class Usable>
+std::optional<Placement> place_on(const std::vector<Host>& hosts, int ranks, const ExperimentConfig& c,
+                                  Usable usable) {
+  Placement p;
+  p.ranks = ranks;
+  p.ep = c.parallel.ep;
+  int slots = 0;
+  bool slots_known = true;
+  for (const Host& h : hosts) {
+    slots_known = slots_known && h.slots > 0;
+    if (usable(h)) {
+      slots += h.slots;
+      p.hosts.push_back(h);
+    } else {
+      p.left_out.push_back(h.name);
+    }
+  }
+  if (p.left_out.empty()) return p;
+  if (!slots_known || p.hosts.empty()) return std::nullopt;
+  if (slots >= ranks) return p;
+  if (!c.recovery.smaller_layout || slots < c.parallel.tp) return std::nullopt;
+  p.smaller = true;
+  p.ranks = slots / c.parallel.tp * c.parallel.tp;
+  p.ep = c.pesc.mode == TrainMode::kPesc ? largest_ep(c.parallel.ep, c.pesc.moe.experts, p.ranks) : 1;
+  return p;
 }
 
 }  // namespace
@@ -187,28 +224,20 @@ int check_host(const std::string& run_dir, const std::string& mark) {
 }
 
 std::optional<Placement> place_ranks(const std::vector<Host>& hosts, int ranks, const ExperimentConfig& c) {
-  Placement p;
-  p.ranks = ranks;
-  p.ep = c.parallel.ep;
-  int slots = 0;
-  bool slots_known = true;
-  for (const Host& h : hosts) {
-    slots_known = slots_known && h.slots > 0;
-    if (h.silent.empty()) {
-      slots += h.slots;
-      p.hosts.push_back(h);
-    } else {
-      p.left_out.push_back(h.name);
-    }
+  if (auto p = place_on(hosts, ranks, c, [](const Host& h) { return h.silent.empty() && h.failing.empty(); }))
+    return p;
+  return place_on(hosts, ranks, c, [](const Host& h) { return h.silent.empty(); });
+}
+
+void HostBlame::launch_ended(const std::set<std::string>& dead_on, std::vector<Host>& hosts) {
+  const std::string one = dead_on.size() == 1 ? *dead_on.begin() : "";
+  times_ = one.empty() ? 0 : one == blamed_ ? times_ + 1 : 1;
+  blamed_ = one;
+  if (times_ < kLaunchesToBlame) return;
+  for (Host& h : hosts) {
+    if (names_host(h.name, one))
+      h.failing = str_cat(times_, " launches in a row died there and nowhere else");
   }
-  if (p.left_out.empty()) return p;
-  if (!slots_known || p.hosts.empty()) return std::nullopt;
-  if (slots >= ranks) return p;
-  if (!c.recovery.smaller_layout || slots < c.parallel.tp) return std::nullopt;
-  p.smaller = true;
-  p.ranks = slots / c.parallel.tp * c.parallel.tp;
-  p.ep = c.pesc.mode == TrainMode::kPesc ? largest_ep(c.parallel.ep, c.pesc.moe.experts, p.ranks) : 1;
-  return p;
 }
 
 std::string names_of(const std::vector<Host>& hosts) {
@@ -221,6 +250,15 @@ std::string silent_ones(const std::vector<Host>& hosts) {
   std::string out;
   for (const Host& h : hosts) {
     if (!h.silent.empty()) out += str_cat(out.empty() ? "" : ", ", h.name, " (", h.silent, ")");
+  }
+  return out;
+}
+
+std::string why_left_out(const std::vector<Host>& hosts, const std::vector<std::string>& left_out) {
+  std::string out;
+  for (const Host& h : hosts) {
+    if (std::find(left_out.begin(), left_out.end(), h.name) == left_out.end()) continue;
+    out += str_cat(out.empty() ? "" : ", ", h.name, " (", h.silent.empty() ? h.failing : h.silent, ")");
   }
   return out;
 }

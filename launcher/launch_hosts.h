@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -12,8 +13,9 @@ namespace pesc {
 
 struct Host {
   std::string name;
-  int slots = 0;       // 0: the hostfile does not say
-  std::string silent;  // why it cannot be used; empty: it answers
+  int slots = 0;             // 0: the hostfile does not say
+  std::string silent;        // why it cannot be used; empty: it answers
+  std::string failing = {};  // why it should not be, although it answers; see HostBlame
 };
 
 // The hosts of Open MPI's hostfile in order; slots of a host named twice are added. UsageError.
@@ -39,17 +41,34 @@ struct Placement {
   int ranks = 0;
   int ep = 1;
   std::vector<Host> hosts;            // that it uses; empty: this host, or Slurm's allocation
-  std::vector<std::string> left_out;  // silent hosts
+  std::vector<std::string> left_out;  // silent or failing hosts
   bool smaller = false;               // than the experiment's layout
 };
 // All ranks on the hosts that answer, where they have the slots; otherwise, where
 // recovery.smaller_layout allows it, as many as there are slots, tp staying and ep falling to the largest
-// number that divides experts and ranks. Nothing when neither is possible.
+// number that divides experts and ranks. Failing hosts are left out where that is possible without them, and
+// else used. Nothing when neither is possible.
 [[nodiscard]] std::optional<Placement> place_ranks(const std::vector<Host>& hosts, int ranks,
                                                    const ExperimentConfig& config);
 
-// "left, right" and "right (timed out)".
+// Finds a host on which ranks die in every launch, although it answers: bad memory, a broken driver.
+class HostBlame {
+ public:
+  // Ranks died on `dead_on` (hosts_of_the_dead). When it is the second launch in a row whose dead were all on
+  // the same single host, that one is marked failing in `hosts`.
+  void launch_ended(const std::set<std::string>& dead_on, std::vector<Host>& hosts);
+  // There was a new checkpoint: the count begins again. Marks stay.
+  void forget() { times_ = 0; }
+
+ private:
+  std::string blamed_;
+  int times_ = 0;
+};
+
+// "left, right"; "right (timed out)", also of those left out for failing.
 [[nodiscard]] std::string names_of(const std::vector<Host>& hosts);
 [[nodiscard]] std::string silent_ones(const std::vector<Host>& hosts);
+[[nodiscard]] std::string why_left_out(const std::vector<Host>& hosts,
+                                       const std::vector<std::string>& left_out);
 
 }  // namespace pesc

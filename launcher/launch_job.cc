@@ -51,7 +51,12 @@ std::string process_state(int pid) {
 class ProgressWatch {
  public:
   ProgressWatch(const ExperimentConfig& config, int ranks, uint64_t generation)
-      : config_(config), ranks_(ranks), generation_(generation), start_(now()), looked_(start_) {}
+      : config_(config),
+        ranks_(ranks),
+        generation_(generation),
+        begin_(now()),
+        start_(begin_),
+        looked_(begin_) {}
 
   // What hangs; empty while nothing does.
   std::string look(JobEnd& end) {
@@ -70,12 +75,14 @@ class ProgressWatch {
     const std::string host = host_name();
     std::string late;
     for (const Heartbeat& h : end.heartbeats) {
-      if (h.section != Section::kSetup && end.first_step_at < 0) end.first_step_at = t - start_;
-      if (h.host != host) continue;
+      if (h.section != Section::kSetup && end.first_step_at < 0) end.first_step_at = t - begin_;
       const auto [entry, is_new] = seen_.try_emplace(h.rank, Seen{h.count, t});
       Seen& seen = entry->second;
-      if (seen.count != h.count) seen = {h.count, t};
-      if (t - seen.at <= h.limit) continue;
+      if (is_new || seen.count != h.count) {
+        seen = {h.count, t};
+        end.progress_at = t - begin_;
+      }
+      if (h.host != host || t - seen.at <= h.limit) continue;
       late = str_cat("no progress in section ", section_name(h.section), " after step ", h.step, " for ",
                      h.limit, " s");
     }
@@ -96,7 +103,8 @@ class ProgressWatch {
   const ExperimentConfig& config_;
   int ranks_;
   uint64_t generation_;
-  double start_, looked_;
+  const double begin_;
+  double start_, looked_;  // without the time in which we were suspended
   std::map<int, Seen> seen_;
 };
 
@@ -147,13 +155,14 @@ std::vector<std::string> mpirun_command(const LaunchOptions& options, const Plac
     c.emplace_back("--oversubscribe");  // its slots are whole cores; binding is the ranks' own
   }
   mca("orte_tmpdir_base", mark.session_directory());
+  // Each rank makes it on its host before MPI starts; what mpirun's death leaves in it goes with it.
+  mca("btl_vader_backing_directory", mark.shared_memory_directory());
   const bool one_host =
       options.slurm_nodes <= 1 && std::all_of(placement.hosts.begin(), placement.hosts.end(),
                                               [](const Host& h) { return is_this_host(h.name); });
   if (one_host) {
     mca("btl", "self,vader");  // and no port that others could reach
     mca("oob_tcp_if_include", "lo");
-    mca("btl_vader_backing_directory", mark.shared_memory_directory());
   } else {
     // A host that is cut off is otherwise noticed after minutes.
     mca("oob_tcp_keepalive_time", "3");
@@ -209,15 +218,24 @@ JobEnd run_job(const LaunchOptions& options, const Placement& placement, const E
         end_job();
       }
     }
-    if (end.hang.empty() && ended_at < 0) end.hang = progress.look(end);
-    if (!end.hang.empty()) end_job();
+    if (end.hang.empty() && ended_at < 0) {
+      end.hang = progress.look(end);
+      if (!end.hang.empty()) {
+        end.noticed_at = now() - begin;
+        std::fprintf(stderr, "pesc launch: launch %llu hangs: %s\n",
+                     static_cast<unsigned long long>(generation), end.hang.c_str());
+        end_job();
+      }
+    }
     if (ended_at >= 0 && t - ended_at > kGrace) ::kill(mpirun, SIGKILL);
   }
+  if (end.hang.empty()) end.noticed_at = now() - begin;
   out.finish();
   err.finish();
   end.last_lines = err.filter().last_lines();
   set_status(status, end);
   end.seconds = now() - begin;
+  end.ended_unix = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   end.heartbeats = read_heartbeats(config.run_dir, placement.ranks, generation);
   end.deaths = read_deaths(config.run_dir, placement.ranks, generation);
   if (!end.hang.empty()) {

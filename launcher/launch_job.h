@@ -44,8 +44,11 @@ struct JobEnd {
   std::map<int, std::deque<std::string>> last_lines;
   std::vector<Heartbeat> heartbeats;  // the last of each rank
   std::vector<Death> deaths;
+  double ended_unix = 0;      // when, in seconds since 1970
   double seconds = 0;         // from start to end
   double first_step_at = -1;  // seconds after the start; -1: no step was reached
+  double progress_at = 0;     // likewise: the last sign of progress of any rank
+  double noticed_at = 0;      // likewise: mpirun had ended, or the hang was seen
 };
 
 // Starts mpirun and waits until all of it has ended. What the ranks print goes on to stdout and stderr.

@@ -8,10 +8,12 @@
 #include <cerrno>
 #include <charconv>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <string_view>
 #include <thread>
 
 #include "ops/core/check.h"
@@ -21,6 +23,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+const std::string kSharedMemory = "/dev/shm/";
 constexpr int kWaitsForDeath = 100;
 constexpr auto kWait = std::chrono::milliseconds(50);
 
@@ -52,12 +55,26 @@ void LaunchMark::make_directories() const {
   }
 }
 
-void LaunchMark::remove_session_directory(const std::string& path) {
-  struct stat s {};
-  if (!path.starts_with("/tmp/pesc-") || path.find("..") != std::string::npos) return;
-  if (::lstat(path.c_str(), &s) != 0 || s.st_uid != ::geteuid() || !S_ISDIR(s.st_mode)) return;
-  std::error_code ignored;
-  fs::remove_all(path, ignored);
+void LaunchMark::remove_directories(const std::string& session_directory) {
+  constexpr std::string_view kTmp = "/tmp/";
+  if (!session_directory.starts_with("/tmp/pesc-") || session_directory.find("..") != std::string::npos)
+    return;
+  const std::string name = session_directory.substr(kTmp.size());
+  for (const std::string& path : {session_directory, kSharedMemory + name}) {
+    struct stat s {};
+    if (::lstat(path.c_str(), &s) != 0 || s.st_uid != ::geteuid() || !S_ISDIR(s.st_mode)) continue;
+    std::error_code ignored;
+    fs::remove_all(path, ignored);
+  }
+}
+
+void LaunchMark::make_shared_memory_directory() {
+  const char* told = std::getenv("OMPI_MCA_btl_vader_backing_directory");
+  const std::string path = told == nullptr ? "" : told;
+  if (!path.starts_with(kSharedMemory + "pesc-") || path.find('/', kSharedMemory.size()) != std::string::npos)
+    return;
+  if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST)
+    throw IoError(str_cat(path, ": ", std::strerror(errno)));
 }
 
 std::vector<pid_t> LaunchMark::processes() const {

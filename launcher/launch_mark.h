@@ -30,8 +30,11 @@ class LaunchMark {
   // Makes both, for this user only. Throws IoError.
   void make_directories() const;
 
-  // One of session_directory(), where it is still there.
-  static void remove_session_directory(const std::string& path);
+  // One of session_directory(), where it is still there, and the shared-memory directory of the same launch.
+  static void remove_directories(const std::string& session_directory);
+  // A rank's, before MPI starts: makes the directory that mpirun was told, where it is one of ours, on a host
+  // to which make_directories() did not come. Throws IoError.
+  static void make_shared_memory_directory();
 
   // Kills every process of this host that bears the run directory's mark, of any launch, waits until they are
   // gone, and removes the directories of all of them. Returns what was found, one line each.

@@ -105,7 +105,7 @@ int run_daemon(const std::string& session_directory, char** daemon) {
   }
   int status = 0;
   while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
-  LaunchMark::remove_session_directory(session_directory);
+  LaunchMark::remove_directories(session_directory);
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 

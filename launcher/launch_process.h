@@ -21,8 +21,8 @@ constexpr int kMpirunItself = -1;  // among ranks, as the source of a line
 pid_t start_process(std::vector<std::string> words, const std::string& mark, int out, int err);
 
 // pesc launch --daemon DIRECTORY orted ...: what Slurm starts on the other nodes instead of Open MPI's
-// daemon, for the same reason. Runs that daemon with SIGTERM blocked and removes its session directory after
-// it.
+// daemon, for the same reason. Runs that daemon with SIGTERM blocked and removes the launch's directories
+// after it.
 int run_daemon(const std::string& session_directory, char** daemon);
 
 // Parts the output of `mpirun --tag-output` by ranks. A tag, "[1,RANK]<stderr>:", stands before every line

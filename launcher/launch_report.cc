@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <ctime>
 #include <set>
 
 #include "launcher/launch_process.h"
@@ -78,6 +77,21 @@ std::string report_of(const JobEnd& end, uint64_t generation) {
   return text + last_lines(end, kMpirunItself, "mpirun");
 }
 
+std::set<std::string> hosts_of_the_dead(const JobEnd& end) {
+  std::set<std::string> hosts;
+  for (const int rank : dead_ranks(end)) {
+    std::string host;
+    for (const Heartbeat& h : end.heartbeats) {
+      if (h.rank == rank) host = h.host;
+    }
+    for (const Death& d : end.deaths) {
+      if (d.rank == rank) host = d.host;
+    }
+    hosts.insert(host);
+  }
+  return hosts;
+}
+
 nlohmann::json record_of(const JobEnd& end, const Placement& placement, const std::vector<Host>& hosts,
                          uint64_t generation, int64_t newest_checkpoint) {
   nlohmann::json deaths = nlohmann::json::array();
@@ -93,9 +107,13 @@ nlohmann::json record_of(const JobEnd& end, const Placement& placement, const st
   nlohmann::json used = nlohmann::json::array();
   for (const Host& h : placement.hosts) used.push_back(h.name);
   nlohmann::json silent = nlohmann::json::object();
+  nlohmann::json failing = nlohmann::json::object();
   for (const Host& h : hosts) {
     if (!h.silent.empty()) silent[h.name] = h.silent;
+    if (!h.failing.empty()) failing[h.name] = h.failing;
   }
+  int64_t last_step = 0;
+  for (const Heartbeat& h : end.heartbeats) last_step = std::max(last_step, h.step);
   nlohmann::json lines = nlohmann::json::object();
   for (const auto& [rank, last] : end.last_lines)
     lines[rank == kMpirunItself ? "mpirun" : str_cat("rank ", rank)] = last;
@@ -104,13 +122,17 @@ nlohmann::json record_of(const JobEnd& end, const Placement& placement, const st
           {"ep", placement.ep},
           {"hosts", used},
           {"left_out", placement.left_out},
-          {"ended_unix", std::time(nullptr)},
+          {"ended_unix", end.ended_unix},
           {"seconds", end.seconds},
           {"first_step_after_seconds", end.first_step_at},
+          {"last_progress_after_seconds", end.progress_at},
+          {"noticed_after_seconds", end.noticed_at},
+          {"last_step", last_step},
           {"exit_code", end.code},
           {"status", end.status},
           {"hang", end.hang},
           {"silent_hosts", silent},
+          {"failing_hosts", failing},
           {"newest_checkpoint", newest_checkpoint},
           {"deaths", deaths},
           {"last_lines", lines}};

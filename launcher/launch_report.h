@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,9 @@ namespace pesc {
 
 // Each rank: where it was and why it ended; of those that died, their last lines.
 [[nodiscard]] std::string report_of(const JobEnd& end, uint64_t generation);
+
+// The hosts on which ranks died of themselves, not because the job was ended; "" stands for one not known.
+[[nodiscard]] std::set<std::string> hosts_of_the_dead(const JobEnd& end);
 
 // One line of launches.jsonl. `silent`: the hosts that did not answer after this launch, and why.
 [[nodiscard]] nlohmann::json record_of(const JobEnd& end, const Placement& placement,

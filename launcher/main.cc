@@ -6,6 +6,7 @@
 
 #include "launcher/command_line.h"
 #include "launcher/launch.h"
+#include "launcher/launch_mark.h"
 #include "parallel/mpi_communicator.h"
 
 namespace pesc {
@@ -30,7 +31,10 @@ int run(int argc, char** argv) {
   google::InitGoogleLogging(argv[0]);
   FLAGS_logtostderr = true;
   // Before MPI starts: a signal that comes during start-up would end the rank.
-  if (argc > 1 && std::string_view(argv[1]) == "train") save_and_stop_on_signals();
+  if (argc > 1 && std::string_view(argv[1]) == "train") {
+    save_and_stop_on_signals();
+    LaunchMark::make_shared_memory_directory();
+  }
   MpiSession session;
   const auto world = session.world();
   RankWatch watch(world->rank(), world->size(), [&](double seconds) { session.set_wait_limit(seconds); });

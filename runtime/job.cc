@@ -50,6 +50,7 @@ std::unique_ptr<Dataset> load_dataset(const Job& job, const std::vector<DatasetF
   DatasetOptions options;
   options.seq_len = config.train.seq_len;
   options.rows.on_bad_row = config.data.on_bad_row == BadRowPolicy::kSkip ? OnBadRow::kSkip : OnBadRow::kFail;
+  options.rows.policy_field = "data.on_bad_row";
   return std::make_unique<Dataset>(files, *job.tokenizer, options);
 }
 

@@ -1,7 +1,6 @@
 #include "runtime/trainer.h"
 
 #include <glog/logging.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <cmath>
@@ -12,6 +11,7 @@
 #include "runtime/evaluation.h"
 #include "runtime/gemm_rate.h"
 #include "runtime/hf/atomic_file.h"
+#include "runtime/terminal.h"
 #include "runtime/versions.h"
 
 namespace pesc {
@@ -39,7 +39,7 @@ void request_preemption() {
 
 Trainer::Trainer(Job& job, RankWatch& watch, uint64_t generation)
     : job_(job), watch_(watch), spikes_(job.config.train.loss_spike_ratio), generation_(generation) {
-  terminal_ = isatty(STDERR_FILENO) != 0;
+  terminal_ = writes_to_terminal();
   prepare_run_directory();  // first: a directory that is taken or not ours ends the run before any work
   load_data();
   decoder_ = make_training_decoder(job, job.config.train.micro_batch, job.config.train.seq_len);
@@ -47,6 +47,7 @@ Trainer::Trainer(Job& job, RankWatch& watch, uint64_t generation)
   digest_ = base_digest(job);
   job.base.reset();  // its mapped pages would stay resident beside the arenas
   resume();
+  together(job.ranks->world(), [&] { store_->reserve(job.device, trained_tensors(*decoder_, true)); });
   const ExperimentConfig& c = job.config;
   if (c.pesc.mode == TrainMode::kPesc) {
     together(job.ranks->world(), [&] {
@@ -333,7 +334,7 @@ TrainResult Trainer::run_steps() {
     const StepMetrics m = train_step();
     result.loss = m.loss;
     report(m);
-    advance_save(Patience::kPoll, LastSave::kNo);
+    poll_save();
     if (eval_ != nullptr && t.eval_every > 0 && step_ % t.eval_every == 0) {
       watch_.enter(Section::kEval, step_);
       watch_.faults().reach(Section::kEval, step_);

@@ -46,7 +46,7 @@ class Trainer {
   TrainResult run();
 
   [[nodiscard]] Decoder& decoder() { return *decoder_; }
-  // The decoder's arenas, and the host copy that the first checkpoint takes and keeps.
+  // The decoder's arenas, and the host memory for the copy of a checkpoint.
   [[nodiscard]] std::vector<ArenaSize> memory() const;
 
  private:
@@ -64,6 +64,7 @@ class Trainer {
   enum class LastSave { kNo, kYes };
   void wait_for_copy();
   void start_save(LastSave last);
+  void poll_save();
   void advance_save(Patience patience, LastSave last);
   void answer_failed_save(const Error& error, LastSave last);
   void report(const StepMetrics& m);

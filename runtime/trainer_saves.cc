@@ -19,7 +19,7 @@ double now() {
 void Trainer::wait_for_copy() {
   if (!saver_->pending()) return;
   const double begin = now();
-  saver_->wait_for_copy();
+  saver_->wait_for_copy(decoder_->stream());
   if (job_.first()) metrics_->write({{"step", step_ + 1}, {"save_copy_wait_seconds", now() - begin}});
 }
 
@@ -35,6 +35,15 @@ void Trainer::start_save(LastSave last) {
   if (!job_.config.checkpoint.asynchronous) advance_save(Patience::kWait, last);
   if (!job_.first()) return;
   metrics_->write({{"step", step_}, {"save_stall_seconds", now() - begin}});
+}
+
+// At every step boundary while a save is under way: the ranks agree on whether all are done, and exchange
+// what they have written when they are.
+void Trainer::poll_save() {
+  if (!saver_->pending()) return;
+  const double begin = now();
+  advance_save(Patience::kPoll, LastSave::kNo);
+  if (job_.first()) metrics_->write({{"step", step_}, {"save_poll_seconds", now() - begin}});
 }
 
 void Trainer::advance_save(Patience patience, LastSave last) {

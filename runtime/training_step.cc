@@ -16,11 +16,20 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-void poison_gradient(Decoder& decoder) {
-  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+// NaN or infinity; 0: this poison is for something else.
+float in_gradient(Poison p) {
+  if (p == Poison::kNanGradient) return std::numeric_limits<float>::quiet_NaN();
+  return p == Poison::kInfGradient ? std::numeric_limits<float>::infinity() : 0.0F;
+}
+double in_loss(Poison p) {
+  if (p == Poison::kNanLoss) return std::numeric_limits<double>::quiet_NaN();
+  return p == Poison::kInfLoss ? std::numeric_limits<double>::infinity() : 0.0;
+}
+
+void poison_gradient(Decoder& decoder, float value) {
   for (const Parameter& p : decoder.parameters().all()) {
     if (!p.trained || p.grad.size() == 0) continue;
-    std::vector<float> values(static_cast<size_t>(p.grad.size()), kNan);
+    std::vector<float> values(static_cast<size_t>(p.grad.size()), value);
     copy_from_host(decoder.stream(), values.data(), p.grad);
     return;
   }
@@ -99,10 +108,10 @@ StepOutput TrainingStep::run(const StepInput& input, const BeforeUpdate& before_
     }
     m.exchange_rounds = std::max(m.exchange_rounds, decoder_.exchange_rounds());
   }
-  if (input.poison) poison_gradient(decoder_);
+  if (const float value = in_gradient(input.poison); value != 0) poison_gradient(decoder_, value);
   m.grad_norm = reduce_gradients(decoder_, world, job_.ranks->reduction());
   const double loss_sum = decoder_.take_loss_sum();  // the same on all tp ranks: one of them counts
-  std::vector<double> sums{job_.mesh().tp_rank() == 0 ? loss_sum : 0.0};
+  std::vector<double> sums{(job_.mesh().tp_rank() == 0 ? loss_sum : 0.0) + in_loss(input.poison)};
   sums.insert(sums.end(), counts.tag_expert.begin(), counts.tag_expert.end());
   sums.insert(sums.end(), counts.tag_tokens.begin(), counts.tag_tokens.end());
   sums = sum_over_ranks(world, sums);

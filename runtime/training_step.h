@@ -10,6 +10,7 @@
 #include "runtime/data/sampler.h"
 #include "runtime/job.h"
 #include "runtime/metrics.h"
+#include "runtime/recovery/fault.h"
 
 namespace pesc {
 
@@ -19,7 +20,7 @@ struct StepInput {
   std::vector<LocalBatch> micro_batches;  // this rank's share of each
   bool flag = false;                      // whatever one rank wants all to know of (preemption)
   RoutingTape* tape = nullptr;
-  bool poison = false;  // for tests: this rank's gradient gets a NaN
+  Poison poison = Poison::kNone;  // for tests: of this rank's gradient, or of its share of the loss
 };
 
 struct StepOutput {

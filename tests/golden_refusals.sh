@@ -14,14 +14,16 @@ fail() {
 
 quantities="dense.logits dense.loss pesc.logits top_experts top_weights grad curve.ce curve.balance curve.grad_norm
 final"
-for quantity in $quantities; do
-  "$program" "$cases/llama-gqa" --threads 1 --corrupt "$quantity" >"$out" 2>&1
-  code=$?
-  [ $code -eq 1 ] || fail "--corrupt $quantity: exit code $code, not 1"
-  wrong=$(awk '$0 ~ / WRONG / { print $1 }' "$out")
-  [ "$wrong" = "$quantity" ] || fail "--corrupt $quantity: called wrong: '$wrong'"
-  awk -v q="$quantity" '$1 != q && $3 + 0 < 1 && $5 ~ /e-/ { bad = 1 } END { exit bad }' "$out" ||
-    fail "--corrupt $quantity: a quantity without values"
+for case in "$cases"/*/; do
+  for quantity in $quantities; do
+    "$program" "$case" --threads 1 --corrupt "$quantity" >"$out" 2>&1
+    code=$?
+    [ $code -eq 1 ] || fail "$case --corrupt $quantity: exit code $code, not 1"
+    wrong=$(awk '$0 ~ / WRONG / { print $1 }' "$out")
+    [ "$wrong" = "$quantity" ] || fail "$case --corrupt $quantity: called wrong: '$wrong'"
+    awk -v q="$quantity" '$1 != q && $3 + 0 < 1 && $5 ~ /e-/ { bad = 1 } END { exit bad }' "$out" ||
+      fail "$case --corrupt $quantity: a quantity without values"
+  done
 done
 
 # refused CODE WORDS RANKS ARGUMENTS...: that exit code, and exactly one message, which has WORDS in it.

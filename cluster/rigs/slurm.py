@@ -13,7 +13,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from two_hosts import Hosts  # noqa: E402
+from two_hosts import REPOSITORY, Hosts  # noqa: E402
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
 
@@ -53,9 +53,9 @@ PartitionName=urgent Nodes={nodes} MaxTime=INFINITE State=UP PriorityTier=10
 
 
 class Slurm(Hosts):
-    def __init__(self, folder, nodes=2):
+    def __init__(self, folder, nodes=2, keep=(REPOSITORY,)):
         self.nodes = ["n%d" % (i + 1) for i in range(nodes)]
-        super().__init__(folder, names=["head"] + self.nodes)
+        super().__init__(folder, names=["head"] + self.nodes, keep=keep)
         self.daemons = []
 
     @property

@@ -2,7 +2,7 @@
 """Several "hosts" on one machine, for trying what several hosts do: two by default, as root, with nothing but Linux.
 
 A host is a set of namespaces: its own network, host name, processes, /tmp and /dev/shm; other folders are shared, as by a
-cluster's file system. Hosts are joined by a switch (a bridge in a namespace of its own). `cut` takes a host off the
+cluster's file system, and so is this repository where it lies below /tmp. Hosts are joined by a switch (a bridge in a namespace of its own). `cut` takes a host off the
 switch: nobody is told, its packets just vanish, as with a dead cable behind a switch.
 
     cluster/rigs/two_hosts.py up /var/tmp/rig           # stays in front; Ctrl-C takes everything down
@@ -31,14 +31,24 @@ REMOTE_ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 NAMESPACES = ["--net", "--uts", "--ipc", "--pid", "--mount", "--mount-proc", "--fork", "--kill-child"]
 CONNECT_SECONDS = 3  # ssh's ConnectTimeout
 
+REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
 FORKING = threading.Lock()  # a shell is known before it is buried
 
 
-class Hosts:
-    """The rig in `folder`, which must not be under /tmp: the hosts have their own there."""
+def below_tmp(path):
+    return os.path.realpath(path).startswith("/tmp/")
 
-    def __init__(self, folder, names=("left", "right"), slots=2):
+
+class Hosts:
+    """The rig in `folder`, which must not be under /tmp: the hosts have their own there, in which only the folders `keep`
+    can be seen."""
+
+    def __init__(self, folder, names=("left", "right"), slots=2, keep=(REPOSITORY,)):
         self.folder, self.names, self.slots = os.path.abspath(folder), list(names), slots
+        if below_tmp(self.folder):
+            raise OSError("%s: a rig cannot lie below /tmp, which every host has for itself; take /var/tmp" % self.folder)
+        self.keep = sorted({os.path.realpath(path) for path in keep if below_tmp(path)})
         self.processes, self.pids = {}, {}
 
     def path(self, *parts):
@@ -122,8 +132,9 @@ class Hosts:
 
     def files_of(self, name):
         """What lies in a host's /tmp and /dev/shm."""
+        kept = {path.split("/")[2] for path in self.keep}  # where those are mounted
         return [os.path.join(where, entry) for where in ("tmp", "shm")
-                for entry in sorted(os.listdir(self.path(name, where)))]
+                for entry in sorted(os.listdir(self.path(name, where))) if where == "shm" or entry not in kept]
 
     def _write(self, name, text, mode=0o644):
         with open(self.path(name), "w", encoding="utf-8") as file:
@@ -157,7 +168,8 @@ class Hosts:
         for where in ("tmp", "shm"):
             os.makedirs(self.path(name, where), exist_ok=True)
             os.chmod(self.path(name, where), 0o1777)
-        self._start(name, ["unshare", *NAMESPACES, sys.executable, os.path.abspath(__file__), "host", self.folder, name])
+        self._start(name, ["unshare", *NAMESPACES, sys.executable, os.path.abspath(__file__), "host", self.folder, name,
+                           *self.keep])
         inner, port = "eth-" + self._short(name), "port-" + self._short(name)
         self._inside("switch", "ip link add %s type veth peer name %s netns %d && ip link set %s master br0 up"
                      % (port, inner, self.pids[name], port))
@@ -172,11 +184,23 @@ class Hosts:
 
 # --- inside a host
 
-def be_host(folder, name):
+def mount(what, where):
+    subprocess.run(["mount", "--bind", what, where], check=True)
+
+
+def be_host(folder, name, *keep):
     """Process 1 of a host: its files, its name, its sshd; and it buries orphans."""
     socket.sethostname(name)
+    staged = [os.path.join(folder, name, "keep-%d" % i) for i in range(len(keep))]
+    for path, stage in zip(keep, staged):  # out of the way while /tmp is covered
+        os.makedirs(stage, exist_ok=True)
+        mount(path, stage)
     for what, where in (("hosts", "/etc/hosts"), (name + "/tmp", "/tmp"), (name + "/shm", "/dev/shm")):
-        subprocess.run(["mount", "--bind", os.path.join(folder, what), where], check=True)
+        mount(os.path.join(folder, what), where)
+    for path, stage in zip(keep, staged):
+        os.makedirs(path, exist_ok=True)
+        mount(stage, path)
+        subprocess.run(["umount", "--lazy", stage], check=True)
     server = socket.create_server(("0.0.0.0", PORT))
     server.settimeout(0.05)
     open(os.path.join(folder, name, "up"), "w").close()
@@ -211,7 +235,9 @@ def start_session(connection, sessions):
     os.closerange(3, 256)
     os.setsid()
     os.chdir("/")
-    os.execve("/bin/sh", ["sh", "-c", words[:-1].decode()], REMOTE_ENVIRONMENT)
+    # All hosts have this machine's processor, and must take the same kernels for it.
+    processor = {name: value for name, value in os.environ.items() if name.startswith("OPENBLAS_")}
+    os.execve("/bin/sh", ["sh", "-c", words[:-1].decode()], {**REMOTE_ENVIRONMENT, **processor})
 
 
 def bury(sessions):

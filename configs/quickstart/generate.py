@@ -31,7 +31,7 @@ def weighted(draw, choices):
         ticket -= weight
         if ticket < 0:
             return choice
-    raise AssertionError("weights are positive")
+    raise ValueError("weights are not positive")
 
 
 def row(draw, domain, question, answer):
@@ -62,20 +62,28 @@ def instruction_rows(seed, held_out_count, train_count):
     return held_out, train, cores
 
 
+class Leak(Exception):
+    """Something that should not be there stands in the training rows or the plain text."""
+
+
 def check(held_out, train, texts, cores):
-    """Raises AssertionError where a held-out row leaked, or the plain text holds the prompt template."""
+    """Raises Leak where a held-out row leaked, or the plain text holds the prompt template."""
+    def refuse(found, what):
+        if found:
+            raise Leak(what)
+
     seen = {turn["input"] for r in train for turn in r["conversation"]}
     plain = "\n\n".join(texts) + "\n"
     for rows in held_out.values():
         for r in rows:
             turn = r["conversation"][0]
-            assert turn["input"] not in seen, "held-out question in the training rows: " + turn["input"]
-            assert turn["input"] not in plain, "held-out question in the plain text: " + turn["input"]
+            refuse(turn["input"] in seen, "held-out question in the training rows: " + turn["input"])
+            refuse(turn["input"] in plain, "held-out question in the plain text: " + turn["input"])
     for core in cores:
         for end in ("\n", "  #") if "(" in core or "[" in core else ():
-            assert core + end not in plain, "held-out program in the plain text: " + core
+            refuse(core + end in plain, "held-out program in the plain text: " + core)
     for word in TEMPLATE_WORDS:
-        assert word not in plain, "the prompt template stands in the plain text: " + word
+        refuse(word in plain, "the prompt template stands in the plain text: " + word)
 
 
 def write_lines(path, lines):

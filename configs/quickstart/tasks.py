@@ -191,4 +191,5 @@ DOMAINS = {
     "arithmetic": [(4, gain), (4, loss), (3, groups), (2, two_steps)],
 }
 
-assert MAX_NUMBER >= 40
+if MAX_NUMBER < 40:
+    raise ValueError("two_steps has sums of up to 40")

@@ -91,6 +91,19 @@ void release(int index, void* memory) noexcept;
 void copy_to_host(Queue& queue, const Tensor& from, void* to);
 void copy_from_host(Queue& queue, const void* from, const Tensor& to);
 
+// Page-locked host memory. UsageError with the figure when there is too little; `what` names it.
+[[nodiscard]] void* host_allocate(int index, const std::string& what, int64_t bytes);
+void host_release(void* memory) noexcept;
+
+// A stream of copies to the host beside a queue's work; see HostCopies in ops/core/device.h.
+struct Copies;
+[[nodiscard]] std::shared_ptr<Copies> open_copies(int index);
+void follow(Copies& copies, Queue& queue);
+void enqueue_copy(Copies& copies, const Tensor& from, void* to);
+void end_copies(Copies& copies);
+void hold(Queue& queue, Copies& copies);
+void wait(Copies& copies);
+
 // Enqueues a copy of `bytes` of host memory, which the caller may change as soon as the call returns.
 void upload(Queue& queue, const void* from, void* to, int64_t bytes);
 

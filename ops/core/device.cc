@@ -1,8 +1,23 @@
 #include "ops/core/device.h"
 
 #include <cstring>
+#include <new>
 
 namespace pesc {
+namespace {
+
+constexpr std::align_val_t kHostAlignment{64};
+
+// To packed rows, both in host memory.
+void copy_rows(const Tensor& from, void* to) {
+  const int64_t width = from.cols * dtype_bytes(from.dtype);
+  if (width == 0) return;  // null pointers are no arguments of memcpy
+  for (int64_t r = 0; r < from.rows; ++r)
+    std::memcpy(static_cast<std::byte*>(to) + r * width, from.row_range(r, r + 1).data,
+                static_cast<size_t>(width));
+}
+
+}  // namespace
 
 Stream::Stream(Device device) : device_(device) {
   if (device.kind == DeviceKind::kCuda) queue_ = cuda::open(device);
@@ -73,13 +88,42 @@ void finish_host_copy(Stream& stream, const Tensor& from, void* to) {
   copy_to_host(stream, from, to);
 }
 
+void* host_allocate(const Device& device, const std::string& what, int64_t bytes) {
+  if (device.kind == DeviceKind::kCuda) return cuda::host_allocate(device.index, what, bytes);
+  return ::operator new(static_cast<size_t>(bytes), kHostAlignment);
+}
+
+void host_release(const Device& device, void* memory) noexcept {
+  if (device.kind == DeviceKind::kCuda) return cuda::host_release(memory);
+  ::operator delete(memory, kHostAlignment);
+}
+
+void HostCopies::follow(Stream& stream) {
+  if (!stream.on_cuda()) return;
+  if (copies_ == nullptr) copies_ = cuda::open_copies(stream.device().index);
+  cuda::follow(*copies_, stream.queue());
+}
+
+void HostCopies::copy(const Tensor& from, void* to) {
+  if (copies_ != nullptr) return cuda::enqueue_copy(*copies_, from, to);
+  copy_rows(from, to);
+}
+
+void HostCopies::end() {
+  if (copies_ != nullptr) cuda::end_copies(*copies_);
+}
+
+void HostCopies::hold(Stream& stream) {
+  if (copies_ != nullptr) cuda::hold(stream.queue(), *copies_);
+}
+
+void HostCopies::wait() {
+  if (copies_ != nullptr) cuda::wait(*copies_);
+}
+
 void copy_to_host(Stream& stream, const Tensor& from, void* to) {
   if (stream.on_cuda()) return cuda::copy_to_host(stream.queue(), from, to);
-  const int64_t width = from.cols * dtype_bytes(from.dtype);
-  if (width == 0) return;  // null pointers are no arguments of memcpy
-  for (int64_t r = 0; r < from.rows; ++r)
-    std::memcpy(static_cast<std::byte*>(to) + r * width, from.row_range(r, r + 1).data,
-                static_cast<size_t>(width));
+  copy_rows(from, to);
 }
 
 void copy_from_host(Stream& stream, const void* from, const Tensor& to) {

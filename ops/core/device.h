@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "ops/core/cuda.h"
@@ -63,6 +64,34 @@ class PhaseScope {
 // before finish_host_copy has waited for it; work enqueued in between runs beside it. One at a time.
 void start_host_copy(Stream& stream, const Tensor& from);
 void finish_host_copy(Stream& stream, const Tensor& from, void* to);
+
+// Host memory for copies from the device: page-locked for a GPU, so that they run beside the host's work;
+// aligned to 64 bytes; not zeroed. Throws what the device or the host has to say when there is too little;
+// `what` names it.
+[[nodiscard]] void* host_allocate(const Device& device, const std::string& what, int64_t bytes);
+void host_release(const Device& device, void* memory) noexcept;
+
+// Copies of many tensors to memory of host_allocate, beside the work of a stream. In this order:
+//
+//   follow(stream)   the copies will hold what the work enqueued on `stream` so far makes of the tensors
+//   copy(from, to)   enqueued and not waited for; on the CPU complete when it returns
+//   end()            after the last copy
+//   hold(stream)     what is enqueued on `stream` from now on, and only that, comes after the copies: it may
+//                    change the tensors; the host does not wait
+//   wait()           the host waits until the copies are in `to`
+//
+// copy, end and wait may be called by another thread than follow and hold. One round at a time.
+class HostCopies {
+ public:
+  void follow(Stream& stream);
+  void copy(const Tensor& from, void* to);
+  void end();
+  void hold(Stream& stream);
+  void wait();
+
+ private:
+  std::shared_ptr<cuda::Copies> copies_;  // nothing on the CPU
+};
 
 // Copies between host memory and the device's memory; both complete when they return (they wait for the
 // stream).

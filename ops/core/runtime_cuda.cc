@@ -270,21 +270,6 @@ void release(int index, void* memory) noexcept {
   (void)cudaFree(memory);
 }
 
-void copy_to_host(Queue& queue, const Tensor& from, void* to) {
-  if (from.size() == 0) return;
-  synchronize(queue);  // as in upload
-  const auto width = static_cast<size_t>(from.cols * dtype_bytes(from.dtype));
-  const auto pitch = static_cast<size_t>((from.rows > 1 ? from.ld : from.cols) * dtype_bytes(from.dtype));
-  if (pitch == width) {
-    PESC_CUDA(cudaMemcpyAsync(to, from.data, width * static_cast<size_t>(from.rows), cudaMemcpyDeviceToHost,
-                              queue.stream));
-  } else {
-    PESC_CUDA(cudaMemcpy2DAsync(to, width, from.data, pitch, width, static_cast<size_t>(from.rows),
-                                cudaMemcpyDeviceToHost, queue.stream));
-  }
-  synchronize(queue);
-}
-
 void copy_from_host(Queue& queue, const void* from, const Tensor& to) {
   if (to.size() == 0) return;
   const auto width = static_cast<size_t>(to.cols * dtype_bytes(to.dtype));

@@ -65,6 +65,28 @@ void copy_to_host(Queue&, const Tensor&, void*) {
 void copy_from_host(Queue&, const void*, const Tensor&) {
   refuse();
 }
+void* host_allocate(int, const std::string&, int64_t) {
+  refuse();
+}
+void host_release(void*) noexcept {}
+std::shared_ptr<Copies> open_copies(int) {
+  refuse();
+}
+void follow(Copies&, Queue&) {
+  refuse();
+}
+void enqueue_copy(Copies&, const Tensor&, void*) {
+  refuse();
+}
+void end_copies(Copies&) {
+  refuse();
+}
+void hold(Queue&, Copies&) {
+  refuse();
+}
+void wait(Copies&) {
+  refuse();
+}
 void upload(Queue&, const void*, void*, int64_t) {
   refuse();
 }

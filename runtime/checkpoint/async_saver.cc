@@ -19,8 +19,10 @@ void AsyncSaver::start(Communicator& world, Stream& stream, const CheckpointStat
   });
 }
 
-void AsyncSaver::wait_for_copy() {
-  if (copied_.valid()) copied_.get();
+void AsyncSaver::wait_for_copy(Stream& stream) {
+  if (!copied_.valid()) return;
+  copied_.get();
+  if (save_) save_->hold(stream);
 }
 
 std::optional<SaveReport> AsyncSaver::advance(Communicator& world, std::chrono::milliseconds patience) {

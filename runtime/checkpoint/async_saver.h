@@ -1,7 +1,8 @@
 // Saving behind the training steps.
 //
 // start() returns at once; a background thread copies this rank's pieces to host memory and then writes them.
-// The next forward and backward go on meanwhile; only the optimizer step waits for the copy. poll(), which
+// The next forward and backward go on meanwhile; only the optimizer step waits for the copy: on a GPU the
+// stream does, on one event, and not the host. poll(), which
 // all ranks call at every step boundary, agrees on whether every rank's background work is done and then does
 // the next phase of the save (runtime/checkpoint/store.h):
 //
@@ -33,14 +34,14 @@ class AsyncSaver {
   AsyncSaver(const AsyncSaver&) = delete;
   AsyncSaver& operator=(const AsyncSaver&) = delete;
 
-  // Called on all ranks, without communication. The device tensors may change after wait_for_copy(), not
-  // before. One save at a time (InternalError): wait() first.
+  // Called on all ranks, without communication. The device tensors may change, by work on `stream`, after
+  // wait_for_copy(), not before. One save at a time (InternalError): wait() first.
   void start(Communicator& world, Stream& stream, const CheckpointState& state,
              std::span<const TrainedTensor> tensors, uint64_t generation);
 
-  // Local. Until the tensors given to start() may change; returns at once when no copy is under way. Every
-  // change of them, such as an optimizer step, comes after it.
-  void wait_for_copy();
+  // Local. Until what is enqueued on `stream` may change the tensors given to start(); returns at once when
+  // no copy is under way. Every change of them, such as an optimizer step, comes after it.
+  void wait_for_copy(Stream& stream);
 
   // Collective while a save is pending. The report once it is committed, else nothing. Throws the same
   // IoError on all ranks when it failed; then nothing is pending any more, and the checkpoints that were

@@ -72,15 +72,19 @@ std::string PendingSave::context() const {
 void PendingSave::copy() {
   if (already_saved_) return;
   outcome_ = attempt([&] {
-    Stream stream(device_);
-    snapshot_.copy(stream);
+    snapshot_.copy(*copies_);
     return std::string();
   });
+}
+
+void PendingSave::hold(Stream& stream) {
+  if (!already_saved_) copies_->hold(stream);
 }
 
 void PendingSave::write() {
   if (already_saved_ || !outcome_.ok()) return;
   outcome_ = attempt([&] {
+    copies_->wait();
     const std::string directory = store_.path(side_name(state_.step, "tmp", generation_));
     store_.files_.create_directory(directory);
     return snapshot_.write(store_.files_, directory, shard_name(rank_)).SerializeAsString();
@@ -196,16 +200,21 @@ PendingSave CheckpointStore::begin(Communicator& world, Stream& stream, const Ch
   if (save.already_saved_) return save;
   PESC_CHECK(host_.use_count() == 1, "step ", state.step, ": the save before it is still in progress");
   save.host_ = host_;
-  save.device_ = stream.device();
-  save.snapshot_ = ShardSnapshot(tensors, *host_);
-  stream.synchronize();
+  save.copies_ = copies_;
+  save.snapshot_ = ShardSnapshot(stream.device(), tensors, *host_);
+  copies_->follow(stream);
   return save;
+}
+
+void CheckpointStore::reserve(const Device& device, std::span<const TrainedTensor> tensors) {
+  static_cast<void>(host_->reserve(device, snapshot_bytes(tensors)));
 }
 
 SaveReport CheckpointStore::save(Communicator& world, Stream& stream, const CheckpointState& state,
                                  std::span<const TrainedTensor> tensors, uint64_t generation) {
   PendingSave pending = begin(world, stream, state, tensors, generation);
   pending.copy();
+  pending.hold(stream);
   pending.write();
   pending.exchange(world);
   pending.commit();

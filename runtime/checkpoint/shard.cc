@@ -88,16 +88,28 @@ int64_t snapshot_bytes(std::span<const TrainedTensor> tensors) {
   return bytes;
 }
 
-std::span<std::byte> HostBuffer::reserve(int64_t bytes) {
-  if (bytes > capacity_) {
-    data_.reset();
-    data_.reset(new std::byte[static_cast<size_t>(bytes)]);
-    capacity_ = bytes;
-  }
-  return {data_.get(), static_cast<size_t>(bytes)};
+HostBuffer::~HostBuffer() {
+  release();
 }
 
-ShardSnapshot::ShardSnapshot(std::span<const TrainedTensor> tensors, HostBuffer& buffer) {
+void HostBuffer::release() noexcept {
+  if (data_ != nullptr) host_release(device_, data_);
+  data_ = nullptr;
+  capacity_ = 0;
+}
+
+std::span<std::byte> HostBuffer::reserve(const Device& device, int64_t bytes) {
+  if (bytes > capacity_) {
+    release();
+    device_ = device;
+    data_ = static_cast<std::byte*>(host_allocate(device, "the copy of a checkpoint", bytes));
+    capacity_ = bytes;
+  }
+  return {data_, static_cast<size_t>(bytes)};
+}
+
+ShardSnapshot::ShardSnapshot(const Device& device, std::span<const TrainedTensor> tensors,
+                             HostBuffer& buffer) {
   int64_t total = 0;
   for (const TrainedTensor& t : tensors) {
     const std::pair<proto::TensorKind, const Tensor*> kinds[] = {
@@ -122,15 +134,16 @@ ShardSnapshot::ShardSnapshot(std::span<const TrainedTensor> tensors, HostBuffer&
                          {}});
     }
   }
-  std::span<std::byte> rest = buffer.reserve(total);
+  std::span<std::byte> rest = buffer.reserve(device, total);
   for (Piece& p : pieces_) {
     p.bytes = rest.first(static_cast<size_t>(p.source.bytes()));
     rest = rest.subspan(p.bytes.size());
   }
 }
 
-void ShardSnapshot::copy(Stream& stream) {
-  for (const Piece& p : pieces_) copy_to_host(stream, p.source, p.bytes.data());
+void ShardSnapshot::copy(HostCopies& copies) {
+  for (const Piece& p : pieces_) copies.copy(p.source, p.bytes.data());
+  copies.end();
 }
 
 std::string ShardSnapshot::header() const {

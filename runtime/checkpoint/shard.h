@@ -29,13 +29,19 @@ inline constexpr int64_t kShardPartBytes = int64_t{1} << 20;
 // holders, and together all rows.
 [[nodiscard]] Range rows_to_write(const ShardSpec& spec);
 
-// Host memory that grows and is kept from save to save.
+// Host memory that grows and is kept from save to save, page-locked for a GPU.
 class HostBuffer {
  public:
-  [[nodiscard]] std::span<std::byte> reserve(int64_t bytes);
+  HostBuffer() = default;
+  ~HostBuffer();
+  HostBuffer(const HostBuffer&) = delete;
+  HostBuffer& operator=(const HostBuffer&) = delete;
+  [[nodiscard]] std::span<std::byte> reserve(const Device& device, int64_t bytes);
 
  private:
-  std::unique_ptr<std::byte[]> data_;
+  void release() noexcept;
+  Device device_;
+  std::byte* data_ = nullptr;
   int64_t capacity_ = 0;
 };
 
@@ -46,11 +52,12 @@ class HostBuffer {
 class ShardSnapshot {
  public:
   ShardSnapshot() = default;
-  // Takes the room in `buffer`, which outlives it, and copies nothing yet.
-  ShardSnapshot(std::span<const TrainedTensor> tensors, HostBuffer& buffer);
+  // Takes the room in `buffer`, which outlives it, for tensors of `device`, and copies nothing yet.
+  ShardSnapshot(const Device& device, std::span<const TrainedTensor> tensors, HostBuffer& buffer);
 
-  // After this the device tensors may change, and not before.
-  void copy(Stream& stream);
+  // Between follow() and hold() of `copies`: after those the device tensors may change, and not before. What
+  // write() reads is there after copies.wait().
+  void copy(HostCopies& copies);
 
   // Writes and syncs `directory`/`file_name`. Returns the manifest's part: tensors with one piece each, and
   // the file with its checksums; nothing is written, and no file returned, when there is nothing to write.

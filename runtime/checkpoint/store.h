@@ -11,8 +11,10 @@
 // thread:
 //
 //   begin     local: which pieces this rank writes, and host memory for them
-//   copy      local, needs the device: the pieces are copied; until then the tensors must not change
-//   write     local: shard written and synced, checksums taken
+//   copy      local: the pieces are copied; on a GPU the copies are enqueued
+//   hold      local: what the stream does from here on comes after the copies; before it the tensors must not
+//             change
+//   write     local: waits for the copies; shard written and synced, checksums taken
 //   exchange  collective: all parts to all ranks, or the error of one to all
 //   commit    local, rank 0 does the work: manifest, syncs, lock, rename, pruning
 //   finish    collective: all know whether it was committed
@@ -63,8 +65,9 @@ class CheckpointStore;
 // use no communicator. The store, the file system and the tensors outlive it.
 class PendingSave {
  public:
-  // On a stream of its own, so that any thread may call it; what begin's stream had to do is done by then.
+  // `copy` and `write` may be called by another thread than the one of begin's stream, which calls `hold`.
   void copy();
+  void hold(Stream& stream);
   void write();
   // Throws the same error on all ranks; then the save is over and its directory removed where possible.
   void exchange(Communicator& world);
@@ -85,8 +88,8 @@ class PendingSave {
   int rank_ = 0;
   int world_ = 1;
   bool already_saved_ = false;
-  Device device_;
   std::shared_ptr<HostBuffer> host_;
+  std::shared_ptr<HostCopies> copies_;
   ShardSnapshot snapshot_;
   Outcome outcome_;  // of the last local phase
   std::vector<std::string> parts_;
@@ -97,12 +100,15 @@ class CheckpointStore {
  public:
   CheckpointStore(FileSystem& files, std::string run_dir, CheckpointOptions options);
 
+  // Local. Takes the host memory for saves of these tensors now, so that the first one does not stop for it.
+  void reserve(const Device& device, std::span<const TrainedTensor> tensors);
+
   // All phases at once; collective. `generation` is the launch's number. Throws the same error on every rank
   // (IoError for a full disk), and then the checkpoints that were there are untouched.
   SaveReport save(Communicator& world, Stream& stream, const CheckpointState& state,
                   std::span<const TrainedTensor> tensors, uint64_t generation);
-  // Local. Waits for `stream`. One save at a time (InternalError): the host copy is the store's, and free
-  // again when finish() returned or the PendingSave is gone.
+  // Local. One save at a time (InternalError): the host copy is the store's, and free again when finish()
+  // returned or the PendingSave is gone. What `stream` has to do by now is in the checkpoint.
   [[nodiscard]] PendingSave begin(Communicator& world, Stream& stream, const CheckpointState& state,
                                   std::span<const TrainedTensor> tensors, uint64_t generation);
 
@@ -129,6 +135,7 @@ class CheckpointStore {
   std::string run_dir_;
   CheckpointOptions options_;
   std::shared_ptr<HostBuffer> host_ = std::make_shared<HostBuffer>();  // also held by a save in progress
+  std::shared_ptr<HostCopies> copies_ = std::make_shared<HostCopies>();
   std::set<int64_t> damaged_;           // steps that find_newest passed over: they do not count as kept
   std::optional<int64_t> newest_good_;  // committed or verified by this object
 };

@@ -330,9 +330,14 @@ ExperimentConfig parse_experiment(const std::string& text, const std::string& wh
 
 ExperimentConfig load_experiment(const std::string& path, const std::vector<std::string>& overrides,
                                  ExperimentUse use) {
+  // Looked at before it is opened: opening a FIFO that nobody writes to waits for ever.
+  std::error_code ignored;
+  if (const auto type = std::filesystem::status(path, ignored).type();
+      std::filesystem::exists(std::filesystem::file_status(type)) &&
+      type != std::filesystem::file_type::regular && type != std::filesystem::file_type::directory)
+    throw UsageError(str_cat(path, ": is no regular file; name an experiment file"));
   errno = 0;
   std::ifstream in(path, std::ios::binary);
-  std::error_code ignored;
   if (!in) throw UsageError(str_cat(path, ": the experiment file cannot be read: ", std::strerror(errno)));
   if (std::filesystem::is_directory(path, ignored))
     throw UsageError(str_cat(path, ": is a folder; name an experiment file"));

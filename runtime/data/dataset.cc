@@ -32,7 +32,8 @@ std::string to_string(const DatasetReport& report) {
   std::string text =
       str_cat(report.rows, " rows, ", report.tokens, " tokens, ", report.supervised, " of them learned");
   if (report.truncated > 0) text += str_cat("; ", report.truncated, " rows cut to the sequence length");
-  if (report.dropped > 0) text += str_cat("; ", report.dropped, " rows dropped, nothing to learn being left");
+  if (report.dropped > 0)
+    text += str_cat("; ", report.dropped, " rows dropped, there being nothing to learn in them");
   if (report.bad > 0) text += str_cat("; ", report.bad, " malformed rows skipped");
   for (const std::string& message : report.messages) text += "\n  " + message;
   return text;
@@ -68,7 +69,8 @@ void Dataset::load(const DatasetFile& file, const Tokenizer& tokenizer, const Da
     add(sample, tag_number(!file.tag.empty() ? file.tag : !row.tag.empty() ? row.tag : stem));
   });
   report_.bad += read.bad;
-  for (const std::string& message : read.messages) note(message + "; skipped", options);
+  report_.dropped += read.empty;
+  for (const std::string& message : read.messages) note(message, options);
 
   part.rows = rows() - part.first_row;
   if (part.rows == 0) return;

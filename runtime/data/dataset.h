@@ -27,12 +27,12 @@ struct DatasetOptions {
 };
 
 struct DatasetReport {
-  int64_t rows = 0;                   // kept
-  int64_t bad = 0;                    // malformed and skipped (RowOptions::on_bad_row)
-  int64_t dropped = 0;                // nothing to learn was left after truncation
-  int64_t truncated = 0;              // kept, but cut to seq_len
-  int64_t tokens = 0;                 // of the kept rows
-  int64_t supervised = 0;             // of these, tokens that carry loss
+  int64_t rows = 0;        // kept
+  int64_t bad = 0;         // malformed and skipped (RowOptions::on_bad_row)
+  int64_t dropped = 0;     // nothing to learn: an empty answer, or none of it left after truncation
+  int64_t truncated = 0;   // kept, but cut to seq_len
+  int64_t tokens = 0;      // of the kept rows
+  int64_t supervised = 0;  // of these, tokens that carry loss
   std::vector<std::string> messages;  // of the first bad and dropped rows: "file:line: what"
 };
 // "3000 rows, 512000 tokens, 80000 of them learned; 4 cut to 512 tokens; 1 dropped: ..."

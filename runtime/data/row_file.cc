@@ -117,14 +117,27 @@ class RowFile {
             str_cat(where, ": the row has ", text_.size(), " bytes, the limit is ", options_.max_bytes));
       }
       row = parse_row(text_.text(), where, options_.answers);
+    } catch (const EmptyAnswer& error) {
+      // A question that waits for an answer is not passed over.
+      if (options_.answers == Answers::kAllButLast) throw;
+      ++report_.empty;
+      note(error.what(), "; dropped");
+      return;
     } catch (const DataError& error) {
-      if (options_.on_bad_row == OnBadRow::kFail) throw;
+      if (options_.on_bad_row == OnBadRow::kFail) {
+        if (options_.policy_field.empty()) throw;
+        throw DataError(str_cat(error.what(), " (", options_.policy_field, ": SKIP leaves such rows out)"));
+      }
       ++report_.bad;
-      if (std::ssize(report_.messages) < options_.max_messages) report_.messages.emplace_back(error.what());
+      note(error.what(), "; skipped");
       return;
     }
     ++report_.rows;
     callback_(std::move(row), where);
+  }
+
+  void note(const std::string& what, const char* outcome) {
+    if (std::ssize(report_.messages) < options_.max_messages) report_.messages.push_back(what + outcome);
   }
 
   void read_lines() {

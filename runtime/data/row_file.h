@@ -17,13 +17,15 @@ struct RowOptions {
   int64_t max_bytes = int64_t{16} << 20;  // of one row's JSON text; a longer one is a bad row
   OnBadRow on_bad_row = OnBadRow::kFail;
   Answers answers = Answers::kAll;
-  int64_t max_messages = 8;  // bad rows that the report quotes
+  int64_t max_messages = 8;    // rows that the report quotes
+  std::string policy_field{};  // of the experiment, which sets on_bad_row: named where a bad row is refused
 };
 
 struct RowsReport {
   int64_t rows = 0;                   // good ones
   int64_t bad = 0;                    // skipped ones
-  std::vector<std::string> messages;  // of the first bad ones
+  int64_t empty = 0;                  // left out, their answer being empty
+  std::vector<std::string> messages;  // of the first bad and empty ones: "file:line: what; skipped"
 };
 
 // Gets each good row, and its place: "file:line", or "file:line (element 3)" of an array, elements counted
@@ -31,10 +33,11 @@ struct RowsReport {
 using RowCallback = std::function<void(Row&& row, const std::string& where)>;
 
 // Blank lines, a byte order mark and a missing newline at the end are fine. With kFail the first bad row is
-// thrown as DataError; with kSkip it is counted and left out. What breaks the array itself (a missing comma,
-// no closing bracket, text behind it) is a DataError in either case, since what follows cannot be told from
-// it. Throws DataError when there is no such file or it is not a regular one, IoError when it cannot be read.
-// Errors of the callback pass through.
+// thrown as DataError; with kSkip it is counted and left out. A row with an empty answer is left out in
+// either case, but for Answers::kAllButLast, where it is thrown. What breaks the array itself (a missing
+// comma, no closing bracket, text behind it) is a DataError in either case, since what follows cannot be told
+// from it. Throws DataError when there is no such file or it is not a regular one, IoError when it cannot be
+// read. Errors of the callback pass through.
 RowsReport for_each_row(const std::string& path, const RowOptions& options, const RowCallback& callback);
 
 [[nodiscard]] std::vector<Row> read_rows(const std::string& path, const RowOptions& options = {},

@@ -205,7 +205,7 @@ bool blank(std::string_view text) {
 
 std::string require_answer(std::string text, const std::string& where, const std::string& place) {
   if (blank(text))
-    throw DataError(str_cat(where, ": ", place, " is empty; there is nothing to learn from it"));
+    throw EmptyAnswer(str_cat(where, ": ", place, " is empty; there is nothing to learn from it"));
   return text;
 }
 

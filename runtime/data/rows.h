@@ -13,13 +13,15 @@
 //                                                      by turns, assistant last
 //
 // "dataset" is an optional tag in all of them. A null field counts as absent, unknown fields are ignored, and
-// a field that matters appears once. Human texts may be empty (text with no question); answers and plain text
-// may not.
+// a field that matters appears once. Human texts may be empty (text with no question); a row with an answer
+// or plain text that is empty has nothing to teach.
 #pragma once
 
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "ops/core/check.h"
 
 namespace pesc {
 
@@ -40,9 +42,15 @@ struct Row {
 // last question: it may be empty or left out.
 enum class Answers { kAll, kAllButLast };
 
+// A row in good order whose answer, or plain text, is empty: published data has such. No mistake that should
+// end a run; the row is left out and reported, as one that has nothing left after truncation.
+struct EmptyAnswer : DataError {
+  using DataError::DataError;
+};
+
 // Parses one JSON object. `where` ("file:line") opens every message. Memory is bounded by a small multiple of
 // the text, whatever it holds: what is not needed is not kept, and nesting is refused beyond 64 levels.
-// Throws DataError, nothing else.
+// Throws DataError, EmptyAnswer among them, and nothing else.
 [[nodiscard]] Row parse_row(std::string_view json, const std::string& where, Answers answers = Answers::kAll);
 
 }  // namespace pesc

@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <csignal>
+#include <span>
 #include <sstream>
 #include <utility>
 
@@ -13,10 +14,11 @@ namespace pesc {
 namespace {
 
 constexpr std::array<const char*, 4> kSections{"setup", "step", "checkpoint", "eval"};
-constexpr std::array<const char*, 4> kActions{"kill", "stop", "throw", "nan"};
+constexpr std::array<const char*, 7> kActions{"kill", "stop", "throw", "nan", "inf", "nan_loss", "inf_loss"};
+constexpr const char* kActionNames = "kill|stop|throw|nan|inf|nan_loss|inf_loss";
 
 template <class Enum>
-bool read_name(const std::string& value, const std::array<const char*, 4>& names, Enum& out) {
+bool read_name(const std::string& value, std::span<const char* const> names, Enum& out) {
   const auto found = std::find(names.begin(), names.end(), value);
   if (found == names.end()) return false;
   out = static_cast<Enum>(found - names.begin());
@@ -52,12 +54,13 @@ std::string parse_fault(const std::string& text, FaultPoint& out) {
     if (part == "always") ok = out.always = true;
     if (!ok) {
       return str_cat("'", part,
-                     "' is none of step=N, rank=N, section=setup|step|checkpoint|eval, "
-                     "action=kill|stop|throw|nan, always");
+                     "' is none of step=N, rank=N, section=setup|step|checkpoint|eval, action=", kActionNames,
+                     ", always");
     }
   }
-  if (!action) return "there is no action=kill|stop|throw|nan";
-  if (out.action == FaultAction::kNan && out.section != Section::kStep) return "nan needs section=step";
+  if (!action) return str_cat("there is no action=", kActionNames);
+  if (out.action >= FaultAction::kNan && out.section != Section::kStep)
+    return str_cat(kActions[static_cast<size_t>(out.action)], " needs section=step");
   return "";
 }
 
@@ -67,11 +70,11 @@ FaultPoints::FaultPoints(std::vector<FaultPoint> points, int rank, uint64_t gene
                 [&](const FaultPoint& p) { return p.rank != rank || (generation > 1 && !p.always); });
 }
 
-bool FaultPoints::fire(Section section, int64_t step) {
+Poison FaultPoints::fire(Section section, int64_t step) {
   const auto due = std::find_if(points_.begin(), points_.end(), [&](const FaultPoint& p) {
     return p.section == section && (p.step < 0 || p.step == step);
   });
-  if (due == points_.end()) return false;
+  if (due == points_.end()) return Poison::kNone;
   const FaultAction action = due->action;
   if (!due->always) points_.erase(due);
   switch (action) {
@@ -84,9 +87,15 @@ bool FaultPoints::fire(Section section, int64_t step) {
     case FaultAction::kThrow:
       throw InternalError(str_cat("debug.fault in section ", section_name(section), " of step ", step));
     case FaultAction::kNan:
-      return true;
+      return Poison::kNanGradient;
+    case FaultAction::kInf:
+      return Poison::kInfGradient;
+    case FaultAction::kNanLoss:
+      return Poison::kNanLoss;
+    case FaultAction::kInfLoss:
+      return Poison::kInfLoss;
   }
-  return false;
+  return Poison::kNone;
 }
 
 }  // namespace pesc

@@ -15,8 +15,14 @@ enum class FaultAction {
   kKill,   // SIGKILL to itself
   kStop,   // SIGSTOP to itself
   kThrow,  // InternalError
-  kNan,    // the caller poisons its gradient
+  kNan,    // from here on the caller poisons its numbers
+  kInf,
+  kNanLoss,
+  kInfLoss,
 };
+
+// What the caller does to its numbers of a step.
+enum class Poison { kNone, kNanGradient, kInfGradient, kNanLoss, kInfLoss };
 
 struct FaultPoint {
   int64_t step = -1;  // -1: any. kStep: the step being made, 1 at the first; elsewhere: the steps done
@@ -35,11 +41,13 @@ class FaultPoints {
   FaultPoints() = default;
   FaultPoints(std::vector<FaultPoint> points, int rank, uint64_t generation);
 
-  // Does what is due here. Returns true when a NaN is due.
-  bool reach(Section section, int64_t step) { return !points_.empty() && fire(section, step); }
+  // Does what is due here, or returns what the caller has to do.
+  Poison reach(Section section, int64_t step) {
+    return points_.empty() ? Poison::kNone : fire(section, step);
+  }
 
  private:
-  bool fire(Section section, int64_t step);
+  Poison fire(Section section, int64_t step);
   std::vector<FaultPoint> points_;
 };
 

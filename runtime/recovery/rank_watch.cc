@@ -10,7 +10,8 @@
 namespace pesc {
 namespace {
 
-constexpr double kLeastStepLimit = 10;  // seconds
+// Seconds. With what the supervisor needs to look, less than the 10 s within which a hang is to be noticed.
+constexpr double kLeastStepLimit = 8;
 constexpr double kStepsOfLimit = 5;
 constexpr auto kPoll = std::chrono::milliseconds(500);
 // A wake-up this late means that the whole process, or the machine, was suspended.

@@ -119,6 +119,27 @@ class BadInput(harness.EndToEnd):
         os.truncate(os.path.join(folder, "config.json"), 50)
         self.refused(DATA, ["config.json"], model__path=folder)
 
+    def test_files_of_the_folder_that_are_none(self):
+        """A FIFO is not waited for, a link does not lead out of the folder."""
+        secret = self.path("secret")
+        with open(secret, "w", encoding="utf-8") as file:
+            file.write("{}")
+        for name in ("config.json", "model.safetensors.index.json", "model.safetensors"):
+            for what, make, words in (("fifo", os.mkfifo, "FIFO"),
+                                      ("link", lambda path: os.symlink("../secret", path), "symbolic link out of"),
+                                      ("absolute", lambda path: os.symlink(secret, path), "symbolic link out of")):
+                folder = self.copy_of_base("%s-%s" % (what, name))
+                path = os.path.join(folder, name)
+                # With the weights in one file nobody looks at an index.
+                os.remove(os.path.join(folder, "model.safetensors") if name != "config.json" else path)
+                make(path)
+                self.refused(DATA, [name, words], ranks=(4,) if what == "fifo" else (1,), model__path=folder)
+
+    def test_experiment_that_is_a_fifo(self):
+        path = self.path("fifo.textproto")
+        os.mkfifo(path)
+        self.refused(USAGE, [path, "no regular file"], config=path)
+
     def test_vocabulary_that_differs(self):
         folder = self.copy_of_base("small-vocabulary")
         path = os.path.join(folder, "model.safetensors")

@@ -117,9 +117,9 @@ def sets(**fields):
     return flags
 
 
-def generate_data(folder, train=5000, held_out=100, seed=1):
+def generate_data(folder, *flags, train=5000, held_out=100, seed=1):
     subprocess.run([sys.executable, os.path.join(SOURCE, "configs", "quickstart", "generate.py"), "--out", folder,
-                    "--train", str(train), "--held-out", str(held_out), "--seed", str(seed)],
+                    "--train", str(train), "--held-out", str(held_out), "--seed", str(seed), *flags],
                    check=True, stderr=subprocess.DEVNULL)
 
 
@@ -133,6 +133,22 @@ def curve(run_dir):
     steps = [r for r in read_jsonl(os.path.join(run_dir, "metrics.jsonl")) if "loss" in r]
     assert [r["step"] for r in steps] == list(range(1, len(steps) + 1)), "steps missing or twice in " + run_dir
     return steps
+
+
+def failures(run_dir):
+    """[(detected after s, recovered after s, lost steps)] of the launches of a run that failed, by what the supervisors wrote
+    down. The time counts from the last sign of progress; recovered: at the first step of a later launch, None without one."""
+    launches, found = read_jsonl(os.path.join(run_dir, "launches.jsonl")), []
+    began = [l["ended_unix"] - l["seconds"] for l in launches]
+    for i, l in enumerate(launches):
+        if l["exit_code"] in (OK, PREEMPTED):
+            continue
+        fault = began[i] + l["last_progress_after_seconds"]
+        steps = [began[j] + launches[j]["first_step_after_seconds"] for j in range(i + 1, len(launches))
+                 if launches[j]["first_step_after_seconds"] >= 0]
+        found.append((l["noticed_after_seconds"] - l["last_progress_after_seconds"], steps[0] - fault if steps else None,
+                      max(0, l["last_step"] - max(0, l["newest_checkpoint"]))))
+    return found
 
 
 def largest_difference(expected, got, fields=CURVE):
@@ -213,6 +229,16 @@ class EndToEnd(unittest.TestCase):
         for field, (error, step) in worst.items():
             self.assertLessEqual(error, bound, "%s: %s of step %d" % (what, field, step))
 
+    def measure(self, fault, detected=None, recovered=None, lost=None):
+        """One try of a fault, for its line of the matrix."""
+        MEASURES.append({"test": self.id().rpartition(".")[2], "fault": fault, "detected": detected,
+                         "recovered": recovered, "lost": lost})
+
+    def measure_launches(self, fault, run):
+        """The same of every launch of a run that failed."""
+        for detected, recovered, lost in failures(self.path(run)):
+            self.measure(fault, detected, recovered, lost)
+
     def assert_refused(self, result, code, *words):
         """One clear error, from one rank, with the exit code of its kind."""
         self.assertEqual(result.code, code, str(result))
@@ -221,14 +247,18 @@ class EndToEnd(unittest.TestCase):
             self.assertIn(word, result.message, str(result))
 
 
+MEASURES = []
+
+
 def result_file(name):
-    """Where main() of NAME_test.py leaves its outcome, for the fault matrix: {"ran": 4, "passed": true, "skipped": 0}."""
+    """Where main() of NAME_test.py leaves its outcome, for the fault matrix: {"ran": 4, "passed": true, "skipped": 0,
+    "second_tries": [name of a test], "measures": [{"test", "fault", "detected", "recovered", "lost"}]}."""
     return os.path.join(os.path.dirname(PESC), "results", name + ".json")
 
 
 def main(tries=1):
     """Runs the tests of the script. Those that cut hosts off, kill and wait may have a second try, each alone: on a machine
-    busy with other things a process can be too late."""
+    busy with other things a process can be too late. The matrix tells of it."""
     os.chdir(SOURCE)  # paths in experiments are relative
     path = result_file(os.path.basename(sys.argv[0]).replace("_test.py", ""))
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -237,10 +267,14 @@ def main(tries=1):
     outcome = unittest.main(verbosity=2, exit=False).result
     passed = outcome.wasSuccessful()
     failed = [test for test, _ in outcome.failures + outcome.errors]
+    again = []
     if not passed and tries > 1 and all(isinstance(test, unittest.TestCase) for test in failed):
         print("second try of %d tests" % len(failed), file=sys.stderr, flush=True)
+        again = [test.id().rpartition(".")[2] for test in failed]
+        MEASURES[:] = [m for m in MEASURES if m["test"] not in again]
         passed = unittest.TextTestRunner(verbosity=2).run(unittest.TestSuite(failed)).wasSuccessful()
     if len(sys.argv) == 1:  # all of it
         with open(path, "w", encoding="utf-8") as file:
-            json.dump({"ran": outcome.testsRun, "passed": passed, "skipped": len(outcome.skipped)}, file)
-    sys.exit(not passed)
+            json.dump({"ran": outcome.testsRun, "passed": passed, "skipped": len(outcome.skipped), "second_tries": again,
+                       "measures": MEASURES}, file, indent=1)
+    sys.exit(NOT_TESTED if passed and outcome.skipped else not passed)

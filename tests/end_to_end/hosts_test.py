@@ -14,6 +14,7 @@ sys.path.insert(0, os.path.join(harness.SOURCE, "cluster", "rigs"))
 import two_hosts  # noqa: E402
 
 STEPS, EVERY, RANKS = 40, 5, 4
+KEEP = (harness.SOURCE, os.path.dirname(harness.PESC))
 tempfile.tempdir = "/var/tmp"  # the hosts have their own /tmp
 
 
@@ -28,7 +29,7 @@ class TwoHosts(harness.EndToEnd):
         cls.expected = cls.weights("one-host")
 
     def setUp(self):
-        self.rig = two_hosts.Hosts(self.path("rig-" + self.id().rpartition(".")[2])).up()
+        self.rig = two_hosts.Hosts(self.path("rig-" + self.id().rpartition(".")[2]), keep=KEEP).up()
         self.addCleanup(self.rig.down)
 
     @classmethod
@@ -112,6 +113,7 @@ class TwoHosts(harness.EndToEnd):
         first = self.launches("wait")[0]
         self.assertEqual(list(first["silent_hosts"]), ["right"])
         self.assertEqual(self.launches("wait")[-1]["hosts"], ["left", "right"])
+        self.measure_launches("node cut off", "wait")
         self.assert_nothing_left()
 
     def test_a_host_is_cut_off_and_the_other_goes_on(self):
@@ -128,10 +130,50 @@ class TwoHosts(harness.EndToEnd):
         self.assertEqual((second["ranks"], second["hosts"], second["left_out"]), (2, ["left"], ["right"]))
         self.assertEqual((third["ranks"], third["hosts"], third["left_out"]), (4, ["left", "right"], []))
         self.assertRegex(result.err, r"SMALLER LAYOUT: 2 of 4 ranks on left, tp 2, ep 2, dp 1; left out: right \(")
+        self.measure("node cut off", *harness.failures(self.path("smaller"))[0])
         layouts = [r["ranks"] for r in harness.read_jsonl(self.path("smaller", "metrics.jsonl")) if "left_out" in r]
         self.assertEqual(layouts[-2:], [2, 4])
         harness.curve(self.path("smaller"))  # every step once
         self.assert_nothing_left()
+
+    def test_mpirun_killed(self):
+        """Ranks end when it is gone, and leave shared memory behind on both hosts."""
+        process = self.start("mpirun")
+        harness.wait_for_step(process, self.path("mpirun"), 8)
+        (mpirun,) = [pid for pid, words in self.rig.processes_of("left").items() if words[0] == "mpirun" and "train" in words]
+        os.kill(mpirun, 9)
+        result = self.finish(process)
+        self.assertIn("mpirun was killed by signal 9", result.err)
+        self.assertEqual(self.weights("mpirun"), self.expected)
+        self.assert_nothing_left()
+        self.measure_launches("mpirun of two hosts killed", "mpirun")
+
+    def test_a_host_on_which_ranks_die_is_left_out(self):
+        """It answers, but every launch dies there."""
+        process = self.start("failing", recovery__smaller_layout="true", debug__fault="[rank=3 action=kill always]")
+        result = self.finish(process)
+        launches = self.launches("failing")
+        self.assertEqual([(l["ranks"], l["left_out"]) for l in launches], [(4, []), (4, []), (2, ["right"])])
+        self.assertEqual(list(launches[1]["failing_hosts"]), ["right"])
+        self.assertEqual([list(l["silent_hosts"]) for l in launches], [[], [], []])
+        self.assertRegex(result.err, r"SMALLER LAYOUT: 2 of 4 ranks on left.*left out: right \(2 launches in a row died there")
+        self.assertEqual(len(harness.curve(self.path("failing"))), STEPS)
+        self.assert_nothing_left()
+        self.measure_launches("a host on which ranks die in every launch", "failing")
+
+    def test_a_repository_below_tmp(self):
+        """Hosts have their own /tmp, in which the repository can be seen where it lies there."""
+        with tempfile.TemporaryDirectory(dir="/tmp", prefix="pesc-kept-") as kept:
+            with open(os.path.join(kept, "file"), "w", encoding="utf-8") as file:
+                file.write("seen")
+            with two_hosts.Hosts(self.path("rig-kept"), keep=[kept]) as rig:
+                for command, out in ((["cat", os.path.join(kept, "file")], "seen"),
+                                     (["ls", "/tmp"], os.path.basename(kept) + "\n")):
+                    told = harness.subprocess.run(rig.command("right", *command), capture_output=True, text=True, check=False)
+                    self.assertEqual(told.stdout, out, told.stderr)
+                self.assertEqual(rig.files_of("right"), [])
+        with self.assertRaisesRegex(OSError, "below /tmp"):
+            two_hosts.Hosts("/tmp/rig")
 
 
 if __name__ == "__main__":

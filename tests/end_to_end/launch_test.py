@@ -64,8 +64,8 @@ class Launch(harness.EndToEnd):
         return cls.experiment(run, **settings)
 
     @classmethod
-    def start(cls, run, fault=None, prefix=(), **fields):
-        return harness.start(0, "launch", "-n", RANKS, "--", "train", *cls.flags(run, fault, **fields), prefix=prefix)
+    def start(cls, run, fault=None, prefix=(), ranks=RANKS, **fields):
+        return harness.start(0, "launch", "-n", ranks, "--", "train", *cls.flags(run, fault, **fields), prefix=prefix)
 
     @staticmethod
     def finish(process, seconds=120):
@@ -165,21 +165,33 @@ class Launch(harness.EndToEnd):
         self.assertEqual(result.code, 76, str(result))
         self.assertIn("did not finish within 2 s", result.err)
 
+    def poisons(self, always=""):
+        """Each in a step of its own: {step: fault}."""
+        return {5: "step=5 rank=1 action=nan" + always, 9: "step=9 rank=0 action=inf" + always,
+                13: "step=13 rank=1 action=nan_loss" + always, 17: "step=17 rank=0 action=inf_loss" + always}
+
     def test_not_a_number_once(self):
         """The step is computed again and the curve is as ever."""
-        result = self.launch("nan", "step=9 rank=1 action=nan")
+        poisons = self.poisons()
+        result = self.launch("nan", ", ".join(poisons.values()))
         self.assert_as_if_nothing_happened("nan")
-        self.assertEqual([r["step"] for r in harness.curve(self.path("nan")) if "nonfinite" in r], [9])
+        self.assertEqual([r["step"] for r in harness.curve(self.path("nan")) if "nonfinite" in r], sorted(poisons))
         self.assertEqual(len(self.launches("nan")), 1)
-        self.assertIn("step 9: the loss is", result.err)
+        for step, what in ((5, "gradient norm -?nan"), (9, "gradient norm inf"), (13, "loss is -?nan"), (17, "loss is inf")):
+            self.assertRegex(result.err, r"step %d: .*%s.*once more" % (step, what))
+            self.measure("NaN or Inf", lost=0)
 
     def test_not_a_number_again_is_skipped(self):
-        self.launch("skip", "step=9 rank=1 action=nan always", train__on_nonfinite="SKIP")
+        poisons = self.poisons(" always")
+        self.launch("skip", ", ".join(poisons.values()), train__on_nonfinite="SKIP")
         steps = harness.read_jsonl(self.path("skip", "metrics.jsonl"))
-        self.assertEqual([(r["step"], r["nonfinite"]) for r in steps if "nonfinite" in r], [(9, "skipped")])
+        self.assertEqual([(r["step"], r["nonfinite"]) for r in steps if "nonfinite" in r],
+                         [(step, "skipped") for step in sorted(poisons)])
         self.assertNotEqual(self.weights("skip"), self.expected)
         self.assertEqual(len([r for r in steps if "loss" in r]), STEPS)
         self.assert_finite(self.path("skip", "step-%d" % STEPS))
+        for _ in poisons:
+            self.measure("NaN or Inf", lost=0)
 
     def assert_finite(self, checkpoint):
         """Every weight and every moment of the optimizer."""
@@ -195,9 +207,11 @@ class Launch(harness.EndToEnd):
         self.assertGreater(checked, 100000)
 
     def test_not_a_number_again_ends_the_run(self):
-        result = self.launch("nan-end", "step=9 rank=1 action=nan always", code=70, recovery__max_restarts=1)
-        self.assertIn("no rank has updated its weights", result.err)
-        self.assertEqual(max(r["newest_checkpoint"] for r in self.launches("nan-end")), 5)
+        for action in ("nan", "inf_loss"):
+            run = "end-" + action
+            result = self.launch(run, "step=9 rank=1 action=%s always" % action, code=70, recovery__max_restarts=1)
+            self.assertIn("no rank has updated its weights", result.err)
+            self.assertEqual(max(r["newest_checkpoint"] for r in self.launches(run)), 5)
 
     def test_a_crash_loop_ends(self):
         result = self.launch("loop", "rank=0 section=setup action=kill always", code=137)
@@ -229,7 +243,9 @@ class Launch(harness.EndToEnd):
         self.wait_for_step("orphan", 13, process)  # rank 0 stands still; only another can end it
         process.kill()
         process.communicate()
+        began = time.monotonic()
         result = self.launch("orphan")
+        self.measure("supervisor killed", recovered=time.monotonic() - began)
         self.assert_as_if_nothing_happened("orphan")
         self.assertIn("resumed from", result.err)
 
@@ -243,11 +259,13 @@ class Launch(harness.EndToEnd):
         os.kill(rank, signal.SIGCONT)
         asked = time.monotonic()
         result = self.finish(process)
-        self.assertLess(time.monotonic() - asked, 30)
+        took, began = time.monotonic() - asked, time.monotonic()
+        self.assertLess(took, 30)
         self.assertEqual(result.code, 75, str(result))
         self.assert_nothing_left("preempt")
         self.assertLess(len(harness.curve(self.path("preempt"))), STEPS)
         self.launch("preempt")
+        self.measure("preemption", took, time.monotonic() - began, 0)
         self.assert_as_if_nothing_happened("preempt")
 
     def pid_of_rank(self, run, rank):
@@ -259,7 +277,9 @@ class Launch(harness.EndToEnd):
         self.wait_for_step("twice", 2, process)
         began = time.monotonic()
         second = self.finish(self.start("twice"))
-        self.assertLess(time.monotonic() - began, 2)
+        took = time.monotonic() - began
+        self.assertLess(took, 2)
+        self.measure("two supervisors", detected=took)
         self.assert_refused(second, 64, "is in use by pid %d" % process.pid)
         self.assertIsNone(process.poll())
         process.send_signal(signal.SIGINT)

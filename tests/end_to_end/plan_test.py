@@ -58,6 +58,9 @@ class PlanTest(harness.EndToEnd):
                 with open(self.path("bench.json"), encoding="utf-8") as file:
                     bench = json.load(file)
                 self.assertEqual(bench["arena_bytes_rank0"], j["device_bytes"])
+                # Full rows both times: the share printed is the FLOP planned over the time and rate measured.
+                share = j["flops_per_step"] / bench["step_seconds_median"] / bench["gemm_flops_per_second"]
+                self.assertAlmostEqual(bench["share_of_light_median"] / share, 1, places=6)
                 sent = sum(p["sent_bytes"] for p in j["phases"])
                 print("%d ranks, tp %d, ep %d: %.3f MB planned, %.3f MB sent" %
                       (ranks, tp, ep, sent / 1e6, bench["bytes_sent_rank0_median"] / 1e6))

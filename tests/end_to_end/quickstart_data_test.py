@@ -6,12 +6,15 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import unittest
 
 import harness
 
 DOMAINS = ("text", "programs", "arithmetic")
+GENERATOR = os.path.join(harness.SOURCE, "configs", "quickstart")
 
 
 def normal(text):
@@ -75,6 +78,54 @@ class QuickStartData(unittest.TestCase):
                     and not r["conversation"][0]["output"].isdigit()}
         for row in self.held_out["programs"]:
             self.assertFalse(row["conversation"][0]["output"] in programs, row)
+
+    def test_the_base_saw_no_template_and_nothing_held_out(self):
+        """The text of the committed base: pretrain.sh makes it with these flags, from the same seed."""
+        with open(os.path.join(GENERATOR, "pretrain.sh"), encoding="utf-8") as script:
+            self.assertIn('generate.py" --out "$work/data" --pretrain\n', script.read())
+        folder = os.path.join(self.folder, "pretrain")
+        harness.generate_data(folder, "--pretrain")
+        rows = harness.read_jsonl(os.path.join(folder, "pretrain.jsonl"))
+        self.assertTrue(all(set(row) == {"corpus"} for row in rows))
+        for domain in DOMAINS:  # the held-out rows of this run of the generator are those of the others
+            self.assertEqual(harness.read_jsonl(os.path.join(folder, "heldout-%s.jsonl" % domain)), self.held_out[domain])
+        text = "\n\n".join(row["corpus"] for row in rows) + "\n"
+        self.assertGreater(len(text), 20e6)
+        for part in ("#" * 2, "Human", "Assistant", "System", "?"):  # no question either
+            self.assertNotIn(part, text)
+        flat = normal(text)
+        lists = set(re.findall(r"(?:list|words): ([a-z ]+)\.", text))
+        programs = set(re.findall(r"^(\w+ = .*\n.*(?:\n.*)?)\n# prints", text, re.M))
+        programs |= set(re.findall(r"^((?:def|for|\w+ =).*?)(?:  #.*)?$", text, re.M))
+        for found, least in ((lists, 40000), (programs, 40000)):
+            self.assertGreater(len(found), least, "the plain text has another form than is looked for here")
+        looked_for = 0
+        for rows in self.held_out.values():
+            for row in rows:
+                question, answer = row["conversation"][0]["input"], row["conversation"][0]["output"]
+                self.assertNotIn(normal(question), flat)
+                words = question.rpartition(": ")[2]
+                program = question.partition("\n")[2] or answer
+                if row["dataset"] == "text" and ": " in question:
+                    self.assertNotIn(words, lists)
+                    looked_for += 1
+                if row["dataset"] == "programs":
+                    self.assertNotIn(program, programs)
+                    looked_for += 1
+        self.assertGreater(looked_for, 150)
+
+    def test_a_leak_is_refused(self):
+        """Also under python -O, which drops assertions."""
+        cases = (("training rows", "[held[0]], [], set()"), ("plain text: Q", "[], ['They ask: Q'], set()"),
+                 ("program", "[], ['f(x)\\nf(y)'], {'f(x)'}"), ("template", "[], ['### Human: Q'], set()"))
+        for words, arguments in cases:
+            held = {"conversation": [{"input": "Q" if "Q" in words else "R", "output": "A"}]}
+            code = "import generate; held = [%r]; generate.check({'d': held}, %s)" % (held, arguments)
+            done = subprocess.run([sys.executable, "-O", "-c", code], cwd=GENERATOR, text=True, stderr=subprocess.PIPE)
+            self.assertIn("Leak: ", done.stderr)
+            self.assertIn(words, done.stderr)
+        code = "import generate; generate.check({'d': [%r]}, [], ['f(x)'], set())" % held
+        self.assertEqual(subprocess.run([sys.executable, "-O", "-c", code], cwd=GENERATOR).returncode, 0)
 
     def test_answers_are_right(self):
         sums = [r["conversation"][0]["output"] for r in self.train + self.held_out["arithmetic"]

@@ -9,6 +9,7 @@ import subprocess
 import harness
 
 DOMAINS = {"text", "programs", "arithmetic"}
+LAYERS = 4  # of the quick start's base
 LAYOUTS = ((1, 1, 1), (2, 2, 2), (4, 2, 4))
 QUESTION = "Mia has 10 shells and Ann has 5. How many more shells does Mia have?"
 
@@ -42,6 +43,40 @@ class Verbs(harness.EndToEnd):
         result = harness.pesc(ranks, verb, *self.experiment("tuned", tp=tp, ep=ep, **fields), *flags, seconds=60)
         self.assertEqual(result.code, 0, str(result))
         return result.out
+
+    def test_shares_in_the_metrics(self):
+        """metrics.jsonl says of every step which experts and which datasets its tokens went to; the counts agree."""
+        self.train(1, "alone", train__steps=1, train__micro_batch=32)
+        (alone,), steps = harness.curve(self.path("alone")), harness.curve(self.path("tuned"))
+        self.assertEqual(alone["tag_tokens"], steps[0]["tag_tokens"])
+        self.assertEqual(len(steps), 40)
+        for step in steps + [alone]:
+            tags = step["tag_tokens"]
+            self.assertEqual(set(tags), DOMAINS)  # of 64 rows each domain has some
+            self.assertEqual(sum(tags.values()), step["tokens"])
+            self.assertGreater(step["tokens"], step["supervised_tokens"])
+            self.assertEqual(set(step["tag_token_share"]), DOMAINS)
+            for tag, share in step["tag_token_share"].items():
+                self.assertAlmostEqual(share, tags[tag] / step["tokens"], places=12)
+            layers = step["expert_share"]
+            self.assertEqual([len(layer) for layer in layers], [8] * LAYERS)
+            for layer in layers:
+                self.assertAlmostEqual(sum(layer), 1, places=9)
+                self.assertLessEqual(max(layer), 0.5 + 1e-9)  # of two experts a token each is another
+                # Two choices a token: every share is a whole number of them.
+                for share in layer:
+                    choices = share * 2 * step["tokens"]
+                    self.assertAlmostEqual(choices, round(choices), places=4)
+            self.assertEqual(set(step["tag_expert_share"]), DOMAINS)
+            for share in step["tag_expert_share"].values():
+                self.assertEqual(len(share), 8)
+                self.assertAlmostEqual(sum(share), 1, places=9)
+            # The same choices counted by layer and by tag.
+            for e in range(8):
+                by_tag = sum(step["tag_token_share"][tag] * step["tag_expert_share"][tag][e] for tag in tags)
+                self.assertAlmostEqual(by_tag, sum(layer[e] for layer in layers) / LAYERS, places=9)
+        self.assertGreater(max(max(layer) for layer in steps[-1]["expert_share"]), 0.13, "no expert is preferred")
+        self.assertGreater(len({step["tokens"] for step in steps}), 1, "all steps have the same rows")
 
     def test_generate_on_every_layout(self):
         greedy = [self.on("generate", layout, "--prompt", QUESTION) for layout in LAYOUTS]
@@ -152,7 +187,7 @@ class Verbs(harness.EndToEnd):
         self.assertFalse(os.path.exists(self.path("no-export")))
 
     def test_lora_alone_trains(self):
-        fields = {"train__mode": "LORA", "train__steps": 12, "train__micro_batch": 32}
+        fields = {"train__mode": "LORA", "train__steps": 12, "train__micro_batch": 32, "train__learning_rate": 5e-3}
         self.train(1, "lora-1", **fields)
         self.train(4, "lora-4", tp=2, **fields)
         one, four = harness.curve(self.path("lora-1")), harness.curve(self.path("lora-4"))

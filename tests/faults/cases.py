@@ -5,11 +5,15 @@ import os
 import re
 import shutil
 import signal
+import statistics
 import time
 
+import gpu
+import hostile
+import layouts
 import rig as tools
 import saves
-from rig import EVERY, RANKS, STEPS, CannotRun, Row, gtest, harness, heart
+from rig import EVERY, RANKS, STEPS, CannotRun, gtest, harness, heart, line
 
 NEWEST = STEPS // EVERY * EVERY  # of the checkpoints that a copy of the plain run has left
 
@@ -30,54 +34,61 @@ def half_done(rig, run, steps=None):
 
 
 def of_launch_test(rig, row, *names):
-    """Cases of launch_test.py, here and now; each takes its own run directories, whose restarts are the measure."""
+    """Cases of launch_test.py, here and now. Each takes its own run directories; every launch in them that failed is a
+    measure, and what the case measured itself."""
     for name in names:
         before = set(os.listdir(rig.folder))
         type(rig)(name).debug()
         ran.add(name)
-        for run in set(os.listdir(rig.folder)) - before:
-            path = rig.path(run, "metrics.jsonl")
-            last = harness.read_jsonl(path)[-1] if os.path.exists(path) else {}
-            row.recovered += last.get("restart_seconds", [])
-            row.tried += 1
+        measures = [(m["detected"], m["recovered"], m["lost"]) for m in harness.MEASURES if m["test"] == name]
+        for run in sorted(set(os.listdir(rig.folder)) - before):
+            if os.path.exists(rig.path(run, "launches.jsonl")):
+                measures += harness.failures(rig.path(run))
+        for measure in measures:
+            row.add(*measure)
+        if not measures:
+            row.add()
     row.how += " (launch_test.py: %s)" % ", ".join(names)
-    return row
 
 
-def hang(rig, log):
-    row = Row("hang", "SIGSTOP of a rank from outside, at a step and in set-up", "O1 O4, noticed after 10 s (5 s set in "
-              "set-up); reported once mpirun has ended, 2 s later")
-    for run, section, fields in (("hang-step", "step", {}), ("hang-setup", "setup", {"recovery__setup_limit_s": 5})):
-        out = rig.supervise(run, **fields)
-        found = rig.wait_for_heart(run, 60, lambda h: h.section == section and
-                                   (section == "setup" or h.step >= EVERY + 2), (1,))
-        at = time.monotonic()
-        os.kill(found.pid, signal.SIGSTOP)
+@line("hang", "SIGSTOP of a rank: at a step and in set-up from outside, in a checkpoint by itself",
+      "O1 O4; noticed < 10 s, < 7 s with a limit of 5 s (set-up, checkpoint)")
+def hang(rig, row, log):
+    cases = (("step", 8, 10, {}, None), ("setup", 5, 7, {"recovery__setup_limit_s": 5}, None),
+             ("checkpoint", 5, 7, {"recovery__checkpoint_limit_s": 5}, "step=5 rank=1 section=checkpoint action=stop"))
+    for section, limit, bound, fields, fault in cases:
+        run = "hang-" + section
+        out = rig.supervise(run, fault, **fields)
+        if fault:
+            pid, step = rig.wait_until_stopped(run, 1), EVERY
+            at = time.monotonic()
+        else:
+            found = rig.wait_for_heart(run, 60, lambda h: h.section == section and
+                                       (section == "setup" or h.step >= EVERY + 2), (1,))
+            pid, step, at = found.pid, found.step, time.monotonic()
+            os.kill(pid, signal.SIGSTOP)
         detected, recovered, resumed, _ = rig.watch_recovery(out, run, at, 1, 0, bound=25)
-        assert detected < (5 if section == "setup" else 10) + 4, detected
+        assert detected <= bound, "%s: noticed after %.1f s" % (section, detected)
         assert out.finish() == 0, out.text()
-        limit = 5 if section == "setup" else 10
-        assert re.search(r"no progress in section %s after step \d+ for %d s; rank 1 \(pid %d\) is stopped" % (
-            section, limit, found.pid), out.text()), out.text()
+        assert re.search(r"launch 1 hangs: no progress in section %s after step \d+ for %d s; rank 1 \(pid %d\) is stopped" % (
+            section, limit, pid), out.text()), out.text()
         first = harness.read_jsonl(rig.path(run, "launches.jsonl"))[0]
         assert first["exit_code"] == 76, first
         rig.assert_as_if_nothing_happened(run)
         rig.assert_nothing_left(run)
-        row.add(detected, recovered, max(0, found.step - resumed))
-    return of_launch_test(rig, row, "test_without_a_supervisor_a_collective_ends_the_wait")
+        row.add(detected, recovered, max(0, step - resumed))
+    of_launch_test(rig, row, "test_without_a_supervisor_a_collective_ends_the_wait")
 
 
-def chosen_moments(rig, log):
-    row = Row("rank dies at a chosen moment", "SIGKILL in set-up, before, in and after a save, in the last step; an exception",
-              "O1 O3 O4, restart < 15 s")
+@line("rank dies at a chosen moment", "SIGKILL in set-up, before, in and after a save, in the last step; an exception",
+      "O1 O3 O4, restart < 15 s")
+def chosen_moments(rig, row, log):
     of_launch_test(rig, row, "test_a_killed_rank", "test_a_rank_that_throws_says_why")
-    return row
 
 
-def damage(rig, log):
-    row = Row("shard truncated, flipped bit, missing; manifest damaged", "each region of the newest checkpoint edited",
-              "O1 O2 O3; previous taken and said so")
-
+@line("shard truncated, flipped bit, missing; manifest damaged", "each region of the newest checkpoint edited",
+      "O1 O2 O3; previous taken and said so")
+def damage(rig, row, log):
     def flip(path, offset):
         with open(path, "r+b") as file:
             file.seek(offset, os.SEEK_SET if offset >= 0 else os.SEEK_END)
@@ -103,11 +114,10 @@ def damage(rig, log):
         row.add(recovered=time.monotonic() - began, lost=EVERY)
     passed = gtest("runtime_checkpoint_damage_test", "*")
     row.notes.append("every byte of the manifest, every 61st of the shards: %d cases of damage_test.cc" % passed)
-    return row
 
 
-def leftovers(rig, log):
-    row = Row("leftover `.tmp` directories", "made before the launch, one with a good checkpoint's files", "O1 O2 O4")
+@line("leftover `.tmp` directories", "made before the launch, one with a good checkpoint's files", "O1 O2 O4")
+def leftovers(rig, row, log):
     run = "leftovers"
     folder = half_done(rig, run)
     os.makedirs(os.path.join(folder, "step-3.tmp.1"))
@@ -120,22 +130,20 @@ def leftovers(rig, log):
     assert not left, left
     rig.assert_as_if_nothing_happened(run)
     row.add(lost=0, times=3)
-    return row
 
 
-def two_supervisors(rig, log):
-    row = Row("two supervisors on one run directory", "both started; a stale generation tries to commit",
-              "second ends < 2 s and names the holder")
+@line("two supervisors on one run directory", "both started; a stale generation tries to commit",
+      "second ends < 2 s and names the holder")
+def two_supervisors(rig, row, log):
     of_launch_test(rig, row, "test_a_second_supervisor")
     row.add(times=gtest("runtime_checkpoint_crash_test", "CrashTest.AStaleLaunchCannotCommit") +
             gtest("runtime_checkpoint_run_lock_test", "*"))
     row.how += "; crash_test.cc, run_lock_test.cc"
-    return row
 
 
-def mpirun_ends(rig, log):
-    row = Row("mpirun killed; supervisor killed; mpirun told to end", "SIGKILL; SIGTERM to mpirun itself, which "
-              "`pesc launch` shields it from (scancel sends it to all), then SIGINT", "O1 O2 O4")
+@line("mpirun killed; supervisor killed; mpirun told to end", "SIGKILL; SIGTERM to mpirun itself, which "
+      "`pesc launch` shields it from (scancel sends it to all), then SIGINT", "O1 O2 O4")
+def mpirun_ends(rig, row, log):
     of_launch_test(rig, row, "test_mpirun_killed", "test_supervisor_killed")
     run = "mpirun-told"
     # A rank that stands still keeps the run from ending before the signals.
@@ -152,11 +160,10 @@ def mpirun_ends(rig, log):
     rig.assert_as_if_nothing_happened(run)
     rig.assert_nothing_left(run)
     row.add(detected, recovered, max(0, found.step - resumed))
-    return row
 
 
-def preemption(rig, log):
-    row = Row("preemption: SIGTERM to the supervisor", "while training", "O1 O4, committed < 30 s, exit 75")
+@line("preemption: SIGTERM to the supervisor", "while training", "O1 O4, committed < 30 s, exit 75")
+def preemption(rig, row, log):
     run = "preempt-now"
     out = rig.supervise(run)
     rig.wait_for_heart(run, 60, lambda h: h.section == "step" and h.step >= EVERY + 2, (0,))
@@ -171,103 +178,105 @@ def preemption(rig, log):
     row.add(took, time.monotonic() - began, 0)
     rig.assert_as_if_nothing_happened(run)
     rig.assert_nothing_left(run)
-    return of_launch_test(rig, row, "test_preemption", "test_the_save_fails_when_told_to_stop")
+    of_launch_test(rig, row, "test_preemption", "test_the_save_fails_when_told_to_stop")
 
 
-def other_world_size(rig, log):
-    row = Row("other world size", "saved on 4 ranks (tp 2, dp 2, ep 4), resumed on 1, 2 and 8 ranks in other splits",
-              "tensors equal bit for bit; loss within 1e-4, balance and gradient norm within 1e-2")
-    fields = dict(train__steps=20, train__global_batch=16, train__micro_batch=16, checkpoint__every_steps=10,
-                  train__log_every=1)
-
-    def train(run, ranks, tp, ep):
-        result = harness.pesc(ranks, "train", *rig.experiment(run, tp=tp, ep=ep, **fields))
-        assert result.code == 0, str(result)
-        return result
-
-    train("world-4", 4, 2, 4)
-    expected = harness.curve(rig.path("world-4"))
-    for ranks, tp, ep in ((1, 1, 1), (2, 1, 2), (2, 2, 1), (8, 4, 8), (8, 2, 2)):
-        run = "world-%d-%d-%d" % (ranks, tp, ep)
-        shutil.copytree(rig.path("world-4"), rig.path(run))
-        shutil.rmtree(rig.path(run, "step-20"))
-        began = time.monotonic()
-        assert "at step 10" in train(run, ranks, tp, ep).err
-        row.add(recovered=time.monotonic() - began, lost=0)
-        got = harness.curve(rig.path(run))
-        rig.assert_curves_agree(expected, got, 1e-4, run, ["loss"])
-        rig.assert_curves_agree(expected, got, 1e-2, run, ["balance", "grad_norm"])
-        assert [r["loss"] for r in got[10:]] != [r["loss"] for r in expected[10:]], "nothing was computed again"
-    # A run whose every batch is left out saves what it has loaded: the same tensors, whatever ranks loaded them.
-    fields.update(train__on_nonfinite="SKIP", train__steps=20)
-    for ranks, tp, ep in ((1, 1, 1), (2, 1, 2), (8, 4, 8)):
-        run = "again-%d" % ranks
-        shutil.copytree(rig.path("world-4"), rig.path(run))
-        shutil.rmtree(rig.path(run, "step-20"))
-        fields["debug__fault"] = "[rank=0 action=nan always]"
-        assert "left out" in train(run, ranks, tp, ep).err
-        result = harness.pesc(0, "inspect", "--checkpoint", rig.path(run, "step-20"), "--against",
-                              rig.path("world-4", "step-10"))
-        assert result.code == 0 and result.out.rstrip().endswith("EQUAL"), str(result)
-        row.add()
-    passed = gtest("runtime_checkpoint_reshard_test", "ReshardTest.*")
-    row.notes.append("loaded and saved again on 1, 2 and 8 ranks: `pesc inspect --against` says EQUAL; %d cases of "
-                     "reshard_test.cc" % passed)
-    return row
+@line("NaN or Inf in loss or gradient", "each of the four injected at (step, rank), once and again and again",
+      "O1; no rank steps; retried once, then skipped or ended; a NaN is never saved")
+def not_a_number(rig, row, log):
+    of_launch_test(rig, row, "test_not_a_number_once", "test_not_a_number_again_is_skipped",
+                   "test_not_a_number_again_ends_the_run")
 
 
-def not_a_number(rig, log):
-    row = Row("NaN or Inf in loss or gradient", "injected at (step, rank)", "O1; no rank steps; retried once, then skipped "
-              "or ended; a NaN is never saved")
-    return of_launch_test(rig, row, "test_not_a_number_once", "test_not_a_number_again_is_skipped",
-                          "test_not_a_number_again_ends_the_run")
+@line("crash loop", "SIGKILL in every set-up; a damaged checkpoint of a high step is no progress, a new one of a lower is",
+      "pauses of 1, 2, 4 s, gives up after 3 restarts without a new checkpoint")
+def crash_loop(rig, row, log):
+    of_launch_test(rig, row, "test_a_crash_loop_ends", "test_what_does_not_go_away_is_not_tried_again",
+                   "test_too_few_slots", "test_usage")
+    progress_beside_damage(rig, row)
 
 
-def crash_loop(rig, log):
-    row = Row("crash loop", "SIGKILL in every set-up", "pauses of 1, 2, 4 s, gives up after 3 restarts")
-    return of_launch_test(rig, row, "test_a_crash_loop_ends", "test_what_does_not_go_away_is_not_tried_again",
-                          "test_too_few_slots", "test_usage")
+def progress_beside_damage(rig, row):
+    """One restart without a new checkpoint is allowed; two launches die, after new ones below a damaged step 20."""
+    run = "progress"
+    fields = {"recovery__max_restarts": 1, "checkpoint__every_steps": 1, "checkpoint__asynchronous": "false",
+              "recovery__step_limit_s": 60}
+    folder = half_done(rig, run)
+    shard = os.path.join(folder, "step-%d" % NEWEST, "shard-00000.safetensors")
+    with open(shard, "r+b") as file:
+        file.seek(-1000, os.SEEK_END)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    out = rig.supervise(run, "step=17 rank=1 action=stop always, step=19 rank=1 action=stop always", **fields)
+
+    def stopped(step, not_pid):
+        return rig.wait_for_heart(run, 60, lambda h: h.step == step and h.pid != not_pid and tools.is_stopped(h.pid), (1,)).pid
+
+    first = stopped(16, 0)
+    os.kill(first, signal.SIGKILL)  # 16 is saved
+    second = stopped(16, first)
+    os.kill(second, signal.SIGCONT)
+    os.kill(stopped(18, first), signal.SIGKILL)  # 18 is saved
+    os.kill(stopped(18, second), signal.SIGCONT)
+    assert out.finish() == 0, out.text()
+    assert "giving up" not in out.text() and "checkpoint passed over" in out.text(), out.text()
+    rig.assert_as_if_nothing_happened(run)
+    for measure in harness.failures(folder):
+        row.add(*measure)
+    assert row.tried > 2
 
 
-def faults_all_the_time(rig, log):
-    """Goodput with a kill every few seconds. Four times the rows, so that steps are long enough on a quick machine too."""
-    row = Row("a fault every 30 s of simulated time", "`kill -9` of a rank 1.5 s after each restart, short steps",
-              "O1 O4, it finishes")
-    fields = {"train__steps": 120, "checkpoint__every_steps": 8, "train__global_batch": 64, "train__micro_batch": 64}
+GOODPUT_STEPS = 140
+REAL_STEP, REAL_BETWEEN = 0.85, 30  # seconds: a step of the 7B shape on one H200 (the bar), and between two faults
+
+
+@line("a fault every 30 s of simulated time", "`kill -9` of a rank whenever a launch has trained for as many steps as one "
+      "of 0.85 s each does in 30 s; only the steps are shorter, detection and restarts are real", "O1 O4, it finishes")
+def faults_all_the_time(rig, row, log):
+    """Four times the rows, so that steps are long enough on a quick machine too."""
+    fields = {"train__steps": GOODPUT_STEPS, "checkpoint__every_steps": 8, "train__global_batch": 64, "train__micro_batch": 64}
     plain = rig.launch("goodput-plain", **fields)
     assert plain.code == 0
-    expected = rig.weights("goodput-plain", 120)
-    out, line, launch = rig.supervise("goodput", **fields), 0, 1
+    expected = rig.weights("goodput-plain", GOODPUT_STEPS)
+    step = statistics.median(r["seconds"] for r in harness.curve(rig.path("goodput-plain")))
+    scale, between = REAL_STEP / step, round(REAL_BETWEEN / REAL_STEP)
+    assert 3 <= scale <= 100, "a step of %.3f s stands for none of %.2f s" % (step, REAL_STEP)
+    out, begin, launch, waited = rig.supervise("goodput", **fields), 0, 1, []
     run = rig.path("goodput")
-    found = rig.wait_for_heart("goodput", 60, lambda h: h.section != "setup")
     while True:
-        until = time.monotonic() + 1.5
-        while time.monotonic() < until and out.process.poll() is None:
-            time.sleep(0.01)
-        found = heart(run, launch % RANKS)
-        if out.process.poll() is not None or found is None or found.launch != launch or found.step >= 115:
+        first = rig.wait_for_heart("goodput", 60, lambda h: h.launch == launch and h.section != "setup", range(RANKS))
+        trains_since = time.monotonic()
+        if first.step + between > GOODPUT_STEPS - 5:
             break
+        found = rig.wait_for_heart("goodput", 90, lambda h: h.launch == launch and h.step >= first.step + between,
+                                   (launch % RANKS,))
         at = time.monotonic()
         os.kill(found.pid, signal.SIGKILL)
-        detected, recovered, resumed, line = rig.watch_recovery(out, "goodput", at, launch, line)
+        waited.append(at - trains_since)
+        detected, recovered, resumed, begin = rig.watch_recovery(out, "goodput", at, launch, begin)
         row.add(detected, recovered, max(0, found.step - resumed))
         launch += 1
     assert out.finish() == 0, out.text()[-4000:]
     assert row.tried >= 3, "the run was over after %d faults" % row.tried
-    assert rig.weights("goodput", 120) == expected
+    # Steps behind a save, and the first of a launch, are slower than the median of the run without faults.
+    assert 0.6 * REAL_BETWEEN <= statistics.median(waited) * scale <= 2 * REAL_BETWEEN, (waited, scale)
+    assert rig.weights("goodput", GOODPUT_STEPS) == expected
     rig.assert_nothing_left("goodput")
     last = harness.read_jsonl(os.path.join(run, "metrics.jsonl"))[-1]
     assert last["restarts"] == row.tried == len(last["restart_seconds"]), last
+    for told, seen in zip(last["restart_seconds"], row.recovered):
+        assert abs(told - seen) < 1.5, "the supervisor says %.1f s, we saw %.1f s" % (told, seen)
     assert 0 < last["goodput"] < 1 and "goodput %.2f" % last["goodput"] in out.text(), last
-    row.notes.append("goodput %.2f with %d restarts; restart seconds %s" % (
-        last["goodput"], last["restarts"], ", ".join("%.1f" % s for s in last["restart_seconds"])))
-    return row
+    row.notes.append("time scale %.1f: a step of %.0f ms stands for one of 850 ms; %d steps between two faults took %s s; goodput "
+                     "%.2f with %d restarts; restart seconds %s" % (
+                         scale, 1e3 * step, between, ", ".join("%.1f" % s for s in waited), last["goodput"],
+                         last["restarts"], ", ".join("%.1f" % s for s in last["restart_seconds"])))
 
 
-def memory(rig, log):
-    """Resident memory across saves, on a checkpoint large enough to see."""
-    row = Row("memory across a save", "peak of resident memory with and without saves, 100 MB of trained state",
-              "grows by no more than the announced snapshot + 10 %")
+@line("memory across a save", "peak of resident memory with and without saves, 100 MB of trained state",
+      "grows by no more than the announced snapshot + 10 %")
+def memory(rig, row, log):
     peak = {}
     for run, every in (("memory-none", 0), ("memory-saves", 2)):
         flags = rig.experiment(run, tp=1, ep=1, train__steps=8, train__global_batch=4, train__micro_batch=4,
@@ -281,7 +290,6 @@ def memory(rig, log):
     assert grown > 0.5 * announced, "%.1f MB: was the snapshot seen at all?" % (grown / 1e6)
     row.add(times=3)
     row.notes.append("%.1f MB more for a snapshot of %.1f MB" % (grown / 1e6, announced / 1e6))
-    return row
 
 
 def peak_until_step(rig, run, flags, steps):
@@ -303,83 +311,48 @@ def peak_until_step(rig, run, flags, steps):
     return largest
 
 
-def hostile_rows(rig, log):
-    row = Row("poisoned data line (bad UTF-8, bad JSON, NUL, 100 MB line)", "written into the training rows",
-              "O3 with file and line, or skipped on every rank alike")
-    with open(os.path.join(rig.data, "train.jsonl"), "rb") as file:
-        good = file.readlines()
-    bad = {"utf8": b'{"corpus": "caf\xe9"}', "json": b'{"corpus": "a', "nul": b'{"corpus": "a\\u0000b"}',
-           "large": b'{"corpus": "' + b"x" * 100_000_000 + b'"}'}
-    for name, line in bad.items():
-        path = rig.path("bad-%s.jsonl" % name)
-        with open(path, "wb") as file:
-            file.writelines([good[0], line + b"\n", *good[1:]])
-        fields = {"data.train[0].path": path, "train__steps": 3}
-        began = time.monotonic()
-        result = harness.pesc(RANKS, "train", *rig.flags("bad-" + name, **fields))
-        rig.assert_refused(result, harness.DATA, path + ":2")
-        row.add(detected=time.monotonic() - began)
-        # Left out: the same rows as without the line, on both ranks, so the same weights.
-        result = harness.pesc(RANKS, "train", *rig.flags("skip-" + name, data__on_bad_row="SKIP", **fields))
-        assert result.code == 0, str(result)
-        weights = rig.weights("skip-" + name, 3)
-        assert len(weights) == RANKS and weights == rig.weights("skip-utf8", 3)
-        row.add()
-        os.remove(path)
-    return row
-
-
-def hostile_safetensors(rig, log):
-    row = Row("hostile safetensors (header length 0, 2^63, beyond the file; overlap, gap, overflow, duplicate key)",
-              "safetensors_test.cc; fuzz_safetensors (libFuzzer, ASan) in tests/run.sh", "O3 in 1 s, bounded memory")
-    began = time.monotonic()
-    row.add(times=gtest("runtime_hf_safetensors_test", "*") + gtest("runtime_checkpoint_manifest_test", "*"))
-    took = time.monotonic() - began
-    row.notes.append("both programs in %.1f s" % took)
-    assert os.path.exists(os.path.join(harness.SOURCE, "tests", "fuzz", "fuzz_safetensors.cc"))
-    return row
-
-
-def hostile_folder(rig, log):
-    row = Row("hostile config, tokenizer, index (`../`, absolute path, symlink out of the folder, FIFO)",
-              "hf_folder_test.cc, config_json_test.cc, tokenizer_test.cc, filesystem_test.cc, bad_input_test.py",
-              "O3, refused before it is opened")
-    row.add(times=gtest("runtime_hf_hf_folder_test", "HfFolder.RefusesHostileIndexes:HfFolder.LinksOfTheHubCacheAreFollowed")
-            + gtest("runtime_hf_config_json_test", "ConfigJson.RefusesBrokenText:ConfigJson.RefusalsNameFileAndKey")
-            + gtest("runtime_data_tokenizer_test", "SentencePiece.OtherFilesAreRefused:SentencePiece.EveryTruncation*")
-            + gtest("runtime_filesystem_filesystem_test", "PosixTest.LinksAndFifosAreNotOpened"))
-    return row
-
-
-def elsewhere(fault, how, test, oracles):
+def elsewhere(name, fault, how, test, oracles):
     """A line that another test of ctest shows: its outcome is what that test left in this build directory."""
-    def case(rig, log):
-        name = test.split(".")[1]
-        row = Row(fault, "%s (%s_test.py, ctest %s)" % (how, name, test), oracles)
+    script = test.split(".")[1]
+
+    @line(fault, "%s (%s_test.py, ctest %s)" % (how, script, test), oracles)
+    def case(rig, row, log):
         try:
-            with open(harness.result_file(name), encoding="utf-8") as file:
+            with open(harness.result_file(script), encoding="utf-8") as file:
                 outcome = json.load(file)
         except FileNotFoundError as error:
             raise CannotRun("%s has left no outcome in this build directory; run it first" % test) from error
-        assert os.path.getmtime(harness.result_file(name)) >= os.path.getmtime(harness.PESC), "%s ran with an older pesc" % test
+        newer = os.path.getmtime(harness.result_file(script)) >= os.path.getmtime(harness.PESC)
+        assert newer, "%s ran with an older pesc" % test
         assert outcome["passed"] and outcome["ran"] > 0 and not outcome["skipped"], "%s: %s" % (test, outcome)
-        row.add(times=outcome["ran"])
-        return row
-    case.__name__ = test.split(".")[1]
-    case.row = Row(fault, "%s (ctest %s)" % (how, test), oracles)
+        measures = [m for m in outcome["measures"] if m["fault"] == fault]
+        assert measures, "%s has measured nothing of this fault" % test
+        for m in measures:
+            row.add(m["detected"], m["recovered"], m["lost"])
+        for again in sorted({m["test"] for m in measures} & set(outcome["second_tries"])):
+            row.notes.append("%s at its second try" % again)
+    case.__name__ = name
     return case
 
 
-def gpu(rig, log):
-    if shutil.which("nvidia-smi") is None:
-        raise CannotRun("no GPU on this machine (nvidia-smi is not there)")
-    raise CannotRun("no test of a lost GPU or a hung NCCL call has been written")
+def under_slurm(name, fault, how, oracles):
+    return elsewhere(name, fault, how + "; real slurmctld and slurmd", "end_to_end.slurm", oracles)
 
 
-gpu.row = Row("GPU lost, NCCL call hangs", "", "O1 O3 O4")
-CASES = [saves.kill_at_every_call, chosen_moments, hang, saves.full_disk, saves.disk_errors, saves.lost_bytes,
-         saves.read_errors, damage, leftovers, two_supervisors,
-         elsewhere("node cut off", "network namespaces", "end_to_end.hosts", "O1, noticed < 10 s"), mpirun_ends, preemption,
-         elsewhere("Slurm: time limit, requeue, scancel, node death", "real slurmctld and slurmd", "end_to_end.slurm",
-                   "O1, one writer"), other_world_size, not_a_number, hostile_rows,
-         hostile_safetensors, hostile_folder, crash_loop, faults_all_the_time, memory, gpu]
+CASES = [
+    saves.kill_at_every_call, saves.kill_one_of_two_ranks, chosen_moments, hang, saves.full_disk, saves.disk_errors,
+    saves.lost_bytes, saves.read_errors, damage, leftovers, two_supervisors,
+    elsewhere("cut_off", "node cut off", "network namespaces", "end_to_end.hosts", "O1, noticed < 10 s"),
+    elsewhere("mpirun_of_two_hosts", "mpirun of two hosts killed", "SIGKILL", "end_to_end.hosts", "O1 O4 on both hosts"),
+    elsewhere("failing_host", "a host on which ranks die in every launch", "SIGKILL of one rank, always", "end_to_end.hosts",
+              "left out after 2 launches in a row"),
+    mpirun_ends, preemption,
+    under_slurm("slurm_limit", "Slurm: time limit", "--time=1, --signal", "O1, one writer, 75, requeued"),
+    under_slurm("slurm_preemption", "Slurm: preemption", "a job of an urgent partition", "O1, one writer, 75, started again"),
+    under_slurm("slurm_scancel", "Slurm: scancel", "while training, and in a slow save",
+                "O1 after the next sbatch, committed < 30 s, 75"),
+    under_slurm("slurm_node", "Slurm: node death", "SIGKILL of all that runs on it: the node with the batch script, and another",
+                "O1, one writer, requeued"),
+    layouts.other_world_size, layouts.chain, not_a_number, hostile.hostile_rows, hostile.hostile_safetensors,
+    hostile.hostile_folder, crash_loop,
+    faults_all_the_time, memory, gpu.gpu]

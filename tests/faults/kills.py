@@ -1,7 +1,8 @@
 """Random kills: SIGKILL from outside, at a time that a seed decides, in every part of a run.
 
 A plan is a list of targets: (rank, step, fraction of a step) or (rank, step, "save"). One run takes several kills, so that
-two hundred need few runs; each is one line of the second table.
+two hundred need few runs; each is one line of the second table. Runs are on 2 ranks (tp 2, ep 2) and on 4 (tp 2, dp 2, ep 4)
+in turn.
 """
 
 import os
@@ -10,7 +11,7 @@ import re
 import signal
 import time
 
-from rig import EVERY, RANKS, Row, heart
+from rig import EVERY, Row, harness, heart
 
 # Steps of four times the rows of the other cases, so that a kill aimed at a step hits near it on a quick machine too; more
 # steps than the last target, so that it comes before the end.
@@ -19,9 +20,18 @@ TARGETS, STEPS = 24, 48
 FIELDS = {"train__steps": STEPS, "train__global_batch": 64, "train__micro_batch": 64, "recovery__max_restarts": 8}
 
 
+WHERE = ("before the first save", "in a save", "after a save")
+
+
+def layout(run):
+    """(ranks, fields) of a run."""
+    ranks = 2 if run % 2 == 0 else 4
+    return ranks, dict(FIELDS, ep=ranks)
+
+
 class Kill:
     def __init__(self, seed, number, run):
-        self.seed, self.number, self.run = seed, number, run
+        self.seed, self.number, self.run, self.ranks = seed, number, run, layout(run)[0]
         self.where, self.rank, self.step, self.fraction = "", 0, 0, 0.0
         self.section, self.after_step = "", 0  # at death, as the supervisor says
         self.detected = self.recovered = self.resumed = None
@@ -38,7 +48,7 @@ def plan(seed, run, first):
 
     def add(where, step):
         k = Kill(seed, first + len(kills), run)
-        k.where, k.step, k.rank, k.fraction = where, step, rng.randrange(RANKS), rng.random()
+        k.where, k.step, k.rank, k.fraction = where, step, rng.randrange(k.ranks), rng.random()
         kills.append(k)
 
     add("before the first save", rng.randrange(1, EVERY))
@@ -68,45 +78,67 @@ def strike(rig, kill, launch, process):
         time.sleep(0.06 * kill.fraction)  # a step takes about that long
         found = heart(run_dir, kill.rank) or found
     assert found is not None and found.launch == launch, "no sign of life of launch %d" % launch
-    names = os.listdir(run_dir)  # what it really hits
-    kill.where = ("in a save" if any(".tmp." in n for n in names) else
-                  "after a save" if any(n.startswith("step-") for n in names) else "before the first save")
     at = time.monotonic()
     os.kill(found.pid, signal.SIGKILL)
+    names = os.listdir(run_dir)  # what it has hit: a save under way cannot end without that rank, and leaves its directory
+    kill.where = ("in a save" if any(n.endswith(".tmp.%d" % launch) for n in names) else
+                  "after a save" if any(re.fullmatch(r"step-\d+", n) for n in names) else "before the first save")
     return at
 
 
-def run_kills(rig, seed, count, log):
-    """(row of the matrix, all kills): whole runs until there are `count` kills."""
-    row = Row("rank SIGKILL at a random step, seeded", "`kill -9` from outside, seed %d" % seed, "O1 O2 O4, restart < 15 s")
-    plain = rig.launch("kills-plain", **FIELDS)
-    assert plain.code == 0, str(plain)
-    expected = rig.weights("kills-plain", STEPS)
-    done, run = [], 0
+def aimed(where, run, number):
+    """One kill at that moment, for when the seed has brought none."""
+    kill = Kill(0, number, run)
+    kill.where, kill.step, kill.rank, kill.fraction = where, {"before the first save": 2, "in a save": 2 * EVERY}.get(
+        where, 2 * EVERY + 3), 0, 0.0
+    return kill
+
+
+def new_row(seed):
+    return Row("rank SIGKILL at a random step, seeded", "`kill -9` from outside, seed %d, on 2 and on 4 ranks" % seed,
+               "O1 O2 O4, restart < 15 s; before the first save, in one and after one")
+
+
+def run_kills(rig, row, done, seed, count, log):
+    """Fills the row and the list of kills: whole runs until there are `count`; from ten on at least one in each place."""
+    expected, run = {}, 0
+    for ranks, fields in (layout(0), layout(1)):
+        plain = rig.finish(rig.start("kills-plain-%d" % ranks, ranks=ranks, **fields))
+        assert plain.code == 0, str(plain)
+        expected[ranks] = rig.weights("kills-plain-%d" % ranks, STEPS)
     while len(done) < count:
-        kills = plan(seed, run, len(done))[:count - len(done)]
-        name = "kills-%d" % run
-        out = rig.supervise(name, **FIELDS)
-        line = 0
-        for launch, kill in enumerate(kills, 1):
-            struck = strike(rig, kill, launch, out.process)
-            kill.detected, kill.recovered, kill.resumed, line_after = rig.watch_recovery(out, name, struck, launch, line)
-            report = "\n".join(l for _, l in out.lines[line_after - 1:line_after + 12])
-            kill.section, kill.after_step = at_death(report, kill)
-            line = line_after
-            row.add(kill.detected, kill.recovered, kill.lost)
-            done.append(kill)
-            log("  kill %d: run %d, rank %d, %s, step %d: in section %s after step %d; detected %.1f s, recovered %.1f s, "
-                "%d steps lost" % (kill.number, run, kill.rank, kill.where, kill.step, kill.section, kill.after_step,
-                                   kill.detected, kill.recovered, kill.lost))
-        code = out.finish()
-        assert code == 0, out.text()[-4000:]
-        assert rig.weights(name, STEPS) == expected, "run %d ends with other weights" % run
-        rig.assert_nothing_left(name)
+        one_run(rig, row, done, plan(seed, run, len(done))[:count - len(done)], expected, log)
         run += 1
-    for where in ("before the first save", "in a save", "after a save"):
+    for where in WHERE:
+        for run in range(run, run + (5 if count >= 10 else 0)):
+            if not any(k.where == where for k in done):
+                one_run(rig, row, done, [aimed(where, run, len(done))], expected, log)
+        run += 1
         row.notes.append("%d %s" % (sum(k.where == where for k in done), where))
-    return row, done
+    missed = [where for where in WHERE if not any(k.where == where for k in done)]
+    assert count < 10 or not missed, "no kill " + ", none ".join(missed)
+
+
+def one_run(rig, row, done, kills, expected, log):
+    run = kills[0].run
+    name, begin, (ranks, fields) = "kills-%d" % run, 0, layout(run)
+    out = rig.supervise(name, ranks=ranks, **fields)
+    for launch, kill in enumerate(kills, 1):
+        struck = strike(rig, kill, launch, out.process)
+        kill.detected, kill.recovered, kill.resumed, after = rig.watch_recovery(out, name, struck, launch, begin, ranks=ranks)
+        report = "\n".join(l for _, l in out.lines[after - 1:after + 12])
+        kill.section, kill.after_step = at_death(report, kill)
+        begin = after
+        row.add(kill.detected, kill.recovered, kill.lost)
+        done.append(kill)
+        log("  kill %d: run %d of %d ranks, rank %d, %s, step %d: in section %s after step %d; detected %.1f s, recovered "
+            "%.1f s, %d steps lost" % (kill.number, run, ranks, kill.rank, kill.where, kill.step, kill.section,
+                                       kill.after_step, kill.detected, kill.recovered, kill.lost))
+    code = out.finish()
+    assert code == 0, out.text()[-4000:]
+    assert rig.weights(name, STEPS) == expected[ranks], "run %d ends with other weights" % run
+    harness.curve(rig.path(name))  # every step once
+    rig.assert_nothing_left(name)
 
 
 def at_death(report, kill):

@@ -5,6 +5,7 @@ The quick start's small model on two ranks, 24 steps of 16 rows, a checkpoint ev
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -39,6 +40,20 @@ class Row:
                 kept.append(value)
 
 
+def line(fault, how, oracles):
+    """A case of the matrix: case(rig, log) fills and returns its line, which stands before it runs, so that one that fails
+    or cannot run has its name too."""
+    def of(function):
+        def case(rig, log):
+            case.row = Row(fault, how, oracles)
+            function(rig, case.row, log)
+            return case.row
+        case.__name__ = function.__name__
+        case.row = Row(fault, how, oracles)
+        return case
+    return of
+
+
 class Heart:
     """A rank's last sign of life."""
 
@@ -56,6 +71,14 @@ def heart(run_dir, rank):
         return Heart(run_dir, rank)
     except (OSError, KeyError, ValueError, IndexError):
         return None
+
+
+def is_stopped(pid):
+    try:
+        with open("/proc/%d/stat" % pid, encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
 
 
 class Output(threading.Thread):
@@ -107,6 +130,16 @@ class Rig(launch_test.Launch):
     def supervise(self, run, fault=None, **fields):
         return Output(self.start(run, fault, **fields))
 
+    def wait_until_stopped(self, run, rank):
+        """Until the rank stands still by SIGSTOP; its pid."""
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            found = heart(self.path(run), rank)
+            if found is not None and is_stopped(found.pid):
+                return found.pid
+            time.sleep(0.002)
+        raise AssertionError("rank %d of %s does not stand still" % (rank, run))
+
     def wait_for_heart(self, run, seconds, wanted, ranks=(0,)):
         """Until a rank's sign of life is as wanted; returns it."""
         end = time.monotonic() + seconds
@@ -127,16 +160,23 @@ class Rig(launch_test.Launch):
         assert "holds no checkpoint" in result.err or "nothing to resume from" in result.out, str(result)
         return 0
 
-    def watch_recovery(self, out, run, fault_at, launch, begin, bound=15):
+    def watch_recovery(self, out, run, fault_at, launch, begin, bound=15, ranks=RANKS):
         """After a fault at fault_at in launch `launch`: (detected, recovered, step resumed from, next line). Checks O2
-        and the bound on the restart. The supervisor's pause leaves the time to look at what it will choose from."""
-        detected_at, _, begin = out.wait_for(r"pesc launch: launch \d+ failed", 60, begin)
+        and the bound on the restart. While we look at what it will choose from, the supervisor stands still in its pause."""
+        detected_at, _, begin = out.wait_for(r"pesc launch: launch \d+ (hangs|failed)", 60, begin)
+        _, _, begin = out.wait_for(r"pesc launch: launch \d+ failed", 60, begin - 1)
         out.wait_for(r"starting again in", 10, begin)
-        expected = self.selected(run)
-        found = self.wait_for_heart(run, 90, lambda h: h.launch > launch and h.section != "setup", range(RANKS))
+        out.process.send_signal(signal.SIGSTOP)
+        try:
+            expected = self.selected(run)
+        finally:
+            out.process.send_signal(signal.SIGCONT)
+        found = self.wait_for_heart(run, 90, lambda h: h.launch > launch and h.section != "setup", range(ranks))
         recovered = time.monotonic() - fault_at
-        resumed = re.findall(r"^I\d.*resumed from \S+ at step (\d+)", "\n".join(l for _, l in out.lines[begin:]),
-                             re.MULTILINE)  # not the lines that the report repeats
+        # Rank 0 says from where before it says on what; the lines that the report repeats begin with a bar.
+        _, _, end = out.wait_for(r"^\d+ ranks: dp", 10, begin)
+        resumed = re.findall(r"^I\d.*resumed from \S+ at step (\d+)", "\n".join(l for _, l in out.lines[begin:end]),
+                             re.MULTILINE)
         got = int(resumed[0]) if resumed else 0
         assert got == expected, "resumed from %d, inspect says %d\n%s" % (got, expected, out.text()[-3000:])
         assert found.launch == launch + 1, "launch %d after %d" % (found.launch, launch)
@@ -144,28 +184,21 @@ class Rig(launch_test.Launch):
         return detected_at - fault_at, recovered, got, begin
 
 
-def gtest(binary, pattern, ranks=0):
-    """Runs those cases of a built test program; returns how many passed."""
+def gtest(binary, pattern, ranks=0, seconds_each=None, memory=None):
+    """Runs those cases of a built test program; returns how many passed. With `seconds_each` none may take longer; with
+    `memory` (bytes) the program may have no more address space than that."""
     path = os.path.join(os.path.dirname(harness.PESC), "tests", binary)
     if not os.path.exists(path):
         raise AssertionError("the test program %s does not exist" % path)
     command = (harness.MPIRUN + ["-np", str(ranks)] if ranks else []) + [path, "--gtest_filter=" + pattern]
-    result = subprocess.run(command, capture_output=True, text=True, errors="replace", env=harness.environment(),
-                            timeout=300)
+    environment = harness.environment()
+    if memory:
+        environment["OPENBLAS_NUM_THREADS"] = "1"  # each of its threads reserves memory of its own
+        command = ["prlimit", "--as=%d" % memory] + command
+    result = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, timeout=300)
     passed = re.search(r"\[  PASSED  \] (\d+) test", result.stdout)
     if result.returncode != 0 or not passed or int(passed.group(1)) == 0:
         raise AssertionError("%s %s\n%s%s" % (binary, pattern, result.stdout[-3000:], result.stderr[-1000:]))
+    for name, took in re.findall(r"\[       OK \] (\S+) \((\d+) ms\)", result.stdout):
+        assert seconds_each is None or int(took) <= 1000 * seconds_each, "%s took %s ms" % (name, took)
     return int(passed.group(1))
-
-
-def script_case(module, names):
-    """Runs cases of a test script beside us, as `python3 MODULE.py Class.case ...`."""
-    path = os.path.join(HERE, "..", "end_to_end", module + ".py")
-    if not os.path.exists(path):
-        raise AssertionError("the test %s does not exist" % path)
-    result = subprocess.run([sys.executable, "-B", path, *names], capture_output=True, text=True, errors="replace",
-                            env=harness.environment(), timeout=600)
-    ran = re.search(r"^Ran (\d+) test", result.stderr, re.MULTILINE)
-    if result.returncode != 0 or not ran or int(ran.group(1)) < len(names):
-        raise AssertionError("%s %s\n%s" % (module, " ".join(names), result.stderr[-4000:]))
-    return int(ran.group(1))

@@ -1,12 +1,14 @@
 """The fault matrix: causes every fault, checks what must hold, and writes down what happened.
 
-    tests/faults/run.py [--kills N] [--seed S] [--only NAME ...] [--skip_unprivileged] [--write MATRIX.md]
+    tests/faults/run.py [--kills N] [--seed S] [--only NAME ...] [--skip_unprivileged] [--write tests/faults/MATRIX.md]
+    tests/faults/run.py --only kills --kills 200
 
 O1 the final weights are bitwise those of a run to which nothing happened. O2 only a fully verified checkpoint is ever
 selected. O3 one error that names rank, file or field, the right exit code, in time. O4 no process, shared memory or temporary
 directory is left. The table goes to faults-matrix.md beside the program, and with --write there too; a line that cannot be
 tried on this machine says why. Ends with 1 when a line does not hold, or could not be tried for another reason than a
-missing GPU. As root it can also fill a real disk.
+missing GPU, or when the table beside this file lacks a line or says of one that it failed. As root it can also fill a real
+disk.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import traceback
 import cases
 import kills
 import saves
-from rig import CannotRun, Rig, Row, harness, launch_test
+from rig import CannotRun, Rig, harness, launch_test
 
 
 def several(values, form="%.1f"):
@@ -33,15 +35,47 @@ def several(values, form="%.1f"):
     return (form + ", at most " + form) % (statistics.median(values), max(values))
 
 
+def git(*words):
+    return subprocess.run(["git", "-C", harness.SOURCE, *words], capture_output=True, text=True, check=False).stdout
+
+
+def what_happened(error):
+    """"AssertionError at cases.py:120: noticed after 12.1 s": the first line of the message, and where in our own files."""
+    ours = [f for f in traceback.extract_tb(error.__traceback__) if "/tests/" in f.filename]
+    where = " at %s:%d" % (os.path.basename(ours[-1].filename), ours[-1].lineno) if ours else ""
+    first = next((l.strip() for l in str(error).splitlines() if l.strip()), "")
+    return "%s%s: %s" % (type(error).__name__, where, first[:300])
+
+
+def wrong_in_committed(rows):
+    """What the table in the repository lacks, or says has failed or was not run, of these lines."""
+    try:
+        with open(os.path.join(harness.SOURCE, "tests", "faults", "MATRIX.md"), encoding="utf-8") as file:
+            lines = [l.strip().strip("|").split(" | ") for l in file if l.startswith("| ")]
+    except FileNotFoundError:
+        return ["tests/faults/MATRIX.md does not exist"]
+    told = {cells[0].strip(): cells[-1].strip() for cells in lines if len(cells) == 8}
+    wrong = []
+    for row in rows:
+        if row.fault not in told:
+            wrong.append("tests/faults/MATRIX.md has no line '%s'" % row.fault)
+        elif not told[row.fault].startswith("holds") and row.fault != cases.gpu.gpu.row.fault:
+            wrong.append("tests/faults/MATRIX.md says of '%s': %s" % (row.fault, told[row.fault][:100]))
+    return wrong
+
+
 def table(rows, all_kills, seconds, seed):
-    commit = subprocess.run(["git", "-C", harness.SOURCE, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    commit = git("rev-parse", "--short", "HEAD").strip()
+    if git("status", "--porcelain", "--", ".", ":!tests/faults/MATRIX.md").strip():
+        commit += " with changes"
     lines = ["# Fault matrix", "",
              "Written by `tests/faults/run.py` (kills of seed %d), which ctest runs as `faults.matrix`: %s, %d cores, %s, "
-             "%.0f s. " % (seed, "commit " + commit.stdout.strip(), os.cpu_count(), platform.machine(), seconds), "",
+             "%.0f s. " % (seed, "commit " + commit, os.cpu_count(), platform.machine(), seconds), "",
              "O1 final weights bitwise those of a run without faults. O2 only a verified checkpoint is selected. O3 one error "
              "that names rank, file or field, the right exit code, in time. O4 no process, shared memory or temporary "
-             "directory left. Detected: until the supervisor reports the failure (without one: until the program has ended). "
-             "Recovered: from the fault to the first new step, or to the end of the next run where one had to be started. "
+             "directory left. Detected: until the supervisor notices it (without one: until the program has ended). "
+             "Recovered: from the fault (where only the supervisor saw it: from the last sign of progress) to the first new step, "
+             "or to the end of the next run where one had to be started. "
              "Median and largest.", "",
              "| fault | how | tried | must hold | detected after, s | recovered after, s | lost steps | outcome |",
              "| --- | --- | --- | --- | --- | --- | --- | --- |"]
@@ -52,11 +86,11 @@ def table(rows, all_kills, seconds, seed):
             outcome.replace("|", "/").replace("\n", " ")))
     lines += ["", "## Random kills", "",
               "Each `kill -9` from outside; section and step are the supervisor's word on the killed rank.", "",
-              "| kill | run | rank | when | section at death | after step | resumed from | lost steps | detected, s | "
+              "| kill | run, ranks | rank | when | section at death | after step | resumed from | lost steps | detected, s | "
               "recovered, s |", "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
     for k in all_kills:
-        lines.append("| %d | %d | %d | %s | %s | %d | %d | %d | %.1f | %.1f |" % (
-            k.number, k.run, k.rank, k.where, k.section, k.after_step, k.resumed, k.lost, k.detected, k.recovered))
+        lines.append("| %d | %d, %d | %d | %s | %s | %d | %d | %d | %.1f | %.1f |" % (
+            k.number, k.run, k.ranks, k.rank, k.where, k.section, k.after_step, k.resumed, k.lost, k.detected, k.recovered))
     return "\n".join(lines) + "\n"
 
 
@@ -79,11 +113,11 @@ def main():
         print(text, flush=True)
 
     def random_kills(rig, log):
-        row, done = kills.run_kills(rig, options.seed, options.kills, log)
-        all_kills.extend(done)
-        return row
+        kills.run_kills(rig, random_kills.row, all_kills, options.seed, options.kills, log)
+        return random_kills.row
 
     random_kills.__name__ = "kills"
+    random_kills.row = kills.new_row(options.seed)
     Rig.setUpClass()
     rig = Rig()
     try:
@@ -95,13 +129,13 @@ def main():
                 row = case(rig, log)
                 row.outcome = "holds"
             except CannotRun as why:
-                row = getattr(case, "row", None) or Row(case.__name__.replace("_", " "), "", "")
+                row = case.row
                 row.outcome = "NOT RUN HERE: %s" % why
                 if case.__name__ != "gpu" and not options.skip_unprivileged:
                     failed.append("%s, which cannot run here (%s)" % (case.__name__, why))
-            except Exception:  # pylint: disable=broad-except
-                row = Row(case.__name__.replace("_", " "), "", "")
-                row.outcome = "FAILED: " + traceback.format_exc().splitlines()[-1][:300]
+            except Exception as error:  # pylint: disable=broad-except
+                row = case.row
+                row.outcome = "FAILED: " + what_happened(error)
                 failed.append(case.__name__)
                 log(traceback.format_exc())
             rows.append(row)
@@ -111,6 +145,8 @@ def main():
             missing = {n for n in dir(launch_test.Launch) if n.startswith("test_")} - cases.ran
             if missing and not failed:
                 failed.append("cases of launch_test.py that no line runs: " + ", ".join(sorted(missing)))
+            if not options.write:
+                failed += wrong_in_committed(rows)
     finally:
         Rig.doClassCleanups()
     text = table(rows, all_kills, time.monotonic() - began, options.seed)

@@ -8,11 +8,12 @@ base with adapters of inner size 10240), 1 GB of weights and moments, 64 rows of
 From metrics.jsonl of a real `pesc train`:
   quiet     median step while no save is under way
   stall     median time that the step loop stands still for one save: between two steps to start it (the wait for the
-            previous one included), and before optimizer steps until the copy is made
+            previous one included), before optimizer steps until the copy is made, and at every step boundary until it is
+            committed to ask the other ranks how far they are
   behind    median step that ran while a save was being copied, written or committed, less the quiet one
   excess    all that steps behind one save took more than quiet ones, per save, stall included: where the
             CPU is the device, copying, checksums and writing take their time from the same cores
-Shares are of the quiet step. This is a benchmark: it measures and does not judge; the machine should be idle.
+Shares are of the quiet step. Ends with 1 when the stall is more than 5 % of it; the machine should be idle.
 """
 
 import argparse
@@ -25,6 +26,8 @@ import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "end_to_end"))
 import harness  # noqa: E402
+
+BAR = 0.05  # of a step
 
 
 def long_rows(source, path, characters):
@@ -54,21 +57,25 @@ def command(case, folder, saves, between):
 
 
 def split(records):
-    """(seconds of quiet steps, [seconds of the steps behind a save, per save], seconds to start each save, waits for each copy)."""
-    quiet, behind, starts, copies, under_way = [], [], [], [], False
+    """(seconds of quiet steps, [seconds of the steps behind a save, per save], seconds to start each save, of waits for
+    its copy, of asking how far it is)."""
+    quiet, behind, starts, copies, polls, under_way = [], [], [], [], [], False
     for r in records:
         if "save_stall_seconds" in r:
             starts.append(r["save_stall_seconds"])
             copies.append(0)
+            polls.append(0)
             behind.append([])
             under_way = True
         elif "save_copy_wait_seconds" in r:
             copies[-1] += r["save_copy_wait_seconds"]
+        elif "save_poll_seconds" in r:
+            polls[-1] += r["save_poll_seconds"]
         elif "saved_step" in r:
             under_way = False
         elif "loss" in r and r["step"] > 3:  # the first steps warm up
             (behind[-1] if under_way else quiet).append(r["seconds"])
-    return quiet, behind[:-1], starts[:-1], copies[:-1]  # behind the last save there is no step
+    return quiet, behind[:-1], starts[:-1], copies[:-1], polls[:-1]  # behind the last save there is no step
 
 
 def main():
@@ -94,18 +101,23 @@ def main():
                    for name in os.listdir(os.path.join(run, "step-%d" % newest)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    quiet, behind, starts, copies = split(records)
-    stall = [a + b for a, b in zip(starts, copies)]
+    quiet, behind, starts, copies, polls = split(records)
+    stall = [sum(parts) for parts in zip(starts, copies, polls)]
     step = statistics.median(quiet)
     steps_behind = [s for group in behind for s in group]
     more = statistics.median(steps_behind) - step if steps_behind else 0
     excess = statistics.median(sum(s - step for s in group) + start for group, start in zip(behind, starts))
     per = lambda seconds: "%.1f ms (%.1f %%)" % (1e3 * seconds, 100 * seconds / step)  # noqa: E731
     print("%s on %d ranks: %.1f MB a checkpoint, %d saves" % (options.case, ranks, size / 1e6, len(stall)))
-    print("  quiet step %.1f ms (%d steps); stall of a save %s, the first %s" %
-          (1e3 * step, len(quiet), per(statistics.median(stall)), per(stall[0])))
+    share = statistics.median(stall) / step
+    print("  quiet step %.1f ms (%d steps); stall of a save %s, the first %s; of it start %s, copy %s, asking %s" %
+          (1e3 * step, len(quiet), per(statistics.median(stall)), per(stall[0]),
+           *[per(statistics.median(part)) for part in (starts, copies, polls)]))
     print("  a step behind a save %s more (%d steps, %.1f a save); excess of a save %s of one step" %
           (per(more), len(steps_behind), len(steps_behind) / max(1, len(behind)), per(excess)))
+    if share > BAR:
+        sys.exit("FAILED: the step loop stands still for %.1f %% of a step a save; at most %.0f %% is allowed" % (
+            100 * share, 100 * BAR))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 
-from rig import EVERY, STEPS, CannotRun, Row, harness, heart
+from rig import EVERY, STEPS, CannotRun, harness, heart, line
 
 CLONE_NEWNS = 0x20000
 FULL_STEPS, BEFORE = 5, 3  # of the tiny run whose fourth save is killed
@@ -48,7 +48,7 @@ def tiny(rig, run, **fields):
 
 def calls_of_the_save(trace, run_dir):
     """[(system call, path, number of that call on that path)] of the fourth save, in order."""
-    counts, calls = {}, []
+    counts, calls, began = {}, [], False
     with open(trace, errors="replace") as lines:
         for line in lines:
             found = re.match(r"(\d+) +\S+ (\w+)\((?:\d+<([^>]+)>|\"([^\"]+)\")", line)
@@ -56,7 +56,11 @@ def calls_of_the_save(trace, run_dir):
                 continue
             path = found.group(3) or found.group(4)
             name = path[len(run_dir) + 1:].split("/")[0] if path.startswith(run_dir + "/") else ""
-            if not re.match(r"step-(4\.tmp|1$|2$|2\.old)", name):
+            began = began or name.startswith("step-4.tmp")
+            if name.startswith("step-5.tmp"):
+                break
+            of_the_directory = began and path == run_dir and found.group(2) == "fsync"
+            if not of_the_directory and not re.match(r"step-(4\.tmp|1$|2$|2\.old)", name):
                 continue
             key = found.group(1), found.group(2), path
             counts[key] = counts.get(key, 0) + 1
@@ -66,9 +70,9 @@ def calls_of_the_save(trace, run_dir):
     return calls
 
 
-def kill_at_every_call(rig, log):
-    row = Row("SIGKILL inside a save, at every K-th write, fsync, rename", "strace, before the call; one rank, every call "
-              "of one save and its pruning", "O2 at every K, O1 at every fourth write and all else")
+@line("SIGKILL inside a save, at every K-th write, fsync, rename", "strace, before the call; one rank, every call "
+      "of one save and its pruning", "O1 O2 at every K")
+def kill_at_every_call(rig, row, log):
     straight = run_command(tiny(rig, "tiny", checkpoint__keep=10))
     assert straight.code == 0, str(straight)
     expected = rig.weights("tiny", FULL_STEPS)
@@ -84,6 +88,7 @@ def kill_at_every_call(rig, log):
     calls = calls_of_the_save(trace, counted)
     kinds = [c[0] for c in calls]
     assert kinds.count("write") > 20 and "rename" in kinds and "fsync" in kinds and "unlink" in kinds, calls
+    assert [c for c in calls if c[1] == "."] == [("fsync", ".", 1), ("fsync", ".", 2)], calls  # after commit, after pruning
 
     def one(k):
         syscall, path, number = calls[k]
@@ -95,8 +100,6 @@ def kill_at_every_call(rig, log):
         committed = os.path.exists(rig.path(run, "step-4"))
         selected = rig.selected(run)
         assert selected == (4 if committed else BEFORE), (calls[k], selected)
-        if syscall == "write" and "shard" in path and k % 4:
-            return None, 4 - selected
         began = time.monotonic()
         resumed = run_command(tiny(rig, run))
         assert resumed.code == 0 and "resumed from %s at step %d" % (rig.path(run, "step-%d" % selected), selected) in \
@@ -111,10 +114,30 @@ def kill_at_every_call(rig, log):
         for seconds, lost in pool.map(one, range(len(calls))):
             row.add(recovered=seconds, lost=lost)
     row.notes.append("; ".join("%d %s" % (kinds.count(kind), kind) for kind in dict.fromkeys(kinds)))
-    row.notes.append("the two fsyncs of the run directory itself: CrashTest, at every operation with loss of what is not "
-                     "synced")
     log("  calls of the save: " + row.notes[0])
-    return row
+
+
+@line("SIGKILL inside a save of two ranks", "strace on one of them: rank 1's shard, rank 0's manifest, syncs, rename",
+      "O1 O2; the others end with it")
+def kill_one_of_two_ranks(rig, row, log):
+    step = 2 * EVERY
+    tmp = "step-%d.tmp.1" % step
+    cases = [(1, "write", 3, tmp + "/shard-00001.safetensors"), (1, "fsync", 1, tmp + "/shard-00001.safetensors"),
+             (0, "write", 1, tmp + "/manifest.pb"), (0, "fsync", 1, tmp), (0, "rename", 1, tmp), (0, "rename", 1, "step-5")]
+    for i, (rank, syscall, number, path) in enumerate(cases):
+        run, last = "two-ranks-%d" % i, path == "step-5"
+        at = 3 * EVERY if last else step  # the third save prunes the first checkpoint, after its own commit
+        command = strace([rig.path(run, path)], ["%s:signal=SIGKILL:when=%d" % (syscall, number)],
+                         rig.path("two-ranks-%d.trace" % i), "-e", "trace=" + syscall)
+        killed = run_command(ranks_with(rig, run, rank, command))
+        assert killed.code == 137, "%s: %s" % (cases[i], killed)
+        selected = rig.selected(run)
+        assert selected == (at if last else EVERY), (cases[i], selected)
+        began = time.monotonic()
+        again = run_command(ranks_with(rig, run, 0, []))
+        assert again.code == 0 and "at step %d" % selected in again.err, "%s: %s" % (cases[i], again)
+        row.add(recovered=time.monotonic() - began, lost=at - selected)
+        rig.assert_as_if_nothing_happened(run)
 
 
 # --- errors of the disk, on one of two ranks
@@ -138,9 +161,9 @@ def injected_at(trace):
     raise AssertionError("nothing was injected: " + trace)
 
 
-def disk_errors(rig, log):
-    row = Row("I/O error while saving", "strace on one of two ranks: EIO and ENOSPC on write, EIO on fsync and rename",
-              "O1 O2 O3, ends with 74 < 5 s")
+@line("I/O error while saving", "strace on one of two ranks: EIO and ENOSPC on write, EIO on fsync and rename",
+      "O1 O2 O3, ends with 74 < 5 s")
+def disk_errors(rig, row, log):
     tmp = "step-%d.tmp.1" % (2 * EVERY)
     cases = [(1, "write:error=EIO:when=3", tmp + "/shard-00001.safetensors", "Input/output error"),
              (1, "write:error=ENOSPC:when=1", tmp + "/shard-00001.safetensors", "No space left"),
@@ -170,12 +193,11 @@ def disk_errors(rig, log):
             row.add(detected=took, recovered=time.monotonic() - began, lost=EVERY)
         rig.assert_as_if_nothing_happened(run)
     row.notes.append("2 of %d with on_error: CONTINUE go on" % len(cases))
-    return row
 
 
-def lost_bytes(rig, log):
-    row = Row("short write whose rest is lost", "strace: a write to the shard claims 7 bytes and writes none, a kill later",
-              "O1 O2")
+@line("short write whose rest is lost", "strace: a write to the shard claims 7 bytes and writes none, a kill later",
+      "O1 O2")
+def lost_bytes(rig, row, log):
     run = "short"
     shard = rig.path(run, "step-%d.tmp.1" % (2 * EVERY), "shard-00001.safetensors")
     command = strace([shard], ["write:retval=7:when=2"], rig.path("short.trace"), "-e", "trace=write")
@@ -188,11 +210,10 @@ def lost_bytes(rig, log):
     assert again.code == 0 and "checkpoint passed over" in again.err and "at step %d" % EVERY in again.err, str(again)
     row.add(recovered=time.monotonic() - began, lost=2 * EVERY)
     rig.assert_as_if_nothing_happened(run)
-    return row
 
 
-def read_errors(rig, log):
-    row = Row("I/O error while verifying", "strace: EIO on the reads of one rank", "O1 O2 O3; nothing passed over or renamed")
+@line("I/O error while verifying", "strace: EIO on the reads of one rank", "O1 O2 O3; nothing passed over or renamed")
+def read_errors(rig, row, log):
     run = "unreadable"
     shutil.copytree(rig.path("plain"), rig.path(run))
     shutil.rmtree(rig.path(run, "step-%d" % STEPS))
@@ -210,7 +231,6 @@ def read_errors(rig, log):
     again = run_command(ranks_with(rig, run, 0, []))
     assert again.code == 0 and "at step %d" % newest in again.err, str(again)
     rig.assert_as_if_nothing_happened(run)
-    return row
 
 
 # --- a disk that is really full
@@ -226,9 +246,9 @@ def private_mounts():
         raise CannotRun("mount --make-rprivate /: " + done.stderr.strip())
 
 
-def full_disk(rig, log):
-    row = Row("disk full", "run directory on a tmpfs with room for two and a half checkpoints beside a file that fills it",
-              "O1 O2 O3, ends with 74 < 5 s")
+@line("disk full", "run directory on a tmpfs with room for two and a half checkpoints beside a file that fills it",
+      "O1 O2 O3, ends with 74 < 5 s")
+def full_disk(rig, row, log):
     size = sum(os.path.getsize(os.path.join(rig.path("plain", "step-%d" % STEPS), n))
                for n in os.listdir(rig.path("plain", "step-%d" % STEPS)))
     for policy in ("STOP", "CONTINUE"):
@@ -243,7 +263,6 @@ def full_disk(rig, log):
             run_on_full_disk(rig, run, policy, size, row)
         finally:
             subprocess.run(["umount", "-l", rig.path(run)], check=False)
-    return row
 
 
 def fill(path):
@@ -255,19 +274,6 @@ def fill(path):
                     file.write(bytes(block))
             except OSError as error:
                 assert error.errno == errno.ENOSPC, error
-
-
-def wait_until_stopped(run_dir, rank):
-    """Until the rank stands still by SIGSTOP; its pid."""
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
-        found = heart(run_dir, rank)
-        if found is not None and os.path.exists("/proc/%d" % found.pid):
-            with open("/proc/%d/stat" % found.pid, encoding="ascii", errors="replace") as file:
-                if file.read().rpartition(")")[2].split()[0] == "T":
-                    return found.pid
-        time.sleep(0.01)
-    raise AssertionError("rank %d does not stand still" % rank)
 
 
 def run_on_full_disk(rig, run, policy, size, row):
@@ -284,7 +290,7 @@ def run_on_full_disk(rig, run, policy, size, row):
         out.wait_for("TRAINING GOES ON WITHOUT", 5)
         fill(filler)
         out.wait_for(r"metrics\.jsonl cannot be written: No space left.*Training goes on", 10)
-        stopped = wait_until_stopped(rig.path(run), 1)
+        stopped = rig.wait_until_stopped(run, 1)
         os.remove(filler)
         os.kill(stopped, signal.SIGCONT)
         assert out.finish() == 0, out.text()
@@ -300,6 +306,3 @@ def run_on_full_disk(rig, run, policy, size, row):
         row.add(detected=ended - failed, recovered=time.monotonic() - began, lost=EVERY)
     rig.assert_as_if_nothing_happened(run)
     rig.assert_nothing_left(run)
-
-
-full_disk.row = Row("disk full", "run directory on a small tmpfs", "O1 O2 O3, ends with 74 < 5 s")

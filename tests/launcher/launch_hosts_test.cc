@@ -70,6 +70,46 @@ TEST(PlaceRanks, UnknownSlotsCannotBeCounted) {
   EXPECT_FALSE(place_ranks({{"a", 2, "dead"}}, 2, experiment(1, 1, 8, true)));
 }
 
+TEST(HostBlame, TwoLaunchesInARowThatDiedThereAndNowhereElse) {
+  std::vector<Host> hosts{{"a", 2, ""}, {"b.cluster", 2, ""}, {"c", 2, ""}};
+  const auto failing = [&] {
+    std::string names;
+    for (const Host& h : hosts) names += h.failing.empty() ? "" : h.name;
+    return names;
+  };
+  HostBlame blame;
+  for (const std::set<std::string>& dead_on :
+       std::vector<std::set<std::string>>{{"b"}, {"a", "b"}, {"b"}, {"a"}, {"b"}, {}, {""}, {""}, {"b"}}) {
+    blame.launch_ended(dead_on, hosts);
+    EXPECT_EQ(failing(), "");
+  }
+  blame.forget();  // a new checkpoint
+  blame.launch_ended({"b"}, hosts);
+  EXPECT_EQ(failing(), "");
+  blame.launch_ended({"b"}, hosts);
+  EXPECT_EQ(failing(), "b.cluster");
+  EXPECT_NE(why_left_out(hosts, {"b.cluster"}).find("b.cluster (2 launches in a row died there"),
+            std::string::npos);
+}
+
+TEST(PlaceRanks, FailingHostsAreLeftOutWhereItGoesWithoutThem) {
+  std::vector<Host> hosts{{"a", 2, ""}, {"b", 2, "", "2 launches"}, {"c", 2, ""}};
+  const auto spare = place_ranks(hosts, 4, experiment(2, 4, 8, false));
+  ASSERT_TRUE(spare);
+  EXPECT_EQ(spare->left_out, std::vector<std::string>{"b"});
+  const auto smaller = place_ranks(hosts, 6, experiment(2, 2, 8, true));
+  ASSERT_TRUE(smaller);
+  EXPECT_EQ(smaller->ranks, 4);
+  const auto needed = place_ranks(hosts, 6, experiment(2, 2, 8, false));
+  ASSERT_TRUE(needed);
+  EXPECT_EQ(needed->left_out, std::vector<std::string>{});
+  hosts[0].silent = "dead";  // nothing goes without b and a
+  const auto rest = place_ranks(hosts, 4, experiment(2, 4, 8, false));
+  ASSERT_TRUE(rest);
+  EXPECT_EQ(names_of(rest->hosts), "b, c");
+  EXPECT_EQ(rest->left_out, std::vector<std::string>{"a"});
+}
+
 TEST(CheckHost, RefusesWhatIsNoMark) {
   for (const char* mark : {"", "-", "--", "a-", "a-b", "a-b-c", "/a-b-", "x-y-"})
     EXPECT_THROW(LaunchMark{std::string(mark)}, UsageError) << mark;

@@ -137,7 +137,7 @@ void expect_steps_go_on_while(const std::string& held, int held_ranks) {
     world.barrier();
     // Steps: each changes the tensors that are being saved.
     for (uint32_t step = 6; step < 30; ++step) {
-      rank.saver.wait_for_copy();
+      rank.saver.wait_for_copy(rank.stream);
       rank.set.fill(step);
       EXPECT_FALSE(rank.saver.poll(world).has_value());
       EXPECT_TRUE(rank.saver.pending());
@@ -193,13 +193,13 @@ TEST(AsyncSaverTest, WhatChangesAfterTheCopyIsNotSaved) {
   memory.create_directory("run");
   expect_no_errors(run_ranks(kLayout.world, [&](Communicator& world) {
     Rank rank(memory, world);
-    rank.saver.wait_for_copy();  // nothing is under way
+    rank.saver.wait_for_copy(rank.stream);  // nothing is under way
     for (int64_t step = 1; step <= 50; ++step) {
       rank.start(step);
-      rank.saver.wait_for_copy();
+      rank.saver.wait_for_copy(rank.stream);
       rank.set.fill(1000);
       ASSERT_TRUE(rank.saver.wait(world).has_value());
-      rank.saver.wait_for_copy();
+      rank.saver.wait_for_copy(rank.stream);
       world.barrier();
       if (world.rank() == 0) {
         EXPECT_EQ(newest(memory), step);
@@ -216,7 +216,7 @@ TEST(AsyncSaverTest, PollsAloneFinishASave) {
     Rank rank(memory, world);
     for (const int64_t step : {5, 6, 7}) {
       rank.start(step);
-      rank.saver.wait_for_copy();
+      rank.saver.wait_for_copy(rank.stream);
       EXPECT_THROW(rank.start(step + 100), InternalError);
       rank.set.fill(99);
       std::optional<SaveReport> report;

@@ -2,6 +2,7 @@
 #include "runtime/config/experiment.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -365,6 +366,9 @@ TEST_F(ExperimentPaths, ExperimentFilesThatAreNotThere) {
             }).find("/none: the experiment file cannot be"),
             std::string::npos);
   EXPECT_NE(usage_error([&] { (void)load_experiment(folder_, {}); }).find("is a folder"), std::string::npos);
+  ASSERT_EQ(::mkfifo((folder_ + "/fifo").c_str(), 0600), 0);  // must not wait for a writer
+  EXPECT_NE(usage_error([&] { (void)load_experiment(folder_ + "/fifo", {}); }).find("is no regular file"),
+            std::string::npos);
   std::ofstream(folder_ + "/empty") << "";
   EXPECT_NE(usage_error([&] { (void)load_experiment(folder_ + "/empty", {}); }).find("train needs"),
             std::string::npos);

@@ -86,6 +86,20 @@ TEST(Dataset, ARowWithNothingLeftToLearnIsReportedNotTrained) {
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":2: nothing", to_string(data.report()));
 }
 
+TEST(Dataset, AnEmptyAnswerIsReportedNotTrained) {
+  const TempFolder folder;
+  const std::string path =
+      folder.write("a.jsonl", row_text("abc") + R"({"instruction": "q", "input": "", "output": ""})" + "\n" +
+                                  row_text("de"));
+  const Dataset data({{path, "", 1}}, ByteTokenizer(), length(30));
+  EXPECT_EQ(data.rows(), 2);
+  EXPECT_EQ(data.report().dropped, 1);
+  EXPECT_EQ(data.report().bad, 0);
+  ASSERT_EQ(data.report().messages.size(), 1U);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, path + ":2: \"output\" is empty", data.report().messages[0]);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "1 rows dropped", to_string(data.report()));
+}
+
 TEST(Dataset, NothingAtAllToLearnIsAnError) {
   const TempFolder folder;
   const std::string empty = folder.write("empty.jsonl", "\n");

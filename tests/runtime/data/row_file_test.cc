@@ -99,11 +99,35 @@ TEST_F(RowFiles, BadRowsAreSkippedAndCountedWhenAsked) {
   for (int i = 0; i < 20; ++i) lines += "{\"x\": 1}\n" + row_text("r" + std::to_string(i)) + "\n";
   EXPECT_EQ(read(lines, kSkipping).size(), 20U);
   EXPECT_EQ(report_.bad, 20);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "; skipped", report_.messages[0]);
   ASSERT_EQ(report_.messages.size(), 8U);
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "data.json:3: has none of", report_.messages[1]);
   EXPECT_EQ(read("[" + row_text("a") + ", 7, \"s\", {}, " + row_text("b") + "]", kSkipping),
             (Texts{"a@:1 (element 0)", "b@:1 (element 4)"}));
   EXPECT_EQ(report_.bad, 3);
+}
+
+TEST_F(RowFiles, RowsWithAnEmptyAnswerAreLeftOutAndReported) {
+  const std::string text = row_text("a") + "\n" + R"({"instruction": "q", "output": ""})" + "\n" +
+                           row_text(" ") + "\n" + row_text("b") + "\n";
+  for (const RowOptions& options : {RowOptions{}, kSkipping}) {
+    EXPECT_EQ(read(text, options), (Texts{"a@:1", "b@:4"}));
+    EXPECT_EQ(report_.empty, 2);
+    EXPECT_EQ(report_.bad, 0);
+    ASSERT_EQ(report_.messages.size(), 2U);
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, "data.json:2: \"output\" is empty", report_.messages[0]);
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, "; dropped", report_.messages[1]);
+  }
+  // Nothing that is asked goes without an answer unnoticed.
+  const std::string asked = R"({"conversation": [{"input": "a", "output": ""}, {"input": "q"}]})";
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":1: conversation[0].output is empty",
+                      refusal(asked, {.answers = Answers::kAllButLast}));
+}
+
+TEST_F(RowFiles, ARefusalNamesTheFieldThatForgives) {
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "(data.on_bad_row: SKIP leaves such rows out)",
+                      refusal("{}", {.policy_field = "data.on_bad_row"}));
+  EXPECT_EQ(refusal("{}").find("SKIP"), std::string::npos);
 }
 
 TEST_F(RowFiles, ABrokenArrayIsRefusedEvenWhenSkipping) {

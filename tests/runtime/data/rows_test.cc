@@ -239,6 +239,25 @@ TEST(Rows, DamagedRowsNeverGiveAnythingElse) {
   EXPECT_LT(accepted, 19000);
 }
 
+TEST(Rows, AnEmptyAnswerIsToldFromAMistake) {
+  for (const char* json :
+       {R"({"instruction": "x", "output": ""})", R"({"instruction": "x", "output": " \n"})",
+        R"({"corpus": ""})",
+        R"({"conversation": [{"input": "a", "output": "b"}, {"input": "a", "output": ""}]})",
+        R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]})"})
+    EXPECT_THROW((void)parse_row(json, "f:1"), EmptyAnswer) << json;
+  for (const char* json :
+       {R"({"instruction": "x", "output": 5})", R"({"instruction": "x"})", R"({"corpus": )"}) {
+    try {
+      (void)parse_row(json, "f:1");
+      FAIL() << json;
+    } catch (const EmptyAnswer&) {
+      FAIL() << json;
+    } catch (const DataError&) {
+    }
+  }
+}
+
 TEST(Rows, WhatIsOnlyToBeAnsweredNeedsNoLastAnswer) {
   for (const char* json :
        {R"({"conversation": [{"input": "a", "output": "b"}, {"input": "q", "output": ""}]})",

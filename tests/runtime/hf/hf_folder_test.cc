@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "runtime/hf/config_json.h"
 #include "runtime/hf/dtype_convert.h"
 #include "runtime/hf/safetensors_write.h"
 #include "tests/runtime/hf/temp_folder.h"
@@ -177,6 +178,36 @@ TEST(HfFolder, RefusesHostileIndexes) {
   }
   write_file(inner + "/" + kIndex, index_of("inside.safetensors"));
   EXPECT_TRUE(HfFolder(inner).has("t"));
+}
+
+// Each file that is opened by its own name, as a FIFO without a writer and as a link out of the folder.
+TEST(HfFolder, RefusesFilesThatAreNone) {
+  const TempFolder outer;
+  const std::string secret = outer / "secret";
+  write_file(secret, "{}");
+  for (const std::string& name :
+       {std::string("config.json"), std::string(kIndex), std::string("model.safetensors")}) {
+    SCOPED_TRACE(name);
+    const std::string inner = outer / ("of-" + name);
+    fs::create_directory(inner);
+    const std::string path = inner + "/" + name;
+    const auto refused = [&] {
+      return data_error([&] {
+        if (name == "config.json") {
+          (void)read_model_config(inner);
+        } else {
+          HfFolder hf(inner);
+        }
+      });
+    };
+    ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+    EXPECT_TRUE(contains(refused(), "a FIFO")) << refused();
+    for (const std::string& target : {std::string("../secret"), secret}) {
+      fs::remove(path);
+      fs::create_symlink(target, path);
+      EXPECT_TRUE(contains(refused(), "symbolic link out of")) << refused();
+    }
+  }
 }
 
 TEST(HfFolder, LinksOfTheHubCacheAreFollowed) {

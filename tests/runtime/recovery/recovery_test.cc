@@ -8,6 +8,7 @@
 #include <fstream>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include "ops/core/check.h"
 #include "runtime/recovery/rank_watch.h"
@@ -57,22 +58,35 @@ TEST(Faults, RefusedWithTheWordThatIsWrong) {
 
 TEST(Faults, DueOnceAtTheirStepSectionAndRank) {
   FaultPoints points({parsed("step=3,rank=1,action=throw"), parsed("step=5,rank=1,action=nan")}, 1, 1);
-  EXPECT_FALSE(points.reach(Section::kStep, 2));
-  EXPECT_FALSE(points.reach(Section::kCheckpoint, 3));
+  EXPECT_EQ(points.reach(Section::kStep, 2), Poison::kNone);
+  EXPECT_EQ(points.reach(Section::kCheckpoint, 3), Poison::kNone);
   EXPECT_THROW(points.reach(Section::kStep, 3), InternalError);
-  EXPECT_FALSE(points.reach(Section::kStep, 3));
-  EXPECT_TRUE(points.reach(Section::kStep, 5));
-  EXPECT_FALSE(points.reach(Section::kStep, 5));
+  EXPECT_EQ(points.reach(Section::kStep, 3), Poison::kNone);
+  EXPECT_EQ(points.reach(Section::kStep, 5), Poison::kNanGradient);
+  EXPECT_EQ(points.reach(Section::kStep, 5), Poison::kNone);
   FaultPoints other({parsed("step=3,rank=1,action=throw")}, 0, 1);
-  EXPECT_FALSE(other.reach(Section::kStep, 3));
+  EXPECT_EQ(other.reach(Section::kStep, 3), Poison::kNone);
+}
+
+TEST(Faults, EachPoisonIsToldApart) {
+  for (const auto& [name, poison] : {std::pair{"nan", Poison::kNanGradient},
+                                     {"inf", Poison::kInfGradient},
+                                     {"nan_loss", Poison::kNanLoss},
+                                     {"inf_loss", Poison::kInfLoss}}) {
+    FaultPoints points({parsed(str_cat("step=2,action=", name))}, 0, 1);
+    EXPECT_EQ(points.reach(Section::kStep, 2), poison) << name;
+    FaultPoint p;
+    EXPECT_NE(parse_fault(str_cat("section=checkpoint,action=", name), p).find("needs section=step"),
+              std::string::npos);
+  }
 }
 
 TEST(Faults, InLaterLaunchesOnlyThoseThatAreMeantAlways) {
   FaultPoints later({parsed("action=nan")}, 0, 2);
-  EXPECT_FALSE(later.reach(Section::kStep, 1));
+  EXPECT_EQ(later.reach(Section::kStep, 1), Poison::kNone);
   FaultPoints always({parsed("action=nan,always")}, 0, 2);
-  EXPECT_TRUE(always.reach(Section::kStep, 1));
-  EXPECT_TRUE(always.reach(Section::kStep, 1));
+  EXPECT_EQ(always.reach(Section::kStep, 1), Poison::kNanGradient);
+  EXPECT_EQ(always.reach(Section::kStep, 1), Poison::kNanGradient);
 }
 
 TEST_F(RecoveryTest, HeartbeatsComeBackAsWrittenAndOnlyThoseOfTheLaunch) {
@@ -146,7 +160,7 @@ TEST_F(RecoveryTest, TheLimitOfAStepIsLearnedUnlessItIsGiven) {
   quick.start(limits);
   for (int i = 0; i < 3; ++i) quick.step_took(0.01);
   quick.enter(Section::kStep, 3);
-  EXPECT_EQ(wait, 2 * 10);
+  EXPECT_EQ(wait, 2 * 8);
   limits.step_limit = 3;
   RankWatch given(0, 1, [&](double seconds) { wait = seconds; });
   given.start(limits);

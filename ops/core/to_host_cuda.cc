@@ -1,0 +1,107 @@
+// Copies from a GPU to the host, and the page-locked memory that they go to: see ops/core/cuda.h and
+// HostCopies in ops/core/device.h.
+#include "ops/core/queue.h"
+
+namespace pesc::cuda {
+namespace {
+
+void use(int index) {
+  PESC_CUDA(cudaSetDevice(index));
+}
+
+// Enqueues the copy of a tensor to packed rows on the host.
+void copy_packed(const Tensor& from, void* to, cudaStream_t stream) {
+  const auto width = static_cast<size_t>(from.cols * dtype_bytes(from.dtype));
+  const auto pitch = static_cast<size_t>((from.rows > 1 ? from.ld : from.cols) * dtype_bytes(from.dtype));
+  const auto rows = static_cast<size_t>(from.rows);
+  if (pitch == width) {
+    PESC_CUDA(cudaMemcpyAsync(to, from.data, width * rows, cudaMemcpyDeviceToHost, stream));
+  } else {
+    PESC_CUDA(cudaMemcpy2DAsync(to, width, from.data, pitch, width, rows, cudaMemcpyDeviceToHost, stream));
+  }
+}
+
+}  // namespace
+
+void* host_allocate(int index, const std::string& what, int64_t bytes) {
+  use(index);
+  void* memory = nullptr;
+  const cudaError_t code = cudaHostAlloc(&memory, static_cast<size_t>(bytes), cudaHostAllocDefault);
+  if (code == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();
+    throw UsageError(
+        str_cat(what, " needs ", bytes >> 20,
+                " MiB of page-locked host memory, which the host does not have; start fewer ranks on it, "
+                "or raise its limit (a container's memory, ulimit -l)"));
+  }
+  PESC_CUDA(code);
+  return memory;
+}
+
+void host_release(void* memory) noexcept {
+  (void)cudaFreeHost(memory);
+}
+
+void copy_to_host(Queue& queue, const Tensor& from, void* to) {
+  if (from.size() == 0) return;
+  synchronize(queue);  // as in upload
+  copy_packed(from, to, queue.stream);
+  synchronize(queue);
+}
+
+// Not the queue's side stream: the exchange's counts, for which the host waits in every layer, go through
+// that one and must not stand behind gigabytes.
+struct Copies {
+  int index = 0;
+  cudaStream_t stream = nullptr;
+  cudaEvent_t ready = nullptr, done = nullptr;
+
+  Copies() = default;
+  Copies(const Copies&) = delete;
+  Copies& operator=(const Copies&) = delete;
+  ~Copies() {
+    (void)cudaSetDevice(index);
+    if (stream != nullptr) (void)cudaStreamSynchronize(stream);
+    for (cudaEvent_t event : {ready, done})
+      if (event != nullptr) (void)cudaEventDestroy(event);
+    if (stream != nullptr) (void)cudaStreamDestroy(stream);
+  }
+};
+
+std::shared_ptr<Copies> open_copies(int index) {
+  use(index);
+  auto copies = std::make_shared<Copies>();
+  copies->index = index;
+  PESC_CUDA(cudaStreamCreateWithFlags(&copies->stream, cudaStreamNonBlocking));
+  PESC_CUDA(cudaEventCreateWithFlags(&copies->ready, cudaEventDisableTiming));
+  // The thread that waits for it sleeps: spinning would take a core from the one that drives the GPU.
+  PESC_CUDA(cudaEventCreateWithFlags(&copies->done, cudaEventDisableTiming | cudaEventBlockingSync));
+  return copies;
+}
+
+void follow(Copies& copies, Queue& queue) {
+  PESC_CUDA(cudaEventRecord(copies.ready, queue.stream));
+  PESC_CUDA(cudaStreamWaitEvent(copies.stream, copies.ready, 0));
+}
+
+void enqueue_copy(Copies& copies, const Tensor& from, void* to) {
+  if (from.size() == 0) return;
+  use(copies.index);
+  copy_packed(from, to, copies.stream);
+}
+
+void end_copies(Copies& copies) {
+  use(copies.index);
+  PESC_CUDA(cudaEventRecord(copies.done, copies.stream));
+}
+
+void hold(Queue& queue, Copies& copies) {
+  PESC_CUDA(cudaStreamWaitEvent(queue.stream, copies.done, 0));
+}
+
+void wait(Copies& copies) {
+  use(copies.index);
+  PESC_CUDA(cudaEventSynchronize(copies.done));
+}
+
+}  // namespace pesc::cuda

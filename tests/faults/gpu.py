@@ -1,0 +1,73 @@
+"""A rank on a GPU dies, hangs, is told to stop: two ranks that share one, under `pesc launch`.
+
+    tests/faults/run.py --only gpu      # with PESC=$PWD/build/gpu/pesc, which tests/gpu/device.sh builds; about a minute
+
+share_gpu lets two ranks use one GPU (NCCL then goes over sockets); without time_kernels every run takes the same kernels,
+so that runs repeat bit for bit.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+from rig import EVERY, STEPS, CannotRun, harness, line
+
+FIELDS = {"parallel__device": "CUDA", "parallel__share_gpu": "true", "parallel__time_kernels": "false"}
+
+
+def memory_in_use():
+    """MiB of each GPU."""
+    result = subprocess.run(["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"], check=True, text=True,
+                            capture_output=True)
+    return [int(n) for n in result.stdout.split()]
+
+
+@line("rank on a GPU killed, stopped, told to stop", "two ranks on one GPU over NCCL: SIGKILL, SIGSTOP in a step, SIGTERM to "
+      "the supervisor", "O1 O4; hang noticed < 10 s; exit 75; nothing left in the GPU's memory")
+def gpu(rig, row, log):
+    if shutil.which("nvidia-smi") is None:
+        raise CannotRun("no GPU on this machine (nvidia-smi is not there)")
+    before = memory_in_use()
+    plain = rig.finish(rig.start("gpu-plain", **FIELDS))
+    if "built without CUDA" in plain.err:
+        raise CannotRun("%s was built without CUDA" % harness.PESC)
+    assert plain.code == 0, str(plain)
+    expected = rig.weights("gpu-plain")
+
+    def assert_as_ever(run):
+        assert rig.weights(run) == expected, run
+        harness.curve(rig.path(run))  # every step once
+        rig.assert_nothing_left(run)
+
+    for what, number, bound in (("kill", signal.SIGKILL, 5), ("hang", signal.SIGSTOP, 10)):
+        run = "gpu-" + what
+        # The rank stands still in step 12, behind the save of step 10, until the fault comes from outside.
+        out = rig.supervise(run, "step=%d rank=1 action=stop" % (2 * EVERY + 2), **FIELDS)
+        pid = rig.wait_until_stopped(run, 1)
+        at = time.monotonic()
+        os.kill(pid, number)
+        detected, recovered, resumed, _ = rig.watch_recovery(out, run, at, 1, 0, bound=40)
+        assert detected <= bound, "%s: noticed after %.1f s" % (what, detected)
+        assert out.finish() == 0, out.text()
+        assert_as_ever(run)
+        row.add(detected, recovered, 2 * EVERY + 1 - resumed)
+
+    run = "gpu-preempt"
+    out = rig.supervise(run, "step=%d rank=1 action=stop" % (2 * EVERY + 2), **FIELDS)
+    pid = rig.wait_until_stopped(run, 1)
+    at = time.monotonic()
+    out.process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    os.kill(pid, signal.SIGCONT)
+    assert out.finish() == harness.PREEMPTED, out.text()
+    took, began = time.monotonic() - at, time.monotonic()
+    assert took < 30 and 2 * EVERY + 2 <= rig.selected(run) < STEPS
+    rig.launch(run, **FIELDS)
+    assert_as_ever(run)
+    row.add(took, time.monotonic() - began, 0)
+    until = time.monotonic() + 5
+    while any(now > then + 50 for now, then in zip(memory_in_use(), before)):
+        assert time.monotonic() < until, "GPU memory in use before: %s, after: %s MiB" % (before, memory_in_use())
+        time.sleep(0.2)

@@ -1,0 +1,92 @@
+// The FLOP count behind every speed figure, against sums written out here for the shapes that people know.
+#include "model/flops.h"
+
+#include <gtest/gtest.h>
+
+namespace pesc {
+namespace {
+
+ModelConfig llama_7b() {
+  ModelConfig m;
+  m.vocab = 32000;
+  m.hidden = 4096;
+  m.ffn = 11008;
+  m.layers = 32;
+  m.heads = 32;
+  m.kv_heads = 32;
+  m.head_dim = 128;
+  return m;
+}
+
+PescConfig pesc_64() {
+  PescConfig p;
+  p.mode = TrainMode::kPesc;
+  p.lora.rank = 64;
+  p.lora.targets = {Linear::kQ,    Linear::kK,  Linear::kV,   Linear::kO,
+                    Linear::kGate, Linear::kUp, Linear::kDown};
+  p.moe.experts = 8;
+  p.moe.top_k = 2;
+  p.moe.adapter_dim = 64;
+  return p;
+}
+
+// 8 full rows of 2048 tokens, every one supervised.
+constexpr StepTokens kFullRows{8.0 * 2048, 8.0 * 2048, 8.0 * 2048 * 2048};
+
+// Design section 7: on one H200 this shape has a floor of 614 ms at 787 TFLOP/s.
+TEST(Flops, TheDesignsFloorOf7B) {
+  const double flops = training_flops(llama_7b(), pesc_64(), kFullRows);
+  EXPECT_NEAR(flops / 4.829e14, 1, 5e-4);
+  EXPECT_NEAR(flops / 787e12, 0.614, 1e-3);
+}
+
+TEST(Flops, TermByTermOf7B) {
+  constexpr double kTokens = 8.0 * 2048;
+  constexpr double kLinears = 4.0 * 4096 * 4096 + 3.0 * 4096 * 11008;                // of a layer
+  constexpr double kLora = 64.0 * (4 * (4096 + 4096) + 3 * (4096 + 11008));          // of a layer
+  constexpr double kRouterAndAdapters = 8.0 * 4096 + 2.0 * (64 * 4096 + 4096 * 64);  // top-2 of 8
+  constexpr double kAttention = 3.5 * 4 * 2048 * 4096 / 2;                           // of a token and layer
+  constexpr double kHead = 4096.0 * 32000;
+  const double lora = 32 * kTokens * (4 * kLinears + 6 * kLora + kAttention) + 4 * kTokens * kHead;
+  const double full = 32 * kTokens * (6 * kLinears + kAttention) + 6 * kTokens * kHead;
+
+  PescConfig p = pesc_64();
+  EXPECT_DOUBLE_EQ(training_flops(llama_7b(), p, kFullRows), lora + 32 * kTokens * 6 * kRouterAndAdapters);
+  p.mode = TrainMode::kLora;
+  EXPECT_DOUBLE_EQ(training_flops(llama_7b(), p, kFullRows), lora);
+  p.mode = TrainMode::kFull;
+  EXPECT_DOUBLE_EQ(training_flops(llama_7b(), p, kFullRows), full);
+}
+
+// Where every number differs: fewer KV heads, head_dim that is not hidden / heads, some of LoRA's targets,
+// rows of 3 and 5 tokens of which 4 are supervised.
+TEST(Flops, EveryNumberInItsPlace) {
+  ModelConfig m;
+  m.vocab = 101;
+  m.hidden = 12;
+  m.ffn = 20;
+  m.layers = 2;
+  m.heads = 4;
+  m.kv_heads = 2;
+  m.head_dim = 5;
+  PescConfig p = pesc_64();
+  p.lora.rank = 3;
+  p.lora.targets = {Linear::kQ, Linear::kK, Linear::kO, Linear::kDown};
+  p.moe.experts = 7;
+  p.moe.top_k = 3;
+  p.moe.adapter_dim = 2;
+  const StepTokens step{3 + 5, 4, 3 * 3 + 5 * 5};
+  constexpr double kQ = 20, kKv = 10;
+  const double linears = 12 * kQ + 2 * 12 * kKv + kQ * 12 + 3 * 12 * 20;
+  const double lora = 3 * ((12 + kQ) + (12 + kKv) + (kQ + 12) + (20 + 12));
+  const double moe = 7 * 12 + 3 * (2 * 12 + 12 * 2);
+  const double attention = 3.5 * 4 * kQ / 2 * (9 + 25);
+  const double head = 4.0 * 12 * 101 * 4;
+  EXPECT_DOUBLE_EQ(training_flops(m, p, step),
+                   2 * (8 * (4 * linears + 6 * lora + 6 * moe) + attention) + head);
+  p.lora.rank = 0;
+  EXPECT_DOUBLE_EQ(training_flops(m, p, step), 2 * (8 * (4 * linears + 6 * moe) + attention) + head);
+}
+
+}  // namespace
+}  // namespace pesc
