@@ -198,16 +198,6 @@ int fastest(Queue& queue, const Gemm& g, const Key& key, const Matmul& matmul,
   return static_cast<int>(choice);
 }
 
-// A sum that is split adds parts that were rounded to the output's type, which in bf16 is a rounding too
-// many. The parts stand in the workspace, which nothing else uses.
-bool splits(const cublasLtMatmulHeuristicResult_t& candidate) {
-  int32_t parts = 1;
-  size_t written = 0;
-  const cublasStatus_t status = cublasLtMatmulAlgoConfigGetAttribute(
-      &candidate.algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &parts, sizeof(parts), &written);
-  return candidate.workspaceSize > 0 || (status == CUBLAS_STATUS_SUCCESS && parts > 1);
-}
-
 // In the library's terms A is our b and B our a; their names here are ours.
 void choose(Queue& queue, const Gemm& g, const Key& key, Matmul& matmul) {
   const bool timed = queue.products == KernelChoice::kTimed && g.a.dtype == DType::kBF16 &&
@@ -230,17 +220,11 @@ void choose(Queue& queue, const Gemm& g, const Key& key, Matmul& matmul) {
   preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, static_cast<uint32_t>(key.align_from));
   preference.set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, static_cast<uint32_t>(key.align_c));
 
-  const bool whole = g.c.dtype == DType::kBF16;  // its sums are not split
   std::array<cublasLtMatmulHeuristicResult_t, kCandidates> results{};
   int found = 0;
   const cublasStatus_t status =
       cublasLtMatmulAlgoGetHeuristic(queue.blas, matmul.desc, layouts.b, layouts.a, layouts.from, layouts.c,
-                                     preference.it, timed || whole ? kCandidates : 1, results.data(), &found);
-  if (whole) {  // those that do split are left out, unless all do
-    const auto end = results.begin() + found;
-    const auto kept = std::stable_partition(results.begin(), end, [](const auto& r) { return !splits(r); });
-    if (kept != results.begin()) found = static_cast<int>(kept - results.begin());
-  }
+                                     preference.it, timed ? kCandidates : 1, results.data(), &found);
   PESC_CHECK(status == CUBLAS_STATUS_SUCCESS && found > 0 && results[0].state == CUBLAS_STATUS_SUCCESS,
              "cuBLASLt (status ", static_cast<int>(status), ") has no kernel for ", key.m, "x", key.n, "x",
              key.k, " ", dtype_name(g.a.dtype), " into ", dtype_name(g.c.dtype), ", strides ", key.lda, " ",
