@@ -7,7 +7,7 @@ import time
 
 from rig import RANKS, gtest, harness, line
 
-MEMORY = 1 << 30  # bytes of address space that a program may take to refuse a file
+MEMORY = 1 << 30  # bytes of its own that a program may take to refuse a file; CUDA's libraries map more than that of theirs
 
 
 @line("poisoned data line (bad UTF-8, bad JSON, NUL, 100 MB line)", "written into the training rows",
@@ -56,7 +56,7 @@ def hostile_weights(good):
 
 @line("hostile safetensors (header length 0, 2^63, beyond the file; overlap, gap, overflow, duplicate key)",
       "as the base of `pesc eval`; safetensors_test.cc; manifest_test.cc; fuzz_safetensors (libFuzzer, ASan, 1 s and 512 MB an "
-      "input) in tests/run.sh", "O3 in 1 s, in 1 GiB of address space")
+      "input) in tests/run.sh", "O3 in 1 s, in 1 GiB of memory")
 def hostile_safetensors(rig, row, log):
     row.add(times=gtest("runtime_hf_safetensors_test", "*", seconds_each=1, memory=MEMORY) +
             gtest("runtime_checkpoint_manifest_test", "*", seconds_each=1, memory=MEMORY))
@@ -65,7 +65,7 @@ def hostile_safetensors(rig, row, log):
 
     def refused(name, *words, **fields):
         began = time.monotonic()
-        result = harness.pesc(0, "eval", "--base", *rig.experiment("never", **fields), prefix=("prlimit", "--as=%d" % MEMORY))
+        result = harness.pesc(0, "eval", "--base", *rig.experiment("never", **fields), prefix=("prlimit", "--data=%d" % MEMORY))
         rig.assert_refused(result, harness.DATA if words[0] != "no-such" else harness.USAGE, *words)
         return time.monotonic() - began
 
