@@ -15,14 +15,29 @@ struct Case {
 
 class GemmGpu : public GpuTwin {
  protected:
+  // Where bf16 is added to, cuBLASLt rounds the product to bf16 and then the sum: on an H200 all of its first
+  // eight kernels did for three shapes (99.9 % of the outputs were those of two roundings to the bit, 74 %
+  // those of one). Half a unit in the last place of each is 1/256 of it.
+  [[nodiscard]] static double bound_of(DType out, float beta, const HostMatrix& product,
+                                       const HostMatrix& want) {
+    if (out != DType::kBF16 || beta == 0) return bound(out);
+    return bound(out) * (1 + largest(product) / largest(want));
+  }
+  [[nodiscard]] static double largest(const HostMatrix& m) {
+    double top = 1e-30;
+    for (const double v : m.values()) top = std::max(top, std::abs(v));
+    return top;
+  }
+
   void run(const Case& c, DType in, DType out) {
     const HostMatrix a = rounded(HostMatrix::normal(c.ta ? c.k : c.m, c.ta ? c.m : c.k, 1, c.gap), in);
     const HostMatrix b = rounded(HostMatrix::normal(c.tb ? c.n : c.k, c.tb ? c.k : c.n, 2, 2 * c.gap), in);
     const HostMatrix before = rounded(HostMatrix::normal(c.m, c.n, 3, c.gap), out);
     const Transpose ta = c.ta ? Transpose::kYes : Transpose::kNo;
     const Transpose tb = c.tb ? Transpose::kYes : Transpose::kNo;
-    HostMatrix want = before;
+    HostMatrix want = before, product(c.m, c.n);
     gemm(cpu, {a.view, ta, b.view, tb, want.view, c.alpha, c.beta});
+    gemm(cpu, {a.view, ta, b.view, tb, product.view, c.alpha, 0});
     const auto on_gpu = [&]() -> Outputs {
       HostMatrix start = before;
       if (c.beta == 0) start.fill(std::numeric_limits<float>::quiet_NaN());
@@ -30,10 +45,10 @@ class GemmGpu : public GpuTwin {
       gemm(gpu(), {ga.view, ta, gb.view, tb, gc.view, c.alpha, c.beta});
       return {gc.host()};
     };
-    // Products of bf16 values are exact in float32, so that only the output's rounding is left.
+    // Products of bf16 values are exact in float32, so that only the roundings of the output are left.
     compare(str_cat(c.m, "x", c.n, "x", c.k, c.ta ? " a^T" : "", c.tb ? " b^T" : "", " beta ", c.beta,
                     " gap ", c.gap, " ", dtype_name(in), " into ", dtype_name(out)),
-            on_gpu, {want}, bound(out));
+            on_gpu, {want}, bound_of(out, c.beta, product, want));
   }
   void run_types(const Case& c) {
     run(c, DType::kF32, DType::kF32);
@@ -75,8 +90,9 @@ TEST_F(GemmGpu, TimedKernels) {
   std::string record;
   for (const DType out : {DType::kBF16, DType::kF32}) {
     const HostMatrix before = rounded(HostMatrix::normal(1024, 1536, 3), out);
-    HostMatrix want = before;
+    HostMatrix want = before, product(1024, 1536);
     gemm(cpu, {.a = a.view, .b = b.view, .trans_b = Transpose::kYes, .c = want.view, .beta = 1});
+    gemm(cpu, {.a = a.view, .b = b.view, .trans_b = Transpose::kYes, .c = product.view});
     Outputs got;
     for (int run = 0; run < 2; ++run) {
       Stream stream(device);
@@ -91,7 +107,7 @@ TEST_F(GemmGpu, TimedKernels) {
       }
       record = now;
     }
-    EXPECT_LE(relative_error(got[0].values(), want.values()), bound(out));
+    EXPECT_LE(relative_error(got[0].values(), want.values()), bound_of(out, 1, product, want));
     EXPECT_TRUE(same_bits(got[0], got[1]));
   }
 }

@@ -126,8 +126,8 @@ class GpuTwin : public ::testing::Test {
   [[nodiscard]] Arena scratch(int64_t bytes) { return {"scratch", gpu_->device(), bytes}; }
   [[nodiscard]] static Arena host_scratch(int64_t bytes) { return {"scratch", Device{}, bytes}; }
 
-  // What one rounding of a result costs, relative to the largest: bf16 has eight bits, so half of 2^-8 where
-  // a result is rounded once, and as much again for what was rounded before (a sum, an operand).
+  // What one rounding of a result costs at most, relative to the largest: bf16 has eight bits, so that half a
+  // unit in the last place is 2^-8 of a power of two.
   [[nodiscard]] static double bound(DType t) { return t == DType::kBF16 ? 1.0 / 256 : 1e-5; }
 
   // `run` returns the GPU's outputs; it runs twice, and both must be the same bits. They must agree with
