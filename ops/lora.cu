@@ -14,15 +14,16 @@ struct DownTile {
   __device__ __forceinline__ const bf16* input(int i, int64_t row, int64_t column) const {
     return i == 0 ? x.row(row) + column : dx.row(row) + column;
   }
-  __device__ __forceinline__ void finish(int64_t row, int64_t column, const Pack<bf16, 8> (&in)[kInputs],
-                                         const float (&term)[8], float (&out)[8]) const {
+  __device__ __forceinline__ void finish(bool there, int64_t row, int64_t column,
+                                         const Pack<bf16, 8> (&in)[kInputs], const float (&term)[8],
+                                         float (&out)[8]) const {
     float d[8];
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       out[j] = as_float(in[0].v[j]);
       d[j] = as_float(in[1].v[j]) + term[j];
     }
-    store_floats<8>(dx.row(row) + column, d);
+    if (there) store_floats<8>(dx.row(row) + column, d);
   }
 };
 

@@ -92,8 +92,9 @@ struct BackwardTile {
   __device__ __forceinline__ const bf16* input(int i, int64_t row, int64_t column) const {
     return i == 0 ? dh.row(row) + column : gate_up.row(row) + (i == 1 ? column : dh.cols + column);
   }
-  __device__ __forceinline__ void finish(int64_t row, int64_t column, const Pack<bf16, 8> (&in)[kInputs],
-                                         const float (&term)[8], float (&x)[8]) const {
+  __device__ __forceinline__ void finish(bool there, int64_t row, int64_t column,
+                                         const Pack<bf16, 8> (&in)[kInputs], const float (&term)[8],
+                                         float (&x)[8]) const {
     float d[8], gate[8], up[8];
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
@@ -102,6 +103,7 @@ struct BackwardTile {
       up[j] = as_float(in[2].v[j]);
     }
     backward_pack<8>(d, gate, up, x);
+    if (!there) return;
     store_floats<8>(dgate_up.row(row) + column, gate);
     store_floats<8>(dgate_up.row(row) + dh.cols + column, up);
   }

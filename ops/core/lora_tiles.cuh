@@ -25,10 +25,15 @@ inline constexpr int64_t kBlocks = 132 * 6;  // about as many as fill an H100 tw
 __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
-// 16 bytes to shared memory, behind the thread's back; zeros where there is nothing to read.
+// Bytes to shared memory, behind the thread's back; zeros where there is nothing to read.
 __device__ __forceinline__ void start_copy(void* to, const void* from, bool there) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(to)), "l"(from),
                "r"(there ? 16 : 0));
+}
+template <int kBytes>
+__device__ __forceinline__ void start_small_copy(void* to, const void* from, bool there) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;\n" ::"r"(shared_address(to)), "l"(from),
+               "n"(kBytes), "r"(there ? kBytes : 0));
 }
 __device__ __forceinline__ void close_group() {
   asm volatile("cp.async.commit_group;\n");
@@ -72,14 +77,18 @@ __device__ __forceinline__ uint32_t pair_of(bf16 low, bf16 high) {
 
 // Op, with kInputs tensors of which a thread reads eight columns of its rows:
 //   const bf16* input(int i, int64_t row, int64_t column) const
-//   void finish(int64_t row, int64_t column, const Pack<bf16, 8> (&in)[kInputs], const float (&term)[8],
-//               float (&x)[8]) const       term = mask(B); x before the mask
+//   void finish(bool there, int64_t row, int64_t column, const Pack<bf16, 8> (&in)[kInputs],
+//               const float (&term)[8], float (&x)[8]) const
+// term = mask(B); x before the mask. Where a tile reaches beyond the tensors, `there` is false, the inputs
+// are zeros, of which x = 0 must come, and nothing may be written.
 template <int R, class Op>
 __global__ void __launch_bounds__(kBlockThreads, R == 64 ? 3 : 4)
     walk(Op op, View<const bf16> dout, View<const bf16> a, float scale, Mask mask, int64_t cols, int64_t run,
          float* partial) {
   __shared__ alignas(16) bf16 rows_of_dout[kStages][kTokens][R + kPad];
   __shared__ Pack<bf16, 8> inputs[kStages][2][Op::kInputs][kBlockThreads];
+  __shared__ int64_t samples[kStages][kTokens];
+  __shared__ int32_t positions[kStages][kTokens];
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % 32;
   const int quad = lane % 4;
@@ -110,6 +119,15 @@ __global__ void __launch_bounds__(kBlockThreads, R == 64 ? 3 : 4)
       const bool there = t < end;
       start_copy(&rows_of_dout[stage][i / (R / 8)][i % (R / 8) * 8],
                  dout.row(there ? t : begin) + i % (R / 8) * 8, there);
+    }
+    if (mask.threshold != 0 && thread < 2 * kTokens) {
+      const int64_t t = t0 + thread % kTokens;
+      const int64_t from = t < end ? t : begin;
+      if (thread < kTokens) {
+        start_small_copy<8>(&samples[stage][thread], mask.samples + from, t < end);
+      } else {
+        start_small_copy<4>(&positions[stage][thread - kTokens], mask.positions + from, t < end);
+      }
     }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -147,20 +165,19 @@ __global__ void __launch_bounds__(kBlockThreads, R == 64 ? 3 : 4)
     for (int h = 0; h < 2; ++h) {
       const int64_t t = t0 + group + 8 * h;
       const bool there = mine && t < end;
-      float factor[8], term[8], x[8] = {};
+      float factor[8], term[8], x[8];
 #pragma unroll
       for (int i = 0; i < 8; ++i) factor[i] = 1.0F;
-      if (there) {
-        RowMask(mask, t).apply(column, factor);
-        Pack<bf16, 8> in[Op::kInputs];
+      if (mask.threshold != 0)
+        RowMask(mask, samples[stage][group + 8 * h], positions[stage][group + 8 * h]).apply(column, factor);
+      Pack<bf16, 8> in[Op::kInputs];
 #pragma unroll
-        for (int i = 0; i < Op::kInputs; ++i) in[i] = inputs[stage][h][i][thread];
-          // A dropped value counts as zero even when it is not a number.
+      for (int i = 0; i < Op::kInputs; ++i) in[i] = inputs[stage][h][i][thread];
+        // A dropped value counts as zero even when it is not a number.
 #pragma unroll
-        for (int i = 0; i < 8; ++i)
-          term[i] = factor[i] > 0 ? scale * terms[i / 2][2 * h + i % 2] * factor[i] : 0.0F;
-        op.finish(t, column, in, term, x);
-      }
+      for (int i = 0; i < 8; ++i)
+        term[i] = factor[i] > 0 ? scale * terms[i / 2][2 * h + i % 2] * factor[i] : 0.0F;
+      op.finish(there, t, column, in, term, x);
 #pragma unroll
       for (int i = 0; i < 8; ++i) x[i] = factor[i] > 0 ? x[i] * factor[i] : 0.0F;
 #pragma unroll
@@ -211,6 +228,9 @@ void launch(Stream& stream, const LoraBranch& branch, const Op& op) {
   const int64_t run = (tiles + down - 1) / down * kTokens;
   const int64_t runs = (rows + run - 1) / run;
   float* partial = partials<float>(stream, runs * R * cols);
+  // Three blocks at a time want more shared memory than is set aside by itself.
+  PESC_CUDA(cudaFuncSetAttribute(walk<R, Op>, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                 cudaSharedmemCarveoutMaxShared));
   walk<R><<<dim3(static_cast<unsigned>(across), static_cast<unsigned>(runs)), kBlockThreads, 0,
             stream_of(stream)>>>(op, view<const bf16>(branch.dout), view<const bf16>(branch.a), branch.scale,
                                  Mask(branch.dropout), cols, run, partial);
