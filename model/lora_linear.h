@@ -26,6 +26,11 @@ struct Beside {
       : all(buffer.leading(rows, columns + beside)),
         x(all.col_range(0, columns)),
         a(all.col_range(columns, columns + beside)) {}
+  [[nodiscard]] Beside rows(const Range& range) const {
+    Beside some = *this;
+    for (Tensor* t : {&some.all, &some.x, &some.a}) *t = t->row_range(range.begin, range.end);
+    return some;
+  }
 };
 
 // Columns beside the input of a row-parallel linear: on one rank alone, since several sum `a` up first.

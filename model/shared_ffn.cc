@@ -4,6 +4,16 @@
 
 namespace pesc {
 
+LayerSaved ffn_rows(const LayerSaved& saved, const BatchChunk& chunk) {
+  const Range& rows = chunk.rows;
+  const int64_t tp = rows.size() == 0 ? 1 : chunk.batch.padded / rows.size();
+  LayerSaved some;
+  some.gate_up = saved.gate_up.row_range(rows.begin * tp, rows.end * tp);
+  some.a_gate_up = saved.a_gate_up.row_range(rows.begin * tp, rows.end * tp);
+  some.a_down = saved.a_down.row_range(rows.begin, rows.end);
+  return some;
+}
+
 void shared_ffn_forward(const Pass& pass, int64_t layer, const LayerParameters& p, const LayerSaved& saved,
                         const Beside& x, const Tensor& dropped, const Tensor& residual, const Tensor& f) {
   const Batch& b = pass.batch;

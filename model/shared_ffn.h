@@ -5,6 +5,9 @@
 
 namespace pesc {
 
+// What the FFN keeps, of some rows of the slice.
+[[nodiscard]] LayerSaved ffn_rows(const LayerSaved& saved, const BatchChunk& chunk);
+
 // x [S, H], dropped and residual as in lora_linear.h -> f [S, H] = down(...) + residual written.
 void shared_ffn_forward(const Pass& pass, int64_t layer, const LayerParameters& p, const LayerSaved& saved,
                         const Beside& x, const Tensor& dropped, const Tensor& residual, const Tensor& f);

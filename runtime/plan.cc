@@ -42,6 +42,7 @@ DecoderOptions decoder_options(const ExperimentConfig& c, const Mesh& mesh) {
   o.capacity.max_tokens = split_range(c.train.micro_batch, mesh.dp(), 0).size() * c.train.seq_len;
   o.capacity.max_sequence = c.train.seq_len;
   o.capacity.exchange_headroom = c.parallel.exchange_headroom;
+  o.capacity.exchange_chunks = c.parallel.chunks(c.pesc, mesh, o.capacity.max_tokens);
   o.max_positions = c.train.seq_len;
   o.compute = c.train.compute;
   return o;
