@@ -22,28 +22,28 @@ double LearningRate::at(int64_t step) const {
 
 namespace {
 
-// Layers whose gradients one collective for each group takes: enough that its start costs little. All layers
-// are of one size, the same on all ranks.
-int64_t layers_together(const ModelParameters& p) {
-  constexpr int64_t kBytes = int64_t{8} << 20;
+// All layers are of one size, the same on all ranks.
+int64_t layers_of(int64_t piece_bytes, const ModelParameters& p) {
   int64_t bytes = 0;
   for (int g = 0; g < kReplicaGroups; ++g) bytes += p.layer_grads(static_cast<ReplicaGroup>(g), 0, 1).bytes();
-  return (kBytes + bytes - 1) / std::max<int64_t>(bytes, 1);
+  bytes = std::max<int64_t>(bytes, 1);
+  return std::max<int64_t>(1, (piece_bytes + bytes - 1) / bytes);
 }
 
 }  // namespace
 
-GradientSum::GradientSum(Decoder& decoder, const GradientReduction& reduction, Reduce when)
+GradientSum::GradientSum(Decoder& decoder, const GradientReduction& reduction, Reduce when,
+                         int64_t piece_bytes)
     : decoder_(decoder),
       reduction_(reduction),
       when_(when),
-      together_(std::max<int64_t>(1, layers_together(decoder.parameters()))),
+      piece_(layers_of(piece_bytes, decoder.parameters())),
       left_(decoder.model().layers) {}
 
 Decoder::LayerDone GradientSum::behind_layers() {
   if (when_ == Reduce::kAtEnd) return {};
   return [this](int64_t layer) {
-    if (layer != 0 && left_ - layer < together_) return;
+    if (layer != 0 && left_ - layer < piece_) return;
     reduce_layers(layer, left_);
     left_ = layer;
   };
@@ -61,8 +61,8 @@ void GradientSum::reduce_layers(int64_t begin, int64_t end) {
 double GradientSum::finish(Communicator& world) {
   Stream& s = decoder_.stream();
   const PhaseScope phase(s, Phase::kOptimizer);
-  for (; left_ > 0; left_ -= std::min(left_, together_))
-    reduce_layers(std::max<int64_t>(0, left_ - together_), left_);
+  for (; left_ > 0; left_ -= std::min(left_, piece_))
+    reduce_layers(std::max<int64_t>(0, left_ - piece_), left_);
   s.follow(s.communication());
   const Tensor sum = decoder_.scalar();
   fill_zero(s, sum);

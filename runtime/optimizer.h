@@ -38,7 +38,9 @@ enum class Reduce { kAtEnd, kBehindLayers };
 // and with them the results bit for bit, do not depend on `when`.
 class GradientSum {
  public:
-  GradientSum(Decoder& decoder, const GradientReduction& reduction, Reduce when);
+  // Layers go together until they have `piece_bytes` of gradients: a collective's start shall cost little.
+  GradientSum(Decoder& decoder, const GradientReduction& reduction, Reduce when,
+              int64_t piece_bytes = int64_t{8} << 20);
 
   // For Decoder::backward of the step's last micro-batch, when nothing else will be added to the gradients.
   [[nodiscard]] Decoder::LayerDone behind_layers();
@@ -52,8 +54,8 @@ class GradientSum {
   Decoder& decoder_;
   const GradientReduction& reduction_;
   Reduce when_;
-  int64_t together_;  // layers in one piece
-  int64_t left_;      // layers [0, left_) are not summed yet
+  int64_t piece_;  // layers
+  int64_t left_;   // layers [0, left_) are not summed yet
 };
 
 // All of it after the backward.

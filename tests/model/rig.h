@@ -151,6 +151,7 @@ struct Layout {
   Purpose purpose = Purpose::kTraining;
   int chunks = 1;
   Reduce reduce = Reduce::kAtEnd;
+  Overlap overlap = Overlap::kOn;
 };
 
 // A model on a layout of `world`, its share of the rows, and training steps on them.
@@ -170,6 +171,7 @@ class Rig {
     o.max_positions = model.max_positions;
     o.cache_slots = layout.cache_slots;
     o.purpose = layout.purpose;
+    o.overlap = layout.overlap;
     decoder = std::make_unique<Decoder>(model, pesc, mesh, ranks.groups(), o);
     randomise(*decoder);
   }
@@ -187,7 +189,7 @@ class Rig {
   double train(RoutingTape* tape = nullptr) {
     decoder->zero_gradients();
     const double value = loss(tape, HeadMode::kLossAndGradient);
-    GradientSum sum(*decoder, ranks.reduction(), reduce);
+    GradientSum sum(*decoder, ranks.reduction(), reduce, 1);  // layer by layer
     decoder->backward(sum.behind_layers());
     norm = sum.finish(ranks.world());
     return value;
