@@ -184,11 +184,14 @@ void Decoder::layer_forward(const Pass& p, int64_t i, RoutingTape* tape, const T
                             .rstd = saved.rstd2.col_range(0, batch_.slice),
                             .dropped = {mask, second}});
   if (exchange_ == nullptr) return shared_ffn_forward(p, i, w, saved, h, dropped, x2, next);
-  moe_route(p, i, w.moe, h.x, m.saved.stats.row_range(2 * i, 2 * i + 2), tape, saved.moe);
+  const Meanwhile route = [&] {
+    moe_route(p, i, w.moe, h.x, m.saved.stats.row_range(2 * i, 2 * i + 2), tape, saved.moe);
+  };
   for (size_t c = 0; c < chunks_.size(); ++c) {
     const auto& [begin, end] = chunks_[c].rows;
     shared_ffn_forward(p.over(chunks_[c].batch), i, w, ffn_rows(saved, chunks_[c]), h.rows({begin, end}),
-                       dropped.row_range(begin, end), {}, saved.moe.f.row_range(begin, end));
+                       dropped.row_range(begin, end), {}, saved.moe.f.row_range(begin, end),
+                       c == 0 ? route : Meanwhile{});
     moe_residual(p, i, c, chunks_[c], x2, next, saved.moe);
   }
   // The whole FFN is enqueued before the host waits for the choice and the counts.

@@ -91,6 +91,39 @@ TEST(Overlap, ChangesNoBitOfFullTuning) {
   same_bits_beside(full_tuning());
 }
 
+// Every trained gradient stands in the piece of its layer, and the pieces fill the flat buffer.
+TEST(Overlap, GradientsInPiecesByLayer) {
+  const Mesh mesh(8, 3, 2, 4);
+  ModelConfig model = tiny_llama();
+  model.layers = 12;
+  for (const PescConfig& pesc : {tiny_pesc(), dense_only(), full_tuning()}) {
+    Arena weights("weights", Device{}, int64_t{4} << 20);
+    Arena copies("copies", Device{}, 0);
+    Arena optimizer("optimizer", Device{}, int64_t{8} << 20);
+    const ModelParameters p(model, pesc, mesh, DType::kF32, {weights, copies, &optimizer});
+    for (int g = 0; g < kReplicaGroups; ++g) {
+      const auto group = static_cast<ReplicaGroup>(g);
+      const auto* next = static_cast<const float*>(p.flat_grad(group).data) + p.other_grads(group).cols;
+      for (int64_t i = 0; i < model.layers; ++i) {
+        const Tensor piece = p.layer_grads(group, i, i + 1);
+        EXPECT_EQ(piece.data, next);
+        next += piece.cols;
+      }
+      EXPECT_EQ(next, static_cast<const float*>(p.flat_grad(group).data) + p.flat_grad(group).cols);
+    }
+    for (const Parameter& q : p.all()) {
+      if (!q.trained) continue;
+      const size_t at = q.spec.name.find("layers.");
+      const Tensor piece = at == std::string::npos
+                               ? p.other_grads(q.group)
+                               : p.layer_grads(q.group, std::stoi(q.spec.name.substr(at + 7)),
+                                               std::stoi(q.spec.name.substr(at + 7)) + 1);
+      EXPECT_GE(q.grad.f32(), piece.f32()) << q.spec.name;
+      EXPECT_LE(q.grad.f32() + q.grad.size(), piece.f32() + piece.cols) << q.spec.name;
+    }
+  }
+}
+
 TEST(Overlap, ChunksOfAnyLength) {
   const MpiSession session;
   const auto world = test_world(session);
