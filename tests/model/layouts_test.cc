@@ -16,9 +16,10 @@ std::vector<Layout> layouts(int ranks, bool experts) {
     }
   }
   if (experts && ranks % 2 == 0) all.push_back({2, ranks, 0.1});
-  // Every layout that exchanges, with the tokens in two runs and gradients summed behind the backward.
+  // Once more where all ranks exchange, with the tokens in two runs; and gradients summed behind the
+  // backward.
   for (size_t i = 0, n = all.size(); i < n; ++i) {
-    if (experts && all[i].ep == 1) continue;
+    if (experts ? all[i].ep < ranks || ranks == 1 : i + 1 < n) continue;
     all.push_back(all[i]);
     all.back().chunks = experts ? 2 : 1;
     all.back().reduce = Reduce::kBehindLayers;

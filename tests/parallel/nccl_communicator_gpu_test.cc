@@ -202,6 +202,30 @@ TEST_F(NcclTest, CommunicationHasItsOwnStream) {
   }
 }
 
+// What a stream waits for the other is told apart from its own work. On one rank: others take turns on the
+// GPU.
+TEST_F(NcclTest, TheWaitIsCommunication) {
+  if (size_ > 1) return;
+  stream_->open_communication();
+  Stream& lane = stream_->communication();
+  const Tensor x = upload(values(0, 1 << 21));
+  const auto work = [&x](Stream& stream) {
+    for (int i = 0; i < 200; ++i) add(stream, x, x);
+  };
+  stream_->synchronize();
+  work(lane);
+  stream_->start_clock(Phase::kGemm);
+  stream_->follow(lane);
+  const auto waited = stream_->stop_clock();
+  stream_->start_clock(Phase::kGemm);
+  work(*stream_);
+  stream_->follow(lane);
+  const auto worked = stream_->stop_clock();
+  const auto of = [](const auto& seconds, Phase p) { return seconds[static_cast<size_t>(p)]; };
+  EXPECT_GT(of(waited, Phase::kCommunication), 5 * of(waited, Phase::kGemm));
+  EXPECT_GT(of(worked, Phase::kGemm), 5 * of(worked, Phase::kCommunication));
+}
+
 // A rank that does not come ends the wait of the others, by name; also where they wait through another
 // stream.
 TEST_F(NcclTest, AWaitEnds) {
