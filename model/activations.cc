@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "model/batch.h"
 #include "model/lora_linear.h"
 #include "ops/adapter.h"
 #include "ops/attention.h"
@@ -11,21 +12,31 @@
 
 namespace pesc {
 
+int usual_exchange_chunks(DeviceKind device, const PescConfig& pesc, const Mesh& mesh, int64_t max_tokens) {
+  constexpr int64_t kWorthCutting = 4096;
+  const bool exchanges = pesc.mode == TrainMode::kPesc && mesh.ep() > 1;
+  return device == DeviceKind::kCuda && exchanges && max_tokens >= kWorthCutting * mesh.tp() ? 2 : 1;
+}
+
 Sizes::Sizes(const Capacity& c, const PescConfig& pesc, const Mesh& mesh, DType type) : compute(type) {
   slice = (c.max_tokens + mesh.tp() - 1) / mesh.tp();
   padded = slice * mesh.tp();
   if (pesc.mode != TrainMode::kPesc) return;
   const int64_t k = pesc.moe.top_k;
   const int ep = mesh.ep();
+  chunk_slice = slice;
   if (ep == 1) {
     assignments = slice * k;
     return;
   }
+  PESC_CHECK(1 <= c.exchange_chunks && c.exchange_chunks <= kMaxChunks, c.exchange_chunks, " chunks");
+  chunks = c.exchange_chunks;
+  chunk_slice = chunk_rows(slice, chunks).front().size();
   // Balanced, each rank receives what it sends: at most min(k, ep) rows a token. All tokens of the group is
   // the limit.
-  const auto balanced = static_cast<double>(slice * std::min<int64_t>(k, ep));
-  capacity =
-      std::clamp<int64_t>(static_cast<int64_t>(std::ceil(balanced * c.exchange_headroom)), 1, slice * ep);
+  const auto balanced = static_cast<double>(chunk_slice * std::min<int64_t>(k, ep));
+  const int64_t limit = std::max<int64_t>(1, chunk_slice * ep);
+  capacity = std::clamp<int64_t>(static_cast<int64_t>(std::ceil(balanced * c.exchange_headroom)), 1, limit);
   assignments = capacity * std::min<int64_t>(k, pesc.moe.experts / ep);
 }
 
@@ -58,9 +69,9 @@ Saved allocate_saved(const ModelConfig& m, const PescConfig& pesc, const Mesh& m
       s.moe.probs = arena.allocate(n.slice, moe.experts);
       s.moe.experts = arena.allocate(n.slice, moe.top_k, DType::kI32);
       s.moe.weights = arena.allocate(n.slice, moe.top_k);
-      s.moe.hidden = arena.allocate(n.assignments, moe.adapter_dim, n.compute);
-      s.moe.received = arena.allocate(n.capacity, h, n.compute);
-      s.moe.received_weights = arena.allocate(n.capacity, moe.top_k);
+      s.moe.hidden = arena.allocate(n.chunks * n.assignments, moe.adapter_dim, n.compute);
+      s.moe.received = arena.allocate(n.chunks * n.capacity, h, n.compute);
+      s.moe.received_weights = arena.allocate(n.chunks * n.capacity, moe.top_k);
     }
     saved.layers.push_back(std::move(s));
   }
@@ -106,10 +117,10 @@ Workspace allocate_workspace(const ModelConfig& m, const PescConfig& pesc, const
     w.dlogits = arena.allocate(n.slice, pesc.moe.experts);
     if (mesh.ep() > 1) {
       for (Tensor* t : {&w.received, &w.received2, &w.received_out})
-        *t = arena.allocate(n.capacity, h, n.compute);
-      w.received_weights = arena.allocate(n.capacity, k);
-      w.received_dweights = arena.allocate(n.capacity, k);
-      w.hidden = arena.allocate(n.assignments, pesc.moe.adapter_dim, n.compute);
+        *t = arena.allocate(n.chunks * n.capacity, h, n.compute);
+      w.received_weights = arena.allocate(n.chunks * n.capacity, k);
+      w.received_dweights = arena.allocate(n.chunks * n.capacity, k);
+      w.hidden = arena.allocate(n.chunks * n.assignments, pesc.moe.adapter_dim, n.compute);
     }
   }
   const int64_t chunk = std::min(c.head_chunk, std::max<int64_t>(n.padded, 1));
@@ -120,6 +131,11 @@ Workspace allocate_workspace(const ModelConfig& m, const PescConfig& pesc, const
   w.sums = arena.allocate(2, chunk);
   w.loss = arena.allocate(1, chunk);
   return w;
+}
+
+int64_t exchange_bytes(const ModelConfig& m, const PescConfig& pesc, const Mesh& mesh, const Sizes& n) {
+  if (pesc.mode != TrainMode::kPesc) return 0;
+  return ExpertExchange::scratch_bytes(mesh.ep(), pesc.moe.top_k, n.chunk_slice, m.hidden, n.compute);
 }
 
 int64_t scratch_bytes(const ModelConfig& m, const PescConfig& pesc, const Mesh& mesh, const Sizes& n,
@@ -135,12 +151,6 @@ int64_t scratch_bytes(const ModelConfig& m, const PescConfig& pesc, const Mesh& 
     bytes = std::max(bytes, router_scratch_bytes(device, n.slice, moe.experts));
     bytes =
         std::max(bytes, adapter_scratch_bytes(device, rows, moe.top_k, m.hidden, moe.adapter_dim, n.compute));
-    if (mesh.ep() > 1) {
-      // A rank sends up to min(k, ep) rows a token and gets up to `capacity` back in one round.
-      const int64_t sent = n.slice * std::min<int64_t>(moe.top_k, mesh.ep()) + n.capacity;
-      const int64_t row = m.hidden * dtype_bytes(n.compute) + (moe.top_k + 2) * int64_t{sizeof(float)};
-      bytes = std::max(bytes, sent * row + 4096 * int64_t{sizeof(float)});
-    }
   }
   return bytes + 64 * Arena::kAlignment;
 }

@@ -5,9 +5,10 @@
 // Activations and their gradients are of the compute type (F32 or BF16); what is marked F32 always is.
 //
 // S tokens of this rank's slice, P = S * tp gathered tokens (both with padding), C received rows per exchange
-// round.
+// round, those of the chunks one after the other.
 #pragma once
 
+#include <array>
 #include <vector>
 
 #include "model/config.h"
@@ -27,7 +28,14 @@ struct Capacity {
   int64_t max_sequence = 0;  // tokens of the longest sequence
   double exchange_headroom = 2;
   int64_t head_chunk = 2048;  // supervised rows whose logits exist at one time
+  int exchange_chunks = 1;    // runs of the slice's tokens that are exchanged one by one: 1 or 2
 };
+
+inline constexpr int kMaxChunks = 2;
+// What suits a training run: two chunks, one exchanging under the other's FFN, on GPUs that exchange, where
+// half of the slice's tokens still make products that fill the chip.
+[[nodiscard]] int usual_exchange_chunks(DeviceKind device, const PescConfig& pesc, const Mesh& mesh,
+                                        int64_t max_tokens);
 
 struct MoeSaved {
   Tensor f;                           // [S, H] FFN output, masked by the adapter dropout
@@ -37,8 +45,11 @@ struct MoeSaved {
   std::vector<int32_t> chosen;        // [slice_real, k] `experts` on the host
   Tensor hidden;                      // [M, d] adapters before GELU (the only round's)
   Tensor received, received_weights;  // [C, H], [C, k] F32; ep > 1
-  ExchangePlan plan;
-  ExpertGroups groups;  // of the only round
+  struct Chunk {
+    ExchangePlan plan;
+    ExpertGroups groups;  // of the only round
+  };
+  std::array<Chunk, kMaxChunks> chunks;
 };
 
 struct LayerSaved {
@@ -81,7 +92,10 @@ struct Workspace {
 
 // The sizes that planning and running share.
 struct Sizes {
-  int64_t slice = 0, padded = 0, capacity = 0, assignments = 0;
+  int64_t slice = 0, padded = 0;
+  int chunks = 1;
+  int64_t chunk_slice = 0;                // tokens of a chunk
+  int64_t capacity = 0, assignments = 0;  // of a chunk's round
   DType compute = DType::kF32;
   Sizes(const Capacity& capacity, const PescConfig& pesc, const Mesh& mesh, DType compute);
 };
@@ -92,6 +106,9 @@ struct Sizes {
 [[nodiscard]] Workspace allocate_workspace(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
                                            const ModelParameters& parameters, const Sizes& sizes,
                                            const Capacity& capacity, Arena& arena);
+// Bytes that the exchange may take from its own scratch arena at one time.
+[[nodiscard]] int64_t exchange_bytes(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
+                                     const Sizes& sizes);
 // Bytes that the ops may take from the scratch arena at one time.
 [[nodiscard]] int64_t scratch_bytes(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
                                     const Sizes& sizes, const Capacity& capacity, const Device& device);

@@ -4,14 +4,54 @@
 
 namespace pesc {
 
-BatchBuffers::BatchBuffers(int64_t max_tokens, const Mesh& mesh, Arena& arena)
-    : tp_(mesh.tp()), tp_rank_(mesh.tp_rank()) {
+namespace {
+
+// [padded] values in the order of the gathered tokens -> in that of the FFN's rows.
+template <class T>
+std::vector<T> chunk_by_chunk(const std::vector<T>& values, const std::vector<Range>& chunks, int64_t slice,
+                              int tp) {
+  std::vector<T> out;
+  out.reserve(values.size());
+  for (const Range& c : chunks) {
+    for (int r = 0; r < tp; ++r)
+      out.insert(out.end(), values.begin() + r * slice + c.begin, values.begin() + r * slice + c.end);
+  }
+  return out;
+}
+
+}  // namespace
+
+std::vector<Range> chunk_rows(int64_t slice, int chunks) {
+  if (chunks == 1) return {{0, slice}};
+  constexpr int64_t kTile = 256;  // rows of whole tiles of the products, where there are many
+  int64_t first = (slice + 1) / 2;
+  if (first >= 2 * kTile) first = (first + kTile - 1) / kTile * kTile;
+  return {{0, first}, {first, slice}};
+}
+
+BatchChunk::BatchChunk(const Batch& whole, const Range& range) : rows(range) {
+  const int64_t tp = whole.slice == 0 ? 1 : whole.padded / whole.slice;
+  const Range all{range.begin * tp, range.end * tp};
+  batch.slice = rows.size();
+  batch.padded = all.size();
+  batch.slice_real = std::clamp(whole.slice_real - rows.begin, int64_t{0}, rows.size());
+  batch.slice_positions = whole.slice_positions.col_range(rows.begin, rows.end);
+  batch.slice_samples = whole.slice_samples.col_range(rows.begin, rows.end);
+  batch.positions = batch.chunked_positions = whole.chunked_positions.col_range(all.begin, all.end);
+  batch.samples = batch.chunked_samples = whole.chunked_samples.col_range(all.begin, all.end);
+}
+
+BatchBuffers::BatchBuffers(int64_t max_tokens, const Mesh& mesh, int chunks, Arena& arena)
+    : tp_(mesh.tp()), tp_rank_(mesh.tp_rank()), chunks_(chunks) {
   const int64_t padded = (max_tokens + tp_ - 1) / tp_ * tp_;
   ids_ = arena.allocate(1, padded, DType::kI32);
   positions_ = arena.allocate(1, padded, DType::kI32);
   samples_ = arena.allocate(1, padded, DType::kI64);
   rows_ = arena.allocate(1, padded, DType::kI32);
   targets_ = arena.allocate(1, padded, DType::kI32);
+  if (chunks_ == 1 || tp_ == 1) return;
+  chunked_positions_ = arena.allocate(1, padded, DType::kI32);
+  chunked_samples_ = arena.allocate(1, padded, DType::kI64);
 }
 
 Batch BatchBuffers::load(Stream& stream, const HostBatch& host, int64_t cache_length) const {
@@ -54,6 +94,15 @@ Batch BatchBuffers::load(Stream& stream, const HostBatch& host, int64_t cache_le
   const int64_t first = b.slice * tp_rank_;
   b.slice_positions = b.positions.col_range(first, first + b.slice);
   b.slice_samples = b.samples.col_range(first, first + b.slice);
+  b.chunked_positions = b.positions;
+  b.chunked_samples = b.samples;
+  if (chunked_samples_.cols > 0) {
+    const auto chunks = chunk_rows(b.slice, chunks_);
+    b.chunked_positions = chunked_positions_.col_range(0, b.padded);
+    b.chunked_samples = chunked_samples_.col_range(0, b.padded);
+    copy_from_host(stream, chunk_by_chunk(positions, chunks, b.slice, tp_).data(), b.chunked_positions);
+    copy_from_host(stream, chunk_by_chunk(samples, chunks, b.slice, tp_).data(), b.chunked_samples);
+  }
   b.slice_samples_host.assign(host.samples.begin() + begin, host.samples.begin() + end);
   b.slice_positions_host.assign(host.positions.begin() + begin, host.positions.begin() + end);
   b.cached = !host.slots.empty();

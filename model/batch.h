@@ -8,6 +8,7 @@
 #include "ops/attention.h"
 #include "ops/core/arena.h"
 #include "parallel/mesh.h"
+#include "parallel/shard_spec.h"
 
 namespace pesc {
 
@@ -35,8 +36,10 @@ struct Batch {
   Tensor samples;          // [1, padded] I64
   Tensor slice_positions;  // [1, slice]
   Tensor slice_samples;    // [1, slice]
-  Tensor rows;             // [1, N] I32 supervised positions, rising
-  Tensor targets;          // [1, N] I32
+  // positions and samples in the order of the FFN's rows: chunk by chunk, each gathered over tp
+  Tensor chunked_positions, chunked_samples;  // [1, padded]
+  Tensor rows;                                // [1, N] I32 supervised positions, rising
+  Tensor targets;                             // [1, N] I32
   std::vector<AttentionSegment> segments;
   bool cached = false;                      // keys and values stand in the KV cache
   std::vector<int64_t> slice_samples_host;  // [slice_real], for recorded routing
@@ -44,17 +47,30 @@ struct Batch {
   [[nodiscard]] int64_t supervised() const { return rows.cols; }
 };
 
+// The rows of a slice in `chunks` runs, one or two: the FFN and the exchange take one after the other. The
+// first of them is the longer.
+[[nodiscard]] std::vector<Range> chunk_rows(int64_t slice, int chunks);
+
+// Rows `rows` of every rank's slice, as a batch for what works on tokens one by one; no ids, targets or
+// segments.
+struct BatchChunk {
+  Range rows;
+  Batch batch;
+  BatchChunk(const Batch& whole, const Range& rows);
+};
+
 // Device memory for batches of up to `max_tokens` tokens; one batch at a time.
 class BatchBuffers {
  public:
-  BatchBuffers(int64_t max_tokens, const Mesh& mesh, Arena& arena);
+  BatchBuffers(int64_t max_tokens, const Mesh& mesh, int chunks, Arena& arena);
   // Throws InternalError when the batch is larger than planned. `cache_length`: tokens per slot of the KV
   // cache, 0 without one.
   [[nodiscard]] Batch load(Stream& stream, const HostBatch& host, int64_t cache_length) const;
 
  private:
-  int tp_ = 1, tp_rank_ = 0;
+  int tp_ = 1, tp_rank_ = 0, chunks_ = 1;
   Tensor ids_, positions_, samples_, rows_, targets_;
+  Tensor chunked_positions_, chunked_samples_;  // several chunks and tp > 1
 };
 
 }  // namespace pesc

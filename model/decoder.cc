@@ -12,21 +12,22 @@ namespace pesc {
 namespace {
 
 struct Arenas {
-  Arena weights, copies, optimizer, activations, workspace, scratch, cache;
+  Arena weights, copies, optimizer, activations, workspace, scratch, exchange, cache;
 
   static Arenas planning() {
     return {Arena::planning("weights"),     Arena::planning("bf16 copies"), Arena::planning("optimizer"),
             Arena::planning("activations"), Arena::planning("workspace"),   Arena::planning("scratch"),
-            Arena::planning("kv cache")};
+            Arena::planning("exchange"),    Arena::planning("kv cache")};
   }
   static Arenas real(const Arenas& plan, Device d) {
     const auto like = [d](const Arena& a) { return Arena(a.name(), d, a.used()); };
     return {like(plan.weights),   like(plan.copies),  like(plan.optimizer), like(plan.activations),
-            like(plan.workspace), like(plan.scratch), like(plan.cache)};
+            like(plan.workspace), like(plan.scratch), like(plan.exchange),  like(plan.cache)};
   }
   [[nodiscard]] std::vector<ArenaSize> sizes() const {
     std::vector<ArenaSize> all;
-    for (const Arena* a : {&weights, &copies, &optimizer, &activations, &workspace, &scratch, &cache}) {
+    for (const Arena* a :
+         {&weights, &copies, &optimizer, &activations, &workspace, &scratch, &exchange, &cache}) {
       all.push_back({a->name(), a->is_planning() ? a->used() : a->capacity()});
     }
     return all;
@@ -56,7 +57,7 @@ struct Decoder::Memory {
         saved(allocate_saved(m, p, mesh, parameters, sizes, o.purpose, arenas.activations)),
         ws(allocate_workspace(m, p, mesh, parameters, sizes, o.capacity, arenas.workspace)),
         rope(RopeTables::allocate(m, o.max_positions, arenas.weights)),
-        batches(o.capacity.max_tokens, mesh, arenas.workspace),
+        batches(o.capacity.max_tokens, mesh, sizes.chunks, arenas.workspace),
         cache(o.cache_slots > 0
                   ? KvCache::allocate(m, mesh, o.cache_slots, o.max_positions, o.compute, arenas.cache)
                   : KvCache{}),
@@ -65,6 +66,7 @@ struct Decoder::Memory {
     // In a real arena all of the scratch is the ops' to take; in a plan it is counted here.
     if (arenas.scratch.is_planning()) {
       (void)arenas.scratch.allocate(1, scratch_bytes(m, p, mesh, sizes, o.capacity, o.device), DType::kU8);
+      (void)arenas.exchange.allocate(1, exchange_bytes(m, p, mesh, sizes), DType::kU8);
     }
   }
 
@@ -99,11 +101,13 @@ Decoder::Decoder(const ModelConfig& model, const PescConfig& pesc, const Mesh& m
       options_(options),
       stream_(options.device),
       tp_(groups.tp),
-      memory_(Memory::allocate(model, pesc, mesh, options)) {
+      memory_(Memory::allocate(model, pesc, mesh, options)),
+      lane_{.scratch = memory_->arenas.exchange, .routed = {}, .ready = {}, .arrived = {}, .combined = {}} {
+  if (options.overlap == Overlap::kOn && mesh.world() > 1) stream_.open_communication();
   if (pesc.mode == TrainMode::kPesc) {
-    exchange_ = std::make_unique<ExpertExchange>(
-        groups.ep, pesc.moe.experts, pesc.moe.top_k,
-        std::max<int64_t>(1, Sizes(options.capacity, pesc, mesh, options.compute).capacity));
+    const Sizes sizes(options.capacity, pesc, mesh, options.compute);
+    exchange_ = std::make_unique<ExpertExchange>(groups.ep, pesc.moe.experts, pesc.moe.top_k,
+                                                 std::max<int64_t>(1, sizes.capacity));
   }
   memory_->rope.fill(stream_, model_);
   fill_zero(stream_, memory_->loss_sum);
@@ -125,14 +129,26 @@ std::vector<ArenaSize> Decoder::arenas() const {
 }
 
 Pass Decoder::pass() {
-  return {stream_, tp_,    memory_->ws,        memory_->arenas.scratch, model_,
-          pesc_,   batch_, pass_options_.kind, pass_options_.seed,      pass_options_.step};
+  return {stream_,
+          tp_,
+          memory_->ws,
+          memory_->arenas.scratch,
+          lane_,
+          model_,
+          pesc_,
+          batch_,
+          pass_options_.kind,
+          pass_options_.seed,
+          pass_options_.step};
 }
 
 void Decoder::forward(const HostBatch& host, const PassOptions& options) {
   Memory& m = *memory_;
   batch_ = m.batches.load(stream_, host, m.cache.max_length);
   pass_options_ = options;
+  const Sizes sizes(options_.capacity, pesc_, mesh_, options_.compute);
+  chunks_.clear();
+  for (const Range& rows : chunk_rows(batch_.slice, sizes.chunks)) chunks_.emplace_back(batch_, rows);
   const Pass p = pass();
 
   const Tensor x0 = m.saved.layers.front().x.row_range(0, batch_.slice);
@@ -168,12 +184,19 @@ void Decoder::layer_forward(const Pass& p, int64_t i, RoutingTape* tape, const T
                             .rstd = saved.rstd2.col_range(0, batch_.slice),
                             .dropped = {mask, second}});
   if (exchange_ == nullptr) return shared_ffn_forward(p, i, w, saved, h, dropped, x2, next);
-  moe_route(p, i, w.moe, h.x, m.saved.stats.row_range(2 * i, 2 * i + 2), tape, saved.moe);
-  const Tensor f = saved.moe.f.row_range(0, batch_.slice);
-  shared_ffn_forward(p, i, w, saved, h, dropped, {}, f);
+  const Meanwhile route = [&] {
+    moe_route(p, i, w.moe, h.x, m.saved.stats.row_range(2 * i, 2 * i + 2), tape, saved.moe);
+  };
+  for (size_t c = 0; c < chunks_.size(); ++c) {
+    const auto& [begin, end] = chunks_[c].rows;
+    shared_ffn_forward(p.over(chunks_[c].batch), i, w, ffn_rows(saved, chunks_[c]), h.rows({begin, end}),
+                       dropped.row_range(begin, end), {}, saved.moe.f.row_range(begin, end),
+                       c == 0 ? route : Meanwhile{});
+    moe_residual(p, i, c, chunks_[c], x2, next, saved.moe);
+  }
   // The whole FFN is enqueued before the host waits for the choice and the counts.
-  moe_prepare(p, i, *exchange_, tape, saved.moe);
-  moe_forward(p, i, w.moe, *exchange_, x2, next, saved.moe);
+  moe_prepare(p, i, *exchange_, chunks_, tape, saved.moe);
+  moe_forward(p, w.moe, *exchange_, chunks_, next, saved.moe);
 }
 
 void Decoder::balance(int64_t tokens, double coef) {
@@ -215,43 +238,62 @@ void Decoder::loss(HeadMode mode, float grad_scale, std::vector<float>* row_loss
                              m.saved.rstd_final.col_range(0, batch_.slice), dx, m.parameters.dfinal_norm});
 }
 
-void Decoder::backward() {
+void Decoder::backward(const LayerDone& done) {
   Memory& m = *memory_;
   const Pass p = pass();
   const Tensor dx = m.ws.dx.row_range(0, batch_.slice);
-  for (int64_t i = model_.layers - 1; i >= 0; --i) layer_backward(p, i, dx);
+  for (int64_t i = model_.layers - 1; i >= 0; --i) layer_backward(p, i, dx, done);
+  if (done) done(0);
   if (m.parameters.dembedding.cols > 0) {
     const Tensor all = tp_.gather(stream_, dx, m.ws.gathered.leading(batch_.padded, model_.hidden));
     embedding_backward(stream_, batch_.ids, all, m.parameters.vocab.begin, m.parameters.dembedding);
   }
 }
 
-void Decoder::layer_backward(const Pass& p, int64_t i, const Tensor& dx) {
+void Decoder::layer_backward(const Pass& p, int64_t i, const Tensor& dx, const LayerDone& done) {
   Memory& m = *memory_;
   const LayerSaved& saved = m.saved.layers[static_cast<size_t>(i)];
   const LayerParameters& w = m.parameters.layers[static_cast<size_t>(i)];
   const Tensor x2 = saved.x2.row_range(0, batch_.slice);
   const Tensor rstd = saved.rstd2.col_range(0, batch_.slice);
   const Tensor h = m.ws.h.leading(batch_.slice, model_.hidden);
-  Tensor df = dx;
-  if (exchange_ != nullptr) {
-    df = m.ws.dslice.leading(batch_.slice, model_.hidden);
-    moe_backward(p, i, w.moe, *exchange_, dx, df, saved.moe);
-  }
+  if (exchange_ != nullptr) moe_send_gradient(p, *exchange_, chunks_, dx, saved.moe);
   // The FFN's input again, for the router and trained weights, and what LoRA saw of it.
   const Dropout mask = p.slice_dropout(i, DropoutSite::kGateUp);
   const bool two = drops(w.gate_up.lora_columns(), mask);
   const Tensor dropped = two ? m.ws.dropped.row_range(0, batch_.slice) : h;
   const bool needed = !two || exchange_ != nullptr;
   rmsnorm_apply(stream_, x2, w.post_norm, rstd, needed ? h : Tensor{}, {mask, two ? dropped : Tensor{}});
+  if (exchange_ != nullptr) moe_backward(p, w.moe, *exchange_, chunks_, dx, saved.moe);
+  // What others wait for in this layer is on its way: now the gradients of the layer above may go.
+  if (done && i + 1 < model_.layers) done(i + 1);
   const Beside dh(m.ws.dslice, batch_.slice, model_.hidden, w.gate_up.joined_columns());
-  const Tensor through_a =
-      shared_ffn_backward(p, i, w, saved, df, h, dropped, dh, m.ws.delta.row_range(0, batch_.slice));
+  Tensor through_a = m.ws.delta.row_range(0, batch_.slice);
   RouterTerm router;
-  if (exchange_ != nullptr)
+  if (exchange_ == nullptr) {
+    through_a = shared_ffn_backward(p, i, w, saved, dx, h, dropped, dh, through_a);
+  } else {
+    for (size_t c = 0; c < chunks_.size(); ++c) chunk_backward(p, i, c, dx, h, dropped, dh);
+    if (w.gate_up.lora_columns() == 0) through_a = {};
     router = moe_route_backward(p, w.moe, h, m.saved.balance.row_range(i, i + 1), saved.moe);
+  }
   rmsnorm_backward(stream_, {dh.x, x2, w.post_norm, rstd, dx, w.dpost_norm, {mask, through_a}, router});
   attention_block_backward(p, i, w, m.rope, saved, dx);
+}
+
+// The FFN's backward of chunk c, once what its adapters gave has come home: dh and what comes through A, in
+// ws.delta. The gradient of f stands where dh is going to.
+void Decoder::chunk_backward(const Pass& p, int64_t i, size_t c, const Tensor& dy, const Tensor& h,
+                             const Tensor& dropped, const Beside& dh) {
+  Memory& m = *memory_;
+  const BatchChunk& chunk = chunks_[c];
+  const auto mine = [&chunk](const Tensor& t) { return t.row_range(chunk.rows.begin, chunk.rows.end); };
+  const Beside to = dh.rows(chunk.rows);
+  const Tensor df = to.all.leading(chunk.rows.size(), model_.hidden);
+  moe_input_gradient(p, i, c, chunk, dy, df);
+  (void)shared_ffn_backward(p.over(chunk.batch), i, m.parameters.layers[static_cast<size_t>(i)],
+                            ffn_rows(m.saved.layers[static_cast<size_t>(i)], chunk), df, mine(h),
+                            mine(dropped), to, mine(m.ws.delta));
 }
 
 std::vector<float> Decoder::logits(const std::vector<int32_t>& rows) {
@@ -324,7 +366,8 @@ std::vector<float> Decoder::chosen_weights(int64_t layer) {
 
 int Decoder::exchange_rounds() const {
   int rounds = 0;
-  for (const LayerSaved& l : memory_->saved.layers) rounds = std::max(rounds, l.moe.plan.rounds);
+  for (const LayerSaved& l : memory_->saved.layers)
+    for (const MoeSaved::Chunk& c : l.moe.chunks) rounds = std::max(rounds, c.plan.rounds);
   return rounds;
 }
 

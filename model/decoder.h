@@ -5,6 +5,7 @@
 // will be for any layout, with no device and no communicator.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -14,6 +15,7 @@
 #include "model/batch.h"
 #include "model/config.h"
 #include "model/head.h"
+#include "model/lora_linear.h"
 #include "model/parameters.h"
 #include "model/pesc_moe.h"
 #include "parallel/communicator.h"
@@ -28,6 +30,9 @@ struct Groups {
   Communicator& ep;
 };
 
+// Whether a GPU's collectives have a stream of their own, beside the computation's. The results are the same.
+enum class Overlap { kOff, kOn };
+
 struct DecoderOptions {
   Device device;
   Capacity capacity;
@@ -35,6 +40,7 @@ struct DecoderOptions {
   int64_t cache_slots = 0;    // sequences of the KV cache; 0: none
   Purpose purpose = Purpose::kTraining;
   DType compute = DType::kF32;  // of weights and activations: F32, or BF16 on CUDA
+  Overlap overlap = Overlap::kOn;
 };
 
 struct ArenaSize {
@@ -75,8 +81,11 @@ class Decoder {
   // Loss of the batch's supervised rows, added up until take_loss_sum(); with kLossAndGradient the backward
   // may follow.
   void loss(HeadMode mode, float grad_scale, std::vector<float>* row_losses = nullptr);
+  // Called with a layer, the last one first, once the work that completes its trained gradients is enqueued,
+  // at a moment when what it enqueues on the communication stream delays no other collective.
+  using LayerDone = std::function<void(int64_t layer)>;
   // Adds to the gradients of the trained parameters. After loss(kLossAndGradient).
-  void backward();
+  void backward(const LayerDone& done = {});
   // Logits [rows, vocab] on the host of positions `rows` of the local batch, the same on every tp rank.
   // Collective over tp.
   [[nodiscard]] std::vector<float> logits(const std::vector<int32_t>& rows);
@@ -103,7 +112,9 @@ class Decoder {
   [[nodiscard]] Pass pass();
   Tensor final_hidden(const Pass& pass);
   void layer_forward(const Pass& pass, int64_t i, RoutingTape* tape, const Tensor& next);
-  void layer_backward(const Pass& pass, int64_t i, const Tensor& dx);
+  void layer_backward(const Pass& pass, int64_t i, const Tensor& dx, const LayerDone& done);
+  void chunk_backward(const Pass& pass, int64_t i, size_t c, const Tensor& dy, const Tensor& h,
+                      const Tensor& dropped, const Beside& dh);
 
   ModelConfig model_;
   PescConfig pesc_;
@@ -113,8 +124,10 @@ class Decoder {
   Stream stream_;
   TensorParallel tp_;
   std::unique_ptr<Memory> memory_;
+  ExchangeLane lane_;
   std::unique_ptr<ExpertExchange> exchange_;
   Batch batch_;
+  std::vector<BatchChunk> chunks_;
   PassOptions pass_options_;
 };
 

@@ -28,7 +28,7 @@ void weight_gradients(const Pass& pass, const ColumnLinears& w, const Tensor& dy
 }  // namespace
 
 void column_forward(const Pass& pass, const ColumnLinears& w, const Beside& x, const Tensor& dropped,
-                    const Tensor& y, const Tensor& a) {
+                    const Tensor& y, const Tensor& a, const Meanwhile& meanwhile) {
   Stream& s = pass.stream;
   const int64_t r = w.lora_columns();
   const bool joined = w.joined_columns() > 0;
@@ -38,7 +38,9 @@ void column_forward(const Pass& pass, const ColumnLinears& w, const Beside& x, c
     lora_down_forward(s, {dropped, w.lora_a, lora_scale(pass), mine});
   }
   const Tensor in = joined ? x.all : x.x;
-  const Tensor all = pass.tp.gather(s, in, pass.ws.gathered.leading(y.rows, in.cols));
+  const Tensor all = pass.tp.start_gather(s, in, pass.ws.gathered.leading(y.rows, in.cols));
+  if (meanwhile) meanwhile();
+  pass.tp.finish(s);
   {
     const PhaseScope phase(s, Phase::kGemm);
     linear_forward(s, all, joined ? w.joined : w.weight, y);
@@ -66,8 +68,11 @@ Tensor column_backward(const Pass& pass, const ColumnLinears& w, const Tensor& d
     const PhaseScope phase(s, Phase::kGemm);
     linear_backward_input(s, dy, joined ? w.joined : w.weight, partial);
   }
-  pass.tp.reduce_scatter(s, partial, out);
-  if (r == 0) return {};
+  pass.tp.start_reduce_scatter(s, partial, out);
+  if (r == 0) {
+    pass.tp.finish(s);
+    return {};
+  }
   const PhaseScope phase(s, Phase::kLora);
   Tensor mine = dx.a;
   const Tensor da = pass.ws.lora_full.leading(dy.rows, r);
@@ -77,6 +82,7 @@ Tensor column_backward(const Pass& pass, const ColumnLinears& w, const Tensor& d
     if (!joined) linear_backward_input(s, dpart, part.lora_b, lora_part(part, da));
     linear_backward_weight(s, dpart, lora_part(part, a), part.dlora_b);
   }
+  pass.tp.finish(s);
   if (!joined) mine = pass.tp.reduce_scatter(s, da, pass.ws.lora_slice.leading(dx.x.rows, r));
   const LoraBranch branch{mine, w.lora_a, lora_scale(pass), {}, w.dlora_a};
   lora_weight_gradient(s, branch, dropped);
@@ -108,12 +114,13 @@ void row_forward(const Pass& pass, const RowLinear& w, const Beside& x, const Te
     const PhaseScope phase(s, Phase::kGemm);
     linear_forward(s, x.x, w.weight, partial);
   }
-  pass.tp.reduce_scatter(s, partial, y);
+  pass.tp.start_reduce_scatter(s, partial, y);
+  if (r == 0) pass.tp.finish(s);
   if (r > 0) {
     const PhaseScope phase(s, Phase::kLora);
     const Tensor a_partial = alone ? a : pass.ws.lora_full.leading(x.x.rows, r);
     lora_down_forward(s, {dropped, w.lora_a, lora_scale(pass), a_partial});
-    pass.tp.reduce_scatter(s, a_partial, a);
+    pass.tp.reduce_scatter(s, a_partial, a);  // and the one before
     linear_forward(s, a, w.lora_b, y, 1.0F, 1.0F);
   }
   if (residual.present()) add(s, residual, y);
@@ -123,16 +130,20 @@ LoraBranch row_backward(const Pass& pass, const RowLinear& w, const Dropout& dro
                         const Tensor& x, const Tensor& a, const Beside& dx) {
   Stream& s = pass.stream;
   const bool joined = dx.a.cols > 0;
-  const Tensor all = pass.tp.gather(s, dy, pass.ws.gathered.leading(dx.x.rows, dy.cols));
+  const Tensor all = pass.tp.start_gather(s, dy, pass.ws.gathered.leading(dx.x.rows, dy.cols));
+  const int64_t r = w.lora_columns();
+  if (r > 0) {
+    const PhaseScope phase(s, Phase::kLora);
+    linear_backward_weight(s, dy, a, w.dlora_b);
+  }
+  pass.tp.finish(s);
   {
     const PhaseScope phase(s, Phase::kGemm);
     linear_backward_input(s, all, joined ? w.joined : w.weight, joined ? dx.all : dx.x);
     if (w.dweight.cols > 0) linear_backward_weight(s, all, x, w.dweight);
   }
-  const int64_t r = w.lora_columns();
   if (r == 0) return {};
   const PhaseScope phase(s, Phase::kLora);
-  linear_backward_weight(s, dy, a, w.dlora_b);
   Tensor da = dx.a;
   if (!joined) {
     const Tensor mine = pass.ws.lora_slice.leading(dy.rows, r);

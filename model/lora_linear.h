@@ -12,6 +12,8 @@
 // do x and a, and their gradients.
 #pragma once
 
+#include <functional>
+
 #include "model/parameters.h"
 #include "model/pass.h"
 #include "ops/lora.h"
@@ -26,6 +28,11 @@ struct Beside {
       : all(buffer.leading(rows, columns + beside)),
         x(all.col_range(0, columns)),
         a(all.col_range(columns, columns + beside)) {}
+  [[nodiscard]] Beside rows(const Range& range) const {
+    Beside some = *this;
+    for (Tensor* t : {&some.all, &some.x, &some.a}) *t = t->row_range(range.begin, range.end);
+    return some;
+  }
 };
 
 // Columns beside the input of a row-parallel linear: on one rank alone, since several sum `a` up first.
@@ -37,10 +44,13 @@ struct Beside {
   return lora_columns > 0 && mask.rate > 0;
 }
 
+// Work that needs nothing of the others' tokens, and runs while they are gathered.
+using Meanwhile = std::function<void()>;
+
 // x [S, H] with joined_columns() beside it; dropped [S, H] = dropout(x), or x itself -> y [P, out] written;
 // a [P, R] kept for the backward.
 void column_forward(const Pass& pass, const ColumnLinears& w, const Beside& x, const Tensor& dropped,
-                    const Tensor& y, const Tensor& a);
+                    const Tensor& y, const Tensor& a, const Meanwhile& meanwhile = {});
 // dy [P, out], x [S, H] and dropped as in the forward (x with trained weights alone) -> dx [S, H] written,
 // with joined_columns() beside it, and what comes through A, before the mask: through_a [S, H] written.
 // Returns that, or an absent tensor without LoRA. Uses ws.gathered, ws.lora_*.

@@ -56,7 +56,10 @@ class ParameterBuilder {
     out_.head = model_.tied_embeddings ? out_.embedding : vocab_table(hf::kHead);
     out_.final_norm = norm(hf::kFinalNorm);
     out_.layers.resize(static_cast<size_t>(model_.layers));
-    for (int64_t i = 0; i < model_.layers; ++i) build_layer(i, out_.layers[static_cast<size_t>(i)]);
+    for (int64_t i = 0; i < model_.layers; ++i) {
+      out_.first_of_layer_.push_back(out_.all_.size());
+      build_layer(i, out_.layers[static_cast<size_t>(i)]);
+    }
   }
 
  private:
@@ -316,7 +319,13 @@ ModelParameters::ModelParameters(const ModelConfig& model, const PescConfig& pes
     avg_sq[g] = optimizer->allocate(1, elements[g]);
   }
   std::array<int64_t, kReplicaGroups> offset{};
-  for (Parameter& p : all_) {
+  const auto layer_begins = [&] {
+    for (size_t g = 0; g < kReplicaGroups; ++g) layer_begin_[g].push_back(offset[g]);
+  };
+  for (size_t i = 0; i < all_.size(); ++i) {
+    Parameter& p = all_[i];
+    if (layer_begin_[0].size() < layers.size() && i == first_of_layer_[layer_begin_[0].size()])
+      layer_begins();
     if (!p.trained) continue;
     const auto g = static_cast<size_t>(p.group);
     const int64_t end = offset[g] + p.spec.size();
@@ -325,6 +334,7 @@ ModelParameters::ModelParameters(const ModelConfig& model, const PescConfig& pes
     p.exp_avg_sq = avg_sq[g].col_range(offset[g], end).reshaped(p.spec.rows, p.spec.cols);
     offset[g] = end;
   }
+  layer_begins();  // the end of the last
 
   GradCursor cursor(all_);
   dembedding = cursor.next();
@@ -352,6 +362,15 @@ const Parameter& ModelParameters::find(const std::string& name) const {
     if (p.spec.name == name) return p;
   }
   throw InternalError(str_cat("no parameter '", name, "' on this rank"));
+}
+
+Tensor ModelParameters::layer_grads(ReplicaGroup group, int64_t begin, int64_t end) const {
+  const std::vector<int64_t>& at = layer_begin_[static_cast<size_t>(group)];
+  return flat_grad(group).col_range(at.at(static_cast<size_t>(begin)), at.at(static_cast<size_t>(end)));
+}
+
+Tensor ModelParameters::other_grads(ReplicaGroup group) const {
+  return flat_grad(group).col_range(0, layer_begin_[static_cast<size_t>(group)].front());
 }
 
 int64_t ModelParameters::trained_elements() const {

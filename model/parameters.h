@@ -11,6 +11,7 @@
 // vocabulary rows on this rank, r LoRA rank, d adapter size, E experts on this rank.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <tuple>
@@ -119,6 +120,9 @@ class ModelParameters {
   [[nodiscard]] const Tensor& flat_grad(ReplicaGroup group) const {
     return flat_grad_[static_cast<int>(group)];
   }
+  // Of those, what belongs to layers [begin, end), and what belongs to none; [1, n].
+  [[nodiscard]] Tensor layer_grads(ReplicaGroup group, int64_t begin, int64_t end) const;
+  [[nodiscard]] Tensor other_grads(ReplicaGroup group) const;
   [[nodiscard]] int64_t trained_elements() const;  // of this rank
   // Bytes of the frozen values of this rank (what tp divides) and of its adapters (what ep divides).
   [[nodiscard]] int64_t frozen_bytes() const;
@@ -133,7 +137,9 @@ class ModelParameters {
  private:
   friend class ParameterBuilder;
   std::vector<Parameter> all_;
+  std::vector<size_t> first_of_layer_;  // in all_
   Tensor flat_grad_[kReplicaGroups];
+  std::array<std::vector<int64_t>, kReplicaGroups> layer_begin_;  // [layers + 1] in the flat gradients
 };
 
 }  // namespace pesc

@@ -1,6 +1,7 @@
 // What every module's forward and backward need to know about the pass they are in.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "model/activations.h"
@@ -14,17 +15,32 @@ namespace pesc {
 
 enum class PassKind { kTrain, kEval };  // kEval: no dropout, and nothing is needed for a backward
 
+// What orders the token exchange, on stream.communication(), and the computation: for every chunk the points
+// where its f is there, where rows have arrived, and where what the adapters returned has been added up at
+// home. The scratch is the exchange's alone.
+struct ExchangeLane {
+  Arena& scratch;
+  StreamMark routed;
+  std::array<StreamMark, kMaxChunks> ready, arrived, combined;
+};
+
 struct Pass {
   Stream& stream;
   const TensorParallel& tp;
   const Workspace& ws;
   Arena& scratch;
+  ExchangeLane& lane;
   const ModelConfig& model;
   const PescConfig& pesc;
   const Batch& batch;
   PassKind kind = PassKind::kTrain;
   uint64_t seed = 0;  // of the dropout masks
   uint32_t step = 0;  // optimizer step
+
+  // The same pass over a part of its batch, which must outlive it.
+  [[nodiscard]] Pass over(const Batch& part) const {
+    return {stream, tp, ws, scratch, lane, model, pesc, part, kind, seed, step};
+  }
 
   // The mask of an input whose rows are this rank's slice of the tokens, or all of them.
   [[nodiscard]] Dropout slice_dropout(int64_t layer, DropoutSite site) const {

@@ -1,5 +1,7 @@
 #include "model/pesc_moe.h"
 
+#include <algorithm>
+
 #include "ops/adapter.h"
 #include "ops/reduce.h"
 #include "ops/router.h"
@@ -32,25 +34,97 @@ AdapterForward adapter_args(const Pass& pass, const MoeParameters& p, const Roun
           r.hidden,       out};
 }
 
-// Where the rows of a round live: those of the only round are kept for the backward, those of several are
-// not.
-Round round_of(const Pass& pass, const ExpertExchange& exchange, const MoeSaved& saved, int round) {
-  const bool kept = saved.plan.rounds == 1;
-  Round r;
-  r.groups = kept ? saved.groups : exchange.groups(saved.plan, round);
-  const int64_t rows = round_rows(saved.plan, round, exchange.size());
-  r.f = (kept ? saved.received : pass.ws.received).row_range(0, rows);
-  r.weights = (kept ? saved.received_weights : pass.ws.received_weights).row_range(0, rows);
-  r.hidden = (kept ? saved.hidden : pass.ws.hidden).row_range(0, assignments(r.groups));
-  return r;
-}
+// One round of the exchange of one chunk: its rows at home and where they live on the expert rank. Those of
+// the only round are kept for the backward, those of several are not.
+class Trip {
+ public:
+  Trip(const Pass& pass, const ExpertExchange& exchange, std::span<const BatchChunk> chunks,
+       const MoeSaved& saved, size_t c, int round)
+      : pass_(pass),
+        exchange_(exchange),
+        saved_(saved),
+        chunk_(saved.chunks[c]),
+        begin_(chunks[c].rows.begin),
+        tokens_(chunks[c].batch.slice_real),
+        first_(static_cast<int64_t>(c) * exchange.capacity()),
+        rows_(round_rows(chunk_.plan, round, exchange.size())),
+        round_(round) {
+    const int64_t most = exchange.capacity() * std::min(pass.pesc.moe.top_k, exchange.local_experts());
+    first_assignment_ = static_cast<int64_t>(c) * most;
+  }
 
-void send_round(const Pass& pass, const ExpertExchange& exchange, const MoeSaved& saved, int round,
-                const Round& r) {
-  const int64_t n = pass.batch.slice_real;
-  exchange.dispatch(pass.stream, saved.plan, round, saved.f.row_range(0, n), r.f, pass.scratch);
-  exchange.dispatch_slots(pass.stream, saved.plan, round, saved.weights.row_range(0, n), r.weights,
-                          pass.scratch);
+  [[nodiscard]] bool kept() const { return chunk_.plan.rounds == 1; }
+  [[nodiscard]] Tensor received(const Tensor& buffer) const {
+    return buffer.row_range(first_, first_ + rows_);
+  }
+  [[nodiscard]] Round round() const {
+    Round r;
+    r.groups = kept() ? chunk_.groups : exchange_.groups(chunk_.plan, round_);
+    r.f = f();
+    r.weights = weights();
+    const Tensor& hidden = kept() ? saved_.hidden : pass_.ws.hidden;
+    r.hidden = hidden.row_range(first_assignment_, first_assignment_ + assignments(r.groups));
+    return r;
+  }
+
+  void send_rows() const { dispatch(saved_.f, f()); }
+  void send_weights() const {
+    exchange_.dispatch_slots(lane(), chunk_.plan, round_, home(saved_.weights), weights(), scratch());
+  }
+  void send_gradient(const Tensor& dy) const {
+    if (!kept()) {  // the rows of several rounds were not kept: they come again
+      send_rows();
+      send_weights();
+    }
+    dispatch(dy, received(pass_.ws.received2));
+  }
+  // What the adapters wrote to ws.received_out is added to `to` [S, H] at home.
+  void return_rows(const Tensor& to) const {
+    exchange_.combine(lane(), chunk_.plan, round_, received(pass_.ws.received_out), home(to), scratch());
+  }
+  void return_weight_gradients() const {
+    exchange_.combine_slots(lane(), chunk_.plan, round_, received(pass_.ws.received_dweights),
+                            home(pass_.ws.dweights), scratch());
+  }
+
+ private:
+  [[nodiscard]] Stream& lane() const { return pass_.stream.communication(); }
+  [[nodiscard]] Arena& scratch() const { return pass_.lane.scratch; }
+  [[nodiscard]] Tensor home(const Tensor& slice) const { return slice.row_range(begin_, begin_ + tokens_); }
+  [[nodiscard]] Tensor f() const { return received(kept() ? saved_.received : pass_.ws.received); }
+  [[nodiscard]] Tensor weights() const {
+    return received(kept() ? saved_.received_weights : pass_.ws.received_weights);
+  }
+  void dispatch(const Tensor& slice, const Tensor& out) const {
+    exchange_.dispatch(lane(), chunk_.plan, round_, home(slice), out, scratch());
+  }
+
+  const Pass& pass_;
+  const ExpertExchange& exchange_;
+  const MoeSaved& saved_;
+  const MoeSaved::Chunk& chunk_;
+  int64_t begin_, tokens_;                   // at home
+  int64_t first_, first_assignment_, rows_;  // on the expert rank
+  int round_;
+};
+
+// Calls work(c, trip, next) for all rounds of all chunks, in the order of all ranks; `next` is the trip that
+// takes the same memory afterwards, or null.
+template <class Work>
+void for_trips(const Pass& pass, const ExpertExchange& exchange, std::span<const BatchChunk> chunks,
+               const MoeSaved& saved, Work&& work) {
+  for (size_t c = 0; c < chunks.size(); ++c) {
+    const int rounds = saved.chunks[c].plan.rounds;
+    for (int round = 0; round < rounds; ++round) {
+      const Trip trip(pass, exchange, chunks, saved, c, round);
+      if (round + 1 == rounds) {
+        work(c, trip, static_cast<const Trip*>(nullptr));
+      } else {
+        const Trip next(pass, exchange, chunks, saved, c, round + 1);
+        work(c, trip, &next);
+      }
+    }
+  }
 }
 
 }  // namespace
@@ -72,78 +146,122 @@ void moe_route(const Pass& pass, int64_t layer, const MoeParameters& p, const Te
                   saved.weights.row_range(0, n), stats, routing},
                  pass.scratch);
   start_host_copy(s, experts);
+  pass.lane.routed.set(s);
 }
 
-void moe_prepare(const Pass& pass, int64_t layer, const ExpertExchange& exchange, RoutingTape* tape,
-                 MoeSaved& saved) {
+void moe_residual(const Pass& pass, int64_t layer, size_t c, const BatchChunk& chunk, const Tensor& x,
+                  const Tensor& y, const MoeSaved& saved) {
+  const PhaseScope phase(pass.stream, Phase::kAdapters);
+  const auto mine = [&chunk](const Tensor& t) { return t.row_range(chunk.rows.begin, chunk.rows.end); };
+  dropout_residual(pass.stream, pass.over(chunk.batch).slice_dropout(layer, DropoutSite::kAdapter), mine(x),
+                   mine(saved.f), mine(y));
+  pass.lane.ready[c].set(pass.stream);
+}
+
+void moe_prepare(const Pass& pass, int64_t layer, const ExpertExchange& exchange,
+                 std::span<const BatchChunk> chunks, RoutingTape* tape, MoeSaved& saved) {
   const int64_t n = pass.batch.slice_real;
   const int64_t k = pass.pesc.moe.top_k;
   saved.chosen.resize(static_cast<size_t>(n * k));
   finish_host_copy(pass.stream, saved.experts.row_range(0, n), saved.chosen.data());
   if (tape != nullptr) tape->record(pass.batch, layer, saved.chosen);
-  saved.plan = exchange.prepare(pass.stream, tensor_of(saved.chosen.data(), n, k));
-  if (saved.plan.rounds == 1) saved.groups = exchange.groups(saved.plan, 0);
+  for (size_t c = 0; c < chunks.size(); ++c) {
+    MoeSaved::Chunk& chunk = saved.chunks[c];
+    int32_t* chosen = saved.chosen.data() + std::min(chunks[c].rows.begin, n) * k;
+    chunk.plan = exchange.prepare(pass.stream, tensor_of(chosen, chunks[c].batch.slice_real, k));
+    if (chunk.plan.rounds == 1) chunk.groups = exchange.groups(chunk.plan, 0);
+  }
 }
 
-void moe_forward(const Pass& pass, int64_t layer, const MoeParameters& p, const ExpertExchange& exchange,
-                 const Tensor& x, const Tensor& y, MoeSaved& saved) {
+void moe_forward(const Pass& pass, const MoeParameters& p, const ExpertExchange& exchange,
+                 std::span<const BatchChunk> chunks, const Tensor& y, MoeSaved& saved) {
   Stream& s = pass.stream;
   const PhaseScope phase(s, Phase::kAdapters);
-  const int64_t n = pass.batch.slice_real;
-  const Tensor f = saved.f.row_range(0, pass.batch.slice);
-  dropout_residual(s, pass.slice_dropout(layer, DropoutSite::kAdapter), x, f, y);
   if (exchange.size() == 1) {
-    const Round r{saved.groups, f.row_range(0, n), saved.weights.row_range(0, n),
-                  saved.hidden.row_range(0, assignments(saved.groups))};
-    adapter_forward(s, adapter_args(pass, p, r, y.row_range(0, n)), pass.scratch);
-    return;
+    const int64_t n = pass.batch.slice_real;
+    const ExpertGroups& groups = saved.chunks[0].groups;
+    const Round r{groups, saved.f.row_range(0, n), saved.weights.row_range(0, n),
+                  saved.hidden.row_range(0, assignments(groups))};
+    return adapter_forward(s, adapter_args(pass, p, r, y.row_range(0, n)), pass.scratch);
   }
-  for (int round = 0; round < saved.plan.rounds; ++round) {
-    const Round r = round_of(pass, exchange, saved, round);
-    send_round(pass, exchange, saved, round, r);
-    const Tensor out = pass.ws.received_out.row_range(0, r.f.rows);
+  Stream& lane = s.communication();
+  const auto first = [&](size_t c) { return Trip(pass, exchange, chunks, saved, c, 0); };
+  pass.lane.routed.hold(lane);
+  for (size_t c = 0; c < chunks.size(); ++c) first(c).send_weights();
+  for (size_t c = 0; c < chunks.size(); ++c) {
+    pass.lane.ready[c].hold(lane);
+    first(c).send_rows();
+    pass.lane.arrived[c].set(lane);
+  }
+  for_trips(pass, exchange, chunks, saved, [&](size_t c, const Trip& trip, const Trip* next) {
+    pass.lane.arrived[c].hold(s);
+    const Tensor out = trip.received(pass.ws.received_out);
     fill_zero(s, out);
-    adapter_forward(s, adapter_args(pass, p, r, out), pass.scratch);
-    exchange.combine(s, saved.plan, round, out, y.row_range(0, n), pass.scratch);
+    adapter_forward(s, adapter_args(pass, p, trip.round(), out), pass.scratch);
+    lane.follow(s);
+    trip.return_rows(y);
+    if (next == nullptr) return;
+    next->send_weights();
+    next->send_rows();
+    pass.lane.arrived[c].set(lane);
+  });
+  s.follow(lane);
+}
+
+void moe_send_gradient(const Pass& pass, const ExpertExchange& exchange, std::span<const BatchChunk> chunks,
+                       const Tensor& dy, const MoeSaved& saved) {
+  if (exchange.size() == 1) return;
+  Stream& lane = pass.stream.communication();
+  lane.follow(pass.stream);
+  for (size_t c = 0; c < chunks.size(); ++c) {
+    Trip(pass, exchange, chunks, saved, c, 0).send_gradient(dy);
+    pass.lane.arrived[c].set(lane);
   }
 }
 
-void moe_backward(const Pass& pass, int64_t layer, const MoeParameters& p, const ExpertExchange& exchange,
-                  const Tensor& dy, const Tensor& df, const MoeSaved& saved) {
+void moe_backward(const Pass& pass, const MoeParameters& p, const ExpertExchange& exchange,
+                  std::span<const BatchChunk> chunks, const Tensor& dy, const MoeSaved& saved) {
   Stream& s = pass.stream;
   const PhaseScope phase(s, Phase::kAdapters);
   const int64_t n = pass.batch.slice_real;
-  const Tensor dweights = pass.ws.dweights.row_range(0, n);
   const Tensor delta = pass.ws.delta.row_range(0, pass.batch.slice);
   const float scale = static_cast<float>(pass.pesc.moe.scale);
   if (exchange.size() == 1) {
+    const ExpertGroups& groups = saved.chunks[0].groups;
     fill_zero(s, delta.row_range(n, delta.rows));
-    adapter_backward(s,
-                     {view(saved.groups), saved.f.row_range(0, n), saved.weights.row_range(0, n), p.down,
-                      p.up, scale, saved.hidden.row_range(0, assignments(saved.groups)), dy.row_range(0, n),
-                      delta.row_range(0, n), dweights, p.ddown, p.dup},
-                     pass.scratch);
-  } else {
-    fill_zero(s, delta);
-    for (int round = 0; round < saved.plan.rounds; ++round) {
-      const Round r = round_of(pass, exchange, saved, round);
-      if (saved.plan.rounds > 1) {  // the rows of several rounds were not kept: they come again
-        send_round(pass, exchange, saved, round, r);
-        adapter_hidden(s, adapter_args(pass, p, r, {}), pass.scratch);
-      }
-      const Tensor dout = pass.ws.received2.row_range(0, r.f.rows);
-      const Tensor drows = pass.ws.received_out.row_range(0, r.f.rows);
-      const Tensor dslots = pass.ws.received_dweights.row_range(0, r.f.rows);
-      exchange.dispatch(s, saved.plan, round, dy.row_range(0, n), dout, pass.scratch);
-      adapter_backward(s,
-                       {view(r.groups), r.f, r.weights, p.down, p.up, scale, r.hidden, dout, drows, dslots,
-                        p.ddown, p.dup},
-                       pass.scratch);
-      exchange.combine(s, saved.plan, round, drows, delta.row_range(0, n), pass.scratch);
-      exchange.combine_slots(s, saved.plan, round, dslots, dweights, pass.scratch);
-    }
+    return adapter_backward(s,
+                            {view(groups), saved.f.row_range(0, n), saved.weights.row_range(0, n), p.down,
+                             p.up, scale, saved.hidden.row_range(0, assignments(groups)), dy.row_range(0, n),
+                             delta.row_range(0, n), pass.ws.dweights.row_range(0, n), p.ddown, p.dup},
+                            pass.scratch);
   }
-  dropout_sum(s, pass.slice_dropout(layer, DropoutSite::kAdapter), delta, dy, df);
+  Stream& lane = s.communication();
+  fill_zero(s, delta);
+  for_trips(pass, exchange, chunks, saved, [&](size_t c, const Trip& trip, const Trip* next) {
+    pass.lane.arrived[c].hold(s);
+    const Round r = trip.round();
+    if (!trip.kept()) adapter_hidden(s, adapter_args(pass, p, r, {}), pass.scratch);
+    adapter_backward(
+        s,
+        {view(r.groups), r.f, r.weights, p.down, p.up, scale, r.hidden, trip.received(pass.ws.received2),
+         trip.received(pass.ws.received_out), trip.received(pass.ws.received_dweights), p.ddown, p.dup},
+        pass.scratch);
+    lane.follow(s);
+    trip.return_rows(delta);
+    trip.return_weight_gradients();
+    if (next == nullptr) return pass.lane.combined[c].set(lane);
+    next->send_gradient(dy);
+    pass.lane.arrived[c].set(lane);
+  });
+}
+
+void moe_input_gradient(const Pass& pass, int64_t layer, size_t c, const BatchChunk& chunk, const Tensor& dy,
+                        const Tensor& df) {
+  const PhaseScope phase(pass.stream, Phase::kAdapters);
+  pass.lane.combined[c].hold(pass.stream);
+  const auto mine = [&chunk](const Tensor& t) { return t.row_range(chunk.rows.begin, chunk.rows.end); };
+  dropout_sum(pass.stream, pass.over(chunk.batch).slice_dropout(layer, DropoutSite::kAdapter),
+              mine(pass.ws.delta), mine(dy), df);
 }
 
 RouterTerm moe_route_backward(const Pass& pass, const MoeParameters& p, const Tensor& x,

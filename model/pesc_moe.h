@@ -3,6 +3,8 @@
 // the weighted sums of adapter outputs come back. With one rank per expert group nothing is copied or sent.
 #pragma once
 
+#include <span>
+
 #include "model/parameters.h"
 #include "model/pass.h"
 #include "ops/router.h"
@@ -24,20 +26,31 @@ class RoutingTape {
 // the host.
 void moe_route(const Pass& pass, int64_t layer, const MoeParameters& p, const Tensor& x, const Tensor& stats,
                RoutingTape* tape, MoeSaved& saved);
+// After the FFN of chunk c of the slice: its rows of saved.f hold f and become the masked f, and those of y
+// [S, H] are written: x + f.
+void moe_residual(const Pass& pass, int64_t layer, size_t c, const BatchChunk& chunk, const Tensor& x,
+                  const Tensor& y, const MoeSaved& saved);
 // Once the FFN is enqueued, which hides the wait: the choice is on the host, and the ranks of the expert
-// group agree on the exchange.
-void moe_prepare(const Pass& pass, int64_t layer, const ExpertExchange& exchange, RoutingTape* tape,
-                 MoeSaved& saved);
-// After the FFN: saved.f holds f; y [S, H] = x + f + sum w A(dropout(f)), written. saved.f becomes the masked
-// f.
-void moe_forward(const Pass& pass, int64_t layer, const MoeParameters& p, const ExpertExchange& exchange,
-                 const Tensor& x, const Tensor& y, MoeSaved& saved);
-// dy [S, H] is the gradient of y -> df [S, H] written: dy + mask * (the adapters' input gradient);
-// ws.dweights written.
-void moe_backward(const Pass& pass, int64_t layer, const MoeParameters& p, const ExpertExchange& exchange,
-                  const Tensor& dy, const Tensor& df, const MoeSaved& saved);
+// group agree on the exchange of every chunk.
+void moe_prepare(const Pass& pass, int64_t layer, const ExpertExchange& exchange,
+                 std::span<const BatchChunk> chunks, RoutingTape* tape, MoeSaved& saved);
+// y [S, H] += sum w A(masked f). The rows of a chunk travel as soon as they are there: under the FFN of the
+// next, and back under the adapters of the next.
+void moe_forward(const Pass& pass, const MoeParameters& p, const ExpertExchange& exchange,
+                 std::span<const BatchChunk> chunks, const Tensor& y, MoeSaved& saved);
+
+// The backward. dy [S, H] is the gradient of y, and stays as it is until the last of these. First the rows of
+// dy start to travel,
+void moe_send_gradient(const Pass& pass, const ExpertExchange& exchange, std::span<const BatchChunk> chunks,
+                       const Tensor& dy, const MoeSaved& saved);
+// then the adapters' backward: what it gives starts to travel back, to ws.delta and ws.dweights,
+void moe_backward(const Pass& pass, const MoeParameters& p, const ExpertExchange& exchange,
+                  std::span<const BatchChunk> chunks, const Tensor& dy, const MoeSaved& saved);
+// and chunk by chunk df [rows, H] is written, contiguous: dy + mask * (the adapters' input gradient).
+void moe_input_gradient(const Pass& pass, int64_t layer, size_t c, const BatchChunk& chunk, const Tensor& dy,
+                        const Tensor& df);
 // The router's backward from ws.dweights and the balance gradient [1, E], but for the gradient of x, which is
-// the term that it returns. Uses ws.dlogits.
+// the term that it returns. After moe_input_gradient of all chunks. Uses ws.dlogits.
 [[nodiscard]] RouterTerm moe_route_backward(const Pass& pass, const MoeParameters& p, const Tensor& x,
                                             const Tensor& balance_grad, const MoeSaved& saved);
 

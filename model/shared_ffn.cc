@@ -4,8 +4,19 @@
 
 namespace pesc {
 
+LayerSaved ffn_rows(const LayerSaved& saved, const BatchChunk& chunk) {
+  const Range& rows = chunk.rows;
+  const int64_t tp = rows.size() == 0 ? 1 : chunk.batch.padded / rows.size();
+  LayerSaved some;
+  some.gate_up = saved.gate_up.row_range(rows.begin * tp, rows.end * tp);
+  some.a_gate_up = saved.a_gate_up.row_range(rows.begin * tp, rows.end * tp);
+  some.a_down = saved.a_down.row_range(rows.begin, rows.end);
+  return some;
+}
+
 void shared_ffn_forward(const Pass& pass, int64_t layer, const LayerParameters& p, const LayerSaved& saved,
-                        const Beside& x, const Tensor& dropped, const Tensor& residual, const Tensor& f) {
+                        const Beside& x, const Tensor& dropped, const Tensor& residual, const Tensor& f,
+                        const Meanwhile& meanwhile) {
   const Batch& b = pass.batch;
   const Tensor gate_up = saved.gate_up.row_range(0, b.padded);
   const int64_t columns = p.down.weight.cols;
@@ -13,7 +24,7 @@ void shared_ffn_forward(const Pass& pass, int64_t layer, const LayerParameters& 
   const Dropout mask = pass.full_dropout(layer, DropoutSite::kDown, p.down.column0);
   const Tensor second =
       drops(p.down.lora_columns(), mask) ? pass.ws.wide.leading(b.padded, columns) : Tensor{};
-  column_forward(pass, p.gate_up, x, dropped, gate_up, saved.a_gate_up.row_range(0, b.padded));
+  column_forward(pass, p.gate_up, x, dropped, gate_up, saved.a_gate_up.row_range(0, b.padded), meanwhile);
   swiglu_forward(pass.stream, gate_up, h.x, {mask, second});
   row_forward(pass, p.down, h, second.cols > 0 ? second : h.x, residual, f,
               saved.a_down.row_range(0, b.slice));

@@ -1,9 +1,11 @@
 // Collectives over a group of ranks. Implementations: mpi (host memory), nccl (device memory).
 //
-// Every call is enqueued on `stream` by the one host thread that uses the communicator, in the same order on
-// all ranks; on the CPU it is complete when it returns. Buffers are contiguous. Sums are taken in rank order
-// in the dtype of the tensor, so that results are the same on every rank and from run to run. A group of one
-// rank sends nothing.
+// Every call is enqueued by the one host thread that uses the communicator, in the same order on all ranks,
+// on stream.communication(), after what `stream` holds, and what `stream` is given next comes after it.
+// Called with the communication stream itself it runs beside the other's work, and the caller orders the two.
+// On the CPU it is complete when it returns. Buffers are contiguous. Sums are taken in rank order in the
+// dtype of the tensor, so that results are the same on every rank and from run to run. A group of one rank
+// sends nothing.
 #pragma once
 
 #include <cstdint>

@@ -310,18 +310,21 @@ void ExpertExchange::combine_slots(Stream& stream, const ExchangePlan& plan, int
   gather_rows(stream, source, index_tensor(stream, index, scratch), out.reshaped(slots, 1));
 }
 
-int64_t ExpertExchange::scratch_bytes(int64_t tokens, int64_t cols) const {
-  if (size() == 1) return 0;
-  const int64_t pairs = tokens * std::min<int64_t>(top_k_, size());
-  const int64_t slots = tokens * top_k_;
+int64_t ExpertExchange::scratch_bytes(int ep, int64_t top_k, int64_t tokens, int64_t cols, DType type) {
+  if (ep == 1) return 0;
+  const int64_t pairs = tokens * std::min<int64_t>(top_k, ep);
+  const int64_t slots = tokens * top_k;
   Arena rows = Arena::planning("exchange rows");
   (void)rows.allocate(1, pairs, DType::kI32);
-  (void)rows.allocate(pairs, cols);
-  Arena values = Arena::planning("exchange slots");
-  (void)values.allocate(1, std::max(pairs * top_k_, slots), DType::kI32);
-  (void)values.allocate(slots + 1, 1);
-  (void)values.allocate(pairs, top_k_);
-  return std::max(rows.used(), values.used());
+  (void)rows.allocate(pairs, cols, type);
+  Arena there = Arena::planning("exchange slots, there");
+  (void)there.allocate(slots + 1, 1);
+  (void)there.allocate(pairs, top_k);
+  (void)there.allocate(1, pairs * top_k, DType::kI32);
+  Arena back = Arena::planning("exchange slots, back");
+  (void)back.allocate(pairs * top_k + slots, 1);
+  (void)back.allocate(1, slots, DType::kI32);
+  return std::max({rows.used(), there.used(), back.used()});
 }
 
 }  // namespace pesc

@@ -72,8 +72,9 @@ class ExpertExchange {
   [[nodiscard]] int64_t capacity() const { return capacity_; }
   [[nodiscard]] int64_t local_experts() const { return local_experts_; }
   [[nodiscard]] int size() const { return ep_.size(); }
-  // Scratch bytes that any of the calls above may need for T tokens of c columns.
-  [[nodiscard]] int64_t scratch_bytes(int64_t tokens, int64_t cols) const;
+  // Scratch bytes that any of the calls above may need for T tokens of c columns of `rows`.
+  [[nodiscard]] static int64_t scratch_bytes(int ep, int64_t top_k, int64_t tokens, int64_t cols,
+                                             DType rows = DType::kF32);
 
  private:
   Communicator& ep_;

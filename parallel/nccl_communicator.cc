@@ -1,5 +1,7 @@
-// The nccl communicator: device collectives on the caller's stream, host collectives over MPI. Communicators
-// are nonblocking, so that every wait can be bounded and named (NcclFlight).
+// The nccl communicator: device collectives on the communication stream of the caller's, host collectives
+// over MPI. On one stream no two operations of a rank are ever in flight beside each other, whatever their
+// communicators: in different orders on different ranks they could wait for each other. Communicators are
+// nonblocking, so that every wait can be bounded and named (NcclFlight).
 //
 // Results are the same from run to run: the algorithm (ring) and the protocol are pinned, NVLS is off, and
 // each sum is taken in the order of the ring, which is a function of the machine; it is the same on all
@@ -232,18 +234,18 @@ class NcclCommunicator final : public Communicator {
   void enqueue(Stream& stream, const char* operation, int64_t bytes, Call call) {
     PESC_CHECK(!setup_.flight->aborted(), operation, " on '", name(), "' after NCCL was ended");
     if (peer_.comm == nullptr) connect();
-    if (watched_ != &stream.queue()) {
-      watched_ = &stream.queue();
-      cuda::watch(*watched_, setup_.flight);
-    }
-    setup_.flight->settle(peer_, call(cuda::stream_of(stream)), operation);
-    setup_.flight->enqueued(stream, peer_, operation, bytes);
+    Stream& lane = stream.communication();
+    for (const Stream* s : {&stream, &lane})
+      if (s->queue().watcher != setup_.flight) cuda::watch(s->queue(), setup_.flight);
+    lane.follow(stream);
+    setup_.flight->settle(peer_, call(cuda::stream_of(lane)), operation);
+    setup_.flight->enqueued(lane, peer_, operation, bytes);
+    stream.follow(lane);
   }
 
   std::unique_ptr<Communicator> host_;
   Setup setup_;
   NcclPeer peer_;
-  cuda::Queue* watched_ = nullptr;
   int64_t bytes_sent_ = 0;
 };
 

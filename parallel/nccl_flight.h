@@ -63,7 +63,7 @@ class NcclFlight final : public cuda::Watcher {
   int rank_;
   std::function<double()> wait_limit_;
   std::vector<const NcclPeer*> peers_;
-  std::deque<Operation> operations_;  // in the order of the stream
+  std::deque<Operation> operations_;  // in the order of the communication stream
   std::vector<cudaEvent_t> spare_;
   bool aborted_ = false;
 };

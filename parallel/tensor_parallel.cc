@@ -13,20 +13,40 @@ void check_shapes(const Tensor& slice, const Tensor& all, int size) {
 
 }  // namespace
 
-Tensor TensorParallel::gather(Stream& stream, const Tensor& slice, const Tensor& out) const {
+Tensor TensorParallel::start_gather(Stream& stream, const Tensor& slice, const Tensor& out) const {
   if (size() == 1) return slice;
   check_shapes(slice, out, size());
-  const PhaseScope phase(stream, Phase::kCommunication);
-  tp_.all_gather(stream, slice, out);
+  Stream& lane = stream.communication();
+  const PhaseScope phase(lane, Phase::kCommunication);
+  lane.follow(stream);
+  tp_.all_gather(lane, slice, out);
   return out;
 }
 
-Tensor TensorParallel::reduce_scatter(Stream& stream, const Tensor& partial, const Tensor& out) const {
+Tensor TensorParallel::start_reduce_scatter(Stream& stream, const Tensor& partial, const Tensor& out) const {
   if (size() == 1) return partial;
   check_shapes(out, partial, size());
-  const PhaseScope phase(stream, Phase::kCommunication);
-  tp_.reduce_scatter(stream, partial, out);
+  Stream& lane = stream.communication();
+  const PhaseScope phase(lane, Phase::kCommunication);
+  lane.follow(stream);
+  tp_.reduce_scatter(lane, partial, out);
   return out;
+}
+
+void TensorParallel::finish(Stream& stream) const {
+  if (size() > 1) stream.follow(stream.communication());
+}
+
+Tensor TensorParallel::gather(Stream& stream, const Tensor& slice, const Tensor& out) const {
+  const Tensor all = start_gather(stream, slice, out);
+  finish(stream);
+  return all;
+}
+
+Tensor TensorParallel::reduce_scatter(Stream& stream, const Tensor& partial, const Tensor& out) const {
+  const Tensor own = start_reduce_scatter(stream, partial, out);
+  finish(stream);
+  return own;
 }
 
 }  // namespace pesc

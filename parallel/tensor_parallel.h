@@ -25,6 +25,12 @@ class TensorParallel {
   // when tp = 1, else `out`.
   Tensor reduce_scatter(Stream& stream, const Tensor& partial, const Tensor& out) const;
 
+  // The same, begun: they run under what the stream is given next, up to finish(stream). Their input and
+  // output must stay as they are until then.
+  Tensor start_gather(Stream& stream, const Tensor& slice, const Tensor& out) const;
+  Tensor start_reduce_scatter(Stream& stream, const Tensor& partial, const Tensor& out) const;
+  void finish(Stream& stream) const;
+
  private:
   Communicator& tp_;
 };

@@ -62,6 +62,9 @@ std::unique_ptr<Decoder> make_decoder(Job& job, int64_t rows, int64_t sequence, 
   o.capacity.max_tokens = split_range(rows, mesh.dp(), 0).size() * sequence;
   o.capacity.max_sequence = sequence;
   o.capacity.exchange_headroom = job.config.parallel.exchange_headroom;
+  o.overlap = job.config.parallel.overlap;
+  if (purpose == Purpose::kTraining)
+    o.capacity.exchange_chunks = job.config.parallel.chunks(job.config.pesc, mesh, o.capacity.max_tokens);
   o.max_positions = sequence;
   o.cache_slots = cache_slots;
   o.purpose = purpose;

@@ -20,22 +20,67 @@ double LearningRate::at(int64_t step) const {
   return lr * (min_ratio + (1.0 - min_ratio) * falling);
 }
 
-double reduce_gradients(Decoder& decoder, Communicator& world, const GradientReduction& reduction) {
-  Stream& s = decoder.stream();
+namespace {
+
+// All layers are of one size, the same on all ranks.
+int64_t layers_of(int64_t piece_bytes, const ModelParameters& p) {
+  int64_t bytes = 0;
+  for (int g = 0; g < kReplicaGroups; ++g) bytes += p.layer_grads(static_cast<ReplicaGroup>(g), 0, 1).bytes();
+  bytes = std::max<int64_t>(bytes, 1);
+  return std::max<int64_t>(1, (piece_bytes + bytes - 1) / bytes);
+}
+
+}  // namespace
+
+GradientSum::GradientSum(Decoder& decoder, const GradientReduction& reduction, Reduce when,
+                         int64_t piece_bytes)
+    : decoder_(decoder),
+      reduction_(reduction),
+      when_(when),
+      piece_(layers_of(piece_bytes, decoder.parameters())),
+      left_(decoder.model().layers) {}
+
+Decoder::LayerDone GradientSum::behind_layers() {
+  if (when_ == Reduce::kAtEnd) return {};
+  return [this](int64_t layer) {
+    if (layer != 0 && left_ - layer < piece_) return;
+    reduce_layers(layer, left_);
+    left_ = layer;
+  };
+}
+
+void GradientSum::reduce_layers(int64_t begin, int64_t end) {
+  Stream& lane = decoder_.stream().communication();
+  lane.follow(decoder_.stream());
+  for (int g = 0; g < kReplicaGroups; ++g) {
+    const auto group = static_cast<ReplicaGroup>(g);
+    reduction_.reduce(lane, group, decoder_.parameters().layer_grads(group, begin, end));
+  }
+}
+
+double GradientSum::finish(Communicator& world) {
+  Stream& s = decoder_.stream();
   const PhaseScope phase(s, Phase::kOptimizer);
-  const Tensor sum = decoder.scalar();
+  for (; left_ > 0; left_ -= std::min(left_, piece_))
+    reduce_layers(std::max<int64_t>(0, left_ - piece_), left_);
+  s.follow(s.communication());
+  const Tensor sum = decoder_.scalar();
   fill_zero(s, sum);
   for (int g = 0; g < kReplicaGroups; ++g) {
     const auto group = static_cast<ReplicaGroup>(g);
-    const Tensor& flat = decoder.parameters().flat_grad(group);
+    const Tensor& flat = decoder_.parameters().flat_grad(group);
     if (flat.cols == 0) continue;
-    reduction.reduce(s, group, flat);
-    if (reduction.replica(group) == 0) sum_squares(s, flat, sum);
+    reduction_.reduce(s, group, decoder_.parameters().other_grads(group));
+    if (reduction_.replica(group) == 0) sum_squares(s, flat, sum);
   }
   world.all_reduce_sum(s, sum);
   double squares = 0;
   copy_to_host(s, sum, &squares);
   return std::sqrt(squares);
+}
+
+double reduce_gradients(Decoder& decoder, Communicator& world, const GradientReduction& reduction) {
+  return GradientSum(decoder, reduction, Reduce::kAtEnd).finish(world);
 }
 
 namespace {

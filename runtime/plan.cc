@@ -42,6 +42,7 @@ DecoderOptions decoder_options(const ExperimentConfig& c, const Mesh& mesh) {
   o.capacity.max_tokens = split_range(c.train.micro_batch, mesh.dp(), 0).size() * c.train.seq_len;
   o.capacity.max_sequence = c.train.seq_len;
   o.capacity.exchange_headroom = c.parallel.exchange_headroom;
+  o.capacity.exchange_chunks = c.parallel.chunks(c.pesc, mesh, o.capacity.max_tokens);
   o.max_positions = c.train.seq_len;
   o.compute = c.train.compute;
   return o;
@@ -185,9 +186,15 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
               {"tensor-parallel gathers", 0, 0, tp_bytes(t), 0},
               {"token exchange", 0, 0, p.exchanged_per_token * t.per_rank, 0},
               {"gradient reduction", 0, 0, reduced, 0}};
+  const bool overlaps = c.parallel.device == DeviceKind::kCuda && c.parallel.overlap == Overlap::kOn;
+  const int chunks = c.parallel.chunks(c.pesc, mesh, decoder_options(c, mesh).capacity.max_tokens);
   for (PlanPhase& phase : p.phases) {
     const double rate = phase.name == "attention" ? rates.attention : rates.gemm;
-    phase.seconds = std::max({phase.flops / rate, phase.bytes / rates.memory, phase.sent / rates.link});
+    double exposed = 1;
+    if (overlaps && phase.name == "token exchange") exposed = 1.0 / chunks;
+    if (overlaps && phase.name == "gradient reduction") exposed = 1.0 / t.layers;
+    phase.seconds =
+        std::max({phase.flops / rate, phase.bytes / rates.memory, exposed * phase.sent / rates.link});
     p.seconds += phase.seconds;
   }
   p.light_seconds = p.flops / (rates.gemm * world);

@@ -2,7 +2,9 @@
 // bytes that travel, and the time of a step from stated rates.
 //
 // The time is a sum of phases, each the larger of FLOP over a rate of arithmetic and bytes over a rate of
-// memory or of the links, nothing overlapping. Experts are taken as balanced, rows as full.
+// memory or of the links. Where collectives overlap (parallel.overlap on CUDA), the gradients of all layers
+// but the last are taken as summed behind the backward, and half of an exchange in two chunks as hidden by
+// the FFN. Experts are taken as balanced, rows as full.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +33,7 @@ struct PlanPhase {
   double flops = 0;    // of one rank and step
   double bytes = 0;    // of device memory
   double sent = 0;     // by one rank
-  double seconds = 0;  // from the rates
+  double seconds = 0;  // from the rates: what of it nothing else hides
 };
 
 struct Plan {

@@ -91,6 +91,11 @@ StepOutput TrainingStep::run(const StepInput& input, const BeforeUpdate& before_
   }
   counts.tag_tokens.resize(tags_.size());
   decoder_.zero_gradients();
+  // What is poisoned stays so whatever is added.
+  if (const float value = in_gradient(input.poison); value != 0) poison_gradient(decoder_, value);
+  // Over MPI a sum is complete when its call returns, and has nothing to hide behind.
+  const bool behind = job_.config.parallel.overlap == Overlap::kOn && job_.device.kind == DeviceKind::kCuda;
+  GradientSum gradients(decoder_, job_.ranks->reduction(), behind ? Reduce::kBehindLayers : Reduce::kAtEnd);
   for (size_t i = 0; i < micros; ++i) {
     const LocalBatch& batch = input.micro_batches[i];
     m.tokens += tokens[i];
@@ -100,7 +105,7 @@ StepOutput TrainingStep::run(const StepInput& input, const BeforeUpdate& before_
     decoder_.balance(static_cast<int64_t>(tokens[i]), pesc.moe.aux_coef / layers_and_micros);
     decoder_.loss(HeadMode::kLossAndGradient,
                   m.supervised > 0 ? static_cast<float>(1.0 / m.supervised) : 0.0F);
-    decoder_.backward();
+    decoder_.backward(i + 1 == micros ? gradients.behind_layers() : Decoder::LayerDone{});
     if (moe) count_routing(batch.tags, layers_and_micros, counts, m);
     // The tp ranks of a dp rank hold the same rows: one of them counts.
     for (size_t t = 0; job_.mesh().tp_rank() == 0 && t < batch.tags.size(); ++t) {
@@ -108,8 +113,7 @@ StepOutput TrainingStep::run(const StepInput& input, const BeforeUpdate& before_
     }
     m.exchange_rounds = std::max(m.exchange_rounds, decoder_.exchange_rounds());
   }
-  if (const float value = in_gradient(input.poison); value != 0) poison_gradient(decoder_, value);
-  m.grad_norm = reduce_gradients(decoder_, world, job_.ranks->reduction());
+  m.grad_norm = gradients.finish(world);
   const double loss_sum = decoder_.take_loss_sum();  // the same on all tp ranks: one of them counts
   std::vector<double> sums{(job_.mesh().tp_rank() == 0 ? loss_sum : 0.0) + in_loss(input.poison)};
   sums.insert(sums.end(), counts.tag_expert.begin(), counts.tag_expert.end());

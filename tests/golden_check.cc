@@ -1,5 +1,5 @@
-// golden_check CASE_DIR [--tp T] [--ep E] [--headroom F] [--threads N] [--device cpu|cuda|cuda-shared]
-//              [--compute f32|bf16] [--corrupt QUANTITY]
+// golden_check CASE_DIR [--tp T] [--ep E] [--headroom F] [--chunks C] [--threads N]
+//              [--device cpu|cuda|cuda-shared] [--compute f32|bf16] [--corrupt QUANTITY]
 //
 // Runs a reference case (tests/goldens/README.md) on the layout that mpirun gives and compares every quantity
 // with the recorded one: the dense model's logits and loss, the PESC model's logits and routing, every
@@ -7,7 +7,8 @@
 // relative error max|a-b| / max|b| per tensor (per scalar for the curve; absolute 1e-7 where b = 0).
 // --device cuda takes one GPU per rank; cuda-shared lets the ranks share GPUs (a test mode). --compute bf16,
 // on GPUs, has the bounds of golden_bounds.h.
-// --headroom sets the room for received rows (below about 0.5 they come in several rounds); --corrupt spoils
+// --headroom sets the room for received rows (below about 0.5 they come in several rounds), --chunks 2
+// exchanges the tokens in two runs; gradients are summed over ranks behind the backward. --corrupt spoils
 // one expected value, to show that the comparison would notice.
 #include <algorithm>
 #include <charconv>
@@ -36,13 +37,13 @@ namespace {
 
 struct Arguments {
   std::string folder, corrupt;
-  int tp = 1, ep = 1, threads = 0;
+  int tp = 1, ep = 1, threads = 0, chunks = 1;
   double headroom = Capacity{}.exchange_headroom;
   std::string device = "cpu", compute = "f32";
 };
 
 constexpr const char* kUsage =
-    "usage: golden_check CASE_DIR [--tp T] [--ep E] [--headroom F] [--threads N] [--device "
+    "usage: golden_check CASE_DIR [--tp T] [--ep E] [--headroom F] [--chunks C] [--threads N] [--device "
     "cpu|cuda|cuda-shared] "
     "[--compute f32|bf16] [--corrupt QUANTITY]";
 
@@ -73,6 +74,8 @@ Arguments parse(int argc, char** argv) {
       parse_number(arg, value, a.tp);
     } else if (arg == "--ep") {
       parse_number(arg, value, a.ep);
+    } else if (arg == "--chunks") {
+      parse_number(arg, value, a.chunks);
     } else if (arg == "--threads") {
       parse_number(arg, value, a.threads);
     } else if (arg == "--headroom") {
@@ -234,6 +237,7 @@ class Check {
         report_(a.corrupt),
         device_(device),
         headroom_(a.headroom),
+        chunks_(a.chunks),
         compute_(a.compute == "bf16" ? DType::kBF16 : DType::kF32),
         bounds_(GoldenBounds::of(compute_, case_.model.layers)),
         choices_(expected_.ints("pesc.top_experts"), case_.batch * case_.seq, case_.seq,
@@ -265,6 +269,7 @@ class Check {
     o.capacity.max_tokens = split_range(case_.batch, mesh().dp(), 0).size() * case_.seq;
     o.capacity.max_sequence = case_.seq;
     o.capacity.exchange_headroom = headroom_;
+    o.capacity.exchange_chunks = chunks_;
     o.max_positions = case_.seq;
     o.compute = compute_;
     std::unique_ptr<Decoder> d;
@@ -333,12 +338,15 @@ class Check {
     d.parameters().refresh_copies(d.stream());
   }
 
-  void forward_backward(Decoder& d, RoutingTape* tape) {
+  // Returns the gradients' norm.
+  double forward_backward(Decoder& d, RoutingTape* tape) {
     d.zero_gradients();
     d.forward(batch_, {.tape = tape});
     d.balance(case_.batch * case_.seq, case_.pesc.moe.aux_coef / static_cast<double>(case_.model.layers));
     d.loss(HeadMode::kLossAndGradient, static_cast<float>(1.0 / static_cast<double>(supervised_)));
-    d.backward();
+    GradientSum sum(d, ranks_.reduction(), Reduce::kBehindLayers);
+    d.backward(sum.behind_layers());
+    return sum.finish(world());
   }
 
   void pesc() {
@@ -391,8 +399,7 @@ class Check {
     const std::vector<float> want = expected_.floats("curve.ce_aux_gradnorm");
     static constexpr const char* kNames[] = {"curve.ce", "curve.balance", "curve.grad_norm"};
     for (int64_t step = 0; step < case_.steps; ++step) {
-      forward_backward(d, step == 0 && compute_ == DType::kBF16 ? &choices_ : nullptr);
-      const double norm = reduce_gradients(d, world(), ranks_.reduction());
+      const double norm = forward_backward(d, step == 0 && compute_ == DType::kBF16 ? &choices_ : nullptr);
       if (step == 0) {
         compare_tensors("grad", "grad.", bounds_.gradients,
                         assemble(world(), d, [](const Parameter& p) { return p.grad; }));
@@ -416,6 +423,7 @@ class Check {
   Report report_;
   Device device_;
   double headroom_;
+  int chunks_;
   DType compute_;
   GoldenBounds bounds_;
   GoldenRouting choices_;

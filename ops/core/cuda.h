@@ -58,8 +58,19 @@ struct DeviceInfo {
 [[nodiscard]] std::shared_ptr<Queue> open(const Device& device);
 void synchronize(Queue& queue);
 
-// Marks a point in the queue's work. Intervals: the seconds between neighbouring marks made so far; waits for
-// the last, and forgets them all.
+// A queue for collectives, copies and small kernels, but no products, beside `queue`'s work; where both have
+// work waiting, its own goes first.
+[[nodiscard]] std::shared_ptr<Queue> open_beside(const Queue& queue);
+// What is enqueued on `queue` from now on comes after what `other` holds so far.
+void follow(Queue& queue, Queue& other);
+// A point in the work of a queue; see StreamMark in ops/core/device.h.
+struct Mark;
+[[nodiscard]] std::shared_ptr<Mark> new_mark(const Queue& queue);
+void set(Mark& mark, Queue& queue);
+void hold(Queue& queue, const Mark& mark);
+
+// Stamps a point in the queue's work. Intervals: the seconds between neighbouring stamps made so far; waits
+// for the last, and forgets them all.
 void stamp(Queue& queue);
 [[nodiscard]] std::vector<double> stamp_intervals(Queue& queue);
 // Ranges for profilers (NVTX), on the host's time line.

@@ -27,6 +27,31 @@ void Stream::synchronize() {
   if (on_cuda()) cuda::synchronize(*queue_);
 }
 
+void Stream::open_communication() {
+  if (!on_cuda() || communication_ != nullptr) return;
+  communication_ = std::make_shared<Stream>(*this);
+  communication_->clock_.reset();
+  communication_->queue_ = cuda::open_beside(*queue_);
+}
+
+void Stream::follow(Stream& other) {
+  if (queue_ == other.queue_) return;
+  const PhaseScope phase(*this, Phase::kCommunication);
+  cuda::follow(*queue_, *other.queue_);
+}
+
+void StreamMark::set(Stream& stream) {
+  if (!stream.on_cuda()) return;
+  if (mark_ == nullptr) mark_ = cuda::new_mark(stream.queue());
+  cuda::set(*mark_, stream.queue());
+}
+
+void StreamMark::hold(Stream& stream) const {
+  if (mark_ == nullptr) return;
+  const PhaseScope phase(stream, Phase::kCommunication);
+  cuda::hold(stream.queue(), *mark_);
+}
+
 void Stream::start_clock(Phase first) {
   clock_ = std::make_shared<PhaseClock>();
   enter(first);
@@ -61,7 +86,7 @@ std::array<double, kPhases> Stream::stop_clock() {
 const char* phase_name(Phase phase) {
   static constexpr std::array<const char*, kPhases> kNames{
       "norms and elementwise", "GEMM", "attention", "LoRA",
-      "router + adapters",     "head", "optimizer", "communication"};
+      "router + adapters",     "head", "optimizer", "exposed communication"};
   return kNames[static_cast<size_t>(phase)];
 }
 

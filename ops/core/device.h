@@ -29,6 +29,14 @@ class Stream {
   [[nodiscard]] cuda::Queue& queue() const { return *queue_; }  // on_cuda() only
   void synchronize();
 
+  // A stream of its own for collectives, beside this one's work. On the CPU there is none: communication() is
+  // this stream itself, as it is on a GPU before open_communication().
+  void open_communication();
+  [[nodiscard]] Stream& communication() { return communication_ != nullptr ? *communication_ : *this; }
+  // What is enqueued here from now on comes after what `other` holds so far; the host does not wait. The time
+  // that this stream then stands still is Phase::kCommunication. Nothing where both are the same.
+  void follow(Stream& other);
+
   // Time per phase, for benchmarks: from start_clock to stop_clock, which waits for the work.
   void start_clock(Phase first);
   [[nodiscard]] std::array<double, kPhases> stop_clock();  // seconds
@@ -43,6 +51,7 @@ class Stream {
   Device device_;
   std::shared_ptr<cuda::Queue> queue_;
   std::shared_ptr<PhaseClock> clock_;
+  std::shared_ptr<Stream> communication_;
 };
 
 // What is enqueued while it lives belongs to `phase`; inner scopes take theirs out. Also a range for
@@ -58,6 +67,19 @@ class PhaseScope {
   Stream& stream_;
   Phase before_;
   bool entered_ = false;
+};
+
+// A point in the work of one stream that other streams wait for. Can be set again and again: hold means the
+// last time. On the CPU, and before it was set, hold is nothing.
+class StreamMark {
+ public:
+  // After what `stream` holds so far.
+  void set(Stream& stream);
+  // What is enqueued on `stream` from now on comes after the point; as Stream::follow.
+  void hold(Stream& stream) const;
+
+ private:
+  std::shared_ptr<cuda::Mark> mark_;
 };
 
 // A copy to the host of what the work enqueued so far makes of `from`, contiguous, which nobody changes

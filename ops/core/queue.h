@@ -39,7 +39,9 @@ struct Queue {
   int half = 0;
   std::array<cudaEvent_t, 2> left{};
 
-  // Timed marks: `stamps_used` of the events were recorded.
+  cudaEvent_t followed = nullptr;  // recorded where another queue follows this one
+
+  // Timed stamps: `stamps_used` of the events were recorded.
   std::vector<cudaEvent_t> stamps;
   size_t stamps_used = 0;
 
@@ -53,6 +55,7 @@ struct Queue {
   Queue(const Queue&) = delete;
   Queue& operator=(const Queue&) = delete;
   ~Queue();
+  void open_staging();  // and the events of a queue of any kind
 };
 
 // Throws unless `code` is cudaSuccess: UsageError for memory that is not to be had, InternalError for all

@@ -150,11 +150,16 @@ std::shared_ptr<Queue> open(const Device& device) {
     PESC_CUDA(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
   PESC_CUDA(cublasLtCreate(&queue->blas));
   queue->workspace = allocate(index, "the products' workspace", Queue::kWorkspaceBytes);
-  void* pinned = nullptr;
-  PESC_CUDA(cudaHostAlloc(&pinned, 2 * Queue::kStagingBytes, cudaHostAllocDefault));
-  queue->staging = static_cast<std::byte*>(pinned);
-  for (cudaEvent_t& event : queue->left) PESC_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  queue->open_staging();
   return queue;
+}
+
+void Queue::open_staging() {
+  void* pinned = nullptr;
+  PESC_CUDA(cudaHostAlloc(&pinned, 2 * kStagingBytes, cudaHostAllocDefault));
+  staging = static_cast<std::byte*>(pinned);
+  for (cudaEvent_t* event : {left.data(), left.data() + 1, &followed})
+    PESC_CUDA(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
 }
 
 // Errors here are of no use to anybody: the process is about to end, or has failed already.
@@ -165,7 +170,7 @@ Queue::~Queue() {
   attention.reset();
   if (side != nullptr) (void)cudaStreamSynchronize(side);
   stamps.insert(stamps.end(), left.begin(), left.end());
-  stamps.insert(stamps.end(), {copy_ready, copy_done});
+  stamps.insert(stamps.end(), {copy_ready, copy_done, followed});
   for (cudaEvent_t event : stamps)
     if (event != nullptr) (void)cudaEventDestroy(event);
   if (copied != nullptr) (void)cudaFreeHost(copied);

@@ -35,6 +35,21 @@ std::shared_ptr<Queue> open(const Device&) {
 void synchronize(Queue&) {
   refuse();
 }
+std::shared_ptr<Queue> open_beside(const Queue&) {
+  refuse();
+}
+void follow(Queue&, Queue&) {
+  refuse();
+}
+std::shared_ptr<Mark> new_mark(const Queue&) {
+  refuse();
+}
+void set(Mark&, Queue&) {
+  refuse();
+}
+void hold(Queue&, const Mark&) {
+  refuse();
+}
 void stamp(Queue&) {
   refuse();
 }

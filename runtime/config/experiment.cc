@@ -227,6 +227,9 @@ void read_parallel(const proto::Parallel& p, const Checker& check, ExperimentCon
   out.parallel.exchange_headroom = p.exchange_headroom();
   out.parallel.share_gpu = p.share_gpu();
   out.parallel.time_kernels = p.time_kernels();
+  check.range("parallel.exchange_chunks", p.exchange_chunks(), 0, kMaxChunks);
+  out.parallel.exchange_chunks = p.exchange_chunks();
+  out.parallel.overlap = p.overlap() ? Overlap::kOn : Overlap::kOff;
 }
 
 void read_compute(const proto::Experiment& e, const Checker& check, ExperimentConfig& out) {

@@ -46,6 +46,12 @@ struct ParallelSection {
   int tp = 1, ep = 1, threads = 0;
   double exchange_headroom = 2;
   bool share_gpu = false, time_kernels = true;
+  int exchange_chunks = 0;  // 0: usual_exchange_chunks
+  Overlap overlap = Overlap::kOn;
+  // Of a training run whose ranks have up to `max_tokens` tokens at a time.
+  [[nodiscard]] int chunks(const PescConfig& pesc, const Mesh& mesh, int64_t max_tokens) const {
+    return exchange_chunks > 0 ? exchange_chunks : usual_exchange_chunks(device, pesc, mesh, max_tokens);
+  }
 };
 
 struct SourceSection {

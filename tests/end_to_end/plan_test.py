@@ -47,10 +47,10 @@ class PlanTest(harness.EndToEnd):
 
     def test_what_is_planned_is_what_a_run_takes(self):
         shape = ("--shape", os.path.join(BASE, "config.json"))
-        for ranks, tp, ep in ((1, 1, 1), (2, 1, 2), (4, 2, 4), (4, 4, 1)):
-            with self.subTest(ranks=ranks, tp=tp, ep=ep):
-                layout = harness.sets(parallel__tp=tp, parallel__ep=ep, parallel__threads=1, train__global_batch=16,
-                                      train__micro_batch=8)
+        for ranks, tp, ep, chunks in ((1, 1, 1, 1), (2, 1, 2, 1), (2, 1, 2, 2), (4, 2, 4, 1), (4, 2, 4, 2), (4, 4, 1, 1)):
+            with self.subTest(ranks=ranks, tp=tp, ep=ep, chunks=chunks):
+                layout = harness.sets(parallel__tp=tp, parallel__ep=ep, parallel__exchange_chunks=chunks,
+                                      parallel__threads=1, train__global_batch=16, train__micro_batch=8)
                 j, _ = self.plan(QUICKSTART, *shape, *layout, "--ranks", ranks)
                 result = harness.pesc(ranks, "bench", "--config", QUICKSTART, *shape, *layout, "--steps", 3, "--out",
                                       self.path("bench.json"))
@@ -62,8 +62,8 @@ class PlanTest(harness.EndToEnd):
                 share = j["flops_per_step"] / bench["step_seconds_median"] / bench["gemm_flops_per_second"]
                 self.assertAlmostEqual(bench["share_of_light_median"] / share, 1, places=6)
                 sent = sum(p["sent_bytes"] for p in j["phases"])
-                print("%d ranks, tp %d, ep %d: %.3f MB planned, %.3f MB sent" %
-                      (ranks, tp, ep, sent / 1e6, bench["bytes_sent_rank0_median"] / 1e6))
+                print("%d ranks, tp %d, ep %d, %d chunks: %.3f MB planned, %.3f MB sent" %
+                      (ranks, tp, ep, chunks, sent / 1e6, bench["bytes_sent_rank0_median"] / 1e6))
                 if ranks == 1:
                     self.assertEqual((sent, bench["bytes_sent_rank0_median"]), (0, 0))
                 else:

@@ -16,6 +16,14 @@ std::vector<Layout> layouts(int ranks, bool experts) {
     }
   }
   if (experts && ranks % 2 == 0) all.push_back({2, ranks, 0.1});
+  // Once more where all ranks exchange, with the tokens in two runs; and gradients summed behind the
+  // backward.
+  for (size_t i = 0, n = all.size(); i < n; ++i) {
+    if (experts ? all[i].ep < ranks || ranks == 1 : i + 1 < n) continue;
+    all.push_back(all[i]);
+    all.back().chunks = experts ? 2 : 1;
+    all.back().reduce = Reduce::kBehindLayers;
+  }
   return all;
 }
 
@@ -28,8 +36,8 @@ void same_everywhere(const ModelConfig& model, const PescConfig& pesc, const Row
   const Tensors want = reference.gradients();
   EXPECT_GT(reference.norm, 0);
   for (const Layout& layout : layouts(world->size(), pesc.mode == TrainMode::kPesc)) {
-    SCOPED_TRACE(
-        str_cat(world->size(), " ranks, tp ", layout.tp, ", ep ", layout.ep, ", headroom ", layout.headroom));
+    SCOPED_TRACE(str_cat(world->size(), " ranks, tp ", layout.tp, ", ep ", layout.ep, ", headroom ",
+                         layout.headroom, ", chunks ", layout.chunks));
     Rig rig(*world, model, pesc, rows, layout);
     EXPECT_NEAR(rig.train() / loss, 1.0, 1e-5);
     EXPECT_NEAR(rig.norm / reference.norm, 1.0, 1e-5);
@@ -67,7 +75,7 @@ TEST(Layouts, TheSameCurveOverTwentySteps) {
     for (size_t i = 0; i < want.size(); ++i) {
       const bool is_norm = i % 2 == 1;  // AdamW's division brings rounding of small gradients to the fore
       EXPECT_NEAR(got[i] / want[i], 1.0, is_norm ? 1e-3 : 1e-4)
-          << "value " << i << ", tp " << layout.tp << ", ep " << layout.ep;
+          << "value " << i << ", tp " << layout.tp << ", ep " << layout.ep << ", chunks " << layout.chunks;
     }
   }
 }

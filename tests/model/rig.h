@@ -149,6 +149,9 @@ struct Layout {
   int threads = 1;
   int64_t cache_slots = 0;
   Purpose purpose = Purpose::kTraining;
+  int chunks = 1;
+  Reduce reduce = Reduce::kAtEnd;
+  Overlap overlap = Overlap::kOn;
 };
 
 // A model on a layout of `world`, its share of the rows, and training steps on them.
@@ -156,17 +159,19 @@ class Rig {
  public:
   Rig(Communicator& world, const ModelConfig& model, const PescConfig& pesc, const Rows& all_rows,
       const Layout& layout)
-      : rows(all_rows), ranks(world, layout.tp, layout.ep, model.kv_heads) {
+      : rows(all_rows), ranks(world, layout.tp, layout.ep, model.kv_heads), reduce(layout.reduce) {
     validate_model(model);
     validate_layout(model, pesc, world.size(), layout.tp, layout.ep);
     const Mesh& mesh = ranks.mesh();
     batch = batch_of_rows(rows, split_range(static_cast<int64_t>(rows.size()), mesh.dp(), mesh.dp_rank()));
     DecoderOptions o;
     o.device = test_device(layout.threads);
-    o.capacity = {std::max<int64_t>(count_tokens(rows), 1), model.max_positions, layout.headroom, 8};
+    o.capacity = {std::max<int64_t>(count_tokens(rows), 1), model.max_positions, layout.headroom, 8,
+                  layout.chunks};
     o.max_positions = model.max_positions;
     o.cache_slots = layout.cache_slots;
     o.purpose = layout.purpose;
+    o.overlap = layout.overlap;
     decoder = std::make_unique<Decoder>(model, pesc, mesh, ranks.groups(), o);
     randomise(*decoder);
   }
@@ -184,8 +189,9 @@ class Rig {
   double train(RoutingTape* tape = nullptr) {
     decoder->zero_gradients();
     const double value = loss(tape, HeadMode::kLossAndGradient);
-    decoder->backward();
-    norm = reduce_gradients(*decoder, ranks.world(), ranks.reduction());
+    GradientSum sum(*decoder, ranks.reduction(), reduce, 1);  // layer by layer
+    decoder->backward(sum.behind_layers());
+    norm = sum.finish(ranks.world());
     return value;
   }
   Tensors gradients() {
@@ -214,6 +220,7 @@ class Rig {
 
   Rows rows;
   Ranks ranks;
+  Reduce reduce;
   HostBatch batch;
   std::unique_ptr<Decoder> decoder;
   double ce_scale = 0.05;

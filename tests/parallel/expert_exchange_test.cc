@@ -111,7 +111,8 @@ class ExpertExchangeTest : public testing::Test {
           rows(rows_of(c, comm.rank(), comm.size())),
           exchange(comm, c.experts, c.top_k, c.capacity),
           plan(exchange.prepare(stream, tensor_of(routing.experts.data(), routing.tokens, c.top_k))),
-          scratch("scratch", Device{}, exchange.scratch_bytes(routing.tokens, kCols)) {}
+          scratch("scratch", Device{},
+                  ExpertExchange::scratch_bytes(comm.size(), c.top_k, routing.tokens, kCols)) {}
     // The reference's rows of one round.
     [[nodiscard]] std::span<const Row> round_rows(int round) const {
       const auto begin = std::min(rows.size(), static_cast<size_t>(round * exchange.capacity()));
@@ -210,7 +211,7 @@ TEST_F(ExpertExchangeTest, OneRankPlansWithoutSending) {
     EXPECT_EQ(s.plan.rounds, 1);
     EXPECT_EQ(s.plan.received(), s.routing.tokens);
     EXPECT_EQ(s.plan.recv_experts, s.routing.experts);
-    EXPECT_EQ(s.exchange.scratch_bytes(1000, 1000), 0);
+    EXPECT_EQ(ExpertExchange::scratch_bytes(1, c.top_k, 1000, 1000), 0);
     Tensor rows = tensor_of(static_cast<float*>(nullptr), s.routing.tokens, kCols);
     EXPECT_THROW(s.exchange.dispatch(stream_, s.plan, 0, rows, rows, s.scratch), InternalError);
     EXPECT_THROW(s.exchange.combine(stream_, s.plan, 0, rows, rows, s.scratch), InternalError);

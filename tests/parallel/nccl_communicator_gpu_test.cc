@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "ops/core/arena.h"
+#include "ops/reduce.h"
 #include "tests/device.h"
 
 namespace pesc {
@@ -163,9 +164,73 @@ TEST_F(NcclTest, SplitGroupsWorkBesideEachOther) {
     ASSERT_NEAR(got[i], value(0, static_cast<int64_t>(i)) * scale, 1e-5 * static_cast<double>(scale));
 }
 
-// A rank that does not come ends the wait of the others, by name.
+// With a communication stream the calls on the other one wait for what they read, and it for them; those on
+// the communication stream itself run beside the other's work.
+TEST_F(NcclTest, CommunicationHasItsOwnStream) {
+  stream_->open_communication();
+  Stream& lane = stream_->communication();
+  ASSERT_NE(&lane, stream_.get());
+  const auto pair = world_->split(rank_ / 2, "pair");
+  constexpr int64_t kSize = 1 << 20;
+  const Tensor mine = upload(values(rank_, kSize));
+  const Tensor data = arena_->allocate(1, kSize);
+  const Tensor beside = arena_->allocate(1, kSize);
+  for (int run = 0; run < 20; ++run) {
+    fill_zero(*stream_, data);
+    copy(*stream_, mine, data);
+    copy(*stream_, mine, beside);
+    lane.follow(*stream_);
+    pair->all_reduce_max(lane, beside);      // under the next three
+    world_->all_reduce_sum(*stream_, data);  // waits for it: one operation at a time
+    fill_zero(*stream_, data.col_range(0, 1));
+    copy(*stream_, mine.col_range(0, 1), data.col_range(0, 1));
+    stream_->follow(lane);
+    const std::vector<float> max = download(beside);
+    const std::vector<float> sum = download(data);
+    ASSERT_EQ(sum[0], value(rank_, 0));
+    for (size_t i = 1; i < sum.size(); i += 1001) {
+      const auto at = static_cast<int64_t>(i);
+      double want = 0;
+      float largest = value(rank_, at);
+      for (int r = 0; r < size_; ++r) {
+        want += value(r, at);
+        if (r / 2 == rank_ / 2) largest = std::max(largest, value(r, at));
+      }
+      ASSERT_NEAR(sum[i], want, 1e-6 * size_) << i;
+      ASSERT_EQ(max[i], largest) << i;
+    }
+  }
+}
+
+// What a stream waits for the other is told apart from its own work. On one rank: others take turns on the
+// GPU.
+TEST_F(NcclTest, TheWaitIsCommunication) {
+  if (size_ > 1) return;
+  stream_->open_communication();
+  Stream& lane = stream_->communication();
+  const Tensor x = upload(values(0, 1 << 21));
+  const auto work = [&x](Stream& stream) {
+    for (int i = 0; i < 200; ++i) add(stream, x, x);
+  };
+  stream_->synchronize();
+  work(lane);
+  stream_->start_clock(Phase::kGemm);
+  stream_->follow(lane);
+  const auto waited = stream_->stop_clock();
+  stream_->start_clock(Phase::kGemm);
+  work(*stream_);
+  stream_->follow(lane);
+  const auto worked = stream_->stop_clock();
+  const auto of = [](const auto& seconds, Phase p) { return seconds[static_cast<size_t>(p)]; };
+  EXPECT_GT(of(waited, Phase::kCommunication), 5 * of(waited, Phase::kGemm));
+  EXPECT_GT(of(worked, Phase::kGemm), 5 * of(worked, Phase::kCommunication));
+}
+
+// A rank that does not come ends the wait of the others, by name; also where they wait through another
+// stream.
 TEST_F(NcclTest, AWaitEnds) {
   if (size_ == 1) return;
+  stream_->open_communication();
   const Tensor data = upload(values(rank_, 1000));
   world_->all_reduce_sum(*stream_, data);
   stream_->synchronize();

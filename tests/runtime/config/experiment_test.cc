@@ -202,6 +202,8 @@ TEST(Experiment, DefaultsAreThePapersRecipe) {
   EXPECT_EQ(c.parallel.tp, 1);
   EXPECT_EQ(c.parallel.ep, 1);
   EXPECT_EQ(c.parallel.exchange_headroom, 2);
+  EXPECT_EQ(c.parallel.exchange_chunks, 0);
+  EXPECT_EQ(c.parallel.overlap, Overlap::kOn);
   ASSERT_EQ(c.data.train.size(), 1U);
   EXPECT_EQ(c.data.train[0].tag, "x");
   EXPECT_EQ(c.data.train[0].weight, 1);
@@ -213,6 +215,28 @@ TEST(Experiment, DefaultsAreThePapersRecipe) {
   EXPECT_EQ(parse(kGood, {"checkpoint.on_error=CONTINUE"}).checkpoint.on_error, OnSaveError::kContinue);
   EXPECT_FALSE(parse(kGood, {"checkpoint.asynchronous=false"}).checkpoint.asynchronous);
   EXPECT_EQ(c.generate.temperature, 0);
+}
+
+TEST(Experiment, TokensAreExchangedInTwoChunksWhereThatHidesSomething) {
+  const ExperimentConfig cpu = parse(kGood);
+  const ExperimentConfig gpu = parse(kGood, {"parallel.device=CUDA"});
+  const auto chunks = [](const ExperimentConfig& c, int world, int tp, int ep, int64_t tokens) {
+    return c.parallel.chunks(c.pesc, Mesh(world, 0, tp, ep), tokens);
+  };
+  EXPECT_EQ(chunks(gpu, 4, 1, 4, 8192), 2);
+  EXPECT_EQ(chunks(gpu, 4, 2, 4, 8192), 2);
+  EXPECT_EQ(chunks(gpu, 4, 4, 4, 8192), 1);
+  EXPECT_EQ(chunks(gpu, 4, 1, 4, 4095), 1);
+  EXPECT_EQ(chunks(gpu, 4, 1, 1, 8192), 1);
+  EXPECT_EQ(chunks(cpu, 4, 1, 4, 8192), 1);
+  EXPECT_EQ(chunks(parse(kGood, {"parallel.device=CUDA", "train.mode=LORA"}), 4, 1, 1, 8192), 1);
+  for (const int n : {1, 2}) {
+    const ExperimentConfig set = parse(kGood, {str_cat("parallel.exchange_chunks=", n)});
+    EXPECT_EQ(chunks(set, 4, 1, 4, 10), n);
+  }
+  EXPECT_EQ(parse(kGood, {"parallel.overlap=false"}).parallel.overlap, Overlap::kOff);
+  EXPECT_NE(refusal(kGood, {"parallel.exchange_chunks=3"}).find("parallel.exchange_chunks is 3"),
+            std::string::npos);
 }
 
 TEST(Experiment, OneFileIsItsOwnDenseBaseline) {
