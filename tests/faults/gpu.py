@@ -52,7 +52,7 @@ def gpu(rig, row, log):
         assert detected <= bound, "%s: noticed after %.1f s" % (what, detected)
         assert out.finish() == 0, out.text()
         assert_as_ever(run)
-        row.add(detected, recovered, 2 * EVERY + 1 - resumed)
+        row.add(detected, recovered, max(0, 2 * EVERY + 1 - resumed))  # told to end, the ranks may still save
 
     run = "gpu-preempt"
     out = rig.supervise(run, "step=%d rank=1 action=stop" % (2 * EVERY + 2), **FIELDS)
