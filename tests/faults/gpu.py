@@ -58,14 +58,17 @@ def gpu(rig, row, log):
     out = rig.supervise(run, "step=%d rank=1 action=stop" % (2 * EVERY + 2), **FIELDS)
     pid = rig.wait_until_stopped(run, 1)
     at = time.monotonic()
-    supervisor = {name: launch_test.status(out.process.pid, name) for name in ("Threads", "SigBlk", "SigIgn", "SigCgt")}
+    masks = "; ".join("%s: %s" % (who, ", ".join("%s %s" % (name, launch_test.status(of, name)) for name in (
+        "Threads", "SigBlk", "SigIgn", "SigCgt"))) for who, of in (("this test", os.getpid()), ("supervisor", out.process.pid),
+                                                                  ("rank", pid)))
+    log("  signals: " + masks)
     out.process.send_signal(signal.SIGTERM)
     # It goes on when the signal waits for it: steps are so quick that a rank told later would come to the end first.
     told = rig.is_told(pid)
     rig.go_on(pid)
     code = out.finish()
-    assert told, "no SIGUSR1 has come to the rank within 5 s; the supervisor had %s; exit %d\n%s" % (supervisor, code, out.text())
-    assert code == harness.PREEMPTED, "exit %d\n%s" % (code, out.text())
+    assert told, "no SIGUSR1 has come to the rank within 5 s; exit %d; %s\n%s" % (code, masks, out.text())
+    assert code == harness.PREEMPTED, "told, but exit %d; %s\n%s" % (code, masks, out.text())
     took, began = time.monotonic() - at, time.monotonic()
     assert took < 30 and rig.selected(run) in (2 * EVERY + 2, 2 * EVERY + 3), "%.1f s, step %d" % (took, rig.selected(run))
     rig.launch(run, **FIELDS)
