@@ -2,7 +2,6 @@
 
 #include <poll.h>
 #include <signal.h>
-#include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -28,13 +27,6 @@ constexpr double kSuspended = 5;          // a look this late: this process or t
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-sigset_t watched_signals() {
-  sigset_t set;
-  sigemptyset(&set);
-  for (const int s : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGCHLD}) sigaddset(&set, s);
-  return set;
 }
 
 // "T": stopped, "D": waiting for a device, "R": computing; empty when it is gone.
@@ -122,26 +114,6 @@ void set_status(int status, JobEnd& end) {
 
 }  // namespace
 
-StopSignals::StopSignals(Under under) : under_(under) {
-  const sigset_t set = watched_signals();
-  ::sigprocmask(SIG_BLOCK, &set, nullptr);
-  ::signal(SIGPIPE, SIG_IGN);
-  fd_ = ::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-  if (fd_ < 0) throw IoError(str_cat("signalfd: ", std::strerror(errno)));
-}
-
-StopSignals::~StopSignals() {
-  ::close(fd_);
-}
-
-void StopSignals::read() {
-  signalfd_siginfo info;
-  while (::read(fd_, &info, sizeof(info)) == sizeof(info)) {
-    if (info.ssi_signo == SIGCHLD) continue;
-    if (requests_ == 0 || under_ == Under::kNothing || info.ssi_signo == SIGINT) ++requests_;
-  }
-}
-
 std::vector<std::string> mpirun_command(const LaunchOptions& options, const Placement& placement,
                                         uint64_t generation, const LaunchMark& mark) {
   std::vector<std::string> c{"mpirun", "-np", str_cat(placement.ranks), "--bind-to", "none", "--tag-output"};
@@ -211,7 +183,7 @@ JobEnd run_job(const LaunchOptions& options, const Placement& placement, const E
       }
       if (t - told >= kTellEvery) {
         told = t;
-        ::kill(mpirun, SIGUSR1);
+        tell_ranks(mpirun, read_heartbeats(config.run_dir, placement.ranks, generation), mark);
       }
       if (signals.requests() > 1 || t - first_told > config.recovery.stop_limit) {
         std::fprintf(stderr, "pesc launch: ending the ranks now\n");

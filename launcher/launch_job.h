@@ -10,31 +10,11 @@
 #include "launcher/launch.h"
 #include "launcher/launch_hosts.h"
 #include "launcher/launch_mark.h"
+#include "launcher/launch_signals.h"
 #include "runtime/config/experiment.h"
 #include "runtime/recovery/rank_files.h"
 
 namespace pesc {
-
-// The signals that tell the supervisor to stop, and SIGCHLD, read from a descriptor instead of interrupting.
-class StopSignals {
- public:
-  // Slurm tells every process of a job at once, often several times, and ends by SIGKILL what is still there
-  // when its time is up: under Slurm only a second SIGINT (Ctrl-C) asks for more than the first signal.
-  enum class Under { kNothing, kSlurm };
-  explicit StopSignals(Under under);
-  ~StopSignals();
-  StopSignals(const StopSignals&) = delete;
-  StopSignals& operator=(const StopSignals&) = delete;
-  // Takes what has come. Call it after poll() on fd().
-  void read();
-  [[nodiscard]] int fd() const { return fd_; }
-  [[nodiscard]] int requests() const { return requests_; }
-
- private:
-  const Under under_;
-  int fd_ = -1;
-  int requests_ = 0;
-};
 
 struct JobEnd {
   int code = 0;        // of the job; 76 when it was ended for hanging

@@ -36,13 +36,14 @@ class LaunchMark {
   // to which make_directories() did not come. Throws IoError.
   static void make_shared_memory_directory();
 
+  // This host's processes that bear the run directory's mark, of any launch.
+  [[nodiscard]] std::vector<pid_t> processes() const;
   // Kills every process of this host that bears the run directory's mark, of any launch, waits until they are
   // gone, and removes the directories of all of them. Returns what was found, one line each.
   std::vector<std::string> remove_leftovers() const;
 
  private:
   [[nodiscard]] std::string text() const;
-  [[nodiscard]] std::vector<pid_t> processes() const;
   std::string run_;  // "DEVICE-INODE-"
   uint64_t generation_ = 0;
 };

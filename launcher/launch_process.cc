@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "launcher/launch_mark.h"
+#include "launcher/launch_signals.h"
 #include "ops/core/check.h"
 
 extern char** environ;
@@ -68,6 +69,7 @@ pid_t start_process(std::vector<std::string> words, const std::string& mark, int
   const std::vector<char*> argv = pointers(words);
   const std::vector<char*> envp = pointers(environment);
   const pid_t parent = ::getpid();
+  const HeldSignals held;
   const pid_t pid = ::fork();
   if (pid < 0) throw IoError(str_cat("a process cannot be started: ", std::strerror(errno)));
   if (pid > 0) return pid;
@@ -75,10 +77,7 @@ pid_t start_process(std::vector<std::string> words, const std::string& mark, int
   ::setsid();
   ::prctl(PR_SET_PDEATHSIG, SIGINT);
   if (::getppid() != parent) ::_exit(127);
-  sigset_t blocked;
-  sigemptyset(&blocked);
-  sigaddset(&blocked, SIGTERM);
-  ::sigprocmask(SIG_SETMASK, &blocked, nullptr);
+  HeldSignals::in_child();
   const int null = ::open("/dev/null", O_RDONLY);
   ::dup2(null, STDIN_FILENO);
   ::dup2(out, STDOUT_FILENO);
@@ -103,6 +102,7 @@ int run_daemon(const std::string& session_directory, char** daemon) {
                  std::strerror(errno));
     ::_exit(127);
   }
+  ::signal(SIGTERM, SIG_IGN);  // blocked here, but not in threads that libraries have made
   int status = 0;
   while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) continue;
   LaunchMark::remove_directories(session_directory);

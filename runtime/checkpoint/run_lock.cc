@@ -12,6 +12,7 @@
 #include <span>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "ops/core/check.h"
 #include "runtime/checkpoint/store.h"
@@ -22,6 +23,21 @@ namespace {
 
 constexpr const char* kLock = "pesc.lock";
 constexpr const char* kGeneration = "pesc.generation";
+
+// A directory stands after a power cut once the one above it is synced; so all that have to be made. One that
+// may not be read cannot be opened to sync it.
+void make_directories(const std::string& run_dir) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  std::vector<fs::path> parents;
+  for (fs::path p = fs::absolute(run_dir); !fs::exists(p, error); p = p.parent_path())
+    parents.push_back(p.parent_path());
+  fs::create_directories(run_dir, error);
+  if (error) throw io_error("create run directory", run_dir, error.value());
+  for (const fs::path& p : parents) {
+    if (::access(p.c_str(), R_OK) == 0) posix_filesystem().sync_directory(p);
+  }
+}
 
 void refuse_a_strangers_directory(const std::string& run_dir) {
   const auto names = posix_filesystem().list(run_dir);
@@ -63,9 +79,7 @@ void write_generation(const std::string& run_dir, uint64_t generation) {
 }  // namespace
 
 RunLock RunLock::acquire(const std::string& run_dir) {
-  std::error_code error;
-  std::filesystem::create_directories(run_dir, error);
-  if (error) throw io_error("create run directory", run_dir, error.value());
+  make_directories(run_dir);
   refuse_a_strangers_directory(run_dir);
 
   const std::string path = join_path(run_dir, kLock);

@@ -8,6 +8,7 @@ import array
 import math
 import os
 import re
+import shutil
 import signal
 import time
 
@@ -37,6 +38,12 @@ def processes(run_dir):
         except OSError:
             continue
     return found
+
+
+def status(pid, name):
+    """A line of /proc/PID/status."""
+    with open("/proc/%d/status" % pid, encoding="ascii", errors="replace") as file:
+        return re.search(r"^%s:\s+(.*)$" % name, file.read(), re.MULTILINE).group(1)
 
 
 def directories(run_dir):
@@ -249,28 +256,88 @@ class Launch(harness.EndToEnd):
         self.assert_as_if_nothing_happened("orphan")
         self.assertIn("resumed from", result.err)
 
-    def test_preemption(self):
+    def preempted(self, run, number=signal.SIGTERM, prefix=()):
+        """The supervisor is told while rank 1 stands still, which goes on when it has been told too: it saves at once, and
+        the next start goes on as if nothing had happened."""
         # The schedule of the learning rate ends at train.steps, so both launches have the same.
-        process = self.start("preempt", "step=12 rank=1 action=stop")
-        self.wait_for_step("preempt", 11, process)
-        rank = self.pid_of_rank("preempt", 1)
-        process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
-        os.kill(rank, signal.SIGCONT)
-        asked = time.monotonic()
+        process = self.start(run, "step=12 rank=1 action=stop", prefix=prefix)
+        self.wait_for_step(run, 11, process)
+        rank, asked = self.wait_until_stopped(run, 1), time.monotonic()
+        process.send_signal(number)
+        told = self.is_told(rank)
+        self.go_on(rank)
         result = self.finish(process)
+        self.assertTrue(told, "no SIGUSR1 has come to the rank: %s" % result)
         took, began = time.monotonic() - asked, time.monotonic()
         self.assertLess(took, 30)
         self.assertEqual(result.code, 75, str(result))
-        self.assert_nothing_left("preempt")
-        self.assertLess(len(harness.curve(self.path("preempt"))), STEPS)
-        self.launch("preempt")
+        self.assert_nothing_left(run)
+        self.assertIn(len(harness.curve(self.path(run))), (12, 13))
+        self.launch(run)
         self.measure("preemption", took, time.monotonic() - began, 0)
-        self.assert_as_if_nothing_happened("preempt")
+        self.assert_as_if_nothing_happened(run)
+
+    def test_preemption(self):
+        self.preempted("preempt")
+
+    def test_preemption_without_the_help_of_mpirun(self):
+        """Where a wrapper called mpirun forwards nothing, the ranks are told all the same."""
+        folder, mpirun = self.path("wrapper"), shutil.which("mpirun")
+        os.makedirs(folder)
+        with open(os.path.join(folder, "mpirun"), "w", encoding="utf-8") as file:
+            file.write("#!/bin/sh\n%s \"$@\"\ncode=$?\nexit $code\n" % mpirun)
+        os.chmod(os.path.join(folder, "mpirun"), 0o755)
+        self.preempted("wrapped", prefix=("env", "PATH=%s:%s" % (folder, os.environ["PATH"])))
+
+    def test_the_terminal_goes_away(self):
+        """It saves and ends; under nohup it goes on."""
+        self.preempted("hangup", signal.SIGHUP, prefix=("env", "--default-signal=HUP"))
+        process = self.start("nohup", "step=12 rank=1 action=stop", prefix=("nohup",))
+        self.wait_for_step("nohup", 11, process)
+        rank = self.wait_until_stopped("nohup", 1)
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        os.kill(rank, signal.SIGCONT)
+        result = self.finish(process)
+        self.assertEqual(result.code, 0, str(result))
+        self.assert_as_if_nothing_happened("nohup")
+        self.assert_nothing_left("nohup")
 
     def pid_of_rank(self, run, rank):
         with open(self.path(run, "heartbeats", "rank-%d" % rank)) as file:
             return int(re.search(r"pid (\d+)", file.read()).group(1))
+
+    def wait_until_stopped(self, run, rank):
+        """Until the rank stands still by SIGSTOP; its pid."""
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            try:
+                pid = self.pid_of_rank(run, rank)
+                if status(pid, "State").startswith("T"):
+                    return pid
+            except (OSError, AttributeError):  # not there yet, or being written
+                pass
+            time.sleep(0.002)
+        raise AssertionError("rank %d of %s does not stand still" % (rank, run))
+
+    @staticmethod
+    def go_on(pid):
+        try:
+            os.kill(pid, signal.SIGCONT)
+        except ProcessLookupError:
+            pass
+
+    def is_told(self, pid, seconds=5):
+        """Whether SIGUSR1 comes to a rank that stands still; until then. How quick it is does not matter so."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            try:
+                if int(status(pid, "ShdPnd"), 16) >> signal.SIGUSR1 - 1 & 1:
+                    return True
+            except OSError:  # it has been killed
+                return False
+            time.sleep(0.002)
+        return False
 
     def test_a_second_supervisor(self):
         process = self.start("twice", **self.slow())

@@ -178,7 +178,8 @@ def preemption(rig, row, log):
     row.add(took, time.monotonic() - began, 0)
     rig.assert_as_if_nothing_happened(run)
     rig.assert_nothing_left(run)
-    of_launch_test(rig, row, "test_preemption", "test_the_save_fails_when_told_to_stop")
+    of_launch_test(rig, row, "test_preemption", "test_preemption_without_the_help_of_mpirun", "test_the_terminal_goes_away",
+                   "test_the_save_fails_when_told_to_stop")
 
 
 @line("NaN or Inf in loss or gradient", "each of the four injected at (step, rank), once and again and again",

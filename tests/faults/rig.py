@@ -130,16 +130,6 @@ class Rig(launch_test.Launch):
     def supervise(self, run, fault=None, **fields):
         return Output(self.start(run, fault, **fields))
 
-    def wait_until_stopped(self, run, rank):
-        """Until the rank stands still by SIGSTOP; its pid."""
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
-            found = heart(self.path(run), rank)
-            if found is not None and is_stopped(found.pid):
-                return found.pid
-            time.sleep(0.002)
-        raise AssertionError("rank %d of %s does not stand still" % (rank, run))
-
     def wait_for_heart(self, run, seconds, wanted, ranks=(0,)):
         """Until a rank's sign of life is as wanted; returns it."""
         end = time.monotonic() + seconds

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """The fault matrix: causes every fault, checks what must hold, and writes down what happened.
 
     tests/faults/run.py [--kills N] [--seed S] [--only NAME ...] [--skip_unprivileged] [--write tests/faults/MATRIX.md]

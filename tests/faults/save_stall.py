@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """What a checkpoint written behind the steps costs them; see "How fast" in README.md.
 
     tests/faults/save_stall.py [quickstart|gigabyte] [--ranks N] [--saves N] [--between STEPS]

@@ -73,8 +73,13 @@ def calls_of_the_save(trace, run_dir):
 @line("SIGKILL inside a save, at every K-th write, fsync, rename", "strace, before the call; one rank, every call "
       "of one save and its pruning", "O1 O2 at every K")
 def kill_at_every_call(rig, row, log):
-    straight = run_command(tiny(rig, "tiny", checkpoint__keep=10))
+    began = rig.path("tiny-began.trace")
+    straight = run_command(strace([], [], began, "-e", "trace=fsync,mkdir,rename") + tiny(rig, "tiny", checkpoint__keep=10))
     assert straight.code == 0, str(straight)
+    with open(began, errors="replace") as lines:  # the run directory itself stands before anything is committed in it
+        calls = lines.read()
+    made, synced = calls.index("mkdir(\"%s\"" % rig.path("tiny")), calls.index("<%s>)" % rig.folder)
+    assert made < synced < calls.index("rename("), calls
     expected = rig.weights("tiny", FULL_STEPS)
     prepared = rig.path("tiny-3")
     shutil.copytree(rig.path("tiny"), prepared)
