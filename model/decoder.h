@@ -34,6 +34,7 @@ struct DecoderOptions {
   int64_t max_positions = 0;  // of the rotary tables: the longest sequence, generation included
   int64_t cache_slots = 0;    // sequences of the KV cache; 0: none
   Purpose purpose = Purpose::kTraining;
+  Recompute recompute = Recompute::kNone;  // of training
   DType compute = DType::kF32;  // of weights and activations: F32, or BF16 on CUDA
 };
 
@@ -102,7 +103,10 @@ class Decoder {
   struct Memory;
   [[nodiscard]] Pass pass();
   Tensor final_hidden(const Pass& pass);
-  void layer_forward(const Pass& pass, int64_t i, RoutingTape* tape, const Tensor& next);
+  enum class Run { kFirst, kAgain };  // again: the routing is kept, and not chosen again
+  void embed(const Tensor& x);
+  void layer_forward(const Pass& pass, int64_t i, RoutingTape* tape, const Tensor& next, Run run);
+  void input_again(const Pass& pass, int64_t i);
   void layer_backward(const Pass& pass, int64_t i, const Tensor& dx);
 
   ModelConfig model_;

@@ -149,6 +149,8 @@ struct Layout {
   int threads = 1;
   int64_t cache_slots = 0;
   Purpose purpose = Purpose::kTraining;
+  Recompute recompute = Recompute::kNone;
+  DType compute = DType::kF32;
 };
 
 // A model on a layout of `world`, its share of the rows, and training steps on them.
@@ -167,6 +169,8 @@ class Rig {
     o.max_positions = model.max_positions;
     o.cache_slots = layout.cache_slots;
     o.purpose = layout.purpose;
+    o.recompute = layout.recompute;
+    o.compute = layout.compute;
     decoder = std::make_unique<Decoder>(model, pesc, mesh, ranks.groups(), o);
     randomise(*decoder);
   }
