@@ -29,6 +29,10 @@ Sizes::Sizes(const Capacity& c, const PescConfig& pesc, const Mesh& mesh, DType 
   assignments = capacity * std::min<int64_t>(k, pesc.moe.experts / ep);
 }
 
+const char* recompute_name(Recompute recompute) {
+  return recompute == Recompute::kNone ? "NONE" : recompute == Recompute::kCheap ? "CHEAP" : "BLOCK";
+}
+
 namespace {
 
 // Which tensors each layer has for itself; the others are the first layer's, which all layers share.

@@ -29,7 +29,9 @@ enum class Purpose { kTraining, kInference };
 //           qkv; with experts also the layer's input, from x2 and f of the layer below (of the first layer:
 //           from the tokens), and on the way what the adapters keep
 //   kBlock  the layer's input and the routing; the layer's forward runs again, but for the choice of experts
+// ws.delta takes what such a forward has no other place for: the masked f, or the output again.
 enum class Recompute { kNone, kCheap, kBlock };
+[[nodiscard]] const char* recompute_name(Recompute recompute);  // "NONE", "CHEAP", "BLOCK"
 
 // The largest micro-batch share and exchange that a run will see; every size below follows from it.
 struct Capacity {
@@ -40,7 +42,7 @@ struct Capacity {
 };
 
 struct MoeSaved {
-  Tensor f;  // [S, H] FFN output, masked by the adapter dropout (kCheap: not before the backward)
+  Tensor f;                           // [S, H] FFN output, masked (kCheap: in the backward alone)
   Tensor probs;                       // [S, E] F32
   Tensor experts;                     // [S, k] I32
   Tensor weights;                     // [S, k] F32
@@ -75,7 +77,7 @@ struct Saved {
 
 struct Workspace {
   Tensor h, dslice;                            // [S, H] and LoRA columns beside them (lora_linear.h)
-  Tensor delta, dx;                            // [S, H]
+  Tensor delta, dx;                            // [S, H]; `delta` in a forward: see Recompute
   Tensor dropped;                              // [S, H] dropout of a norm's output, with LoRA's dropout
   Tensor gathered, gathered2;                  // [P, H], the first like h
   Tensor wide;                                 // [P, max(F + r, (HQ + 2 HK) D)]

@@ -181,8 +181,10 @@ void Decoder::layer_forward(const Pass& p, int64_t i, RoutingTape* tape, const T
   if (run == Run::kFirst) moe_prepare(p, i, *exchange_, tape, saved.moe);
   // Where `next` is to be derived again, f stays as it is for now; but for the last layer, whose backward is
   // the first.
-  const bool later = options_.recompute == Recompute::kCheap && i + 1 < model_.layers && p.pesc.moe.dropout > 0;
-  moe_forward(p, i, w.moe, *exchange_, x2, next, later ? m.ws.delta.row_range(0, batch_.slice) : f, saved.moe);
+  const bool later =
+      options_.recompute == Recompute::kCheap && i + 1 < model_.layers && p.pesc.moe.dropout > 0;
+  moe_forward(p, i, w.moe, *exchange_, x2, next, later ? m.ws.delta.row_range(0, batch_.slice) : f,
+              saved.moe);
 }
 
 // What Recompute::kCheap did not keep of layer i, for its attention's backward; and of the layer below, whose

@@ -35,7 +35,7 @@ struct DecoderOptions {
   int64_t cache_slots = 0;    // sequences of the KV cache; 0: none
   Purpose purpose = Purpose::kTraining;
   Recompute recompute = Recompute::kNone;  // of training
-  DType compute = DType::kF32;  // of weights and activations: F32, or BF16 on CUDA
+  DType compute = DType::kF32;             // of weights and activations: F32, or BF16 on CUDA
 };
 
 struct ArenaSize {

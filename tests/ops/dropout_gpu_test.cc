@@ -47,7 +47,8 @@ TEST_F(DropoutGpu, Residual) {
       dropout_residual(cpu, id.on_cpu(rate, column0), x.view, masked.view, sum.view, masked.view);
       const auto run = [&]() -> Outputs {
         const OnGpu gx(gpu(), x, t), gf(gpu(), f, t), gsum(gpu(), HostMatrix(rows, cols, gap), t);
-        const OnGpu gapart(gpu(), HostMatrix(rows, cols, gap), t), gsame(gpu(), HostMatrix(rows, cols, gap), t);
+        const OnGpu gapart(gpu(), HostMatrix(rows, cols, gap), t),
+            gsame(gpu(), HostMatrix(rows, cols, gap), t);
         dropout_residual(gpu(), id.on_gpu(rate, column0), gx.view, gf.view, gsame.view, gapart.view);
         dropout_residual(gpu(), id.on_gpu(rate, column0), gx.view, gf.view, gsum.view, gf.view);
         const std::string name = shape_name(t, rows, cols, gap);
