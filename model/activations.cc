@@ -73,12 +73,17 @@ Saved allocate_saved(const ModelConfig& m, const PescConfig& pesc, const Mesh& m
     take(own.rest, s.gate_up, n.padded, p.gate_up.weight.rows, n.compute);
     take(own.rest, s.a_qkv, n.padded, p.qkv.lora_columns(), n.compute);
     take(own.rest, s.a_gate_up, n.padded, p.gate_up.lora_columns(), n.compute);
-    const bool apart = own.rest && !own.attention;  // a_o outlives what it stands beside
+    const bool apart = own.rest && !own.attention;  // kCheap: a_o outlives what it stands beside
     take(own.rest, s.a_o, n.slice, p.o.lora_columns() - (apart ? 0 : beside_o), n.compute);
     take(own.rest, s.a_down, n.slice, p.down.lora_columns(), n.compute);
     if (pesc.mode == TrainMode::kPesc) {
       const MoeConfig& moe = pesc.moe;
       take(own.rest, s.moe.f, n.slice, h, n.compute);
+      if (apart && moe.dropout > 0) {  // f outlives its masking
+        take(false, s.moe.dropped, n.slice, h, n.compute);
+      } else {
+        s.moe.dropped = s.moe.f;
+      }
       take(own.routing, s.moe.probs, n.slice, moe.experts, DType::kF32);
       take(own.routing, s.moe.experts, n.slice, moe.top_k, DType::kI32);
       take(own.routing, s.moe.weights, n.slice, moe.top_k, DType::kF32);

@@ -27,9 +27,8 @@ enum class Purpose { kTraining, kInference };
 //   kNone   all of LayerSaved
 //   kCheap  not what comes again without a product of a dense weight: the attention's output and lse, from
 //           qkv; with experts also the layer's input, from x2 and f of the layer below (of the first layer:
-//           from the tokens), and on the way what the adapters keep
+//           from the tokens), and on the way what the adapters read and keep
 //   kBlock  the layer's input and the routing; the layer's forward runs again, but for the choice of experts
-// ws.delta takes what such a forward has no other place for: the masked f, or the output again.
 enum class Recompute { kNone, kCheap, kBlock };
 [[nodiscard]] const char* recompute_name(Recompute recompute);  // "NONE", "CHEAP", "BLOCK"
 
@@ -42,7 +41,8 @@ struct Capacity {
 };
 
 struct MoeSaved {
-  Tensor f;                           // [S, H] FFN output, masked (kCheap: in the backward alone)
+  Tensor f;                           // [S, H] FFN output
+  Tensor dropped;                     // [S, H] dropout(f): in kCheap one for all layers, else in f's place
   Tensor probs;                       // [S, E] F32
   Tensor experts;                     // [S, k] I32
   Tensor weights;                     // [S, k] F32

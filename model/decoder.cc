@@ -179,12 +179,7 @@ void Decoder::layer_forward(const Pass& p, int64_t i, RoutingTape* tape, const T
   shared_ffn_forward(p, i, w, saved, h, dropped, {}, f);
   // The whole FFN is enqueued before the host waits for the choice and the counts.
   if (run == Run::kFirst) moe_prepare(p, i, *exchange_, tape, saved.moe);
-  // Where `next` is to be derived again, f stays as it is for now; but for the last layer, whose backward is
-  // the first.
-  const bool later =
-      options_.recompute == Recompute::kCheap && i + 1 < model_.layers && p.pesc.moe.dropout > 0;
-  moe_forward(p, i, w.moe, *exchange_, x2, next, later ? m.ws.delta.row_range(0, batch_.slice) : f,
-              saved.moe);
+  moe_forward(p, i, w.moe, *exchange_, x2, next, saved.moe);
 }
 
 // What Recompute::kCheap did not keep of layer i, for its attention's backward; and of the layer below, whose
@@ -199,8 +194,7 @@ void Decoder::input_again(const Pass& p, int64_t i) {
   if (i == 0) return embed(x);
   LayerSaved& below = m.saved.layers[static_cast<size_t>(i - 1)];
   const MoeParameters& w = m.parameters.layers[static_cast<size_t>(i - 1)].moe;
-  const Tensor f = below.moe.f.row_range(0, batch_.slice);
-  moe_forward(p, i - 1, w, *exchange_, below.x2.row_range(0, batch_.slice), x, f, below.moe);
+  moe_forward(p, i - 1, w, *exchange_, below.x2.row_range(0, batch_.slice), x, below.moe);
 }
 
 void Decoder::balance(int64_t tokens, double coef) {
@@ -257,7 +251,7 @@ void Decoder::layer_backward(const Pass& p, int64_t i, const Tensor& dx) {
   Memory& m = *memory_;
   const LayerSaved& saved = m.saved.layers[static_cast<size_t>(i)];
   const LayerParameters& w = m.parameters.layers[static_cast<size_t>(i)];
-  // The last layer's values still stand where the forward left them.
+  // The last layer's values still stand where the forward left them. The output again goes nowhere.
   if (options_.recompute == Recompute::kBlock && i + 1 < model_.layers)
     layer_forward(p, i, nullptr, m.ws.delta.row_range(0, batch_.slice), Run::kAgain);
   const Tensor x2 = saved.x2.row_range(0, batch_.slice);

@@ -45,10 +45,10 @@ Round round_of(const Pass& pass, const ExpertExchange& exchange, const MoeSaved&
   return r;
 }
 
-void send_round(const Pass& pass, const ExpertExchange& exchange, const MoeSaved& saved, const Tensor& f,
-                int round, const Round& r) {
+void send_round(const Pass& pass, const ExpertExchange& exchange, const MoeSaved& saved, int round,
+                const Round& r) {
   const int64_t n = pass.batch.slice_real;
-  exchange.dispatch(pass.stream, saved.plan, round, f.row_range(0, n), r.f, pass.scratch);
+  exchange.dispatch(pass.stream, saved.plan, round, saved.dropped.row_range(0, n), r.f, pass.scratch);
   exchange.dispatch_slots(pass.stream, saved.plan, round, saved.weights.row_range(0, n), r.weights,
                           pass.scratch);
 }
@@ -86,21 +86,22 @@ void moe_prepare(const Pass& pass, int64_t layer, const ExpertExchange& exchange
 }
 
 void moe_forward(const Pass& pass, int64_t layer, const MoeParameters& p, const ExpertExchange& exchange,
-                 const Tensor& x, const Tensor& y, const Tensor& dropped, MoeSaved& saved) {
+                 const Tensor& x, const Tensor& y, MoeSaved& saved) {
   Stream& s = pass.stream;
   const PhaseScope phase(s, Phase::kAdapters);
   const int64_t n = pass.batch.slice_real;
-  const Tensor f = saved.f.row_range(0, pass.batch.slice);
-  dropout_residual(s, pass.slice_dropout(layer, DropoutSite::kAdapter), x, f, y, dropped);
+  const int64_t all = pass.batch.slice;
+  dropout_residual(s, pass.slice_dropout(layer, DropoutSite::kAdapter), x, saved.f.row_range(0, all), y,
+                   saved.dropped.row_range(0, all));
   if (exchange.size() == 1) {
-    const Round r{saved.groups, dropped.row_range(0, n), saved.weights.row_range(0, n),
+    const Round r{saved.groups, saved.dropped.row_range(0, n), saved.weights.row_range(0, n),
                   saved.hidden.row_range(0, assignments(saved.groups))};
     adapter_forward(s, adapter_args(pass, p, r, y.row_range(0, n)), pass.scratch);
     return;
   }
   for (int round = 0; round < saved.plan.rounds; ++round) {
     const Round r = round_of(pass, exchange, saved, round);
-    send_round(pass, exchange, saved, dropped, round, r);
+    send_round(pass, exchange, saved, round, r);
     const Tensor out = pass.ws.received_out.row_range(0, r.f.rows);
     fill_zero(s, out);
     adapter_forward(s, adapter_args(pass, p, r, out), pass.scratch);
@@ -119,16 +120,16 @@ void moe_backward(const Pass& pass, int64_t layer, const MoeParameters& p, const
   if (exchange.size() == 1) {
     fill_zero(s, delta.row_range(n, delta.rows));
     adapter_backward(s,
-                     {view(saved.groups), saved.f.row_range(0, n), saved.weights.row_range(0, n), p.down,
-                      p.up, scale, saved.hidden.row_range(0, assignments(saved.groups)), dy.row_range(0, n),
-                      delta.row_range(0, n), dweights, p.ddown, p.dup},
+                     {view(saved.groups), saved.dropped.row_range(0, n), saved.weights.row_range(0, n),
+                      p.down, p.up, scale, saved.hidden.row_range(0, assignments(saved.groups)),
+                      dy.row_range(0, n), delta.row_range(0, n), dweights, p.ddown, p.dup},
                      pass.scratch);
   } else {
     fill_zero(s, delta);
     for (int round = 0; round < saved.plan.rounds; ++round) {
       const Round r = round_of(pass, exchange, saved, round);
       if (saved.plan.rounds > 1) {  // the rows of several rounds were not kept: they come again
-        send_round(pass, exchange, saved, saved.f, round, r);
+        send_round(pass, exchange, saved, round, r);
         adapter_hidden(s, adapter_args(pass, p, r, {}), pass.scratch);
       }
       const Tensor dout = pass.ws.received2.row_range(0, r.f.rows);

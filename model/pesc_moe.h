@@ -28,12 +28,11 @@ void moe_route(const Pass& pass, int64_t layer, const MoeParameters& p, const Te
 // group agree on the exchange.
 void moe_prepare(const Pass& pass, int64_t layer, const ExpertExchange& exchange, RoutingTape* tape,
                  MoeSaved& saved);
-// After the FFN: saved.f holds f; y [S, H] = x + f + sum w A(dropout(f)), written. dropped [S, H] becomes the
-// masked f, and may be saved.f.
+// After the FFN: saved.f holds f; y [S, H] = x + f + sum w A(dropout(f)), written, and saved.dropped.
 void moe_forward(const Pass& pass, int64_t layer, const MoeParameters& p, const ExpertExchange& exchange,
-                 const Tensor& x, const Tensor& y, const Tensor& dropped, MoeSaved& saved);
+                 const Tensor& x, const Tensor& y, MoeSaved& saved);
 // dy [S, H] is the gradient of y -> df [S, H] written: dy + mask * (the adapters' input gradient);
-// ws.dweights written. saved.f is masked.
+// ws.dweights written.
 void moe_backward(const Pass& pass, int64_t layer, const MoeParameters& p, const ExpertExchange& exchange,
                   const Tensor& dy, const Tensor& df, const MoeSaved& saved);
 // The router's backward from ws.dweights and the balance gradient [1, E], but for the gradient of x, which is
