@@ -123,6 +123,7 @@ nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& 
                       {"ep", job.mesh().ep()},
                       {"threads_per_rank", placement.threads},
                       {"compute", dtype_name(job.config.train.compute)},
+                      {"recompute", recompute_name(job.config.train.recompute)},
                       {"steps", t.seconds.size()},
                       {"step_seconds_median", median(t.seconds)},
                       {"step_seconds", t.seconds},

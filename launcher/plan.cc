@@ -29,6 +29,7 @@ MachineRates rates_of(const ExperimentConfig& config, const CommandLine& command
 nlohmann::json to_json(const ExperimentConfig& config, const Plan& p, const MachineRates& rates, bool fits,
                        const std::vector<std::string>& changes) {
   nlohmann::json j = {{"name", config.name},
+                      {"recompute", recompute_name(config.train.recompute)},
                       {"ranks", p.world},
                       {"dp", p.dp},
                       {"tp", p.tp},
@@ -110,9 +111,10 @@ int run_plan(const Process& process, const CommandLine& command) {
     if (rates.device_memory > 0 && fits)
       std::printf("\nfits: %.1f of %.1f GiB\n", bytes / kGiB, rates.device_memory / kGiB);
     if (!fits) {
-      std::printf(
-          "\nDOES NOT FIT: %.1f GiB of %.1f GiB.%s\n", bytes / kGiB, rates.device_memory / kGiB,
-          changes.empty() ? " No single change of batch, length or layout makes it fit." : " Any of these:");
+      std::printf("\nDOES NOT FIT: %.1f GiB of %.1f GiB.%s\n", bytes / kGiB, rates.device_memory / kGiB,
+                  changes.empty()
+                      ? " No single change of recomputation, batch, length or layout makes it fit."
+                      : " Any of these:");
       for (const std::string& change : changes) std::printf("  %s\n", change.c_str());
     }
     if (!command.out.empty()) {

@@ -40,42 +40,73 @@ Sizes::Sizes(const Capacity& c, const PescConfig& pesc, const Mesh& mesh, DType 
   assignments = capacity * std::min<int64_t>(k, pesc.moe.experts / ep);
 }
 
+const char* recompute_name(Recompute recompute) {
+  return recompute == Recompute::kNone ? "NONE" : recompute == Recompute::kCheap ? "CHEAP" : "BLOCK";
+}
+
+namespace {
+
+// Which tensors each layer has for itself; the others are the first layer's, which all layers share.
+struct Own {
+  bool routing = false, input = false, attention = false, adapters = false, rest = false;
+  Own(Purpose purpose, Recompute recompute, TrainMode mode) {
+    if (purpose == Purpose::kInference) return;
+    const bool none = recompute == Recompute::kNone;
+    routing = true;
+    input = recompute != Recompute::kCheap || mode != TrainMode::kPesc;
+    attention = adapters = none;
+    rest = recompute != Recompute::kBlock;
+  }
+};
+
+}  // namespace
+
 Saved allocate_saved(const ModelConfig& m, const PescConfig& pesc, const Mesh& mesh,
-                     const ModelParameters& parameters, const Sizes& n, Purpose purpose, Arena& arena) {
+                     const ModelParameters& parameters, const Sizes& n, Purpose purpose, Recompute recompute,
+                     Arena& arena) {
   Saved saved;
   const int64_t h = m.hidden;
+  const Own own(purpose, recompute, pesc.mode);
   for (const LayerParameters& p : parameters.layers) {
-    if (purpose == Purpose::kInference && !saved.layers.empty()) {
-      saved.layers.push_back(saved.layers.front());  // the same memory
-      continue;
-    }
-    LayerSaved s;
-    s.x = arena.allocate(n.slice, h, n.compute);
-    s.rstd1 = arena.allocate(1, n.slice);
-    s.rstd2 = arena.allocate(1, n.slice);
-    s.qkv = arena.allocate(n.padded, p.qkv.weight.rows, n.compute);
+    const bool first = saved.layers.empty();
+    LayerSaved s = first ? LayerSaved{} : saved.layers.front();  // the same memory
+    const auto take = [&](bool of_its_own, Tensor& t, int64_t rows, int64_t cols, DType type) {
+      if (first || of_its_own) t = arena.allocate(rows, cols, type);
+    };
+    take(own.input, s.x, n.slice, h, n.compute);
+    take(own.rest, s.rstd1, 1, n.slice, DType::kF32);
+    take(own.rest, s.rstd2, 1, n.slice, DType::kF32);
+    take(own.rest, s.qkv, n.padded, p.qkv.weight.rows, n.compute);
     const int64_t beside_o = columns_beside_input(p.o, mesh.tp());
-    s.attention = arena.allocate(n.padded, p.o.weight.cols + beside_o, n.compute);
-    s.lse = arena.allocate(m.heads / mesh.tp(), n.padded);
-    s.x2 = arena.allocate(n.slice, h, n.compute);
-    s.gate_up = arena.allocate(n.padded, p.gate_up.weight.rows, n.compute);
-    s.a_qkv = arena.allocate(n.padded, p.qkv.lora_columns(), n.compute);
-    s.a_gate_up = arena.allocate(n.padded, p.gate_up.lora_columns(), n.compute);
-    s.a_o = arena.allocate(n.slice, p.o.lora_columns() - beside_o, n.compute);
-    s.a_down = arena.allocate(n.slice, p.down.lora_columns(), n.compute);
+    take(own.attention, s.attention, n.padded, p.o.weight.cols + beside_o, n.compute);
+    take(own.attention, s.lse, m.heads / mesh.tp(), n.padded, DType::kF32);
+    take(own.rest, s.x2, n.slice, h, n.compute);
+    take(own.rest, s.gate_up, n.padded, p.gate_up.weight.rows, n.compute);
+    take(own.rest, s.a_qkv, n.padded, p.qkv.lora_columns(), n.compute);
+    take(own.rest, s.a_gate_up, n.padded, p.gate_up.lora_columns(), n.compute);
+    const bool apart = own.rest && !own.attention;  // kCheap: a_o outlives what it stands beside
+    take(own.rest, s.a_o, n.slice, p.o.lora_columns() - (apart ? 0 : beside_o), n.compute);
+    take(own.rest, s.a_down, n.slice, p.down.lora_columns(), n.compute);
     if (pesc.mode == TrainMode::kPesc) {
       const MoeConfig& moe = pesc.moe;
-      s.moe.f = arena.allocate(n.slice, h, n.compute);
-      s.moe.probs = arena.allocate(n.slice, moe.experts);
-      s.moe.experts = arena.allocate(n.slice, moe.top_k, DType::kI32);
-      s.moe.weights = arena.allocate(n.slice, moe.top_k);
-      s.moe.hidden = arena.allocate(n.chunks * n.assignments, moe.adapter_dim, n.compute);
-      s.moe.received = arena.allocate(n.chunks * n.capacity, h, n.compute);
-      s.moe.received_weights = arena.allocate(n.chunks * n.capacity, moe.top_k);
+      take(own.rest, s.moe.f, n.slice, h, n.compute);
+      if (apart && moe.dropout > 0) {  // f outlives its masking
+        take(false, s.moe.dropped, n.slice, h, n.compute);
+      } else {
+        s.moe.dropped = s.moe.f;
+      }
+      take(own.routing, s.moe.probs, n.slice, moe.experts, DType::kF32);
+      take(own.routing, s.moe.experts, n.slice, moe.top_k, DType::kI32);
+      take(own.routing, s.moe.weights, n.slice, moe.top_k, DType::kF32);
+      take(own.adapters, s.moe.hidden, n.chunks * n.assignments, moe.adapter_dim, n.compute);
+      take(own.adapters, s.moe.received, n.chunks * n.capacity, h, n.compute);
+      take(own.adapters, s.moe.received_weights, n.chunks * n.capacity, moe.top_k, DType::kF32);
     }
     saved.layers.push_back(std::move(s));
   }
-  saved.x_final = arena.allocate(n.slice, h, n.compute);
+  // The last layer's output is its input's successor: where inputs share one memory, so does it.
+  const bool chained = purpose == Purpose::kTraining && !own.input;
+  saved.x_final = chained ? saved.layers.front().x : arena.allocate(n.slice, h, n.compute);
   saved.rstd_final = arena.allocate(1, n.slice);
   const int64_t experts = pesc.mode == TrainMode::kPesc ? pesc.moe.experts : 0;
   saved.stats = arena.allocate(2 * m.layers, experts);

@@ -1,6 +1,6 @@
 // What the forward keeps for the backward, and the transient buffers of both: explicit structs whose size is
 // known before the first step. Norm outputs, SwiGLU outputs, gathered inputs and dropout masks are derived
-// again.
+// again always; what else is, `Recompute` says.
 //
 // Activations and their gradients are of the compute type (F32 or BF16); what is marked F32 always is.
 //
@@ -22,6 +22,17 @@ namespace pesc {
 // there are no gradients and moments.
 enum class Purpose { kTraining, kInference };
 
+// What training keeps of each layer. Tensors that are not kept are one memory for all layers, which the
+// backward of a layer finds filled again, bit for bit as the forward left it: by the same operations, in the
+// same order.
+//   kNone   all of LayerSaved
+//   kCheap  not what comes again without a product of a dense weight: the attention's output and lse, from
+//           qkv; with experts also the layer's input, from x2 and f of the layer below (of the first layer:
+//           from the tokens), and on the way what the adapters read and keep
+//   kBlock  the layer's input and the routing; the layer's forward runs again, but for the choice of experts
+enum class Recompute { kNone, kCheap, kBlock };
+[[nodiscard]] const char* recompute_name(Recompute recompute);  // "NONE", "CHEAP", "BLOCK"
+
 // The largest micro-batch share and exchange that a run will see; every size below follows from it.
 struct Capacity {
   int64_t max_tokens = 0;    // T of one rank
@@ -38,7 +49,8 @@ inline constexpr int kMaxChunks = 2;
                                         int64_t max_tokens);
 
 struct MoeSaved {
-  Tensor f;                           // [S, H] FFN output, masked by the adapter dropout
+  Tensor f;                           // [S, H] FFN output
+  Tensor dropped;                     // [S, H] dropout(f): in kCheap one for all layers, else in f's place
   Tensor probs;                       // [S, E] F32
   Tensor experts;                     // [S, k] I32
   Tensor weights;                     // [S, k] F32
@@ -61,7 +73,7 @@ struct LayerSaved {
   Tensor x2;                // [S, H] after attention
   Tensor gate_up;           // [P, 2F]
   Tensor a_qkv, a_gate_up;  // [P, R] LoRA activations of the column-parallel linears
-  Tensor a_o, a_down;       // [S, r] of the row-parallel ones; a_o where it is not beside `attention`
+  Tensor a_o, a_down;       // [S, r] of the row-parallel ones; a_o where it is not kept beside `attention`
   MoeSaved moe;
 };
 
@@ -76,7 +88,7 @@ struct Saved {
 
 struct Workspace {
   Tensor h, dslice;                            // [S, H] and LoRA columns beside them (lora_linear.h)
-  Tensor delta, dx;                            // [S, H]
+  Tensor delta, dx;                            // [S, H]; `delta` in a forward: see Recompute
   Tensor dropped;                              // [S, H] dropout of a norm's output, with LoRA's dropout
   Tensor gathered, gathered2;                  // [P, H], the first like h
   Tensor wide;                                 // [P, max(F + r, (HQ + 2 HK) D)]
@@ -102,7 +114,7 @@ struct Sizes {
 
 [[nodiscard]] Saved allocate_saved(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
                                    const ModelParameters& parameters, const Sizes& sizes, Purpose purpose,
-                                   Arena& arena);
+                                   Recompute recompute, Arena& arena);
 [[nodiscard]] Workspace allocate_workspace(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
                                            const ModelParameters& parameters, const Sizes& sizes,
                                            const Capacity& capacity, Arena& arena);

@@ -39,6 +39,15 @@ void store_in_cache(const Pass& pass, const Tensor& k, const Tensor& v, const Te
   }
 }
 
+// The attention's output and lse from rotated q, k and v, in memory or in a layer's cache.
+void attend(const Pass& pass, const AttentionForward& args) {
+  {
+    const PhaseScope phase(pass.stream, Phase::kAttention);
+    attention_forward(pass.stream, args, pass.scratch);
+  }
+  fill_zero(pass.stream, args.out.row_range(pass.batch.tokens, pass.batch.padded));
+}
+
 // On one rank it stands beside the attention's output.
 Tensor saved_a_o(const Pass& pass, const LayerParameters& p, const LayerSaved& saved) {
   const int64_t beside = columns_beside_input(p.o, pass.tp.size());
@@ -135,11 +144,7 @@ void attention_block_forward(const Pass& pass, int64_t layer, const LayerParamet
     args.v = cache->v[i];
     args.lse = {};
   }
-  {
-    const PhaseScope phase(s, Phase::kAttention);
-    attention_forward(s, args, pass.scratch);
-  }
-  fill_zero(s, out.row_range(b.tokens, b.padded));
+  attend(pass, args);
 
   const Dropout mask_o = pass.full_dropout(layer, DropoutSite::kO, p.o.column0);
   Tensor dropped = out;
@@ -148,7 +153,21 @@ void attention_block_forward(const Pass& pass, int64_t layer, const LayerParamet
     dropped = pass.ws.wide.leading(out.rows, out.cols);
     dropout(s, mask_o, out, dropped);
   }
-  row_forward(pass, p.o, attended, dropped, x, saved.x2.row_range(0, b.slice), saved_a_o(pass, p, saved));
+  const Tensor a_o = saved.a_o.cols > 0 ? saved.a_o.row_range(0, b.slice) : saved_a_o(pass, p, saved);
+  row_forward(pass, p.o, attended, dropped, x, saved.x2.row_range(0, b.slice), a_o);
+}
+
+void attention_again(const Pass& pass, const LayerParameters& p, const LayerSaved& saved) {
+  const Batch& b = pass.batch;
+  const Heads heads(pass, p);
+  const Tensor qkv = saved.qkv.row_range(0, b.padded);
+  const Beside attended(saved.attention, b.padded, p.o.weight.cols,
+                        columns_beside_input(p.o, pass.tp.size()));
+  attend(pass, {heads.shape(), b.segments, heads.q_of(qkv), heads.k_of(qkv), heads.v_of(qkv), attended.x,
+                saved.lse.col_range(0, b.padded)});
+  if (attended.a.cols == 0) return;
+  const PhaseScope phase(pass.stream, Phase::kLora);
+  copy(pass.stream, saved.a_o.row_range(0, b.slice), attended.a);
 }
 
 void attention_block_backward(const Pass& pass, int64_t layer, const LayerParameters& p,

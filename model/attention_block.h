@@ -27,6 +27,8 @@ struct KvCache {
 // saved.x -> saved.x2, and keeps what the backward needs. `cache` may be null.
 void attention_block_forward(const Pass& pass, int64_t layer, const LayerParameters& p,
                              const RopeTables& rope, const LayerSaved& saved, const KvCache* cache);
+// The attention's output, and lse and a_o beside it, again from saved.qkv and saved.a_o, bit for bit.
+void attention_again(const Pass& pass, const LayerParameters& p, const LayerSaved& saved);
 // dx [S, H] holds the gradient of x2 and becomes that of x.
 void attention_block_backward(const Pass& pass, int64_t layer, const LayerParameters& p,
                               const RopeTables& rope, const LayerSaved& saved, const Tensor& dx);

@@ -54,7 +54,7 @@ struct Decoder::Memory {
         parameters(
             m, p, mesh, o.compute,
             {arenas.weights, arenas.copies, o.purpose == Purpose::kTraining ? &arenas.optimizer : nullptr}),
-        saved(allocate_saved(m, p, mesh, parameters, sizes, o.purpose, arenas.activations)),
+        saved(allocate_saved(m, p, mesh, parameters, sizes, o.purpose, o.recompute, arenas.activations)),
         ws(allocate_workspace(m, p, mesh, parameters, sizes, o.capacity, arenas.workspace)),
         rope(RopeTables::allocate(m, o.max_positions, arenas.weights)),
         batches(o.capacity.max_tokens, mesh, sizes.chunks, arenas.workspace),
@@ -142,6 +142,14 @@ Pass Decoder::pass() {
           pass_options_.step};
 }
 
+// The first layer's input [S, H] from the tokens.
+void Decoder::embed(const Tensor& x) {
+  Memory& m = *memory_;
+  const Tensor partial = tp_.size() == 1 ? x : m.ws.gathered.leading(batch_.padded, model_.hidden);
+  embedding_forward(stream_, batch_.ids, m.parameters.embedding, m.parameters.vocab.begin, partial);
+  tp_.reduce_scatter(stream_, partial, x);
+}
+
 void Decoder::forward(const HostBatch& host, const PassOptions& options) {
   Memory& m = *memory_;
   batch_ = m.batches.load(stream_, host, m.cache.max_length);
@@ -151,19 +159,16 @@ void Decoder::forward(const HostBatch& host, const PassOptions& options) {
   for (const Range& rows : chunk_rows(batch_.slice, sizes.chunks)) chunks_.emplace_back(batch_, rows);
   const Pass p = pass();
 
-  const Tensor x0 = m.saved.layers.front().x.row_range(0, batch_.slice);
-  const Tensor partial = tp_.size() == 1 ? x0 : m.ws.gathered.leading(batch_.padded, model_.hidden);
-  embedding_forward(stream_, batch_.ids, m.parameters.embedding, m.parameters.vocab.begin, partial);
-  tp_.reduce_scatter(stream_, partial, x0);
+  embed(m.saved.layers.front().x.row_range(0, batch_.slice));
   fill_zero(stream_, m.saved.stats);
   const auto layers = static_cast<int64_t>(m.saved.layers.size());
   for (int64_t i = 0; i < layers; ++i) {
     const Tensor next = i + 1 < layers ? m.saved.layers[static_cast<size_t>(i + 1)].x : m.saved.x_final;
-    layer_forward(p, i, options.tape, next.row_range(0, batch_.slice));
+    layer_forward(p, i, options.tape, next.row_range(0, batch_.slice), Run::kFirst);
   }
 }
 
-void Decoder::layer_forward(const Pass& p, int64_t i, RoutingTape* tape, const Tensor& next) {
+void Decoder::layer_forward(const Pass& p, int64_t i, RoutingTape* tape, const Tensor& next, Run run) {
   Memory& m = *memory_;
   LayerSaved& saved = m.saved.layers[static_cast<size_t>(i)];
   const LayerParameters& w = m.parameters.layers[static_cast<size_t>(i)];
@@ -184,9 +189,10 @@ void Decoder::layer_forward(const Pass& p, int64_t i, RoutingTape* tape, const T
                             .rstd = saved.rstd2.col_range(0, batch_.slice),
                             .dropped = {mask, second}});
   if (exchange_ == nullptr) return shared_ffn_forward(p, i, w, saved, h, dropped, x2, next);
-  const Meanwhile route = [&] {
-    moe_route(p, i, w.moe, h.x, m.saved.stats.row_range(2 * i, 2 * i + 2), tape, saved.moe);
-  };
+  Meanwhile route;
+  if (run == Run::kFirst) {
+    route = [&] { moe_route(p, i, w.moe, h.x, m.saved.stats.row_range(2 * i, 2 * i + 2), tape, saved.moe); };
+  }
   for (size_t c = 0; c < chunks_.size(); ++c) {
     const auto& [begin, end] = chunks_[c].rows;
     shared_ffn_forward(p.over(chunks_[c].batch), i, w, ffn_rows(saved, chunks_[c]), h.rows({begin, end}),
@@ -195,8 +201,24 @@ void Decoder::layer_forward(const Pass& p, int64_t i, RoutingTape* tape, const T
     moe_residual(p, i, c, chunks_[c], x2, next, saved.moe);
   }
   // The whole FFN is enqueued before the host waits for the choice and the counts.
-  moe_prepare(p, i, *exchange_, chunks_, tape, saved.moe);
+  if (run == Run::kFirst) moe_prepare(p, i, *exchange_, chunks_, tape, saved.moe);
   moe_forward(p, w.moe, *exchange_, chunks_, next, saved.moe);
+}
+
+// What Recompute::kCheap did not keep of layer i, for its attention's backward; and of the layer below, whose
+// output is the input of this one.
+void Decoder::input_again(const Pass& p, int64_t i) {
+  Memory& m = *memory_;
+  const LayerSaved& saved = m.saved.layers[static_cast<size_t>(i)];
+  // The last layer's attention still stands where the forward left it.
+  if (i + 1 < model_.layers) attention_again(p, m.parameters.layers[static_cast<size_t>(i)], saved);
+  if (exchange_ == nullptr) return;
+  const Tensor x = saved.x.row_range(0, batch_.slice);
+  if (i == 0) return embed(x);
+  LayerSaved& below = m.saved.layers[static_cast<size_t>(i - 1)];
+  const Tensor x2 = below.x2.row_range(0, batch_.slice);
+  for (size_t c = 0; c < chunks_.size(); ++c) moe_residual(p, i - 1, c, chunks_[c], x2, x, below.moe);
+  moe_forward(p, m.parameters.layers[static_cast<size_t>(i - 1)].moe, *exchange_, chunks_, x, below.moe);
 }
 
 void Decoder::balance(int64_t tokens, double coef) {
@@ -254,6 +276,9 @@ void Decoder::layer_backward(const Pass& p, int64_t i, const Tensor& dx, const L
   Memory& m = *memory_;
   const LayerSaved& saved = m.saved.layers[static_cast<size_t>(i)];
   const LayerParameters& w = m.parameters.layers[static_cast<size_t>(i)];
+  // The last layer's values still stand where the forward left them. The output again goes nowhere.
+  if (options_.recompute == Recompute::kBlock && i + 1 < model_.layers)
+    layer_forward(p, i, nullptr, m.ws.delta.row_range(0, batch_.slice), Run::kAgain);
   const Tensor x2 = saved.x2.row_range(0, batch_.slice);
   const Tensor rstd = saved.rstd2.col_range(0, batch_.slice);
   const Tensor h = m.ws.h.leading(batch_.slice, model_.hidden);
@@ -278,6 +303,7 @@ void Decoder::layer_backward(const Pass& p, int64_t i, const Tensor& dx, const L
     router = moe_route_backward(p, w.moe, h, m.saved.balance.row_range(i, i + 1), saved.moe);
   }
   rmsnorm_backward(stream_, {dh.x, x2, w.post_norm, rstd, dx, w.dpost_norm, {mask, through_a}, router});
+  if (options_.recompute == Recompute::kCheap) input_again(p, i);
   attention_block_backward(p, i, w, m.rope, saved, dx);
 }
 

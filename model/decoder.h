@@ -39,7 +39,8 @@ struct DecoderOptions {
   int64_t max_positions = 0;  // of the rotary tables: the longest sequence, generation included
   int64_t cache_slots = 0;    // sequences of the KV cache; 0: none
   Purpose purpose = Purpose::kTraining;
-  DType compute = DType::kF32;  // of weights and activations: F32, or BF16 on CUDA
+  Recompute recompute = Recompute::kNone;  // of training
+  DType compute = DType::kF32;             // of weights and activations: F32, or BF16 on CUDA
   Overlap overlap = Overlap::kOn;
 };
 
@@ -111,7 +112,11 @@ class Decoder {
   struct Memory;
   [[nodiscard]] Pass pass();
   Tensor final_hidden(const Pass& pass);
-  void layer_forward(const Pass& pass, int64_t i, RoutingTape* tape, const Tensor& next);
+  enum class Run { kFirst, kAgain };  // again: the routing is kept, and not chosen again
+  void embed(const Tensor& x);
+  void layer_forward(const Pass& pass, int64_t i, RoutingTape* tape, const Tensor& next, Run run);
+  void input_again(const Pass& pass, int64_t i);
+  void layer_backward(const Pass& pass, int64_t i, const Tensor& dx);
   void layer_backward(const Pass& pass, int64_t i, const Tensor& dx, const LayerDone& done);
   void chunk_backward(const Pass& pass, int64_t i, size_t c, const Tensor& dy, const Tensor& h,
                       const Tensor& dropped, const Beside& dh);

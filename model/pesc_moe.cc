@@ -67,7 +67,7 @@ class Trip {
     return r;
   }
 
-  void send_rows() const { dispatch(saved_.f, f()); }
+  void send_rows() const { dispatch(saved_.dropped, f()); }
   void send_weights() const {
     exchange_.dispatch_slots(lane(), chunk_.plan, round_, home(saved_.weights), weights(), scratch());
   }
@@ -154,7 +154,7 @@ void moe_residual(const Pass& pass, int64_t layer, size_t c, const BatchChunk& c
   const PhaseScope phase(pass.stream, Phase::kAdapters);
   const auto mine = [&chunk](const Tensor& t) { return t.row_range(chunk.rows.begin, chunk.rows.end); };
   dropout_residual(pass.stream, pass.over(chunk.batch).slice_dropout(layer, DropoutSite::kAdapter), mine(x),
-                   mine(saved.f), mine(y));
+                   mine(saved.f), mine(y), mine(saved.dropped));
   pass.lane.ready[c].set(pass.stream);
 }
 
@@ -180,7 +180,7 @@ void moe_forward(const Pass& pass, const MoeParameters& p, const ExpertExchange&
   if (exchange.size() == 1) {
     const int64_t n = pass.batch.slice_real;
     const ExpertGroups& groups = saved.chunks[0].groups;
-    const Round r{groups, saved.f.row_range(0, n), saved.weights.row_range(0, n),
+    const Round r{groups, saved.dropped.row_range(0, n), saved.weights.row_range(0, n),
                   saved.hidden.row_range(0, assignments(groups))};
     return adapter_forward(s, adapter_args(pass, p, r, y.row_range(0, n)), pass.scratch);
   }
@@ -229,11 +229,12 @@ void moe_backward(const Pass& pass, const MoeParameters& p, const ExpertExchange
   if (exchange.size() == 1) {
     const ExpertGroups& groups = saved.chunks[0].groups;
     fill_zero(s, delta.row_range(n, delta.rows));
-    return adapter_backward(s,
-                            {view(groups), saved.f.row_range(0, n), saved.weights.row_range(0, n), p.down,
-                             p.up, scale, saved.hidden.row_range(0, assignments(groups)), dy.row_range(0, n),
-                             delta.row_range(0, n), pass.ws.dweights.row_range(0, n), p.ddown, p.dup},
-                            pass.scratch);
+    return adapter_backward(
+        s,
+        {view(groups), saved.dropped.row_range(0, n), saved.weights.row_range(0, n), p.down, p.up, scale,
+         saved.hidden.row_range(0, assignments(groups)), dy.row_range(0, n), delta.row_range(0, n),
+         pass.ws.dweights.row_range(0, n), p.ddown, p.dup},
+        pass.scratch);
   }
   Stream& lane = s.communication();
   fill_zero(s, delta);

@@ -26,15 +26,15 @@ class RoutingTape {
 // the host.
 void moe_route(const Pass& pass, int64_t layer, const MoeParameters& p, const Tensor& x, const Tensor& stats,
                RoutingTape* tape, MoeSaved& saved);
-// After the FFN of chunk c of the slice: its rows of saved.f hold f and become the masked f, and those of y
-// [S, H] are written: x + f.
+// After the FFN of chunk c of the slice, whose rows of saved.f hold f: those of y [S, H] are written, x + f,
+// and those of saved.dropped.
 void moe_residual(const Pass& pass, int64_t layer, size_t c, const BatchChunk& chunk, const Tensor& x,
                   const Tensor& y, const MoeSaved& saved);
 // Once the FFN is enqueued, which hides the wait: the choice is on the host, and the ranks of the expert
 // group agree on the exchange of every chunk.
 void moe_prepare(const Pass& pass, int64_t layer, const ExpertExchange& exchange,
                  std::span<const BatchChunk> chunks, RoutingTape* tape, MoeSaved& saved);
-// y [S, H] += sum w A(masked f). The rows of a chunk travel as soon as they are there: under the FFN of the
+// y [S, H] += sum w A(dropout(f)). The rows of a chunk travel as soon as they are there: under the FFN of the
 // next, and back under the adapters of the next.
 void moe_forward(const Pass& pass, const MoeParameters& p, const ExpertExchange& exchange,
                  std::span<const BatchChunk> chunks, const Tensor& y, MoeSaved& saved);

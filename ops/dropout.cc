@@ -140,12 +140,12 @@ void dropout_sum(Stream& stream, const Dropout& mask, const Tensor& x, const Ten
 }
 
 void dropout_residual(Stream& stream, const Dropout& mask, const Tensor& x, const Tensor& f,
-                      const Tensor& sum) {
-  if (stream.on_cuda()) return cuda_ops().dropout_residual(stream, mask, x, f, sum);
-  check(mask, f, f);
+                      const Tensor& sum, const Tensor& dropped) {
+  if (stream.on_cuda()) return cuda_ops().dropout_residual(stream, mask, x, f, sum, dropped);
+  check(mask, f, dropped);
   copy(stream, x, sum);
   add(stream, f, sum);
-  dropout(stream, mask, f, f);
+  dropout(stream, mask, f, dropped);
 }
 
 }  // namespace pesc

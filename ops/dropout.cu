@@ -27,9 +27,9 @@ __global__ void mask_kernel(Mask mask, View<const T> x, View<const T> base, View
   }
 }
 
-// sum = x + f, f = mask(f)
+// sum = x + f, dropped = mask(f); dropped may be f.
 template <int N, class T>
-__global__ void residual_kernel(Mask mask, View<const T> x, View<T> f, View<T> sum) {
+__global__ void residual_kernel(Mask mask, View<const T> x, View<const T> f, View<T> sum, View<T> dropped) {
   PESC_FOR_ROWS(r, x.rows) {
     const RowMask row(mask, r);
 #pragma unroll 2
@@ -41,7 +41,7 @@ __global__ void residual_kernel(Mask mask, View<const T> x, View<T> f, View<T> s
       for (int j = 0; j < N; ++j) a[j] += b[j];
       store_floats<N>(sum.row(r) + i * N, a);
       row.apply(i * N, b);
-      store_floats<N>(f.row(r) + i * N, b);
+      store_floats<N>(dropped.row(r) + i * N, b);
     }
   }
 }
@@ -81,17 +81,18 @@ void dropout_sum(Stream& stream, const Dropout& mask, const Tensor& x, const Ten
 }
 
 void dropout_residual(Stream& stream, const Dropout& mask, const Tensor& x, const Tensor& f,
-                      const Tensor& sum) {
+                      const Tensor& sum, const Tensor& dropped) {
   check(mask, x, f);
   check(mask, x, sum);
+  check(mask, x, dropped);
   if (x.size() == 0) return;
   with_element(x.dtype, [&](auto element) {
     using T = decltype(element);
-    with_masked_pack<T>(mask, {x, f, sum}, [&](auto width) {
+    with_masked_pack<T>(mask, {x, f, sum, dropped}, [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
       const WholeRowGrid g(x.rows, x.cols / kWidth);
-      residual_kernel<kWidth, T>
-          <<<g.grid, g.block, 0, stream_of(stream)>>>(Mask(mask), view<const T>(x), view<T>(f), view<T>(sum));
+      residual_kernel<kWidth, T><<<g.grid, g.block, 0, stream_of(stream)>>>(
+          Mask(mask), view<const T>(x), view<const T>(f), view<T>(sum), view<T>(dropped));
       PESC_LAUNCHED("dropout_residual");
     });
   });

@@ -55,8 +55,9 @@ void dropout_sum(Stream& stream, const Dropout& mask, const Tensor& x, const Ten
 inline void dropout_add(Stream& stream, const Dropout& mask, const Tensor& x, const Tensor& y) {
   dropout_sum(stream, mask, x, y, y);
 }
-// sum [T, C] = x + f, then f becomes dropout(f): the residual that goes round the adapters, and their input.
+// sum [T, C] = x + f and dropped = dropout(f), which may be f itself: the residual that goes round the
+// adapters, and their input.
 void dropout_residual(Stream& stream, const Dropout& mask, const Tensor& x, const Tensor& f,
-                      const Tensor& sum);
+                      const Tensor& sum, const Tensor& dropped);
 
 }  // namespace pesc

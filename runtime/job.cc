@@ -68,6 +68,7 @@ std::unique_ptr<Decoder> make_decoder(Job& job, int64_t rows, int64_t sequence, 
   o.max_positions = sequence;
   o.cache_slots = cache_slots;
   o.purpose = purpose;
+  o.recompute = job.config.train.recompute;
   o.compute = job.config.train.compute;
   std::unique_ptr<Decoder> decoder;
   together(job.ranks->world(), [&] {

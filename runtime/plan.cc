@@ -19,6 +19,9 @@ struct Terms {
   double per_rank;  // tokens / world: what a rank handles of work that is cut over tp
   double element;   // bytes
   double micros;
+  // Shares of the layers whose attention and adapters, and whose whole forward, run a second time: all but
+  // the last one's, which still stands.
+  double attention_again, forward_again;
 
   Terms(const ExperimentConfig& c, const ModelConfig& m, int ranks)
       : h(static_cast<double>(m.hidden)),
@@ -32,7 +35,9 @@ struct Terms {
         tokens(static_cast<double>(c.train.global_batch * c.train.seq_len)),
         per_rank(tokens / ranks),
         element(static_cast<double>(dtype_bytes(c.train.compute))),
-        micros(static_cast<double>(c.train.micro_batches())) {}
+        micros(static_cast<double>(c.train.micro_batches())),
+        attention_again(c.train.recompute == Recompute::kNone ? 0 : 1 - 1 / layers),
+        forward_again(c.train.recompute == Recompute::kBlock ? 1 - 1 / layers : 0) {}
 };
 
 DecoderOptions decoder_options(const ExperimentConfig& c, const Mesh& mesh) {
@@ -45,18 +50,21 @@ DecoderOptions decoder_options(const ExperimentConfig& c, const Mesh& mesh) {
   o.capacity.exchange_chunks = c.parallel.chunks(c.pesc, mesh, o.capacity.max_tokens);
   o.max_positions = c.train.seq_len;
   o.compute = c.train.compute;
+  o.recompute = c.train.recompute;
   return o;
 }
 
 PlanPhase gemm_phase(const ExperimentConfig& c, const Terms& t) {
   const double weights = t.layers * t.h * (2 * t.q + 2 * t.kv + 3 * t.f);
-  const double passes = c.pesc.mode == TrainMode::kFull ? 3 : 2;
+  const double passes = (c.pesc.mode == TrainMode::kFull ? 3 : 2) + t.forward_again;
   return {"GEMM", 2 * passes * weights * t.per_rank, passes * weights / t.tp * t.element * t.micros, 0, 0};
 }
 
 PlanPhase attention_phase(const ExperimentConfig& c, const Terms& t) {
-  return {"attention", 3.5 * 4 * t.q / 2 * static_cast<double>(c.train.seq_len) * t.per_rank * t.layers,
-          t.layers * t.per_rank * t.element * (8 * t.q + 6 * t.kv), 0, 0};
+  const double passes = 3.5 + t.attention_again;
+  return {"attention", passes * 4 * t.q / 2 * static_cast<double>(c.train.seq_len) * t.per_rank * t.layers,
+          t.layers * t.per_rank * t.element * (8 * t.q + 6 * t.kv + t.attention_again * (2 * t.q + 2 * t.kv)),
+          0, 0};
 }
 
 PlanPhase lora_phase(const ExperimentConfig& c, const Terms& t) {
@@ -66,8 +74,9 @@ PlanPhase lora_phase(const ExperimentConfig& c, const Terms& t) {
   for (const Linear l : c.pesc.lora.targets) width += in[static_cast<int>(l)] + out[static_cast<int>(l)];
   if (c.pesc.mode == TrainMode::kFull || c.pesc.lora.rank == 0) width = 0;
   // Forward: the input read, the output updated; backward: both read again and the input's gradient updated.
-  return {"LoRA", 6 * static_cast<double>(c.pesc.lora.rank) * width * t.per_rank * t.layers,
-          4 * width * t.per_rank * t.layers * t.element, 0, 0};
+  return {"LoRA",
+          (6 + 2 * t.forward_again) * static_cast<double>(c.pesc.lora.rank) * width * t.per_rank * t.layers,
+          (4 + t.forward_again) * width * t.per_rank * t.layers * t.element, 0, 0};
 }
 
 // A token's choices fall on so many other ranks of its ep group, balanced experts taken.
@@ -85,15 +94,16 @@ PlanPhase adapter_phase(const ExperimentConfig& c, const Terms& t) {
   if (c.pesc.mode != TrainMode::kPesc) return {"router + adapters", 0, 0, 0, 0};
   const double k = static_cast<double>(c.pesc.moe.top_k);
   const double per_token =
-      6 * t.h *
-      (static_cast<double>(c.pesc.moe.experts) + 2 * k * static_cast<double>(c.pesc.moe.adapter_dim));
+      t.h * (6 * static_cast<double>(c.pesc.moe.experts) +
+             (6 + 2 * t.attention_again) * 2 * k * static_cast<double>(c.pesc.moe.adapter_dim));
   return {"router + adapters", per_token * t.per_rank * t.layers,
-          (8 + 3 * k) * t.h * t.per_rank * t.layers * t.element, 0, 0};
+          (8 + 3 * k + t.attention_again * (4 + k)) * t.h * t.per_rank * t.layers * t.element, 0, 0};
 }
 
 PlanPhase elementwise_phase(const Terms& t) {
   // Two norms (written, derived again, backward, residual), SwiGLU the same, the rotation of q and k.
-  const double per_token = 26 * t.h + 11 * t.f + 4 * (t.q + t.kv);
+  const double per_token =
+      26 * t.h + 11 * t.f + 4 * (t.q + t.kv) + t.forward_again * (8 * t.h + 4 * t.f + 2 * (t.q + t.kv));
   return {"norms and elementwise", 0, per_token * t.per_rank * t.layers * t.element, 0, 0};
 }
 
@@ -105,14 +115,15 @@ PlanPhase head_phase(const ExperimentConfig& c, const Terms& t) {
 double tp_bytes(const Terms& t) {
   // Attention and FFN each gather their input and scatter their output, forward and backward, and gather the
   // input once more for what is derived again.
-  return t.tp > 1 ? 10 * t.layers * t.per_rank * (t.tp - 1) * t.h * t.element : 0;
+  return t.tp > 1 ? (10 + 4 * t.forward_again) * t.layers * t.per_rank * (t.tp - 1) * t.h * t.element : 0;
 }
 
 double exchange_bytes(const ExperimentConfig& c, const Terms& t) {
   if (c.pesc.mode != TrainMode::kPesc || c.parallel.ep == 1) return 0;
   const double k = static_cast<double>(c.pesc.moe.top_k);
   // Rows there and back, forward and backward; weights and their gradients in float32.
-  return remote_ranks(c) * t.layers * (4 * t.h * t.element + 2 * k * 4);
+  return remote_ranks(c) * t.layers *
+         ((4 + 2 * t.attention_again) * t.h * t.element + (2 + t.attention_again) * k * 4);
 }
 
 int replicas(ReplicaGroup group, const Mesh& mesh, int64_t kv_heads) {
@@ -220,6 +231,12 @@ std::vector<std::string> what_would_fit(const ExperimentConfig& config, const Mo
     found.push_back(change + size);
     return true;
   };
+  for (const Recompute recompute : {Recompute::kCheap, Recompute::kBlock}) {
+    if (recompute <= config.train.recompute) continue;
+    ExperimentConfig c = config;
+    c.train.recompute = recompute;
+    if (consider(c, world, str_cat("train.recompute: ", recompute_name(recompute)))) break;
+  }
   for (int64_t micro = config.train.micro_batch - 1; micro >= 1; --micro) {
     if (config.train.global_batch % micro != 0) continue;
     ExperimentConfig c = config;

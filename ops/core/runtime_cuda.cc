@@ -245,9 +245,10 @@ void watch(Queue& queue, std::shared_ptr<Watcher> watcher) {
 void require_memory(int index, const std::string& what, int64_t bytes) {
   const DeviceInfo info = device_info(index);
   if (bytes <= info.free_bytes) return;
-  throw UsageError(str_cat(what, " needs ", gib(bytes), " of GPU ", index, " (", info.name, "), which has ",
-                           gib(info.free_bytes), " free of ", gib(info.total_bytes),
-                           "; use a smaller micro_batch or seq_len, or more ranks (tp, ep)"));
+  throw UsageError(
+      str_cat(what, " needs ", gib(bytes), " of GPU ", index, " (", info.name, "), which has ",
+              gib(info.free_bytes), " free of ", gib(info.total_bytes),
+              "; use train.recompute, a smaller micro_batch or seq_len, or more ranks (tp, ep)"));
 }
 
 void* allocate(int index, const std::string& what, int64_t bytes) {
@@ -259,9 +260,10 @@ void* allocate(int index, const std::string& what, int64_t bytes) {
     size_t free = 0;
     size_t total = 0;
     PESC_CUDA(cudaMemGetInfo(&free, &total));
-    throw UsageError(str_cat(what, " needs ", gib(bytes), " of GPU ", index, ", which has ",
-                             gib(static_cast<int64_t>(free)), " free of ", gib(static_cast<int64_t>(total)),
-                             "; use a smaller micro_batch or seq_len, or more ranks (tp, ep)"));
+    throw UsageError(
+        str_cat(what, " needs ", gib(bytes), " of GPU ", index, ", which has ",
+                gib(static_cast<int64_t>(free)), " free of ", gib(static_cast<int64_t>(total)),
+                "; use train.recompute, a smaller micro_batch or seq_len, or more ranks (tp, ep)"));
   }
   PESC_CUDA(code);
   PESC_CUDA(cudaMemset(memory, 0, static_cast<size_t>(bytes)));

@@ -168,6 +168,8 @@ void read_train(const proto::Train& p, const Checker& check, ExperimentConfig& o
   t.eval_every = p.eval_every();
   t.eval_rows = p.eval_rows();
   t.log_every = p.log_every();
+  if (p.recompute() == proto::Train::CHEAP) t.recompute = Recompute::kCheap;
+  if (p.recompute() == proto::Train::BLOCK) t.recompute = Recompute::kBlock;
   t.on_nonfinite = p.on_nonfinite() == proto::Train::SKIP ? OnNonfinite::kSkip : OnNonfinite::kEnd;
   check.not_negative("train.loss_spike_ratio", p.loss_spike_ratio());
   t.loss_spike_ratio = p.loss_spike_ratio();

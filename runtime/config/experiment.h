@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "model/activations.h"
 #include "model/config.h"
 #include "runtime/config/field_places.h"
 #include "runtime/optimizer.h"
@@ -34,6 +35,7 @@ struct TrainSection {
   double warmup_ratio = 0;
   uint64_t seed = 1;
   DType compute = DType::kF32;  // F32 or BF16
+  Recompute recompute = Recompute::kNone;
   int64_t eval_every = 0, eval_rows = 0, log_every = 10;
   OnNonfinite on_nonfinite = OnNonfinite::kEnd;
   double loss_spike_ratio = 2;

@@ -189,7 +189,8 @@ void check_same_run(const std::string& before, const std::string& after) {
                                               "recovery.",
                                               "train.on_nonfinite:",
                                               "train.loss_spike_ratio:",
-                                              "train.on_loss_spike:"};
+                                              "train.on_loss_spike:",
+                                              "train.recompute:"};
   FieldPlaces places;
   const proto::Train train = read_experiment_text(after, "resolved configuration", {}, places).train();
   const auto mode = train.mode();

@@ -47,27 +47,60 @@ class PlanTest(harness.EndToEnd):
 
     def test_what_is_planned_is_what_a_run_takes(self):
         shape = ("--shape", os.path.join(BASE, "config.json"))
-        for ranks, tp, ep, chunks in ((1, 1, 1, 1), (2, 1, 2, 1), (2, 1, 2, 2), (4, 2, 4, 1), (4, 2, 4, 2), (4, 4, 1, 1)):
-            with self.subTest(ranks=ranks, tp=tp, ep=ep, chunks=chunks):
-                layout = harness.sets(parallel__tp=tp, parallel__ep=ep, parallel__exchange_chunks=chunks,
-                                      parallel__threads=1, train__global_batch=16, train__micro_batch=8)
+        for ranks, tp, ep, chunks, recompute in (
+                (1, 1, 1, 1, "NONE"), (2, 1, 2, 1, "NONE"), (2, 1, 2, 2, "NONE"), (4, 2, 4, 1, "NONE"), (4, 2, 4, 2, "NONE"),
+                (4, 4, 1, 1, "NONE"), (1, 1, 1, 1, "CHEAP"), (4, 2, 4, 2, "CHEAP"), (4, 2, 4, 1, "BLOCK"), (4, 2, 4, 2, "BLOCK")):
+            with self.subTest(ranks=ranks, tp=tp, ep=ep, chunks=chunks, recompute=recompute):
+                layout = harness.sets(parallel__tp=tp, parallel__ep=ep, parallel__exchange_chunks=chunks, parallel__threads=1,
+                                      train__global_batch=16, train__micro_batch=8, train__recompute=recompute)
                 j, _ = self.plan(QUICKSTART, *shape, *layout, "--ranks", ranks)
                 result = harness.pesc(ranks, "bench", "--config", QUICKSTART, *shape, *layout, "--steps", 3, "--out",
                                       self.path("bench.json"))
                 self.assertEqual(result.code, 0, str(result))
                 with open(self.path("bench.json"), encoding="utf-8") as file:
                     bench = json.load(file)
+                self.assertEqual((bench["recompute"], j["recompute"]), (recompute, recompute))
                 self.assertEqual(bench["arena_bytes_rank0"], j["device_bytes"])
                 # Full rows both times: the share printed is the FLOP planned over the time and rate measured.
                 share = j["flops_per_step"] / bench["step_seconds_median"] / bench["gemm_flops_per_second"]
                 self.assertAlmostEqual(bench["share_of_light_median"] / share, 1, places=6)
                 sent = sum(p["sent_bytes"] for p in j["phases"])
-                print("%d ranks, tp %d, ep %d, %d chunks: %.3f MB planned, %.3f MB sent" %
-                      (ranks, tp, ep, chunks, sent / 1e6, bench["bytes_sent_rank0_median"] / 1e6))
+                print("%d ranks, tp %d, ep %d, %d chunks, %s: %.3f MB planned, %.3f MB sent" %
+                      (ranks, tp, ep, chunks, recompute, sent / 1e6, bench["bytes_sent_rank0_median"] / 1e6))
                 if ranks == 1:
                     self.assertEqual((sent, bench["bytes_sent_rank0_median"]), (0, 0))
                 else:
                     self.assertAlmostEqual(bench["bytes_sent_rank0_median"] / sent, 1, delta=0.15)
+
+    def test_recompute_of_7b_on_one_gpu(self):
+        """The bars on memory, with what stands beside the arenas; the products of CHEAP are those of NONE."""
+        config = os.path.join(EXPERIMENTS, "bench-7b.textproto")
+        plans, gib = {}, {}
+        for recompute in ("NONE", "CHEAP", "BLOCK"):
+            plans[recompute], _ = self.plan(config, "--set", "train.recompute=" + recompute)
+            gib[recompute] = (plans[recompute]["device_bytes"] + plans[recompute]["overhead_bytes"]) / 2**30
+        print(" ".join("%s %.2f GiB, %.0f ms" % (r, gib[r], 1e3 * plans[r]["step_seconds"]) for r in gib))
+        self.assertLessEqual(gib["NONE"], 72)
+        self.assertLessEqual(gib["CHEAP"], 64)
+        self.assertGreaterEqual(gib["NONE"] - gib["CHEAP"], 7.3)
+        # One layer's tensors and 32 inputs of 128 MiB in place of 32 layers' tensors.
+        self.assertLessEqual(gib["BLOCK"], 28)
+        gemm, seconds = ({r: pick(p) for r, p in plans.items()} for pick in (
+            lambda p: {phase["name"]: phase["flops"] for phase in p["phases"]}["GEMM"], lambda p: p["step_seconds"]))
+        self.assertEqual(gemm["CHEAP"], gemm["NONE"])
+        self.assertAlmostEqual(gemm["BLOCK"] / gemm["NONE"], 1.5 - 0.5 / 32, places=6)
+        self.assertLess(seconds["NONE"], seconds["CHEAP"])
+        self.assertLess(seconds["CHEAP"], 1.06 * seconds["NONE"])
+        self.assertLess(seconds["CHEAP"], seconds["BLOCK"])
+        # The share of light counts what the mathematics needs, whatever is computed twice.
+        self.assertEqual(len({p["flops_per_step"] for p in plans.values()}), 1)
+        # What does not fit names the first policy that does.
+        for room, recompute, named in ((66, "NONE", "CHEAP"), (40, "NONE", "BLOCK"), (40, "CHEAP", "BLOCK"), (20, "NONE", None)):
+            j, _ = self.plan(config, "--device_gib", room, "--set", "train.recompute=" + recompute)
+            self.assertFalse(j["fits"])
+            found = [c for c in j.get("would_fit", []) if c.startswith("train.recompute")]
+            want = ["train.recompute: %s needs %.1f GiB" % (named, gib[named])] if named else []
+            self.assertEqual(found, want)
 
     def test_what_does_not_fit(self):
         config = os.path.join(EXPERIMENTS, "camelidae-8x7b.textproto")

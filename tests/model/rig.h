@@ -5,6 +5,7 @@
 // on several ranks runs on each of them by itself.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -13,6 +14,7 @@
 
 #include "model/decoder.h"
 #include "model/hf_names.h"
+#include "ops/core/bf16.h"
 #include "runtime/optimizer.h"
 #include "runtime/ranks.h"
 #include "tests/assemble.h"
@@ -102,8 +104,15 @@ inline void randomise(Decoder& d) {
         host.push_back(static_cast<float>((norm ? 1.0 : 0.0) + scale * v));
       }
     }
-    copy_from_host(d.stream(), host.data(), p.value);
+    if (p.value.dtype == DType::kBF16) {
+      std::vector<uint16_t> narrow(host.size());
+      std::transform(host.begin(), host.end(), narrow.begin(), f32_to_bf16);
+      copy_from_host(d.stream(), narrow.data(), p.value);
+    } else {
+      copy_from_host(d.stream(), host.data(), p.value);
+    }
   }
+  d.parameters().refresh_copies(d.stream());
 }
 
 // Rows of a batch, of any lengths; every third token is not supervised.
@@ -152,6 +161,8 @@ struct Layout {
   int chunks = 1;
   Reduce reduce = Reduce::kAtEnd;
   Overlap overlap = Overlap::kOn;
+  Recompute recompute = Recompute::kNone;
+  DType compute = DType::kF32;
 };
 
 // A model on a layout of `world`, its share of the rows, and training steps on them.
@@ -172,6 +183,8 @@ class Rig {
     o.cache_slots = layout.cache_slots;
     o.purpose = layout.purpose;
     o.overlap = layout.overlap;
+    o.recompute = layout.recompute;
+    o.compute = layout.compute;
     decoder = std::make_unique<Decoder>(model, pesc, mesh, ranks.groups(), o);
     randomise(*decoder);
   }

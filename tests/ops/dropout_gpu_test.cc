@@ -44,10 +44,15 @@ TEST_F(DropoutGpu, Residual) {
       const HostMatrix x = rounded(HostMatrix::normal(rows, cols, 1, gap), t);
       const HostMatrix f = rounded(HostMatrix::normal(rows, cols, 2, gap), t);
       HostMatrix masked = f, sum(rows, cols, gap);
-      dropout_residual(cpu, id.on_cpu(rate, column0), x.view, masked.view, sum.view);
+      dropout_residual(cpu, id.on_cpu(rate, column0), x.view, masked.view, sum.view, masked.view);
       const auto run = [&]() -> Outputs {
         const OnGpu gx(gpu(), x, t), gf(gpu(), f, t), gsum(gpu(), HostMatrix(rows, cols, gap), t);
-        dropout_residual(gpu(), id.on_gpu(rate, column0), gx.view, gf.view, gsum.view);
+        const OnGpu gapart(gpu(), HostMatrix(rows, cols, gap), t),
+            gsame(gpu(), HostMatrix(rows, cols, gap), t);
+        dropout_residual(gpu(), id.on_gpu(rate, column0), gx.view, gf.view, gsame.view, gapart.view);
+        dropout_residual(gpu(), id.on_gpu(rate, column0), gx.view, gf.view, gsum.view, gf.view);
+        const std::string name = shape_name(t, rows, cols, gap);
+        EXPECT_TRUE(same_bits(gapart.host(), gf.host()) && same_bits(gsame.host(), gsum.host())) << name;
         return {gf.host(), gsum.host()};
       };
       compare(shape_name(t, rows, cols, gap), run, {masked, sum}, bound(t));

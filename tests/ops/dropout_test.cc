@@ -186,15 +186,20 @@ TEST(Dropout, ResidualIsTheSumAndTheMaskedAddend) {
     std::vector<float> f = x;
     std::vector<float> sum(x.size(), NAN);
     Stream stream(Device{});
-    dropout_residual(stream, c.dropout, tensor_of(residual.data(), 6, 150), tensor_of(f.data(), 6, 150),
-                     tensor_of(sum.data(), 6, 150));
+    const auto at = [](std::vector<float>& v) { return tensor_of(v.data(), 6, 150); };
+    std::vector<float> masked(x.size(), NAN);
+    std::vector<float> same(x.size(), NAN);
+    dropout_residual(stream, c.dropout, at(residual), at(f), at(same), at(masked));
+    EXPECT_EQ(f, x);
+    dropout_residual(stream, c.dropout, at(residual), at(f), at(sum), at(f));
     EXPECT_EQ(f, apply(c.dropout, x, 6, 150));
+    EXPECT_EQ(masked, f);
+    EXPECT_EQ(same, sum);
     for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(sum[i], residual[i] + x[i]);
     // And the sum of a masked tensor with another one, in each place where it may be written.
     std::vector<float> base = residual;
     std::vector<float> in = x;
     std::vector<float> out(x.size(), NAN);
-    const auto at = [](std::vector<float>& v) { return tensor_of(v.data(), 6, 150); };
     dropout_sum(stream, c.dropout, at(in), at(base), at(out));
     for (size_t i = 0; i < x.size(); ++i) ASSERT_EQ(out[i], residual[i] + f[i]);
     dropout_sum(stream, c.dropout, at(in), at(base), at(base));

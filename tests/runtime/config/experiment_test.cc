@@ -197,6 +197,9 @@ TEST(Experiment, DefaultsAreThePapersRecipe) {
   EXPECT_EQ(c.train.seq_len, 2048);
   EXPECT_EQ(c.train.lr.lr, 2e-4);
   EXPECT_EQ(c.train.lr.schedule, Schedule::kConstant);
+  EXPECT_EQ(c.train.recompute, Recompute::kNone);
+  EXPECT_EQ(parse(kGood, {"train.recompute=CHEAP"}).train.recompute, Recompute::kCheap);
+  EXPECT_EQ(parse(kGood, {"train.recompute=BLOCK"}).train.recompute, Recompute::kBlock);
   EXPECT_EQ(c.train.adamw.clip_norm, 0.3);
   EXPECT_EQ(c.train.adamw.weight_decay, 0);
   EXPECT_EQ(c.parallel.tp, 1);
@@ -305,10 +308,11 @@ TEST(Experiment, DifferencesNameEachFieldAndBothValues) {
 TEST(Experiment, ARunGoesOnUnderTheSameMathematicsOnly) {
   const std::string before = parse(kGood).text;
   check_same_run(before, before);
-  check_same_run(before, parse(kGood, {"parallel.tp=2", "run_dir=x", "name=y", "train.log_every=1",
-                                       "train.steps=20", "checkpoint.keep=5", "checkpoint.on_error=CONTINUE",
-                                       "model.path=moved", "train.eval_every=3", "data.eval=[]"})
-                             .text);
+  check_same_run(before,
+                 parse(kGood, {"parallel.tp=2", "run_dir=x", "name=y", "train.log_every=1", "train.steps=20",
+                               "checkpoint.keep=5", "checkpoint.on_error=CONTINUE", "model.path=moved",
+                               "train.eval_every=3", "data.eval=[]", "train.recompute=BLOCK"})
+                     .text);
   // The micro-batch that was the default, now said.
   check_same_run(parse(kGood, {"train.micro_batch=8"}).text, parse(replaced("micro_batch: 4", "")).text);
   for (const char* change : {"train.seed=2", "train.micro_batch=8", "moe.aux_coef=0", "lora.dropout=0",

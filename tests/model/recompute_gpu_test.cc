@@ -1,0 +1,53 @@
+// ranks: 1 2 4
+// The recompute policies in BF16: with the copies of LoRA's B beside the frozen weights, a_o beside the
+// attention's output, and attention by the library where the build has one, on ranks that share a GPU.
+#include <gtest/gtest.h>
+
+#include "tests/model/policies.h"
+
+namespace pesc {
+namespace {
+
+class RecomputeInBf16 : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!cuda::built()) GTEST_SKIP() << "no GPU test: this pesc was built without CUDA";
+    if (cuda::device_count() == 0) GTEST_SKIP() << "no GPU test: this machine has no GPU";
+    setenv("PESC_TEST_DEVICE", "cuda", 1);
+  }
+  // Widths that let W and B stand side by side, heads that the library takes.
+  static void on_every_layout(TrainMode mode, const std::vector<int64_t>& lengths, double several_rounds) {
+    const MpiSession session;
+    ModelConfig model = tiny_llama();
+    model.hidden = 256;
+    model.ffn = 512;
+    model.layers = 4;
+    model.head_dim = 64;
+    PescConfig pesc = tiny_pesc();
+    pesc.mode = mode;
+    pesc.lora.rank = 8;
+    pesc.moe.adapter_dim = 16;
+    for (Layout layout : policy_layouts(session.world()->size(), mode == TrainMode::kPesc)) {
+      layout.compute = DType::kBF16;
+      if (layout.headroom < 1) layout.headroom = several_rounds;
+      same_under_every_policy(model, pesc, some_rows(model.vocab, lengths), layout);
+    }
+  }
+};
+
+// Sequences of one length are the library's.
+TEST_F(RecomputeInBf16, PescSequencesOfOneLength) {
+  on_every_layout(TrainMode::kPesc, std::vector<int64_t>(8, 64), 0.1);
+}
+TEST_F(RecomputeInBf16, PescSequencesOfAnyLength) {
+  on_every_layout(TrainMode::kPesc, {40, 7, 64, 1, 30}, 0.1);
+}
+TEST_F(RecomputeInBf16, LoraOnly) {
+  on_every_layout(TrainMode::kLora, std::vector<int64_t>(8, 64), 1);
+}
+TEST_F(RecomputeInBf16, AllParameters) {
+  on_every_layout(TrainMode::kFull, {40, 7, 64, 1, 30}, 1);
+}
+
+}  // namespace
+}  // namespace pesc

@@ -1,0 +1,47 @@
+// ranks: 1 2 4
+// What a backward derives again is what the forward had, bit for bit: every policy gives the same gradients
+// and weights, in less memory. In float32; recompute_gpu_test.cc is the same in BF16.
+#include <gtest/gtest.h>
+
+#include "tests/model/policies.h"
+
+namespace pesc {
+namespace {
+
+void on_every_layout(ModelConfig model, const PescConfig& pesc, const Rows& rows) {
+  const MpiSession session;
+  model.layers = 4;  // a first, a last, and between them neighbours of both
+  for (const Layout& layout : policy_layouts(session.world()->size(), pesc.mode == TrainMode::kPesc))
+    same_under_every_policy(model, pesc, rows, layout);
+}
+
+TEST(Recompute, PescWithDropout) {
+  on_every_layout(tiny_llama(), tiny_pesc(), five_rows(tiny_llama()));
+}
+TEST(Recompute, PescOfOddShapes) {
+  on_every_layout(odd_llama(), odd_pesc(), five_rows(odd_llama()));
+}
+TEST(Recompute, PescWithoutLora) {
+  PescConfig p = tiny_pesc();
+  p.lora = {};
+  on_every_layout(tiny_qwen2(), p, five_rows(tiny_qwen2()));
+}
+TEST(Recompute, NoDropout) {
+  PescConfig p = tiny_pesc();
+  p.lora.dropout = p.moe.dropout = 0;
+  on_every_layout(tiny_llama(), p, five_rows(tiny_llama()));
+}
+TEST(Recompute, FewerRowsThanRanks) {
+  on_every_layout(tiny_llama(), tiny_pesc(), some_rows(tiny_llama().vocab, {12}));
+}
+TEST(Recompute, LoraOnly) {
+  PescConfig p = tiny_pesc();
+  p.mode = TrainMode::kLora;
+  on_every_layout(tiny_llama(), p, five_rows(tiny_llama()));
+}
+TEST(Recompute, AllParameters) {
+  on_every_layout(tiny_qwen2(), full_tuning(), five_rows(tiny_qwen2()));
+}
+
+}  // namespace
+}  // namespace pesc
