@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <fstream>
 
 #include "tests/model/rig.h"
@@ -91,6 +92,10 @@ TEST(Memory, ResidentMemoryIsWhatTheArenasAnnounced) {
   }
   const int64_t grown = resident_bytes() - before;
   const int64_t announced = total(rig.decoder->arenas());
+  std::printf("resident memory grew by %.3f GiB, %.3f of the %.3f GiB that the arenas announced\n",
+              static_cast<double>(grown) / (1 << 30),
+              static_cast<double>(grown) / static_cast<double>(announced),
+              static_cast<double>(announced) / (1 << 30));
   EXPECT_GE(announced, int64_t{1} << 30);
   EXPECT_LE(static_cast<double>(grown), 1.1 * static_cast<double>(announced));
   // And the arenas are no mere promise.
