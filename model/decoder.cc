@@ -78,7 +78,7 @@ struct Decoder::Memory {
                                           const DecoderOptions& o) {
     const auto planned = plan(m, p, mesh, o);
     if (o.device.kind == DeviceKind::kCuda) {
-      int64_t bytes = cuda::kQueueBytes;
+      int64_t bytes = cuda::kQueueBytes * (o.overlap == Overlap::kOn && mesh.world() > 1 ? 2 : 1);
       for (const ArenaSize& a : planned->arenas.sizes()) bytes += a.bytes;
       cuda::require_memory(o.device.index, "this rank's model, activations and workspaces", bytes);
     }

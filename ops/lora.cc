@@ -1,8 +1,7 @@
-// The LoRA down projection in plain products, which every device can do. With dropout the backward makes the
+// The LoRA down projection in plain products: the same on every device. With dropout the backward makes the
 // masked input again in scratch, from the same counters, and then the gradient before the mask in its place.
 #include "ops/lora.h"
 
-#include "ops/cuda_ops.h"
 #include "ops/gemm.h"
 
 namespace pesc {
@@ -35,12 +34,6 @@ void lora_input_gradient(Stream& stream, const LoraBranch& branch, const Tensor&
 
 void lora_down_backward(Stream& stream, const LoraBranch& branch, const Tensor& x, const Tensor& dx,
                         Arena& scratch) {
-  if (stream.on_cuda()) return cuda_ops().lora_down_backward(stream, branch, x, dx, scratch);
-  lora_down_backward_by_products(stream, branch, x, dx, scratch);
-}
-
-void lora_down_backward_by_products(Stream& stream, const LoraBranch& branch, const Tensor& x,
-                                    const Tensor& dx, Arena& scratch) {
   if (x.rows == 0) return;
   if (branch.dropout.rate == 0) {
     lora_weight_gradient(stream, branch, x);

@@ -35,9 +35,6 @@ void lora_input_gradient(Stream& stream, const LoraBranch& branch, const Tensor&
 // Both for an x [T, I] that stands in memory: dx [T, I] is added to.
 void lora_down_backward(Stream& stream, const LoraBranch& branch, const Tensor& x, const Tensor& dx,
                         Arena& scratch);
-// The same from the two products above and dropout, as a device without a kernel of its own does it.
-void lora_down_backward_by_products(Stream& stream, const LoraBranch& branch, const Tensor& x,
-                                    const Tensor& dx, Arena& scratch);
 
 // Scratch bytes of lora_down_backward; `activations` is the element type of x (F32 on the CPU).
 [[nodiscard]] int64_t lora_scratch_bytes(const Device& device, int64_t tokens, int64_t columns,

@@ -1,9 +1,9 @@
 // SwiGLU on a GPU. With s = 1 / (1 + exp(-gate)):
 //   dup = dh gate s;  dgate = dh up s (1 + gate (1 - s))
-// T tokens, F columns; all tensors of one element type, any row strides. With a LoRA path the backward is one
-// kernel (ops/core/lora_tiles.cuh) where that takes the shape. Where not, a product makes the gradient before
-// the mask; a kernel then does all the rest, and leaves dropout(h) in dh for the weight gradient (a product).
-#include "ops/core/lora_tiles.cuh"
+// T tokens, F columns; all tensors of one element type, any row strides. With a LoRA path the backward first
+// makes the gradient before the mask (a product); one kernel then does all the rest, and leaves dropout(h) in
+// dh for the weight gradient (a product).
+#include "ops/core/dropout_mask.cuh"
 #include "ops/cuda_ops.h"
 #include "ops/swiglu.h"
 
@@ -31,20 +31,6 @@ __global__ void forward_kernel(View<const T> gate_up, int64_t cols, View<T> h, M
       row.apply(i * N, up);
       store_floats<N>(dropped.row(r) + i * N, up);
     }
-  }
-}
-
-// gate and up of a pack become their gradients, and h = silu(gate) up goes to x.
-template <int N>
-__device__ __forceinline__ void backward_pack(const float (&d)[N], float (&gate)[N], float (&up)[N],
-                                              float (&x)[N]) {
-#pragma unroll
-  for (int j = 0; j < N; ++j) {
-    const float g = gate[j];
-    const float s = sigmoid(g);
-    x[j] = up[j] * g * s;
-    gate[j] = d[j] * up[j] * s * fmaf(g, 1.0F - s, 1.0F);
-    up[j] = d[j] * g * s;
   }
 }
 
@@ -76,38 +62,18 @@ __global__ void backward_kernel(View<T> dh, View<const T> gate_up, View<T> dgate
         }
         store_floats<N>(dh.row(r) + i * N, plus);
       }
-      float h[N];
-      backward_pack<N>(d, gate, up, h);
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        const float g = gate[j];
+        const float s = sigmoid(g);
+        gate[j] = d[j] * up[j] * s * fmaf(g, 1.0F - s, 1.0F);
+        up[j] = d[j] * g * s;
+      }
       store_floats<N>(dgate_up.row(r) + i * N, gate);
       store_floats<N>(dgate_up.row(r) + dh.cols + i * N, up);
     }
   }
 }
-
-// On tiles, with the way back through LoRA: dh, gate and up come in.
-struct BackwardTile {
-  static constexpr int kInputs = 3;
-  View<const bf16> dh, gate_up;
-  View<bf16> dgate_up;  // may be gate_up: other rows are read ahead, its own only by the thread itself
-  __device__ __forceinline__ const bf16* input(int i, int64_t row, int64_t column) const {
-    return i == 0 ? dh.row(row) + column : gate_up.row(row) + (i == 1 ? column : dh.cols + column);
-  }
-  __device__ __forceinline__ void finish(bool there, int64_t row, int64_t column,
-                                         const Pack<bf16, 8> (&in)[kInputs], const float (&term)[8],
-                                         float (&x)[8]) const {
-    float d[8], gate[8], up[8];
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      d[j] = as_float(in[0].v[j]) + term[j];
-      gate[j] = as_float(in[1].v[j]);
-      up[j] = as_float(in[2].v[j]);
-    }
-    backward_pack<8>(d, gate, up, x);
-    if (!there) return;
-    store_floats<8>(dgate_up.row(row) + column, gate);
-    store_floats<8>(dgate_up.row(row) + dh.cols + column, up);
-  }
-};
 
 void check(const Tensor& gate_up, const Tensor& h) {
   PESC_CHECK(gate_up.dtype == h.dtype, dtype_name(gate_up.dtype), ", ", dtype_name(h.dtype));
@@ -151,10 +117,6 @@ void swiglu_backward(Stream& stream, const SwigluBackward& args, Arena& scratch)
   check(gate_up, dh);
   check(dgate_up, dh);
   if (dh.size() == 0) return;
-  if (lora &&
-      lora_tiles_fit(args.lora, {dh, gate_of(gate_up), up_of(gate_up), gate_of(dgate_up), up_of(dgate_up)}))
-    return lora_on_tiles(stream, args.lora,
-                         BackwardTile{view<const bf16>(dh), view<const bf16>(gate_up), view<bf16>(dgate_up)});
   Arena::Scope scope(scratch);
   Tensor term;
   if (lora) {

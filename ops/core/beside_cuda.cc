@@ -13,6 +13,7 @@ std::shared_ptr<Queue> open_beside(const Queue& queue) {
   PESC_CUDA(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
   // Else a collective's few blocks would stand behind all those of a product.
   PESC_CUDA(cudaStreamCreateWithPriority(&beside->stream, cudaStreamNonBlocking, highest));
+  beside->workspace = allocate(queue.index, "a communication stream's workspace", Queue::kWorkspaceBytes);
   beside->open_staging();
   return beside;
 }

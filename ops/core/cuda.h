@@ -58,8 +58,8 @@ struct DeviceInfo {
 [[nodiscard]] std::shared_ptr<Queue> open(const Device& device);
 void synchronize(Queue& queue);
 
-// A queue for collectives, copies and small kernels, but no products, beside `queue`'s work; where both have
-// work waiting, its own goes first.
+// A queue for collectives, copies and small kernels, but no products, with kQueueBytes of its own, beside
+// `queue`'s work; where both have work waiting, its own goes first.
 [[nodiscard]] std::shared_ptr<Queue> open_beside(const Queue& queue);
 // What is enqueued on `queue` from now on comes after what `other` holds so far.
 void follow(Queue& queue, Queue& other);

@@ -35,10 +35,11 @@ struct Mask {
 class RowMask {
  public:
   __device__ __forceinline__ RowMask(const Mask& mask, int64_t row) : mask_(mask) {
-    if (mask.threshold != 0) identify(mask.samples[row], mask.positions[row]);
-  }
-  __device__ __forceinline__ RowMask(const Mask& mask, int64_t sample, int32_t position) : mask_(mask) {
-    identify(sample, position);
+    if (mask.threshold == 0) return;
+    const auto sample = static_cast<uint64_t>(mask.samples[row]);
+    position_ = static_cast<uint32_t>(mask.positions[row]);
+    sample_ = static_cast<uint32_t>(sample);
+    key0_ = mask.key0 ^ static_cast<uint32_t>(sample >> 32) * 0x85EBCA6BU;
   }
   // values = mask * values * scale, N of them from `column` of the tensor on.
   template <int N>
@@ -67,11 +68,6 @@ class RowMask {
   }
 
  private:
-  __device__ __forceinline__ void identify(int64_t sample, int32_t position) {
-    position_ = static_cast<uint32_t>(position);
-    sample_ = static_cast<uint32_t>(sample);
-    key0_ = mask_.key0 ^ static_cast<uint32_t>(static_cast<uint64_t>(sample) >> 32) * 0x85EBCA6BU;
-  }
   __device__ __forceinline__ bool kept(uint32_t word, int half) const {
     return (half == 0 ? word & 0xFFFFU : word >> 16) >= mask_.threshold;
   }

@@ -27,7 +27,7 @@ struct Queue {
   int multiprocessors = 0;
   cudaStream_t stream = nullptr;
   cublasLtHandle_t blas = nullptr;
-  void* workspace = nullptr;  // kWorkspaceBytes of device memory for the products
+  void* workspace = nullptr;  // kWorkspaceBytes of device memory for products and partial results
   std::shared_ptr<Watcher> watcher;
   std::shared_ptr<GemmCache> gemms;
   std::shared_ptr<AttentionCache> attention;

@@ -49,10 +49,11 @@ struct ParallelSection {
   double exchange_headroom = 2;
   bool share_gpu = false, time_kernels = true;
   int exchange_chunks = 0;  // 0: usual_exchange_chunks
-  Overlap overlap = Overlap::kOn;
+  Overlap overlap = Overlap::kOff;
   // Of a training run whose ranks have up to `max_tokens` tokens at a time.
   [[nodiscard]] int chunks(const PescConfig& pesc, const Mesh& mesh, int64_t max_tokens) const {
-    return exchange_chunks > 0 ? exchange_chunks : usual_exchange_chunks(device, pesc, mesh, max_tokens);
+    if (exchange_chunks > 0) return exchange_chunks;
+    return overlap == Overlap::kOn ? usual_exchange_chunks(device, pesc, mesh, max_tokens) : 1;
   }
 };
 

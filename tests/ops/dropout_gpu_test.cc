@@ -118,7 +118,6 @@ TEST_F(LoraGpu, ForwardAndBackward) {
     for (const auto& [tokens, columns, rank, gap, rate] :
          {Shape{65, 136, 16, 0, 0.1F}, Shape{9, 64, 8, 8, 0.0F}, Shape{40, 33, 5, 3, 0.5F},
           Shape{1, 24, 2, 0, 0.1F}, Shape{0, 16, 4, 0, 0.1F},
-          // On tiles, in bf16: several runs, tokens and columns that do not fill the last.
           Shape{3001, 264, 64, 8, 0.1F}, Shape{37, 72, 32, 0, 0.1F}, Shape{16, 128, 16, 8, 0.5F},
           Shape{333, 136, 64, 0, 0.0F}}) {
       Identities id(gpu(), tokens);

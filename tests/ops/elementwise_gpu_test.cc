@@ -15,9 +15,8 @@ struct Shape {
   int64_t rows, cols, gap;
 };
 // Packed rows, odd widths, odd strides, one row, no rows, more columns than threads.
-const Shape kShapes[] = {{5, 64, 0},    {33, 130, 0},  {7, 65, 3},    {9, 96, 8},   {4, 40, 1},
-                         {1, 8, 0},     {0, 64, 0},    {3, 1, 0},     {2, 4096, 0}, {300, 520, 0},
-                         {5, 7168, 64}, {3, 12288, 0}, {2003, 264, 8}};
+const Shape kShapes[] = {{5, 64, 0}, {33, 130, 0}, {7, 65, 3},   {9, 96, 8},    {4, 40, 1},    {1, 8, 0},
+                         {0, 64, 0}, {3, 1, 0},    {2, 4096, 0}, {300, 520, 0}, {5, 7168, 64}, {3, 12288, 0}};
 constexpr DType kTypes[] = {DType::kF32, DType::kBF16};
 
 class RmsNormGpu : public GpuTwin {};
@@ -205,7 +204,7 @@ TEST_F(SwigluGpu, ForwardAndBackwardInPlace) {
 TEST_F(SwigluGpu, DroppedCopyAndLoraPath) {
   for (const DType t : kTypes) {
     for (const auto& [rows, cols, gap] : kShapes) {
-      for (const int64_t rank : {8, 16, 32, 64}) {  // 16 and more go on tiles, in bf16
+      for (const int64_t rank : {8, 64}) {
         Identities id(gpu(), rows);
         const float rate = cols % 3 == 0 ? 0.0F : 0.1F;
         constexpr float kScale = 0.25F;
