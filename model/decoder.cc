@@ -189,10 +189,10 @@ void Decoder::layer_forward(const Pass& p, int64_t i, RoutingTape* tape, const T
                             .rstd = saved.rstd2.col_range(0, batch_.slice),
                             .dropped = {mask, second}});
   if (exchange_ == nullptr) return shared_ffn_forward(p, i, w, saved, h, dropped, x2, next);
-  Meanwhile route;
-  if (run == Run::kFirst) {
-    route = [&] { moe_route(p, i, w.moe, h.x, m.saved.stats.row_range(2 * i, 2 * i + 2), tape, saved.moe); };
-  }
+  const Meanwhile route = [&] {
+    if (run == Run::kAgain) return lane_.routed.set(stream_);
+    moe_route(p, i, w.moe, h.x, m.saved.stats.row_range(2 * i, 2 * i + 2), tape, saved.moe);
+  };
   for (size_t c = 0; c < chunks_.size(); ++c) {
     const auto& [begin, end] = chunks_[c].rows;
     shared_ffn_forward(p.over(chunks_[c].batch), i, w, ffn_rows(saved, chunks_[c]), h.rows({begin, end}),
@@ -206,17 +206,17 @@ void Decoder::layer_forward(const Pass& p, int64_t i, RoutingTape* tape, const T
 }
 
 // What Recompute::kCheap did not keep of layer i, for its attention's backward; and of the layer below, whose
-// output is the input of this one.
+// output is the input of this one. The last layer's attention still stands where the forward left it.
 void Decoder::input_again(const Pass& p, int64_t i) {
   Memory& m = *memory_;
   const LayerSaved& saved = m.saved.layers[static_cast<size_t>(i)];
-  // The last layer's attention still stands where the forward left it.
   if (i + 1 < model_.layers) attention_again(p, m.parameters.layers[static_cast<size_t>(i)], saved);
   if (exchange_ == nullptr) return;
   const Tensor x = saved.x.row_range(0, batch_.slice);
   if (i == 0) return embed(x);
   LayerSaved& below = m.saved.layers[static_cast<size_t>(i - 1)];
   const Tensor x2 = below.x2.row_range(0, batch_.slice);
+  lane_.routed.set(stream_);
   for (size_t c = 0; c < chunks_.size(); ++c) moe_residual(p, i - 1, c, chunks_[c], x2, x, below.moe);
   moe_forward(p, m.parameters.layers[static_cast<size_t>(i - 1)].moe, *exchange_, chunks_, x, below.moe);
 }

@@ -116,7 +116,6 @@ class Decoder {
   void embed(const Tensor& x);
   void layer_forward(const Pass& pass, int64_t i, RoutingTape* tape, const Tensor& next, Run run);
   void input_again(const Pass& pass, int64_t i);
-  void layer_backward(const Pass& pass, int64_t i, const Tensor& dx);
   void layer_backward(const Pass& pass, int64_t i, const Tensor& dx, const LayerDone& done);
   void chunk_backward(const Pass& pass, int64_t i, size_t c, const Tensor& dy, const Tensor& h,
                       const Tensor& dropped, const Beside& dh);

@@ -38,7 +38,7 @@ inline Outcome three_steps(Communicator& world, const ModelConfig& model, const 
   out.values = rig.values();
   DecoderOptions o;
   o.device = test_device(layout.threads);
-  o.capacity = {count_tokens(rows), model.max_positions, layout.headroom, 8};
+  o.capacity = {count_tokens(rows), model.max_positions, layout.headroom, 8, layout.chunks};
   o.max_positions = model.max_positions;
   o.recompute = layout.recompute;
   o.compute = layout.compute;
@@ -60,7 +60,7 @@ inline void same_under_every_policy(const ModelConfig& model, const PescConfig& 
   const MpiSession session;
   const auto world = test_world(session);
   SCOPED_TRACE(str_cat(world->size(), " ranks, tp ", layout.tp, ", ep ", layout.ep, ", headroom ",
-                       layout.headroom, ", ", dtype_name(layout.compute)));
+                       layout.headroom, ", chunks ", layout.chunks, ", ", dtype_name(layout.compute)));
   const Outcome none = three_steps(*world, model, pesc, rows, layout);
   int64_t before = none.activations;
   for (const Recompute recompute : {Recompute::kCheap, Recompute::kBlock}) {
@@ -84,6 +84,8 @@ inline std::vector<Layout> policy_layouts(int ranks, bool experts) {
   for (const int tp : {1, 2}) {
     all.push_back({.tp = tp, .ep = ranks});
     all.push_back({.tp = tp, .ep = ranks, .headroom = 0.1});  // several exchange rounds
+    all.push_back({.tp = tp, .ep = ranks, .chunks = 2});
+    all.push_back({.tp = tp, .ep = ranks, .headroom = 0.1, .chunks = 2});
   }
   return all;
 }
