@@ -232,17 +232,28 @@ GOODPUT_STEPS = 140
 REAL_STEP, REAL_BETWEEN = 0.85, 30  # seconds: a step of the 7B shape on one H200 (the bar), and between two faults
 
 
+def rows_of_a_step(rig):
+    """So many that steps are long enough to hit on a quick machine, and far shorter than real ones on a busy one."""
+    for rows in (64, 16):
+        run = "goodput-%d" % rows
+        rig.launch(run, train__steps=16, train__global_batch=rows, train__micro_batch=rows)
+        if statistics.median(r["seconds"] for r in harness.curve(rig.path(run))) < REAL_STEP / 3.5:
+            break
+    return rows
+
+
 @line("a fault every 30 s of simulated time", "`kill -9` of a rank whenever a launch has trained for as many steps as one "
       "of 0.85 s each does in 30 s; only the steps are shorter, detection and restarts are real", "O1 O4, it finishes")
 def faults_all_the_time(rig, row, log):
-    """Four times the rows, so that steps are long enough on a quick machine too."""
-    fields = {"train__steps": GOODPUT_STEPS, "checkpoint__every_steps": 8, "train__global_batch": 64, "train__micro_batch": 64}
+    rows = rows_of_a_step(rig)
+    fields = {"train__steps": GOODPUT_STEPS, "checkpoint__every_steps": 8, "train__global_batch": rows,
+              "train__micro_batch": rows}
     plain = rig.launch("goodput-plain", **fields)
     assert plain.code == 0
     expected = rig.weights("goodput-plain", GOODPUT_STEPS)
     step = statistics.median(r["seconds"] for r in harness.curve(rig.path("goodput-plain")))
     scale, between = REAL_STEP / step, round(REAL_BETWEEN / REAL_STEP)
-    assert 3 <= scale <= 100, "a step of %.3f s stands for none of %.2f s" % (step, REAL_STEP)
+    assert 1 <= scale <= 100, "a step of %.3f s stands for none of %.2f s" % (step, REAL_STEP)  # shorter, or it is not simulated
     out, begin, launch, waited = rig.supervise("goodput", **fields), 0, 1, []
     run = rig.path("goodput")
     while True:
