@@ -206,7 +206,8 @@ TEST(Experiment, DefaultsAreThePapersRecipe) {
   EXPECT_EQ(c.parallel.ep, 1);
   EXPECT_EQ(c.parallel.exchange_headroom, 2);
   EXPECT_EQ(c.parallel.exchange_chunks, 0);
-  EXPECT_EQ(c.parallel.overlap, Overlap::kOn);
+  EXPECT_EQ(c.parallel.overlap, Overlap::kOff);
+  EXPECT_EQ(parse(kGood, {"parallel.overlap=true"}).parallel.overlap, Overlap::kOn);
   ASSERT_EQ(c.data.train.size(), 1U);
   EXPECT_EQ(c.data.train[0].tag, "x");
   EXPECT_EQ(c.data.train[0].weight, 1);
@@ -222,7 +223,7 @@ TEST(Experiment, DefaultsAreThePapersRecipe) {
 
 TEST(Experiment, TokensAreExchangedInTwoChunksWhereThatHidesSomething) {
   const ExperimentConfig cpu = parse(kGood);
-  const ExperimentConfig gpu = parse(kGood, {"parallel.device=CUDA"});
+  const ExperimentConfig gpu = parse(kGood, {"parallel.device=CUDA", "parallel.overlap=true"});
   const auto chunks = [](const ExperimentConfig& c, int world, int tp, int ep, int64_t tokens) {
     return c.parallel.chunks(c.pesc, Mesh(world, 0, tp, ep), tokens);
   };
@@ -232,6 +233,7 @@ TEST(Experiment, TokensAreExchangedInTwoChunksWhereThatHidesSomething) {
   EXPECT_EQ(chunks(gpu, 4, 1, 4, 4095), 1);
   EXPECT_EQ(chunks(gpu, 4, 1, 1, 8192), 1);
   EXPECT_EQ(chunks(cpu, 4, 1, 4, 8192), 1);
+  EXPECT_EQ(chunks(parse(kGood, {"parallel.device=CUDA"}), 4, 1, 4, 8192), 1);  // nothing would hide it
   EXPECT_EQ(chunks(parse(kGood, {"parallel.device=CUDA", "train.mode=LORA"}), 4, 1, 1, 8192), 1);
   for (const int n : {1, 2}) {
     const ExperimentConfig set = parse(kGood, {str_cat("parallel.exchange_chunks=", n)});
