@@ -79,8 +79,8 @@ class Replay(harness.EndToEnd):
         self.assertEqual(steps, {"train": len(self.recorded)})
         self.assertEqual(sorted(dropout), ["lora", "moe"])
         self.assertTrue(all(share > 0 for share in dropout.values()), dropout)
-        late = [r["loss"] for r in self.recorded[-25:]]
-        self.assertLess(sum(late) / len(late), 0.1, "it does not learn")
+        mean = lambda records: sum(r["loss"] for r in records) / len(records)
+        self.assertLess(mean(self.recorded[-25:]), 0.15 * mean(self.recorded[:5]), "it does not learn")
 
 
 if __name__ == "__main__":
