@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the data of the quick start: instruction rows in three domains with a little plain text among them, and the plain
-text of its base model.
+"""Writes the data of the quick start: instruction rows in three domains, and the plain text of its base model.
 
     generate.py --out DIR             train.jsonl and heldout-{text,programs,arithmetic}.jsonl
     generate.py --out DIR --pretrain  also pretrain.jsonl (rows of `corpus`) and tokenizer.txt for spm_train
@@ -9,13 +8,9 @@ Instruction rows have the published form {"instruction": system, "conversation":
 The same seed gives the same bytes on any Python from 3.9 on. Held-out rows are drawn first; a training row or a
 sentence of the plain text with the core of a held-out row (see tasks.py) is drawn again, and the finished files are
 checked: no held-out input stands in the training rows or the plain text, no program to be written or read either.
-
-One training row in 31 is plain text, of the kind that the base was pretrained on but not of its documents: what it
-knows is kept in use, as tuning sets often do, and the loss stays a number of ordinary size (README, How exact).
 """
 
 import argparse
-import itertools
 import json
 import os
 import re
@@ -28,8 +23,6 @@ from tasks import DOMAINS
 TEMPLATE_WORDS = ["###", "Human:", "Assistant:", "System:"]
 SYSTEM_TEXT = "Be brief."
 SYSTEM_SHARE = 0.05
-PLAIN = "plain"  # tag of the rows of plain text
-PER_PLAIN_ROW = 30  # instruction rows
 
 
 def weighted(draw, choices):
@@ -65,8 +58,6 @@ def instruction_rows(seed, held_out_count, train_count):
             if core not in cores:
                 train.append(row(draw, domain, question, answer))
                 kept += 1
-    plain = documents(Draw("%d train %s" % (seed, PLAIN)), float("inf"), weighted, cores)
-    train += [{"corpus": text, "dataset": PLAIN} for text in itertools.islice(plain, len(train) // PER_PLAIN_ROW)]
     Draw("%d order" % seed).shuffle(train)
     return held_out, train, cores
 
@@ -81,8 +72,8 @@ def check(held_out, train, texts, cores):
         if found:
             raise Leak(what)
 
-    seen = {turn["input"] for r in train for turn in r.get("conversation", [])}
-    plain = "\n\n".join(texts + [r["corpus"] for r in train if "corpus" in r]) + "\n"
+    seen = {turn["input"] for r in train for turn in r["conversation"]}
+    plain = "\n\n".join(texts) + "\n"
     for rows in held_out.values():
         for r in rows:
             turn = r["conversation"][0]
@@ -116,8 +107,6 @@ def tokenizer_lines(texts, train):
         for line in lines[1:]:
             yield "(" + apart(line)
     for r in train:
-        if "corpus" in r:
-            continue
         turn = r["conversation"][0]
         yield "### Human: x### Assistant: " + apart(turn["output"])
         for line in turn["input"].split("\n"):

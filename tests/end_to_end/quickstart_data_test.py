@@ -30,9 +30,7 @@ class QuickStartData(unittest.TestCase):
         for name, seed in (("one", 1), ("again", 1), ("two", 2)):
             harness.generate_data(os.path.join(cls.folder, name), seed=seed)
         read = lambda name: harness.read_jsonl(os.path.join(cls.folder, "one", name))
-        rows = read("train.jsonl")
-        cls.train = [r for r in rows if "corpus" not in r]
-        cls.plain = [r for r in rows if "corpus" in r]
+        cls.train = read("train.jsonl")
         cls.held_out = {d: read("heldout-%s.jsonl" % d) for d in DOMAINS}
 
     def test_a_seed_gives_its_bytes(self):
@@ -47,7 +45,6 @@ class QuickStartData(unittest.TestCase):
         for domain, rows in self.held_out.items():
             self.assertEqual([r["dataset"] for r in rows], [domain] * 100)
             self.assertEqual(sum(r["dataset"] == domain for r in self.train), 5000)
-        self.assertEqual(len(self.plain), 500)
         first = [r["dataset"] for r in self.train[:300]]
         self.assertGreater(min(first.count(d) for d in DOMAINS), 50, "the domains are not mixed")
 
@@ -61,9 +58,6 @@ class QuickStartData(unittest.TestCase):
                 self.assertTrue(turn["input"].strip() and turn["output"].strip(), row)
                 self.assertNotIn("###", turn["input"] + turn["output"])
         self.assertTrue(any(row["instruction"] for row in self.train), "no row has a system text")
-        for row in self.plain:
-            self.assertEqual(set(row), {"corpus", "dataset"})
-            self.assertEqual(row["dataset"], "plain")
 
     def test_nothing_held_out_is_trained_on(self):
         questions = {normal(r["conversation"][0]["input"]) for r in self.train}
@@ -97,21 +91,13 @@ class QuickStartData(unittest.TestCase):
             self.assertEqual(harness.read_jsonl(os.path.join(folder, "heldout-%s.jsonl" % domain)), self.held_out[domain])
         text = "\n\n".join(row["corpus"] for row in rows) + "\n"
         self.assertGreater(len(text), 20e6)
-        # The plain text among the training rows is of other documents.
-        self.assertFalse({row["corpus"] for row in rows} & {row["corpus"] for row in self.plain})
-        self.no_template_and_nothing_held_out(text, 40000)
-
-    def test_the_plain_text_among_the_rows_has_no_template_and_nothing_held_out(self):
-        self.no_template_and_nothing_held_out("\n\n".join(row["corpus"] for row in self.plain) + "\n", 100)
-
-    def no_template_and_nothing_held_out(self, text, least):
         for part in ("#" * 2, "Human", "Assistant", "System", "?"):  # no question either
             self.assertNotIn(part, text)
         flat = normal(text)
         lists = set(re.findall(r"(?:list|words): ([a-z ]+)\.", text))
         programs = set(re.findall(r"^(\w+ = .*\n.*(?:\n.*)?)\n# prints", text, re.M))
         programs |= set(re.findall(r"^((?:def|for|\w+ =).*?)(?:  #.*)?$", text, re.M))
-        for found in (lists, programs):
+        for found, least in ((lists, 40000), (programs, 40000)):
             self.assertGreater(len(found), least, "the plain text has another form than is looked for here")
         looked_for = 0
         for rows in self.held_out.values():
