@@ -185,7 +185,12 @@ JobEnd run_job(const LaunchOptions& options, const Placement& placement, const E
         told = t;
         tell_ranks(mpirun, read_heartbeats(config.run_dir, placement.ranks, generation), mark);
       }
-      if (signals.requests() > 1 || t - first_told > config.recovery.stop_limit) {
+      if (t - first_told > config.recovery.stop_limit) {
+        end.hang = str_cat("told to stop, the ranks have not ended within ", config.recovery.stop_limit,
+                           " s (recovery.stop_limit_s)");
+        end.noticed_at = t - begin;
+      }
+      if (signals.requests() > 1 || !end.hang.empty()) {
         std::fprintf(stderr, "pesc launch: ending the ranks now\n");
         end_job();
       }
@@ -213,6 +218,10 @@ JobEnd run_job(const LaunchOptions& options, const Placement& placement, const E
   if (!end.hang.empty()) {
     end.code = static_cast<int>(ExitCode::kHang);
     end.status = "ended for hanging";
+  } else if (ended_at >= 0 && end.code != 0 && end.code != static_cast<int>(ExitCode::kPreempted)) {
+    // mpirun itself says 1.
+    end.code = 128 + SIGINT;
+    end.status = "ended by a second signal";
   } else if (end.code != 0 && end.code < 64 && !end.deaths.empty()) {
     end.code = end.deaths.front().exit_code;  // mpirun says 1 when ranks end with different codes
   }

@@ -178,8 +178,15 @@ def preemption(rig, row, log):
     row.add(took, time.monotonic() - began, 0)
     rig.assert_as_if_nothing_happened(run)
     rig.assert_nothing_left(run)
-    of_launch_test(rig, row, "test_preemption", "test_preemption_without_the_help_of_mpirun", "test_the_terminal_goes_away",
-                   "test_the_save_fails_when_told_to_stop")
+    of_launch_test(rig, row, "test_preemption", "test_preemption_without_the_help_of_mpirun", "test_the_terminal_goes_away")
+
+
+@line("told to stop, and it cannot save", "SIGTERM to the supervisor; then a rank throws in the save or is killed in it, a second "
+      "SIGTERM comes, or a rank stands still until recovery.stop_limit_s is over",
+      "O1 O2 O4, the code says so (70, 137, 130, 76) and is not 75")
+def stopped_without_saving(rig, row, log):
+    of_launch_test(rig, row, "test_the_save_fails_when_told_to_stop", "test_a_second_signal_ends_the_ranks",
+                   "test_ranks_that_do_not_stop_are_ended")
 
 
 @line("NaN or Inf in loss or gradient", "each of the four injected at (step, rank), once and again and again",
@@ -192,7 +199,7 @@ def not_a_number(rig, row, log):
 @line("crash loop", "SIGKILL in every set-up; a damaged checkpoint of a high step is no progress, a new one of a lower is",
       "pauses of 1, 2, 4 s, gives up after 3 restarts without a new checkpoint")
 def crash_loop(rig, row, log):
-    of_launch_test(rig, row, "test_a_crash_loop_ends", "test_what_does_not_go_away_is_not_tried_again",
+    of_launch_test(rig, row, "test_a_crash_loop_ends", "test_pauses_have_a_limit", "test_what_does_not_go_away_is_not_tried_again",
                    "test_too_few_slots", "test_usage")
     progress_beside_damage(rig, row)
 
@@ -358,7 +365,7 @@ CASES = [
     elsewhere("mpirun_of_two_hosts", "mpirun of two hosts killed", "SIGKILL", "end_to_end.hosts", "O1 O4 on both hosts"),
     elsewhere("failing_host", "a host on which ranks die in every launch", "SIGKILL of one rank, always", "end_to_end.hosts",
               "left out after 2 launches in a row"),
-    mpirun_ends, preemption,
+    mpirun_ends, preemption, stopped_without_saving,
     under_slurm("slurm_limit", "Slurm: time limit", "--time=1, --signal", "O1, one writer, 75, requeued"),
     under_slurm("slurm_preemption", "Slurm: preemption", "a job of an urgent partition", "O1, one writer, 75, started again"),
     under_slurm("slurm_scancel", "Slurm: scancel", "while training, and in a slow save",
