@@ -163,6 +163,7 @@ JobEnd run_job(const LaunchOptions& options, const Placement& placement, const E
   err.close_write();
   ProgressWatch progress(config, placement.ranks, generation);
   double told = -1, first_told = -1, ended_at = -1;
+  bool all_told = false;
   const auto end_job = [&] {
     if (ended_at >= 0) return;
     ended_at = now();
@@ -181,9 +182,11 @@ JobEnd run_job(const LaunchOptions& options, const Placement& placement, const E
         first_told = t;
         std::fprintf(stderr, "pesc launch: told to stop; the ranks save\n");
       }
-      if (t - told >= kTellEvery) {
+      if (!all_told && t - told >= kTellEvery) {
         told = t;
-        tell_ranks(mpirun, read_heartbeats(config.run_dir, placement.ranks, generation), mark);
+        const std::vector<Heartbeat> ranks = read_heartbeats(config.run_dir, placement.ranks, generation);
+        tell_ranks(mpirun, ranks, mark);
+        all_told = std::ssize(ranks) == placement.ranks;  // they catch it since before their first heartbeat
       }
       if (t - first_told > config.recovery.stop_limit) {
         end.hang = str_cat("told to stop, the ranks have not ended within ", config.recovery.stop_limit,
