@@ -314,4 +314,4 @@ if __name__ == "__main__":
     except (OSError, slurm.subprocess.CalledProcessError) as error:
         print("NOT TESTED: Slurm. This machine lets nobody make namespaces: %s" % error, flush=True)
         sys.exit(harness.NOT_TESTED)
-    harness.main(tries=2)
+    harness.main()

@@ -359,8 +359,6 @@ def elsewhere(name, fault, how, test, oracles):
         assert measures, "%s has measured nothing of this fault" % test
         for m in measures:
             row.add(m["detected"], m["recovered"], m["lost"])
-        for again in sorted({m["test"] for m in measures} & set(outcome["second_tries"])):
-            row.notes.append("%s at its second try" % again)
     case.__name__ = name
     return case
 

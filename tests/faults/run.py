@@ -90,6 +90,7 @@ def main():
                         help="a line that this machine does not allow (no root, no namespaces) is no failure")
     parser.add_argument("--write")
     options = parser.parse_args()
+    harness.ordinary_signals()
     try:
         saves.private_mounts()
     except CannotRun as why:

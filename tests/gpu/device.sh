@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds for the GPU at hand and runs what needs one (ctest's label gpu); a short table at the end.
+# Builds for the GPU at hand and runs what needs one (ctest's label gpu, and ranks on a GPU that are killed, stopped and told to
+# stop); a short table at the end.
 #
 #   tests/gpu/device.sh [--sanitize] [--only REGEX] [--deps DIR] [-D...]
 #
@@ -59,6 +60,20 @@ grep -E '^ *[0-9]+/[0-9]+ Test' "$logs/ctest.log" | sed 's/ \.\.*/ /' || true
 if grep -q '\*\*\*Skipped' "$logs/ctest.log"; then
   echo "device.sh: tests were skipped on a machine with a GPU" >&2
   status=1
+fi
+
+if [[ faults.gpu =~ ${only:-.} ]]; then
+  say "faults"
+  log=$logs/faults-gpu.log
+  # A line that could not be tried is no failure elsewhere; here there is a GPU.
+  if PESC=$PWD/$build/pesc timeout 300 tests/faults/run.py --only gpu > "$log" 2>&1 && grep -q '^gpu .*tried, holds' "$log"; then
+    grep -E '^(gpu |  gpu: )' "$log"
+    grep '^| rank on a GPU' "$build/faults-matrix.md"
+  else
+    echo "faults.gpu: FAILED"
+    tail -60 "$log"
+    status=1
+  fi
 fi
 
 if [[ $sanitize == yes ]]; then
