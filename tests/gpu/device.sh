@@ -79,19 +79,29 @@ fi
 
 stop_mps
 if [[ $sanitize == yes ]]; then
-  # racecheck does not follow the barriers between the thread blocks of a cluster, by which cuBLASLt's own kernels (nvjet) hand
-  # shared memory on, and calls each such hand-over a hazard; our kernels are all looked at.
-  declare -A flags=([memcheck]='' [racecheck]='--kernel-name-exclude kernel_substring=nvjet')
+  # racecheck does not follow the barriers by which kernels of cuBLASLt (nvjet) and cuDNN hand shared memory on from one
+  # warp, or one thread block of a cluster, to another, and calls each such hand-over a hazard. Those are counted, not
+  # judged; one in a kernel of ours fails. (Told to leave those kernels out, it makes them end with an illegal address.)
   for tool in memcheck racecheck; do
     for program in "$build"/tests/ops_*_gpu_test; do
       name=$(basename "$program").$tool
       [[ $name =~ ${only:-.} ]] || continue
       log=$logs/$name.log
-      if timeout 400 compute-sanitizer --tool "$tool" ${flags[$tool]} --error-exitcode 9 "$program" > "$log" 2>&1; then
-        echo "$name: clean"
+      code=0
+      timeout 400 compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 100000 "$program" > "$log" 2>&1 || code=$?
+      ours='' theirs=0
+      if [[ $tool == racecheck && $code == 9 ]]; then
+        ours=$(grep -E '^========= .*(access at|Thread .* at) ' "$log" | grep -vE ' at (nvjet_|cudnn_)' | head -20 || true)
+        theirs=$(grep -cE '^========= (Error|Warning): ' "$log" || true)
+        [[ -n $ours || $theirs == 0 ]] || code=0
+      fi
+      # The tests themselves pass under it.
+      grep -q '^\[  PASSED  \]' "$log" && ! grep -q '^\[  FAILED  \]' "$log" || code=1
+      if [[ $code == 0 ]]; then
+        echo "$name: clean$([[ $theirs == 0 ]] || echo " but for $theirs reports in kernels of cuBLASLt or cuDNN")"
       else
-        echo "$name: exit code $?"
-        grep -E '^=========' "$log" | head -20 || true
+        echo "$name: exit code $code"
+        if [[ -n $ours ]]; then echo "$ours"; else grep -E '^=========' "$log" | head -20 || true; fi
         status=1
       fi
     done
