@@ -144,7 +144,8 @@ nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& 
     j["device"] = info.name;
     j["versions"] = info.versions;
     j["attention"] = attention_library(decoder.stream());
-    j["queue_bytes_rank0"] = cuda::kQueueBytes;
+    const bool beside = job.config.parallel.overlap == Overlap::kOn && job.mesh().world() > 1;
+    j["queue_bytes_rank0"] = cuda::kQueueBytes * (beside ? 2 : 1);
     // Nothing is given back while a run lasts, so this is its peak; the context and what the libraries keep
     // count.
     j["device_bytes_taken"] = info.total_bytes - info.free_bytes;

@@ -64,8 +64,8 @@ class Inspect(harness.EndToEnd):
         folder = os.path.join(self.four(), "step-3")
         out = self.inspect(folder, "--verify").out
         for pattern in (r"^bytes +every one verified$", r"^step +3$", r"^generation +1$",
-                        r"^saved by +4 ranks: dp 2, tp 2, ep 4$", r"^data +384 rows consumed, seed 1$",
-                        r"^base +configs/quickstart/base, digest \w+", r"^ +global_batch: 128$"):
+                        r"^saved by +4 ranks: dp 2, tp 2, ep 4$", r"^data +768 rows consumed, seed 1$",
+                        r"^base +configs/quickstart/base, digest \w+", r"^ +global_batch: 256$"):
             self.assertRegex(out, re.compile(pattern, re.MULTILINE))
         sizes = {name: os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder)
                  if name.endswith(".safetensors")}

@@ -6,8 +6,9 @@ The loss of every step agrees to 1e-4 relative. Rounding may flip a first choice
 first step already; one choice of a layer's 4000 moves the balance loss by up to 1e-4, so the balance loss and the
 gradient norm are held to 1e-3.
 
-Twenty steps are either the experiment with train.steps=20, whose rate is at its full height after the first, or the first
-twenty of its whole schedule, in which the rate still rises.
+Twenty steps are either the experiment with train.steps=20, whose rate is at its full height after the first, with 64 rows a
+step, which amplify rounding more and take less time than its 256; or the first twenty of its whole schedule with all its
+rows, in which the rate still rises.
 """
 
 import itertools
@@ -18,10 +19,11 @@ import harness
 
 BOUND, BOUND_WITH_FLIPS = 1e-4, 1e-3
 STEPS = {"train__steps": 20}
+FEWER = {"train__global_batch": 64, "train__micro_batch": 64}
 
 
 class LayoutCurves(harness.EndToEnd):
-    train_rows = 1000  # per domain: more than 20 steps of 128 rows
+    train_rows = 2000  # per domain: more than 20 steps of 256 rows
 
     def run_curve(self, ranks, tp, ep, **fields):
         run = "np%d-tp%d-ep%d" % (ranks, tp, ep) + "".join("-%s" % v for v in fields.values())
@@ -47,9 +49,9 @@ class LayoutCurves(harness.EndToEnd):
         layouts = [(ranks, tp, ep) for ranks, tp, ep in itertools.product(powers[1:], powers[:3], powers)
                    if tp <= ranks and ep <= ranks]
         self.assertEqual(len(layouts), 4 + 9 + 12)
-        with_dropout = self.check_layouts(layouts)
+        with_dropout = self.check_layouts(layouts, **FEWER)
         # Dropout must have been on, or the layouts' masks were not compared.
-        self.train(1, "without", train__steps=20, lora__dropout=0, moe__dropout=0)
+        self.train(1, "without", lora__dropout=0, moe__dropout=0, **STEPS, **FEWER)
         without = harness.curve(self.path("without"))
         self.assertGreater(harness.largest_difference(with_dropout, without)["loss"][0], 1e-3)
 
@@ -64,7 +66,7 @@ class LayoutCurves(harness.EndToEnd):
         self.assertAlmostEqual(expected[-1]["lr"], rate * 20 / warmup, places=9)
 
     def test_accumulation(self):
-        self.check_layouts([(2, 1, 2), (4, 2, 4), (8, 4, 8)], train__micro_batch=16)
+        self.check_layouts([(2, 1, 2), (4, 2, 4), (8, 4, 8)], train__global_batch=64, train__micro_batch=16)
 
     def test_accumulation_weighs_tokens(self):
         """Without the balance loss, which is of a micro-batch, their size changes nothing: the loss is a sum over tokens
@@ -72,7 +74,7 @@ class LayoutCurves(harness.EndToEnd):
         # The first step's rows, four at a time, each a step of its own that leaves the model as it is.
         self.train(1, "rows", train__steps=16, train__global_batch=4, train__micro_batch=4, train__learning_rate=1e-12)
         parts = harness.curve(self.path("rows"))
-        expected = self.run_curve(1, 1, 1, train__global_batch=64, train__micro_batch=64, moe__aux_coef=0)
+        expected = self.run_curve(1, 1, 1, moe__aux_coef=0, **FEWER)
         tokens = [part["supervised_tokens"] for part in parts]
         self.assertEqual(sum(tokens), expected[0]["supervised_tokens"])
         self.assertGreater(max(tokens), 1.2 * min(tokens), "all parts have as many tokens")

@@ -52,7 +52,23 @@ grep '^-- pesc:' "$logs/cmake.log" || true
 cmake --build "$build" -j"${JOBS:-$(nproc)}" --target gpu_tests pesc > "$logs/build.log" 2>&1 ||
   { grep -E -A12 'error|FAILED' "$logs/build.log" | head -80; exit 1; }
 
-say "tests"
+# Ranks that share the GPU take turns of milliseconds on it, and wait for each other's: NVIDIA's multi-process service lets their
+# kernels run side by side, which makes these tests many times quicker. What they compute is the same.
+mps=no
+stop_mps() {
+  [[ $mps == no ]] || echo quit | timeout 20 nvidia-cuda-mps-control > /dev/null || true
+  [[ $mps == no ]] || rm -rf "$CUDA_MPS_PIPE_DIRECTORY"
+  mps=no
+  unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+}
+if [[ -z ${CUDA_MPS_PIPE_DIRECTORY:-} ]] && command -v nvidia-cuda-mps-control > /dev/null; then
+  CUDA_MPS_PIPE_DIRECTORY=$(mktemp -d)
+  export CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY=$CUDA_MPS_PIPE_DIRECTORY
+  trap stop_mps EXIT
+  timeout 20 nvidia-cuda-mps-control -d && mps=yes || unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+fi
+
+say "tests, $([[ $mps == yes ]] && echo "with" || echo "without") a multi-process service of their own"
 status=0
 ctest --test-dir "$build" -L gpu -R "${only:-.}" --output-on-failure -j 8 > "$logs/ctest.log" 2>&1 || status=1
 grep -E 'Failure|FAIL|NOT OK|error:|Error|relative|what\(\)' "$logs/ctest.log" | head -60 || true
@@ -62,6 +78,8 @@ if grep -q '\*\*\*Skipped' "$logs/ctest.log"; then
   status=1
 fi
 
+stop_mps
+# Without that service: a client of it that is killed may take the others with it.
 if [[ faults.gpu =~ ${only:-.} ]]; then
   say "faults"
   log=$logs/faults-gpu.log
@@ -77,16 +95,29 @@ if [[ faults.gpu =~ ${only:-.} ]]; then
 fi
 
 if [[ $sanitize == yes ]]; then
+  # racecheck does not follow the barriers by which kernels of cuBLASLt (nvjet) and cuDNN hand shared memory on from one
+  # warp, or one thread block of a cluster, to another, and calls each such hand-over a hazard. Those are counted, not
+  # judged; one in a kernel of ours fails. (Told to leave those kernels out, it makes them end with an illegal address.)
   for tool in memcheck racecheck; do
     for program in "$build"/tests/ops_*_gpu_test; do
       name=$(basename "$program").$tool
       [[ $name =~ ${only:-.} ]] || continue
       log=$logs/$name.log
-      if timeout 400 compute-sanitizer --tool "$tool" --error-exitcode 9 "$program" > "$log" 2>&1; then
-        echo "$name: clean"
+      code=0
+      timeout 400 compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 100000 "$program" > "$log" 2>&1 || code=$?
+      ours='' theirs=0
+      if [[ $tool == racecheck && $code == 9 ]]; then
+        ours=$(grep -E '^========= .*(access at|Thread .* at) ' "$log" | grep -vE ' at (nvjet_|cudnn_)' | head -20 || true)
+        theirs=$(grep -cE '^========= (Error|Warning): ' "$log" || true)
+        [[ -n $ours || $theirs == 0 ]] || code=0
+      fi
+      # The tests themselves pass under it.
+      grep -q '^\[  PASSED  \]' "$log" && ! grep -q '^\[  FAILED  \]' "$log" || code=1
+      if [[ $code == 0 ]]; then
+        echo "$name: clean$([[ $theirs == 0 ]] || echo " but for $theirs reports in kernels of cuBLASLt or cuDNN")"
       else
-        echo "$name: exit code $?"
-        grep -E '^=========' "$log" | head -20 || true
+        echo "$name: exit code $code"
+        if [[ -n $ours ]]; then echo "$ours"; else grep -E '^=========' "$log" | head -20 || true; fi
         status=1
       fi
     done
