@@ -13,7 +13,7 @@ LINE = "| %s | by hand | %d | O1 | 1.0 | 2.0 | 3 | %s |\n"
 
 class Row:
     def __init__(self, fault, how="by hand", oracles="O1"):
-        self.fault, self.how, self.oracles = fault, how, oracles
+        self.fault, self.how, self.oracles, self.outcome = fault, how, oracles, "holds"
 
 
 class Committed(unittest.TestCase):
