@@ -1,7 +1,7 @@
 // Attention by cuDNN's fused kernels, through graphs of its frontend: see ops/attention_library.h.
 //
 // A graph is built once per shape and kept. The backward is the deterministic one, which stores the scores'
-// gradients, 2 HQ L^2 bytes a sequence: a call takes as many sequences as kBackwardBytes hold.
+// gradients, 2 HQ L^2 bytes a sequence: a call takes as many sequences as kLibraryBackwardBytes hold.
 #include <cudnn_frontend.h>
 
 #include <algorithm>
@@ -21,10 +21,6 @@ using fe::graph::Graph;
 using fe::graph::Tensor_attributes;
 using TensorPtr = std::shared_ptr<Tensor_attributes>;
 
-constexpr int64_t kBackwardBytes = int64_t{1120} << 20;
-constexpr int64_t kSlackBytes = int64_t{32} << 20;  // beside what is counted, of either call
-constexpr int64_t kMaxHeadDim = 128;
-
 // Names of tensors towards the library.
 enum Uid : int64_t { kQ = 1, kK, kV, kOut, kStats, kDout, kDq, kDk, kDv };
 
@@ -40,18 +36,6 @@ struct Plan {
   std::shared_ptr<Graph> graph;
   int64_t workspace = 0;
 };
-
-int64_t round_up(int64_t n, int64_t to) {
-  return (n + to - 1) / to * to;
-}
-
-// What the backward takes for one sequence: the scores' gradients, the rows' sums, and room for dq, and with
-// grouped heads dk and dv, in float32.
-int64_t sequence_bytes(const AttentionShape& s, int64_t length) {
-  const int64_t l = round_up(length, 128);
-  const int64_t floats = s.head_dim * (s.q_heads == s.kv_heads ? 1 : 3) + 2;
-  return s.q_heads * (l * l * 2 + l * floats * int64_t{sizeof(float)});
-}
 
 TensorPtr heads_tensor(Graph& graph, Uid uid, const Shape& s, int64_t heads, int64_t ld) {
   return graph.tensor(Tensor_attributes()
@@ -143,7 +127,7 @@ bool aligned(const Tensor& t) {
 bool acceptable(const AttentionShape& shape, const Tensor& q, const Tensor& k, const Tensor& v,
                 const Tensor& out) {
   const bool places = aligned(q) && aligned(k) && aligned(v) && aligned(out) && q.ld == k.ld && q.ld == v.ld;
-  return q.dtype == DType::kBF16 && shape.head_dim % 8 == 0 && shape.head_dim <= kMaxHeadDim && places;
+  return q.dtype == DType::kBF16 && shape.head_dim % 8 == 0 && shape.head_dim <= kLibraryMaxHeadDim && places;
 }
 
 void* at_row(const Tensor& t, int64_t row) {
@@ -216,7 +200,8 @@ int64_t free_bytes(const Arena& scratch) {
 // more. 0: it has no plan that fits.
 int64_t backward_batch(AttentionCache& cache, const AttentionShape& heads, Shape shape,
                        const Arena& scratch) {
-  shape.batch = std::clamp<int64_t>(kBackwardBytes / sequence_bytes(heads, shape.length), 1, shape.batch);
+  shape.batch = std::clamp<int64_t>(kLibraryBackwardBytes / library_sequence_bytes(heads, shape.length), 1,
+                                    shape.batch);
   for (; shape.batch >= 1; shape.batch /= 2) {
     const Plan& plan = plan_of(cache, cache.backward, shape, backward_graph);
     if (plan.graph != nullptr && plan.workspace <= free_bytes(scratch)) return shape.batch;
@@ -294,10 +279,7 @@ bool library_attention_backward(Stream& stream, const AttentionBackward& args, A
 }
 
 int64_t library_attention_scratch_bytes(const AttentionShape& shape, int64_t tokens, int64_t length) {
-  if (tokens == 0 || length == 0 || shape.head_dim % 8 != 0 || shape.head_dim > kMaxHeadDim) return 0;
-  const int64_t one = sequence_bytes(shape, length);
-  const int64_t all = (tokens + length - 1) / length * one;
-  return std::max(one, std::min(all, kBackwardBytes)) + kSlackBytes;
+  return library_workspace_bytes(shape, tokens, length);
 }
 
 std::string library_attention_report(const Stream& stream) {

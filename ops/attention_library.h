@@ -8,6 +8,7 @@
 // backward together at the first forward of a shape.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "ops/attention.h"
@@ -17,7 +18,15 @@ namespace pesc::cuda {
 [[nodiscard]] bool library_attention_forward(Stream& stream, const AttentionForward& args, Arena& scratch);
 [[nodiscard]] bool library_attention_backward(Stream& stream, const AttentionBackward& args, Arena& scratch);
 
-// Scratch of either call for `tokens` tokens in sequences of up to `length`; 0 without a library.
+// Scratch of either call of cuDNN's for `tokens` tokens in sequences of up to `length`, bytes: the backward
+// of as many sequences as kLibraryBackwardBytes holds, one at least. 0 for a head_dim that it does not take.
+inline constexpr int64_t kLibraryBackwardBytes = int64_t{1120} << 20;
+inline constexpr int64_t kLibraryMaxHeadDim = 128;
+[[nodiscard]] int64_t library_sequence_bytes(const AttentionShape& shape, int64_t length);
+[[nodiscard]] int64_t library_workspace_bytes(const AttentionShape& shape, int64_t tokens, int64_t length);
+
+// That, where this build calls cuDNN, or where it has no CUDA at all and can only plan for one that has; else
+// 0.
 [[nodiscard]] int64_t library_attention_scratch_bytes(const AttentionShape& shape, int64_t tokens,
                                                       int64_t length);
 
