@@ -217,6 +217,10 @@ JobEnd run_job(const LaunchOptions& options, const Placement& placement, const E
   end.seconds = now() - begin;
   end.ended_unix = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   end.heartbeats = read_heartbeats(config.run_dir, placement.ranks, generation);
+  // A launch of few and quick steps may come to them and end between two looks.
+  if (end.first_step_at < 0 && std::any_of(end.heartbeats.begin(), end.heartbeats.end(),
+                                           [](const Heartbeat& h) { return h.section != Section::kSetup; }))
+    end.first_step_at = end.seconds;
   end.deaths = read_deaths(config.run_dir, placement.ranks, generation);
   if (!end.hang.empty()) {
     end.code = static_cast<int>(ExitCode::kHang);

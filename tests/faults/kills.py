@@ -71,14 +71,14 @@ def strike(rig, kill, launch, process):
     """Waits for the moment and kills; returns when."""
     run_dir = rig.path("kills-%d" % kill.run)
     if kill.where == "in a save":
-        # From the moment that the directory of the save is there, over two step boundaries.
+        # From the moment that the directory of the save is there, over a step boundary or two.
         tmp = os.path.join(run_dir, "step-%d.tmp.%d" % (kill.step, launch))
         until = time.monotonic() + 60
         while not os.path.exists(tmp) and process.poll() is None and time.monotonic() < until:
             found = heart(run_dir, 0)
             if found is not None and found.launch == launch and found.step > kill.step:
                 break  # too quick for us: the save is over, and the kill comes right after it
-        time.sleep(0.12 * kill.fraction)
+        time.sleep(0.06 * kill.fraction)
         found = heart(run_dir, kill.rank)
     elif kill.where in ("in set-up", "in an evaluation"):
         section, takes = ("setup", SETUP_TAKES) if kill.where == "in set-up" else ("eval", EVAL_TAKES)
