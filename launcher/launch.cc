@@ -24,20 +24,12 @@
 namespace pesc {
 namespace {
 
-constexpr double kLongestPause = 60;  // seconds between two launches
-
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 bool restartable(int code) {
   return code != static_cast<int>(ExitCode::kUsage) && code != static_cast<int>(ExitCode::kData);
-}
-
-// The ranks, told to stop, ended with an error of their own.
-bool save_failed(int code) {
-  return code == static_cast<int>(ExitCode::kInternal) || code == static_cast<int>(ExitCode::kIo) ||
-         code == static_cast<int>(ExitCode::kHang);
 }
 
 // 0 where the environment has no such number.
@@ -97,9 +89,10 @@ class Supervisor {
         return stopped(newest);
       std::fputs(report_of(end, lock_.generation()).c_str(), stderr);
       if (signals_.requests() > 0) {
-        say("STOPPED WITHOUT SAVING");
-        const int code = stopped(newest);
-        return save_failed(end.code) ? end.code : code;  // 75 promises that nothing is lost
+        const bool saved = newest >= 0 && newest >= last_step(end);
+        say(str_cat(saved ? "stopped" : "STOPPED WITHOUT SAVING", ", exit code ", end.code, "; ",
+                    checkpoint_text(newest)));
+        return end.code;  // 75 would promise that nothing is lost
       }
       if (++fruitless > config_.recovery.max_restarts) {
         say(str_cat("giving up: ", fruitless, " launches failed without a new checkpoint (",
@@ -107,7 +100,8 @@ class Supervisor {
         return end.code;
       }
       if (stood_since < 0) stood_since = started + end.progress_at;
-      const double pause = std::min(kLongestPause, std::pow(2.0, static_cast<double>(fruitless - 1)));
+      const double pause =
+          std::min(config_.recovery.longest_pause, std::pow(2.0, static_cast<double>(fruitless - 1)));
       say(str_cat("starting again in ", pause, " s (", fruitless, " of ", config_.recovery.max_restarts,
                   " restarts without a new checkpoint; ", checkpoint_text(newest), ")"));
       if (stop_comes_within(pause)) return stopped(newest);
@@ -143,7 +137,7 @@ class Supervisor {
   // Where the next launch goes; nothing when it is told to stop while it waits. Throws IoError.
   std::optional<Placement> wait_for_hosts() {
     const double until = now() + config_.recovery.host_wait;
-    double pause = 1;
+    double pause = std::min(1.0, config_.recovery.longest_pause);
     for (;;) {
       if (auto placement = place_ranks(hosts_, options_.ranks, config_)) return placement;
       const std::string silent = silent_ones(hosts_);
@@ -155,7 +149,7 @@ class Supervisor {
       }
       say(str_cat("cannot go on without host ", silent, "; asking again in ", pause, " s"));
       if (stop_comes_within(pause)) return std::nullopt;
-      pause = std::min(kLongestPause, 2 * pause);
+      pause = std::min(config_.recovery.longest_pause, 2 * pause);
       look();
     }
   }

@@ -3,10 +3,12 @@
 //   pesc launch -n N [--hostfile H] -- train --config E [--set ...]
 //
 // It holds the run directory's lock, starts mpirun, watches exit status and heartbeats, ends what hangs, says
-// of each failure what is known, and starts again from the newest checkpoint: at once after 1 s, then with
-// pauses that double up to 60 s, until recovery.max_restarts failures have brought no new checkpoint. Bad
-// usage (64) and bad data (65) are not tried again. SIGTERM, SIGINT, SIGHUP and SIGUSR1 make the ranks save;
-// then it ends with 75. A second signal ends the ranks at once.
+// of each failure what is known, and starts again from the newest checkpoint: after 1 s, then with pauses
+// that double up to recovery.longest_pause_s, until recovery.max_restarts failures have brought no new
+// checkpoint. Bad usage (64) and bad data (65) are not tried again. SIGTERM, SIGINT, SIGHUP and SIGUSR1 make
+// the ranks save; then it ends with 75: only when they said so, or when none were running. Otherwise with
+// what ended them: an exit code, or 128 + a signal. A second signal ends the ranks at once, and so does the
+// end of recovery.stop_limit_s.
 //
 // Its own death loses nothing: mpirun is told (PR_SET_PDEATHSIG), ranks end when mpirun is gone, and the next
 // `pesc launch` removes what is left over before it starts.

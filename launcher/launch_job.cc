@@ -163,6 +163,7 @@ JobEnd run_job(const LaunchOptions& options, const Placement& placement, const E
   err.close_write();
   ProgressWatch progress(config, placement.ranks, generation);
   double told = -1, first_told = -1, ended_at = -1;
+  bool all_told = false;
   const auto end_job = [&] {
     if (ended_at >= 0) return;
     ended_at = now();
@@ -181,11 +182,18 @@ JobEnd run_job(const LaunchOptions& options, const Placement& placement, const E
         first_told = t;
         std::fprintf(stderr, "pesc launch: told to stop; the ranks save\n");
       }
-      if (t - told >= kTellEvery) {
+      if (!all_told && t - told >= kTellEvery) {
         told = t;
-        tell_ranks(mpirun, read_heartbeats(config.run_dir, placement.ranks, generation), mark);
+        const std::vector<Heartbeat> ranks = read_heartbeats(config.run_dir, placement.ranks, generation);
+        tell_ranks(mpirun, ranks, mark);
+        all_told = std::ssize(ranks) == placement.ranks;  // they catch it since before their first heartbeat
       }
-      if (signals.requests() > 1 || t - first_told > config.recovery.stop_limit) {
+      if (t - first_told > config.recovery.stop_limit) {
+        end.hang = str_cat("told to stop, the ranks have not ended within ", config.recovery.stop_limit,
+                           " s (recovery.stop_limit_s)");
+        end.noticed_at = t - begin;
+      }
+      if (signals.requests() > 1 || !end.hang.empty()) {
         std::fprintf(stderr, "pesc launch: ending the ranks now\n");
         end_job();
       }
@@ -209,10 +217,18 @@ JobEnd run_job(const LaunchOptions& options, const Placement& placement, const E
   end.seconds = now() - begin;
   end.ended_unix = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   end.heartbeats = read_heartbeats(config.run_dir, placement.ranks, generation);
+  // A launch of few and quick steps may come to them and end between two looks.
+  if (end.first_step_at < 0 && std::any_of(end.heartbeats.begin(), end.heartbeats.end(),
+                                           [](const Heartbeat& h) { return h.section != Section::kSetup; }))
+    end.first_step_at = end.seconds;
   end.deaths = read_deaths(config.run_dir, placement.ranks, generation);
   if (!end.hang.empty()) {
     end.code = static_cast<int>(ExitCode::kHang);
     end.status = "ended for hanging";
+  } else if (ended_at >= 0 && end.code != 0 && end.code != static_cast<int>(ExitCode::kPreempted)) {
+    // mpirun itself says 1.
+    end.code = 128 + SIGINT;
+    end.status = "ended by a second signal";
   } else if (end.code != 0 && end.code < 64 && !end.deaths.empty()) {
     end.code = end.deaths.front().exit_code;  // mpirun says 1 when ranks end with different codes
   }

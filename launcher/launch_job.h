@@ -17,7 +17,7 @@
 namespace pesc {
 
 struct JobEnd {
-  int code = 0;        // of the job; 76 when it was ended for hanging
+  int code = 0;        // of the job; 76 when it was ended for hanging, 130 by a second signal to stop
   std::string status;  // "exit code 70", "killed by signal 9"
   std::string hang;    // what hung; empty: nothing
   // Of each rank's stderr and of mpirun's, kMpirunItself.

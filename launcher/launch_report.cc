@@ -92,6 +92,12 @@ std::set<std::string> hosts_of_the_dead(const JobEnd& end) {
   return hosts;
 }
 
+int64_t last_step(const JobEnd& end) {
+  int64_t last = 0;
+  for (const Heartbeat& h : end.heartbeats) last = std::max(last, h.step);
+  return last;
+}
+
 nlohmann::json record_of(const JobEnd& end, const Placement& placement, const std::vector<Host>& hosts,
                          uint64_t generation, int64_t newest_checkpoint) {
   nlohmann::json deaths = nlohmann::json::array();
@@ -112,8 +118,6 @@ nlohmann::json record_of(const JobEnd& end, const Placement& placement, const st
     if (!h.silent.empty()) silent[h.name] = h.silent;
     if (!h.failing.empty()) failing[h.name] = h.failing;
   }
-  int64_t last_step = 0;
-  for (const Heartbeat& h : end.heartbeats) last_step = std::max(last_step, h.step);
   nlohmann::json lines = nlohmann::json::object();
   for (const auto& [rank, last] : end.last_lines)
     lines[rank == kMpirunItself ? "mpirun" : str_cat("rank ", rank)] = last;
@@ -127,7 +131,7 @@ nlohmann::json record_of(const JobEnd& end, const Placement& placement, const st
           {"first_step_after_seconds", end.first_step_at},
           {"last_progress_after_seconds", end.progress_at},
           {"noticed_after_seconds", end.noticed_at},
-          {"last_step", last_step},
+          {"last_step", last_step(end)},
           {"exit_code", end.code},
           {"status", end.status},
           {"hang", end.hang},

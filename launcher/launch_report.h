@@ -18,6 +18,9 @@ namespace pesc {
 // The hosts on which ranks died of themselves, not because the job was ended; "" stands for one not known.
 [[nodiscard]] std::set<std::string> hosts_of_the_dead(const JobEnd& end);
 
+// The newest that any rank has done; 0: none.
+[[nodiscard]] int64_t last_step(const JobEnd& end);
+
 // One line of launches.jsonl. `silent`: the hosts that did not answer after this launch, and why.
 [[nodiscard]] nlohmann::json record_of(const JobEnd& end, const Placement& placement,
                                        const std::vector<Host>& hosts, uint64_t generation,

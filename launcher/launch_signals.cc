@@ -90,12 +90,13 @@ void HeldSignals::in_child() {
 void tell_ranks(pid_t mpirun, const std::vector<Heartbeat>& ranks, const LaunchMark& mark) {
   const std::string host = host_name();
   const std::vector<pid_t> ours = mark.processes();  // a number may be another process's by now
-  bool told = false;
+  bool here = false;
   for (const Heartbeat& h : ranks) {
-    if (h.host != host || std::find(ours.begin(), ours.end(), h.pid) == ours.end()) continue;
-    told |= ::kill(h.pid, SIGUSR1) == 0;
+    if (h.host != host) continue;
+    here = true;
+    if (std::find(ours.begin(), ours.end(), h.pid) != ours.end()) ::kill(h.pid, SIGUSR1);
   }
-  if (!told) ::kill(mpirun, SIGUSR1);
+  if (!here) ::kill(mpirun, SIGUSR1);
 }
 
 }  // namespace pesc

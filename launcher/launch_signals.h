@@ -52,7 +52,8 @@ class HeldSignals {
 
 // Asks the ranks to save and stop. One that knows is enough, since all agree at every step; so those of this
 // host are told by their own numbers, and only where there are none yet, or none here, mpirun by SIGUSR1,
-// which it forwards (a wrapper of it may not, or die of it).
+// which it forwards (a wrapper of it may not, or die of it; and so does mpirun itself when it is ending, its
+// ranks being gone).
 void tell_ranks(pid_t mpirun, const std::vector<Heartbeat>& ranks, const LaunchMark& mark);
 
 }  // namespace pesc

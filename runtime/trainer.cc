@@ -8,6 +8,7 @@
 #include <cstdio>
 
 #include "ops/gemm.h"
+#include "runtime/data/row_record.h"
 #include "runtime/evaluation.h"
 #include "runtime/gemm_rate.h"
 #include "runtime/hf/atomic_file.h"
@@ -20,6 +21,7 @@ namespace {
 // Of a checkpoint's further state. Each rank's kernels: kGemmChoices + its number.
 constexpr const char* kRecentLosses = "recent_losses";
 constexpr const char* kGemmChoices = "gemm_choices.";
+constexpr const char* kTrainingRows = "training_rows";
 
 volatile std::sig_atomic_t preemption_requested = 0;
 
@@ -73,6 +75,7 @@ void Trainer::load_data() {
     }
     sampler_ = std::make_unique<Sampler>(train_->epoch_size(), c.train.seed);
   });
+  check_rows_alike();
   if (job_.first()) LOG(INFO) << "training data: " << to_string(train_->report());
   if (job_.first() && eval_) LOG(INFO) << "held-out data: " << to_string(eval_->report());
   steps_ = c.train.steps > 0 ? c.train.steps : sampler_->steps_for(c.train.epochs, c.train.global_batch);
@@ -81,6 +84,38 @@ void Trainer::load_data() {
   lr_.warmup = c.train.warmup_ratio > 0
                    ? static_cast<int64_t>(std::ceil(c.train.warmup_ratio * static_cast<double>(steps_)))
                    : c.train.warmup_steps;
+}
+
+// Every rank reads the files itself, on several hosts perhaps from several disks.
+void Trainer::check_rows_alike() {
+  Communicator& world = job_.ranks->world();
+  rows_ = row_record(*train_);
+  const std::vector<std::string> all = world.host_all_gather(rows_);
+  for (size_t rank = 1; rank < all.size(); ++rank) {
+    const auto differences = row_differences(all[0], all[rank]);
+    if (differences.empty()) continue;
+    throw AgreedError(ExitCode::kData,
+                      str_cat("rank ", rank, " has other training rows than rank 0: ", differences[0],
+                              "; every host needs the same files"),
+                      job_.first());
+  }
+}
+
+void Trainer::check_same_rows(const CheckpointState& saved) const {
+  const auto before = saved.extra.find(kTrainingRows);
+  if (before == saved.extra.end()) {
+    if (job_.first()) {
+      LOG(WARNING) << "the checkpoint of step " << saved.step
+                   << " says nothing of its training rows: nobody knows whether they are still the same";
+    }
+    return;
+  }
+  const auto differences = row_differences(before->second, rows_);
+  if (differences.empty()) return;
+  std::string text;
+  for (const std::string& line : differences) text += "\n  " + line;
+  throw UsageError(str_cat("the training rows are not those of the checkpoint of step ", saved.step,
+                           "; put them back, or use another run_dir to start anew:", text));
 }
 
 void Trainer::prepare_run_directory() {
@@ -140,6 +175,7 @@ void Trainer::resume() {
       const std::string note = check_base(s, c.model.path, digest_);
       if (job_.first() && !note.empty()) LOG(INFO) << note;
       check_same_run(s.config_text, c.text);
+      check_same_rows(s);
       store_->load(*found.checkpoint, decoder_->stream(), trained_tensors(*decoder_, true));
       decoder_->parameters().refresh_copies(decoder_->stream());
     });
@@ -286,6 +322,7 @@ CheckpointState Trainer::state() const {
   s.base_digest = digest_;
   s.versions = library_versions(job_.device);
   s.extra[kRecentLosses] = spikes_.save();
+  s.extra[kTrainingRows] = rows_;
   int rank = 0;
   for (const std::string& mine : job_.ranks->world().host_all_gather(gemm_choices(decoder_->stream())))
     s.extra[kGemmChoices + std::to_string(rank++)] = mine;

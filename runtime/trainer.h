@@ -52,6 +52,8 @@ class Trainer {
  private:
   TrainResult run_steps();
   void load_data();
+  void check_rows_alike();
+  void check_same_rows(const CheckpointState& saved) const;
   void prepare_run_directory();
   void resume();
   void measure_gemm_rate();
@@ -84,7 +86,8 @@ class Trainer {
   std::unique_ptr<RoutingReplay> replay_;
   LossSpikes spikes_;
   LearningRate lr_;
-  std::string digest_;
+  std::string digest_;  // of the base
+  std::string rows_;    // row_record() of train_
   uint64_t generation_ = 0;
   int64_t steps_ = 0;            // of the whole run
   int64_t step_ = 0;             // done

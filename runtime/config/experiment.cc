@@ -289,8 +289,10 @@ void read_recovery(const proto::Experiment& e, const Checker& check, ExperimentC
   check.range<int64_t>("recovery.max_restarts", r.max_restarts(), 0, 1 << 20);
   check.positive("recovery.stop_limit_s", r.stop_limit_s());
   check.not_negative("recovery.host_wait_s", r.host_wait_s());
-  out.recovery = {r.step_limit_s(), r.setup_limit_s(), r.checkpoint_limit_s(), r.eval_limit_s(),
-                  r.max_restarts(), r.stop_limit_s(),  r.smaller_layout(),     r.host_wait_s()};
+  check.positive("recovery.longest_pause_s", r.longest_pause_s());
+  out.recovery = {r.step_limit_s(),   r.setup_limit_s(), r.checkpoint_limit_s(),
+                  r.eval_limit_s(),   r.max_restarts(),  r.stop_limit_s(),
+                  r.smaller_layout(), r.host_wait_s(),   r.longest_pause_s()};
   for (int i = 0; i < e.debug().fault_size(); ++i) {
     FaultPoint point;
     const std::string wrong = parse_fault(e.debug().fault(i), point);

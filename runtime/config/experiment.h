@@ -88,6 +88,7 @@ struct RecoverySection {
   double stop_limit = 600;
   bool smaller_layout = false;
   double host_wait = 600;
+  double longest_pause = 60;
 };
 
 struct ExperimentConfig {

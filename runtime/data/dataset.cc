@@ -1,5 +1,7 @@
 #include "runtime/data/dataset.h"
 
+#include <xxhash.h>
+
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
@@ -73,6 +75,7 @@ void Dataset::load(const DatasetFile& file, const Tokenizer& tokenizer, const Da
   for (const std::string& message : read.messages) note(message, options);
 
   part.rows = rows() - part.first_row;
+  content_.push_back({file.path, part.rows, digest_from(part.first_row)});
   if (part.rows == 0) return;
   const double entries = std::max(1.0, std::round(file.weight * static_cast<double>(part.rows)));
   if (entries > kMostEntries) {
@@ -82,6 +85,19 @@ void Dataset::load(const DatasetFile& file, const Tokenizer& tokenizer, const Da
   epoch_size_ += static_cast<int64_t>(entries);
   part.whole_copies = static_cast<int64_t>(entries) / part.rows;
   parts_.push_back(part);
+}
+
+// Of the rows from `row` to the last. Lengths come in as numbers, so where the file lies among others does
+// not matter.
+uint64_t Dataset::digest_from(int64_t row) const {
+  const auto first = static_cast<size_t>(row);
+  const auto token = static_cast<size_t>(offsets_[first]);
+  std::vector<int64_t> lengths;
+  for (size_t r = first; r + 1 < offsets_.size(); ++r) lengths.push_back(offsets_[r + 1] - offsets_[r]);
+  const auto of = [](const auto& values) { return XXH3_64bits(values.data(), values.size_bytes()); };
+  const uint64_t parts[] = {of(std::span(lengths)), of(std::span(tokens_).subspan(token)),
+                            of(std::span(supervised_).subspan(token))};
+  return XXH3_64bits(parts, sizeof parts);
 }
 
 void Dataset::add(const Sample& sample, int32_t tag) {

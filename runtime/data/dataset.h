@@ -35,6 +35,12 @@ struct DatasetReport {
   int64_t supervised = 0;  // of these, tokens that carry loss
   std::vector<std::string> messages;  // of the first bad and dropped rows: "file:line: what"
 };
+// What is trained on of one file.
+struct DatasetContent {
+  std::string path;
+  int64_t rows = 0;
+  uint64_t digest = 0;  // XXH3-64 of tokens, row lengths and which tokens are learned; tags are not in it
+};
 // "3000 rows, 512000 tokens, 80000 of them learned; 4 cut to 512 tokens; 1 dropped: ..."
 [[nodiscard]] std::string to_string(const DatasetReport& report);
 
@@ -57,6 +63,7 @@ class Dataset {
   }                                                               // in order of first appearance
   [[nodiscard]] int64_t longest_row() const { return longest_; }  // tokens
   [[nodiscard]] const DatasetReport& report() const { return report_; }
+  [[nodiscard]] const std::vector<DatasetContent>& content() const { return content_; }  // one a file
 
   [[nodiscard]] int64_t epoch_size() const { return epoch_size_; }
   // The row of entry `entry` of [0, epoch_size()) in that epoch.
@@ -73,6 +80,7 @@ class Dataset {
   void add(const Sample& sample, int32_t tag);
   void note(std::string message, const DatasetOptions& options);
   [[nodiscard]] int32_t tag_number(const std::string& name);
+  [[nodiscard]] uint64_t digest_from(int64_t row) const;
 
   std::vector<int32_t> tokens_;      // of all rows, end to end
   std::vector<uint8_t> supervised_;  // beside tokens_
@@ -80,6 +88,7 @@ class Dataset {
   std::vector<int32_t> row_tags_;    // [rows]
   std::vector<std::string> tags_;
   std::vector<Part> parts_;
+  std::vector<DatasetContent> content_;
   int64_t epoch_size_ = 0;
   int64_t longest_ = 0;
   DatasetReport report_;

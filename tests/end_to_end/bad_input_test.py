@@ -257,6 +257,49 @@ class BadInput(harness.EndToEnd):
         self.refused(USAGE, ["moe.top_k", "2", "3"], moe__top_k=3)
         self.refused(USAGE, ["train.learning_rate"], train__learning_rate=0.25)
 
+    def test_run_of_other_rows(self):
+        """The file stands where it stood, but what is trained on has changed."""
+        path = os.path.join(self.data, "train.jsonl")
+        with open(path, "rb") as file:
+            good = file.read()
+        lines = good.splitlines(keepends=True)
+        changed = json.loads(lines[7])
+        changed["conversation"][-1]["output"] += "!"
+        # What is not trained on may change.
+        tagged = dict(json.loads(lines[7]), dataset="another-tag")
+        try:
+            for rows, words in ((lines + lines[:1], "%d rows instead of %d" % (len(lines) + 1, len(lines))),
+                                (lines[:-1], "%d rows instead of %d" % (len(lines) - 1, len(lines))),
+                                (lines[1:] + lines[:1], "in another order"),
+                                (lines[:7] + [json.dumps(changed).encode() + b"\n"] + lines[8:], "but others")):
+                with open(path, "wb") as file:
+                    file.writelines(rows)
+                self.refused(USAGE, ["data.train[0].path", path, words, "step 2", "run_dir"], train__steps=2)
+            with open(path, "wb") as file:
+                file.writelines(lines[:7] + [b"\n", json.dumps(tagged).encode() + b"\n"] + lines[8:])
+            shutil.copytree(self.path("saved"), self.path("tagged"))
+            again = self.train(1, "tagged", train__steps=2, train__global_batch=8, train__micro_batch=8)
+            self.assertIn("at step 2", again.err)
+        finally:
+            with open(path, "wb") as file:
+                file.write(good)
+
+    def test_ranks_of_other_rows(self):
+        """Each host has a file of its own."""
+        with open(os.path.join(self.data, "train.jsonl"), "rb") as file:
+            lines = file.readlines()
+        flags = self.experiment("never", tp=1, ep=1, model__path=BASE, **{"data.train[0].path": "rows.jsonl"})
+        command = list(harness.MPIRUN)
+        for host, rows in (("here", lines), ("there", lines[:-1])):
+            os.makedirs(self.path(host))
+            with open(self.path(host, "rows.jsonl"), "wb") as file:
+                file.writelines(rows)
+            command += ([":"] if host == "there" else []) + ["-np", "1", "-wdir", self.path(host), harness.PESC, "train", *flags]
+        process = harness.subprocess.Popen(command, cwd=harness.SOURCE, env=harness.environment(), text=True,
+                                           stdout=harness.subprocess.PIPE, stderr=harness.subprocess.PIPE, start_new_session=True)
+        self.assert_refused(harness.finish(process, SECONDS), DATA, "rank 1", "rows.jsonl", "%d rows instead of %d" % (
+            len(lines) - 1, len(lines)))
+
     def test_run_of_another_base(self):
         folder = self.copy_of_base("other-base")
         path = os.path.join(folder, "model.safetensors")

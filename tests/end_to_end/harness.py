@@ -247,18 +247,27 @@ class EndToEnd(unittest.TestCase):
             self.assertIn(word, result.message, str(result))
 
 
+def ordinary_signals():
+    """What a shell has this process ignore (SIGINT of a job in the background) or has blocked, all that is started here would
+    inherit. SIGHUP stays as it is: under nohup it is ignored on purpose."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 MEASURES = []
 
 
 def result_file(name):
     """Where main() of NAME_test.py leaves its outcome, for the fault matrix: {"ran": 4, "passed": true, "skipped": 0,
-    "second_tries": [name of a test], "measures": [{"test", "fault", "detected", "recovered", "lost"}]}."""
+    "measures": [{"test", "fault", "detected", "recovered", "lost"}]}."""
     return os.path.join(os.path.dirname(PESC), "results", name + ".json")
 
 
-def main(tries=1):
-    """Runs the tests of the script. Those that cut hosts off, kill and wait may have a second try, each alone: on a machine
-    busy with other things a process can be too late. The matrix tells of it."""
+def main():
+    """Runs the tests of the script."""
+    ordinary_signals()
     os.chdir(SOURCE)  # paths in experiments are relative
     path = result_file(os.path.basename(sys.argv[0]).replace("_test.py", ""))
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -266,15 +275,8 @@ def main(tries=1):
         os.remove(path)
     outcome = unittest.main(verbosity=2, exit=False).result
     passed = outcome.wasSuccessful()
-    failed = [test for test, _ in outcome.failures + outcome.errors]
-    again = []
-    if not passed and tries > 1 and all(isinstance(test, unittest.TestCase) for test in failed):
-        print("second try of %d tests" % len(failed), file=sys.stderr, flush=True)
-        again = [test.id().rpartition(".")[2] for test in failed]
-        MEASURES[:] = [m for m in MEASURES if m["test"] not in again]
-        passed = unittest.TextTestRunner(verbosity=2).run(unittest.TestSuite(failed)).wasSuccessful()
     if len(sys.argv) == 1:  # all of it
         with open(path, "w", encoding="utf-8") as file:
-            json.dump({"ran": outcome.testsRun, "passed": passed, "skipped": len(outcome.skipped), "second_tries": again,
-                       "measures": MEASURES}, file, indent=1)
+            json.dump({"ran": outcome.testsRun, "passed": passed, "skipped": len(outcome.skipped), "measures": MEASURES}, file,
+                      indent=1)
     sys.exit(NOT_TESTED if passed and outcome.skipped else not passed)

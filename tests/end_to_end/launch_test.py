@@ -8,11 +8,11 @@ import array
 import math
 import os
 import re
-import shutil
 import signal
 import time
 
 import harness
+import launch_stops
 
 STEPS, EVERY, RANKS = 24, 5, 2
 
@@ -51,7 +51,7 @@ def directories(run_dir):
             if name.startswith("pesc-" + marks(run_dir))]
 
 
-class Launch(harness.EndToEnd):
+class Launch(launch_stops.Stops, harness.EndToEnd):
     train_rows = 300
 
     @classmethod
@@ -127,16 +127,6 @@ class Launch(harness.EndToEnd):
         self.assertEqual(result.code, 64, str(result))
         self.assertIn("has 1 slots on 1 hosts, too few for -n %d" % RANKS, result.err)
         self.assertFalse(os.path.exists(self.path("slots")))
-
-    def test_the_save_fails_when_told_to_stop(self):
-        """75 would promise a checkpoint that does not exist."""
-        process = self.start("unsaved", "rank=0 section=checkpoint action=throw", checkpoint__every_steps=0, **self.slow())
-        self.wait_for_step("unsaved", 3, process)
-        process.send_signal(signal.SIGTERM)
-        result = self.finish(process)
-        self.assertEqual(result.code, 70, str(result))
-        self.assertIn("STOPPED WITHOUT SAVING", result.err)
-        self.assert_nothing_left("unsaved")
 
     # --- what ranks do
 
@@ -227,6 +217,15 @@ class Launch(harness.EndToEnd):
             self.assertIn(pause, result.err)
         self.assertIn("giving up", result.err)
 
+    def test_pauses_have_a_limit(self):
+        result = self.launch("limited", "rank=0 section=setup action=kill always", code=137, recovery__max_restarts=4,
+                             recovery__longest_pause_s=1.5)
+        self.assertEqual(re.findall(r"starting again in ([\d.]+) s", result.err), ["1", "1.5", "1.5", "1.5"])
+        launches = self.launches("limited")
+        for one, two in zip(launches, launches[1:]):
+            pause = two["ended_unix"] - two["seconds"] - one["ended_unix"]
+            self.assertTrue(0.9 <= pause < 4, "%.2f s between two launches" % pause)
+
     def test_what_does_not_go_away_is_not_tried_again(self):
         result = self.launch("impossible", code=64, tp=8, ep=1)
         self.assertEqual(len(self.launches("impossible")), 1)
@@ -255,53 +254,6 @@ class Launch(harness.EndToEnd):
         self.measure("supervisor killed", recovered=time.monotonic() - began)
         self.assert_as_if_nothing_happened("orphan")
         self.assertIn("resumed from", result.err)
-
-    def preempted(self, run, number=signal.SIGTERM, prefix=()):
-        """The supervisor is told while rank 1 stands still, which goes on when it has been told too: it saves at once, and
-        the next start goes on as if nothing had happened."""
-        # The schedule of the learning rate ends at train.steps, so both launches have the same.
-        process = self.start(run, "step=12 rank=1 action=stop", prefix=prefix)
-        self.wait_for_step(run, 11, process)
-        rank, asked = self.wait_until_stopped(run, 1), time.monotonic()
-        process.send_signal(number)
-        told = self.is_told(rank)
-        self.go_on(rank)
-        result = self.finish(process)
-        self.assertTrue(told, "no SIGUSR1 has come to the rank: %s" % result)
-        took, began = time.monotonic() - asked, time.monotonic()
-        self.assertLess(took, 30)
-        self.assertEqual(result.code, 75, str(result))
-        self.assert_nothing_left(run)
-        self.assertIn(len(harness.curve(self.path(run))), (12, 13))
-        self.launch(run)
-        self.measure("preemption", took, time.monotonic() - began, 0)
-        self.assert_as_if_nothing_happened(run)
-
-    def test_preemption(self):
-        self.preempted("preempt")
-
-    def test_preemption_without_the_help_of_mpirun(self):
-        """Where a wrapper called mpirun forwards nothing, the ranks are told all the same."""
-        folder, mpirun = self.path("wrapper"), shutil.which("mpirun")
-        os.makedirs(folder)
-        with open(os.path.join(folder, "mpirun"), "w", encoding="utf-8") as file:
-            file.write("#!/bin/sh\n%s \"$@\"\ncode=$?\nexit $code\n" % mpirun)
-        os.chmod(os.path.join(folder, "mpirun"), 0o755)
-        self.preempted("wrapped", prefix=("env", "PATH=%s:%s" % (folder, os.environ["PATH"])))
-
-    def test_the_terminal_goes_away(self):
-        """It saves and ends; under nohup it goes on."""
-        self.preempted("hangup", signal.SIGHUP, prefix=("env", "--default-signal=HUP"))
-        process = self.start("nohup", "step=12 rank=1 action=stop", prefix=("nohup",))
-        self.wait_for_step("nohup", 11, process)
-        rank = self.wait_until_stopped("nohup", 1)
-        process.send_signal(signal.SIGHUP)
-        time.sleep(0.5)
-        os.kill(rank, signal.SIGCONT)
-        result = self.finish(process)
-        self.assertEqual(result.code, 0, str(result))
-        self.assert_as_if_nothing_happened("nohup")
-        self.assert_nothing_left("nohup")
 
     def pid_of_rank(self, run, rank):
         with open(self.path(run, "heartbeats", "rank-%d" % rank)) as file:

@@ -3,10 +3,12 @@ whatever it recomputes; started again on another layout it has the same curve. S
 75: start me again.
 """
 
+import ctypes
 import json
 import os
 import shutil
 import signal
+import struct
 
 import harness
 from harness import OK, PREEMPTED
@@ -15,6 +17,38 @@ STEPS = 30
 FIELDS = {"train__steps": STEPS, "lora__dropout": 0.1, "moe__dropout": 0.1, "checkpoint__every_steps": 15,
           "train__micro_batch": 32}
 LAYOUT = {"tp": 2, "ep": 4}  # on four ranks
+
+
+def varint(data, at):
+    """(value, position after it) of protobuf's variable-length number."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
+        if byte < 128:
+            return value, at
+
+
+def without_extra(path, key):
+    """Takes an entry out of a manifest's map `extra` (field 10), and makes its checksum right again."""
+    with open(path, "rb") as file:
+        data = file.read()[:-9]
+    kept, at, taken = b"", 0, 0
+    while at < len(data):
+        tag, body = varint(data, at)
+        value, end = varint(data, body) if tag & 7 != 1 else (0, body + 8)
+        if tag & 7 == 2:
+            end += value
+        if tag == 10 << 3 | 2 and key in data[body:body + 4 + len(key)]:
+            taken += 1
+        else:
+            kept += data[at:end]
+        at = end
+    assert taken == 1, "%d entries %s" % (taken, key)
+    xxh3 = ctypes.CDLL("libxxhash.so.0").XXH3_64bits
+    xxh3.restype, xxh3.argtypes = ctypes.c_uint64, [ctypes.c_char_p, ctypes.c_size_t]
+    with open(path, "wb") as file:
+        file.write(kept + bytes([15 << 3 | 1]) + struct.pack("<Q", xxh3(kept, len(kept))))
 
 
 class Resume(harness.EndToEnd):
@@ -71,6 +105,18 @@ class Resume(harness.EndToEnd):
         before = harness.digests(self.path("straight", "step-%d" % STEPS)), self.as_text("straight")
         self.train(4, "straight", **LAYOUT, **FIELDS)
         self.assertEqual((harness.digests(self.path("straight", "step-%d" % STEPS)), self.as_text("straight")), before)
+
+    def test_a_checkpoint_that_says_nothing_of_its_rows(self):
+        """Written before they were recorded: it loads, with a warning."""
+        shutil.copytree(self.path("straight"), self.path("silent"))
+        shutil.rmtree(self.path("silent", "step-%d" % STEPS))
+        without_extra(self.path("silent", "step-15", "manifest.pb"), b"training_rows")
+        result = self.train(4, "silent", **LAYOUT, **FIELDS)
+        self.assertIn("the checkpoint of step 15 says nothing of its training rows", result.err)
+        self.assertIn("step-15 at step 15", result.err)
+        self.assert_same_run("silent")
+        again = self.train(4, "silent", **LAYOUT, **FIELDS)  # its own checkpoints say it
+        self.assertNotIn("says nothing", again.err)
 
     def test_resumed_under_another_recompute_policy(self):
         for recompute in ("CHEAP", "BLOCK"):

@@ -187,6 +187,26 @@ class UnderSlurm(harness.EndToEnd):
         self.measure_saved("Slurm: time limit")
         self.assert_nothing_left(["n1", "n2", "n3"])
 
+    def test_the_time_limit_and_no_save(self):
+        """A rank is killed in it: that is said, and the job goes back into the queue all the same."""
+        job = self.submit("unsaved", fault=", ".join(["step=12 rank=3 action=stop"] + [
+            "step=%d rank=3 section=checkpoint action=kill" % step for step in (12, 13)]), recovery__step_limit_s=100)
+        self.wait_for_step(11)
+        self.wait_until("rank 3 stands still", self.stopped_ranks, 10)
+        (stopped,) = self.stopped_ranks()
+        self.slurm.client("scancel", "--batch", "--signal=USR1", job, check=True)  # as --signal=B:USR1@300 does
+        self.wait_until("it is told", lambda: "told to stop" in self.story(), 10)
+        os.kill(stopped, signal.SIGCONT)
+        self.wait_until("it is requeued", lambda: "start 2," in self.story(), 45)
+        self.wait_for_end(job, "COMPLETED")
+        self.assertIn("STOPPED WITHOUT SAVING, exit code 137", self.story())
+        self.assertEqual(self.assert_as_if_nothing_happened(), [1, 2])
+        self.assertEqual([(l["exit_code"], l["newest_checkpoint"]) for l in self.launches()], [(137, 10), (0, STEPS)])
+        first, second = self.launches()
+        self.measure("Slurm: time limit", recovered=second["ended_unix"] - second["seconds"] +
+                     second["first_step_after_seconds"] - first["ended_unix"], lost=first["last_step"] - 10)
+        self.assert_nothing_left(["n1", "n2", "n3"])
+
     def preempt(self, ranks, **options):
         """A job of a partition that goes before takes its nodes: it saves in the time of grace, and starts again after."""
         job = self.submit("preempted-%d" % ranks, fault="step=12 rank=%d action=stop" % (ranks - 1), recovery__step_limit_s=100,
@@ -294,4 +314,4 @@ if __name__ == "__main__":
     except (OSError, slurm.subprocess.CalledProcessError) as error:
         print("NOT TESTED: Slurm. This machine lets nobody make namespaces: %s" % error, flush=True)
         sys.exit(harness.NOT_TESTED)
-    harness.main(tries=2)
+    harness.main()

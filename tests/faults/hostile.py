@@ -5,8 +5,10 @@ import shutil
 import struct
 import time
 
-from rig import RANKS, gtest, harness, line
+import bad_input_test
+from rig import RANKS, STEPS, gtest, harness, line
 
+FOLDERS = ("test_files_of_the_folder_that_are_none", "test_experiment_that_is_a_fifo")
 MEMORY = 1 << 30  # bytes of its own that a program may take to refuse a file; CUDA's libraries map more than that of theirs
 
 
@@ -58,8 +60,11 @@ def hostile_weights(good):
       "as the base of `pesc eval`; safetensors_test.cc; manifest_test.cc; fuzz_safetensors (libFuzzer, ASan, 1 s and 512 MB an "
       "input) in tests/run.sh", "O3 in 1 s, in 1 GiB of memory")
 def hostile_safetensors(rig, row, log):
-    row.add(times=gtest("runtime_hf_safetensors_test", "*", seconds_each=1, memory=MEMORY) +
-            gtest("runtime_checkpoint_manifest_test", "*", seconds_each=1, memory=MEMORY))
+    passed = gtest("runtime_hf_safetensors_test", "Safetensors.RefusesHostileFiles:Safetensors.EveryCutOfAGoodFileIsRefused:"
+                   "Safetensors.MessagesTameNames:SafetensorsFile.OpensRegularFilesOnly", seconds_each=1, memory=MEMORY)
+    passed += gtest("runtime_checkpoint_manifest_test", "ManifestTest.HostileOnesAreRefused:"
+                    "ManifestTest.CutOrGarbledBytesAreRefused", seconds_each=1, memory=MEMORY)
+    row.notes.append("%d cases of safetensors_test.cc and manifest_test.cc" % passed)
     with open(os.path.join(harness.BASE, "model.safetensors"), "rb") as file:
         good = file.read()
 
@@ -81,12 +86,50 @@ def hostile_safetensors(rig, row, log):
 
 
 @line("hostile config, tokenizer, index (`../`, absolute path, symlink out of the folder, FIFO)",
-      "hf_folder_test.cc, config_json_test.cc, tokenizer_test.cc, filesystem_test.cc, bad_input_test.py",
-      "O3, refused before it is opened")
+      "as the model of `pesc train` on one and on four ranks (bad_input_test.py: %s); hf_folder_test.cc, config_json_test.cc, "
+      "tokenizer_test.cc, filesystem_test.cc" % ", ".join(FOLDERS), "O3, refused before it is opened")
 def hostile_folder(rig, row, log):
-    row.add(times=gtest("runtime_hf_hf_folder_test", "HfFolder.RefusesHostileIndexes:HfFolder.RefusesFilesThatAreNone:"
+    bad_input_test.BadInput.setUpClass()
+    try:
+        for name in FOLDERS:
+            bad_input_test.BadInput(name).debug()
+    finally:
+        bad_input_test.BadInput.doClassCleanups()
+    # Three files, each a FIFO, a link out of the folder and an absolute one; and an experiment that is a FIFO.
+    row.add(times=3 * 3 + 1)
+    passed = (gtest("runtime_hf_hf_folder_test", "HfFolder.RefusesHostileIndexes:HfFolder.RefusesFilesThatAreNone:"
                         "HfFolder.LinksOfTheHubCacheAreFollowed", seconds_each=1, memory=MEMORY)
             + gtest("runtime_hf_config_json_test", "ConfigJson.RefusesBrokenText:ConfigJson.RefusalsNameFileAndKey",
                     seconds_each=1, memory=MEMORY)
             + gtest("runtime_data_tokenizer_test", "SentencePiece.OtherFilesAreRefused:SentencePiece.EveryTruncation*")
             + gtest("runtime_filesystem_filesystem_test", "PosixTest.LinksAndFifosAreNotOpened"))
+    row.notes.append("%d cases of the other tests" % passed)
+
+
+@line("other training rows than those of the checkpoint", "one row changed, one more, one less, two exchanged, in the file where it "
+      "stands", "O3 64, never started again, nothing touched; O1 with the rows put back")
+def other_rows(rig, row, log):
+    run, path = "other-rows", os.path.join(rig.data, "train.jsonl")
+    shutil.copytree(rig.path("plain"), rig.path(run))
+    shutil.rmtree(rig.path(run, "step-%d" % STEPS))
+    before = {name: digest for name, digest in harness.digests(rig.path(run)).items() if name.startswith("step-")}
+    with open(path, "rb") as file:
+        good = file.readlines()
+    try:
+        for rows in ([good[0].replace(b"output\": \"", b"output\": \"So: ")] + good[1:], good + good[:1], good[1:],
+                     [good[1], good[0]] + good[2:]):
+            assert rows != good
+            with open(path, "wb") as file:
+                file.writelines(rows)
+            began = time.monotonic()
+            result = rig.finish(rig.start(run))
+            rig.assert_refused(result, harness.USAGE, "data.train[0].path", path, "not started again")
+            row.add(detected=time.monotonic() - began)
+            rig.assert_nothing_left(run)
+            assert before == {name: digest for name, digest in harness.digests(rig.path(run)).items()
+                              if name.startswith("step-")}, "the checkpoints have changed"
+    finally:
+        with open(path, "wb") as file:
+            file.writelines(good)
+    rig.launch(run)
+    rig.assert_as_if_nothing_happened(run)

@@ -1,8 +1,8 @@
 """Random kills: SIGKILL from outside, at a time that a seed decides, in every part of a run.
 
-A plan is a list of targets: (rank, step, fraction of a step) or (rank, step, "save"). One run takes several kills, so that
-two hundred need few runs; each is one line of the second table. Runs are on 2 ranks (tp 2, ep 2) and on 4 (tp 2, dp 2, ep 4)
-in turn.
+A plan is a list of kills, each with its place, rank, step and fraction of the time that the place takes. One run takes
+several, so that two hundred need few runs; each is one line of the second table. Runs are on 2 ranks (tp 2, ep 2) and on 4
+(tp 2, dp 2, ep 4) in turn.
 """
 
 import os
@@ -17,10 +17,13 @@ from rig import EVERY, Row, harness, heart
 # steps than the last target, so that it comes before the end.
 TARGETS, STEPS = 24, 48
 # Kills may follow each other without a checkpoint between them; the limit on that is crash_loop's to test.
-FIELDS = {"train__steps": STEPS, "train__global_batch": 64, "train__micro_batch": 64, "recovery__max_restarts": 8}
+EVAL_EVERY = 6  # steps: no save begins with an evaluation but that of step 30
+FIELDS = {"train__steps": STEPS, "train__global_batch": 64, "train__micro_batch": 64, "recovery__max_restarts": 8,
+          "train__eval_every": EVAL_EVERY}
 
 
-WHERE = ("before the first save", "in a save", "after a save")
+WHERE = ("in set-up", "before the first save", "in a save", "in an evaluation", "after a save")
+SETUP_TAKES, EVAL_TAKES = 0.35, 0.08  # seconds, about
 
 
 def layout(run):
@@ -42,7 +45,8 @@ class Kill:
 
 
 def plan(seed, run, first):
-    """The kills of one run: before the first save, in a save, after one, in turn, ever later in the run."""
+    """The kills of one run: before the first save, in a save, after one, in an evaluation, ever later in the run; and
+    one in the set-up of some launch."""
     rng = random.Random("%d/%d" % (seed, run))
     kills = []
 
@@ -54,8 +58,12 @@ def plan(seed, run, first):
     add("before the first save", rng.randrange(1, EVERY))
     add("in a save", 2 * EVERY)
     add("after a save", rng.randrange(2 * EVERY + 1, 3 * EVERY))
-    add("in a save", 3 * EVERY)
-    add("after a save", rng.randrange(3 * EVERY + 1, TARGETS))
+    add("in an evaluation", 3 * EVAL_EVERY)
+    add("in a save", rng.choice((4, 5)) * EVERY)
+    add("in set-up", 0)
+    kills.insert(rng.randrange(len(kills)), kills.pop())
+    for number, kill in enumerate(kills, first):
+        kill.number = number
     return kills
 
 
@@ -63,15 +71,20 @@ def strike(rig, kill, launch, process):
     """Waits for the moment and kills; returns when."""
     run_dir = rig.path("kills-%d" % kill.run)
     if kill.where == "in a save":
-        # From the moment that the directory of the save is there, over two step boundaries.
+        # From the moment that the directory of the save is there, over a step boundary or two.
         tmp = os.path.join(run_dir, "step-%d.tmp.%d" % (kill.step, launch))
         until = time.monotonic() + 60
         while not os.path.exists(tmp) and process.poll() is None and time.monotonic() < until:
             found = heart(run_dir, 0)
             if found is not None and found.launch == launch and found.step > kill.step:
                 break  # too quick for us: the save is over, and the kill comes right after it
-        time.sleep(0.12 * kill.fraction)
+        time.sleep(0.06 * kill.fraction)
         found = heart(run_dir, kill.rank)
+    elif kill.where in ("in set-up", "in an evaluation"):
+        section, takes = ("setup", SETUP_TAKES) if kill.where == "in set-up" else ("eval", EVAL_TAKES)
+        found = rig.wait_for_heart("kills-%d" % kill.run, 60, lambda h: h.launch == launch and (
+            h.section == section and h.step >= kill.step or h.step > kill.step + EVAL_EVERY), (kill.rank,))
+        time.sleep(takes * kill.fraction)
     else:
         found = rig.wait_for_heart("kills-%d" % kill.run, 60, lambda h: h.launch == launch and h.section == "step" and
                                    h.step >= kill.step - 1, (kill.rank,))
@@ -80,8 +93,13 @@ def strike(rig, kill, launch, process):
     assert found is not None and found.launch == launch, "no sign of life of launch %d" % launch
     at = time.monotonic()
     os.kill(found.pid, signal.SIGKILL)
-    names = os.listdir(run_dir)  # what it has hit: a save under way cannot end without that rank, and leaves its directory
-    kill.where = ("in a save" if any(n.endswith(".tmp.%d" % launch) for n in names) else
+    # What it has hit: the section is in the heartbeat, which nobody writes any more; a save under way cannot end without that
+    # rank, and leaves its directory.
+    last, names = heart(run_dir, kill.rank), os.listdir(run_dir)
+    section = last.section if last is not None and last.launch == launch else ""
+    kill.where = ("in set-up" if section == "setup" else
+                  "in an evaluation" if section == "eval" else
+                  "in a save" if any(n.endswith(".tmp.%d" % launch) for n in names) else
                   "after a save" if any(re.fullmatch(r"step-\d+", n) for n in names) else "before the first save")
     return at
 
@@ -89,14 +107,14 @@ def strike(rig, kill, launch, process):
 def aimed(where, run, number):
     """One kill at that moment, for when the seed has brought none."""
     kill = Kill(0, number, run)
-    kill.where, kill.step, kill.rank, kill.fraction = where, {"before the first save": 2, "in a save": 2 * EVERY}.get(
-        where, 2 * EVERY + 3), 0, 0.0
+    kill.where, kill.step, kill.rank, kill.fraction = where, {"in set-up": 0, "before the first save": 2, "in a save": 2 * EVERY,
+                                                              "in an evaluation": EVAL_EVERY}.get(where, 2 * EVERY + 3), 0, 0.0
     return kill
 
 
 def new_row(seed):
     return Row("rank SIGKILL at a random step, seeded", "`kill -9` from outside, seed %d, on 2 and on 4 ranks" % seed,
-               "O1 O2 O4, restart < 15 s; before the first save, in one and after one")
+               "O1 O2 O4, restart < 15 s; in set-up, before the first save, in one, after one, in an evaluation")
 
 
 def run_kills(rig, row, done, seed, count, log):

@@ -8,20 +8,20 @@ O1 the final weights are bitwise those of a run to which nothing happened. O2 on
 selected. O3 one error that names rank, file or field, the right exit code, in time. O4 no process, shared memory or temporary
 directory is left. The table goes to faults-matrix.md beside the program, and with --write there too; a line that cannot be
 tried on this machine says why. Ends with 1 when a line does not hold, or could not be tried for another reason than a
-missing GPU, or when the table beside this file lacks a line or says of one that it failed. As root it can also fill a real
-disk.
+missing GPU, or when the table beside this file is not the one of this system: see committed.py. As root it can also fill a
+real disk.
 """
 
 import argparse
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 import traceback
 
 import cases
+import committed
 import kills
 import saves
 from rig import CannotRun, Rig, harness, launch_test
@@ -36,8 +36,14 @@ def several(values, form="%.1f"):
     return (form + ", at most " + form) % (statistics.median(values), max(values))
 
 
-def git(*words):
-    return subprocess.run(["git", "-C", harness.SOURCE, *words], capture_output=True, text=True, check=False).stdout
+def commit_now():
+    """"" without git."""
+    try:
+        commit = committed.git(harness.SOURCE, "rev-parse", "--short", "HEAD")[1]
+        dirty = committed.git(harness.SOURCE, "status", "--porcelain", "--", ".", ":!" + committed.TABLE)[1]
+        return commit + (" with changes" if dirty else "")
+    except committed.Unclear:
+        return ""
 
 
 def what_happened(error):
@@ -48,30 +54,10 @@ def what_happened(error):
     return "%s%s: %s" % (type(error).__name__, where, first[:300])
 
 
-def wrong_in_committed(rows):
-    """What the table in the repository lacks, or says has failed or was not run, of these lines."""
-    try:
-        with open(os.path.join(harness.SOURCE, "tests", "faults", "MATRIX.md"), encoding="utf-8") as file:
-            lines = [l.strip().strip("|").split(" | ") for l in file if l.startswith("| ")]
-    except FileNotFoundError:
-        return ["tests/faults/MATRIX.md does not exist"]
-    told = {cells[0].strip(): cells[-1].strip() for cells in lines if len(cells) == 8}
-    wrong = []
-    for row in rows:
-        if row.fault not in told:
-            wrong.append("tests/faults/MATRIX.md has no line '%s'" % row.fault)
-        elif not told[row.fault].startswith("holds") and row.fault != cases.gpu.gpu.row.fault:
-            wrong.append("tests/faults/MATRIX.md says of '%s': %s" % (row.fault, told[row.fault][:100]))
-    return wrong
-
-
 def table(rows, all_kills, seconds, seed):
-    commit = git("rev-parse", "--short", "HEAD").strip()
-    if git("status", "--porcelain", "--", ".", ":!tests/faults/MATRIX.md").strip():
-        commit += " with changes"
     lines = ["# Fault matrix", "",
              "Written by `tests/faults/run.py` (kills of seed %d), which ctest runs as `faults.matrix`: %s, %d cores, %s, "
-             "%.0f s. " % (seed, "commit " + commit, os.cpu_count(), platform.machine(), seconds), "",
+             "%.0f s. " % (seed, "commit " + (commit_now() or "unknown"), os.cpu_count(), platform.machine(), seconds), "",
              "O1 final weights bitwise those of a run without faults. O2 only a verified checkpoint is selected. O3 one error "
              "that names rank, file or field, the right exit code, in time. O4 no process, shared memory or temporary "
              "directory left. Detected: until the supervisor notices it (without one: until the program has ended). "
@@ -97,13 +83,14 @@ def table(rows, all_kills, seconds, seed):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--kills", type=int, default=12)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", nargs="*", help="names of cases; 'kills' for the random ones")
     parser.add_argument("--skip_unprivileged", action="store_true",
                         help="a line that this machine does not allow (no root, no namespaces) is no failure")
     parser.add_argument("--write")
     options = parser.parse_args()
+    harness.ordinary_signals()
     try:
         saves.private_mounts()
     except CannotRun as why:
@@ -147,7 +134,8 @@ def main():
             if missing and not failed:
                 failed.append("cases of launch_test.py that no line runs: " + ", ".join(sorted(missing)))
             if not options.write:
-                failed += wrong_in_committed(rows)
+                failed += committed.wrong_lines(harness.SOURCE, rows, {cases.gpu.gpu.row.fault})
+                failed += committed.wrong_age(harness.SOURCE, log)
     finally:
         Rig.doClassCleanups()
     text = table(rows, all_kills, time.monotonic() - began, options.seed)

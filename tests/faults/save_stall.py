@@ -3,18 +3,19 @@
 
     tests/faults/save_stall.py [quickstart|gigabyte] [--ranks N] [--saves N] [--between STEPS]
 
-quickstart: the quick start's model and layout on four ranks. gigabyte: 84 million trained parameters (the quick start's
-base with adapters of inner size 10240), 1 GB of weights and moments, 64 rows of 96 tokens, on one rank with two threads.
+quickstart: the quick start's experiment as it stands (configs/quickstart/tune.textproto: its model, rows of a step and
+layout) on four ranks. gigabyte: 84 million trained parameters (the quick start's base with adapters of inner size 10240), 1 GB
+of weights and moments, steps of 64 rows whatever the quick start's have, on one rank with all cores.
 
-From metrics.jsonl of a real `pesc train`:
+From metrics.jsonl of a real `pesc train`, median and largest of all saves but the last:
   quiet     median step while no save is under way
-  stall     median time that the step loop stands still for one save: between two steps to start it (the wait for the
+  stall     time that the step loop stands still for one save: between two steps to start it (the wait for the
             previous one included), before optimizer steps until the copy is made, and at every step boundary until it is
             committed to ask the other ranks how far they are
   behind    median step that ran while a save was being copied, written or committed, less the quiet one
   excess    all that steps behind one save took more than quiet ones, per save, stall included: where the
             CPU is the device, copying, checksums and writing take their time from the same cores
-Shares are of the quiet step. Ends with 1 when the stall is more than 5 % of it; the machine should be idle.
+Shares are of the quiet step. Ends with 1 when the median stall is more than 5 % of it; the machine should be idle.
 """
 
 import argparse
@@ -51,7 +52,8 @@ def command(case, folder, saves, between):
         joined = os.path.join(data, "joined.jsonl")
         long_rows(rows, joined, 1000)
         rows = joined
-        fields = {"moe__adapter_dim": 10240, "parallel__tp": 1, "parallel__ep": 1}
+        fields = {"moe__adapter_dim": 10240, "parallel__tp": 1, "parallel__ep": 1, "train__global_batch": 64,
+                  "train__micro_batch": 64}
     fields.update({"data.eval": "[]", "run_dir": os.path.join(folder, "run"), "data.train[0].path": rows, "train__steps": saves * between,
                    "checkpoint__every_steps": between})
     return ["--config", harness.QUICKSTART] + harness.sets(**fields)
@@ -90,8 +92,8 @@ def main():
     ranks = options.ranks or (4 if small else 1)
     folder = tempfile.mkdtemp(prefix="pesc-save-stall-", dir=os.path.join(harness.SOURCE, "build"))
     try:
-        arguments = command(options.case, folder, options.saves or (20 if small else 5),
-                            options.between or (20 if small else 5))
+        arguments = command(options.case, folder, options.saves or (21 if small else 8),
+                            options.between or (15 if small else 4))
         result = harness.pesc(ranks if ranks > 1 else 0, "train", *arguments, seconds=1800)
         if result.code != 0:
             sys.exit(str(result))
@@ -107,15 +109,17 @@ def main():
     step = statistics.median(quiet)
     steps_behind = [s for group in behind for s in group]
     more = statistics.median(steps_behind) - step if steps_behind else 0
-    excess = statistics.median(sum(s - step for s in group) + start for group, start in zip(behind, starts))
+    excess = [sum(s - step for s in group) + start for group, start in zip(behind, starts)]
     per = lambda seconds: "%.1f ms (%.1f %%)" % (1e3 * seconds, 100 * seconds / step)  # noqa: E731
-    print("%s on %d ranks: %.1f MB a checkpoint, %d saves" % (options.case, ranks, size / 1e6, len(stall)))
+    several = lambda values: "%s, at most %s" % (per(statistics.median(values)), per(max(values)))  # noqa: E731
+    print("%s on %d ranks: %.1f MB a checkpoint, %d saves; quiet step %.1f ms (%d steps)" % (
+        options.case, ranks, size / 1e6, len(stall), 1e3 * step, len(quiet)))
     share = statistics.median(stall) / step
-    print("  quiet step %.1f ms (%d steps); stall of a save %s, the first %s; of it start %s, copy %s, asking %s" %
-          (1e3 * step, len(quiet), per(statistics.median(stall)), per(stall[0]),
-           *[per(statistics.median(part)) for part in (starts, copies, polls)]))
-    print("  a step behind a save %s more (%d steps, %.1f a save); excess of a save %s of one step" %
-          (per(more), len(steps_behind), len(steps_behind) / max(1, len(behind)), per(excess)))
+    for what, values in (("stall of a save", stall), ("  start", starts), ("  copy", copies), ("  asking", polls),
+                         ("excess of a save", excess)):
+        print("  %-18s %s" % (what, several(values)))
+    print("  a step behind a save %s more (%d steps, %.1f a save)" % (
+        per(more), len(steps_behind), len(steps_behind) / max(1, len(behind))))
     if share > BAR:
         sys.exit("FAILED: the step loop stands still for %.1f %% of a step a save; at most %.0f %% is allowed" % (
             100 * share, 100 * BAR))

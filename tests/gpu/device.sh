@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds for the GPU at hand and runs what needs one (ctest's label gpu); a short table at the end.
+# Builds for the GPU at hand and runs what needs one (ctest's label gpu, and ranks on a GPU that are killed, stopped and told to
+# stop); a short table at the end.
 #
 #   tests/gpu/device.sh [--sanitize] [--only REGEX] [--deps DIR] [-D...]
 #
@@ -78,6 +79,21 @@ if grep -q '\*\*\*Skipped' "$logs/ctest.log"; then
 fi
 
 stop_mps
+# Without that service: a client of it that is killed may take the others with it.
+if [[ faults.gpu =~ ${only:-.} ]]; then
+  say "faults"
+  log=$logs/faults-gpu.log
+  # A line that could not be tried is no failure elsewhere; here there is a GPU.
+  if PESC=$PWD/$build/pesc timeout 300 tests/faults/run.py --only gpu > "$log" 2>&1 && grep -q '^gpu .*tried, holds' "$log"; then
+    grep -E '^(gpu |  gpu: )' "$log"
+    grep '^| rank on a GPU' "$build/faults-matrix.md"
+  else
+    echo "faults.gpu: FAILED"
+    tail -60 "$log"
+    status=1
+  fi
+fi
+
 if [[ $sanitize == yes ]]; then
   # racecheck does not follow the barriers by which kernels of cuBLASLt (nvjet) and cuDNN hand shared memory on from one
   # warp, or one thread block of a cluster, to another, and calls each such hand-over a hazard. Those are counted, not

@@ -144,5 +144,27 @@ TEST(StopSignals, AProcessIsStartedWithoutThem) {
     EXPECT_EQ(mask("SigIgn:") >> (number - 1) & 1, 0U) << number << '\n' << text;
 }
 
+// mpirun catches SIGUSR1 no more when it is ending, and would die of it; its ranks are gone by then.
+TEST(TellRanks, AnMpirunWhoseRanksAreGoneIsLeftAlone) {
+  const pid_t mpirun = ::fork();
+  if (mpirun == 0) {
+    ::signal(SIGUSR1, SIG_DFL);
+    for (;;) ::pause();
+  }
+  Heartbeat gone;
+  gone.host = host_name();
+  gone.pid = ::fork();
+  if (gone.pid == 0) ::_exit(0);
+  ASSERT_EQ(::waitpid(gone.pid, nullptr, 0), gone.pid);
+  const LaunchMark mark("1-1-");
+  int status = 0;
+  tell_ranks(mpirun, {gone}, mark);
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_EQ(::waitpid(mpirun, &status, WNOHANG), 0) << "it was told";
+  tell_ranks(mpirun, {}, mark);  // no rank is here yet: mpirun passes it on
+  ASSERT_EQ(::waitpid(mpirun, &status, 0), mpirun);
+  EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGUSR1) << status;
+}
+
 }  // namespace
 }  // namespace pesc

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "ops/core/check.h"
+#include "runtime/data/row_record.h"
 #include "tests/runtime/data/test_tokenizers.h"
 
 namespace pesc {
@@ -31,6 +32,43 @@ DatasetOptions length(int64_t seq_len) {
   DatasetOptions options;
   options.seq_len = seq_len;
   return options;
+}
+
+// What a resumed run is compared by: whatever is trained on counts, and nothing else.
+TEST(Dataset, TheRecordTellsWhichRowsAreTrained) {
+  const TempFolder folder;
+  const ByteTokenizer bytes;
+  const auto record = [&](const std::string& one, const std::string& two, int64_t seq_len = 64) {
+    return row_record(
+        Dataset({{folder.write("one.jsonl", one), "", 1}, {folder.write("two.jsonl", two), "", 1}}, bytes,
+                length(seq_len)));
+  };
+  const std::string one = row_text("abc") + row_text("de");
+  const std::string two = R"({"instruction": "q", "output": "zz"})";
+  const std::string before = record(one, two);
+  EXPECT_TRUE(row_differences(before, record(one, two)).empty());
+  EXPECT_TRUE(row_differences(before, record("\n" + row_text("abc", "tag") + row_text("de"), two)).empty());
+  const auto different = [&](const std::string& now, int file, const std::string& words) {
+    const auto found = row_differences(before, now);
+    ASSERT_EQ(found.size(), 1U) << now;
+    EXPECT_NE(found[0].find(str_cat("data.train[", file, "].path")), std::string::npos) << found[0];
+    EXPECT_NE(found[0].find(file == 0 ? "one.jsonl" : "two.jsonl"), std::string::npos) << found[0];
+    EXPECT_NE(found[0].find(words), std::string::npos) << found[0];
+  };
+  different(record(row_text("abc") + row_text("df"), two), 0, "but others");
+  different(record(row_text("de") + row_text("abc"), two), 0, "another order");
+  different(record(row_text("abcd") + row_text("e"), two), 0, "but others");  // cut elsewhere
+  different(record(one + row_text("f"), two), 0, "3 rows instead of 2");
+  different(record(row_text("abc"), two), 0, "1 rows instead of 2");
+  different(record(one, R"({"instruction": "", "input": "p", "output": "zz"})"), 1, "but others");
+  different(record(one, row_text("q")), 1, "but others");
+  EXPECT_EQ(row_differences(before,
+                            row_record(Dataset({{folder.write("one.jsonl", one), "", 1}}, bytes, length(64))))
+                .size(),
+            1U);
+  EXPECT_EQ(row_differences(before, record(one, two, 3)).size(), 2U);  // all are cut
+  EXPECT_THROW(static_cast<void>(row_differences("2 0123\n", before)), DataError);
+  EXPECT_THROW(static_cast<void>(row_differences("many 0123 path\n", before)), DataError);
 }
 
 TEST(Dataset, TokensMasksTagsAndReport) {
