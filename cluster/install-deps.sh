@@ -62,7 +62,7 @@ find_file() {
   command -v "$name" > /dev/null
 }
 if [[ $with_gpu == yes ]]; then
-  find_file nvcc || { echo "missing: nvcc and cuBLAS, 12.8 or newer: NVIDIA's cuda-toolkit package for the driver here
+  find_file nvcc || { echo "missing: nvcc and cuBLAS, 13.0 or newer: NVIDIA's cuda-toolkit package for the driver here
   (https://developer.nvidia.com/cuda-downloads); without them pesc has the CPU alone"; }
   find_file nccl.h || echo "missing: NCCL, for several ranks: apt-get install libnccl-dev (NVIDIA's archive)"
   find_file cudnn.h || echo "missing: cuDNN 9, for attention in bf16: apt-get install libcudnn9-dev-cuda-13"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs every test.
 #
-#   tests/run.sh              everything; about half an hour on two cores, cold
+#   tests/run.sh              everything; about forty minutes on two cores, cold
 #   tests/run.sh quick        without sanitizers, fuzzing and the long runs: what one runs while working
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -47,57 +47,25 @@ say "format"
 format=$(command -v clang-format-14 || command -v clang-format)
 git ls-files '*.cc' '*.h' '*.cu' '*.cuh' | xargs -r "$format" --dry-run -Werror
 
-release_tests() {  # FLAGS OF CTEST
-  ctest --test-dir build/release --output-on-failure --no-tests=error "$@" | tee -a build/release/ctest.log
-}
-release_tests_as_root() {
-  if [[ $(id -u) == 0 ]]; then
-    release_tests "$@"
-    return
-  fi
-  sudo env "${run_as_root[@]}" ctest --test-dir build/release --output-on-failure --no-tests=error "$@" |
-    tee -a build/release/ctest.log
-  sudo chown -R "$(id -u):$(id -g)" build/release
-}
-
 say "tests"
-rm -f build/release/ctest.log
-release_tests -LE 'slow|long' -j "$jobs"
+ctest --test-dir build/release --output-on-failure --no-tests=error -LE 'slow|long' -j "$jobs" | tee build/release/ctest.log
 say "whole runs under mpirun"
-if [[ $mode == quick ]]; then
-  release_tests -L slow -j 2
-  no_other_skips build/release
-  exit 0
-fi
-# Those that wait for most of their time run beside those that compute: Slurm beside other whole runs, the fault matrix
-# and the hosts, whose bounds are in seconds, beside a build that takes only what they leave. Speed is measured alone.
-waiting='^(end_to_end\.hosts|faults\.matrix)$'
-alone='^faults\.save_stall\.'
-if [[ $(id -u) == 0 ]]; then
-  release_tests -L 'slow|long' -E "$waiting|$alone" -j 2
+slow=slow
+[[ $mode == quick ]] || slow='slow|long'
+whole_runs=(ctest --test-dir build/release --output-on-failure --no-tests=error -L "$slow" -j 2)
+if [[ $(id -u) == 0 || $mode == quick ]]; then
+  "${whole_runs[@]}" | tee -a build/release/ctest.log
 else
-  release_tests -L 'slow|long' -E "$waiting|$alone|$needs_root" -j 2
-  release_tests_as_root -R '^end_to_end\.slurm$'
+  "${whole_runs[@]}" -E "$needs_root" | tee -a build/release/ctest.log
+  sudo env "${run_as_root[@]}" "${whole_runs[@]}" -R "$needs_root" | tee -a build/release/ctest.log
+  sudo chown -R "$(id -u):$(id -g)" build/release
 fi
-release_tests -R "$alone"
-
-say "faults; beside them the sanitizers' and the fuzzers' builds"
-mkdir -p build
-# A session of its own: Linux shares the cores between sessions first, by the nice value of each.
-setsid bash -c '
-  echo 19 > /proc/self/autogroup 2> /dev/null || true
-  renice -n 19 $$ > /dev/null
-  cmake --preset asan-ubsan -DPESC_BUILD_TESTS=ON && cmake --build --preset asan-ubsan -j "$1" &&
-    cmake --preset fuzz && cmake --build --preset fuzz -j "$1"' build "$jobs" > build/beside.log 2>&1 &
-builds=$!
-trap 'kill -- -$builds 2> /dev/null || true' EXIT
-release_tests_as_root -R "$waiting"
 no_other_skips build/release
-say "the rest of these builds"
-wait "$builds" || { tail -n 200 build/beside.log >&2; exit 1; }
-trap - EXIT
+if [[ $mode == quick ]]; then exit 0; fi
 
 say "address and undefined-behaviour sanitizers"
+cmake --preset asan-ubsan -DPESC_BUILD_TESTS=ON > /dev/null
+cmake --build --preset asan-ubsan -j "$jobs"
 export LSAN_OPTIONS="suppressions=$PWD/tests/lsan.supp:print_suppressions=0" UBSAN_OPTIONS=print_stacktrace=1
 ctest --test-dir build/asan-ubsan --output-on-failure --no-tests=error -LE 'long|slow' -j "$jobs" |
   tee build/asan-ubsan/ctest.log
@@ -108,6 +76,8 @@ no_other_skips build/asan-ubsan
 unset LSAN_OPTIONS UBSAN_OPTIONS
 
 say "fuzzing, 60 s each; 1 s and 512 MB an input"
+cmake --preset fuzz > /dev/null
+cmake --build --preset fuzz -j "$jobs"
 pids=()
 for target in fuzz_safetensors fuzz_json_rows; do
   mkdir -p "build/fuzz/found/$target"
