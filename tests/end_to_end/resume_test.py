@@ -52,7 +52,7 @@ def without_extra(path, key):
 
 
 class Resume(harness.EndToEnd):
-    train_rows = 500  # per domain: 30 steps of 64 rows go into the second epoch
+    train_rows = 500  # per domain: 30 steps go beyond the first epoch
 
     @classmethod
     def setUpClass(cls):

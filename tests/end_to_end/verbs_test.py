@@ -52,7 +52,7 @@ class Verbs(harness.EndToEnd):
         self.assertEqual(len(steps), 40)
         for step in steps + [alone]:
             tags = step["tag_tokens"]
-            self.assertEqual(set(tags), DOMAINS)  # of 64 rows each domain has some
+            self.assertEqual(set(tags), DOMAINS)  # of a step's rows each domain has some
             self.assertEqual(sum(tags.values()), step["tokens"])
             self.assertGreater(step["tokens"], step["supervised_tokens"])
             self.assertEqual(set(step["tag_token_share"]), DOMAINS)
