@@ -179,7 +179,7 @@ int64_t scratch_bytes(const ModelConfig& m, const PescConfig& pesc, const Mesh& 
   if (pesc.mode == TrainMode::kPesc) {
     const MoeConfig& moe = pesc.moe;
     const int64_t rows = mesh.ep() == 1 ? n.slice : n.capacity;
-    bytes = std::max(bytes, router_scratch_bytes(device, n.slice, moe.experts));
+    bytes = std::max(bytes, router_scratch_bytes(device, n.slice, moe.experts, m.hidden, n.compute));
     bytes =
         std::max(bytes, adapter_scratch_bytes(device, rows, moe.top_k, m.hidden, moe.adapter_dim, n.compute));
   }

@@ -283,12 +283,11 @@ void Decoder::layer_backward(const Pass& p, int64_t i, const Tensor& dx, const L
   const Tensor rstd = saved.rstd2.col_range(0, batch_.slice);
   const Tensor h = m.ws.h.leading(batch_.slice, model_.hidden);
   if (exchange_ != nullptr) moe_send_gradient(p, *exchange_, chunks_, dx, saved.moe);
-  // The FFN's input again, for the router and trained weights, and what LoRA saw of it.
+  // The FFN's input again, for trained weights, or what LoRA saw of it.
   const Dropout mask = p.slice_dropout(i, DropoutSite::kGateUp);
   const bool two = drops(w.gate_up.lora_columns(), mask);
   const Tensor dropped = two ? m.ws.dropped.row_range(0, batch_.slice) : h;
-  const bool needed = !two || exchange_ != nullptr;
-  rmsnorm_apply(stream_, x2, w.post_norm, rstd, needed ? h : Tensor{}, {mask, two ? dropped : Tensor{}});
+  rmsnorm_apply(stream_, x2, w.post_norm, rstd, two ? Tensor{} : h, {mask, two ? dropped : Tensor{}});
   if (exchange_ != nullptr) moe_backward(p, w.moe, *exchange_, chunks_, dx, saved.moe);
   // What others wait for in this layer is on its way: now the gradients of the layer above may go.
   if (done && i + 1 < model_.layers) done(i + 1);
@@ -300,7 +299,8 @@ void Decoder::layer_backward(const Pass& p, int64_t i, const Tensor& dx, const L
   } else {
     for (size_t c = 0; c < chunks_.size(); ++c) chunk_backward(p, i, c, dx, h, dropped, dh);
     if (w.gate_up.lora_columns() == 0) through_a = {};
-    router = moe_route_backward(p, w.moe, h, m.saved.balance.row_range(i, i + 1), saved.moe);
+    router =
+        moe_route_backward(p, w.moe, x2, rstd, w.post_norm, m.saved.balance.row_range(i, i + 1), saved.moe);
   }
   rmsnorm_backward(stream_, {dh.x, x2, w.post_norm, rstd, dx, w.dpost_norm, {mask, through_a}, router});
   if (options_.recompute == Recompute::kCheap) input_again(p, i);

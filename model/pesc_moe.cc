@@ -265,14 +265,16 @@ void moe_input_gradient(const Pass& pass, int64_t layer, size_t c, const BatchCh
               mine(pass.ws.delta), mine(dy), df);
 }
 
-RouterTerm moe_route_backward(const Pass& pass, const MoeParameters& p, const Tensor& x,
-                              const Tensor& balance_grad, const MoeSaved& saved) {
+RouterTerm moe_route_backward(const Pass& pass, const MoeParameters& p, const Tensor& x, const Tensor& rstd,
+                              const Tensor& norm, const Tensor& balance_grad, const MoeSaved& saved) {
   const PhaseScope phase(pass.stream, Phase::kAdapters);
   const int64_t n = pass.batch.slice_real;
   const Tensor dlogits = pass.ws.dlogits.row_range(0, n);
-  router_backward(pass.stream, {x.row_range(0, n), p.router, saved.probs.row_range(0, n),
-                                saved.experts.row_range(0, n), saved.weights.row_range(0, n),
-                                pass.ws.dweights.row_range(0, n), balance_grad, p.drouter, dlogits});
+  router_backward(pass.stream,
+                  {x.row_range(0, n), p.router, saved.probs.row_range(0, n), saved.experts.row_range(0, n),
+                   saved.weights.row_range(0, n), pass.ws.dweights.row_range(0, n), balance_grad, p.drouter,
+                   dlogits, rstd.col_range(0, n), norm},
+                  pass.scratch);
   return {dlogits, p.router};
 }
 

@@ -49,9 +49,11 @@ void moe_backward(const Pass& pass, const MoeParameters& p, const ExpertExchange
 // and chunk by chunk df [rows, H] is written, contiguous: dy + mask * (the adapters' input gradient).
 void moe_input_gradient(const Pass& pass, int64_t layer, size_t c, const BatchChunk& chunk, const Tensor& dy,
                         const Tensor& df);
-// The router's backward from ws.dweights and the balance gradient [1, E], but for the gradient of x, which is
-// the term that it returns. After moe_input_gradient of all chunks. Uses ws.dlogits.
+// The router's backward from ws.dweights and the balance gradient [1, E], but for the gradient of the FFN's
+// input, which is the term that it returns. That input is RMSNorm of x [S, H] with rstd [1, S] and the weight
+// norm. After moe_input_gradient of all chunks. Uses ws.dlogits.
 [[nodiscard]] RouterTerm moe_route_backward(const Pass& pass, const MoeParameters& p, const Tensor& x,
+                                            const Tensor& rstd, const Tensor& norm,
                                             const Tensor& balance_grad, const MoeSaved& saved);
 
 }  // namespace pesc

@@ -3,11 +3,14 @@
 //   forward    out[rows] += (w scale g) Up^T
 //   backward   p = dY Up;  dw = scale sum_d(p g);  dh = w scale p gelu'(h)
 //              dUp += dY^T (w scale g);  dDown += dh^T F;  df[rows] += dh Down
-// Grouped: the rows of an expert are gathered in runs (not when they stand next to each other) and added to
-// the output expert by expert, run by run; a row occurs once in an expert. Dense: all rows and experts at
-// once on [R, E d] with zeros elsewhere, so that what is not a number in one row's f or one expert's weights
-// may reach the others. f, down, up, hidden, out and their gradients have one element type; the weights of
-// the assignments, ddown and dup are F32. Sums over experts are in expert order or inside one product.
+// Grouped: the rows of a run of assignments are brought together in the order of the experts (not when they
+// stand so already), multiplied expert by expert, and what comes out is summed row by row. Dense: all rows
+// and experts at once on [R, E d] with zeros elsewhere, so that what is not a number in one row's f or one
+// expert's weights may reach the others. f, down, up, hidden, out and their gradients have one element type;
+// the weights of the assignments, ddown and dup are F32. Sums over experts are in expert order or inside one
+// product.
+#include <vector>
+
 #include "ops/adapter.h"
 #include "ops/adapter_kernels.cuh"
 #include "ops/adapter_scratch.h"
@@ -43,8 +46,8 @@ void check(const Args& args) {
   PESC_CHECK(count <= args.weights.size(), count, " assignments of ", args.weights.size(), " slots");
   for (int64_t i = 0; i < count; ++i) {
     const auto at = static_cast<size_t>(i);
-    PESC_CHECK(0 <= groups.slot[at] && groups.slot[at] < args.weights.size() && 0 <= groups.row[at] &&
-                   groups.row[at] < f.rows,
+    PESC_CHECK(0 <= groups.slot[at] && groups.slot[at] < args.weights.size() &&
+                   groups.row[at] == groups.slot[at] / args.weights.cols,
                "assignment ", i, " of row ", groups.row[at], ", slot ", groups.slot[at]);
   }
 }
@@ -54,74 +57,110 @@ void check_like(const Tensor& t, const Tensor& f, const char* name) {
              dtype_name(t.dtype), " for f ", f.rows, "x", f.cols, " ", dtype_name(f.dtype));
 }
 
-// The lists on the device, cut to their length.
+// The lists on the device.
 struct Lists {
-  Tensor row, slot;
-  Lists(Stream& stream, const AdapterGroups& groups, const Tensor& weights, Arena& scratch) {
-    const AdapterLists space(scratch, weights.rows, weights.cols);
-    const auto count = static_cast<int64_t>(groups.row.size());
-    row = space.row.col_range(0, count);
-    slot = space.slot.col_range(0, count);
-    upload(stream.queue(), groups.row.data(), row.data, row.bytes());
-    upload(stream.queue(), groups.slot.data(), slot.data, slot.bytes());
+  AdapterLists at;
+  int64_t top_k;
+  Lists(Stream& stream, const AdapterGroups& groups, const Tensor& weights, AdapterForm form, Arena& scratch)
+      : at(scratch, weights.rows, weights.cols), top_k(weights.cols) {
+    std::vector<int32_t> values(static_cast<size_t>(weights.size()));
+    for (size_t i = 0; i < groups.slot.size(); ++i)
+      values[static_cast<size_t>(groups.slot[i])] = static_cast<int32_t>(i + 1);
+    if (form == AdapterForm::kGrouped) values.insert(values.end(), groups.slot.begin(), groups.slot.end());
+    const auto bytes = static_cast<int64_t>(values.size() * sizeof(int32_t));
+    upload(stream.queue(), values.data(), at.all.data, bytes);
   }
 };
 
 // ---- grouped ----
 
-// Assignments [begin, end) of one expert, at most kRows of them.
-struct Piece {
-  int64_t expert, begin, end;
-  Tensor row, slot;  // [1, n] on the device
-  bool contiguous;   // the rows are first_row, first_row + 1, ...
+// Assignments [begin, end), of several experts.
+struct Run {
+  int64_t begin, end;
+  bool contiguous;  // their rows are first_row, first_row + 1, ...
   int64_t first_row;
   [[nodiscard]] int64_t n() const { return end - begin; }
 };
 
 template <class Use>
-void for_each_piece(const AdapterGroups& groups, const Lists& lists, Use use) {
-  for (int64_t e = 0; e < experts_of(groups); ++e) {
-    const int64_t last = groups.offsets[static_cast<size_t>(e) + 1];
-    for (int64_t begin = groups.offsets[static_cast<size_t>(e)]; begin < last;
-         begin += AdapterGroupedScratch::kRows) {
-      const int64_t end = std::min(begin + AdapterGroupedScratch::kRows, last);
-      const int32_t* rows = groups.row.data() + begin;
-      use(Piece{e, begin, end, lists.row.col_range(begin, end), lists.slot.col_range(begin, end),
-                rows[end - begin - 1] - rows[0] == end - begin - 1, rows[0]});
-    }
+void for_each_run(const AdapterGroups& groups, int64_t most, Use use) {
+  const auto count = static_cast<int64_t>(groups.row.size());
+  for (int64_t begin = 0; begin < count; begin += most) {
+    const int64_t end = std::min(begin + most, count);
+    const auto rows = groups.row.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
+    bool contiguous = true;
+    for (size_t i = 1; i < rows.size() && contiguous; ++i) contiguous = rows[i] == rows[i - 1] + 1;
+    use(Run{begin, end, contiguous, rows.front()});
   }
 }
 
-Tensor take_rows(Stream& stream, const Piece& piece, const Tensor& in, const Tensor& space) {
-  if (piece.contiguous) return in.row_range(piece.first_row, piece.first_row + piece.n());
-  const Tensor out = space.row_range(0, piece.n());
-  cuda::gather_rows(stream, in, piece.row, out);
+// Calls use(e, begin, end): assignments [begin, end) of the run are those of expert e.
+template <class Use>
+void for_each_expert(const AdapterGroups& groups, const Run& run, Use use) {
+  for (int64_t e = 0; e < experts_of(groups); ++e) {
+    const int64_t begin = std::max(groups.offsets[static_cast<size_t>(e)], run.begin);
+    const int64_t end = std::min(groups.offsets[static_cast<size_t>(e) + 1], run.end);
+    if (begin < end) use(e, begin - run.begin, end - run.begin);
+  }
+}
+
+// [n, columns] in the order of the experts.
+Tensor take_rows(Stream& stream, const Run& run, const Lists& lists, const Tensor& in, const Tensor& space) {
+  if (run.contiguous) return in.row_range(run.first_row, run.first_row + run.n());
+  const Tensor out = space.row_range(0, run.n());
+  with_element(in.dtype, [&](auto element) {
+    using T = decltype(element);
+    with_pack<T>({in, out}, [&](auto width) {
+      constexpr int kWidth = decltype(width)::value;
+      const RowGrid g(in.rows, in.cols / kWidth);
+      spread_rows<kWidth, T><<<g.grid, g.block, 0, stream_of(stream)>>>(
+          view<const T>(in), lists.at.inverse.i32(), lists.top_k, run.begin, view<T>(out));
+      PESC_LAUNCHED("adapter_spread_rows");
+    });
+  });
   return out;
 }
 
-// out[rows of the piece] += a [n, d] b^T, b [H, d] or, with kNo, a b, b [d, H]; `space` takes the product.
-void add_product(Stream& stream, const Piece& piece, const Tensor& a, const Tensor& b, Transpose trans_b,
-                 const Tensor& out, const Tensor& space) {
-  Gemm product{.a = a, .b = b, .trans_b = trans_b, .c = {}, .extent = Extent::kVaries};
-  if (piece.contiguous) {
-    product.c = out.row_range(piece.first_row, piece.first_row + piece.n());
-    product.beta = 1.0F;
-    cuda::gemm(stream, product);
-    return;
+// What the experts of a run give to rows of `out`, which may take the products themselves.
+class RunOutput {
+ public:
+  // add: to what `out` holds; without, all of it is written. `space` takes the products.
+  RunOutput(Stream& stream, const Run& run, const Tensor& out, bool add, const Tensor& space)
+      : run_(run), out_(out), add_(add), products_(space.row_range(0, run.n())) {
+    if (!run.contiguous) return;
+    if (!add) cuda::fill_zero(stream, out);
+    products_ = out.row_range(run.first_row, run.first_row + run.n());
   }
-  product.c = space.row_range(0, piece.n());
-  cuda::gemm(stream, product);
-  with_element(out.dtype, [&](auto element) {
-    using T = decltype(element);
-    with_pack<T>({product.c, out}, [&](auto width) {
-      constexpr int kWidth = decltype(width)::value;
-      const RowGrid g(piece.n(), out.cols / kWidth);
-      add_distinct_rows<kWidth, T><<<g.grid, g.block, 0, stream_of(stream)>>>(view<const T>(product.c),
-                                                                              piece.row.i32(), view<T>(out));
-      PESC_LAUNCHED("add_distinct_rows");
+  // Rows [begin, end) of the run: a [n, d] b^T, b [H, d] or, with kNo, a b, b [d, H].
+  void multiply(Stream& stream, int64_t begin, int64_t end, const Tensor& a, const Tensor& b,
+                Transpose trans_b) const {
+    cuda::gemm(stream, {.a = a.row_range(begin, end),
+                        .b = b,
+                        .trans_b = trans_b,
+                        .c = products_.row_range(begin, end),
+                        .beta = run_.contiguous ? 1.0F : 0.0F,
+                        .extent = Extent::kVaries});
+  }
+  void finish(Stream& stream, const Lists& lists) const {
+    if (run_.contiguous) return;
+    with_element(out_.dtype, [&](auto element) {
+      using T = decltype(element);
+      with_pack<T>({products_, out_}, [&](auto width) {
+        constexpr int kWidth = decltype(width)::value;
+        const RowGrid g(out_.rows, out_.cols / kWidth);
+        sum_rows<kWidth, T><<<g.grid, g.block, 0, stream_of(stream)>>>(
+            view<const T>(products_), lists.at.inverse.i32(), lists.top_k, run_.begin, add_, view<T>(out_));
+        PESC_LAUNCHED("adapter_sum_rows");
+      });
     });
-  });
-}
+  }
+
+ private:
+  const Run& run_;
+  const Tensor& out_;
+  bool add_;
+  Tensor products_;
+};
 
 // dw += a^T b over the rows of a piece.
 void add_weight_gradient(Stream& stream, const Tensor& a, const Tensor& b, const Tensor& dw) {
@@ -133,91 +172,66 @@ Tensor expert_rows(const Tensor& stacked, int64_t expert, int64_t rows) {
   return stacked.row_range(expert * rows, (expert + 1) * rows);
 }
 
-// A narrow tensor as rows of d columns, for the question of alignment.
-Tensor narrow(const Tensor& t, int64_t dim) {
-  return {t.data, t.dtype, t.rows, dim, t.ld};
-}
-
-void launch_gelu(Stream& stream, const AdapterForward& args, const Slices& at, const Tensor& source,
-                 const Tensor& slot, const Tensor& hidden, const Tensor& scaled) {
-  if (hidden.size() == 0) return;
-  with_element(hidden.dtype, [&](auto element) {
-    using T = decltype(element);
-    with_pack<T>({narrow(source, hidden.cols), hidden, narrow(scaled, hidden.cols)}, [&](auto width) {
-      constexpr int kWidth = decltype(width)::value;
-      const RowGrid g(hidden.rows, hidden.cols / kWidth);
-      gelu_kernel<kWidth, T><<<g.grid, g.block, 0, stream_of(stream)>>>(at, view<const T>(source), slot.i32(),
-                                                                        args.weights.f32(), args.scale,
-                                                                        view<T>(hidden), view<T>(scaled));
-      PESC_LAUNCHED("adapter_gelu");
-    });
-  });
-}
-
-void launch_gradients(Stream& stream, const AdapterBackward& args, const Slices& at, const Tensor& p,
-                      const Tensor& hidden, const Tensor& slot, const Tensor& dh, const Tensor& scaled) {
-  if (hidden.size() == 0) return;
-  const int64_t dim = hidden.cols;
-  with_element(hidden.dtype, [&](auto element) {
-    using T = decltype(element);
-    with_pack<T>({narrow(p, dim), hidden, narrow(dh, dim), narrow(scaled, dim)}, [&](auto width) {
-      constexpr int kWidth = decltype(width)::value;
-      const auto launch = [&](auto lanes) {
-        constexpr int kLanes = decltype(lanes)::value;
-        gelu_gradients<kWidth, kLanes, T>
-            <<<blocks_for(hidden.rows * kLanes), kThreads, 0, stream_of(stream)>>>(
-                at, view<const T>(p), view<const T>(hidden), slot.i32(), args.weights.f32(), args.scale,
-                view<T>(dh), view<T>(scaled), args.dweights.f32());
-        PESC_LAUNCHED("adapter_gelu_gradients");
-      };
-      if (dim / kWidth <= 8) {
-        launch(std::integral_constant<int, 8>{});
-      } else {
-        launch(std::integral_constant<int, kWarp>{});
-      }
-    });
-  });
-}
-
 enum class Until { kHidden, kOut };
+
+Cells cells_of(const Run& run, const Lists& lists, int64_t dim) {
+  return {lists.at.slot.i32() + run.begin, nullptr, nullptr, run.n(), dim, 0, 0};
+}
 
 void grouped_forward(Stream& stream, const AdapterForward& args, const Lists& lists, Until until,
                      Arena& scratch) {
   const int64_t dim = args.hidden.cols;
-  const AdapterGroupedScratch s(scratch, args.f.rows, args.f.cols, dim, args.f.dtype);
-  for_each_piece(args.groups, lists, [&](const Piece& piece) {
-    const Tensor hidden = args.hidden.row_range(piece.begin, piece.end);
-    cuda::gemm(stream, {.a = take_rows(stream, piece, args.f, s.rows0),
-                        .b = expert_rows(args.down, piece.expert, dim),
-                        .trans_b = Transpose::kYes,
-                        .c = hidden,
-                        .extent = Extent::kVaries});
+  const AdapterGroups& groups = args.groups;
+  const AdapterGroupedScratch s(scratch, args.hidden.rows, args.f.cols, dim, args.f.dtype);
+  for_each_run(groups, s.run, [&](const Run& run) {
+    const Tensor f = take_rows(stream, run, lists, args.f, s.rows0);
+    const Tensor hidden = args.hidden.row_range(run.begin, run.end);
+    for_each_expert(groups, run, [&](int64_t e, int64_t begin, int64_t end) {
+      cuda::gemm(stream, {.a = f.row_range(begin, end),
+                          .b = expert_rows(args.down, e, dim),
+                          .trans_b = Transpose::kYes,
+                          .c = hidden.row_range(begin, end),
+                          .extent = Extent::kVaries});
+    });
     if (until == Until::kHidden) return;
-    const Tensor scaled = s.scaled.row_range(0, piece.n());
-    launch_gelu(stream, args, Slices{nullptr, nullptr, 0, dim}, hidden, piece.slot, hidden, scaled);
-    add_product(stream, piece, scaled, expert_rows(args.up, piece.expert, args.f.cols), Transpose::kYes,
-                args.out, s.rows0);
+    const Tensor scaled = s.scaled.row_range(0, run.n());
+    launch_gelu(stream, args, cells_of(run, lists, dim), hidden, hidden, scaled);
+    const RunOutput out(stream, run, args.out, true, s.rows0);
+    for_each_expert(groups, run, [&](int64_t e, int64_t begin, int64_t end) {
+      out.multiply(stream, begin, end, scaled, expert_rows(args.up, e, args.f.cols), Transpose::kYes);
+    });
+    out.finish(stream, lists);
   });
 }
 
 void grouped_backward(Stream& stream, const AdapterBackward& args, const Lists& lists, Arena& scratch) {
   const int64_t dim = args.hidden.cols;
-  const AdapterGroupedScratch s(scratch, args.f.rows, args.f.cols, dim, args.f.dtype);
-  cuda::fill_zero(stream, args.df);
-  for_each_piece(args.groups, lists, [&](const Piece& piece) {
-    const Tensor f = take_rows(stream, piece, args.f, s.rows0);
-    const Tensor dy = take_rows(stream, piece, args.dout, s.rows1);
-    const Tensor p = s.p.row_range(0, piece.n());
-    const Tensor scaled = s.scaled.row_range(0, piece.n());
-    cuda::gemm(
-        stream,
-        {.a = dy, .b = expert_rows(args.up, piece.expert, args.f.cols), .c = p, .extent = Extent::kVaries});
-    launch_gradients(stream, args, Slices{nullptr, nullptr, 0, dim}, p,
-                     args.hidden.row_range(piece.begin, piece.end), piece.slot, p, scaled);
-    add_weight_gradient(stream, dy, scaled, expert_rows(args.dup, piece.expert, args.f.cols));
-    add_weight_gradient(stream, p, f, expert_rows(args.ddown, piece.expert, dim));
-    add_product(stream, piece, p, expert_rows(args.down, piece.expert, dim), Transpose::kNo, args.df,
-                s.rows1);
+  const AdapterGroups& groups = args.groups;
+  if (args.hidden.rows == 0) return cuda::fill_zero(stream, args.df);
+  const AdapterGroupedScratch s(scratch, args.hidden.rows, args.f.cols, dim, args.f.dtype);
+  for_each_run(groups, s.run, [&](const Run& run) {
+    const Tensor f = take_rows(stream, run, lists, args.f, s.rows0);
+    const Tensor dy = take_rows(stream, run, lists, args.dout, s.rows1);
+    const Tensor p = s.p.row_range(0, run.n());
+    const Tensor scaled = s.scaled.row_range(0, run.n());
+    for_each_expert(groups, run, [&](int64_t e, int64_t begin, int64_t end) {
+      cuda::gemm(stream, {.a = dy.row_range(begin, end),
+                          .b = expert_rows(args.up, e, args.f.cols),
+                          .c = p.row_range(begin, end),
+                          .extent = Extent::kVaries});
+    });
+    launch_gradients(stream, args, cells_of(run, lists, dim), p, args.hidden.row_range(run.begin, run.end), p,
+                     scaled);
+    for_each_expert(groups, run, [&](int64_t e, int64_t begin, int64_t end) {
+      const auto mine = [&](const Tensor& t) { return t.row_range(begin, end); };
+      add_weight_gradient(stream, mine(dy), mine(scaled), expert_rows(args.dup, e, args.f.cols));
+      add_weight_gradient(stream, mine(p), mine(f), expert_rows(args.ddown, e, dim));
+    });
+    const RunOutput df(stream, run, args.df, run.begin > 0, s.rows1);
+    for_each_expert(groups, run, [&](int64_t e, int64_t begin, int64_t end) {
+      df.multiply(stream, begin, end, p, expert_rows(args.down, e, dim), Transpose::kNo);
+    });
+    df.finish(stream, lists);
   });
 }
 
@@ -225,14 +239,15 @@ void grouped_backward(Stream& stream, const AdapterBackward& args, const Lists& 
 
 struct Dense {
   AdapterDenseScratch space;
-  Slices at;
+  Cells cells;
 
-  // `rows` [1, M]: the assignments' rows, on the device.
-  Dense(Stream& stream, const AdapterGroups& groups, const Tensor& rows, const Tensor& f, int64_t dim,
+  Dense(Stream& stream, const AdapterGroups& groups, const Lists& lists, const Tensor& f, int64_t dim,
         Arena& scratch)
       : space(scratch, f.rows, f.cols, experts_of(groups), experts_of(groups) * dim, f.dtype),
-        at{rows.i32(), space.offsets.i64(), experts_of(groups), dim} {
-    upload(stream.queue(), groups.offsets.data(), space.offsets.data, space.offsets.bytes());
+        cells{nullptr, lists.at.inverse.i32(), space.offsets.i32(), f.rows * experts_of(groups),
+              dim,     experts_of(groups),     lists.top_k} {
+    const std::vector<int32_t> offsets(groups.offsets.begin(), groups.offsets.end());
+    upload(stream.queue(), offsets.data(), space.offsets.data, space.offsets.bytes());
   }
 };
 
@@ -261,26 +276,22 @@ void unpack_up(Stream& stream, const Tensor& side, const Tensor& dup) {
 
 void dense_forward(Stream& stream, const AdapterForward& args, const Lists& lists, Until until,
                    Arena& scratch) {
-  const Dense d(stream, args.groups, lists.row, args.f, args.hidden.cols, scratch);
+  const Dense d(stream, args.groups, lists, args.f, args.hidden.cols, scratch);
   pesc::linear_forward(stream, args.f, args.down, d.space.p);
   if (until == Until::kHidden) {
-    launch_gelu(stream, args, d.at, d.space.p, lists.slot, args.hidden,
-                Tensor{nullptr, args.f.dtype, 0, 0, 0});
+    launch_gelu(stream, args, d.cells, d.space.p, args.hidden, Tensor{nullptr, args.f.dtype, 0, 0, 0});
     return;
   }
-  cuda::fill_zero(stream, d.space.scaled);
-  launch_gelu(stream, args, d.at, d.space.p, lists.slot, args.hidden, d.space.scaled);
+  launch_gelu(stream, args, d.cells, d.space.p, args.hidden, d.space.scaled);
   pack_up(stream, args.up, d.space.up_all);
   pesc::linear_forward(stream, d.space.scaled, d.space.up_all, args.out, 1.0F, 1.0F);
 }
 
 void dense_backward(Stream& stream, const AdapterBackward& args, const Lists& lists, Arena& scratch) {
-  const Dense d(stream, args.groups, lists.row, args.f, args.hidden.cols, scratch);
+  const Dense d(stream, args.groups, lists, args.f, args.hidden.cols, scratch);
   pack_up(stream, args.up, d.space.up_all);
   pesc::linear_backward_input(stream, args.dout, d.space.up_all, d.space.p);
-  cuda::fill_zero(stream, d.space.dh);
-  cuda::fill_zero(stream, d.space.scaled);
-  launch_gradients(stream, args, d.at, d.space.p, args.hidden, lists.slot, d.space.dh, d.space.scaled);
+  launch_gradients(stream, args, d.cells, d.space.p, args.hidden, d.space.dh, d.space.scaled);
   cuda::gemm(stream, {.a = args.dout, .trans_a = Transpose::kYes, .b = d.space.scaled, .c = d.space.dup_all});
   unpack_up(stream, d.space.dup_all, args.dup);
   pesc::linear_backward_weight(stream, d.space.dh, args.f, args.ddown);
@@ -288,15 +299,15 @@ void dense_backward(Stream& stream, const AdapterBackward& args, const Lists& li
 }
 
 template <class Args>
-bool is_dense(const Args& args) {
-  return adapter_form(args.f.dtype, args.f.rows, args.hidden.rows, experts_of(args.groups),
-                      args.hidden.cols) == AdapterForm::kDense;
+AdapterForm form_of(const Args& args) {
+  return adapter_form(args.f.dtype, args.f.rows, args.hidden.rows, experts_of(args.groups), args.hidden.cols);
 }
 
 void forward(Stream& stream, const AdapterForward& args, Until until, Arena& scratch) {
   Arena::Scope scope(scratch);
-  const Lists lists(stream, args.groups, args.weights, scratch);
-  if (is_dense(args)) {
+  const AdapterForm form = form_of(args);
+  const Lists lists(stream, args.groups, args.weights, form, scratch);
+  if (form == AdapterForm::kDense) {
     dense_forward(stream, args, lists, until, scratch);
   } else {
     grouped_forward(stream, args, lists, until, scratch);
@@ -329,8 +340,9 @@ void adapter_backward(Stream& stream, const AdapterBackward& args, Arena& scratc
   if (args.f.rows == 0) return;
   cuda::fill_zero(stream, args.dweights);
   Arena::Scope scope(scratch);
-  const Lists lists(stream, args.groups, args.weights, scratch);
-  if (is_dense(args)) {
+  const AdapterForm form = form_of(args);
+  const Lists lists(stream, args.groups, args.weights, form, scratch);
+  if (form == AdapterForm::kDense) {
     dense_backward(stream, args, lists, scratch);
   } else {
     grouped_backward(stream, args, lists, scratch);

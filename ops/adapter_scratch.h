@@ -1,10 +1,10 @@
 // How the adapter experts are laid out on a GPU, and the scratch that takes: a function of sizes alone, so
 // that a plan needs no GPU. Letters as in ops/adapter.h.
 //
-// Two forms of the same products. Grouped: expert by expert on gathered rows, 2 M H d multiplications each,
-// and every row moved several times. Dense: one product over all rows and all experts, with zeros where a row
-// is not at an expert; 2 R H E d multiplications, nothing moved. For few and small experts the dense form
-// wins.
+// Two forms of the same products. Grouped: expert by expert on rows brought together, 2 M H d multiplications
+// each, and every row moved several times. Dense: one product over all rows and all experts, with zeros where
+// a row is not at an expert; 2 R H E d multiplications, nothing moved. For few and small experts the dense
+// form wins.
 #pragma once
 
 #include <algorithm>
@@ -26,39 +26,44 @@ enum class AdapterForm { kGrouped, kDense };
   return dense ? AdapterForm::kDense : AdapterForm::kGrouped;
 }
 
-// The lists of assignments in device memory; at most k for each row.
+// The lists of assignments in device memory, in one piece; at most k for each row.
 struct AdapterLists {
-  Tensor row, slot;  // [1, M] I32
+  Tensor all;            // [1, 2 R k] I32
+  Tensor inverse, slot;  // [1, R k]: 1 + the assignment of a slot, or 0; the slot of an assignment
 
   AdapterLists(Arena& scratch, int64_t rows, int64_t top_k)
-      : row(scratch.allocate(1, rows * top_k, DType::kI32)),
-        slot(scratch.allocate(1, rows * top_k, DType::kI32)) {}
+      : all(scratch.allocate(1, 2 * rows * top_k, DType::kI32)),
+        inverse(all.col_range(0, rows * top_k)),
+        slot(all.col_range(rows * top_k, all.cols)) {}
 };
 
-// A run of at most kRows assignments of one expert. Two such runs of rows of a model of hidden 4096 fit
-// nearly into the cache of an H200.
+// A run of assignments of one or several experts.
 struct AdapterGroupedScratch {
-  static constexpr int64_t kRows = 8192;
+  static constexpr int64_t kRunRows = 32768;
+  static constexpr int64_t kRunBytes = int64_t{256} << 20;  // of rows0
+  int64_t run;
   Tensor rows0, rows1;  // [run, H]
   Tensor p, scaled;     // [run, d]
 
-  AdapterGroupedScratch(Arena& scratch, int64_t rows, int64_t hidden, int64_t dim, DType dtype)
-      : rows0(scratch.allocate(std::min(rows, kRows), hidden, dtype)),
-        rows1(scratch.allocate(std::min(rows, kRows), hidden, dtype)),
-        p(scratch.allocate(std::min(rows, kRows), dim, dtype)),
-        scaled(scratch.allocate(std::min(rows, kRows), dim, dtype)) {}
+  AdapterGroupedScratch(Arena& scratch, int64_t assignments, int64_t hidden, int64_t dim, DType dtype)
+      : run(std::min(assignments,
+                     std::clamp<int64_t>(kRunBytes / (hidden * dtype_bytes(dtype)), 1, kRunRows))),
+        rows0(scratch.allocate(run, hidden, dtype)),
+        rows1(scratch.allocate(run, hidden, dtype)),
+        p(scratch.allocate(run, dim, dtype)),
+        scaled(scratch.allocate(run, dim, dtype)) {}
 };
 
 // `columns` >= E d
 struct AdapterDenseScratch {
-  Tensor offsets;        // [1, E + 1] I64
+  Tensor offsets;        // [1, E + 1] I32
   Tensor p, dh, scaled;  // [R, E d]
   Tensor up_all;         // [H, E d]: the experts' Up side by side
   Tensor dup_all;        // [H, E d] F32
 
   AdapterDenseScratch(Arena& scratch, int64_t rows, int64_t hidden, int64_t experts, int64_t columns,
                       DType dtype)
-      : offsets(scratch.allocate(1, experts + 1, DType::kI64)),
+      : offsets(scratch.allocate(1, experts + 1, DType::kI32)),
         p(scratch.allocate(rows, columns, dtype)),
         dh(scratch.allocate(rows, columns, dtype)),
         scaled(scratch.allocate(rows, columns, dtype)),
@@ -79,7 +84,7 @@ struct AdapterDenseScratch {
   (void)AdapterLists(arena, rows, top_k);
   {
     const Arena::Scope scope(arena);
-    (void)AdapterGroupedScratch(arena, rows, hidden, dim, dtype);
+    (void)AdapterGroupedScratch(arena, rows * top_k, hidden, dim, dtype);
   }
   const int64_t columns = AdapterDenseScratch::most_columns(top_k, dim);
   (void)AdapterDenseScratch(arena, rows, hidden, columns / std::max<int64_t>(dim, 1), columns, dtype);

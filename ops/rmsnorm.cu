@@ -4,28 +4,18 @@
 // Activations (x, delta, y and their gradients) have one element type, the weight another; rstd and dw are
 // F32. A thread sums its part of a row in float32, the block its threads in double.
 //
-// A block takes one row (forward) or kRows rows (backward: the router's weights and the norm's are then read
-// once for all of them), and a thread keeps what it has read of them in registers: kHeld packs, threads
-// apart. Rows that are longer than that are read twice.
+// A block takes one row (the backward's are in ops/rmsnorm_backward.cuh), and a thread keeps what it has read
+// of it in registers: kHeld packs, threads apart. Rows that are longer than that are read twice.
 #include "ops/core/column_sums.cuh"
 #include "ops/core/dropout_mask.cuh"
 #include "ops/cuda_ops.h"
 #include "ops/rmsnorm.h"
+#include "ops/rmsnorm_backward.cuh"
 
 namespace pesc::cuda {
 namespace {
 
-constexpr int kRows = 2;            // of a block of the backward
-constexpr unsigned kMost = 512;     // threads of a block
-constexpr unsigned kForward = 256;  // of the forward's
-
-// One block per row: as many threads as a row has packs, in whole warps.
-unsigned threads_for(int64_t packs, unsigned most) {
-  return static_cast<unsigned>(std::clamp<int64_t>((packs + kWarp - 1) / kWarp * kWarp, kWarp, most));
-}
-unsigned blocks_of(int64_t rows) {
-  return static_cast<unsigned>(std::min<int64_t>(rows, int64_t{1} << 30));
-}
+constexpr unsigned kForward = 256;  // threads of a block
 
 // (x r) w: rmsnorm_apply must repeat it bitwise.
 template <int N, class T, class W>
@@ -113,125 +103,6 @@ __global__ void apply_kernel(View<const T> x, const W* w, const float* rstd, Vie
       normalise<N, T, W>(load_pack<N>(x.row(t) + i * N), w + i * N, r, out);
       store_both<N, T>(out, y, row_mask, dropped, t, i * N);
     }
-  }
-}
-
-// All that the gradient of y is made of.
-template <class T>
-struct Gradient {
-  View<const T> dy;
-  Mask mask;
-  View<const T> dropped;
-  View<const float> dlogits, router;
-};
-
-// g [rows, N] = (dy + dropped + dlogits R) w of rows t0 and the next, from `column` on.
-template <int N, int R, class T, class W>
-__device__ __forceinline__ void gradient_packs(const Gradient<T>& from, const W* w, int64_t t0, int64_t rows,
-                                               int64_t column, float (&g)[R][N]) {
-#pragma unroll
-  for (int i = 0; i < R; ++i) {
-    const int64_t t = t0 + (i < rows ? i : 0);
-    load_floats<N>(from.dy.row(t) + column, g[i]);
-    if (from.dropped.data == nullptr) continue;
-    float term[N];
-    load_floats<N>(from.dropped.row(t) + column, term);
-    RowMask(from.mask, t).apply(column, term);
-#pragma unroll
-    for (int j = 0; j < N; ++j) g[i][j] += term[j];
-  }
-  for (int64_t e = 0; e < from.router.rows; ++e) {
-    float weight[N];
-    load_floats<N>(from.router.row(e) + column, weight);
-#pragma unroll
-    for (int i = 0; i < R; ++i) {
-      const float d = t0 + i < from.dlogits.rows ? from.dlogits.row(t0 + i)[e] : 0.0F;
-#pragma unroll
-      for (int j = 0; j < N; ++j) g[i][j] += d * weight[j];
-    }
-  }
-  float weight[N];
-  load_floats<N>(w + column, weight);
-#pragma unroll
-  for (int i = 0; i < R; ++i)
-#pragma unroll
-    for (int j = 0; j < N; ++j) g[i][j] *= weight[j];
-}
-
-// dx += r g - c x of one pack.
-template <int N, class T>
-__device__ __forceinline__ void add_gradient(const float (&g)[N], const Pack<T, N>& x, float r, float c,
-                                             const Pack<T, N>& before, T* dx) {
-  float out[N];
-#pragma unroll
-  for (int j = 0; j < N; ++j) out[j] = as_float(before.v[j]) + (r * g[j] - c * as_float(x.v[j]));
-  store_floats<N>(dx, out);
-}
-
-// Rows of at most kHeld packs a thread, kRows of them a block.
-template <int N, int kHeld, class T, class W>
-__global__ void __launch_bounds__(kMost, kHeld == 1 ? 2 : 1)
-    backward_kernel(Gradient<T> from, View<const T> x, const W* w, const float* rstd, View<T> dx) {
-  const int64_t t0 = static_cast<int64_t>(blockIdx.x) * kRows;
-  const int64_t rows = x.rows - t0 < kRows ? x.rows - t0 : kRows;
-  const int packs = static_cast<int>(x.cols / N);
-  const int threads = static_cast<int>(blockDim.x);
-  const int first = static_cast<int>(threadIdx.x);
-  Pack<T, N> held[kHeld][kRows], before[kHeld][kRows];
-  float g[kHeld][kRows][N];
-  float total[kRows] = {};
-#pragma unroll
-  for (int k = 0; k < kHeld; ++k) {
-    const int i = first + k * threads;
-    if (i >= packs) break;
-#pragma unroll
-    for (int q = 0; q < kRows; ++q) {
-      const int64_t t = t0 + (q < rows ? q : 0);
-      held[k][q] = load_pack<N>(x.row(t) + int64_t{i} * N);
-      before[k][q] = load_pack<N>(dx.row(t) + int64_t{i} * N);
-    }
-    gradient_packs<N, kRows, T, W>(from, w, t0, rows, int64_t{i} * N, g[k]);
-#pragma unroll
-    for (int q = 0; q < kRows; ++q)
-#pragma unroll
-      for (int j = 0; j < N; ++j) total[q] += g[k][q][j] * as_float(held[k][q].v[j]);
-  }
-#pragma unroll
-  for (int q = 0; q < kRows; ++q) {
-    const double sum = block_sum(static_cast<double>(total[q]));
-    if (q >= rows) continue;  // the same for the whole block
-    const float r = rstd[t0 + q];
-    const float c = static_cast<float>(sum * r / static_cast<double>(x.cols) * r * r);
-#pragma unroll
-    for (int k = 0; k < kHeld; ++k) {
-      const int i = first + k * threads;
-      if (i < packs)
-        add_gradient<N, T>(g[k][q], held[k][q], r, c, before[k][q], dx.row(t0 + q) + int64_t{i} * N);
-    }
-  }
-}
-
-// Longer rows: one a block, and everything is read and made twice.
-template <int N, class T, class W>
-__global__ void long_backward_kernel(Gradient<T> from, View<const T> x, const W* w, const float* rstd,
-                                     View<T> dx) {
-  const int64_t t = blockIdx.x;
-  const int64_t packs = x.cols / N;
-  float g[1][N];
-  float total = 0;
-  for (int64_t i = threadIdx.x; i < packs; i += blockDim.x) {
-    gradient_packs<N, 1, T, W>(from, w, t, 1, i * N, g);
-    const Pack<T, N> a = load_pack<N>(x.row(t) + i * N);
-#pragma unroll
-    for (int j = 0; j < N; ++j) total += g[0][j] * as_float(a.v[j]);
-  }
-  const float r = rstd[t];
-  const double sum = block_sum(static_cast<double>(total));
-  const float c = static_cast<float>(sum * r / static_cast<double>(x.cols) * r * r);
-  for (int64_t i = threadIdx.x; i < packs; i += blockDim.x) {
-    gradient_packs<N, 1, T, W>(from, w, t, 1, i * N, g);
-    add_gradient<N, T>(g[0], load_pack<N>(x.row(t) + i * N), r, c, load_pack<N>(dx.row(t) + i * N),
-                       dx.row(t) + i * N);
   }
 }
 
@@ -365,7 +236,12 @@ void rmsnorm_backward(Stream& stream, const RmsNormBackward& args) {
               view_or_none<const float>(router.dlogits), view_or_none<const float>(router_weight)};
           const int64_t packs = args.x.cols / kWidth;
           const unsigned threads = threads_for(packs, kMost);
-          if (packs > 2 * static_cast<int64_t>(kMost)) {
+          if (kWidth == kPack<T> && ring_packs(packs, router_weight.rows) > 0) {
+            if constexpr (kWidth == kPack<T>)
+              launch_ring_backward<kWidth, T, W>(stream, from, view<const T>(args.x),
+                                                 pointer<const W>(args.weight), args.rstd.f32(),
+                                                 view<T>(args.dx));
+          } else if (packs > 2 * static_cast<int64_t>(kMost)) {
             long_backward_kernel<kWidth, T, W><<<blocks_of(args.x.rows), threads, 0, stream_of(stream)>>>(
                 from, view<const T>(args.x), pointer<const W>(args.weight), args.rstd.f32(),
                 view<T>(args.dx));

@@ -37,6 +37,7 @@ __global__ void rotate_kernel(View<T> x, const int32_t* positions, View<const fl
   PESC_FOR_ROWS(t, x.rows) {
     const int64_t p = positions[t];
     check_index("a position", p, cosines.rows);
+#pragma unroll 2
     PESC_FOR_COLUMNS(i, x.cols / 2 / N) {
       const int head = static_cast<int>(i) / packs;
       const int64_t column = static_cast<int64_t>(static_cast<int>(i) % packs) * N;
@@ -98,7 +99,7 @@ void rope(Stream& stream, const Tensor& x, const Tensor& positions, const Tensor
     using T = decltype(element);
     with_pack<T>({halves, cos, sin}, [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
-      const RowGrid g(x.rows, x.cols / 2 / kWidth);
+      const WholeRowGrid g(x.rows, x.cols / 2 / kWidth);
       rotate_kernel<kWidth, T><<<g.grid, g.block, 0, stream_of(stream)>>>(
           view<T>(x), positions.i32(), view<const float>(cos), view<const float>(sin), sign);
       PESC_LAUNCHED("rope");

@@ -16,6 +16,8 @@
 #include "ops/core/vector_math.h"
 #include "ops/cuda_ops.h"
 #include "ops/gemm.h"
+#include "ops/rmsnorm.h"
+#include "ops/router_scratch.h"
 
 namespace pesc {
 namespace {
@@ -138,8 +140,8 @@ void router_forward(Stream& stream, const RouterForward& args, Arena& scratch) {
   add_stats(args);
 }
 
-void router_backward(Stream& stream, const RouterBackward& args) {
-  if (stream.on_cuda()) return cuda_ops().router_backward(stream, args);
+void router_backward(Stream& stream, const RouterBackward& args, Arena& scratch) {
+  if (stream.on_cuda()) return cuda_ops().router_backward(stream, args, scratch);
   check(args.x, args.weight, args.probs, args.experts, args.weights);
   PESC_CHECK(args.dweights.rows == args.x.rows && args.dweights.cols == args.experts.cols, "dweights ",
              args.dweights.rows, "x", args.dweights.cols);
@@ -151,7 +153,11 @@ void router_backward(Stream& stream, const RouterBackward& args) {
   check_choice(args.experts, args.weight.rows);
   parallel_for(stream, args.x.rows, row_grain(2 * dlogits.cols),
                [&](int64_t begin, int64_t end) { logit_gradients(args, dlogits, begin, end); });
-  linear_backward_weight(stream, dlogits, args.x, args.dweight);
+  if (!args.rstd.present()) return linear_backward_weight(stream, dlogits, args.x, args.dweight);
+  Arena::Scope scope(scratch);
+  const Tensor x = scratch.allocate(args.x.rows, args.x.cols);
+  rmsnorm_apply(stream, args.x, args.norm, args.rstd, x);
+  linear_backward_weight(stream, dlogits, x, args.dweight);
 }
 
 void add_router_term(Stream& stream, const RouterTerm& term, const Tensor& dx) {
@@ -178,9 +184,17 @@ void balance_loss(Stream& stream, const Tensor& stats, double tokens, int64_t to
   loss.f32()[0] = static_cast<float>(experts * total);
 }
 
-int64_t router_scratch_bytes(const Device& /*device*/, int64_t tokens, int64_t experts) {
+int64_t router_scratch_bytes(const Device& device, int64_t tokens, int64_t experts, int64_t hidden,
+                             DType activations) {
   Arena arena = Arena::planning("router scratch");
-  (void)arena.allocate(tokens, experts);
+  if (device.kind == DeviceKind::kCuda) {
+    for (const bool backward : {false, true}) {
+      const Arena::Scope scope(arena);
+      (void)RouterScratch(arena, tokens, experts, hidden, activations, backward);
+    }
+    return arena.peak();
+  }
+  (void)arena.allocate(tokens, std::max(experts, hidden));
   return arena.peak();
 }
 

@@ -24,6 +24,8 @@ void router_forward(Stream& stream, const RouterForward& args, Arena& scratch);
 // token):
 //   dlogits_S = w (dw - sum w dw);  dlogits += p (g - sum p g);  dweight += dlogits^T x;  dx += dlogits R,
 // the last of which is left to whom dx belongs, as a RouterTerm.
+// The router's input x is given as it was, or with `rstd` as what RMSNorm made it of (ops/rmsnorm.h): then
+// x rstd norm stands for it, which need not be made again.
 struct RouterBackward {
   Tensor x;             // [T, H]
   Tensor weight;        // [E, H]
@@ -34,8 +36,10 @@ struct RouterBackward {
   Tensor balance_grad;  // [1, E]
   Tensor dweight;       // [E, H], added to
   Tensor dlogits;       // [T, E] F32, written
+  Tensor rstd{};        // [1, T] F32 or absent
+  Tensor norm{};        // [1, H], with rstd: the weight
 };
-void router_backward(Stream& stream, const RouterBackward& args);
+void router_backward(Stream& stream, const RouterBackward& args, Arena& scratch);
 
 // dlogits R [T, H], not yet multiplied. Absent: dlogits is.
 struct RouterTerm {
@@ -53,6 +57,8 @@ void add_router_term(Stream& stream, const RouterTerm& term, const Tensor& dx);
 void balance_loss(Stream& stream, const Tensor& stats, double tokens, int64_t top_k, double coef,
                   const Tensor& loss, const Tensor& balance_grad);
 
-[[nodiscard]] int64_t router_scratch_bytes(const Device& device, int64_t tokens, int64_t experts);
+// `activations` is the element type of x (F32 on the CPU).
+[[nodiscard]] int64_t router_scratch_bytes(const Device& device, int64_t tokens, int64_t experts,
+                                           int64_t hidden, DType activations = DType::kF32);
 
 }  // namespace pesc

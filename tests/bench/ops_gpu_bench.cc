@@ -247,7 +247,7 @@ void router(Bench& b) {
   });
   const Tensor dlogits = b.zero(kTokens, kExperts, DType::kF32);
   b.time("router_backward", Rate::kBytes, bytes_of({x}), [&] {
-    router_backward(b.s, {x, w, probs, experts, weights, dweights, balance, dw, dlogits});
+    router_backward(b.s, {x, w, probs, experts, weights, dweights, balance, dw, dlogits}, b.memory);
   });
   b.time("add_router_term", Rate::kBytes, bytes_of({dx, dx}), [&] {
     add_router_term(b.s, {dlogits, w}, dx);

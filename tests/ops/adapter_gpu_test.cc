@@ -30,7 +30,8 @@ const Shape kShapes[] = {
     {300, 24, 160, 8, 8, 2, 0},                            // grouped in both types
     {300, 24, 165, 8, 8, 2, 1},                            // the same, at odd widths
     {500, 16, 64, 1, 1, 1, 0},                             // one expert with all rows
-    {20000, 8, 40, 2, 2, 1, 0},                            // several runs of rows of one expert
+    {20000, 24, 160, 8, 8, 2, 0},                          // several runs, borders of experts within them
+    {40000, 8, 40, 1, 1, 1, 0},                            // several runs of rows that stand as they should
 };
 
 struct Problem {

@@ -14,12 +14,62 @@ namespace {
 struct Shape {
   int64_t rows, cols, gap;
 };
-// Packed rows, odd widths, odd strides, one row, no rows, more columns than threads.
-const Shape kShapes[] = {{5, 64, 0}, {33, 130, 0}, {7, 65, 3},   {9, 96, 8},    {4, 40, 1},    {1, 8, 0},
-                         {0, 64, 0}, {3, 1, 0},    {2, 4096, 0}, {300, 520, 0}, {5, 7168, 64}, {3, 12288, 0}};
+// Packed rows, odd widths, odd strides, one row, no rows, more columns than threads, more rows than go at
+// once.
+const Shape kShapes[] = {{5, 64, 0},    {33, 130, 0},  {7, 65, 3},      {9, 96, 8},    {4, 40, 1},
+                         {1, 8, 0},     {0, 64, 0},    {3, 1, 0},       {2, 4096, 0},  {300, 520, 0},
+                         {5, 7168, 64}, {3, 12288, 0}, {1001, 4096, 8}, {1800, 264, 0}};
 constexpr DType kTypes[] = {DType::kF32, DType::kBF16};
 
-class RmsNormGpu : public GpuTwin {};
+class RmsNormGpu : public GpuTwin {
+ protected:
+  void terms(int64_t experts, DType t, int64_t rows, int64_t cols, int64_t gap) {
+    Identities id(gpu(), rows);
+    const float rate = cols % 3 == 0 ? 0.0F : 0.1F;
+    const Dropout on_cpu = id.on_cpu(rate), on_gpu = id.on_gpu(rate);
+    const int64_t routed = rows - rows / 3;  // the rest is padding
+    const HostMatrix x = rounded(HostMatrix::normal(rows, cols, 1, gap), t);
+    const HostMatrix w = HostMatrix::normal(1, cols, 2), router = HostMatrix::normal(experts, cols, 3);
+    const HostMatrix dlogits = HostMatrix::normal(routed, experts, 6);
+    const HostMatrix dy = rounded(HostMatrix::normal(rows, cols, 4, gap), t);
+    const HostMatrix term = rounded(HostMatrix::normal(rows, cols, 7, gap), t);
+    const HostMatrix before = rounded(HostMatrix::normal(rows, cols, 5, gap), t);
+    HostMatrix y(rows, cols, gap), rstd(1, rows), dropped(rows, cols, gap), used_up = dy, dx = before;
+    rmsnorm_forward(cpu, {x.view, {}, {}, w.view, 1e-5F, y.view, rstd.view, {on_cpu, dropped.view}});
+    rmsnorm_backward(cpu, {used_up.view,
+                           x.view,
+                           w.view,
+                           rstd.view,
+                           dx.view,
+                           {},
+                           {on_cpu, term.view},
+                           experts > 0 ? RouterTerm{dlogits.view, router.view} : RouterTerm{}});
+    const auto run = [&]() -> Outputs {
+      const OnGpu gx(gpu(), x, t), gw(gpu(), w), gdy(gpu(), dy, t), gterm(gpu(), term, t);
+      const OnGpu grouter(gpu(), router), gdlogits(gpu(), dlogits), gdx(gpu(), before, t);
+      const OnGpu gy(gpu(), HostMatrix(rows, cols, gap), t), gdropped(gpu(), HostMatrix(rows, cols, gap), t);
+      const OnGpu again(gpu(), HostMatrix(rows, cols, gap), t), both(gpu(), HostMatrix(rows, cols, gap), t);
+      const OnGpu grstd(gpu(), HostMatrix(1, rows));
+      rmsnorm_forward(gpu(), {gx.view, {}, {}, gw.view, 1e-5F, gy.view, grstd.view, {on_gpu, gdropped.view}});
+      rmsnorm_apply(gpu(), gx.view, gw.view, grstd.view, {}, {on_gpu, again.view});
+      EXPECT_TRUE(same_bits(again.host(), gdropped.host())) << shape_name(t, rows, cols, gap);
+      rmsnorm_apply(gpu(), gx.view, gw.view, grstd.view, again.view, {on_gpu, both.view});
+      EXPECT_TRUE(same_bits(again.host(), gy.host())) << shape_name(t, rows, cols, gap);
+      EXPECT_TRUE(same_bits(both.host(), gdropped.host())) << shape_name(t, rows, cols, gap);
+      rmsnorm_backward(gpu(), {gdy.view,
+                               gx.view,
+                               gw.view,
+                               grstd.view,
+                               gdx.view,
+                               {},
+                               {on_gpu, gterm.view},
+                               experts > 0 ? RouterTerm{gdlogits.view, grouter.view} : RouterTerm{}});
+      return {gy.host(), gdropped.host(), gdx.host()};
+    };
+    compare(str_cat(shape_name(t, rows, cols, gap), ", ", experts, " experts"), run, {y, dropped, dx},
+            bound(t));
+  }
+};
 
 TEST_F(RmsNormGpu, ForwardAndApply) {
   for (const DType t : kTypes) {
@@ -86,54 +136,10 @@ TEST_F(RmsNormGpu, Backward) {
 }
 
 TEST_F(RmsNormGpu, DroppedCopyAndTermsOfTheGradient) {
-  constexpr int64_t kExperts = 8;
-  for (const DType t : kTypes) {
-    for (const auto& [rows, cols, gap] : kShapes) {
-      Identities id(gpu(), rows);
-      const float rate = cols % 3 == 0 ? 0.0F : 0.1F;
-      const Dropout on_cpu = id.on_cpu(rate), on_gpu = id.on_gpu(rate);
-      const int64_t routed = rows - rows / 3;  // the rest is padding
-      const HostMatrix x = rounded(HostMatrix::normal(rows, cols, 1, gap), t);
-      const HostMatrix w = HostMatrix::normal(1, cols, 2), router = HostMatrix::normal(kExperts, cols, 3);
-      const HostMatrix dlogits = HostMatrix::normal(routed, kExperts, 6);
-      const HostMatrix dy = rounded(HostMatrix::normal(rows, cols, 4, gap), t);
-      const HostMatrix term = rounded(HostMatrix::normal(rows, cols, 7, gap), t);
-      const HostMatrix before = rounded(HostMatrix::normal(rows, cols, 5, gap), t);
-      HostMatrix y(rows, cols, gap), rstd(1, rows), dropped(rows, cols, gap), used_up = dy, dx = before;
-      rmsnorm_forward(cpu, {x.view, {}, {}, w.view, 1e-5F, y.view, rstd.view, {on_cpu, dropped.view}});
-      rmsnorm_backward(cpu, {used_up.view,
-                             x.view,
-                             w.view,
-                             rstd.view,
-                             dx.view,
-                             {},
-                             {on_cpu, term.view},
-                             {dlogits.view, router.view}});
-      const auto run = [&]() -> Outputs {
-        const OnGpu gx(gpu(), x, t), gw(gpu(), w), gdy(gpu(), dy, t), gterm(gpu(), term, t);
-        const OnGpu grouter(gpu(), router), gdlogits(gpu(), dlogits), gdx(gpu(), before, t);
-        const OnGpu gy(gpu(), HostMatrix(rows, cols, gap), t),
-            gdropped(gpu(), HostMatrix(rows, cols, gap), t);
-        const OnGpu again(gpu(), HostMatrix(rows, cols, gap), t), both(gpu(), HostMatrix(rows, cols, gap), t);
-        const OnGpu grstd(gpu(), HostMatrix(1, rows));
-        rmsnorm_forward(gpu(),
-                        {gx.view, {}, {}, gw.view, 1e-5F, gy.view, grstd.view, {on_gpu, gdropped.view}});
-        rmsnorm_apply(gpu(), gx.view, gw.view, grstd.view, {}, {on_gpu, again.view});
-        EXPECT_TRUE(same_bits(again.host(), gdropped.host())) << shape_name(t, rows, cols, gap);
-        rmsnorm_apply(gpu(), gx.view, gw.view, grstd.view, again.view, {on_gpu, both.view});
-        EXPECT_TRUE(same_bits(again.host(), gy.host())) << shape_name(t, rows, cols, gap);
-        EXPECT_TRUE(same_bits(both.host(), gdropped.host())) << shape_name(t, rows, cols, gap);
-        rmsnorm_backward(gpu(), {gdy.view,
-                                 gx.view,
-                                 gw.view,
-                                 grstd.view,
-                                 gdx.view,
-                                 {},
-                                 {on_gpu, gterm.view},
-                                 {gdlogits.view, grouter.view}});
-        return {gy.host(), gdropped.host(), gdx.host()};
-      };
-      compare(shape_name(t, rows, cols, gap), run, {y, dropped, dx}, bound(t));
+  // More experts than a ring's registers hold, as many, fewer, and no router.
+  for (const int64_t experts : {17, 8, 3, 0}) {
+    for (const DType t : kTypes) {
+      for (const auto& [rows, cols, gap] : kShapes) terms(experts, t, rows, cols, gap);
     }
   }
 }

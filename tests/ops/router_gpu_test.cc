@@ -1,6 +1,8 @@
 // The router and the balance loss on the GPU against their CPU twins.
 #include <gtest/gtest.h>
 
+#include <optional>
+
 #include "ops/router.h"
 #include "tests/ops/gpu_twin.h"
 
@@ -42,7 +44,7 @@ class RouterGpu : public GpuTwin {
     const OnGpu gx(gpu(), x, t), gweight(gpu(), weight), gprobs(gpu(), HostMatrix(s.tokens, s.experts));
     const OnGpu gweights(gpu(), HostMatrix(s.tokens, s.k)), gstats(gpu(), HostMatrix(2, s.experts, 0, 3));
     const ArrayOnGpu<int32_t> gexperts(gpu(), before, s.tokens, s.k);
-    const int64_t bytes = router_scratch_bytes(gpu().device(), s.tokens, s.experts);
+    const int64_t bytes = router_scratch_bytes(gpu().device(), s.tokens, s.experts, s.hidden, t);
     Arena memory = scratch(bytes);
     router_forward(gpu(),
                    {gx.view, gweight.view, gprobs.view, gexperts.view, gweights.view, gstats.view, routing},
@@ -58,7 +60,7 @@ TEST_F(RouterGpu, Forward) {
   for (const DType t : {DType::kF32, DType::kBF16}) {
     for (const Shape& s : kShapes) {
       Forward want(s, t);
-      Arena host = host_scratch(router_scratch_bytes(Device{}, s.tokens, s.experts));
+      Arena host = host_scratch(router_scratch_bytes(Device{}, s.tokens, s.experts, s.hidden));
       for (const Routing routing : {Routing::kTopK, Routing::kReplay}) {
         // Replayed: the choice turned round, so that it is not what the GPU would choose.
         std::vector<int32_t> before = want.chosen;
@@ -97,30 +99,47 @@ TEST_F(RouterGpu, Backward) {
   for (const DType t : {DType::kF32, DType::kBF16}) {
     for (const Shape& s : kShapes) {
       Forward f(s, t);
-      Arena host = host_scratch(router_scratch_bytes(Device{}, s.tokens, s.experts));
+      Arena host = host_scratch(router_scratch_bytes(Device{}, s.tokens, s.experts, s.hidden));
       router_forward(cpu, {f.x.view, f.weight.view, f.probs.view, f.experts(), f.weights.view, f.stats.view},
                      host);
       const HostMatrix dweights = HostMatrix::normal(s.tokens, s.k, 5);
       const HostMatrix balance = HostMatrix::normal(1, s.experts, 6);
       const HostMatrix before = rounded(HostMatrix::normal(s.tokens, s.hidden, 7, s.gap), t);
-      HostMatrix dweight(s.experts, s.hidden, 0, 0.5F), dx = before, dlogits(s.tokens, s.experts);
-      router_backward(cpu, {f.x.view, f.weight.view, f.probs.view, f.experts(), f.weights.view, dweights.view,
-                            balance.view, dweight.view, dlogits.view});
-      add_router_term(cpu, {dlogits.view, f.weight.view}, dx.view);
-      const auto run = [&]() -> Outputs {
-        const OnGpu gx(gpu(), f.x, t), gweight(gpu(), f.weight), gprobs(gpu(), f.probs),
-            gweights(gpu(), f.weights);
-        const OnGpu gdweights(gpu(), dweights), gbalance(gpu(), balance), gdx(gpu(), before, t);
-        const OnGpu gdweight(gpu(), HostMatrix(s.experts, s.hidden, 0, 0.5F));
-        const ArrayOnGpu<int32_t> gexperts(gpu(), f.chosen, s.tokens, s.k);
-        const OnGpu gdlogits(gpu(), HostMatrix(s.tokens, s.experts, 0, NAN));
-        router_backward(gpu(), {gx.view, gweight.view, gprobs.view, gexperts.view, gweights.view,
-                                gdweights.view, gbalance.view, gdweight.view, gdlogits.view});
-        add_router_term(gpu(), {gdlogits.view, gweight.view}, gdx.view);
-        return {gdweight.host(), gdx.host(), gdlogits.host()};
-      };
-      compare(str_cat(shape_name(t, s.tokens, s.hidden, s.gap), ", ", s.experts, " experts"), run,
-              {dweight, dx, dlogits}, bound(t));
+      // The router's input as it is, and as what RMSNorm made it of, with a weight of either type.
+      for (const std::optional<DType> norm :
+           {std::optional<DType>(), std::optional(DType::kF32), std::optional(t)}) {
+        const HostMatrix rstd = HostMatrix::normal(1, s.tokens, 8);
+        const HostMatrix scale = rounded(HostMatrix::normal(1, s.hidden, 9), norm.value_or(DType::kF32));
+        HostMatrix dweight(s.experts, s.hidden, 0, 0.5F), dx = before, dlogits(s.tokens, s.experts);
+        router_backward(
+            cpu,
+            {f.x.view, f.weight.view, f.probs.view, f.experts(), f.weights.view, dweights.view, balance.view,
+             dweight.view, dlogits.view, norm ? rstd.view : Tensor{}, norm ? scale.view : Tensor{}},
+            host);
+        add_router_term(cpu, {dlogits.view, f.weight.view}, dx.view);
+        const auto run = [&]() -> Outputs {
+          const OnGpu gx(gpu(), f.x, t), gweight(gpu(), f.weight), gprobs(gpu(), f.probs),
+              gweights(gpu(), f.weights);
+          const OnGpu gdweights(gpu(), dweights), gbalance(gpu(), balance), gdx(gpu(), before, t);
+          const OnGpu gdweight(gpu(), HostMatrix(s.experts, s.hidden, 0, 0.5F));
+          const ArrayOnGpu<int32_t> gexperts(gpu(), f.chosen, s.tokens, s.k);
+          const OnGpu gdlogits(gpu(), HostMatrix(s.tokens, s.experts, 0, NAN));
+          const OnGpu grstd(gpu(), rstd), gscale(gpu(), scale, norm.value_or(DType::kF32));
+          const int64_t bytes = router_scratch_bytes(gpu().device(), s.tokens, s.experts, s.hidden, t);
+          Arena memory = scratch(bytes);
+          router_backward(gpu(),
+                          {gx.view, gweight.view, gprobs.view, gexperts.view, gweights.view, gdweights.view,
+                           gbalance.view, gdweight.view, gdlogits.view, norm ? grstd.view : Tensor{},
+                           norm ? gscale.view : Tensor{}},
+                          memory);
+          EXPECT_LE(memory.peak(), bytes);
+          add_router_term(gpu(), {gdlogits.view, gweight.view}, gdx.view);
+          return {gdweight.host(), gdx.host(), gdlogits.host()};
+        };
+        compare(str_cat(shape_name(t, s.tokens, s.hidden, s.gap), ", ", s.experts, " experts",
+                        norm ? ", before the norm" : ""),
+                run, {dweight, dx, dlogits}, bound(t));
+      }
     }
   }
 }

@@ -9,6 +9,7 @@
 #include <numeric>
 #include <set>
 
+#include "ops/rmsnorm.h"
 #include "tests/ops/host_matrix.h"
 
 namespace pesc {
@@ -39,18 +40,26 @@ struct Router {
         chosen(static_cast<size_t>(s.tokens * s.k), -1),
         experts(tensor_of(chosen.data(), s.tokens, s.k)),
         stream(Device{.threads = s.threads}),
-        scratch("router", Device{}, router_scratch_bytes(Device{}, s.tokens, s.experts)) {}
+        scratch("router", Device{}, router_scratch_bytes(Device{}, s.tokens, s.experts, s.hidden)) {}
 
   void forward(Routing routing = Routing::kTopK) {
     router_forward(stream, {x.view, weight.view, probs.view, experts, weights.view, stats.view, routing},
                    scratch);
     EXPECT_EQ(scratch.used(), 0);
   }
+  // `input`: x, or with rstd and norm what they make x of.
   void backward(const HostMatrix& dweights, const HostMatrix& balance, const HostMatrix& dweight,
                 const HostMatrix& dx) {
+    backward(dweights, balance, dweight, dx, x.view, {}, {});
+  }
+  void backward(const HostMatrix& dweights, const HostMatrix& balance, const HostMatrix& dweight,
+                const HostMatrix& dx, const Tensor& input, const Tensor& rstd, const Tensor& norm) {
     const HostMatrix dlogits(x.view.rows, weight.view.rows, 1, NAN);
-    router_backward(stream, {x.view, weight.view, probs.view, experts, weights.view, dweights.view,
-                             balance.view, dweight.view, dlogits.view});
+    router_backward(stream,
+                    {input, weight.view, probs.view, experts, weights.view, dweights.view, balance.view,
+                     dweight.view, dlogits.view, rstd, norm},
+                    scratch);
+    EXPECT_EQ(scratch.used(), 0);
     add_router_term(stream, {dlogits.view, weight.view}, dx.view);
     EXPECT_TRUE(dlogits.gaps_untouched());
   }
@@ -332,6 +341,24 @@ TEST(BalanceLoss, NoTokens) {
   const Balance none(HostMatrix(2, 3), 0, 2, 0.01);
   EXPECT_EQ(none.loss, 0.0F);
   for (float g : none.gradient.data) EXPECT_EQ(g, 0.0F);
+}
+
+// What RMSNorm made x of stands for x, bit for bit.
+TEST(Router, BackwardFromBeforeTheNorm) {
+  Router r({37, 20, 8, 2, 3, 2});
+  const HostMatrix before = HostMatrix::normal(37, 20, 11, 1);
+  const HostMatrix norm = HostMatrix::normal(1, 20, 12);
+  const HostMatrix rstd(1, 37);
+  rmsnorm_forward(r.stream, {before.view, {}, {}, norm.view, 1e-5F, r.x.view, rstd.view});
+  r.forward();
+  const HostMatrix dweights = HostMatrix::normal(37, 2, 5);
+  const HostMatrix balance = HostMatrix::normal(1, 8, 6);
+  const HostMatrix want(8, 20, 3, 2), dweight(8, 20, 3, 2), dx(37, 20), same(37, 20);
+  r.backward(dweights, balance, want, dx);
+  r.backward(dweights, balance, dweight, same, before.view, rstd.view, norm.view);
+  EXPECT_EQ(dweight.values(), want.values());
+  EXPECT_EQ(same.values(), dx.values());
+  EXPECT_NE(want.values(), HostMatrix(8, 20, 0, 2).values());
 }
 
 }  // namespace
