@@ -61,12 +61,12 @@ void check_like(const Tensor& t, const Tensor& f, const char* name) {
 struct Lists {
   AdapterLists at;
   int64_t top_k;
-  Lists(Stream& stream, const AdapterGroups& groups, const Tensor& weights, AdapterForm form, Arena& scratch)
+  Lists(Stream& stream, const AdapterGroups& groups, const Tensor& weights, Arena& scratch)
       : at(scratch, weights.rows, weights.cols), top_k(weights.cols) {
     std::vector<int32_t> values(static_cast<size_t>(weights.size()));
     for (size_t i = 0; i < groups.slot.size(); ++i)
       values[static_cast<size_t>(groups.slot[i])] = static_cast<int32_t>(i + 1);
-    if (form == AdapterForm::kGrouped) values.insert(values.end(), groups.slot.begin(), groups.slot.end());
+    values.insert(values.end(), groups.slot.begin(), groups.slot.end());
     const auto bytes = static_cast<int64_t>(values.size() * sizeof(int32_t));
     upload(stream.queue(), values.data(), at.all.data, bytes);
   }
@@ -175,7 +175,7 @@ Tensor expert_rows(const Tensor& stacked, int64_t expert, int64_t rows) {
 enum class Until { kHidden, kOut };
 
 Cells cells_of(const Run& run, const Lists& lists, int64_t dim) {
-  return {lists.at.slot.i32() + run.begin, nullptr, nullptr, run.n(), dim, 0, 0};
+  return {lists.at.slot.i32() + run.begin, nullptr, nullptr, run.n(), dim, run.n(), 1, 0};
 }
 
 void grouped_forward(Stream& stream, const AdapterForward& args, const Lists& lists, Until until,
@@ -244,8 +244,14 @@ struct Dense {
   Dense(Stream& stream, const AdapterGroups& groups, const Lists& lists, const Tensor& f, int64_t dim,
         Arena& scratch)
       : space(scratch, f.rows, f.cols, experts_of(groups), experts_of(groups) * dim, f.dtype),
-        cells{nullptr, lists.at.inverse.i32(), space.offsets.i32(), f.rows * experts_of(groups),
-              dim,     experts_of(groups),     lists.top_k} {
+        cells{lists.at.slot.i32(),
+              lists.at.inverse.i32(),
+              space.offsets.i32(),
+              static_cast<int64_t>(groups.slot.size()),
+              dim,
+              f.rows,
+              experts_of(groups),
+              lists.top_k} {
     const std::vector<int32_t> offsets(groups.offsets.begin(), groups.offsets.end());
     upload(stream.queue(), offsets.data(), space.offsets.data, space.offsets.bytes());
   }
@@ -305,9 +311,8 @@ AdapterForm form_of(const Args& args) {
 
 void forward(Stream& stream, const AdapterForward& args, Until until, Arena& scratch) {
   Arena::Scope scope(scratch);
-  const AdapterForm form = form_of(args);
-  const Lists lists(stream, args.groups, args.weights, form, scratch);
-  if (form == AdapterForm::kDense) {
+  const Lists lists(stream, args.groups, args.weights, scratch);
+  if (form_of(args) == AdapterForm::kDense) {
     dense_forward(stream, args, lists, until, scratch);
   } else {
     grouped_forward(stream, args, lists, until, scratch);
@@ -340,9 +345,8 @@ void adapter_backward(Stream& stream, const AdapterBackward& args, Arena& scratc
   if (args.f.rows == 0) return;
   cuda::fill_zero(stream, args.dweights);
   Arena::Scope scope(scratch);
-  const AdapterForm form = form_of(args);
-  const Lists lists(stream, args.groups, args.weights, form, scratch);
-  if (form == AdapterForm::kDense) {
+  const Lists lists(stream, args.groups, args.weights, scratch);
+  if (form_of(args) == AdapterForm::kDense) {
     dense_backward(stream, args, lists, scratch);
   } else {
     grouped_backward(stream, args, lists, scratch);

@@ -15,101 +15,146 @@ __device__ __forceinline__ float gelu_grad(float x) {
   return fmaf(x, 0.398942280F * expf(-0.5F * x * x), normcdff(x));
 }
 
-// The cells of a narrow tensor, d columns each, and the assignment of each. Grouped: row i is assignment i.
-// Dense: [R, E d] in cells of a row r and an expert e; some are of no assignment.
+// The d columns of each assignment in a narrow tensor. Grouped: its row. Dense: those of its expert in its
+// row of [R, E d].
 struct Cells {
-  const int32_t* slot;     // grouped: [n]
+  const int32_t* slot;     // [count]
   const int32_t* inverse;  // dense: [R k], 1 + the assignment of a slot or 0
   const int32_t* offsets;  // dense: [E + 1]
-  int64_t count, dim;      // count: n or R E
-  int64_t experts, top_k;
-};
+  int64_t count, dim;      // assignments
+  int64_t rows, experts, top_k;
 
-struct Assignment {
-  int64_t index;  // in the order of the experts, or -1
-  int64_t slot;
-};
-
-template <bool kDense>
-__device__ __forceinline__ Assignment assignment_of(const Cells& cells, int64_t cell) {
-  if constexpr (!kDense) return {cell, cells.slot[cell]};
-  const int64_t row = cell / cells.experts;
-  const int64_t e = cell - row * cells.experts;
-  const int32_t begin = cells.offsets[e];
-  const int32_t end = cells.offsets[e + 1];
-  for (int64_t slot = row * cells.top_k; slot < (row + 1) * cells.top_k; ++slot) {
-    const int32_t at = cells.inverse[slot] - 1;
-    if (begin <= at && at < end) return {at, slot};
+  __device__ __forceinline__ int64_t expert_of(int64_t i) const {
+    int64_t low = 0;  // the last expert whose assignments begin at or before i
+    int64_t high = experts;
+    while (high - low > 1) {
+      const int64_t middle = (low + high) / 2;
+      (offsets[middle] <= i ? low : high) = middle;
+    }
+    return low;
   }
-  return {-1, 0};
+};
+struct Cell {
+  int64_t row, expert;  // of the narrow tensor
+};
+template <bool kDense>
+__device__ __forceinline__ Cell cell_of(const Cells& cells, int64_t i, int32_t slot) {
+  if constexpr (!kDense) return {i, 0};
+  return {slot / static_cast<int32_t>(cells.top_k), cells.expert_of(i)};
 }
 
-template <bool kDense, class T>
-__device__ __forceinline__ T* columns_of(const Cells& cells, const View<T>& t, int64_t cell) {
-  if constexpr (!kDense) return t.row(cell);
-  const int64_t row = cell / cells.experts;
-  return t.row(row) + (cell - row * cells.experts) * cells.dim;
-}
+// Dense: the cells of no assignment. Those between an assignment's and the next of its row, going round, are
+// zeroed with it, and rows without any by themselves.
+template <int N, int kLanes, class T>
+class Zeros {
+ public:
+  __device__ __forceinline__ Zeros(const Cells& cells, const Cell& cell, int64_t i)
+      : row_(cell.row), packs_(cells.dim / N), all_(cells.experts * packs_) {
+    int64_t next = cells.count;
+    int64_t least = i;
+    for (int64_t j = 0; j < cells.top_k; ++j) {
+      const int64_t at = cells.inverse[cell.row * cells.top_k + j] - 1;
+      if (at > i && at < next) next = at;
+      if (at >= 0 && at < least) least = at;
+    }
+    const int64_t end = next < cells.count ? cells.expert_of(next) : cells.experts + cells.expert_of(least);
+    first_ = (cell.expert + 1) * packs_;
+    count_ = (end - cell.expert - 1) * packs_;
+  }
+  __device__ __forceinline__ Zeros(const Cells& cells, int64_t row)
+      : row_(row), packs_(cells.dim / N), all_(cells.experts * packs_), first_(0), count_(all_) {
+    for (int64_t j = 0; j < cells.top_k; ++j)
+      if (cells.inverse[row * cells.top_k + j] > 0) count_ = 0;
+  }
+  __device__ __forceinline__ void write(const View<T>& t, int lane) const {
+    constexpr float zeros[N] = {};
+    for (int64_t c = lane; c < count_; c += kLanes) {
+      const int64_t at = first_ + c < all_ ? first_ + c : first_ + c - all_;
+      store_floats<N>(t.row(row_) + at * N, zeros);
+    }
+  }
 
-// scaled = w scale gelu(source), and hidden = source where they are two; `scaled` may be absent. A cell of no
-// assignment gets zeros.
-template <int N, bool kDense, class T>
+ private:
+  int64_t row_, packs_, all_, first_, count_;
+};
+
+// scaled = w scale gelu(source), and hidden = source where they are two; `scaled` may be absent. kLanes
+// threads take an assignment.
+template <int N, int kLanes, bool kDense, class T>
 __global__ void gelu_kernel(Cells cells, View<const T> source, const float* weights, float scale,
                             View<T> hidden, View<T> scaled) {
-  PESC_FOR_ROWS(cell, cells.count) {
-    const Assignment to = assignment_of<kDense>(cells, cell);
-    if (to.index < 0 && scaled.data == nullptr) continue;
-    const float w = to.index < 0 ? 0.0F : weights[to.slot] * scale;
-    PESC_FOR_COLUMNS(c, cells.dim / N) {
-      float h[N] = {};
-      if (to.index >= 0) {
-        load_floats<N>(columns_of<kDense>(cells, source, cell) + c * N, h);
-        if (hidden.data != source.data) store_floats<N>(hidden.row(to.index) + c * N, h);
-        if (scaled.data == nullptr) continue;
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  const int64_t step = index_step() / kLanes;
+  for (int64_t i = first_index() / kLanes; i < cells.count; i += step) {
+    const int32_t slot = cells.slot[i];
+    const float w = weights[slot] * scale;
+    const Cell cell = cell_of<kDense>(cells, i, slot);
+    const int64_t column = cell.expert * cells.dim;
+    for (int64_t c = lane; c < cells.dim / N; c += kLanes) {
+      float h[N];
+      load_floats<N>(source.row(cell.row) + column + c * N, h);
+      if (hidden.data != source.data) store_floats<N>(hidden.row(i) + c * N, h);
+      if (scaled.data == nullptr) continue;
 #pragma unroll
-        for (int j = 0; j < N; ++j) h[j] = w * gelu(h[j]);
-      }
-      store_floats<N>(columns_of<kDense>(cells, scaled, cell) + c * N, h);
+      for (int j = 0; j < N; ++j) h[j] = w * gelu(h[j]);
+      store_floats<N>(scaled.row(cell.row) + column + c * N, h);
     }
+    if constexpr (kDense)
+      if (scaled.data != nullptr) Zeros<N, kLanes, T>(cells, cell, i).write(scaled, lane);
+  }
+  if constexpr (kDense) {
+    if (scaled.data == nullptr) return;
+    for (int64_t row = first_index() / kLanes; row < cells.rows; row += step)
+      Zeros<N, kLanes, T>(cells, row).write(scaled, lane);
   }
 }
 
 // dweights = scale sum_d(p gelu(h)), scaled = w scale gelu(h), dh = w scale p gelu'(h); kLanes lanes of
-// a warp take a cell, and one of no assignment gets zeros. dh may be p.
+// a warp take an assignment. dh may be p.
 template <int N, int kLanes, bool kDense, class T>
 __global__ void gelu_gradients(Cells cells, View<const T> p, View<const T> hidden, const float* weights,
                                float scale, View<T> dh, View<T> scaled, float* dweights) {
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int64_t step = index_step() / kLanes;
-  // The lanes of a warp go round together: those beyond the end take the last cell again, unwritten.
+  // The lanes of a warp go round together: those beyond the end take the last assignment again, unwritten.
   for (int64_t at = first_index() / kLanes; at - at % (kWarp / kLanes) < cells.count; at += step) {
     const bool real = at < cells.count;
-    const int64_t cell = real ? at : cells.count - 1;
-    const Assignment to = assignment_of<kDense>(cells, cell);
-    const float w = to.index < 0 ? 0.0F : weights[to.slot] * scale;
-    T* to_dh = columns_of<kDense>(cells, dh, cell);
-    T* to_scaled = columns_of<kDense>(cells, scaled, cell);
+    const int64_t i = real ? at : cells.count - 1;
+    const int32_t slot = cells.slot[i];
+    const float w = weights[slot] * scale;
+    const Cell cell = cell_of<kDense>(cells, i, slot);
+    const int64_t column = cell.expert * cells.dim;
     float dot = 0;
     for (int64_t c = lane; real && c < cells.dim / N; c += kLanes) {
-      float h[N] = {};
-      float grad[N] = {};
-      if (to.index >= 0) {
-        load_floats<N>(hidden.row(to.index) + c * N, h);
-        load_floats<N>(columns_of<kDense>(cells, p, cell) + c * N, grad);
+      float h[N], grad[N];
+      load_floats<N>(hidden.row(i) + c * N, h);
+      load_floats<N>(p.row(cell.row) + column + c * N, grad);
 #pragma unroll
-        for (int j = 0; j < N; ++j) {
-          const float g = gelu(h[j]);
-          dot += grad[j] * g;
-          grad[j] *= w * gelu_grad(h[j]);
-          h[j] = w * g;
-        }
+      for (int j = 0; j < N; ++j) {
+        const float g = gelu(h[j]);
+        dot += grad[j] * g;
+        grad[j] *= w * gelu_grad(h[j]);
+        h[j] = w * g;
       }
-      store_floats<N>(to_dh + c * N, grad);
-      store_floats<N>(to_scaled + c * N, h);
+      store_floats<N>(dh.row(cell.row) + column + c * N, grad);
+      store_floats<N>(scaled.row(cell.row) + column + c * N, h);
     }
 #pragma unroll
     for (int offset = kLanes / 2; offset > 0; offset /= 2) dot += __shfl_xor_sync(0xffffffffU, dot, offset);
-    if (real && lane == 0 && to.index >= 0) dweights[to.slot] = scale * dot;
+    if (real && lane == 0) dweights[slot] = scale * dot;
+    if constexpr (kDense) {
+      if (!real) continue;
+      const Zeros<N, kLanes, T> zeros(cells, cell, i);
+      zeros.write(dh, lane);
+      zeros.write(scaled, lane);
+    }
+  }
+  if constexpr (kDense) {
+    for (int64_t row = first_index() / kLanes; row < cells.rows; row += step) {
+      const Zeros<N, kLanes, T> zeros(cells, row);
+      zeros.write(dh, lane);
+      zeros.write(scaled, lane);
+    }
   }
 }
 
@@ -118,13 +163,20 @@ inline Tensor narrow(const Tensor& t, int64_t dim) {
   return {t.data, t.dtype, t.rows, dim, t.ld};
 }
 
-// A form's kernels: f(std::bool_constant<dense>).
-template <class F>
+// Calls f(lanes of an assignment, whether dense), both as types.
+template <int N, class F>
 void with_form(const Cells& cells, F f) {
+  const auto with_lanes = [&](auto dense) {
+    if (cells.dim / N <= 8) {
+      f(std::integral_constant<int, 8>{}, dense);
+    } else {
+      f(std::integral_constant<int, kWarp>{}, dense);
+    }
+  };
   if (cells.inverse != nullptr) {
-    f(std::true_type{});
+    with_lanes(std::true_type{});
   } else {
-    f(std::false_type{});
+    with_lanes(std::false_type{});
   }
 }
 
@@ -135,10 +187,12 @@ inline void launch_gelu(Stream& stream, const AdapterForward& args, const Cells&
     using T = decltype(element);
     with_pack<T>({narrow(source, cells.dim), hidden, narrow(scaled, cells.dim)}, [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
-      const RowGrid g(cells.count, cells.dim / kWidth);
-      with_form(cells, [&](auto dense) {
-        gelu_kernel<kWidth, decltype(dense)::value, T><<<g.grid, g.block, 0, stream_of(stream)>>>(
-            cells, view<const T>(source), args.weights.f32(), args.scale, view<T>(hidden), view<T>(scaled));
+      with_form<kWidth>(cells, [&](auto lanes, auto dense) {
+        constexpr int kLanes = decltype(lanes)::value;
+        gelu_kernel<kWidth, kLanes, decltype(dense)::value, T>
+            <<<blocks_for(cells.count * kLanes), kThreads, 0, stream_of(stream)>>>(
+                cells, view<const T>(source), args.weights.f32(), args.scale, view<T>(hidden),
+                view<T>(scaled));
         PESC_LAUNCHED("adapter_gelu");
       });
     });
@@ -153,20 +207,13 @@ inline void launch_gradients(Stream& stream, const AdapterBackward& args, const 
     using T = decltype(element);
     with_pack<T>({narrow(p, dim), hidden, narrow(dh, dim), narrow(scaled, dim)}, [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
-      const auto launch = [&](auto lanes, auto dense) {
+      with_form<kWidth>(cells, [&](auto lanes, auto dense) {
         constexpr int kLanes = decltype(lanes)::value;
         gelu_gradients<kWidth, kLanes, decltype(dense)::value, T>
             <<<blocks_for(cells.count * kLanes), kThreads, 0, stream_of(stream)>>>(
                 cells, view<const T>(p), view<const T>(hidden), args.weights.f32(), args.scale, view<T>(dh),
                 view<T>(scaled), args.dweights.f32());
         PESC_LAUNCHED("adapter_gelu_gradients");
-      };
-      with_form(cells, [&](auto dense) {
-        if (dim / kWidth <= 8) {
-          launch(std::integral_constant<int, 8>{}, dense);
-        } else {
-          launch(std::integral_constant<int, kWarp>{}, dense);
-        }
       });
     });
   });

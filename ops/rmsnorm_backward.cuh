@@ -22,12 +22,6 @@ inline unsigned blocks_of(int64_t rows) {
   return static_cast<unsigned>(std::min<int64_t>(rows, int64_t{1} << 30));
 }
 
-template <int N, class T>
-__device__ __forceinline__ void unpack(const Pack<T, N>& pack, float (&out)[N]) {
-#pragma unroll
-  for (int j = 0; j < N; ++j) out[j] = as_float(pack.v[j]);
-}
-
 // All that the gradient of y is made of.
 template <class T>
 struct Gradient {
@@ -177,6 +171,7 @@ __global__ void __launch_bounds__(kMost, 1)
     return reinterpret_cast<Pack<T, N>*>(ring) +
            (((stage * streams + stream) * kR + q) * kHeld + k) * threads + first;
   };
+  const auto elements = [](const Pack<T, N>* pack) { return reinterpret_cast<const T*>(pack); };
   const int64_t groups = (x.rows + kR - 1) / kR;
   const int64_t step = gridDim.x;
   const auto fetch = [&](int64_t group, int stage) {
@@ -271,10 +266,10 @@ __global__ void __launch_bounds__(kMost, 1)
       for (int k = 0; k < kHeld; ++k) {
         const int64_t i = first + k * threads;
         if (i >= packs) break;
-        unpack(*slot(stage, kDy, q, k), g[k][q]);
+        load_floats<N>(elements(slot(stage, kDy, q, k)), g[k][q]);
         if (has_dropped) {
           float term[N];
-          unpack(*slot(stage, kDropped, q, k), term);
+          load_floats<N>(elements(slot(stage, kDropped, q, k)), term);
           row_mask.apply(i * N, term);
 #pragma unroll
           for (int j = 0; j < N; ++j) g[k][q][j] += term[j];
@@ -286,7 +281,7 @@ __global__ void __launch_bounds__(kMost, 1)
             for (int j = 0; j < N; ++j) g[k][q][j] += mine.dlogits[e] * router[k][e][j];
         }
         float values[N];
-        unpack(*slot(stage, kX, q, k), values);
+        load_floats<N>(elements(slot(stage, kX, q, k)), values);
 #pragma unroll
         for (int j = 0; j < N; ++j) {
           g[k][q][j] *= weight[k][j];
@@ -306,9 +301,10 @@ __global__ void __launch_bounds__(kMost, 1)
 #pragma unroll
       for (int k = 0; k < kHeld; ++k) {
         const int64_t i = first + k * threads;
-        if (i < packs)
-          add_gradient<N, T>(g[k][q], *slot(stage, kX, q, k), r[q], c, *slot(stage, kDx, q, k),
-                             dx.row(t) + i * N);
+        if (i >= packs) break;
+        const Pack<T, N> before = load_pack<N>(elements(slot(stage, kDx, q, k)));
+        add_gradient<N, T>(g[k][q], load_pack<N>(elements(slot(stage, kX, q, k))), r[q], c, before,
+                           dx.row(t) + i * N);
       }
     }
     turn = 1 - turn;
