@@ -192,7 +192,8 @@ class OldRun(unittest.TestCase):
         for name in ("tune.textproto", "generate.py", "base/config.json"):
             with self.subTest(name):
                 path = os.path.join(self.tree, "configs/quickstart", name)
-                kept = open(path, encoding="utf-8").read()
+                with open(path, encoding="utf-8") as file:
+                    kept = file.read()
                 self.write(path, "\n", "a")
                 self.assert_refused()
                 self.write(path, kept)
