@@ -7,7 +7,7 @@ Trains the quick start's experiment, with these fields in place of its own, on o
 chosen, and trains it again with that choice and a learning rate that is higher by one part in ten million; or, with --ranks,
 with its own rate on so many CPU ranks. Prints one line: the recipe, the largest relative difference of the loss of a step up to
 step 100, 300, 600 and the end, and the exact match of the first run on the 300 held-out questions (mean of the domains). Ends
-with 1 when a program of its does. The quick start's own recipe takes some ten minutes on one core.
+with 1 when a program of its does. The quick start's own recipe takes some fifteen minutes on one core of a busy machine.
 """
 
 import argparse
