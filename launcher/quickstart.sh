@@ -5,11 +5,20 @@
 #
 #   launcher/quickstart.sh               twelve minutes at most on two cores, packages and build included
 #
-# Run again, it goes on where it was; remove runs/quickstart to start anew.
+# Run again, it goes on where it was; remove runs/quickstart to start anew. It does not go on with a run of another recipe
+# (another version of configs/quickstart).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 start=$SECONDS
 say() { printf '\n== %s (%d s)\n' "$*" "$((SECONDS - start))"; }
+
+data=runs/quickstart
+config=configs/quickstart/tune.textproto
+recipe=$(cat "$config" configs/quickstart/*.py configs/quickstart/base/* | sha256sum)
+if [[ -e $data/run && $(cat "$data/recipe" 2> /dev/null) != "$recipe" ]]; then
+  echo "launcher/quickstart.sh: $data/run is of another version of configs/quickstart, or not of this script; to start anew: rm -r $data" >&2
+  exit 64
+fi
 
 say "packages"
 cluster/install-deps.sh
@@ -21,8 +30,6 @@ configure=(cmake --preset release)
 "${configure[@]}" > /dev/null
 cmake --build --preset release --target pesc
 
-data=runs/quickstart
-config=configs/quickstart/tune.textproto
 pesc=build/release/pesc
 # Open MPI refuses to run as root, as one does in a container, unless told that this is meant. Four ranks may be more
 # than there are cores. Everything stays on this machine's loopback.
@@ -30,6 +37,8 @@ pesc=build/release/pesc
 mpirun=(mpirun -np 4 --oversubscribe --mca btl self,vader --mca oob_tcp_if_include lo)
 
 say "data"
+mkdir -p "$data"
+echo "$recipe" > "$data/recipe"
 python3 configs/quickstart/generate.py --out "$data/data"
 say "the base model, before tuning"
 "${mpirun[@]}" "$pesc" eval --base --config "$config" --out "$data/before.json" > /dev/null

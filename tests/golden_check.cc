@@ -1,5 +1,5 @@
 // golden_check CASE_DIR [--tp T] [--ep E] [--headroom F] [--chunks C] [--threads N]
-//              [--device cpu|cuda|cuda-shared] [--compute f32|bf16] [--corrupt QUANTITY]
+//              [--device cpu|cuda|cuda-shared] [--compute f32|bf16] [--corrupt QUANTITY|each]
 //
 // Runs a reference case (tests/goldens/README.md) on the layout that mpirun gives and compares every quantity
 // with the recorded one: the dense model's logits and loss, the PESC model's logits and routing, every
@@ -9,192 +9,25 @@
 // on GPUs, has the bounds of golden_bounds.h.
 // --headroom sets the room for received rows (below about 0.5 they come in several rounds), --chunks 2
 // exchanges the tokens in two runs; gradients are summed over ranks behind the backward. --corrupt spoils
-// one expected value, to show that the comparison would notice.
-#include <algorithm>
-#include <charconv>
+// one expected value of a quantity, to show that the comparison would notice; with `each`, one value of every
+// tensor of every quantity in turn, and it exits 0 only if nothing is wrong by itself and each was noticed.
 #include <cstdio>
 #include <cstring>
-#include <fstream>
-#include <map>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "model/decoder.h"
-#include "model/hf_names.h"
-#include "runtime/hf/config_json.h"
-#include "runtime/hf/dtype_convert.h"
 #include "runtime/hf/hf_folder.h"
-#include "runtime/hf/safetensors.h"
 #include "runtime/optimizer.h"
 #include "runtime/ranks.h"
 #include "tests/assemble.h"
+#include "tests/golden_arguments.h"
 #include "tests/golden_bounds.h"
+#include "tests/golden_case.h"
 #include "tests/golden_report.h"
 
 namespace pesc {
 namespace {
-
-struct Arguments {
-  std::string folder, corrupt;
-  int tp = 1, ep = 1, threads = 0, chunks = 1;
-  double headroom = Capacity{}.exchange_headroom;
-  std::string device = "cpu", compute = "f32";
-};
-
-constexpr const char* kUsage =
-    "usage: golden_check CASE_DIR [--tp T] [--ep E] [--headroom F] [--chunks C] [--threads N] [--device "
-    "cpu|cuda|cuda-shared] "
-    "[--compute f32|bf16] [--corrupt QUANTITY]";
-
-template <class T>
-void parse_number(const std::string& flag, const std::string& text, T& out) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
-  if (error != std::errc{} || end != text.data() + text.size() || !(out > 0))
-    throw UsageError(str_cat(flag, " needs a positive number, not '", text, "'\n", kUsage));
-}
-
-Arguments parse(int argc, char** argv) {
-  Arguments a;
-  for (int i = 1; i < argc; ++i) {
-    std::string arg = argv[i];
-    if (!arg.starts_with("--")) {
-      if (!a.folder.empty()) throw UsageError(kUsage);
-      a.folder = arg;
-      continue;
-    }
-    std::string value;
-    if (const size_t equals = arg.find('='); equals != std::string::npos) {
-      value = arg.substr(equals + 1);
-      arg.resize(equals);
-    } else if (i + 1 < argc) {
-      value = argv[++i];
-    }
-    if (arg == "--tp") {
-      parse_number(arg, value, a.tp);
-    } else if (arg == "--ep") {
-      parse_number(arg, value, a.ep);
-    } else if (arg == "--chunks") {
-      parse_number(arg, value, a.chunks);
-    } else if (arg == "--threads") {
-      parse_number(arg, value, a.threads);
-    } else if (arg == "--headroom") {
-      parse_number(arg, value, a.headroom);
-    } else if (arg == "--device") {
-      a.device = value;
-      if (value != "cpu" && value != "cuda" && value != "cuda-shared")
-        throw UsageError(str_cat("--device: no device '", value, "'\n", kUsage));
-    } else if (arg == "--compute") {
-      a.compute = value;
-      if (value != "f32" && value != "bf16")
-        throw UsageError(str_cat("--compute: no type '", value, "'\n", kUsage));
-    } else if (arg == "--corrupt") {
-      a.corrupt = value;
-      if (std::find(kQuantities.begin(), kQuantities.end(), value) == kQuantities.end())
-        throw UsageError(str_cat("--corrupt: no quantity '", value, "'"));
-    } else {
-      throw UsageError(kUsage);
-    }
-  }
-  if (a.folder.empty()) throw UsageError(kUsage);
-  if (a.compute == "bf16" && a.device == "cpu")
-    throw UsageError(str_cat("--compute bf16 needs --device cuda\n", kUsage));
-  return a;
-}
-
-// Tensors of a safetensors file on the host.
-class Expected {
- public:
-  explicit Expected(const std::string& path) : file_(path) {}
-  [[nodiscard]] std::vector<float> floats(const std::string& name) const {
-    const SafetensorsEntry& e = file_.at(name);
-    std::vector<float> out(static_cast<size_t>(e.bytes()) / static_cast<size_t>(dtype_bytes(e.dtype)));
-    convert_to_f32(e.dtype, file_.bytes(e), out.data());
-    return out;
-  }
-  [[nodiscard]] std::vector<int32_t> ints(const std::string& name) const {
-    const SafetensorsEntry& e = file_.at(name);
-    if (e.dtype == DType::kI32) return raw<int32_t>(e);
-    if (e.dtype != DType::kI64) throw DataError(str_cat(file_.path(), ": tensor ", name, " is not I32"));
-    const std::vector<int64_t> wide = raw<int64_t>(e);
-    return {wide.begin(), wide.end()};
-  }
-  [[nodiscard]] const SafetensorsHeader& header() const { return file_.header(); }
-  [[nodiscard]] const SafetensorsEntry& entry(const std::string& name) const { return file_.at(name); }
-
- private:
-  template <class T>
-  [[nodiscard]] std::vector<T> raw(const SafetensorsEntry& e) const {
-    std::vector<T> out(static_cast<size_t>(e.bytes()) / sizeof(T));
-    std::memcpy(out.data(), file_.bytes(e).data(), static_cast<size_t>(e.bytes()));
-    return out;
-  }
-  SafetensorsFile file_;
-};
-
-struct Case {
-  ModelConfig model;
-  PescConfig pesc;
-  AdamWConfig adamw;
-  double lr = 0;
-  int64_t steps = 0, batch = 0, seq = 0;
-  std::vector<int32_t> ids, labels;
-};
-
-template <class T>
-T field(const nlohmann::json& json, const char* name, const std::string& folder) {
-  if (!json.contains(name)) throw DataError(str_cat(folder, "/case.json: no field '", name, "'"));
-  if (!json.at(name).is_number())
-    throw DataError(str_cat(folder, "/case.json: '", name, "' is not a number"));
-  return json.at(name).get<T>();
-}
-
-Case read_case(const std::string& folder, const Expected& expected, const Expected& params) {
-  std::ifstream in(folder + "/case.json");
-  if (!in) throw DataError(folder + "/case.json: cannot be read");
-  const nlohmann::json json = nlohmann::json::parse(in, nullptr, false);
-  if (!json.is_object()) throw DataError(folder + "/case.json: is not a JSON object");
-  Case c;
-  c.model = read_model_config(folder);
-  c.pesc.mode = TrainMode::kPesc;
-  for (int l = 0; l < kLinears; ++l) {
-    const auto linear = static_cast<Linear>(l);
-    if (params.header().find(hf::lora_a(0, linear)) != nullptr) c.pesc.lora.targets.push_back(linear);
-  }
-  if (!c.pesc.lora.targets.empty()) {
-    c.pesc.lora.rank = field<int64_t>(json, "rank", folder);
-    c.pesc.lora.alpha = field<double>(json, "alpha", folder);
-  }
-  c.pesc.moe.experts = field<int64_t>(json, "experts", folder);
-  c.pesc.moe.top_k = field<int64_t>(json, "topk", folder);
-  c.pesc.moe.adapter_dim = field<int64_t>(json, "adapter", folder);
-  c.pesc.moe.scale = field<double>(json, "scale", folder);
-  c.pesc.moe.aux_coef = field<double>(json, "aux", folder);
-  c.adamw.weight_decay = field<double>(json, "wd", folder);
-  c.adamw.clip_norm = field<double>(json, "clip", folder);
-  c.lr = field<double>(json, "lr", folder);
-  c.steps = field<int64_t>(json, "steps", folder);
-  if (expected.entry("curve.ce_aux_gradnorm").shape != std::vector<int64_t>{c.steps, 3})
-    throw DataError(str_cat(folder, ": curve.ce_aux_gradnorm is not [", c.steps, ", 3], as case.json says"));
-  const SafetensorsEntry& ids = expected.entry("input_ids");
-  if (ids.shape.size() != 2) throw DataError("input_ids is not [batch, seq]");
-  c.batch = ids.shape[0];
-  c.seq = ids.shape[1];
-  c.ids = expected.ints("input_ids");
-  c.labels = expected.ints("labels");
-  if (c.ids.size() != c.labels.size()) throw DataError("input_ids and labels differ in size");
-  for (const auto* list : {&c.ids, &c.labels}) {
-    for (const int32_t id : *list) {
-      const bool fits = id < c.model.vocab && (id >= 0 || (list == &c.labels && id == -100));
-      if (!fits) throw DataError(str_cat("expected.safetensors: token ", id, " of ", c.model.vocab));
-    }
-  }
-  if (c.model.sliding_window > 0 && c.seq > c.model.sliding_window) {
-    throw UsageError(str_cat("sequences of ", c.seq, " tokens with a sliding window of ",
-                             c.model.sliding_window, ": sliding windows are not supported"));
-  }
-  return c;
-}
 
 // Rows [range) of the case, as a rank sees them.
 HostBatch rows_of(const Case& c, Range range) {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs every test.
 #
-#   tests/run.sh              everything; about forty minutes on two cores, cold
+#   tests/run.sh              everything; about half an hour on two cores, cold
 #   tests/run.sh quick        without sanitizers, fuzzing and the long runs: what one runs while working
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,9 +18,15 @@ jobs=$(nproc)
 
 # These make hosts, a Slurm cluster and a full disk in namespaces of their own.
 needs_root='^(end_to_end\.(hosts|slurm)|faults\.matrix)$'
-if [[ $mode == all && $(id -u) != 0 ]] && ! { command -v sudo > /dev/null && sudo -v; }; then
-  echo "tests/run.sh: some tests need root: run this as root or as a user who may sudo, or run tests/run.sh quick" >&2
-  exit 64
+trap 'kill ${sudo_fresh:-} 2> /dev/null || true; [[ -z ${builds:-} ]] || kill -- "-$builds" 2> /dev/null || true' EXIT
+if [[ $mode == all && $(id -u) != 0 ]]; then
+  if ! { command -v sudo > /dev/null && sudo -v; }; then
+    echo "tests/run.sh: some tests need root: run this as root or as a user who may sudo, or run tests/run.sh quick" >&2
+    exit 64
+  fi
+  # What sudo remembers ends long before these tests begin. Where it remembers nothing it asks again, and says what for.
+  while sleep 50 && sudo -n -v; do :; done < /dev/null > /dev/null 2>&1 &
+  sudo_fresh=$!
 fi
 
 # A test may be skipped only for want of a GPU: it has the label gpu, and there is none.
@@ -47,25 +53,59 @@ say "format"
 format=$(command -v clang-format-14 || command -v clang-format)
 git ls-files '*.cc' '*.h' '*.cu' '*.cuh' | xargs -r "$format" --dry-run -Werror
 
+release_tests() {  # FLAGS OF CTEST
+  ctest --test-dir build/release --output-on-failure --no-tests=error "$@" | tee -a build/release/ctest.log
+}
+release_tests_as_root() {
+  if [[ $(id -u) == 0 ]]; then
+    release_tests "$@"
+    return
+  fi
+  local code=0
+  sudo -p "tests/run.sh: the tests of hosts, Slurm and a full disk need root; password of %p: " env "${run_as_root[@]}" \
+    ctest --test-dir build/release --output-on-failure --no-tests=error "$@" | tee -a build/release/ctest.log || code=$?
+  # After a failure too, or the next run could not write there.
+  sudo -p "tests/run.sh: to give you build/release back; password of %p: " chown -R "$(id -u):$(id -g)" build/release
+  return "$code"
+}
+
 say "tests"
-ctest --test-dir build/release --output-on-failure --no-tests=error -LE 'slow|long' -j "$jobs" | tee build/release/ctest.log
+rm -f build/release/ctest.log
+release_tests -LE 'slow|long' -j "$jobs"
 say "whole runs under mpirun"
-slow=slow
-[[ $mode == quick ]] || slow='slow|long'
-whole_runs=(ctest --test-dir build/release --output-on-failure --no-tests=error -L "$slow" -j 2)
-if [[ $(id -u) == 0 || $mode == quick ]]; then
-  "${whole_runs[@]}" | tee -a build/release/ctest.log
-else
-  "${whole_runs[@]}" -E "$needs_root" | tee -a build/release/ctest.log
-  sudo env "${run_as_root[@]}" "${whole_runs[@]}" -R "$needs_root" | tee -a build/release/ctest.log
-  sudo chown -R "$(id -u):$(id -g)" build/release
+if [[ $mode == quick ]]; then
+  release_tests -L slow -j 2
+  no_other_skips build/release
+  exit 0
 fi
+# Those that wait for most of their time run beside what computes: Slurm beside the other whole runs (or, where only sudo
+# makes root, with the next), the hosts and the fault matrix, whose bounds are in seconds, beside a build that takes only
+# what they leave. Speed (faults.save_stall) is measured alone: it asks ctest for both cores.
+beside_builds='^(end_to_end\.hosts|faults\.matrix)$'
+[[ $(id -u) == 0 ]] || beside_builds=$needs_root
+release_tests -L 'slow|long' -E "$beside_builds" -j 2
+
+say "hosts and faults; beside them the sanitizers' and the fuzzers' builds"
+lowest=(nice -n 19)
+ionice -c 3 true 2> /dev/null && lowest+=(ionice -c 3)
+# A session of its own: Linux shares the cores between sessions first, by the nice value of each.
+# shellcheck disable=SC2016  # $1 is that shell's
+setsid "${lowest[@]}" bash -c '
+  echo 19 2> /dev/null > /proc/self/autogroup || true
+  cmake --preset asan-ubsan -DPESC_BUILD_TESTS=ON && cmake --build --preset asan-ubsan -j "$1" &&
+    cmake --preset fuzz && cmake --build --preset fuzz -j "$1"' build "$jobs" > build/beside.log 2>&1 &
+builds=$!
+release_tests_as_root -R "$beside_builds"
 no_other_skips build/release
-if [[ $mode == quick ]]; then exit 0; fi
+say "the rest of these builds"
+wait "$builds" || {
+  echo "tests/run.sh: the sanitizers' or the fuzzers' build failed; the end of build/beside.log:" >&2
+  tail -n 200 build/beside.log >&2
+  exit 1
+}
+builds=
 
 say "address and undefined-behaviour sanitizers"
-cmake --preset asan-ubsan -DPESC_BUILD_TESTS=ON > /dev/null
-cmake --build --preset asan-ubsan -j "$jobs"
 export LSAN_OPTIONS="suppressions=$PWD/tests/lsan.supp:print_suppressions=0" UBSAN_OPTIONS=print_stacktrace=1
 ctest --test-dir build/asan-ubsan --output-on-failure --no-tests=error -LE 'long|slow' -j "$jobs" |
   tee build/asan-ubsan/ctest.log
@@ -76,8 +116,6 @@ no_other_skips build/asan-ubsan
 unset LSAN_OPTIONS UBSAN_OPTIONS
 
 say "fuzzing, 60 s each; 1 s and 512 MB an input"
-cmake --preset fuzz > /dev/null
-cmake --build --preset fuzz -j "$jobs"
 pids=()
 for target in fuzz_safetensors fuzz_json_rows; do
   mkdir -p "build/fuzz/found/$target"

@@ -30,7 +30,8 @@ endif()
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
   set(CMAKE_CUDA_ARCHITECTURES 90a CACHE STRING "The GPUs that the CUDA code is compiled for")
 endif()
-# What AUTO finds must not stop a build that needs no GPU: an nvcc that is too old or cannot compile is told of and left alone.
+# What AUTO finds must not stop a build that needs no GPU: an nvcc that is too old or cannot compile is told of and left alone,
+# where ON ends with the same words. tests/cluster/cuda_cmake_test.py tries both.
 function(pesc_try_nvcc nvcc result)
   separate_arguments(command UNIX_COMMAND "${nvcc}")  # CUDACXX may hold flags too
   execute_process(COMMAND ${command} --version OUTPUT_VARIABLE said ERROR_VARIABLE said RESULT_VARIABLE code)
@@ -53,14 +54,18 @@ function(pesc_try_nvcc nvcc result)
   endif()
 endfunction()
 
-if(PESC_CUDA STREQUAL "AUTO" AND NOT PESC_NVCC_WORKS AND (CMAKE_CUDA_COMPILER OR DEFINED ENV{CUDACXX}))
+if(NOT PESC_NVCC_WORKS AND (CMAKE_CUDA_COMPILER OR DEFINED ENV{CUDACXX}))
   include(CheckLanguage)
   set(pesc_nvcc ${CMAKE_CUDA_COMPILER})
   if(NOT pesc_nvcc)
     set(pesc_nvcc $ENV{CUDACXX})
   endif()
   pesc_try_nvcc("${pesc_nvcc}" pesc_wrong)
-  if(pesc_wrong)
+  if(pesc_wrong AND PESC_CUDA STREQUAL "ON")
+    unset(CMAKE_CUDA_COMPILER CACHE)
+    message(FATAL_ERROR "PESC_CUDA=ON, but nvcc is ${pesc_nvcc}, and ${pesc_wrong}; install the CUDA toolkit (13.0 or newer) or "
+                        "give -DCMAKE_CUDA_COMPILER=/path/to/nvcc")
+  elseif(pesc_wrong)
     message(WARNING "pesc: nvcc is ${pesc_nvcc}, but ${pesc_wrong}, so no CUDA; the device is the CPU. "
                     "-DCMAKE_CUDA_COMPILER=/path/to/nvcc names another, -DPESC_CUDA=OFF wants none")
     unset(CMAKE_CUDA_COMPILER)

@@ -102,6 +102,24 @@ class PlanTest(harness.EndToEnd):
             want = ["train.recompute: %s needs %.1f GiB" % (named, gib[named])] if named else []
             self.assertEqual(found, want)
 
+    def test_scratch_of_the_attention(self):
+        """A GPU's attention is cuDNN's, and its scratch is planned by a pesc without CUDA too; one that has CUDA but not cuDNN
+        computes attention itself."""
+        config = os.path.join(EXPERIMENTS, "bench-7b.textproto")
+        scratch = {}
+        for rows in (1, 2, 8):
+            j, _ = self.plan(config, *harness.sets(train__micro_batch=rows, train__global_batch=rows))
+            scratch[rows] = j["arenas"]["scratch"]
+        # Of one row, 32 heads of 128: the scores' gradients in bf16, and rows' sums and dq in float32.
+        row = 32 * (2048 * 2048 * 2 + 2048 * (128 + 2) * 4)
+        print("scratch %s; a row's %d bytes" % (scratch, row))
+        if os.environ.get("PESC_OWN_ATTENTION"):
+            self.assertLess(scratch[8], row)
+            return
+        self.assertEqual(scratch[2] - scratch[1], row)
+        # 1120 MiB hold three rows and no more are in work at once; 32 MiB stand beside them.
+        self.assertAlmostEqual(scratch[8] / 2**20, 1120 + 32, delta=1)
+
     def test_what_does_not_fit(self):
         config = os.path.join(EXPERIMENTS, "camelidae-8x7b.textproto")
         j, result = self.plan(config, "--shape", "7B", "--ranks", 8, "--device_gib", 60)

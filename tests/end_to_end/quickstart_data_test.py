@@ -140,5 +140,65 @@ class QuickStartData(unittest.TestCase):
         self.assertGreater(checked, 0.5 * len(sums), "the form of the answers has changed")
 
 
+class OldRun(unittest.TestCase):
+    """launcher/quickstart.sh does not go on with a run of another recipe. Nothing is installed here, built or trained: its first
+    step, which follows the question, ends it."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="pesc-old-run-")
+        self.addCleanup(folder.cleanup)
+        self.tree = folder.name
+        for name in ("launcher/quickstart.sh", "configs/quickstart/tune.textproto", "configs/quickstart/generate.py",
+                     "configs/quickstart/base/config.json"):
+            os.makedirs(os.path.dirname(os.path.join(self.tree, name)), exist_ok=True)
+            shutil.copy(os.path.join(harness.SOURCE, name), os.path.join(self.tree, name))
+        self.write("cluster/install-deps.sh", "#!/bin/sh\n[ -e cmake ] || exit 3\n")
+        os.chmod(os.path.join(self.tree, "cluster/install-deps.sh"), 0o755)
+
+    def write(self, name, text, mode="w"):
+        path = os.path.join(self.tree, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, mode, encoding="utf-8") as file:
+            file.write(text)
+
+    def run_it(self, path=None):
+        env = dict(os.environ, PATH=(path + os.pathsep if path else "") + os.environ["PATH"])
+        done = subprocess.run([os.path.join(self.tree, "launcher/quickstart.sh")], env=env, text=True, stderr=subprocess.PIPE,
+                              stdout=subprocess.PIPE)
+        return done.returncode, done.stderr
+
+    def assert_refused(self):
+        code, said = self.run_it()
+        self.assertEqual(code, 64)
+        self.assertEqual(len(said.splitlines()), 1, said)
+        self.assertIn("another version of configs/quickstart", said)
+        self.assertIn("rm -r runs/quickstart", said)
+
+    def test_of_another_recipe(self):
+        self.assertEqual(self.run_it()[0], 3)  # none
+        self.write("runs/quickstart/data/train.jsonl", "")
+        self.assertEqual(self.run_it()[0], 3)  # data alone
+        self.write("runs/quickstart/run/metrics.jsonl", "")
+        self.assert_refused()  # one that it knows nothing of
+        # Now it comes to the base's evaluation, and the program that stands for pesc ends it.
+        shutil.rmtree(os.path.join(self.tree, "runs"))
+        for name in ("cmake", "mpirun", "python3"):
+            self.write("bin/" + name, "#!/bin/sh\ncase $0 in *mpirun) exit 4 ;; esac\n")
+            os.chmod(os.path.join(self.tree, "bin", name), 0o755)
+        self.write("cmake", "")
+        self.assertEqual(self.run_it(os.path.join(self.tree, "bin"))[0], 4)
+        self.write("runs/quickstart/run/metrics.jsonl", "")
+        self.assertEqual(self.run_it(os.path.join(self.tree, "bin"))[0], 4)  # its own, broken off: goes on
+        for name in ("tune.textproto", "generate.py", "base/config.json"):
+            with self.subTest(name):
+                path = os.path.join(self.tree, "configs/quickstart", name)
+                with open(path, encoding="utf-8") as file:
+                    kept = file.read()
+                self.write(path, "\n", "a")
+                self.assert_refused()
+                self.write(path, kept)
+                self.assertEqual(self.run_it(os.path.join(self.tree, "bin"))[0], 4)
+
+
 if __name__ == "__main__":
     harness.main()

@@ -54,6 +54,35 @@ TEST(Embedding, BackwardAddsRows) {
   }
 }
 
+TEST(Embedding, BackwardIsTheDerivative) {
+  // Rows 4 to 9 of the vocabulary: one id twice, one never, some that are others', one that is no id.
+  constexpr int64_t kTokens = 8, kVocab = 6, kBegin = 4, kHidden = 5;
+  std::vector<int32_t> ids = {4, 9, 3, 7, 4, -1, 10, 5};
+  HostMatrix table = HostMatrix::normal(kVocab, kHidden, 1, 2);
+  const HostMatrix dout = HostMatrix::normal(kTokens, kHidden, 2);
+  HostMatrix dtable(kVocab, kHidden, 2);
+  Stream stream(Device{});
+  const Tensor i = tensor_of(ids.data(), 1, kTokens);
+  embedding_backward(stream, i, dout.view, kBegin, dtable.view);
+  const auto loss = [&](const Matrix64& x) {
+    double total = 0;
+    for (int64_t t = 0; t < kTokens; ++t) {
+      const int64_t row = ids[static_cast<size_t>(t)] - kBegin;
+      if (row < 0 || row >= kVocab) continue;
+      for (int64_t c = 0; c < kHidden; ++c) total += x(row, c) * dout(t, c);
+    }
+    return total;
+  };
+  EXPECT_LT(relative_error(dtable, finite_differences(Matrix64(table), loss)), 1e-5);
+  EXPECT_TRUE(dtable.gaps_untouched());
+  HostMatrix out(kTokens, kHidden);
+  const auto run = [&] {
+    embedding_forward(stream, i, table.view, kBegin, out.view);
+    return dot(out.values(), dout.values());
+  };
+  EXPECT_LT(relative_error(dtable, finite_differences_f32(table, run)), 1e-2);
+}
+
 TEST(Embedding, NegativeIdsGiveZeroRows) {
   Stream stream(Device{});
   std::vector<int32_t> ids = {-1, 3};

@@ -37,6 +37,24 @@ TEST(Rope, Table) {
   }
 }
 
+// As a product of complex numbers, in float64 from the frequencies on.
+Matrix64 rotated(const Matrix64& x, int64_t half, const std::vector<int32_t>& positions,
+                 const std::vector<double>& inv_freq) {
+  Matrix64 out(x.rows, x.cols);
+  for (int64_t r = 0; r < x.rows; ++r) {
+    for (int64_t head = 0; head < x.cols; head += 2 * half) {
+      for (int64_t i = 0; i < half; ++i) {
+        const double angle = positions[static_cast<size_t>(r)] * inv_freq[static_cast<size_t>(i)];
+        const auto turned =
+            std::complex<double>(x(r, head + i), x(r, head + i + half)) * std::polar(1.0, angle);
+        out(r, head + i) = turned.real();
+        out(r, head + i + half) = turned.imag();
+      }
+    }
+  }
+  return out;
+}
+
 TEST(Rope, RotatesComplexNumbers) {
   for (const int threads : {1, 2}) {
     for (const int64_t half : {1, 3, 16, 32, 65}) {
@@ -49,19 +67,7 @@ TEST(Rope, RotatesComplexNumbers) {
         Stream stream(Device{.threads = threads});
         const Tensor p = tensor_of(positions.data(), 1, tokens);
         rope(stream, y.view, p, t.cos.view, t.sin.view, RopeDirection::kForward);
-        Matrix64 want(tokens, x.view.cols);
-        for (int64_t r = 0; r < tokens; ++r) {
-          for (int64_t h = 0; h < heads; ++h) {
-            for (int64_t i = 0; i < half; ++i) {
-              const int64_t first = h * 2 * half + i;
-              const std::complex<double> turned =
-                  std::complex<double>(x(r, first), x(r, first + half)) *
-                  std::polar(1.0, positions[static_cast<size_t>(r)] * t.inv_freq[static_cast<size_t>(i)]);
-              want(r, first) = turned.real();
-              want(r, first + half) = turned.imag();
-            }
-          }
-        }
+        const Matrix64 want = rotated(Matrix64(x), half, positions, t.inv_freq);
         EXPECT_LT(relative_error(y, want), 1e-6);
         EXPECT_TRUE(y.gaps_untouched());
         // The inverse gives x back; the transpose keeps products: <rotate x, z> = <x, rotate^T z>.
@@ -72,6 +78,33 @@ TEST(Rope, RotatesComplexNumbers) {
         rope(stream, y.view, p, t.cos.view, t.sin.view, RopeDirection::kBackward);
         EXPECT_LT(relative_error(y.values(), x.values()), 1e-6);
       }
+    }
+  }
+}
+
+TEST(Rope, BackwardIsTheDerivative) {
+  constexpr int64_t kTokens = 5;
+  for (const int64_t half : {1, 3, 8}) {
+    for (const int64_t heads : {1, 2}) {
+      const Tables t(100, half, 1);
+      std::vector<int32_t> positions = {0, 1, 7, 42, 99};
+      HostMatrix x = HostMatrix::normal(kTokens, heads * 2 * half, 1, 2);
+      const HostMatrix dy = HostMatrix::normal(kTokens, x.view.cols, 2);
+      HostMatrix dx = HostMatrix::normal(kTokens, x.view.cols, 2, 2);
+      Stream stream(Device{});
+      const Tensor p = tensor_of(positions.data(), 1, kTokens);
+      rope(stream, dx.view, p, t.cos.view, t.sin.view, RopeDirection::kBackward);
+      const auto loss = [&](const Matrix64& a) {
+        return dot(rotated(a, half, positions, t.inv_freq).data, dy.values());
+      };
+      EXPECT_LT(relative_error(dx, finite_differences(Matrix64(x), loss)), 1e-5);
+      EXPECT_TRUE(dx.gaps_untouched());
+      const auto run = [&] {
+        HostMatrix y = x;
+        rope(stream, y.view, p, t.cos.view, t.sin.view, RopeDirection::kForward);
+        return dot(y.values(), dy.values());
+      };
+      EXPECT_LT(relative_error(dx, finite_differences_f32(x, run)), 1e-2);
     }
   }
 }

@@ -1,0 +1,81 @@
+// The command line of golden_check.
+#pragma once
+
+#include <algorithm>
+#include <charconv>
+#include <string>
+
+#include "model/decoder.h"
+#include "ops/core/check.h"
+#include "tests/golden_report.h"
+
+namespace pesc {
+
+struct Arguments {
+  std::string folder, corrupt;
+  int tp = 1, ep = 1, threads = 0, chunks = 1;
+  double headroom = Capacity{}.exchange_headroom;
+  std::string device = "cpu", compute = "f32";
+};
+
+inline constexpr const char* kUsage =
+    "usage: golden_check CASE_DIR [--tp T] [--ep E] [--headroom F] [--chunks C] [--threads N] [--device "
+    "cpu|cuda|cuda-shared] "
+    "[--compute f32|bf16] [--corrupt QUANTITY|each]";
+
+template <class T>
+void parse_number(const std::string& flag, const std::string& text, T& out) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
+  if (error != std::errc{} || end != text.data() + text.size() || !(out > 0))
+    throw UsageError(str_cat(flag, " needs a positive number, not '", text, "'\n", kUsage));
+}
+
+inline Arguments parse(int argc, char** argv) {
+  Arguments a;
+  for (int i = 1; i < argc; ++i) {
+    std::string arg = argv[i];
+    if (!arg.starts_with("--")) {
+      if (!a.folder.empty()) throw UsageError(kUsage);
+      a.folder = arg;
+      continue;
+    }
+    std::string value;
+    if (const size_t equals = arg.find('='); equals != std::string::npos) {
+      value = arg.substr(equals + 1);
+      arg.resize(equals);
+    } else if (i + 1 < argc) {
+      value = argv[++i];
+    }
+    if (arg == "--tp") {
+      parse_number(arg, value, a.tp);
+    } else if (arg == "--ep") {
+      parse_number(arg, value, a.ep);
+    } else if (arg == "--chunks") {
+      parse_number(arg, value, a.chunks);
+    } else if (arg == "--threads") {
+      parse_number(arg, value, a.threads);
+    } else if (arg == "--headroom") {
+      parse_number(arg, value, a.headroom);
+    } else if (arg == "--device") {
+      a.device = value;
+      if (value != "cpu" && value != "cuda" && value != "cuda-shared")
+        throw UsageError(str_cat("--device: no device '", value, "'\n", kUsage));
+    } else if (arg == "--compute") {
+      a.compute = value;
+      if (value != "f32" && value != "bf16")
+        throw UsageError(str_cat("--compute: no type '", value, "'\n", kUsage));
+    } else if (arg == "--corrupt") {
+      a.corrupt = value;
+      if (value != kEach && std::find(kQuantities.begin(), kQuantities.end(), value) == kQuantities.end())
+        throw UsageError(str_cat("--corrupt: no quantity '", value, "'"));
+    } else {
+      throw UsageError(kUsage);
+    }
+  }
+  if (a.folder.empty()) throw UsageError(kUsage);
+  if (a.compute == "bf16" && a.device == "cpu")
+    throw UsageError(str_cat("--compute bf16 needs --device cuda\n", kUsage));
+  return a;
+}
+
+}  // namespace pesc
