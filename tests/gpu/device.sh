@@ -65,7 +65,8 @@ if [[ -z ${CUDA_MPS_PIPE_DIRECTORY:-} ]] && command -v nvidia-cuda-mps-control >
   CUDA_MPS_PIPE_DIRECTORY=$(mktemp -d)
   export CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY=$CUDA_MPS_PIPE_DIRECTORY
   trap stop_mps EXIT
-  timeout 20 nvidia-cuda-mps-control -d && mps=yes || unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+  # The service numbers the GPUs that it sees anew, and its clients choose among those: it sees all.
+  timeout 20 env -u CUDA_VISIBLE_DEVICES nvidia-cuda-mps-control -d && mps=yes || unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
 fi
 
 say "tests, $([[ $mps == yes ]] && echo "with" || echo "without") a multi-process service of their own"
