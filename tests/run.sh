@@ -78,12 +78,14 @@ if [[ $mode == quick ]]; then
   no_other_skips build/release
   exit 0
 fi
-# Those that wait for most of their time run beside what computes: Slurm beside the other whole runs (or, where only sudo
-# makes root, with the next), the hosts and the fault matrix, whose bounds are in seconds, beside a build that takes only
+# Those that wait for most of their time run beside what computes: Slurm beside the replay (or, where only sudo makes root,
+# with the next), the hosts and the fault matrix, whose bounds are in seconds, beside a build that takes only
 # what they leave. Speed (faults.save_stall) is measured alone: it asks ctest for both cores.
 beside_builds='^(end_to_end\.hosts|faults\.matrix)$'
 [[ $(id -u) == 0 ]] || beside_builds=$needs_root
-release_tests -L 'slow|long' -E "$beside_builds" -j 2
+longest='^end_to_end\.(replay|slurm)$'
+if [[ $(id -u) == 0 ]]; then release_tests -R "$longest" -j 2; else release_tests -R '^end_to_end\.replay$'; fi
+release_tests -L 'slow|long' -E "$beside_builds|$longest" -j 2
 
 say "hosts and faults; beside them the sanitizers' and the fuzzers' builds"
 lowest=(nice -n 19)

@@ -1,14 +1,14 @@
-"""The first 20 steps of the quick start, with dropout on, give one curve: on 1, 2, 4 and 8 ranks and every layout
-(tp, ep) of them that this model can have (4 heads over 2 KV heads: tp up to 4; 8 experts: every ep). So do 20 steps at the full
-rate, also with micro-batches and with rows that do not divide over the dp ranks.
+"""20 steps of the quick start, with dropout on, give one curve: on 1, 2, 4 and 8 ranks and every layout
+(tp, ep) of them that this model can have (4 heads over 2 KV heads: tp up to 4; 8 experts: every ep), also with
+micro-batches and with rows that do not divide over the dp ranks.
 
 The loss of every step agrees to 1e-4 relative. Rounding may flip a first choice of experts, on some processors in the
 first step already; one choice of a layer's 4000 moves the balance loss by up to 1e-4, so the balance loss and the
 gradient norm are held to 1e-3.
 
-On every layout the experiment is as it is, all its rows and the first twenty steps of its schedule, in which the rate still
-rises. Elsewhere it has train.steps=20, so that the rate is at its full height after the first step, and 64 rows a step, which
-amplify rounding more and take less time.
+Twenty steps are either the experiment with train.steps=20, whose rate is at its full height after the first, with 64 rows a
+step, which amplify rounding more and take less time than its 256; or the first twenty of its whole schedule with all its
+rows, in which the rate still rises.
 """
 
 import itertools
@@ -49,22 +49,21 @@ class LayoutCurves(harness.EndToEnd):
         layouts = [(ranks, tp, ep) for ranks, tp, ep in itertools.product(powers[1:], powers[:3], powers)
                    if tp <= ranks and ep <= ranks]
         self.assertEqual(len(layouts), 4 + 9 + 12)
+        with_dropout = self.check_layouts(layouts, **FEWER)
+        # Dropout must have been on, or the layouts' masks were not compared.
+        self.train(1, "without", lora__dropout=0, moe__dropout=0, **STEPS, **FEWER)
+        without = harness.curve(self.path("without"))
+        self.assertGreater(harness.largest_difference(with_dropout, without)["loss"][0], 1e-3)
+
+    def test_first_steps_of_the_whole_schedule(self):
         with open(harness.QUICKSTART, encoding="utf-8") as file:
             text = file.read()
         steps, share = (float(re.search(r"^  %s: (\S+)$" % name, text, re.M).group(1)) for name in ("steps", "warmup_ratio"))
-        schedule = {"train__warmup_steps": math.ceil(steps * share)}
-        # Or the rate would have to fall as in the whole schedule.
-        self.assertGreaterEqual(schedule["train__warmup_steps"], 20)
-        expected = self.check_layouts(layouts, learns=0.9, **schedule)
+        warmup = math.ceil(steps * share)
+        self.assertGreaterEqual(warmup, 20)  # or the rate would have to fall as in the whole schedule
+        expected = self.check_layouts([(2, 2, 1), (2, 1, 2), (4, 2, 4), (8, 1, 8), (8, 4, 8)], learns=0.9, train__warmup_steps=warmup)
         rate = float(re.search(r"^  learning_rate: (\S+)$", text, re.M).group(1))
-        self.assertAlmostEqual(expected[-1]["lr"], rate * 20 / schedule["train__warmup_steps"], places=9)
-        # Dropout must have been on, or the layouts' masks were not compared.
-        self.train(1, "without", lora__dropout=0, moe__dropout=0, **STEPS, **schedule)
-        without = harness.curve(self.path("without"))
-        self.assertGreater(harness.largest_difference(expected, without)["loss"][0], 1e-3)
-
-    def test_at_the_full_rate(self):
-        self.check_layouts([(2, 2, 1), (2, 1, 2), (4, 2, 4), (8, 1, 8), (8, 4, 8)], **FEWER)
+        self.assertAlmostEqual(expected[-1]["lr"], rate * 20 / warmup, places=9)
 
     def test_accumulation(self):
         self.check_layouts([(2, 1, 2), (4, 2, 4), (8, 4, 8)], train__global_batch=64, train__micro_batch=16)
