@@ -55,6 +55,8 @@ class Supervisor {
         -1;  // the last sign of progress before the failure from which there is no recovery yet
     for (const std::string& note : LaunchMark(config_.run_dir, lock_.generation()).remove_leftovers())
       say("left over from an earlier launch: " + note);
+    if (config_.checkpoint.every_steps == 0)
+      say("checkpoint.every_steps is 0: only the end is saved, and after a fault all steps are done again");
     look();
     for (;;) {
       const std::optional<Placement> placement = wait_for_hosts();
@@ -311,6 +313,7 @@ int run_launch(int argc, char** argv) {
     const ExperimentConfig config = load_experiment(options.train.config, options.train.overrides);
     check_paths(config, DataUse::kAll);
     check_slots(options);
+    if (!is_in_path("mpirun")) throw UsageError("mpirun is not in PATH; is Open MPI installed here?");
     return Supervisor(options, config).run();
   } catch (const Error& e) {
     std::fprintf(stderr, "pesc: %s\n", e.what());

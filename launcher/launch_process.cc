@@ -8,7 +8,10 @@
 
 #include <cerrno>
 #include <charconv>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <sstream>
 #include <string_view>
 
 #include "launcher/launch_mark.h"
@@ -59,6 +62,17 @@ Tag find_tag(std::string_view text, int& rank, size_t& length) {
 }
 
 }  // namespace
+
+bool is_in_path(const std::string& program) {
+  const char* path = std::getenv("PATH");
+  std::istringstream in(path == nullptr ? "/bin:/usr/bin" : path);  // as execvp takes it
+  for (std::string folder; std::getline(in, folder, ':');) {
+    const std::filesystem::path file = std::filesystem::path(folder.empty() ? "." : folder) / program;
+    std::error_code ignored;
+    if (std::filesystem::is_regular_file(file, ignored) && ::access(file.c_str(), X_OK) == 0) return true;
+  }
+  return false;
+}
 
 pid_t start_process(std::vector<std::string> words, const std::string& mark, int out, int err) {
   std::vector<std::string> environment;

@@ -14,6 +14,9 @@ namespace pesc {
 
 constexpr int kMpirunItself = -1;  // among ranks, as the source of a line
 
+// Whether PATH has such a program.
+bool is_in_path(const std::string& program);
+
 // Starts words[0] from PATH in a session of its own, stdin from /dev/null, `mark` ("NAME=value"; empty: none)
 // in its environment. It gets SIGINT when the supervisor dies. SIGTERM is blocked in it: Slurm sends it to
 // every process of a job at once, which tells ranks to save, and mpirun would kill them 2 s later. mpirun

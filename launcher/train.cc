@@ -24,7 +24,10 @@ int run_train(const Process& process, const CommandLine& command) {
   const HostPlacement placement = place(process, config);
   save_and_stop_on_signals();
   process.watch.start(config.recovery);
-  if (command.generation > 0) process.watch.report_to(config.run_dir, command.generation, config.faults);
+  if (command.generation > 0) {
+    together(process.world,
+             [&] { process.watch.report_to(config.run_dir, command.generation, config.faults); });
+  }
   Job job = open_job(process.world, placement, std::move(config), DataUse::kAll);
   Trainer trainer(job, process.watch, command.generation);
   if (job.first()) {

@@ -133,7 +133,7 @@ void Trainer::prepare_run_directory() {
   });
   const auto mine = static_cast<int64_t>(generation_);
   generation_ = static_cast<uint64_t>(world.host_all_gather(std::span(&mine, 1)).front());
-  watch_.report_to(c.run_dir, generation_, c.faults);
+  together(world, [&] { watch_.report_to(c.run_dir, generation_, c.faults); });
   CheckpointOptions options;
   options.keep = static_cast<int>(c.checkpoint.keep);
   options.keep_every = c.checkpoint.keep_every;

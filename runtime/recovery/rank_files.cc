@@ -1,9 +1,12 @@
 #include "runtime/recovery/rank_files.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -64,17 +67,28 @@ std::string host_name() {
 }
 
 HeartbeatFile::HeartbeatFile(const std::string& run_dir, int rank) {
-  std::error_code ignored;
-  std::filesystem::create_directories(run_dir + "/heartbeats", ignored);
-  fd_ = ::open(heartbeat_path(run_dir, rank).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+  const std::string path = heartbeat_path(run_dir, rank);
+  std::error_code error;
+  std::filesystem::create_directories(run_dir + "/heartbeats", error);
+  if (error) throw IoError(str_cat("cannot create '", run_dir, "/heartbeats': ", error.message()));
+  fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+  if (fd_ < 0) throw IoError(str_cat("cannot create '", path, "': ", std::strerror(errno)));
+  struct stat info {};
+  if (::fstat(fd_, &info) == 0 && info.st_size >= static_cast<off_t>(kLineBytes)) return;
+  // Its room on a disk that is about to be full.
+  const std::string blank(kLineBytes, ' ');
+  const ssize_t n = ::pwrite(fd_, blank.data(), blank.size(), 0);
+  const int why = n < 0 ? errno : ENOSPC;
+  if (n == static_cast<ssize_t>(blank.size())) return;
+  ::close(fd_);
+  throw IoError(str_cat("cannot write '", path, "': ", std::strerror(why)));
 }
 
 HeartbeatFile::~HeartbeatFile() {
-  if (fd_ >= 0) ::close(fd_);
+  ::close(fd_);
 }
 
 void HeartbeatFile::write(const Heartbeat& h) noexcept {
-  if (fd_ < 0) return;
   char line[kLineBytes + 1];
   const int n = std::snprintf(
       line, sizeof(line), "launch %llu rank %d host %.64s pid %d count %llu section %d step %lld limit %.3f",

@@ -42,9 +42,11 @@ struct Death {
 [[nodiscard]] std::string host_name();
 
 // The heartbeat of one rank. Plain pwrite of one small line: nothing to be lost, nothing synced, and unlike a
-// mapped page a full disk does not kill the writer. Never throws; what cannot be written is not seen.
+// mapped page a full disk does not kill the writer. `write` never throws; what cannot be written is not seen.
 class HeartbeatFile {
  public:
+  // Makes the file with room for the line. Throws IoError where it cannot: the supervisor would take a rank
+  // that nobody sees for one that hangs.
   HeartbeatFile(const std::string& run_dir, int rank);
   ~HeartbeatFile();
   HeartbeatFile(const HeartbeatFile&) = delete;

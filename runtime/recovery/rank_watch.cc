@@ -44,12 +44,13 @@ void RankWatch::start(const RecoverySection& limits) {
 void RankWatch::report_to(const std::string& run_dir, uint64_t generation,
                           const std::vector<FaultPoint>& faults) {
   beat_.generation = generation;
-  file_ = std::make_unique<HeartbeatFile>(run_dir, rank_);
-  faults_ = FaultPoints(faults, rank_, generation);
   {
     const std::lock_guard lock(mutex_);
     run_dir_ = run_dir;
+    state_.generation = generation;
   }
+  file_ = std::make_unique<HeartbeatFile>(run_dir, rank_);
+  faults_ = FaultPoints(faults, rank_, generation);
   enter(beat_.section, beat_.step);
 }
 

@@ -34,6 +34,7 @@ class RankWatch {
   // Starts the limits, in section kSetup. After place_rank_on_host, whose binding the thread takes over.
   void start(const RecoverySection& limits);
   // From here on heartbeat and cause of death go to the run directory, which launch `generation` owns.
+  // Throws IoError where no heartbeat can be written.
   void report_to(const std::string& run_dir, uint64_t generation, const std::vector<FaultPoint>& faults);
 
   // This rank comes to `section`, `done` steps being done.

@@ -245,6 +245,26 @@ class BadInput(harness.EndToEnd):
     def test_run_directory_that_cannot_be_made(self):
         self.refused(IO, ["/proc/no-such"], run_dir="/proc/no-such/run")
 
+    def test_run_directory_without_room_for_heartbeats(self):
+        """The supervisor would wait for them in vain."""
+        folder = self.path("no-heartbeats")
+        shutil.copytree(self.path("saved"), folder)
+        shutil.rmtree(os.path.join(folder, "heartbeats"))
+        with open(os.path.join(folder, "heartbeats"), "w") as file:
+            file.write("mine")
+        self.refused(IO, ["no-heartbeats/heartbeats"], run_dir=folder)
+        again = harness.pesc(0, "launch", "-n", 2, "--", "train", *self.experiment(
+            "no-heartbeats", tp=2, ep=2, train__steps=4, train__global_batch=8, train__micro_batch=8,
+            recovery__max_restarts=0), seconds=SECONDS)
+        self.assertEqual(again.code, IO, str(again))
+        self.assertRegex(again.err, r"rank 0 on .* exit code 74: cannot create .*no-heartbeats/heartbeats")
+
+    def test_launch_without_mpirun(self):
+        result = harness.pesc(0, "launch", "-n", 2, "--", "train", *self.experiment("without-mpirun"),
+                              prefix=("env", "PATH=" + self.path("no-programs")), seconds=SECONDS)
+        self.assert_refused(result, USAGE, "mpirun is not in PATH")
+        self.assertFalse(os.path.exists(self.path("without-mpirun")))
+
     def test_run_directory_of_somebody_else(self):
         folder = self.path("letters")
         os.makedirs(folder)

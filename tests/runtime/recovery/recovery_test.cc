@@ -105,6 +105,20 @@ TEST_F(RecoveryTest, HeartbeatsComeBackAsWrittenAndOnlyThoseOfTheLaunch) {
   EXPECT_EQ(found[0].limit, 10);
 }
 
+TEST_F(RecoveryTest, AHeartbeatThatCannotBeWrittenIsAnError) {
+  std::ofstream(run_dir_ + "/heartbeats") << "no directory";
+  EXPECT_THROW(HeartbeatFile(run_dir_, 0), IoError);
+  RankWatch watch(0, 1, {});
+  EXPECT_THROW(watch.report_to(run_dir_, 1, {}), IoError);
+  std::filesystem::remove(run_dir_ + "/heartbeats");
+  std::filesystem::create_directories(run_dir_ + "/heartbeats");
+  std::filesystem::create_symlink("/dev/full", run_dir_ + "/heartbeats/rank-0");
+  EXPECT_THROW(HeartbeatFile(run_dir_, 0), IoError);  // a link is not followed
+  EXPECT_NO_THROW(HeartbeatFile(run_dir_, 1));
+  EXPECT_EQ(std::filesystem::file_size(run_dir_ + "/heartbeats/rank-1"), 256U);
+  EXPECT_TRUE(read_heartbeats(run_dir_, 2, 0).empty());
+}
+
 TEST_F(RecoveryTest, DamagedFilesAreNotSeen) {
   std::filesystem::create_directories(run_dir_ + "/heartbeats");
   std::filesystem::create_directories(run_dir_ + "/deaths");
