@@ -93,6 +93,16 @@ class QuickStartData(unittest.TestCase):
         self.assertGreater(len(text), 20e6)
         for part in ("#" * 2, "Human", "Assistant", "System", "?"):  # no question either
             self.assertNotIn(part, text)
+        # The vocabulary is made from the training rows as well, a line of text a line, but not from those held out.
+        with open(os.path.join(folder, "tokenizer.txt"), encoding="utf-8") as file:
+            lines = set(file.read().split("\n"))
+        apart = re.compile(r"(?<=\d)(?=[^\w\s])|(?<=[^\w\s])(?=\d)")
+        asked = lambda rows: {"(" + apart.sub("x", row["conversation"][0]["input"]) for row in rows
+                              if "\n" not in row["conversation"][0]["input"]}
+        self.assertLessEqual(asked(harness.read_jsonl(os.path.join(folder, "train.jsonl"))), lines)
+        held_out = asked(row for rows in self.held_out.values() for row in rows)
+        self.assertGreater(len(held_out), 150)
+        self.assertFalse(held_out & lines)
         flat = normal(text)
         lists = set(re.findall(r"(?:list|words): ([a-z ]+)\.", text))
         programs = set(re.findall(r"^(\w+ = .*\n.*(?:\n.*)?)\n# prints", text, re.M))

@@ -5,6 +5,7 @@ that loads again, LoRA alone trains, bad rows can be skipped.
 import json
 import os
 import subprocess
+import sys
 
 import harness
 
@@ -151,6 +152,21 @@ class Verbs(harness.EndToEnd):
         with open(base, encoding="utf-8") as file:
             dense = json.load(file)
         self.assertGreater(dense["datasets"]["all"]["held_out_loss"], one["datasets"]["all"]["held_out_loss"] + 0.5)
+        self.check_report(base, dense, self.path("eval-1.json"), one)
+
+    def check_report(self, before_path, before, after_path, after):
+        """What the quick start ends with."""
+        report = subprocess.run([sys.executable, os.path.join(os.path.dirname(harness.QUICKSTART), "report.py"), before_path,
+                                 after_path], check=True, text=True, capture_output=True).stdout
+        for name in sorted(DOMAINS) + ["all"]:
+            b, a = before["datasets"][name], after["datasets"][name]
+            self.assertRegex(report, r"(?m)^%s +%.3f +%.3f +%.3f +%.3f +%d$" % (
+                name, b["held_out_loss"], a["held_out_loss"], b["exact_match"], a["exact_match"], a["rows"]))
+        for name in DOMAINS:
+            self.assertRegex(report, r"(?m)^%s +%s$" % (name, " +".join("%.3f" % s for s in after["datasets"][name]["expert_share"])))
+        for sample in after["samples"]:
+            self.assertIn("[%s] %s\n  answer:   %s\n  expected: %s\n" % tuple(
+                sample[key] for key in ("dataset", "question", "answer", "expected")), report)
 
     def held_out_loss(self, run):
         losses = [r["held_out_loss"] for r in harness.read_jsonl(self.path(run, "metrics.jsonl")) if "held_out_loss" in r]

@@ -177,6 +177,30 @@ TEST(Dropout, AddUsesTheSameMaskAndAliasingIsAllowed) {
   EXPECT_EQ(in, y);
 }
 
+// The mask of the gradient is that of the value: d <dropout(x), g> / dx = dropout(g).
+TEST(Dropout, ItIsItsOwnDerivative) {
+  Case c(6);
+  auto x = random_values(6 * 24);
+  const auto g = random_values(6 * 24 + 1);
+  const std::vector<float> dy(g.begin() + 1, g.end());
+  const auto dx = apply(c.dropout, dy, 6, 24);
+  const auto loss = [&] {
+    const auto y = apply(c.dropout, x, 6, 24);
+    double total = 0;
+    for (size_t i = 0; i < y.size(); ++i) total += static_cast<double>(y[i]) * dy[i];
+    return total;
+  };
+  for (size_t i = 0; i < x.size(); ++i) {
+    const float kept = x[i];
+    x[i] = kept + 0.5F;
+    const double above = loss();
+    x[i] = kept - 0.5F;
+    const double below = loss();
+    x[i] = kept;
+    ASSERT_NEAR(dx[i], above - below, 1e-4) << i;
+  }
+}
+
 TEST(Dropout, ResidualIsTheSumAndTheMaskedAddend) {
   for (const float rate : {0.3F, 0.0F}) {
     Case c(6, rate);

@@ -123,6 +123,33 @@ TEST(Gemm, LinearForwardAndBackward) {
   }
 }
 
+TEST(Gemm, LinearBackwardIsTheDerivative) {
+  Stream stream(Device{});
+  HostMatrix x = HostMatrix::normal(5, 4, 1, 2);
+  HostMatrix w = HostMatrix::normal(6, 4, 2, 1);
+  const HostMatrix dy = HostMatrix::normal(5, 6, 3);
+  HostMatrix y(5, 6), dx(5, 4), dw(6, 4);
+  linear_backward_input(stream, dy.view, w.view, dx.view, 0.5F);
+  linear_backward_weight(stream, dy.view, x.view, dw.view, 0.5F);
+  const auto loss = [&](const Matrix64& a, const Matrix64& b) {  // <a b^T / 2, dy>
+    double total = 0;
+    for (int64_t t = 0; t < 5; ++t)
+      for (int64_t o = 0; o < 6; ++o)
+        for (int64_t i = 0; i < 4; ++i) total += 0.5 * a(t, i) * b(o, i) * dy(t, o);
+    return total;
+  };
+  const auto of_x = [&](const Matrix64& a) { return loss(a, Matrix64(w)); };
+  const auto of_w = [&](const Matrix64& b) { return loss(Matrix64(x), b); };
+  EXPECT_LT(relative_error(dx, finite_differences(Matrix64(x), of_x)), 1e-5);
+  EXPECT_LT(relative_error(dw, finite_differences(Matrix64(w), of_w)), 1e-5);
+  const auto run = [&] {
+    linear_forward(stream, x.view, w.view, y.view, 0.5F);
+    return dot(y.values(), dy.values());
+  };
+  EXPECT_LT(relative_error(dx, finite_differences_f32(x, run)), 1e-2);
+  EXPECT_LT(relative_error(dw, finite_differences_f32(w, run)), 1e-2);
+}
+
 TEST(Gemm, FromElsewhere) {
   Stream stream(Device{.threads = 2});
   const HostMatrix a = HostMatrix::normal(70, 20, 1), b = HostMatrix::normal(20, 33, 2);

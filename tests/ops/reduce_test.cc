@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tests/ops/host_matrix.h"
+#include "tests/ops/reference.h"
 
 namespace pesc {
 namespace {
@@ -72,6 +73,28 @@ TEST(Reduce, BiasAndItsBackward) {
       ASSERT_NEAR(bias(0, c), sum, 1e-4 * (1 + std::abs(sum)));
     }
   }
+}
+
+TEST(Reduce, BiasBackwardIsTheDerivative) {
+  Stream stream(Device{});
+  HostMatrix bias = HostMatrix::normal(1, 6, 1);
+  const HostMatrix x = HostMatrix::normal(7, 6, 2);
+  const HostMatrix dy = HostMatrix::normal(7, 6, 3, 1);
+  HostMatrix dbias(1, 6);
+  bias_backward(stream, dy.view, dbias.view);
+  const auto loss = [&](const Matrix64& b) {
+    double total = 0;
+    for (int64_t r = 0; r < 7; ++r)
+      for (int64_t c = 0; c < 6; ++c) total += (x(r, c) + b(0, c)) * dy(r, c);
+    return total;
+  };
+  EXPECT_LT(relative_error(dbias, finite_differences(Matrix64(bias), loss)), 1e-5);
+  const auto run = [&] {
+    HostMatrix y = x;
+    add_bias(stream, bias.view, y.view);
+    return dot(y.values(), dy.values());
+  };
+  EXPECT_LT(relative_error(dbias, finite_differences_f32(bias, run)), 1e-2);
 }
 
 TEST(Reduce, GatherAndScatterAdd) {
