@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs every test.
 #
-#   tests/run.sh              everything; about half an hour on two cores, cold
+#   tests/run.sh              everything; 30 to 45 minutes on two cores, cold
 #   tests/run.sh quick        without sanitizers, fuzzing and the long runs: what one runs while working
 set -euo pipefail
 cd "$(dirname "$0")/.."
