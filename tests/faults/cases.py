@@ -370,7 +370,7 @@ def under_slurm(name, fault, how, oracles):
 CASES = [
     saves.kill_at_every_call, saves.kill_one_of_two_ranks, chosen_moments, hang, saves.full_disk, saves.disk_errors,
     saves.lost_bytes, saves.read_errors, damage, leftovers, two_supervisors,
-    elsewhere("cut_off", "node cut off", "network namespaces", "end_to_end.hosts", "O1, noticed < 10 s"),
+    elsewhere("cut_off", "node cut off", "network namespaces", "end_to_end.hosts", "O1 on the same layout, noticed < 10 s"),
     elsewhere("mpirun_of_two_hosts", "mpirun of two hosts killed", "SIGKILL", "end_to_end.hosts", "O1 O4 on both hosts"),
     elsewhere("failing_host", "a host on which ranks die in every launch", "SIGKILL of one rank, always", "end_to_end.hosts",
               "left out after 2 launches in a row"),

@@ -13,7 +13,8 @@ import subprocess
 
 TABLE = "tests/faults/MATRIX.md"
 MADE_BY = ("tests/faults", "tests/end_to_end/launch_test.py", "tests/end_to_end/launch_stops.py", "tests/end_to_end/hosts_test.py",
-           "tests/end_to_end/slurm_test.py", ":!" + TABLE, ":!tests/faults/save_stall.py", ":!tests/faults/committed_test.py")
+           "tests/end_to_end/slurm_test.py", "tests/end_to_end/bad_input_test.py", "tests/end_to_end/harness.py", "cluster/rigs",
+           "cluster/slurm", ":!" + TABLE, ":!tests/faults/save_stall.py", ":!tests/faults/committed_test.py")
 SYSTEM = ("configs/schema", "runtime", "launcher", "parallel", "ops", "model", "cluster", ":!*.md")
 
 

@@ -86,8 +86,8 @@ def hostile_safetensors(rig, row, log):
 
 
 @line("hostile config, tokenizer, index (`../`, absolute path, symlink out of the folder, FIFO)",
-      "as the model of `pesc train` on one and on four ranks (bad_input_test.py: %s); hf_folder_test.cc, config_json_test.cc, "
-      "tokenizer_test.cc, filesystem_test.cc" % ", ".join(FOLDERS), "O3, refused before it is opened")
+      "as the model of `pesc train`, FIFOs on four ranks, links and paths on one, as the experiment on both (bad_input_test.py: "
+      "%s); the tokenizer: tokenizer_test.cc; hf_folder_test.cc, config_json_test.cc, filesystem_test.cc" % ", ".join(FOLDERS), "O3, refused before it is opened")
 def hostile_folder(rig, row, log):
     bad_input_test.BadInput.setUpClass()
     try:
