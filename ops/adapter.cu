@@ -46,8 +46,9 @@ void check(const Args& args) {
   PESC_CHECK(count <= args.weights.size(), count, " assignments of ", args.weights.size(), " slots");
   for (int64_t i = 0; i < count; ++i) {
     const auto at = static_cast<size_t>(i);
-    PESC_CHECK(0 <= groups.slot[at] && groups.slot[at] < args.weights.size() &&
-                   groups.row[at] == groups.slot[at] / args.weights.cols,
+    const int64_t first = groups.row[at] * args.weights.cols;  // of the row's slots
+    PESC_CHECK(0 <= groups.slot[at] && groups.slot[at] < args.weights.size() && first <= groups.slot[at] &&
+                   groups.slot[at] < first + args.weights.cols,
                "assignment ", i, " of row ", groups.row[at], ", slot ", groups.slot[at]);
   }
 }
