@@ -71,7 +71,8 @@ fi
 
 say "tests, $([[ $mps == yes ]] && echo "with" || echo "without") a multi-process service of their own"
 status=0
-ctest --test-dir "$build" -L gpu -R "${only:-.}" --output-on-failure -j 8 > "$logs/ctest.log" 2>&1 || status=1
+[[ $mps == yes ]] && ranks=$(nproc) || ranks=8
+ctest --test-dir "$build" -L gpu -R "${only:-.}" --output-on-failure -j "$ranks" > "$logs/ctest.log" 2>&1 || status=1
 grep -E 'Failure|FAIL|NOT OK|error:|Error|relative|what\(\)' "$logs/ctest.log" | head -60 || true
 grep -E '^ *[0-9]+/[0-9]+ Test' "$logs/ctest.log" | sed 's/ \.\.*/ /' || true
 if grep -q '\*\*\*Skipped' "$logs/ctest.log"; then
