@@ -96,7 +96,7 @@ class Check {
   [[nodiscard]] const Mesh& mesh() const { return ranks_.mesh(); }
   [[nodiscard]] Communicator& world() const { return ranks_.world(); }
 
-  std::unique_ptr<Decoder> make(const PescConfig& pesc) {
+  std::unique_ptr<Decoder> make(const PescConfig& pesc, DType compute) {
     DecoderOptions o;
     o.device = device_;
     o.capacity.max_tokens = split_range(case_.batch, mesh().dp(), 0).size() * case_.seq;
@@ -104,7 +104,7 @@ class Check {
     o.capacity.exchange_headroom = headroom_;
     o.capacity.exchange_chunks = chunks_;
     o.max_positions = case_.seq;
-    o.compute = compute_;
+    o.compute = compute;
     std::unique_ptr<Decoder> d;
     together(world(), [&] {
       d = std::make_unique<Decoder>(case_.model, pesc, mesh(), ranks_.groups(), o);
@@ -142,7 +142,7 @@ class Check {
   void dense() {
     PescConfig plain;
     plain.mode = TrainMode::kLora;
-    const auto d = make(plain);
+    const auto d = make(plain, compute_);
     d->forward(batch_, {.kind = PassKind::kEval});
     report_.compare("dense.logits", bounds_.logits, all_logits(*d), expected_.floats("dense.logits"),
                     "dense.logits");
@@ -182,9 +182,14 @@ class Check {
     return sum.finish(world());
   }
 
-  void pesc() {
-    const auto d = make(case_.pesc);
+  std::unique_ptr<Decoder> make_pesc(DType compute) {
+    auto d = make(case_.pesc, compute);
     together(world(), [&] { load_pesc(*d); });
+    return d;
+  }
+
+  void pesc() {
+    const auto d = make_pesc(compute_);
     d->forward(batch_, {});
     rounds_ = d->exchange_rounds();
     routing(*d);
@@ -194,8 +199,35 @@ class Check {
     report_.compare("top_weights", bounds_.weights, weights_of(*d), expected_.floats("pesc.top_weights"),
                     "pesc.top_weights");
     curve(*d);
-    const Tensors final = assemble(world(), *d, [](const Parameter& p) { return p.value; });
-    compare_tensors("final", "final.", bounds_.final, final);
+    if (compute_ == DType::kBF16) {
+      final(*steps_of_float32());
+    } else {
+      final(*d);
+    }
+  }
+
+  void final(Decoder& d) {
+    compare_tensors("final", "final.", bounds_.final,
+                    assemble(world(), d, [](const Parameter& p) { return p.value; }));
+  }
+
+  // All steps in bf16, with the choices of experts of the same steps in float32.
+  std::unique_ptr<Decoder> steps_of_float32() {
+    StepChoices choices;
+    const auto steps = [&](DType compute) {
+      auto d = make_pesc(compute);
+      for (int64_t step = 0; step < case_.steps; ++step) {
+        choices.at_step(step, compute == DType::kF32);
+        update(*d, step, forward_backward(*d, &choices));
+      }
+      return d;
+    };
+    steps(DType::kF32);
+    return steps(DType::kBF16);
+  }
+
+  void update(Decoder& d, int64_t step, double norm) {
+    optimizer_step(d, case_.adamw, case_.lr, step + 1, norm);
   }
 
   // Routing is recorded per slice, so every rank's real tokens in rank order are the batch in order.
@@ -245,7 +277,7 @@ class Check {
         report_.compare(kNames[i], i == 2 ? bounds_.norm : bounds_.curve, {static_cast<float>(got[i])},
                         {want[static_cast<size_t>(step) * 3 + i]}, str_cat("step ", step));
       }
-      optimizer_step(d, case_.adamw, case_.lr, step + 1, norm);
+      update(d, step, norm);
     }
   }
 
