@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs every test.
 #
-#   tests/run.sh              everything; 30 to 45 minutes on two cores, cold
+#   tests/run.sh              everything; 30 to 40 minutes on two cores, cold
 #   tests/run.sh quick        without sanitizers, fuzzing and the long runs: what one runs while working
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,7 +18,7 @@ jobs=$(nproc)
 
 # These make hosts, a Slurm cluster and a full disk in namespaces of their own.
 needs_root='^(end_to_end\.(hosts|slurm)|faults\.matrix)$'
-trap 'kill ${sudo_fresh:-} 2> /dev/null || true; [[ -z ${builds:-} ]] || kill -- "-$builds" 2> /dev/null || true' EXIT
+trap 'kill ${sudo_fresh:-} 2> /dev/null || true; [[ -z ${sanitizers:-} ]] || kill -- "-$sanitizers" 2> /dev/null || true' EXIT
 if [[ $mode == all && $(id -u) != 0 ]]; then
   if ! { command -v sudo > /dev/null && sudo -v; }; then
     echo "tests/run.sh: some tests need root: run this as root or as a user who may sudo, or run tests/run.sh quick" >&2
@@ -79,43 +79,36 @@ if [[ $mode == quick ]]; then
   exit 0
 fi
 # Those that wait for most of their time run beside what computes: Slurm beside the replay (or, where only sudo makes root,
-# with the next), the hosts and the fault matrix, whose bounds are in seconds, beside a build that takes only
-# what they leave. Speed (faults.save_stall) is measured alone: it asks ctest for both cores.
-beside_builds='^(end_to_end\.hosts|faults\.matrix)$'
-[[ $(id -u) == 0 ]] || beside_builds=$needs_root
+# with the next), the hosts and the fault matrix, whose bounds are in seconds, beside what takes only what they leave: the
+# sanitizers' builds and short tests.
+beside_sanitizers='^(end_to_end\.hosts|faults\.matrix)$'
+[[ $(id -u) == 0 ]] || beside_sanitizers=$needs_root
 longest='^end_to_end\.(replay|slurm)$'
 if [[ $(id -u) == 0 ]]; then release_tests -R "$longest" -j 2; else release_tests -R '^end_to_end\.replay$'; fi
-release_tests -L 'slow|long' -E "$beside_builds|$longest" -j 2
+release_tests -L 'slow|long' -E "$beside_sanitizers|$longest" -j 2
 
-say "hosts and faults; beside them the sanitizers' and the fuzzers' builds"
+say "hosts and faults; beside them the sanitizers' and fuzzers' builds, and the short tests there"
 lowest=(nice -n 19)
 ionice -c 3 true 2> /dev/null && lowest+=(ionice -c 3)
 # A session of its own: Linux shares the cores between sessions first, by the nice value of each.
-# shellcheck disable=SC2016  # $1 is that shell's
-setsid "${lowest[@]}" bash -c '
-  echo 19 2> /dev/null > /proc/self/autogroup || true
-  cmake --preset asan-ubsan -DPESC_BUILD_TESTS=ON && cmake --build --preset asan-ubsan -j "$1" &&
-    cmake --preset fuzz && cmake --build --preset fuzz -j "$1"' build "$jobs" > build/beside.log 2>&1 &
-builds=$!
-release_tests_as_root -R "$beside_builds"
+setsid "${lowest[@]}" bash -c 'echo 19 2> /dev/null > /proc/self/autogroup || true; exec tests/sanitizers.sh short' \
+  > build/sanitizers.log 2>&1 &
+sanitizers=$!
+release_tests_as_root -R "$beside_sanitizers"
 no_other_skips build/release
-say "the rest of these builds"
-wait "$builds" || {
-  echo "tests/run.sh: the sanitizers' or the fuzzers' build failed; the end of build/beside.log:" >&2
-  tail -n 200 build/beside.log >&2
+say "the rest of these"
+code=0
+wait "$sanitizers" || code=$?
+sanitizers=
+if [[ $code != 0 ]]; then
+  echo "tests/run.sh: tests/sanitizers.sh short ended with $code; the end of build/sanitizers.log:" >&2
+  tail -n 200 build/sanitizers.log >&2
   exit 1
-}
-builds=
-
-say "address and undefined-behaviour sanitizers"
-export LSAN_OPTIONS="suppressions=$PWD/tests/lsan.supp:print_suppressions=0" UBSAN_OPTIONS=print_stacktrace=1
-ctest --test-dir build/asan-ubsan --output-on-failure --no-tests=error -LE 'long|slow' -j "$jobs" |
-  tee build/asan-ubsan/ctest.log
-# The program itself. Open MPI keeps memory to its end, so leaks are the business of the tests above.
-ASAN_OPTIONS=detect_leaks=0 ctest --test-dir build/asan-ubsan --output-on-failure --no-tests=error -L program -j "$jobs" |
-  tee -a build/asan-ubsan/ctest.log
+fi
+grep -vE '^\[[0-9]+/[0-9]+\] ' build/sanitizers.log
+say "the program under the sanitizers"
+tests/sanitizers.sh program
 no_other_skips build/asan-ubsan
-unset LSAN_OPTIONS UBSAN_OPTIONS
 
 say "fuzzing, 60 s each; 1 s and 512 MB an input"
 pids=()
