@@ -1,15 +1,19 @@
 // Attention by cuDNN's fused kernels, through graphs of its frontend: see ops/attention_library.h.
 //
-// A graph is built once per shape and kept. The backward is the deterministic one, which stores the scores'
-// gradients, 2 HQ L^2 bytes a sequence: a call takes as many sequences as kLibraryBackwardBytes hold.
-#include <cudnn_frontend.h>
-
+// Sequences of one length that is a multiple of 128 are a dense batch. All others are ragged ones: groups of
+// neighbours, in graphs for so many sequences (a power of two) of up to so many tokens, so that real batches,
+// no two of which are alike, have few graphs. A graph is built once and kept. The backward is the
+// deterministic one, which stores the scores' gradients, 2 HQ L^2 bytes a sequence: a call takes as many
+// sequences as kLibraryBackwardBytes hold.
 #include <algorithm>
-#include <array>
+#include <bit>
+#include <limits>
 #include <map>
 #include <memory>
 #include <unordered_map>
+#include <vector>
 
+#include "ops/attention_graphs.h"
 #include "ops/attention_library.h"
 #include "ops/core/queue.h"
 
@@ -17,92 +21,17 @@ namespace pesc::cuda {
 namespace {
 
 namespace fe = cudnn_frontend;
-using fe::graph::Graph;
-using fe::graph::Tensor_attributes;
-using TensorPtr = std::shared_ptr<Tensor_attributes>;
-
-// Names of tensors towards the library.
-enum Uid : int64_t { kQ = 1, kK, kV, kOut, kStats, kDout, kDq, kDk, kDv };
-
-// `batch` sequences of `length` tokens; rows of q, k, v (and their gradients) and of out (and its) so many
-// elements apart.
-struct Shape {
-  int64_t batch, length, q_heads, kv_heads, head_dim, ld_qkv, ld_out;
-  float scale;
-  auto operator<=>(const Shape&) const = default;
-};
+using Shape = AttentionGraphShape;
 
 struct Plan {
-  std::shared_ptr<Graph> graph;
+  std::shared_ptr<fe::graph::Graph> graph;
   int64_t workspace = 0;
 };
 
-TensorPtr heads_tensor(Graph& graph, Uid uid, const Shape& s, int64_t heads, int64_t ld) {
-  return graph.tensor(Tensor_attributes()
-                          .set_uid(uid)
-                          .set_dim({s.batch, heads, s.length, s.head_dim})
-                          .set_stride({s.length * ld, s.head_dim, ld, 1}));
-}
+constexpr int64_t kTile = 128;  // tokens: the library's kernels divide sequences by it
 
-void set_output(const TensorPtr& t, Uid uid, const Shape& s, int64_t heads, int64_t ld) {
-  t->set_output(true)
-      .set_uid(uid)
-      .set_dim({s.batch, heads, s.length, s.head_dim})
-      .set_stride({s.length * ld, s.head_dim, ld, 1});
-}
-
-std::shared_ptr<Graph> new_graph() {
-  auto graph = std::make_shared<Graph>();
-  graph->set_io_data_type(fe::DataType_t::BFLOAT16)
-      .set_intermediate_data_type(fe::DataType_t::FLOAT)
-      .set_compute_data_type(fe::DataType_t::FLOAT);
-  return graph;
-}
-
-std::shared_ptr<Graph> forward_graph(const Shape& s) {
-  auto graph = new_graph();
-  const auto [out, stats] = graph->sdpa(heads_tensor(*graph, kQ, s, s.q_heads, s.ld_qkv),
-                                        heads_tensor(*graph, kK, s, s.kv_heads, s.ld_qkv),
-                                        heads_tensor(*graph, kV, s, s.kv_heads, s.ld_qkv),
-                                        fe::graph::SDPA_attributes()
-                                            .set_name("attention_forward")
-                                            .set_generate_stats(true)
-                                            .set_attn_scale(s.scale)
-                                            .set_diagonal_alignment(fe::DiagonalAlignment_t::TOP_LEFT)
-                                            .set_diagonal_band_right_bound(0));
-  set_output(out, kOut, s, s.q_heads, s.ld_out);
-  stats->set_output(true)
-      .set_uid(kStats)
-      .set_data_type(fe::DataType_t::FLOAT)
-      .set_dim({s.batch, s.q_heads, s.length, 1})
-      .set_stride({s.q_heads * s.length, s.length, 1, 1});
-  return graph;
-}
-
-std::shared_ptr<Graph> backward_graph(const Shape& s) {
-  auto graph = new_graph();
-  const TensorPtr stats = graph->tensor(Tensor_attributes()
-                                            .set_uid(kStats)
-                                            .set_data_type(fe::DataType_t::FLOAT)
-                                            .set_dim({s.batch, s.q_heads, s.length, 1})
-                                            .set_stride({s.q_heads * s.length, s.length, 1, 1}));
-  const auto [dq, dk, dv] = graph->sdpa_backward(
-      heads_tensor(*graph, kQ, s, s.q_heads, s.ld_qkv), heads_tensor(*graph, kK, s, s.kv_heads, s.ld_qkv),
-      heads_tensor(*graph, kV, s, s.kv_heads, s.ld_qkv), heads_tensor(*graph, kOut, s, s.q_heads, s.ld_out),
-      heads_tensor(*graph, kDout, s, s.q_heads, s.ld_out), stats,
-      fe::graph::SDPA_backward_attributes()
-          .set_name("attention_backward")
-          .set_attn_scale(s.scale)
-          .set_diagonal_alignment(fe::DiagonalAlignment_t::TOP_LEFT)
-          .set_diagonal_band_right_bound(0)
-          .set_deterministic_algorithm(true));
-  set_output(dq, kDq, s, s.q_heads, s.ld_qkv);
-  set_output(dk, kDk, s, s.kv_heads, s.ld_qkv);
-  set_output(dv, kDv, s, s.kv_heads, s.ld_qkv);
-  return graph;
-}
-
-// The first sequence's start and the common length of segments that the library takes; length 0: it does not.
+// The first sequence's start and the common length of segments that are a dense batch; length 0: they are
+// not.
 struct Uniform {
   int64_t begin = 0, length = 0;
 };
@@ -110,6 +39,7 @@ struct Uniform {
 Uniform uniform(std::span<const AttentionSegment> segments) {
   if (segments.empty()) return {};
   const AttentionSegment& first = segments.front();
+  if (first.q_len % kTile != 0) return {};
   for (size_t i = 0; i < segments.size(); ++i) {
     const AttentionSegment& s = segments[i];
     const int64_t begin = first.q_begin + static_cast<int64_t>(i) * first.q_len;
@@ -130,6 +60,52 @@ bool acceptable(const AttentionShape& shape, const Tensor& q, const Tensor& k, c
   return q.dtype == DType::kBF16 && shape.head_dim % 8 == 0 && shape.head_dim <= kLibraryMaxHeadDim && places;
 }
 
+// Neighbours of a ragged batch that go together, and the graphs' shape.
+struct Group {
+  size_t begin, end;
+  Shape shape;
+};
+
+// The steps of lengths that graphs are made for: 128, 256, 384, 512, 768, 1024, 1536, ...
+int64_t step_up(int64_t length) {
+  int64_t step = kTile;
+  while (step < length && !(step > kTile && step * 3 / 2 >= length)) step *= 2;
+  return step >= length ? step : step * 3 / 2;
+}
+
+// Empty: not the library's. The same for the same segments, forward and backward.
+std::vector<Group> ragged_groups(const AttentionShape& heads, std::span<const AttentionSegment> segments,
+                                 const Tensor& q, const Tensor& out, const Arena& scratch) {
+  constexpr int64_t kMostElements = std::numeric_limits<int32_t>::max();
+  if (q.rows * std::max({q.ld, out.ld, heads.q_heads}) > kMostElements) return {};
+  const auto length_of = [&](const AttentionSegment& s) {
+    const int64_t step = step_up(s.q_len);
+    const bool fits = library_sequence_bytes(heads, step) < scratch.capacity();
+    return fits ? step : (s.q_len + kTile - 1) / kTile * kTile;
+  };
+  std::vector<Group> groups;
+  for (size_t i = 0; i < segments.size(); ++i) {
+    const AttentionSegment& s = segments[i];
+    if (s.kv_begin != s.q_begin || s.kv_len != s.q_len) return {};
+    const int64_t length = length_of(s);
+    if (!groups.empty()) {
+      Group& last = groups.back();
+      const int64_t longest = std::max(length, last.shape.length);
+      const auto batch = static_cast<int64_t>(std::bit_ceil(i + 1 - last.begin));
+      if (batch * library_sequence_bytes(heads, longest) <= kLibraryBackwardBytes) {
+        last.end = i + 1;
+        last.shape.batch = batch;
+        last.shape.length = longest;
+        continue;
+      }
+    }
+    groups.push_back(
+        {i, i + 1,
+         Shape{1, length, heads.q_heads, heads.kv_heads, heads.head_dim, q.ld, out.ld, heads.scale, true}});
+  }
+  return groups;
+}
+
 void* at_row(const Tensor& t, int64_t row) {
   return t.row_range(row, t.rows).data;
 }
@@ -139,7 +115,8 @@ void* at_row(const Tensor& t, int64_t row) {
 struct AttentionCache {
   cudnnHandle_t handle = nullptr;
   std::map<Shape, Plan> forward, backward;
-  std::string refusal;  // why a shape got no plan
+  std::map<Shape, bool> ragged;  // whether both were there, and had room, at the first forward
+  std::string refusal;           // why a shape got no plan
 
   AttentionCache() = default;
   AttentionCache(const AttentionCache&) = delete;
@@ -170,15 +147,16 @@ AttentionCache& cache_of(const Stream& stream) {
 
 // The plan of a shape; one without a graph where the library has none, which `refusal` then explains.
 const Plan& plan_of(AttentionCache& cache, std::map<Shape, Plan>& plans, const Shape& shape,
-                    std::shared_ptr<Graph> (*make)(const Shape&)) {
+                    std::shared_ptr<fe::graph::Graph> (*make)(const Shape&)) {
   const auto found = plans.find(shape);
   if (found != plans.end()) return found->second;
   Plan plan{make(shape), 0};
   auto status = plan.graph->build(cache.handle, {fe::HeurMode_t::A});
   if (status.is_good()) status = plan.graph->get_workspace_size(plan.workspace);
   if (status.is_bad()) {
-    cache.refusal = str_cat(shape.batch, " sequences of ", shape.length, ", ", shape.q_heads, "/",
-                            shape.kv_heads, " heads of ", shape.head_dim, ": ", status.get_message());
+    cache.refusal = str_cat(shape.batch, shape.ragged ? " ragged sequences of up to " : " sequences of ",
+                            shape.length, ", ", shape.q_heads, "/", shape.kv_heads, " heads of ",
+                            shape.head_dim, ": ", status.get_message());
     plan = {};
   }
   return plans.emplace(shape, std::move(plan)).first->second;
@@ -203,7 +181,7 @@ int64_t backward_batch(AttentionCache& cache, const AttentionShape& heads, Shape
   shape.batch = std::clamp<int64_t>(kLibraryBackwardBytes / library_sequence_bytes(heads, shape.length), 1,
                                     shape.batch);
   for (; shape.batch >= 1; shape.batch /= 2) {
-    const Plan& plan = plan_of(cache, cache.backward, shape, backward_graph);
+    const Plan& plan = plan_of(cache, cache.backward, shape, attention_backward_graph);
     if (plan.graph != nullptr && plan.workspace <= free_bytes(scratch)) return shape.batch;
     if (plan.graph != nullptr)
       cache.refusal = str_cat("a backward of ", shape.batch, " sequences of ", shape.length, " wants ",
@@ -221,19 +199,115 @@ Shape shape_of(const AttentionShape& heads, std::span<const AttentionSegment> se
           heads.head_dim,
           ld_qkv,
           ld_out,
-          heads.scale};
+          heads.scale,
+          false};
+}
+
+// The numbers of a group in device memory, by the names that the graphs have for them.
+void add_places(Stream& stream, const Group& group, std::span<const AttentionSegment> segments,
+                Arena& scratch, std::unordered_map<int64_t, void*>& tensors) {
+  const auto batch = static_cast<size_t>(group.shape.batch);
+  std::vector<int32_t> numbers(batch, 0);
+  for (size_t i = group.begin; i < group.end; ++i) numbers[i - group.begin] = segments[i].q_len;
+  for (const int64_t width : {group.shape.ld_qkv, group.shape.ld_out, group.shape.q_heads}) {
+    for (size_t i = 0; i <= batch; ++i) {
+      const bool real = group.begin + i < group.end;
+      const AttentionSegment& s = segments[real ? group.begin + i : group.end - 1];
+      numbers.push_back(static_cast<int32_t>((s.q_begin + (real ? 0 : s.q_len)) * width));
+    }
+  }
+  const auto bytes = static_cast<int64_t>(numbers.size() * sizeof(int32_t));
+  auto* at = static_cast<int32_t*>(scratch.allocate(1, bytes, DType::kU8).data);
+  upload(stream.queue(), numbers.data(), at, bytes);
+  tensors[kLengthsQ] = tensors[kLengthsKv] = at;
+  tensors[kOffsetsQ] = tensors[kOffsetsK] = tensors[kOffsetsV] = at + batch;
+  tensors[kOffsetsOut] = at + batch + (batch + 1);
+  tensors[kOffsetsStats] = at + batch + 2 * (batch + 1);
+}
+
+constexpr int64_t kPlacesBytes = int64_t{64} << 10;  // more than the numbers of a group take
+
+bool ragged_taken(AttentionCache& cache, const Shape& shape, const Arena& scratch) {
+  const auto settled = cache.ragged.find(shape);
+  if (settled != cache.ragged.end()) return settled->second;
+  const Plan& forward = plan_of(cache, cache.forward, shape, attention_forward_graph);
+  const Plan& backward = plan_of(cache, cache.backward, shape, attention_backward_graph);
+  bool taken = forward.graph != nullptr && backward.graph != nullptr;
+  const int64_t most = std::max(forward.workspace, backward.workspace);
+  if (taken && most + kPlacesBytes > free_bytes(scratch)) {
+    cache.refusal = str_cat(shape.batch, " ragged sequences of up to ", shape.length, " want ", most,
+                            " bytes, and there are ", free_bytes(scratch));
+    taken = false;
+  }
+  return cache.ragged[shape] = taken;
+}
+
+bool ragged_forward(Stream& stream, AttentionCache& cache, const AttentionForward& args, Arena& scratch) {
+  const auto groups = ragged_groups(args.shape, args.segments, args.q, args.out, scratch);
+  if (groups.empty()) return false;
+  for (const Group& group : groups)
+    if (!ragged_taken(cache, group.shape, scratch)) return false;
+  for (const Group& group : groups) {
+    const Arena::Scope scope(scratch);
+    std::unordered_map<int64_t, void*> tensors{{kQ, args.q.data},
+                                               {kK, args.k.data},
+                                               {kV, args.v.data},
+                                               {kOut, args.out.data},
+                                               {kStats, args.lse.data}};
+    add_places(stream, group, args.segments, scratch, tensors);
+    execute(cache, cache.forward.at(group.shape), tensors, scratch);
+  }
+  return true;
+}
+
+void check_gradients(const AttentionBackward& args) {
+  PESC_CHECK(args.dq.ld == args.q.ld && args.dk.ld == args.q.ld && args.dv.ld == args.q.ld &&
+                 args.dout.ld == args.out.ld && aligned(args.dq) && aligned(args.dk) && aligned(args.dv) &&
+                 aligned(args.dout),
+             "the forward's lse is the library's, so gradients must lie as what they are of does: rows ",
+             args.dq.ld, " ", args.dk.ld, " ", args.dv.ld, " ", args.dout.ld, " apart for ", args.q.ld,
+             " and ", args.out.ld);
+}
+
+bool ragged_backward(Stream& stream, AttentionCache& cache, const AttentionBackward& args, Arena& scratch) {
+  const auto groups = ragged_groups(args.shape, args.segments, args.q, args.out, scratch);
+  if (groups.empty()) return false;
+  for (const Group& group : groups) {
+    const auto settled = cache.ragged.find(group.shape);
+    if (settled == cache.ragged.end() || !settled->second) return false;
+  }
+  check_gradients(args);
+  for (const Group& group : groups) {
+    const Arena::Scope scope(scratch);
+    std::unordered_map<int64_t, void*> tensors{
+        {kQ, args.q.data},     {kK, args.k.data},       {kV, args.v.data},
+        {kOut, args.out.data}, {kDout, args.dout.data}, {kStats, args.lse.data},
+        {kDq, args.dq.data},   {kDk, args.dk.data},     {kDv, args.dv.data}};
+    add_places(stream, group, args.segments, scratch, tensors);
+    const Plan& plan = cache.backward.at(group.shape);
+    PESC_CHECK(plan.workspace <= free_bytes(scratch), "cuDNN attention: a ragged backward wants ",
+               plan.workspace, " bytes, and there are ", free_bytes(scratch));
+    execute(cache, plan, tensors, scratch);
+  }
+  return true;
 }
 
 }  // namespace
 
-bool library_attention_forward(Stream& stream, const AttentionForward& args, Arena& scratch) {
-  const Uniform u = uniform(args.segments);
-  if (u.length == 0 || !args.lse.present() || !acceptable(args.shape, args.q, args.k, args.v, args.out))
-    return false;
+bool library_attention_forward(Stream& stream, const AttentionForward& call, Arena& scratch) {
+  if (!acceptable(call.shape, call.q, call.k, call.v, call.out)) return false;
   AttentionCache& cache = cache_of(stream);
   if (cache.handle == nullptr) return false;
+  AttentionForward args = call;
+  const Arena::Scope scope(scratch);
+  if (!args.lse.present()) {
+    if (args.shape.q_heads * args.q.rows * int64_t{sizeof(float)} > free_bytes(scratch)) return false;
+    args.lse = scratch.allocate(args.shape.q_heads, args.q.rows);
+  }
+  const Uniform u = uniform(args.segments);
+  if (u.length == 0) return ragged_forward(stream, cache, args, scratch);
   const Shape shape = shape_of(args.shape, args.segments, u.length, args.q.ld, args.out.ld);
-  const Plan& plan = plan_of(cache, cache.forward, shape, forward_graph);
+  const Plan& plan = plan_of(cache, cache.forward, shape, attention_forward_graph);
   if (plan.graph == nullptr || plan.workspace > free_bytes(scratch) ||
       backward_batch(cache, args.shape, shape, scratch) == 0)
     return false;
@@ -247,24 +321,20 @@ bool library_attention_forward(Stream& stream, const AttentionForward& args, Are
 }
 
 bool library_attention_backward(Stream& stream, const AttentionBackward& args, Arena& scratch) {
-  const Uniform u = uniform(args.segments);
-  if (u.length == 0 || !acceptable(args.shape, args.q, args.k, args.v, args.out)) return false;
+  if (!acceptable(args.shape, args.q, args.k, args.v, args.out)) return false;
   AttentionCache& cache = cache_of(stream);
+  const Uniform u = uniform(args.segments);
+  if (u.length == 0) return ragged_backward(stream, cache, args, scratch);
   Shape shape = shape_of(args.shape, args.segments, u.length, args.q.ld, args.out.ld);
   const auto forward = cache.forward.find(shape);
   if (forward == cache.forward.end() || forward->second.graph == nullptr) return false;
   const int64_t all = shape.batch;
   const int64_t batch = backward_batch(cache, args.shape, shape, scratch);
   if (batch == 0) return false;
-  PESC_CHECK(args.dq.ld == args.q.ld && args.dk.ld == args.q.ld && args.dv.ld == args.q.ld &&
-                 args.dout.ld == args.out.ld && aligned(args.dq) && aligned(args.dk) && aligned(args.dv) &&
-                 aligned(args.dout),
-             "the forward's lse is the library's, so gradients must lie as what they are of does: rows ",
-             args.dq.ld, " ", args.dk.ld, " ", args.dv.ld, " ", args.dout.ld, " apart for ", args.q.ld,
-             " and ", args.out.ld);
+  check_gradients(args);
   for (int64_t first = 0; first < all; first += batch) {
     shape.batch = std::min(batch, all - first);
-    const Plan& plan = plan_of(cache, cache.backward, shape, backward_graph);
+    const Plan& plan = plan_of(cache, cache.backward, shape, attention_backward_graph);
     PESC_CHECK(plan.graph != nullptr && plan.workspace <= free_bytes(scratch),
                "cuDNN attention: ", cache.refusal);
     const int64_t row = u.begin + first * u.length;

@@ -2,10 +2,11 @@
 // (ops/attention_no_cudnn.cc).
 //
 // It takes what training batches are: BF16, head_dim a multiple of 8 up to 128, keys that are the queries'
-// own tokens, sequences of one length L laid end to end; B of them. All else is the own kernels' (false). Its
-// lse holds [B, HQ, L] at the start of the tensor's memory, whatever the row stride, and only its backward
-// can read that: whether it takes a call depends on shape and segments alone, and is settled for forward and
-// backward together at the first forward of a shape.
+// own tokens, rows as far apart in q, k and v. All else is the own kernels' (false). Its lse holds, at the
+// start of the tensor's memory and whatever the row stride, [B, HQ, L] for B sequences of one length L that
+// is a multiple of 128 laid end to end, and [Q, HQ] for any others. Only its backward can read that: whether
+// it takes a call depends on shape and segments alone, and is settled for forward and backward together at
+// the first forward of a shape.
 #pragma once
 
 #include <cstdint>

@@ -7,6 +7,7 @@
 // the workspace (added up in a step of their own), so that the order of every sum is a function of the shape
 // and the choice. Choices can be written down and given to a later run, which then takes the same.
 #include <array>
+#include <bit>
 #include <cmath>
 #include <map>
 #include <memory>
@@ -52,16 +53,21 @@ const Tensor& before(const Gemm& g) {
   return g.from.present() && g.beta != 0.0F ? g.from : g.c;
 }
 
-// A varying extent counts as the end of its range; places that move with it, as the least alignment that
-// they have in common.
+// A varying extent counts as the end of its range (1, 2, 4, ..., 1024, 2048, 3072, ...); places that move
+// with it, as the least alignment that they have in common.
 constexpr int64_t kRange = 1024;
 constexpr int64_t kLeastAlignment = 16;
 int64_t range_end(int64_t n) {
-  return (n + kRange - 1) / kRange * kRange;
+  return n < kRange ? static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(n)))
+                    : (n + kRange - 1) / kRange * kRange;
 }
 
-Key key_of(const Gemm& g, int64_t k) {
-  const bool varies = g.extent == Extent::kVaries;
+bool in_range(const Gemm& g, int64_t k) {
+  const int64_t rows = g.trans_a == Transpose::kYes ? k : g.c.rows;
+  return g.extent == Extent::kVaries || rows != range_end(rows);
+}
+
+Key key_of(const Gemm& g, int64_t k, bool varies) {
   const auto align = [varies](const Tensor& t) {
     return varies ? std::min(alignment(t), kLeastAlignment) : alignment(t);
   };
@@ -251,6 +257,34 @@ __global__ void scale_elements(View<T> c, float beta) {
 
 }  // namespace
 
+namespace {
+
+void multiply_by_choice(Queue& queue, const Gemm& g, int64_t k, bool varies) {
+  const Key key = key_of(g, k, varies);
+  auto& matmuls = queue.gemms->matmuls;
+  auto found = matmuls.find(key);
+  if (found == matmuls.end()) {
+    found = matmuls.try_emplace(key).first;
+    try {
+      choose(queue, g, key, found->second);
+    } catch (...) {
+      matmuls.erase(found);
+      throw;
+    }
+  }
+  const Matmul& matmul = found->second;
+  if (!varies) {
+    PESC_CUDA(multiply(queue, g, matmul, matmul.layouts, matmul.algo, g.c.data));
+    return;
+  }
+  Layouts layouts;
+  set_layouts(layouts, g, key, g.c.rows, k);
+  if (multiply(queue, g, matmul, layouts, matmul.algo, g.c.data) == CUBLAS_STATUS_SUCCESS) return;
+  multiply_by_choice(queue, g, k, false);  // a kernel of the range's end that does not take this size
+}
+
+}  // namespace
+
 void gemm(Stream& stream, const Gemm& g) {
   check_operand(g.a, "a");
   check_operand(g.b, "b");
@@ -280,29 +314,7 @@ void gemm(Stream& stream, const Gemm& g) {
     return;
   }
   if (queue.gemms == nullptr) queue.gemms = std::make_shared<GemmCache>();
-  const Key key = key_of(g, k);
-  auto& matmuls = queue.gemms->matmuls;
-  auto found = matmuls.find(key);
-  if (found == matmuls.end()) {
-    found = matmuls.try_emplace(key).first;
-    try {
-      choose(queue, g, key, found->second);
-    } catch (...) {
-      matmuls.erase(found);
-      throw;
-    }
-  }
-  const Matmul& matmul = found->second;
-  if (g.extent == Extent::kFixed) {
-    PESC_CUDA(multiply(queue, g, matmul, matmul.layouts, matmul.algo, g.c.data));
-    return;
-  }
-  Layouts layouts;
-  set_layouts(layouts, g, key, m, k);
-  if (multiply(queue, g, matmul, layouts, matmul.algo, g.c.data) == CUBLAS_STATUS_SUCCESS) return;
-  Gemm exact = g;  // a kernel of the range's end that does not take this size
-  exact.extent = Extent::kFixed;
-  cuda::gemm(stream, exact);
+  multiply_by_choice(queue, g, k, in_range(g, k));
 }
 
 // One line: the library's version; then one for each timed product: its key and its candidate.

@@ -13,8 +13,9 @@ namespace pesc {
 
 enum class Transpose { kNo, kYes };
 
-// kVaries: a product whose m or k changes from call to call (the rows at an expert). On a GPU its kernel is
-// chosen once for a range of sizes, not for each anew.
+// kVaries: a product whose rows (m, or k when trans_a) change from call to call (those at an expert). On a
+// GPU its kernel is chosen once for a range of sizes, not for each anew; and so it is for any number of rows
+// that does not end a range, as the tokens of real batches do not.
 enum class Extent { kFixed, kVaries };
 
 struct Gemm {

@@ -110,31 +110,17 @@ class AttentionGpu : public GpuTwin {
     };
     compare(c.name(t), run, {grad}, t == DType::kBF16 ? 1.0 / 128 : 1e-5);
   }
-};
 
-TEST_F(AttentionGpu, Forward) {
-  for (const DType t : {DType::kF32, DType::kBF16})
-    for (const Case& c : cases()) forward(c, t);
-}
-
-TEST_F(AttentionGpu, ForwardOverLongerKeys) {
-  for (const DType t : {DType::kF32, DType::kBF16}) {
-    forward({4, 2, 8, {{0, 1, 0, 40}, {1, 3, 50, 35}, {4, 40, 90, 75}}, 44, 170}, t);
-    forward({2, 1, 64, {{0, 1, 0, 1}, {1, 1, 10, 129}}, 2, 200}, t);
+  static int64_t longest(const Case& c) {
+    int64_t most = 0;
+    for (const AttentionSegment& s : c.segments) most = std::max<int64_t>(most, s.q_len);
+    return most;
   }
-}
 
-TEST_F(AttentionGpu, Backward) {
-  for (const DType t : {DType::kF32, DType::kBF16})
-    for (const Case& c : cases()) backward(c, t);
-}
-
-// Batches of one length, which a library may compute: forward and backward together, since the lse is its
-// own. Its products of probabilities are rounded to bf16, and there are as many roundings as keys, averaged.
-TEST_F(AttentionGpu, UniformBatches) {
-  for (const Case& c :
-       {self(4, 2, 16, {24, 24, 24}), self(2, 2, 128, {256, 256, 256, 256}), self(8, 1, 64, {200, 200}),
-        self(4, 4, 128, {1024}), self(3, 3, 80, {70, 70}), self(16, 2, 128, {513, 513, 513})}) {
+  // BF16, rows next to each other as in the model, which a library may compute: forward and backward
+  // together, since the lse is its own. Its products of probabilities are rounded to bf16, and there are as
+  // many roundings as keys, averaged.
+  void together(const Case& c) {
     const DType t = DType::kBF16;
     const Inputs in(c, t);
     const HostMatrix dout = rounded(HostMatrix::normal(c.queries, c.q_heads * c.head_dim, 2), t);
@@ -156,8 +142,7 @@ TEST_F(AttentionGpu, UniformBatches) {
       const OnGpu g(gpu(), tight, t), gout(gpu(), HostMatrix(out.view.rows, out.view.cols), t);
       const OnGpu glse(gpu(), HostMatrix(c.q_heads, c.queries)), gdout(gpu(), dout, t);
       const OnGpu ggrad(gpu(), HostMatrix(f.rows, f.cols), t);
-      Arena space =
-          scratch(attention_scratch_bytes(gpu().device(), c.shape(), c.queries, c.segments.front().q_len, t));
+      Arena space = scratch(attention_scratch_bytes(gpu().device(), c.shape(), c.queries, longest(c), t));
       attention_forward(gpu(), forward_args(g.view, gout.view, glse.view), space);
       attention_backward(
           gpu(),
@@ -168,9 +153,53 @@ TEST_F(AttentionGpu, UniformBatches) {
     };
     compare(c.name(t), run, {out, grad}, 1.0 / 64);
   }
-  const std::string report = attention_library(gpu());
-  printf("attention: %s\n", report.c_str());
-  EXPECT_EQ(report.find("none for"), std::string::npos) << report;
+
+  // All of them were the library's, where this build calls one.
+  void expect_library() {
+    const std::string report = attention_library(gpu());
+    printf("attention: %s\n", report.c_str());
+    EXPECT_EQ(report.find("none for"), std::string::npos) << report;
+    if (attention_scratch_bytes(gpu().device(), {1, 1, 8, 1}, 1, 1, DType::kBF16) >
+        attention_scratch_bytes(gpu().device(), {1, 1, 8, 1}, 1, 1, DType::kF32)) {
+      EXPECT_EQ(report.find("cuDNN"), 0U) << report;
+      EXPECT_EQ(report.find(" 0 plans"), std::string::npos) << report;
+    }
+  }
+};
+
+TEST_F(AttentionGpu, Forward) {
+  for (const DType t : {DType::kF32, DType::kBF16})
+    for (const Case& c : cases()) forward(c, t);
+}
+
+TEST_F(AttentionGpu, ForwardOverLongerKeys) {
+  for (const DType t : {DType::kF32, DType::kBF16}) {
+    forward({4, 2, 8, {{0, 1, 0, 40}, {1, 3, 50, 35}, {4, 40, 90, 75}}, 44, 170}, t);
+    forward({2, 1, 64, {{0, 1, 0, 1}, {1, 1, 10, 129}}, 2, 200}, t);
+  }
+}
+
+TEST_F(AttentionGpu, Backward) {
+  for (const DType t : {DType::kF32, DType::kBF16})
+    for (const Case& c : cases()) backward(c, t);
+}
+
+TEST_F(AttentionGpu, UniformBatches) {
+  for (const Case& c :
+       {self(4, 2, 16, {24, 24, 24}), self(2, 2, 128, {256, 256, 256, 256}), self(8, 1, 64, {200, 200}),
+        self(4, 4, 128, {1024}), self(3, 3, 80, {70, 70}), self(16, 2, 128, {513, 513, 513})})
+    together(c);
+  expect_library();
+}
+
+// As real rows are: no two of one length, some next to each other and some not, more than go into one call.
+TEST_F(AttentionGpu, RaggedBatches) {
+  for (const Case& c :
+       {self(4, 2, 16, {7, 300, 1, 128}), self(2, 2, 128, {700, 33, 512, 129, 64}, 3),
+        self(8, 1, 64, {5, 4, 3, 2, 1}), self(4, 4, 128, {1999, 1}), self(3, 3, 80, {70, 71, 500}, 1),
+        self(32, 8, 128, {2048, 2047, 1500, 900, 2048, 17, 1, 640, 1100}), self(3, 1, 128, {2000})})
+    together(c);
+  expect_library();
 }
 
 TEST_F(AttentionGpu, NoSegments) {

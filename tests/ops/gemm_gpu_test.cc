@@ -1,6 +1,7 @@
 // Products on the GPU against their CPU twin: all transposes, odd shapes, strides that align to nothing,
 // types.
 #include "ops/gemm.h"
+#include "ops/reduce.h"
 #include "tests/ops/gpu_twin.h"
 
 namespace pesc {
@@ -109,6 +110,42 @@ TEST_F(GemmGpu, TimedKernels) {
     }
     EXPECT_LE(relative_error(got[0].values(), want.values()), bound_of(out, 1, product, want));
     EXPECT_TRUE(same_bits(got[0], got[1]));
+  }
+}
+
+// Real batches have any number of tokens: kernels are chosen, and timed, once for each range of them.
+TEST_F(GemmGpu, AnyNumberOfRows) {
+  Device device = gpu().device();
+  device.products = KernelChoice::kTimed;
+  Stream stream(device);
+  const int64_t most = 5000, n = 768, k = 2048;
+  const HostMatrix x = rounded(HostMatrix::normal(most, k, 1), DType::kBF16);
+  const HostMatrix w = rounded(HostMatrix::normal(n, k, 2), DType::kBF16);
+  const HostMatrix dy = rounded(HostMatrix::normal(most, n, 3), DType::kBF16);
+  const OnGpu gx(stream, x, DType::kBF16), gw(stream, w, DType::kBF16), gdy(stream, dy, DType::kBF16);
+  const OnGpu gy(stream, HostMatrix(most, n), DType::kBF16);
+  const OnGpu gdw(stream, HostMatrix(n, k));
+  for (int64_t rows = most; rows > 0; rows -= 49) {
+    const auto first = [rows](const Tensor& t) { return t.row_range(0, rows); };
+    linear_forward(stream, first(gx.view), gw.view, first(gy.view));
+    linear_backward_weight(stream, first(gdy.view), first(gx.view), gdw.view, 0.0F);
+  }
+  const std::string choices = gemm_choices(stream);
+  const auto lines = std::count(choices.begin(), choices.end(), '\n');
+  EXPECT_GE(lines, 1 + 2 * 4);  // the version; 2048, 3072, 4096, 5120 tokens of either product
+  EXPECT_LE(lines, 1 + 2 * 6) << choices;
+  for (const int64_t rows : {4999, 2049, 1023, 700, 5}) {
+    const auto first = [rows](const Tensor& t) { return t.row_range(0, rows); };
+    HostMatrix y(rows, n), dw(n, k);
+    linear_forward(cpu, first(x.view), w.view, y.view);
+    linear_backward_weight(cpu, first(dy.view), first(x.view), dw.view);
+    linear_forward(stream, first(gx.view), gw.view, first(gy.view));
+    fill_zero(stream, gdw.view);
+    linear_backward_weight(stream, first(gdy.view), first(gx.view), gdw.view);
+    const OnGpu part(stream, HostMatrix(rows, n), DType::kBF16);
+    copy(stream, first(gy.view), part.view);
+    EXPECT_LE(relative_error(part.host().values(), y.values()), bound(DType::kBF16)) << rows;
+    EXPECT_LE(relative_error(gdw.host().values(), dw.values()), bound(DType::kF32)) << rows;
   }
 }
 
