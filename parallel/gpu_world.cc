@@ -14,11 +14,10 @@ int gpu_of_rank(int local_rank) {
   return gpu;
 }
 
-std::unique_ptr<Communicator> open_gpu_world(Communicator& host, int gpu, GpuUse use) {
-  const cuda::DeviceInfo info = cuda::device_info(gpu);
-  const std::vector<std::string> ids = host.host_all_gather(info.id);
+void check_one_rank_per_gpu(Communicator& host, const std::string& gpu_id) {
+  const std::vector<std::string> ids = host.host_all_gather(gpu_id);
   std::map<std::string, size_t> taken;
-  for (size_t rank = 0; rank < ids.size() && use == GpuUse::kExclusive; ++rank) {
+  for (size_t rank = 0; rank < ids.size(); ++rank) {
     const auto [other, is_new] = taken.try_emplace(ids[rank], rank);
     if (is_new) continue;
     throw UsageError(
@@ -26,6 +25,25 @@ std::unique_ptr<Communicator> open_gpu_world(Communicator& host, int gpu, GpuUse
                 " would share one GPU: there are more ranks than GPUs on their host; start at most one "
                 "rank per GPU, or set parallel.share_gpu: true (a test mode, slow)"));
   }
+}
+
+std::string nccl_version_text(int64_t version) {
+  return str_cat("NCCL ", version / 10000, ".", version / 100 % 100, ".", version % 100);
+}
+
+void check_same_nccl(Communicator& host, int64_t version) {
+  const std::vector<int64_t> versions = host.host_all_gather(std::span(&version, 1));
+  for (size_t rank = 1; rank < versions.size(); ++rank) {
+    if (versions[rank] == versions[0]) continue;
+    throw UsageError(str_cat("parallel.device: CUDA: rank 0 has ", nccl_version_text(versions[0]),
+                             " and rank ", rank, " has ", nccl_version_text(versions[rank]),
+                             "; install the same NCCL on all hosts"));
+  }
+}
+
+std::unique_ptr<Communicator> open_gpu_world(Communicator& host, int gpu, GpuUse use) {
+  const cuda::DeviceInfo info = cuda::device_info(gpu);
+  if (use == GpuUse::kExclusive) check_one_rank_per_gpu(host, info.id);
   std::unique_ptr<Communicator> own = host.split(0, host.name());
   if (own->size() == 1) return solo_communicator(std::move(own));
   return nccl_world(std::move(own), gpu, use);

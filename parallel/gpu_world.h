@@ -21,6 +21,13 @@ enum class GpuUse { kExclusive, kShared };
 // without NCCL.
 [[nodiscard]] std::unique_ptr<Communicator> open_gpu_world(Communicator& host, int gpu, GpuUse use);
 
+// The parts of these refusals that need no GPU. Collective over `host`; they throw UsageError on all ranks
+// alike. `gpu_id` names the board that this rank would use; `version` is NCCL's number of its own version.
+void check_one_rank_per_gpu(Communicator& host, const std::string& gpu_id);
+void check_same_nccl(Communicator& host, int64_t version);
+// 22809 is "NCCL 2.28.9".
+[[nodiscard]] std::string nccl_version_text(int64_t version);
+
 // "NCCL 2.28.9", or that it is not there; for records.
 [[nodiscard]] std::string nccl_version();
 

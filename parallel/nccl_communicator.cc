@@ -249,29 +249,18 @@ class NcclCommunicator final : public Communicator {
   int64_t bytes_sent_ = 0;
 };
 
-std::string version_text(int version) {
-  return str_cat("NCCL ", version / 10000, ".", version / 100 % 100, ".", version % 100);
-}
-
 }  // namespace
 
 std::string nccl_version() {
   int version = 0;
-  return ncclGetVersion(&version) == ncclSuccess ? version_text(version) : "NCCL of an unknown version";
+  return ncclGetVersion(&version) == ncclSuccess ? nccl_version_text(version) : "NCCL of an unknown version";
 }
 
 std::unique_ptr<Communicator> nccl_world(std::unique_ptr<Communicator> host, int gpu, GpuUse use) {
   pin_settings(host->rank(), use);
   int version = 0;
   (void)ncclGetVersion(&version);
-  const int64_t mine = version;
-  const std::vector<int64_t> versions = host->host_all_gather(std::span(&mine, 1));
-  for (size_t r = 1; r < versions.size(); ++r) {
-    if (versions[r] == versions[0]) continue;
-    throw UsageError(str_cat("rank 0 has ", version_text(static_cast<int>(versions[0])), " and rank ", r,
-                             " has ", version_text(static_cast<int>(versions[r])),
-                             "; install the same NCCL on all hosts"));
-  }
+  check_same_nccl(*host, version);
   Communicator* limits = host.get();
   // The world outlives what is split from it, and the flight's last use.
   auto flight = std::make_shared<NcclFlight>(host->rank(), [limits] { return limits->wait_limit(); });

@@ -51,8 +51,18 @@ struct DeviceInfo {
   int64_t total_bytes = 0, free_bytes = 0;
   std::string versions;  // "driver 13.0, runtime 13.0, cuBLASLt 130100", for records: results depend on them
 };
-// Throws UsageError, saying what to do, when there is no GPU, no GPU of that number, or one that is too old.
+// Throws UsageError, saying what to do, when there is no GPU, no GPU of that number, or one that is too old
+// or for which this pesc has no kernels.
 [[nodiscard]] DeviceInfo device_info(int index);
+
+// The parts of these refusals that need no GPU. `kernels`: whether a kernel of this build can be loaded
+// there.
+enum class Kernels { kPresent, kMissing };
+void check_capability(int index, const DeviceInfo& info);
+void check_kernels(int index, const DeviceInfo& info, Kernels kernels);
+void check_memory(int index, const DeviceInfo& info, const std::string& what, int64_t bytes);
+// What check_memory throws, for an allocation that failed whatever the figures say.
+[[noreturn]] void refuse_memory(int index, const DeviceInfo& info, const std::string& what, int64_t bytes);
 
 // A new queue on the device, refused as device_info does.
 [[nodiscard]] std::shared_ptr<Queue> open(const Device& device);

@@ -63,6 +63,9 @@ struct Queue {
 void check(cudaError_t code, const char* call, const char* file, int line);
 void check(cublasStatus_t code, const char* call, const char* file, int line);
 
+// Whether the current GPU can load the kernels of this build.
+[[nodiscard]] Kernels probe_kernels();
+
 [[nodiscard]] inline cudaStream_t stream_of(const Stream& stream) {
   return stream.queue().stream;
 }

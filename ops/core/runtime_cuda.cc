@@ -14,13 +14,6 @@ std::string version(int number) {
   return str_cat(number / 1000, ".", number % 1000 / 10);
 }
 
-std::string gib(int64_t bytes) {
-  std::ostringstream out;
-  out.precision(2);
-  out << std::fixed << static_cast<double>(bytes) / (1 << 30) << " GiB";
-  return out.str();
-}
-
 int visible_devices() {
   int count = 0;
   const cudaError_t code = cudaGetDeviceCount(&count);
@@ -116,11 +109,7 @@ DeviceInfo device_info(int index) {
   info.major = properties.major;
   info.minor = properties.minor;
   info.multiprocessors = properties.multiProcessorCount;
-  if (info.major < kMinimumMajor) {
-    throw UsageError(str_cat("parallel.device: CUDA: GPU ", index, " (", info.name,
-                             ") has compute capability ", info.major, ".", info.minor, ", and pesc needs ",
-                             kMinimumMajor, ".0 or newer; use another GPU, or set parallel.device: CPU"));
-  }
+  check_capability(index, info);
   int driver = 0;
   int runtime = 0;
   PESC_CUDA(cudaDriverGetVersion(&driver));
@@ -128,6 +117,8 @@ DeviceInfo device_info(int index) {
   info.versions = str_cat("driver ", version(driver), ", runtime ", version(runtime), ", cuBLASLt ",
                           cublasLtGetVersion());
   use(index);
+  // A build for another architecture is a user's mistake, not a bug: said before the first launch.
+  check_kernels(index, info, probe_kernels());
   size_t free = 0;
   size_t total = 0;
   PESC_CUDA(cudaMemGetInfo(&free, &total));
@@ -143,7 +134,6 @@ std::shared_ptr<Queue> open(const Device& device) {
   queue->index = index;
   queue->products = device.products;
   queue->multiprocessors = info.multiprocessors;
-  // A kernel of this build must run here: a build for another architecture is a user's mistake, not a bug.
   PESC_CUDA(cudaStreamCreateWithFlags(&queue->stream, cudaStreamNonBlocking));
   PESC_CUDA(cudaStreamCreateWithFlags(&queue->side, cudaStreamNonBlocking));
   for (cudaEvent_t* event : {&queue->copy_ready, &queue->copy_done})
@@ -243,12 +233,7 @@ void watch(Queue& queue, std::shared_ptr<Watcher> watcher) {
 }
 
 void require_memory(int index, const std::string& what, int64_t bytes) {
-  const DeviceInfo info = device_info(index);
-  if (bytes <= info.free_bytes) return;
-  throw UsageError(
-      str_cat(what, " needs ", gib(bytes), " of GPU ", index, " (", info.name, "), which has ",
-              gib(info.free_bytes), " free of ", gib(info.total_bytes),
-              "; use train.recompute, a smaller micro_batch or seq_len, or more ranks (tp, ep)"));
+  check_memory(index, device_info(index), what, bytes);
 }
 
 void* allocate(int index, const std::string& what, int64_t bytes) {
@@ -257,13 +242,7 @@ void* allocate(int index, const std::string& what, int64_t bytes) {
   const cudaError_t code = cudaMalloc(&memory, static_cast<size_t>(bytes));
   if (code == cudaErrorMemoryAllocation) {
     (void)cudaGetLastError();
-    size_t free = 0;
-    size_t total = 0;
-    PESC_CUDA(cudaMemGetInfo(&free, &total));
-    throw UsageError(
-        str_cat(what, " needs ", gib(bytes), " of GPU ", index, ", which has ",
-                gib(static_cast<int64_t>(free)), " free of ", gib(static_cast<int64_t>(total)),
-                "; use train.recompute, a smaller micro_batch or seq_len, or more ranks (tp, ep)"));
+    refuse_memory(index, device_info(index), what, bytes);
   }
   PESC_CUDA(code);
   PESC_CUDA(cudaMemset(memory, 0, static_cast<size_t>(bytes)));

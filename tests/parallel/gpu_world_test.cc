@@ -1,0 +1,60 @@
+// ranks: 1 2 4
+// What ranks with GPUs must agree on before NCCL starts, over the host's communicator and so without a GPU:
+// every rank is refused, in the same words, and none is left waiting.
+#include "parallel/gpu_world.h"
+
+#include <gtest/gtest.h>
+
+#include "parallel/mpi_communicator.h"
+
+namespace pesc {
+namespace {
+
+class GpuWorld : public ::testing::Test {
+ protected:
+  // All ranks throw UsageError with the same text, which has these words.
+  template <class Check>
+  void expect_refusal(Check check, const std::vector<std::string>& words) {
+    std::string said;
+    try {
+      check();
+      ADD_FAILURE() << "not refused";
+    } catch (const UsageError& e) {
+      said = e.what();
+    }
+    for (const std::string& other : world_->host_all_gather(said)) EXPECT_EQ(other, said);
+    for (const std::string& word : words)
+      EXPECT_NE(said.find(word), std::string::npos) << word << ": " << said;
+  }
+
+  MpiSession session_;
+  std::unique_ptr<Communicator> world_ = session_.world();
+  int rank_ = world_->rank();
+  int last_ = world_->size() - 1;
+};
+
+TEST_F(GpuWorld, NcclVersionsAreCompared) {
+  EXPECT_EQ(nccl_version_text(22809), "NCCL 2.28.9");
+  EXPECT_NO_THROW(check_same_nccl(*world_, 22809));
+  if (last_ == 0) return;
+  expect_refusal(
+      [&] { check_same_nccl(*world_, rank_ == last_ ? 22703 : 22809); },
+      {"rank 0 has NCCL 2.28.9", str_cat("rank ", last_, " has NCCL 2.27.3"), "install the same NCCL"});
+  expect_refusal([&] { check_same_nccl(*world_, rank_ == 0 ? 22703 : 22809); },
+                 {"rank 0 has NCCL 2.27.3", "rank 1 has NCCL 2.28.9"});
+  // And the ranks can go on together.
+  EXPECT_NO_THROW(check_same_nccl(*world_, 22809));
+}
+
+TEST_F(GpuWorld, RanksHaveGpusOfTheirOwn) {
+  EXPECT_NO_THROW(check_one_rank_per_gpu(*world_, str_cat("board ", rank_)));
+  if (last_ == 0) return;
+  expect_refusal(
+      [&] { check_one_rank_per_gpu(*world_, "the only board"); },
+      {"parallel.device", "ranks 0 and 1 would share one GPU", "more ranks than GPUs", "share_gpu"});
+  expect_refusal([&] { check_one_rank_per_gpu(*world_, str_cat("board ", rank_ == last_ ? 0 : rank_)); },
+                 {str_cat("ranks 0 and ", last_, " would share one GPU")});
+}
+
+}  // namespace
+}  // namespace pesc
