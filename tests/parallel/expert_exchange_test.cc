@@ -273,6 +273,7 @@ TEST_F(ExpertExchangeTest, DispatchThenCombineWithIdentityExperts) {
                     feature(rows[i].source, rows[i].token, col));
       }
       s.exchange.combine(stream_, s.plan, round, here.view, sum.view, s.scratch);
+      stream_.synchronize();  // before the received rows' memory goes
     }
     sum.fetch();
     for (int64_t t = 0; t < s.plan.tokens; ++t) {
