@@ -39,6 +39,15 @@ class PlanTest(harness.EndToEnd):
                 self.assertEqual(j["tokens_per_step"], 128 * (4096 if name.startswith("sparsetral") else 2048))
                 self.assertGreater(j["exchanged_bytes_per_token"], 0)
                 self.assertGreater(j["step_seconds"], 0.2)
+                # It fits on the GPUs that it is for, H200, and says so.
+                gib = [bytes / 2**30 for bytes in (j["device_bytes"] + j["overhead_bytes"], j["rates"]["device_memory"])]
+                print("%s: %.1f of %.1f GiB" % (name, *gib))
+                self.assertIs(j["fits"], True)
+                self.assertEqual(gib[1], 139)
+                self.assertLessEqual(gib[0], gib[1])
+                self.assertGreater(gib[0], 2 * j["frozen_parameters"] / 2**30)  # the whole base in BF16, tp = 1
+                self.assertIn("fits: %.1f of 139.0 GiB" % gib[0], result.out)
+                self.assertNotIn("DOES NOT FIT", result.out)
                 for word in ("activations", "token exchange", "of the speed of light"):
                     self.assertIn(word, result.out)
                 # The command that its comment names is this one.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds for the GPU at hand and runs what needs one (ctest's label gpu, and ranks on a GPU that are killed, stopped and told to
-# stop); a short table at the end.
+# Builds for the GPU at hand and runs what needs one: ctest's label gpu, `pesc bench` against `pesc plan`, the quick start, and
+# ranks on a GPU that are killed, stopped and told to stop; a short table at the end.
 #
 #   tests/gpu/device.sh [--sanitize] [--only REGEX] [--deps DIR] [-D...]
 #
@@ -81,6 +81,22 @@ if grep -q '\*\*\*Skipped' "$logs/ctest.log"; then
 fi
 
 stop_mps
+# check NAME COMMAND...: one script beside this one, in at most 300 s, and the last 40 lines that it prints.
+check() {
+  local name=$1 log=$logs/$1.log code=0
+  shift
+  [[ $name =~ ${only:-.} ]] || return 0
+  say "$name"
+  timeout 300 "$@" > "$log" 2>&1 || code=$?
+  tail -40 "$log"
+  [[ $code == 0 ]] && return 0
+  echo "$name: FAILED, exit code $code"
+  status=1
+}
+check bench-against-plan tests/gpu/bench_against_plan.py "$build/pesc" --config configs/experiments/bench-7b.textproto \
+  --set model.shape.layers=2
+check quickstart tests/gpu/quickstart.sh "$build/pesc" "$build/quickstart"
+
 # Without that service: a client of it that is killed may take the others with it.
 if [[ faults.gpu =~ ${only:-.} ]]; then
   say "faults"

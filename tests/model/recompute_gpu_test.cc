@@ -15,18 +15,12 @@ class RecomputeInBf16 : public testing::Test {
     if (cuda::device_count() == 0) GTEST_SKIP() << "no GPU test: this machine has no GPU";
     setenv("PESC_TEST_DEVICE", "cuda", 1);
   }
-  // Widths that let W and B stand side by side, heads that the library takes.
   static void on_every_layout(TrainMode mode, const std::vector<int64_t>& lengths, double several_rounds) {
     const MpiSession session;
-    ModelConfig model = tiny_llama();
-    model.hidden = 256;
-    model.ffn = 512;
+    ModelConfig model = bf16_llama();
     model.layers = 4;
-    model.head_dim = 64;
-    PescConfig pesc = tiny_pesc();
+    PescConfig pesc = bf16_pesc();
     pesc.mode = mode;
-    pesc.lora.rank = 8;
-    pesc.moe.adapter_dim = 16;
     for (Layout layout : policy_layouts(session.world()->size(), mode == TrainMode::kPesc)) {
       layout.compute = DType::kBF16;
       if (layout.headroom < 1) layout.headroom = several_rounds;

@@ -1,5 +1,6 @@
 // ranks: 1 4
-// Two runs of one layout are the same bit for bit, with threads too; five steps of AdamW with dropout.
+// Two runs of one layout are the same bit for bit, with threads too; five steps of AdamW with dropout. On a
+// GPU in BF16 as well.
 #include <gtest/gtest.h>
 
 #include "tests/model/rig.h"
@@ -12,9 +13,9 @@ struct Outcome {
   Tensors values;
 };
 
-Outcome five_steps(Communicator& world, const ModelConfig& model, const PescConfig& pesc,
+Outcome five_steps(Communicator& world, const ModelConfig& model, const PescConfig& pesc, const Rows& rows,
                    const Layout& layout) {
-  Rig rig(world, model, pesc, five_rows(model), layout);
+  Rig rig(world, model, pesc, rows, layout);
   Outcome out;
   for (int64_t step = 1; step <= 5; ++step) {
     out.curve.push_back(rig.train());
@@ -25,11 +26,11 @@ Outcome five_steps(Communicator& world, const ModelConfig& model, const PescConf
   return out;
 }
 
-void same_twice(const ModelConfig& model, const PescConfig& pesc, const Layout& layout) {
+void same_twice(const ModelConfig& model, const PescConfig& pesc, const Rows& rows, const Layout& layout) {
   const MpiSession session;
   const auto world = test_world(session);
-  const Outcome first = five_steps(*world, model, pesc, layout);
-  const Outcome second = five_steps(*world, model, pesc, layout);
+  const Outcome first = five_steps(*world, model, pesc, rows, layout);
+  const Outcome second = five_steps(*world, model, pesc, rows, layout);
   EXPECT_EQ(first.curve, second.curve);
   EXPECT_NE(first.curve.front(), first.curve[8]);
   ASSERT_EQ(first.values.size(), second.values.size());
@@ -47,8 +48,25 @@ TEST(Repeat, SameLayoutSameBits) {
   const Layout one_thread{.tp = n > 1 ? 2 : 1, .ep = n};
   const Layout two_threads{.tp = n > 1 ? 2 : 1, .ep = n, .threads = 2};
   for (const Layout& layout : {one_thread, two_threads}) {
-    same_twice(n > 1 ? tiny_llama() : wide, tiny_pesc(), layout);
-    same_twice(tiny_qwen2(), full_tuning(), {.tp = layout.tp, .threads = layout.threads});
+    const ModelConfig& model = n > 1 ? tiny_llama() : wide;
+    same_twice(model, tiny_pesc(), five_rows(model), layout);
+    same_twice(tiny_qwen2(), full_tuning(), five_rows(tiny_qwen2()),
+               {.tp = layout.tp, .threads = layout.threads});
+  }
+}
+
+// Attention's backward is the library's where all sequences have one length, and ours elsewhere.
+TEST(Repeat, InBf16) {
+  if (!test_on_gpu()) return;  // BF16 is a GPU's
+  const MpiSession session;
+  const int n = session.world()->size();
+  const ModelConfig model = bf16_llama();
+  const Layout layout{.tp = n > 1 ? 2 : 1, .ep = n, .compute = DType::kBF16};
+  for (const std::vector<int64_t>& lengths :
+       {std::vector<int64_t>(8, 64), std::vector<int64_t>{40, 7, 64, 1, 30}}) {
+    const Rows rows = some_rows(model.vocab, lengths);
+    same_twice(model, bf16_pesc(), rows, layout);
+    same_twice(model, full_tuning(), rows, {.tp = layout.tp, .compute = DType::kBF16});
   }
 }
 

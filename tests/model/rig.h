@@ -55,11 +55,26 @@ inline ModelConfig odd_llama() {
   return m;
 }
 
+// For BF16: widths that let a frozen weight and LoRA's B stand side by side, heads that cuDNN takes.
+inline ModelConfig bf16_llama() {
+  ModelConfig m = tiny_llama();
+  m.hidden = 256;
+  m.ffn = 512;
+  m.head_dim = 64;
+  return m;
+}
+
 inline PescConfig tiny_pesc() {
   PescConfig p;
   p.lora = {
       3, 6, 0.1, {Linear::kQ, Linear::kK, Linear::kV, Linear::kO, Linear::kGate, Linear::kUp, Linear::kDown}};
   p.moe = {8, 2, 5, 0.7, 0.2, 0.01};
+  return p;
+}
+inline PescConfig bf16_pesc() {
+  PescConfig p = tiny_pesc();
+  p.lora.rank = 8;
+  p.moe.adapter_dim = 16;
   return p;
 }
 inline PescConfig odd_pesc() {
@@ -89,29 +104,36 @@ inline double noise(const std::string& name, uint64_t i) {
   return static_cast<double>((z ^ (z >> 31)) >> 11) / static_cast<double>(1ULL << 52) - 1.0;
 }
 
-inline void randomise(Decoder& d) {
-  for (const Parameter& p : d.parameters().all()) {
-    const ShardSpec& s = p.spec;
-    const bool norm = s.name.find("norm") != std::string::npos;
-    // Large embeddings: with small ones the norms make the loss too curved for finite differences.
-    double scale = 1.7 / std::sqrt(static_cast<double>(s.global_cols));
-    if (norm || s.global_rows == 1) scale = 0.3;
-    if (s.name == hf::kEmbedding) scale = 1;
-    std::vector<float> host;
-    for (int64_t r = s.row; r < s.row + s.rows; ++r) {
-      for (int64_t c = s.col; c < s.col + s.cols; ++c) {
-        const double v = noise(s.name, static_cast<uint64_t>(r * s.global_cols + c));
-        host.push_back(static_cast<float>((norm ? 1.0 : 0.0) + scale * v));
-      }
-    }
-    if (p.value.dtype == DType::kBF16) {
-      std::vector<uint16_t> narrow(host.size());
-      std::transform(host.begin(), host.end(), narrow.begin(), f32_to_bf16);
-      copy_from_host(d.stream(), narrow.data(), p.value);
-    } else {
-      copy_from_host(d.stream(), host.data(), p.value);
+inline void randomise(Decoder& d, const Parameter& p) {
+  const ShardSpec& s = p.spec;
+  const bool norm = s.name.find("norm") != std::string::npos;
+  // Large embeddings: with small ones the norms make the loss too curved for finite differences.
+  double scale = 1.7 / std::sqrt(static_cast<double>(s.global_cols));
+  if (norm || s.global_rows == 1) scale = 0.3;
+  if (s.name == hf::kEmbedding) scale = 1;
+  std::vector<float> host;
+  for (int64_t r = s.row; r < s.row + s.rows; ++r) {
+    for (int64_t c = s.col; c < s.col + s.cols; ++c) {
+      const double v = noise(s.name, static_cast<uint64_t>(r * s.global_cols + c));
+      host.push_back(static_cast<float>((norm ? 1.0 : 0.0) + scale * v));
     }
   }
+  if (p.value.dtype == DType::kBF16) {
+    std::vector<uint16_t> narrow(host.size());
+    std::transform(host.begin(), host.end(), narrow.begin(), f32_to_bf16);
+    copy_from_host(d.stream(), narrow.data(), p.value);
+  } else {
+    copy_from_host(d.stream(), host.data(), p.value);
+  }
+}
+inline void randomise(Decoder& d) {
+  for (const Parameter& p : d.parameters().all()) randomise(d, p);
+  d.parameters().refresh_copies(d.stream());
+}
+// What is trained alone: the base stays.
+inline void randomise_trained(Decoder& d) {
+  for (const Parameter& p : d.parameters().all())
+    if (p.trained) randomise(d, p);
   d.parameters().refresh_copies(d.stream());
 }
 

@@ -1,5 +1,6 @@
 // ranks: 1 2 4
-// Sharding is real: the bytes that each rank holds, reads and sends.
+// Sharding is real: the bytes that each rank holds, reads and sends. Float32 on either device, so that they
+// are the same.
 #include <gtest/gtest.h>
 
 #include <set>
@@ -32,7 +33,7 @@ std::vector<Layout> layouts(int ranks) {
 
 TEST(Sharding, BytesHeld) {
   const MpiSession session;
-  const auto world = session.world();
+  const auto world = test_world(session);
   const auto own = alone(*world);
   ModelConfig model = tiny_llama();
   model.kv_heads = 4;
@@ -52,7 +53,7 @@ TEST(Sharding, BytesHeld) {
 
 TEST(Sharding, BytesRead) {
   const MpiSession session;
-  const auto world = session.world();
+  const auto world = test_world(session);
   const auto own = alone(*world);
   const std::string folder = std::string(PESC_SOURCE_DIR) + "/tests/goldens/mistral-top1";
   const ModelConfig model = read_model_config(folder);
@@ -73,7 +74,7 @@ TEST(Sharding, BytesRead) {
 
 TEST(Sharding, OneRankSendsNothing) {
   const MpiSession session;
-  const auto world = session.world();
+  const auto world = test_world(session);
   const auto own = alone(*world);
   Rig rig(*own, tiny_llama(), tiny_pesc(), five_rows(tiny_llama()), {});
   rig.train();
@@ -82,7 +83,7 @@ TEST(Sharding, OneRankSendsNothing) {
 
 TEST(Sharding, WithoutTensorAndExpertParallelismOnlyGradientsTravel) {
   const MpiSession session;
-  const auto world = session.world();
+  const auto world = test_world(session);
   Rig rig(*world, tiny_llama(), tiny_pesc(), five_rows(tiny_llama()), {});
   rig.train();
   EXPECT_EQ(rig.ranks.groups().tp.bytes_sent(), 0);
@@ -94,7 +95,7 @@ TEST(Sharding, WithoutTensorAndExpertParallelismOnlyGradientsTravel) {
 // backward its dy row; one row comes back each time, and the gradients of the weights.
 TEST(Sharding, TheExchangeSendsWhatTheRoutingSays) {
   const MpiSession session;
-  const auto world = session.world();
+  const auto world = test_world(session);
   const int ep = world->size();
   const ModelConfig model = tiny_llama();
   const PescConfig pesc = tiny_pesc();

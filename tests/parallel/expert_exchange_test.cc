@@ -1,6 +1,7 @@
 // ranks: 1 2 4 8
 // The token exchange against a reference made from everybody's routing: routing is a pure function of
-// (case, rank), so that each rank can derive what every other sends, in plain loops.
+// (case, rank), so that each rank can derive what every other sends, in plain loops. With
+// PESC_TEST_DEVICE=cuda over NCCL.
 #include "parallel/expert_exchange.h"
 
 #include <gtest/gtest.h>
@@ -10,7 +11,8 @@
 #include <random>
 #include <set>
 
-#include "parallel/mpi_communicator.h"
+#include "tests/device.h"
+#include "tests/parallel/on_device.h"
 
 namespace pesc {
 namespace {
@@ -111,7 +113,7 @@ class ExpertExchangeTest : public testing::Test {
           rows(rows_of(c, comm.rank(), comm.size())),
           exchange(comm, c.experts, c.top_k, c.capacity),
           plan(exchange.prepare(stream, tensor_of(routing.experts.data(), routing.tokens, c.top_k))),
-          scratch("scratch", Device{},
+          scratch("scratch", stream.device(),
                   ExpertExchange::scratch_bytes(comm.size(), c.top_k, routing.tokens, kCols)) {}
     // The reference's rows of one round.
     [[nodiscard]] std::span<const Row> round_rows(int round) const {
@@ -144,10 +146,10 @@ class ExpertExchangeTest : public testing::Test {
   }
 
   MpiSession session_;
-  std::unique_ptr<Communicator> comm_ = session_.world();
+  std::unique_ptr<Communicator> comm_ = test_world(session_);
   int rank_ = comm_->rank();
   int size_ = comm_->size();
-  Stream stream_{Device{}};
+  Stream stream_{test_device()};
 };
 
 TEST_F(ExpertExchangeTest, PlanMatchesEverybodysRouting) {
@@ -254,23 +256,26 @@ TEST_F(ExpertExchangeTest, DispatchThenCombineWithIdentityExperts) {
     std::vector<float> y(f.size(), 0.25F);  // combine adds to it
     for (size_t i = 0; i < f.size(); ++i)
       f[i] = feature(rank_, static_cast<int64_t>(i) / kCols, static_cast<int64_t>(i) % kCols);
-    const Tensor home = tensor_of(f.data(), s.plan.tokens, kCols);
-    const Tensor sum = tensor_of(y.data(), s.plan.tokens, kCols);
+    const OnDevice home(stream_, f, s.plan.tokens, kCols);
+    OnDevice sum(stream_, y, s.plan.tokens, kCols);
     const int64_t before = comm_->bytes_sent();
     int64_t remote = 0;
     for (int round = 0; round < s.plan.rounds; ++round) {
       const std::span<const Row> rows = s.round_rows(round);
       std::vector<float> received(rows.size() * kCols, -1);
-      const Tensor here = tensor_of(received.data(), static_cast<int64_t>(rows.size()), kCols);
-      s.exchange.dispatch(stream_, s.plan, round, home, here, s.scratch);
+      OnDevice here(stream_, received, static_cast<int64_t>(rows.size()), kCols);
+      s.exchange.dispatch(stream_, s.plan, round, home.view, here.view, s.scratch);
+      here.fetch();
       for (size_t i = 0; i < rows.size(); ++i) {
         if (rows[i].source != rank_) ++remote;
         for (int64_t col = 0; col < kCols; ++col)
           ASSERT_EQ(received[i * kCols + static_cast<size_t>(col)],
                     feature(rows[i].source, rows[i].token, col));
       }
-      s.exchange.combine(stream_, s.plan, round, here, sum, s.scratch);
+      s.exchange.combine(stream_, s.plan, round, here.view, sum.view, s.scratch);
+      stream_.synchronize();  // before the received rows' memory goes
     }
+    sum.fetch();
     for (int64_t t = 0; t < s.plan.tokens; ++t) {
       const auto copies = static_cast<float>(ranks_of(c, s.routing, t).size());
       for (int64_t col = 0; col < kCols; ++col)
@@ -293,14 +298,15 @@ TEST_F(ExpertExchangeTest, SlotsGoThereAndBack) {
     std::vector<float> w(static_cast<size_t>(slots));
     std::vector<float> back(w.size(), -7);
     for (int64_t i = 0; i < slots; ++i) w[static_cast<size_t>(i)] = weight(rank_, i / c.top_k, i % c.top_k);
-    const Tensor home = tensor_of(w.data(), s.plan.tokens, c.top_k);
-    const Tensor out = tensor_of(back.data(), s.plan.tokens, c.top_k);
+    const OnDevice home(stream_, w, s.plan.tokens, c.top_k);
+    OnDevice out(stream_, back, s.plan.tokens, c.top_k);
     int64_t written = 0;
     for (int round = 0; round < s.plan.rounds; ++round) {
       const std::span<const Row> rows = s.round_rows(round);
       std::vector<float> received(rows.size() * static_cast<size_t>(c.top_k), -1);
-      const Tensor here = tensor_of(received.data(), static_cast<int64_t>(rows.size()), c.top_k);
-      s.exchange.dispatch_slots(stream_, s.plan, round, home, here, s.scratch);
+      OnDevice here(stream_, received, static_cast<int64_t>(rows.size()), c.top_k);
+      s.exchange.dispatch_slots(stream_, s.plan, round, home.view, here.view, s.scratch);
+      here.fetch();
       for (size_t i = 0; i < rows.size(); ++i) {
         for (int64_t j = 0; j < c.top_k; ++j) {
           const bool mine = rows[i].experts[static_cast<size_t>(j)] >= 0;
@@ -309,7 +315,9 @@ TEST_F(ExpertExchangeTest, SlotsGoThereAndBack) {
           got = mine ? 2 * got : -99;  // what stands in slots of experts elsewhere must not come back
         }
       }
-      s.exchange.combine_slots(stream_, s.plan, round, here, out, s.scratch);
+      here.push();
+      s.exchange.combine_slots(stream_, s.plan, round, here.view, out.view, s.scratch);
+      out.fetch();
       // Only choices carried so far are written.
       const auto touched = std::count_if(back.begin(), back.end(), [](float x) { return x != -7; });
       EXPECT_GE(touched, written);
@@ -334,33 +342,30 @@ TEST_F(ExpertExchangeTest, CombineIsTheAdjointOfDispatch) {
     const auto dot = [](const std::vector<float>& a, const std::vector<float>& b) {
       return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
     };
-    // <dispatch(x), r> == <x, combine(r)> over the group, for rows and for slots.
+    // <dispatch(x), r> == <x, combine(r)> over the group, for rows (sums 0, 1) and for slots (2, 3).
     std::vector<double> sums(4, 0);
-    for (int round = 0; round < s.plan.rounds; ++round) {
+    const auto both_ways = [&](int round, int64_t cols, size_t first, auto&& dispatch, auto&& combine) {
       const auto n = static_cast<int64_t>(s.round_rows(round).size());
-      const int64_t tokens = s.plan.tokens;
-      std::vector<float> x = random(tokens * kCols);
-      std::vector<float> r = random(n * kCols);
+      std::vector<float> x = random(s.plan.tokens * cols);
+      std::vector<float> r = random(n * cols);
       std::vector<float> there(r.size());
       std::vector<float> back(x.size());
-      s.exchange.dispatch(stream_, s.plan, round, tensor_of(x.data(), tokens, kCols),
-                          tensor_of(there.data(), n, kCols), s.scratch);
-      s.exchange.combine(stream_, s.plan, round, tensor_of(r.data(), n, kCols),
-                         tensor_of(back.data(), tokens, kCols), s.scratch);
-      sums[0] += dot(there, r);
-      sums[1] += dot(x, back);
-      x = random(tokens * c.top_k);
-      r = random(n * c.top_k);
-      there.assign(r.size(), 0);
-      back.assign(x.size(), 0);
-      s.exchange.dispatch_slots(stream_, s.plan, round, tensor_of(x.data(), tokens, c.top_k),
-                                tensor_of(there.data(), n, c.top_k), s.scratch);
-      s.exchange.combine_slots(stream_, s.plan, round, tensor_of(r.data(), n, c.top_k),
-                               tensor_of(back.data(), tokens, c.top_k), s.scratch);
-      sums[2] += dot(there, r);
-      sums[3] += dot(x, back);
+      const OnDevice from(stream_, x, s.plan.tokens, cols), rows(stream_, r, n, cols);
+      OnDevice out(stream_, there, n, cols), home(stream_, back, s.plan.tokens, cols);
+      (s.exchange.*dispatch)(stream_, s.plan, round, from.view, out.view, s.scratch);
+      (s.exchange.*combine)(stream_, s.plan, round, rows.view, home.view, s.scratch);
+      out.fetch();
+      home.fetch();
+      sums[first] += dot(there, r);
+      sums[first + 1] += dot(x, back);
+    };
+    for (int round = 0; round < s.plan.rounds; ++round) {
+      both_ways(round, kCols, 0, &ExpertExchange::dispatch, &ExpertExchange::combine);
+      both_ways(round, c.top_k, 2, &ExpertExchange::dispatch_slots, &ExpertExchange::combine_slots);
     }
-    comm_->all_reduce_sum(stream_, Tensor{sums.data(), DType::kF64, 1, 4, 4});
+    OnDevice all(stream_, sums, 1, 4);
+    comm_->all_reduce_sum(stream_, all.view);
+    all.fetch();
     EXPECT_NEAR(sums[0], sums[1], 1e-4);
     EXPECT_NEAR(sums[2], sums[3], 1e-4);
   });

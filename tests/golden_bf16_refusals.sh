@@ -1,0 +1,31 @@
+#!/bin/sh
+# golden_bf16_refusals.sh GOLDEN_CHECK CASES: the wide bounds of BF16 on a GPU (golden_bounds.h) notice one wrong value too:
+# a case passes as it is, and with a value of a quantity spoilt exactly that quantity is called wrong, exit code 1.
+# The choice of experts is left out: 5 % of the tokens may choose otherwise.
+set -u
+program=$1 case=$2/llama-gqa
+out=$(mktemp) && trap 'rm -f "$out"' EXIT
+status=0
+fail() {
+  echo "FAILED: $*"
+  cat "$out"
+  status=1
+}
+# run CODE WRONG FLAGS...: that exit code, and of the ten quantities exactly WRONG is called wrong, the others ok.
+run() {
+  want=$1 wrong=$2
+  shift 2
+  "$program" "$case" --device cuda --compute bf16 "$@" >"$out" 2>&1
+  code=$?
+  [ $code -eq "$want" ] || fail "$case $*: exit code $code, not $want"
+  found=$(awk '$0 ~ / WRONG / { print $1 }' "$out")
+  [ "$found" = "$wrong" ] || fail "$case $*: called wrong: '$found', not '$wrong'"
+  judged=$(grep -cE ' (ok|WRONG) ' "$out")
+  [ "$judged" -eq 10 ] || fail "$case $*: $judged quantities compared"
+  grep -E ' WRONG ' "$out"
+}
+run 0 ''
+for quantity in dense.logits dense.loss pesc.logits top_weights grad curve.ce curve.balance curve.grad_norm final; do
+  run 1 $quantity --corrupt $quantity
+done
+exit $status

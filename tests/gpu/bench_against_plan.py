@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+"""Runs `pesc bench` on one GPU and `pesc plan` of the same flags: what was planned is what was taken.
+
+    tests/gpu/bench_against_plan.py PESC FLAGS...
+    tests/gpu/bench_against_plan.py build/gpu/pesc --config configs/experiments/bench-7b.textproto --set model.shape.layers=2
+
+Every arena has the planned size; both name the same phases, and exactly those that have work in the plan took time. How long
+is printed, not judged. --steps 3 goes to the bench. Reports go to $OUT where it is set, else to build/gpu. Exit code 0: all
+agree; 1: not.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+# The plan tells apart what travels, the bench measures it as one.
+LINKS = {"tensor-parallel gathers", "token exchange", "gradient reduction"}
+
+
+def report(verb, program, flags, folder):
+    path = os.path.join(folder, "bench-against-plan-%s.json" % verb)
+    with open(path[:-len("json")] + "log", "w", encoding="utf-8") as log:
+        code = subprocess.run([program, verb, *flags, "--out", path], stdout=log, stderr=subprocess.STDOUT, timeout=300).returncode
+    if code != 0:
+        with open(log.name, encoding="utf-8") as log:
+            sys.exit("bench_against_plan.py: pesc %s ended with %d\n%s" % (verb, code, log.read()[-4000:]))
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def main():
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    program, flags = sys.argv[1], sys.argv[2:]
+    folder = os.environ.get("OUT", os.path.join("build", "gpu"))
+    os.makedirs(folder, exist_ok=True)
+    plan = report("plan", program, flags, folder)
+    bench = report("bench", program, [*flags, "--steps", "3"], folder)
+
+    wrong = []
+    print("%-24s %16s %16s" % ("arena, bytes", "planned", "taken"))
+    planned, taken = plan["arenas"], bench["arenas_rank0"]
+    for name in sorted(set(planned) | set(taken)):
+        print("  %-22s %16s %16s" % (name, planned.get(name, "-"), taken.get(name, "-")))
+        if planned.get(name) != taken.get(name):
+            wrong.append("arena '%s': %s bytes planned, %s taken" % (name, planned.get(name), taken.get(name)))
+    if plan["device_bytes"] != bench["arena_bytes_rank0"] or not planned:
+        wrong.append("%d bytes planned, %d taken" % (plan["device_bytes"], bench["arena_bytes_rank0"]))
+
+    work = {p["name"]: p["seconds"] for p in plan["phases"] if p["name"] not in LINKS}
+    work["exposed communication"] = sum(p["seconds"] for p in plan["phases"] if p["name"] in LINKS)
+    phases = bench["phase_seconds_rank0"]
+    print("%-24s %16s %16s" % ("phase, ms", "planned", "measured"))
+    for name in sorted(set(work) | set(phases)):
+        print("  %-22s %16.3f %16.3f" % (name, 1e3 * work.get(name, 0), 1e3 * phases.get(name, 0)))
+        if name not in work or name not in phases:
+            wrong.append("phase '%s' is not in %s" % (name, "the bench" if name in work else "the plan"))
+        elif (work[name] > 0) != (phases[name] > 0):
+            wrong.append("phase '%s': %.3g s planned, %.3g s measured" % (name, work[name], phases[name]))
+    marked = sum(phases.values())
+    print("a step: %.2f ms planned, %.2f measured, %.2f with marks" %
+          (1e3 * plan["step_seconds"], 1e3 * bench["step_seconds_median"], 1e3 * marked))
+
+    for line in wrong:
+        print("bench_against_plan.py: " + line)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
