@@ -4,8 +4,9 @@
 //
 // Time by phase is measured in further steps, by marks in the stream's work.
 //
-// Rows come from data.train where the experiment has it, else they are full rows of random tokens. A
-// model.shape, or one that --shape names, has random weights. Nothing is written but the report.
+// Rows come from data.train where the experiment has it, else they are random tokens: full rows, or of random
+// lengths from --shortest to train.seq_len, as real rows are. A model.shape, or one that --shape names, has
+// random weights. Nothing is written but the report.
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -26,7 +27,13 @@ namespace {
 constexpr int kWarmUp = 3;
 constexpr int kPhaseSteps = 3;  // timed phase by phase, after the others: the marks cost a little
 
-// Row `index` of the synthetic stream: seq_len random tokens, all supervised.
+// Tokens of row `index`: from `shortest` to `longest`, each as likely.
+int64_t random_length(int64_t index, int64_t shortest, int64_t longest) {
+  const PhiloxCounter bits = philox({0, static_cast<uint32_t>(index), 1, 0}, {0, 0});
+  return shortest + static_cast<int64_t>(bits[0] % static_cast<uint64_t>(longest - shortest + 1));
+}
+
+// Row `index` of the synthetic stream: random tokens, all supervised.
 void add_random_row(int64_t index, int64_t length, int64_t vocab, LocalBatch& out) {
   for (int64_t t = 0; t < length; ++t) {
     const PhiloxCounter bits = philox({static_cast<uint32_t>(t), static_cast<uint32_t>(index), 0, 0}, {0, 0});
@@ -41,8 +48,15 @@ void add_random_row(int64_t index, int64_t length, int64_t vocab, LocalBatch& ou
 
 class BatchSource {
  public:
-  explicit BatchSource(Job& job) : job_(job) {
+  BatchSource(Job& job, int64_t shortest) : job_(job), shortest_(shortest) {
+    const int64_t seq_len = job.config.train.seq_len;
+    if (shortest_ == 0) shortest_ = seq_len;
+    if (shortest_ < 1 || shortest_ > seq_len)
+      throw UsageError(
+          str_cat("--shortest ", shortest, ": a row has from 1 to train.seq_len = ", seq_len, " tokens"));
     if (job.config.data.train.empty()) return;
+    if (shortest != 0)
+      throw UsageError("--shortest is for random rows, and data.train gives rows: leave one of them out");
     data_ = load_training_data(job);
     sampler_ = std::make_unique<Sampler>(data_->epoch_size(), job.config.train.seed);
   }
@@ -60,7 +74,8 @@ class BatchSource {
         continue;
       }
       LocalBatch b;
-      for (int64_t i = mine.begin; i < mine.end; ++i) add_random_row(i, t.seq_len, job_.model.vocab, b);
+      for (int64_t i = mine.begin; i < mine.end; ++i)
+        add_random_row(i, random_length(i, shortest_, t.seq_len), job_.model.vocab, b);
       batches.push_back(std::move(b));
     }
     return batches;
@@ -68,6 +83,7 @@ class BatchSource {
 
  private:
   Job& job_;
+  int64_t shortest_;  // tokens of a random row
   std::unique_ptr<Dataset> data_;
   std::unique_ptr<Sampler> sampler_;
 };
@@ -184,7 +200,7 @@ int run_bench(const Process& process, const CommandLine& command) {
   const HostPlacement placement = place(process, config);
   Job job = open_job(process.world, placement, std::move(config), DataUse::kAll, BaseWeights::kRandom);
   std::unique_ptr<BatchSource> source;
-  together(process.world, [&] { source = std::make_unique<BatchSource>(job); });
+  together(process.world, [&] { source = std::make_unique<BatchSource>(job, command.shortest); });
   const auto decoder = make_training_decoder(job, job.config.train.micro_batch, job.config.train.seq_len);
   TrainingStep training(job, *decoder, source->tags());
 

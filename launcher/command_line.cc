@@ -20,6 +20,7 @@ DEFINE_string(system, "", "system text of --prompt");
 DEFINE_string(prompts, "", "file of rows whose last answers to generate");
 DEFINE_int32(samples, 0, "answers that eval shows");
 DEFINE_int32(steps, 20, "steps that bench times");
+DEFINE_int32(shortest, 0, "bench: random rows have this many tokens to train.seq_len; 0: all are full");
 DEFINE_string(shape, "", "bench and plan: a model without its files");
 DEFINE_int32(ranks, 1, "plan: ranks of the job");
 DEFINE_double(gemm_tflops, 0, "plan: rate of a rank's matrix products, TFLOP/s");
@@ -32,10 +33,10 @@ namespace pesc {
 namespace {
 
 constexpr std::array kVerbs{"train", "eval", "generate", "export", "bench", "plan", "inspect", "help"};
-constexpr std::array kFlags{"config", "checkpoint",  "base",       "out",        "prompt",
-                            "system", "prompts",     "samples",    "steps",      "set",
-                            "help",   "against",     "verify",     "generation", "shape",
-                            "ranks",  "gemm_tflops", "memory_gbs", "link_gbs",   "device_gib"};
+constexpr std::array kFlags{"config",     "checkpoint", "base",       "out",      "prompt", "system",
+                            "prompts",    "samples",    "steps",      "shortest", "set",    "help",
+                            "against",    "verify",     "generation", "shape",    "ranks",  "gemm_tflops",
+                            "memory_gbs", "link_gbs",   "device_gib"};
 
 template <class List>
 std::string nearest_of(const std::string& name, const List& list) {
@@ -91,7 +92,7 @@ std::string usage() {
          "                                     held-out loss, exact match and experts per dataset tag\n"
          "  generate --prompt TEXT [--system TEXT] | --prompts FILE   [--base]\n"
          "  export   --out FOLDER              a train.mode FULL run as a Hugging Face folder\n"
-         "  bench    [--shape S] [--steps N] [--out FILE.json]\n"
+         "  bench    [--shape S] [--steps N] [--shortest T] [--out FILE.json]\n"
          "                                     times the training step against the speed of light\n"
          "  plan     [--shape S] [--ranks N] [--out FILE.json] [--device_gib G] [--gemm_tflops T] "
          "[--memory_gbs M] [--link_gbs L]\n"
@@ -142,6 +143,7 @@ CommandLine parse_command_line(int argc, char** argv) {
   c.prompts = FLAGS_prompts;
   c.samples = FLAGS_samples;
   c.steps = FLAGS_steps;
+  c.shortest = FLAGS_shortest;
   c.shape = FLAGS_shape;
   c.ranks = FLAGS_ranks;
   c.gemm_tflops = FLAGS_gemm_tflops;

@@ -25,6 +25,7 @@ struct CommandLine {
   std::string prompts;                 // --prompts FILE of rows
   int samples = 0;                     // --samples N answers to show
   int steps = 20;                      // --steps N to time
+  int shortest = 0;                    // --shortest T tokens of a random row to time; 0: full rows
   std::string shape;                   // --shape S instead of the experiment's model and data
   int ranks = 1;                       // --ranks N to plan for
   double gemm_tflops = 0, memory_gbs = 0, link_gbs = 0, device_gib = 0;  // of a rank; 0: the usual
