@@ -62,7 +62,9 @@ int64_t range_end(int64_t n) {
                     : (n + kRange - 1) / kRange * kRange;
 }
 
+// Whether g's number of rows is within a range and may be taken for its end: no row has to be longer for it.
 bool in_range(const Gemm& g, int64_t k) {
+  if (g.trans_a == Transpose::kYes && g.trans_b == Transpose::kYes) return false;
   const int64_t rows = g.trans_a == Transpose::kYes ? k : g.c.rows;
   return g.extent == Extent::kVaries || rows != range_end(rows);
 }
@@ -254,10 +256,6 @@ __global__ void scale_elements(View<T> c, float beta) {
     at = from_float<T>(beta == 0.0F ? 0.0F : as_float(at) * beta);
   }
 }
-
-}  // namespace
-
-namespace {
 
 void multiply_by_choice(Queue& queue, const Gemm& g, int64_t k, bool varies) {
   const Key key = key_of(g, k, varies);

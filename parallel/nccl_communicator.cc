@@ -146,28 +146,30 @@ class NcclCommunicator final : public Communicator {
     const int64_t width = in.cols * dtype_bytes(in.dtype);
     const auto* from = static_cast<const std::byte*>(in.data);
     auto* to = static_cast<std::byte*>(out.data);
-    int64_t sent = 0;
+    std::vector<int64_t> send_at(ranks), recv_at(ranks);
+    for (size_t r = 1; r < ranks; ++r) {
+      send_at[r] = send_at[r - 1] + send_rows[r - 1] * width;
+      recv_at[r] = recv_at[r - 1] + recv_rows[r - 1] * width;
+    }
     enqueue(stream, "all_to_all_v", in.bytes(), [&](cudaStream_t s) {
+      // Nothing throws once NCCL's group is open.
+      const int64_t kept = send_rows[own] * width;
+      if (kept > 0)
+        PESC_CUDA(cudaMemcpyAsync(to + recv_at[own], from + send_at[own], static_cast<size_t>(kept),
+                                  cudaMemcpyDeviceToDevice, s));
       ncclResult_t code = ncclGroupStart();
       for (size_t r = 0; r < ranks; ++r) {
-        const int64_t send = send_rows[r] * width;
-        const int64_t receive = recv_rows[r] * width;
-        if (r == own) {
-          if (send > 0)
-            PESC_CUDA(cudaMemcpyAsync(to, from, static_cast<size_t>(send), cudaMemcpyDeviceToDevice, s));
-        } else {
-          const auto peer = static_cast<int>(r);
-          if (send > 0)
-            code = worse(code, ncclSend(from, static_cast<size_t>(send), ncclUint8, peer, peer_.comm, s));
-          if (receive > 0)
-            code = worse(code, ncclRecv(to, static_cast<size_t>(receive), ncclUint8, peer, peer_.comm, s));
-          sent += send;
-        }
-        from += send;
-        to += receive;
+        if (r == own) continue;
+        const auto send = static_cast<size_t>(send_rows[r] * width);
+        const auto receive = static_cast<size_t>(recv_rows[r] * width);
+        const auto peer = static_cast<int>(r);
+        if (send > 0) code = worse(code, ncclSend(from + send_at[r], send, ncclUint8, peer, peer_.comm, s));
+        if (receive > 0)
+          code = worse(code, ncclRecv(to + recv_at[r], receive, ncclUint8, peer, peer_.comm, s));
       }
       return worse(code, ncclGroupEnd());
     });
+    const int64_t sent = in.bytes() - send_rows[own] * width;
     bytes_sent_ += sent;
   }
 
