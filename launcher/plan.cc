@@ -38,6 +38,7 @@ nlohmann::json to_json(const ExperimentConfig& config, const Plan& p, const Mach
                       {"frozen_parameters", p.frozen},
                       {"device_bytes", p.device_bytes()},
                       {"overhead_bytes", rates.overhead},
+                      {"connection_bytes", p.connection_bytes},
                       {"host_bytes", p.host_bytes},
                       {"tokens_per_step", p.tokens},
                       {"flops_per_step", p.flops},
@@ -71,7 +72,9 @@ void print(const Plan& p, const MachineRates& rates) {
     if (a.bytes > 0) std::printf("  %-22s %12.3f\n", a.name.c_str(), static_cast<double>(a.bytes) / kGiB);
   }
   std::printf("  %-22s %12.3f\n", "beside the arenas", rates.overhead / kGiB);
-  std::printf("  %-22s %12.3f\n", "all", (static_cast<double>(p.device_bytes()) + rates.overhead) / kGiB);
+  if (p.connection_bytes > 0)
+    std::printf("  %-22s %12.3f\n", "NCCL", static_cast<double>(p.connection_bytes) / kGiB);
+  std::printf("  %-22s %12.3f\n", "all", p.all_bytes(rates) / kGiB);
   std::printf("  %-22s %12.3f  (host memory, while a checkpoint is written)\n\n", "checkpoint snapshot",
               static_cast<double>(p.host_bytes) / kGiB);
   std::printf("%-24s %12s %12s %12s %10s\n", "step of a rank", "TFLOP", "memory GB", "sent GB", "ms");
@@ -103,7 +106,7 @@ int run_plan(const Process& process, const CommandLine& command) {
     check_against_model(config, model, command.ranks);
     const MachineRates rates = rates_of(config, command);
     const Plan p = make_plan(config, model, command.ranks, rates);
-    const double bytes = static_cast<double>(p.device_bytes()) + rates.overhead;
+    const double bytes = p.all_bytes(rates);
     const bool fits = rates.device_memory == 0 || bytes <= rates.device_memory;
     const auto changes =
         fits ? std::vector<std::string>{} : what_would_fit(config, model, command.ranks, rates);

@@ -7,6 +7,7 @@
 #include "ops/reduce.h"
 #include "ops/rmsnorm.h"
 #include "ops/router.h"
+#include "parallel/gpu_world.h"
 
 namespace pesc {
 namespace {
@@ -27,9 +28,8 @@ struct Arenas {
   [[nodiscard]] std::vector<ArenaSize> sizes() const {
     std::vector<ArenaSize> all;
     for (const Arena* a :
-         {&weights, &copies, &optimizer, &activations, &workspace, &scratch, &exchange, &cache}) {
+         {&weights, &copies, &optimizer, &activations, &workspace, &scratch, &exchange, &cache})
       all.push_back({a->name(), a->is_planning() ? a->used() : a->capacity()});
-    }
     return all;
   }
 };
@@ -78,7 +78,8 @@ struct Decoder::Memory {
                                           const DecoderOptions& o) {
     const auto planned = plan(m, p, mesh, o);
     if (o.device.kind == DeviceKind::kCuda) {
-      int64_t bytes = cuda::kQueueBytes * (o.overlap == Overlap::kOn && mesh.world() > 1 ? 2 : 1);
+      const int queues = o.overlap == Overlap::kOn && mesh.world() > 1 ? 2 : 1;
+      int64_t bytes = cuda::kLibraryBytes + queues * cuda::kQueueBytes + nccl_bytes(mesh, m.kv_heads);
       for (const ArenaSize& a : planned->arenas.sizes()) bytes += a.bytes;
       cuda::require_memory(o.device.index, "this rank's model, activations and workspaces", bytes);
     }
@@ -129,17 +130,9 @@ std::vector<ArenaSize> Decoder::arenas() const {
 }
 
 Pass Decoder::pass() {
-  return {stream_,
-          tp_,
-          memory_->ws,
-          memory_->arenas.scratch,
-          lane_,
-          model_,
-          pesc_,
-          batch_,
-          pass_options_.kind,
-          pass_options_.seed,
-          pass_options_.step};
+  const PassOptions& o = pass_options_;
+  return {stream_, tp_,    memory_->ws, memory_->arenas.scratch, lane_, model_, pesc_, batch_,
+          o.kind,  o.seed, o.step};
 }
 
 // The first layer's input [S, H] from the tokens.

@@ -1,7 +1,12 @@
 #include "parallel/gpu_world.h"
 
-#include <map>
+#include <unistd.h>
 
+#include <map>
+#include <set>
+#include <string_view>
+
+#include "parallel/gradient_reduction.h"
 #include "parallel/solo_communicator.h"
 
 namespace pesc {
@@ -39,6 +44,29 @@ void check_same_nccl(Communicator& host, int64_t version) {
                              " and rank ", rank, " has ", nccl_version_text(versions[rank]),
                              "; install the same NCCL on all hosts"));
   }
+}
+
+std::string nccl_settings() {
+  std::set<std::string> found;
+  for (char** at = environ; *at != nullptr; ++at) {
+    const std::string_view setting = *at;
+    if (setting.starts_with("NCCL_") && !setting.starts_with("NCCL_HOSTID=")) found.emplace(setting);
+  }
+  std::string all;
+  for (const std::string& setting : found) all += (all.empty() ? "" : " ") + setting;
+  return all;
+}
+
+int64_t nccl_bytes(const Mesh& mesh, int64_t kv_heads) {
+  constexpr int64_t kMiB = int64_t{1} << 20;
+  constexpr int64_t kRing = 10 * kMiB, kPeer = 10 * kMiB;  // of a channel
+  std::set<std::vector<int>> groups = {mesh.tp_members(), mesh.ep_members()};
+  for (int g = 0; g < kReplicaGroups; ++g)
+    groups.insert(replica_members(static_cast<ReplicaGroup>(g), mesh, kv_heads));
+  int64_t bytes = (mesh.ep() - 1) * kPeer * kNcclChannels;
+  for (const std::vector<int>& group : groups)
+    if (group.size() > 1) bytes += kRing * kNcclChannels;
+  return bytes;
 }
 
 std::unique_ptr<Communicator> open_gpu_world(Communicator& host, int gpu, GpuUse use) {

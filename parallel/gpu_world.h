@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "parallel/communicator.h"
+#include "parallel/mesh.h"
 
 namespace pesc {
 
@@ -30,6 +31,18 @@ void check_same_nccl(Communicator& host, int64_t version);
 
 // "NCCL 2.28.9", or that it is not there; for records.
 [[nodiscard]] std::string nccl_version();
+// "NCCL_ALGO=Ring NCCL_PROTO=Simple ...": the environment's settings of NCCL, this project's and the user's,
+// but for those that name a host; for records, since sums depend on them.
+[[nodiscard]] std::string nccl_settings();
+
+// Channels (thread blocks) of each of NCCL's communicators, where ranks have GPUs of their own and the user
+// does not say otherwise. Between two H200 as quick as NCCL's own choice, 24 for collectives and 32 for an
+// exchange; 16 were 2 % of a step slower.
+inline constexpr int kNcclChannels = 24;
+
+// Device memory, in bytes, that NCCL takes on this rank for all of the layout's groups. An estimate, from
+// measurements of two ranks (tests/gpu/overlap.sh prints them); 0 for one rank.
+[[nodiscard]] int64_t nccl_bytes(const Mesh& mesh, int64_t kv_heads);
 
 // For open_gpu_world: the device communicator of several ranks.
 [[nodiscard]] std::unique_ptr<Communicator> nccl_world(std::unique_ptr<Communicator> host, int gpu,

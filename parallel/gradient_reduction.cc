@@ -22,6 +22,15 @@ constexpr std::array<const char*, kReplicaGroups> kNames = {"gradients.world", "
 
 }  // namespace
 
+std::vector<int> replica_members(ReplicaGroup group, const Mesh& mesh, int64_t kv_heads) {
+  const auto g = static_cast<size_t>(group);
+  const int mine = colours(mesh, kv_heads).at(g);
+  std::vector<int> members;
+  for (int r = 0; r < mesh.world(); ++r)
+    if (colours(Mesh(mesh.world(), r, mesh.tp(), mesh.ep()), kv_heads).at(g) == mine) members.push_back(r);
+  return members;
+}
+
 GradientReduction::GradientReduction(Communicator& world, const Mesh& mesh, int64_t kv_heads) {
   PESC_CHECK(world.size() == mesh.world() && world.rank() == mesh.rank(), "rank ", world.rank(), " of ",
              world.size(), " with the mesh of rank ", mesh.rank(), " of ", mesh.world());

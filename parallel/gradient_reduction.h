@@ -22,6 +22,10 @@ enum class ReplicaGroup {
 };
 inline constexpr int kReplicaGroups = 4;
 
+// The ranks of the group that mesh.rank() is in, in rising order. Throws UsageError where tp and kv_heads do
+// not go together.
+[[nodiscard]] std::vector<int> replica_members(ReplicaGroup group, const Mesh& mesh, int64_t kv_heads);
+
 class GradientReduction {
  public:
   // Splits `world` into the groups; collective. `kv_heads` decides kDpKv.

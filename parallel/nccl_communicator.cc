@@ -1,15 +1,17 @@
 // The nccl communicator: device collectives on the communication stream of the caller's, host collectives
 // over MPI. On one stream no two operations of a rank are ever in flight beside each other, whatever their
 // communicators: in different orders on different ranks they could wait for each other. Communicators are
-// nonblocking, so that every wait can be bounded and named (NcclFlight).
+// nonblocking, so that every wait can be bounded and named (NcclFlight). Those of the same ranks are one to
+// NCCL, which holds buffers for each of its own.
 //
-// Results are the same from run to run: the algorithm (ring) and the protocol are pinned, NVLS is off, and
-// each sum is taken in the order of the ring, which is a function of the machine; it is the same on all
-// ranks.
+// Results are the same from run to run: the algorithm (ring), the protocol and the number of channels are
+// pinned, NVLS is off, and each sum is taken in the order of the ring, which is a function of the machine; it
+// is the same on all ranks.
 #include <nccl.h>
 #include <unistd.h>
 
 #include <cstdlib>
+#include <map>
 #include <numeric>
 #include <utility>
 
@@ -26,7 +28,12 @@ void pin_settings(int rank, GpuUse use) {
   setenv("NCCL_ALGO", "Ring", 0);
   setenv("NCCL_PROTO", "Simple", 0);
   setenv("NCCL_NVLS_ENABLE", "0", 0);
-  if (use == GpuUse::kExclusive) return;
+  if (use == GpuUse::kExclusive) {
+    const std::string channels = std::to_string(kNcclChannels);
+    setenv("NCCL_MIN_CTAS", channels.c_str(), 0);
+    setenv("NCCL_MAX_CTAS", channels.c_str(), 0);
+    return;
+  }
   std::string host(256, '\0');
   (void)gethostname(host.data(), host.size() - 1);
   const std::string id = str_cat(host.c_str(), "-pesc-", rank);
@@ -34,10 +41,15 @@ void pin_settings(int rank, GpuUse use) {
   setenv("NCCL_IB_DISABLE", "1", 0);
 }
 
+// By their world ranks, in the group's order.
+using Connections = std::map<std::vector<int64_t>, std::weak_ptr<NcclConnection>>;
+
 struct Setup {
   int gpu;
   GpuUse use;
+  int64_t world_rank;
   std::shared_ptr<NcclFlight> flight;
+  std::shared_ptr<Connections> connections;
 };
 
 class NcclCommunicator final : public Communicator {
@@ -48,11 +60,20 @@ class NcclCommunicator final : public Communicator {
     peer_.name = host_->name();
     peer_.rank = host_->rank();
     peer_.size = host_->size();
+    std::weak_ptr<NcclConnection>& known =
+        (*setup_.connections)[host_->host_all_gather(std::span(&setup_.world_rank, 1))];
+    peer_.connection = known.lock();
+    if (peer_.connection == nullptr) known = peer_.connection = std::make_shared<NcclConnection>();
   }
 
-  // Collective.
+  // Collective, where another communicator of these ranks has not done it.
   void connect() {
     NcclFlight& flight = *setup_.flight;
+    if (peer_.connection->comm != nullptr) {
+      flight.add(&peer_);
+      connected_ = true;
+      return;
+    }
     std::string mine;
     ncclUniqueId id{};
     PESC_CUDA(cudaSetDevice(setup_.gpu));
@@ -70,25 +91,27 @@ class NcclCommunicator final : public Communicator {
       config.minCTAs = 1;
       config.maxCTAs = 2;
     }
-    const ncclResult_t code = ncclCommInitRankConfig(&peer_.comm, size(), id, rank(), &config);
+    const ncclResult_t code = ncclCommInitRankConfig(&peer_.connection->comm, size(), id, rank(), &config);
     flight.add(&peer_);
+    connected_ = true;
     flight.settle(peer_, code, "NCCL start-up");
   }
 
   ~NcclCommunicator() override {
     NcclFlight& flight = *setup_.flight;
     flight.remove(&peer_);
-    if (flight.aborted() || peer_.comm == nullptr) return;
+    ncclComm_t comm = peer_.connection->comm;
+    if (flight.aborted() || comm == nullptr || peer_.connection.use_count() > 1) return;
     // While an exception passes through, other ranks may never come to a common end.
     if (std::uncaught_exceptions() > 0) {
-      (void)ncclCommAbort(peer_.comm);
+      (void)ncclCommAbort(comm);
       return;
     }
     try {
-      flight.settle(peer_, ncclCommFinalize(peer_.comm), "NCCL shut-down");
-      (void)ncclCommDestroy(peer_.comm);
+      flight.settle(peer_, ncclCommFinalize(comm), "NCCL shut-down");
+      (void)ncclCommDestroy(comm);
     } catch (const Error&) {
-      (void)ncclCommAbort(peer_.comm);
+      (void)ncclCommAbort(comm);
     }
   }
   NcclCommunicator(const NcclCommunicator&) = delete;
@@ -106,7 +129,7 @@ class NcclCommunicator final : public Communicator {
     const int64_t bytes = in.bytes();
     if (bytes == 0) return;
     enqueue(stream, "all_gather", bytes, [&](cudaStream_t s) {
-      return ncclAllGather(in.data, out.data, static_cast<size_t>(bytes), ncclUint8, peer_.comm, s);
+      return ncclAllGather(in.data, out.data, static_cast<size_t>(bytes), ncclUint8, comm(), s);
     });
     bytes_sent_ += bytes * (size() - 1);
   }
@@ -118,7 +141,7 @@ class NcclCommunicator final : public Communicator {
     if (out.size() == 0) return;
     enqueue(stream, "reduce_scatter", in.bytes(), [&](cudaStream_t s) {
       return ncclReduceScatter(in.data, out.data, static_cast<size_t>(out.size()), type_of(in.dtype), ncclSum,
-                               peer_.comm, s);
+                               comm(), s);
     });
     bytes_sent_ += out.bytes() * (size() - 1);
   }
@@ -163,9 +186,8 @@ class NcclCommunicator final : public Communicator {
         const auto send = static_cast<size_t>(send_rows[r] * width);
         const auto receive = static_cast<size_t>(recv_rows[r] * width);
         const auto peer = static_cast<int>(r);
-        if (send > 0) code = worse(code, ncclSend(from + send_at[r], send, ncclUint8, peer, peer_.comm, s));
-        if (receive > 0)
-          code = worse(code, ncclRecv(to + recv_at[r], receive, ncclUint8, peer, peer_.comm, s));
+        if (send > 0) code = worse(code, ncclSend(from + send_at[r], send, ncclUint8, peer, comm(), s));
+        if (receive > 0) code = worse(code, ncclRecv(to + recv_at[r], receive, ncclUint8, peer, comm(), s));
       }
       return worse(code, ncclGroupEnd());
     });
@@ -226,7 +248,7 @@ class NcclCommunicator final : public Communicator {
     if (data.size() == 0) return;
     enqueue(stream, operation, data.bytes(), [&](cudaStream_t s) {
       return ncclAllReduce(data.data, data.data, static_cast<size_t>(data.size()), type_of(data.dtype), op,
-                           peer_.comm, s);
+                           comm(), s);
     });
     bytes_sent_ += 2 * data.bytes() * (size() - 1) / size();
   }
@@ -235,7 +257,7 @@ class NcclCommunicator final : public Communicator {
   template <class Call>
   void enqueue(Stream& stream, const char* operation, int64_t bytes, Call call) {
     PESC_CHECK(!setup_.flight->aborted(), operation, " on '", name(), "' after NCCL was ended");
-    if (peer_.comm == nullptr) connect();
+    if (!connected_) connect();
     Stream& lane = stream.communication();
     for (const Stream* s : {&stream, &lane})
       if (s->queue().watcher != setup_.flight) cuda::watch(s->queue(), setup_.flight);
@@ -245,9 +267,12 @@ class NcclCommunicator final : public Communicator {
     stream.follow(lane);
   }
 
+  [[nodiscard]] ncclComm_t comm() const { return peer_.connection->comm; }
+
   std::unique_ptr<Communicator> host_;
   Setup setup_;
   NcclPeer peer_;
+  bool connected_ = false;
   int64_t bytes_sent_ = 0;
 };
 
@@ -265,8 +290,10 @@ std::unique_ptr<Communicator> nccl_world(std::unique_ptr<Communicator> host, int
   check_same_nccl(*host, version);
   Communicator* limits = host.get();
   // The world outlives what is split from it, and the flight's last use.
-  auto flight = std::make_shared<NcclFlight>(host->rank(), [limits] { return limits->wait_limit(); });
-  auto world = std::make_unique<NcclCommunicator>(std::move(host), Setup{gpu, use, std::move(flight)});
+  const int rank = host->rank();
+  auto flight = std::make_shared<NcclFlight>(rank, [limits] { return limits->wait_limit(); });
+  auto world = std::make_unique<NcclCommunicator>(
+      std::move(host), Setup{gpu, use, rank, std::move(flight), std::make_shared<Connections>()});
   world->connect();
   return world;
 }

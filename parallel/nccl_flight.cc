@@ -46,13 +46,14 @@ std::string NcclFlight::where(const NcclPeer& peer, const std::string& operation
 }
 
 void NcclFlight::check(double seconds_waited) {
+  if (aborted_) return;
   forget_finished();
   for (const NcclPeer* peer : peers_) {
     ncclResult_t state = ncclSuccess;
-    const ncclResult_t code = ncclCommGetAsyncError(peer->comm, &state);
+    const ncclResult_t code = ncclCommGetAsyncError(peer->connection->comm, &state);
     if (code == ncclSuccess && (state == ncclSuccess || state == ncclInProgress)) continue;
     const std::string why = ncclGetErrorString(code == ncclSuccess ? state : code);
-    const char* last = ncclGetLastError(peer->comm);
+    const char* last = ncclGetLastError(peer->connection->comm);
     fail(str_cat(where(*peer, "NCCL"), " failed: ", why,
                  last != nullptr ? str_cat(" (", last, ")") : std::string(),
                  "; another rank or the network between them is lost"));
@@ -72,7 +73,7 @@ void NcclFlight::settle(const NcclPeer& peer, ncclResult_t code, const std::stri
     } else if (waited > 20e-6) {
       std::this_thread::yield();
     }
-    const ncclResult_t asked = ncclCommGetAsyncError(peer.comm, &code);
+    const ncclResult_t asked = ncclCommGetAsyncError(peer.connection->comm, &code);
     if (asked != ncclSuccess) code = asked;
   }
   if (code == ncclSuccess) return;
@@ -84,8 +85,10 @@ void NcclFlight::settle(const NcclPeer& peer, ncclResult_t code, const std::stri
 void NcclFlight::abort_all() noexcept {
   if (aborted_) return;
   aborted_ = true;
-  for (const NcclPeer* peer : peers_)
-    if (peer->comm != nullptr) (void)ncclCommAbort(peer->comm);
+  for (const NcclPeer* peer : peers_) {
+    if (peer->connection->comm != nullptr) (void)ncclCommAbort(peer->connection->comm);
+    peer->connection->comm = nullptr;
+  }
 }
 
 void NcclFlight::fail(const std::string& what) {

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -16,9 +17,14 @@
 
 namespace pesc {
 
+// NCCL's part of a communicator, of all those that have the same ranks. Null until the first operation.
+struct NcclConnection {
+  ncclComm_t comm = nullptr;
+};
+
 // A communicator as messages name it.
 struct NcclPeer {
-  ncclComm_t comm = nullptr;
+  std::shared_ptr<NcclConnection> connection;
   std::string name;
   int rank = 0;
   int size = 0;

@@ -6,6 +6,7 @@
 
 #include "model/flops.h"
 #include "ops/core/check.h"
+#include "parallel/gpu_world.h"
 
 namespace pesc {
 namespace {
@@ -158,6 +159,10 @@ int64_t Plan::device_bytes() const {
   return bytes;
 }
 
+double Plan::all_bytes(const MachineRates& rates) const {
+  return static_cast<double>(device_bytes() + connection_bytes) + rates.overhead;
+}
+
 Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, const MachineRates& rates) {
   const Mesh mesh(world, 0, c.parallel.tp, c.parallel.ep);
   Plan p;
@@ -165,6 +170,7 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
   p.dp = mesh.dp();
   p.tp = mesh.tp();
   p.ep = mesh.ep();
+  if (c.parallel.device == DeviceKind::kCuda) p.connection_bytes = nccl_bytes(mesh, model.kv_heads);
   p.arenas = Decoder::plan(model, c.pesc, mesh, decoder_options(c, mesh));
   Arena weights = Arena::planning("weights"), copies = Arena::planning("bf16 copies"),
         optimizer = Arena::planning("optimizer");
@@ -216,7 +222,7 @@ std::vector<std::string> what_would_fit(const ExperimentConfig& config, const Mo
                                         const MachineRates& rates) {
   std::vector<std::string> found;
   const auto bytes_of = [&](const ExperimentConfig& c, int ranks) {
-    return static_cast<double>(make_plan(c, model, ranks, rates).device_bytes()) + rates.overhead;
+    return make_plan(c, model, ranks, rates).all_bytes(rates);
   };
   const auto consider = [&](const ExperimentConfig& c, int ranks, const std::string& change) {
     try {

@@ -39,6 +39,7 @@ struct PlanPhase {
 struct Plan {
   int world = 1, dp = 1, tp = 1, ep = 1;
   std::vector<ArenaSize> arenas;    // of rank 0, which holds the most
+  int64_t connection_bytes = 0;     // NCCL's, on the device
   int64_t host_bytes = 0;           // of a rank: the copy that a checkpoint writes from
   int64_t trained = 0, frozen = 0;  // parameters of the whole model
   double tokens = 0;                // of a step, over all ranks
@@ -47,7 +48,8 @@ struct Plan {
   double seconds = 0;              // of a step
   double light_seconds = 0;        // flops over the GEMM rate of all ranks
   double exchanged_per_token = 0;  // bytes that a token's rows take over the links, forward and backward
-  [[nodiscard]] int64_t device_bytes() const;
+  [[nodiscard]] int64_t device_bytes() const;  // of the arenas
+  [[nodiscard]] double all_bytes(const MachineRates& rates) const;
 };
 
 [[nodiscard]] Plan make_plan(const ExperimentConfig& config, const ModelConfig& model, int world,

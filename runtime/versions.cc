@@ -17,6 +17,7 @@ std::map<std::string, std::string> library_versions(const Device& device) {
     versions["gemm"] = gpu.versions;
     versions["gpu"] = gpu.name;
     versions["nccl"] = nccl_version();
+    versions["nccl_settings"] = nccl_settings();
   }
   return versions;
 }

@@ -83,7 +83,10 @@ class Layering(unittest.TestCase):
                    ("OMPI_COMM_WORLD_LOCAL_SIZE", "OMPI_MCA_mpi_yield_when_idle", "OMPI_MCA_btl_vader_eager_limit")}
         # Likewise NCCL, before its first call.
         allowed |= {("parallel/nccl_communicator.cc", setting) for setting in
-                    ("NCCL_ALGO", "NCCL_PROTO", "NCCL_NVLS_ENABLE", "NCCL_HOSTID", "NCCL_IB_DISABLE")}
+                    ("NCCL_ALGO", "NCCL_PROTO", "NCCL_NVLS_ENABLE", "NCCL_MIN_CTAS", "NCCL_MAX_CTAS", "NCCL_HOSTID",
+                     "NCCL_IB_DISABLE")}
+        # All of NCCL's are written down in checkpoints.
+        allowed.add(("parallel/gpu_world.cc", ""))
         wrong = []
         for path in sources(*LAYERS[1:]):
             text = without_comments(path.read_text(encoding="utf-8"))

@@ -30,6 +30,8 @@ namespace cuda {
 
 // Device memory of a queue besides its arenas: the products' workspace.
 inline constexpr int64_t kQueueBytes = int64_t{32} << 20;
+// Left free for what the driver and the libraries load after the arenas are there: their kernels.
+inline constexpr int64_t kLibraryBytes = int64_t{256} << 20;
 
 // A cudaStream_t and what belongs to it: ops/core/queue.h.
 struct Queue;

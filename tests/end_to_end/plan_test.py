@@ -40,7 +40,8 @@ class PlanTest(harness.EndToEnd):
                 self.assertGreater(j["exchanged_bytes_per_token"], 0)
                 self.assertGreater(j["step_seconds"], 0.2)
                 # It fits on the GPUs that it is for, H200, and says so.
-                gib = [bytes / 2**30 for bytes in (j["device_bytes"] + j["overhead_bytes"], j["rates"]["device_memory"])]
+                gib = [bytes / 2**30 for bytes in (j["device_bytes"] + j["overhead_bytes"] + j["connection_bytes"],
+                                                    j["rates"]["device_memory"])]
                 print("%s: %.1f of %.1f GiB" % (name, *gib))
                 self.assertIs(j["fits"], True)
                 self.assertEqual(gib[1], 139)
@@ -87,7 +88,7 @@ class PlanTest(harness.EndToEnd):
         plans, gib = {}, {}
         for recompute in ("NONE", "CHEAP", "BLOCK"):
             plans[recompute], _ = self.plan(config, "--set", "train.recompute=" + recompute)
-            gib[recompute] = (plans[recompute]["device_bytes"] + plans[recompute]["overhead_bytes"]) / 2**30
+            gib[recompute] = sum(plans[recompute][k] for k in ("device_bytes", "overhead_bytes", "connection_bytes")) / 2**30
         print(" ".join("%s %.2f GiB, %.0f ms" % (r, gib[r], 1e3 * plans[r]["step_seconds"]) for r in gib))
         self.assertLessEqual(gib["NONE"], 72)
         self.assertLessEqual(gib["CHEAP"], 64)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What of the collectives a step waits for, with and without a stream of their own and two chunks of tokens:
-# `pesc bench` four times, and a table of the medians of a step and of rank 0's exposed communication.
+# `pesc bench` four times, and a table of the medians of a step, of rank 0's exposed communication, and of its
+# device memory beside the arenas, most of which is NCCL's.
 #
 #   tests/gpu/overlap.sh PESC RANKS [bench flags...]
 #   tests/gpu/overlap.sh build/gpu/pesc 2 --config configs/experiments/bench-7b.textproto --set parallel.ep=2
@@ -25,13 +26,15 @@ for overlap in false true; do
 done
 python3 - "$reports" << 'TABLE'
 import json, sys
-print("%-10s %8s %12s %26s %12s" % ("overlap", "chunks", "ms a step", "exposed communication, ms", "its share"))
+print("%-10s %8s %12s %26s %12s %24s" % ("overlap", "chunks", "ms a step", "exposed communication, ms", "its share",
+                                         "beside the arenas, GiB"))
 for overlap in ("false", "true"):
     for chunks in (1, 2):
         with open("%s/overlap-%s-chunks-%d.json" % (sys.argv[1], overlap, chunks), encoding="utf-8") as file:
             j = json.load(file)
         phases = j["phase_seconds_rank0"]
         exposed = phases["exposed communication"]
-        print("%-10s %8d %12.2f %26.2f %12.3f" % (overlap, chunks, 1e3 * j["step_seconds_median"], 1e3 * exposed,
-                                               exposed / sum(phases.values())))
+        beside = j["device_bytes_taken"] - j["arena_bytes_rank0"]
+        print("%-10s %8d %12.2f %26.2f %12.3f %24.2f" % (overlap, chunks, 1e3 * j["step_seconds_median"], 1e3 * exposed,
+                                                      exposed / sum(phases.values()), beside / 2**30))
 TABLE
