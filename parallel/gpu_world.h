@@ -40,8 +40,9 @@ void check_same_nccl(Communicator& host, int64_t version);
 // exchange; 16 were 2 % of a step slower.
 inline constexpr int kNcclChannels = 24;
 
-// Device memory, in bytes, that NCCL takes on this rank for all of the layout's groups. An estimate, from
-// measurements of two ranks (tests/gpu/overlap.sh prints them); 0 for one rank.
+// Device memory, in bytes, that NCCL takes on this rank for all of the layout's groups: its kernels, buffers
+// towards the neighbours in each ring, and towards each peer of an exchange. An estimate from measurements of
+// two ranks (tests/gpu/overlap.sh prints such); of more, nobody has measured it. 0 for one rank.
 [[nodiscard]] int64_t nccl_bytes(const Mesh& mesh, int64_t kv_heads);
 
 // For open_gpu_world: the device communicator of several ranks.
