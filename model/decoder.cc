@@ -7,7 +7,6 @@
 #include "ops/reduce.h"
 #include "ops/rmsnorm.h"
 #include "ops/router.h"
-#include "parallel/gpu_world.h"
 
 namespace pesc {
 namespace {
@@ -79,7 +78,8 @@ struct Decoder::Memory {
     const auto planned = plan(m, p, mesh, o);
     if (o.device.kind == DeviceKind::kCuda) {
       const int queues = o.overlap == Overlap::kOn && mesh.world() > 1 ? 2 : 1;
-      int64_t bytes = cuda::kLibraryBytes + queues * cuda::kQueueBytes + nccl_bytes(mesh, m.kv_heads);
+      int64_t bytes =
+          cuda::kLibraryBytes + queues * cuda::kQueueBytes + nccl_bytes(mesh, m.kv_heads, o.gpu_use);
       for (const ArenaSize& a : planned->arenas.sizes()) bytes += a.bytes;
       cuda::require_memory(o.device.index, "this rank's model, activations and workspaces", bytes);
     }

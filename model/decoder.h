@@ -19,6 +19,7 @@
 #include "model/parameters.h"
 #include "model/pesc_moe.h"
 #include "parallel/communicator.h"
+#include "parallel/gpu_world.h"
 #include "parallel/mesh.h"
 
 namespace pesc {
@@ -42,6 +43,7 @@ struct DecoderOptions {
   Recompute recompute = Recompute::kNone;  // of training
   DType compute = DType::kF32;             // of weights and activations: F32, or BF16 on CUDA
   Overlap overlap = Overlap::kOn;
+  GpuUse gpu_use = GpuUse::kExclusive;  // decides what NCCL takes
 };
 
 struct ArenaSize {

@@ -73,15 +73,17 @@ int64_t step_up(int64_t length) {
   return step >= length ? step : step * 3 / 2;
 }
 
-// Empty: not the library's. The same for the same segments, forward and backward.
+// Empty: not the library's. The same for the same segments and arena, forward and backward: sequences go
+// together as long as what library_workspace_bytes announced holds them, a power of two of them, of the
+// step's length.
 std::vector<Group> ragged_groups(const AttentionShape& heads, std::span<const AttentionSegment> segments,
                                  const Tensor& q, const Tensor& out, const Arena& scratch) {
   constexpr int64_t kMostElements = std::numeric_limits<int32_t>::max();
   if (q.rows * std::max({q.ld, out.ld, heads.q_heads}) > kMostElements) return {};
+  const int64_t most = std::min(kLibraryBackwardBytes, scratch.capacity() - kLibrarySlackBytes);
   const auto length_of = [&](const AttentionSegment& s) {
     const int64_t step = step_up(s.q_len);
-    const bool fits = library_sequence_bytes(heads, step) < scratch.capacity();
-    return fits ? step : (s.q_len + kTile - 1) / kTile * kTile;
+    return library_sequence_bytes(heads, step) <= most ? step : (s.q_len + kTile - 1) / kTile * kTile;
   };
   std::vector<Group> groups;
   for (size_t i = 0; i < segments.size(); ++i) {
@@ -92,7 +94,7 @@ std::vector<Group> ragged_groups(const AttentionShape& heads, std::span<const At
       Group& last = groups.back();
       const int64_t longest = std::max(length, last.shape.length);
       const auto batch = static_cast<int64_t>(std::bit_ceil(i + 1 - last.begin));
-      if (batch * library_sequence_bytes(heads, longest) <= kLibraryBackwardBytes) {
+      if (batch * library_sequence_bytes(heads, longest) <= most) {
         last.end = i + 1;
         last.shape.batch = batch;
         last.shape.length = longest;
@@ -117,6 +119,7 @@ struct AttentionCache {
   std::map<Shape, Plan> forward, backward;
   std::map<Shape, bool> ragged;  // whether both were there, and had room, at the first forward
   std::string refusal;           // why a shape got no plan
+  int64_t calls = 0;             // that were the library's
 
   AttentionCache() = default;
   AttentionCache(const AttentionCache&) = delete;
@@ -257,6 +260,7 @@ bool ragged_forward(Stream& stream, AttentionCache& cache, const AttentionForwar
     add_places(stream, group, args.segments, scratch, tensors);
     execute(cache, cache.forward.at(group.shape), tensors, scratch);
   }
+  ++cache.calls;
   return true;
 }
 
@@ -289,6 +293,7 @@ bool ragged_backward(Stream& stream, AttentionCache& cache, const AttentionBackw
                plan.workspace, " bytes, and there are ", free_bytes(scratch));
     execute(cache, plan, tensors, scratch);
   }
+  ++cache.calls;
   return true;
 }
 
@@ -317,6 +322,7 @@ bool library_attention_forward(Stream& stream, const AttentionForward& call, Are
                                              {kOut, at_row(args.out, u.begin)},
                                              {kStats, args.lse.data}};
   execute(cache, plan, tensors, scratch);
+  ++cache.calls;
   return true;
 }
 
@@ -345,6 +351,7 @@ bool library_attention_backward(Stream& stream, const AttentionBackward& args, A
         {kDq, at_row(args.dq, row)},   {kDk, at_row(args.dk, row)},     {kDv, at_row(args.dv, row)}};
     execute(cache, plan, tensors, scratch);
   }
+  ++cache.calls;
   return true;
 }
 
@@ -359,7 +366,8 @@ std::string library_attention_report(const Stream& stream) {
   for (const auto* all : {&cache->forward, &cache->backward})
     for (const auto& [shape, plan] : *all) plans += plan.graph == nullptr ? 0 : 1;
   const auto v = static_cast<int64_t>(cudnnGetVersion());
-  std::string text = str_cat("cuDNN ", v / 10000, ".", v / 100 % 100, ".", v % 100, ", ", plans, " plans");
+  std::string text = str_cat("cuDNN ", v / 10000, ".", v / 100 % 100, ".", v % 100, ", ", plans, " plans, ",
+                             cache->calls, " calls");
   if (!cache->refusal.empty()) text += str_cat("; none for ", cache->refusal);
   return text;
 }

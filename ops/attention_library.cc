@@ -4,12 +4,6 @@
 #include <algorithm>
 
 namespace pesc::cuda {
-namespace {
-
-constexpr int64_t kSlackBytes = int64_t{32} << 20;  // beside what is counted, of either call
-
-}  // namespace
-
 // The scores' gradients, the rows' sums, and room for dq, and with grouped heads dk and dv, in float32.
 int64_t library_sequence_bytes(const AttentionShape& shape, int64_t length) {
   const int64_t l = (length + 127) / 128 * 128;
@@ -21,7 +15,7 @@ int64_t library_workspace_bytes(const AttentionShape& shape, int64_t tokens, int
   if (tokens == 0 || length == 0 || shape.head_dim % 8 != 0 || shape.head_dim > kLibraryMaxHeadDim) return 0;
   const int64_t one = library_sequence_bytes(shape, length);
   const int64_t all = (tokens + length - 1) / length * one;
-  return std::max(one, std::min(all, kLibraryBackwardBytes)) + kSlackBytes;
+  return std::max(one, std::min(all, kLibraryBackwardBytes)) + kLibrarySlackBytes;
 }
 
 }  // namespace pesc::cuda

@@ -5,8 +5,8 @@
 // own tokens, rows as far apart in q, k and v. All else is the own kernels' (false). Its lse holds, at the
 // start of the tensor's memory and whatever the row stride, [B, HQ, L] for B sequences of one length L that
 // is a multiple of 128 laid end to end, and [Q, HQ] for any others. Only its backward can read that: whether
-// it takes a call depends on shape and segments alone, and is settled for forward and backward together at
-// the first forward of a shape.
+// it takes a call depends on the shape, the segments and the arena, and is settled for forward and backward
+// together at the first forward of a shape.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +22,7 @@ namespace pesc::cuda {
 // Scratch of either call of cuDNN's for `tokens` tokens in sequences of up to `length`, bytes: the backward
 // of as many sequences as kLibraryBackwardBytes holds, one at least. 0 for a head_dim that it does not take.
 inline constexpr int64_t kLibraryBackwardBytes = int64_t{1120} << 20;
+inline constexpr int64_t kLibrarySlackBytes = int64_t{32} << 20;  // beside what is counted, of either call
 inline constexpr int64_t kLibraryMaxHeadDim = 128;
 [[nodiscard]] int64_t library_sequence_bytes(const AttentionShape& shape, int64_t length);
 [[nodiscard]] int64_t library_workspace_bytes(const AttentionShape& shape, int64_t tokens, int64_t length);
@@ -31,7 +32,8 @@ inline constexpr int64_t kLibraryMaxHeadDim = 128;
 [[nodiscard]] int64_t library_attention_scratch_bytes(const AttentionShape& shape, int64_t tokens,
                                                       int64_t length);
 
-// Of a stream that has computed attention, for records: "cuDNN 9.14.0, 2 plans" or why there is none.
+// Of a stream that has computed attention, for records: "cuDNN 9.14.0, 2 plans, 64 calls", and the last batch
+// that it could not take, and why.
 [[nodiscard]] std::string library_attention_report(const Stream& stream);
 
 }  // namespace pesc::cuda

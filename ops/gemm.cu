@@ -315,11 +315,12 @@ void gemm(Stream& stream, const Gemm& g) {
   multiply_by_choice(queue, g, k, in_range(g, k));
 }
 
-// One line: the library's version; then one for each timed product: its key and its candidate.
+// One line: the library's version; then one for each product timed here or before: its key and its candidate.
 std::string gemm_choices(const Stream& stream) {
   const auto& cache = stream.queue().gemms;
   std::map<std::array<int64_t, 12>, int> sorted;
   if (cache == nullptr) return {};
+  for (const auto& [k, choice] : cache->recorded) sorted[k.values()] = choice;
   for (const auto& [k, matmul] : cache->matmuls)
     if (matmul.timed) sorted[k.values()] = matmul.choice;
   if (sorted.empty()) return {};

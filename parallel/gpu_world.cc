@@ -57,18 +57,19 @@ std::string nccl_settings() {
   return all;
 }
 
-int64_t nccl_bytes(const Mesh& mesh, int64_t kv_heads) {
+int64_t nccl_bytes(const Mesh& mesh, int64_t kv_heads, GpuUse use) {
   if (mesh.world() == 1) return 0;
   // Two H200, NCCL 2.28, 24 channels: 0.78 GiB beside those of one rank with one group, 0.47 for each further
   // one, 0.44 for an exchange.
   constexpr int64_t kMiB = int64_t{1} << 20;
   constexpr int64_t kKernels = 312 * kMiB, kRing = 20 * kMiB, kPeer = 19 * kMiB;  // the latter of a channel
+  const int64_t channels = use == GpuUse::kShared ? kSharedNcclChannels : kNcclChannels;
   std::set<std::vector<int>> rings = {mesh.tp_members()};
   for (int g = 0; g < kReplicaGroups; ++g)
     rings.insert(replica_members(static_cast<ReplicaGroup>(g), mesh, kv_heads));
-  int64_t bytes = kKernels + (mesh.ep() - 1) * kPeer * kNcclChannels;
+  int64_t bytes = kKernels + (mesh.ep() - 1) * kPeer * channels;
   for (const std::vector<int>& group : rings)
-    if (group.size() > 1) bytes += kRing * kNcclChannels;
+    if (group.size() > 1) bytes += kRing * channels;
   return bytes;
 }
 

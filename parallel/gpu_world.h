@@ -39,11 +39,13 @@ void check_same_nccl(Communicator& host, int64_t version);
 // does not say otherwise. Between two H200 as quick as NCCL's own choice, 24 for collectives and 32 for an
 // exchange; 16 were 2 % of a step slower.
 inline constexpr int kNcclChannels = 24;
+inline constexpr int kSharedNcclChannels =
+    2;  // at most, of ranks that share: all of them must fit beside each other
 
 // Device memory, in bytes, that NCCL takes on this rank for all of the layout's groups: its kernels, buffers
 // towards the neighbours in each ring, and towards each peer of an exchange. An estimate from measurements of
 // two ranks (tests/gpu/overlap.sh prints such); of more, nobody has measured it. 0 for one rank.
-[[nodiscard]] int64_t nccl_bytes(const Mesh& mesh, int64_t kv_heads);
+[[nodiscard]] int64_t nccl_bytes(const Mesh& mesh, int64_t kv_heads, GpuUse use);
 
 // For open_gpu_world: the device communicator of several ranks.
 [[nodiscard]] std::unique_ptr<Communicator> nccl_world(std::unique_ptr<Communicator> host, int gpu,

@@ -30,8 +30,10 @@ void pin_settings(int rank, GpuUse use) {
   setenv("NCCL_NVLS_ENABLE", "0", 0);
   if (use == GpuUse::kExclusive) {
     const std::string channels = std::to_string(kNcclChannels);
-    setenv("NCCL_MIN_CTAS", channels.c_str(), 0);
-    setenv("NCCL_MAX_CTAS", channels.c_str(), 0);
+    if (getenv("NCCL_MIN_CTAS") == nullptr && getenv("NCCL_MAX_CTAS") == nullptr) {
+      setenv("NCCL_MIN_CTAS", channels.c_str(), 1);
+      setenv("NCCL_MAX_CTAS", channels.c_str(), 1);
+    }
     return;
   }
   std::string host(256, '\0');
@@ -89,7 +91,7 @@ class NcclCommunicator final : public Communicator {
     if (setup_.use == GpuUse::kShared) {
       // All ranks' kernels must fit on the one GPU beside each other's work.
       config.minCTAs = 1;
-      config.maxCTAs = 2;
+      config.maxCTAs = kSharedNcclChannels;
     }
     const ncclResult_t code = ncclCommInitRankConfig(&peer_.connection->comm, size(), id, rank(), &config);
     flight.add(&peer_);

@@ -70,6 +70,7 @@ std::unique_ptr<Decoder> make_decoder(Job& job, int64_t rows, int64_t sequence, 
   o.purpose = purpose;
   o.recompute = job.config.train.recompute;
   o.compute = job.config.train.compute;
+  if (job.config.parallel.share_gpu) o.gpu_use = GpuUse::kShared;
   std::unique_ptr<Decoder> decoder;
   together(job.ranks->world(), [&] {
     decoder = std::make_unique<Decoder>(job.model, job.config.pesc, mesh, job.ranks->groups(), o);

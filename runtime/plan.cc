@@ -51,6 +51,7 @@ DecoderOptions decoder_options(const ExperimentConfig& c, const Mesh& mesh) {
   o.capacity.exchange_chunks = c.parallel.chunks(c.pesc, mesh, o.capacity.max_tokens);
   o.max_positions = c.train.seq_len;
   o.compute = c.train.compute;
+  if (c.parallel.share_gpu) o.gpu_use = GpuUse::kShared;
   o.recompute = c.train.recompute;
   return o;
 }
@@ -170,7 +171,8 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
   p.dp = mesh.dp();
   p.tp = mesh.tp();
   p.ep = mesh.ep();
-  if (c.parallel.device == DeviceKind::kCuda) p.connection_bytes = nccl_bytes(mesh, model.kv_heads);
+  if (c.parallel.device == DeviceKind::kCuda)
+    p.connection_bytes = nccl_bytes(mesh, model.kv_heads, decoder_options(c, mesh).gpu_use);
   p.arenas = Decoder::plan(model, c.pesc, mesh, decoder_options(c, mesh));
   Arena weights = Arena::planning("weights"), copies = Arena::planning("bf16 copies"),
         optimizer = Arena::planning("optimizer");

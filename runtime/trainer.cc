@@ -7,6 +7,7 @@
 #include <csignal>
 #include <cstdio>
 
+#include "ops/attention.h"
 #include "ops/gemm.h"
 #include "runtime/data/row_record.h"
 #include "runtime/evaluation.h"
@@ -343,7 +344,6 @@ void Trainer::report(const StepMetrics& m) {
 
 TrainResult Trainer::run() {
   const double start = now();
-  const int64_t before = step_;
   TrainResult result;
   try {
     result = run_steps();
@@ -358,7 +358,6 @@ TrainResult Trainer::run() {
   }
   if (recorder_ != nullptr) recorder_->flush();
   result.steps = step_;
-  result.ran = step_ - before;
   result.seconds = now() - start;
   return result;
 }
@@ -371,6 +370,8 @@ TrainResult Trainer::run_steps() {
     const StepMetrics m = train_step();
     result.loss = m.loss;
     report(m);
+    if (++result.ran == 1 && job_.first() && job_.device.kind == DeviceKind::kCuda)
+      LOG(INFO) << "attention of the first step: " << attention_library(decoder_->stream());
     poll_save();
     if (eval_ != nullptr && t.eval_every > 0 && step_ % t.eval_every == 0) {
       watch_.enter(Section::kEval, step_);

@@ -80,7 +80,6 @@ if grep -q '\*\*\*Skipped' "$logs/ctest.log"; then
   status=1
 fi
 
-stop_mps
 # check NAME COMMAND...: one script beside this one, in at most 300 s, and the last 40 lines that it prints.
 check() {
   local name=$1 log=$logs/$1.log code=0
@@ -93,9 +92,21 @@ check() {
   echo "$name: FAILED, exit code $code"
   status=1
 }
-check bench-against-plan tests/gpu/bench_against_plan.py "$build/pesc" --config configs/experiments/bench-7b.textproto \
-  --set model.shape.layers=2
+check quickstart-4 tests/gpu/quickstart.sh "$build/pesc" "$build/quickstart-4" 4
+stop_mps
 check quickstart tests/gpu/quickstart.sh "$build/pesc" "$build/quickstart"
+check bench-against-plan tests/gpu/bench_against_plan.py "$build/pesc" --config configs/experiments/bench-7b.textproto
+gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader | wc -l)
+if [[ $gpus -ge 2 ]]; then
+  # Ranks with GPUs of their own: NCCL's links between them, and its channels as training has them.
+  for layout in '--tp 2' '--ep 2' '--tp 2 --ep 2' ''; do
+    read -ra flags <<< "$layout"
+    for compute in f32 bf16; do
+      check "golden-own-gpus${layout// /}-$compute" mpirun --oversubscribe -np 2 "$build/tests/golden_check" \
+        tests/goldens/llama-gqa --device cuda --compute "$compute" "${flags[@]}"
+    done
+  done
+fi
 
 # Without that service: a client of it that is killed may take the others with it.
 if [[ faults.gpu =~ ${only:-.} ]]; then

@@ -29,9 +29,10 @@ class RecomputeInBf16 : public testing::Test {
   }
 };
 
-// Sequences of one length are the library's.
+// A dense batch to the library, as sequences of one length are that is a multiple of 128; the others are
+// ragged.
 TEST_F(RecomputeInBf16, PescSequencesOfOneLength) {
-  on_every_layout(TrainMode::kPesc, std::vector<int64_t>(8, 64), 0.1);
+  on_every_layout(TrainMode::kPesc, std::vector<int64_t>(4, 128), 0.1);
 }
 TEST_F(RecomputeInBf16, PescSequencesOfAnyLength) {
   on_every_layout(TrainMode::kPesc, {40, 7, 64, 1, 30}, 0.1);

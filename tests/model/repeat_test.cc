@@ -55,7 +55,7 @@ TEST(Repeat, SameLayoutSameBits) {
   }
 }
 
-// Attention's backward is the library's where all sequences have one length, and ours elsewhere.
+// Attention is the library's: of a dense batch, and of ragged ones.
 TEST(Repeat, InBf16) {
   if (!test_on_gpu()) return;  // BF16 is a GPU's
   const MpiSession session;
@@ -63,7 +63,7 @@ TEST(Repeat, InBf16) {
   const ModelConfig model = bf16_llama();
   const Layout layout{.tp = n > 1 ? 2 : 1, .ep = n, .compute = DType::kBF16};
   for (const std::vector<int64_t>& lengths :
-       {std::vector<int64_t>(8, 64), std::vector<int64_t>{40, 7, 64, 1, 30}}) {
+       {std::vector<int64_t>(4, 128), std::vector<int64_t>(8, 64), std::vector<int64_t>{40, 7, 64, 1, 30}}) {
     const Rows rows = some_rows(model.vocab, lengths);
     same_twice(model, bf16_pesc(), rows, layout);
     same_twice(model, full_tuning(), rows, {.tp = layout.tp, .compute = DType::kBF16});

@@ -61,6 +61,7 @@ inline ModelConfig bf16_llama() {
   m.hidden = 256;
   m.ffn = 512;
   m.head_dim = 64;
+  m.max_positions = 128;
   return m;
 }
 

@@ -88,8 +88,8 @@ TEST_F(GemmGpu, TimedKernels) {
   const HostMatrix b = rounded(HostMatrix::normal(1536, 1024, 2), DType::kBF16);
   Device device = gpu().device();
   device.products = KernelChoice::kTimed;
-  std::string record;
   for (const DType out : {DType::kBF16, DType::kF32}) {
+    std::string record;
     const HostMatrix before = rounded(HostMatrix::normal(1024, 1536, 3), out);
     HostMatrix want = before, product(1024, 1536);
     gemm(cpu, {.a = a.view, .b = b.view, .trans_b = Transpose::kYes, .c = want.view, .beta = 1});
@@ -110,6 +110,17 @@ TEST_F(GemmGpu, TimedKernels) {
     }
     EXPECT_LE(relative_error(got[0].values(), want.values()), bound_of(out, 1, product, want));
     EXPECT_TRUE(same_bits(got[0], got[1]));
+
+    // A run that does not meet the product keeps its record, and so does one that meets another.
+    Stream stream(device);
+    set_gemm_choices(stream, record);
+    EXPECT_EQ(gemm_choices(stream), record);
+    const OnGpu ga(stream, a, DType::kBF16), gc(stream, HostMatrix(1024, 1024));
+    gemm(stream, {.a = ga.view, .b = ga.view, .trans_b = Transpose::kYes, .c = gc.view});
+    const std::string more = gemm_choices(stream);
+    EXPECT_EQ(std::count(more.begin(), more.end(), '\n'), 3) << more;
+    std::istringstream lines(record);
+    for (std::string line; std::getline(lines, line);) EXPECT_NE(more.find(line), std::string::npos) << line;
   }
 }
 

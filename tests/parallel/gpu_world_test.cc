@@ -61,13 +61,17 @@ TEST_F(GpuWorld, SettingsAreRecorded) {
   setenv("NCCL_ALGO", "Ring", 1);
   setenv("NCCL_HOSTID", "of one rank", 1);
   const std::string settings = nccl_settings();
-  EXPECT_NE(settings.find("NCCL_ALGO=Ring NCCL_PESC_TEST=7"), std::string::npos) << settings;
+  const size_t algo = settings.find("NCCL_ALGO=Ring ");
+  const size_t ours = settings.find("NCCL_PESC_TEST=7");
+  EXPECT_TRUE(algo != std::string::npos && ours != std::string::npos && algo < ours) << settings;
   EXPECT_EQ(settings.find("NCCL_HOSTID"), std::string::npos) << settings;
 }
 
 // Groups of the same ranks are one to NCCL.
 TEST_F(GpuWorld, MemoryOfGroups) {
-  const auto bytes = [](int world, int tp, int ep) { return nccl_bytes(Mesh(world, 0, tp, ep), 4); };
+  const auto bytes = [](int world, int tp, int ep) {
+    return nccl_bytes(Mesh(world, 0, tp, ep), 4, GpuUse::kExclusive);
+  };
   EXPECT_EQ(bytes(1, 1, 1), 0);
   const int64_t one = bytes(2, 1, 1);
   EXPECT_EQ(bytes(8, 1, 1), one);  // a ring has two neighbours, however long it is
@@ -75,6 +79,7 @@ TEST_F(GpuWorld, MemoryOfGroups) {
   const int64_t ring = (bytes(8, 2, 1) - one) / 2;  // all, those of a slice, and those of a row
   EXPECT_GT(ring, int64_t{64} << 20);
   EXPECT_GT(one, ring);
+  EXPECT_LT(nccl_bytes(Mesh(2, 0, 1, 1), 4, GpuUse::kShared), one);
   const int64_t peer = bytes(2, 1, 2) - one;
   EXPECT_GT(peer, int64_t{64} << 20);
   EXPECT_EQ(bytes(8, 1, 8), one + 7 * peer);

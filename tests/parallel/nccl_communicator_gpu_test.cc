@@ -164,6 +164,36 @@ TEST_F(NcclTest, SplitGroupsWorkBesideEachOther) {
     ASSERT_NEAR(got[i], value(0, static_cast<int64_t>(i)) * scale, 1e-5 * static_cast<double>(scale));
 }
 
+// Communicators of the same ranks are one to NCCL: they work beside each other and after each other's end,
+// whichever came first, and one that nobody used ends without any.
+TEST_F(NcclTest, SplitsOfTheSameRanksOutliveEachOther) {
+  const auto check = [&](Communicator& c) {
+    const Arena::Scope scope(*arena_);
+    const Tensor data = upload(values(c.rank(), 4099));
+    c.all_reduce_sum(*stream_, data);
+    expect_sum(c, download(data), 0);
+  };
+  for (const bool all : {true, false}) {
+    const int colour = all ? 0 : rank_ / 2;
+    auto first = world_->split(colour, "first");
+    auto second = world_->split(colour, "second");
+    auto unused = world_->split(colour, "unused");
+    check(*first);
+    check(*second);
+    first.reset();
+    check(*second);
+    unused.reset();
+    auto third = world_->split(colour, "third");
+    second.reset();
+    check(*third);
+    check(*world_);
+    third.reset();
+    check(*world_);
+    // Once nobody has it, it is made anew.
+    check(*world_->split(colour, "fourth"));
+  }
+}
+
 // With a communication stream the calls on the other one wait for what they read, and it for them; those on
 // the communication stream itself run beside the other's work.
 TEST_F(NcclTest, CommunicationHasItsOwnStream) {
