@@ -155,12 +155,12 @@ class AttentionGpu : public GpuTwin {
   }
 
   // Whether this build calls a library: it then announces room for it.
-  static bool has_library() {
+  [[nodiscard]] bool has_library() {
     return attention_scratch_bytes(gpu().device(), {1, 1, 8, 1}, 1, 1, DType::kBF16) >
            attention_scratch_bytes(gpu().device(), {1, 1, 8, 1}, 1, 1, DType::kF32);
   }
   // Forwards and backwards that were the library's so far.
-  static int64_t library_calls() {
+  [[nodiscard]] int64_t library_calls() {
     const std::string report = attention_library(gpu());
     const size_t at = report.find(" plans, ");
     return at == std::string::npos ? 0 : std::stoll(report.substr(at + 8));
