@@ -82,6 +82,32 @@ class PlanTest(harness.EndToEnd):
                 else:
                     self.assertAlmostEqual(bench["bytes_sent_rank0_median"] / sent, 1, delta=0.15)
 
+    def test_bench_of_uneven_rows(self):
+        """Rows of --shortest to seq_len tokens, the same ones on any layout."""
+        shape = ("--shape", os.path.join(BASE, "config.json"))
+        sizes = harness.sets(train__global_batch=16, train__micro_batch=8, train__seq_len=128, parallel__tp=1, parallel__ep=1,
+                             parallel__threads=1)
+        tokens = {}
+        for ranks, shortest in ((1, 0), (1, 5), (2, 5), (1, 128)):
+            with self.subTest(ranks=ranks, shortest=shortest):
+                result = harness.pesc(ranks, "bench", "--config", QUICKSTART, *shape, *sizes, "--steps", 1, "--shortest", shortest,
+                                      "--out", self.path("bench.json"))
+                self.assertEqual(result.code, 0, str(result))
+                with open(self.path("bench.json"), encoding="utf-8") as file:
+                    bench = json.load(file)
+                tokens[ranks, shortest] = round(bench["tokens_per_second_median"] * bench["step_seconds_median"])
+        print(tokens)
+        self.assertEqual(tokens[1, 0], 16 * 128)
+        self.assertEqual(tokens[1, 128], 16 * 128)
+        self.assertEqual(tokens[2, 5], tokens[1, 5])
+        self.assertTrue(16 * 5 < tokens[1, 5] < 16 * 128, tokens)
+        for words, flags in (("from 1 to train.seq_len = 128 tokens", (*shape, "--shortest", 129)),
+                             ("from 1 to train.seq_len = 128 tokens", (*shape, "--shortest", -1)),
+                             ("data.train gives rows", ("--shortest", 5))):
+            result = harness.pesc(2, "bench", "--config", QUICKSTART, *sizes, *flags)
+            self.assertEqual(result.code, 64, str(result))
+            self.assertIn(words, str(result))
+
     def test_recompute_of_7b_on_one_gpu(self):
         """The bars on memory, with what stands beside the arenas; the products of CHEAP are those of NONE."""
         config = os.path.join(EXPERIMENTS, "bench-7b.textproto")

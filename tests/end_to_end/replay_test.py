@@ -41,7 +41,7 @@ class Replay(harness.EndToEnd):
 
     def test_one_curve_on_any_layout(self):
         # One after the other: side by side on two cores they take half as long again.
-        for ranks, tp, ep, threads in ((1, 1, 1, 2), (8, 2, 8, 1)):
+        for ranks, tp, ep, threads in ((1, 1, 1, 2), (8, 4, 8, 1)):
             run = "replayed-%d" % ranks
             result = harness.pesc(ranks if ranks > 1 else 0, "train", *self.experiment(
                 run, tp=tp, ep=ep, parallel__threads=threads, debug__routing_replay=self.tape), seconds=900)
