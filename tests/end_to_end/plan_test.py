@@ -101,10 +101,11 @@ class PlanTest(harness.EndToEnd):
         self.assertEqual(tokens[1, 128], 16 * 128)
         self.assertEqual(tokens[2, 5], tokens[1, 5])
         self.assertTrue(16 * 5 < tokens[1, 5] < 16 * 128, tokens)
-        for words, flags in (("from 1 to train.seq_len = 128 tokens", (*shape, "--shortest", 129)),
-                             ("from 1 to train.seq_len = 128 tokens", (*shape, "--shortest", -1)),
-                             ("data.train gives rows", ("--shortest", 5))):
-            result = harness.pesc(2, "bench", "--config", QUICKSTART, *sizes, *flags)
+        config = ("--config", QUICKSTART)
+        for words, flags in (("from 1 to train.seq_len = 128 tokens", (*config, *shape, "--shortest", 129)),
+                             ("from 1 to train.seq_len = 128 tokens", (*config, *shape, "--shortest", -1)),
+                             ("data.train gives rows", (*self.experiment("run"), "--shortest", 5))):
+            result = harness.pesc(2, "bench", *flags, *sizes)
             self.assertEqual(result.code, 64, str(result))
             self.assertIn(words, str(result))
 
