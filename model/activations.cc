@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "model/batch.h"
+#include "model/ffn_blocks.h"
 #include "model/lora_linear.h"
 #include "ops/adapter.h"
 #include "ops/attention.h"
@@ -175,7 +176,8 @@ int64_t scratch_bytes(const ModelConfig& m, const PescConfig& pesc, const Mesh& 
   const AttentionShape shape{m.heads / tp, std::max<int64_t>(m.kv_heads / tp, 1), m.head_dim, 1.0F};
   int64_t bytes = attention_scratch_bytes(device, shape, n.padded, c.max_sequence, n.compute);
   bytes = std::max(bytes, lora_scratch_bytes(device, n.padded, shape.q_heads * m.head_dim, n.compute));
-  bytes = std::max(bytes, swiglu_scratch_bytes(device, n.padded, m.ffn / tp, n.compute));
+  bytes = std::max(bytes, swiglu_scratch_bytes(device, n.padded, m.ffn / tp, n.compute) +
+                              ffn_blocks_scratch_bytes(device, n.padded, 2 * pesc.lora.rank));
   if (pesc.mode == TrainMode::kPesc) {
     const MoeConfig& moe = pesc.moe;
     const int64_t rows = mesh.ep() == 1 ? n.slice : n.capacity;

@@ -6,14 +6,6 @@
 namespace pesc {
 namespace {
 
-float lora_scale(const Pass& pass) {
-  return static_cast<float>(pass.pesc.lora.alpha / static_cast<double>(pass.pesc.lora.rank));
-}
-
-Tensor lora_part(const ColumnLinears::Part& part, const Tensor& a) {
-  return a.col_range(part.lora_begin, part.lora_begin + part.lora_b.cols);
-}
-
 void weight_gradients(const Pass& pass, const ColumnLinears& w, const Tensor& dy, const Tensor& x) {
   Stream& s = pass.stream;
   const PhaseScope phase(s, Phase::kGemm);

@@ -44,6 +44,14 @@ struct Beside {
   return lora_columns > 0 && mask.rate > 0;
 }
 
+[[nodiscard]] inline float lora_scale(const Pass& pass) {
+  return static_cast<float>(pass.pesc.lora.alpha / static_cast<double>(pass.pesc.lora.rank));
+}
+// The columns of the stacked activations a [any, R] that are one linear's.
+[[nodiscard]] inline Tensor lora_part(const ColumnLinears::Part& part, const Tensor& a) {
+  return a.col_range(part.lora_begin, part.lora_begin + part.lora_b.cols);
+}
+
 // Work that needs nothing of the others' tokens, and runs while they are gathered.
 using Meanwhile = std::function<void()>;
 

@@ -1,5 +1,6 @@
 #include "model/shared_ffn.h"
 
+#include "model/ffn_blocks.h"
 #include "ops/swiglu.h"
 
 namespace pesc {
@@ -17,6 +18,8 @@ LayerSaved ffn_rows(const LayerSaved& saved, const BatchChunk& chunk) {
 void shared_ffn_forward(const Pass& pass, int64_t layer, const LayerParameters& p, const LayerSaved& saved,
                         const Beside& x, const Tensor& dropped, const Tensor& residual, const Tensor& f,
                         const Meanwhile& meanwhile) {
+  if (ffn_block_rows(pass, p) > 0)
+    return ffn_forward_in_blocks(pass, layer, p, saved, x.x, dropped, residual, f, meanwhile);
   const Batch& b = pass.batch;
   const Tensor gate_up = saved.gate_up.row_range(0, b.padded);
   const int64_t columns = p.down.weight.cols;
@@ -33,6 +36,8 @@ void shared_ffn_forward(const Pass& pass, int64_t layer, const LayerParameters& 
 Tensor shared_ffn_backward(const Pass& pass, int64_t layer, const LayerParameters& p, const LayerSaved& saved,
                            const Tensor& df, const Tensor& x, const Tensor& dropped, const Beside& dx,
                            const Tensor& through_a) {
+  if (ffn_block_rows(pass, p) > 0)
+    return ffn_backward_in_blocks(pass, layer, p, saved, df, dropped, dx.x, through_a);
   const Batch& b = pass.batch;
   const Tensor gate_up = saved.gate_up.row_range(0, b.padded);
   const int64_t columns = p.down.weight.cols;

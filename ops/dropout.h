@@ -30,6 +30,13 @@ struct Dropout {
   Tensor positions;     // [1, T] I32
   int64_t column0 = 0;  // global column of column 0, for inputs that are cut over tp
 
+  // The mask of some of the rows.
+  [[nodiscard]] Dropout rows(int64_t begin, int64_t end) const {
+    Dropout some = *this;
+    some.samples = samples.col_range(begin, end);
+    some.positions = positions.col_range(begin, end);
+    return some;
+  }
   [[nodiscard]] uint32_t threshold() const {
     return std::min<uint32_t>(static_cast<uint32_t>(std::lround(static_cast<double>(rate) * 65536.0)), 65535);
   }

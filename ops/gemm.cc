@@ -1,10 +1,18 @@
 // General products on the CPU: OpenBLAS sgemm, which runs single-threaded; the larger of m and n is cut into
 // one piece per thread of the stream, at multiples of kCut so that its register tiles stay whole.
+//
+// sgemm copies both matrices into panels first, and clears C where beta is 0, which is a third of the time
+// where one side is small, as with tokens times a small weight. On processors with AVX-512 OpenBLAS has
+// kernels that do neither, for products of up to kUnpacked multiplications whose left matrix is not
+// transposed: there a product with many rows is given to it in such pieces. What a piece sums does not depend
+// on the cuts.
 #include "ops/gemm.h"
 
 #include <cblas.h>
 
 #include <algorithm>
+#include <string_view>
+#include <vector>
 
 #include "ops/core/threads.h"
 #include "ops/cuda_ops.h"
@@ -16,6 +24,22 @@ namespace {
 constexpr int64_t kCut = 32;
 // A product of fewer multiplications than this stays on one thread.
 constexpr int64_t kThreadWork = int64_t{1} << 18;
+
+constexpr int64_t kUnpacked = 1000000;  // of OpenBLAS's sgemm_small_kernel_permit
+constexpr int64_t kUnpackedCols = 128;  // of a piece, measured: more or fewer are slower
+constexpr int64_t kUnpackedB = 100000;  // elements of the small matrix; larger ones stay in panels
+constexpr int64_t kUnpackedRows = 256;  // fewer do not pay for transposing the small matrix
+constexpr int64_t kNarrow = 64;         // columns up to which it is faster with beta too
+constexpr int64_t kNarrowSums = 4096;   // elements of C = A^T B up to which its sums are cut
+constexpr int64_t kSums = 256;          // their terms in one piece
+
+bool has_unpacked_kernels() {
+  static const bool has = [] {
+    const std::string_view core = openblas_get_corename();
+    return core == "SkylakeX" || core == "Cooperlake" || core == "SapphireRapids";
+  }();
+  return has;
+}
 
 void single_threaded_blas() {
   static const bool done = [] {
@@ -47,12 +71,64 @@ void scale_rows(const Tensor& c, float beta) {
   }
 }
 
-// The whole product on the calling thread.
-void gemm_piece(const Gemm& g) {
+void sgemm(const Gemm& g) {
   const int64_t k = g.trans_a == Transpose::kYes ? g.a.rows : g.a.cols;
   cblas_sgemm(CblasRowMajor, cblas(g.trans_a), cblas(g.trans_b), static_cast<blasint>(g.c.rows),
               static_cast<blasint>(g.c.cols), static_cast<blasint>(k), g.alpha, g.a.f32(), leading(g.a),
               g.b.f32(), leading(g.b), g.beta, g.c.f32(), leading(g.c));
+}
+
+// b^T, on memory of this thread that stands until the next call.
+Tensor transposed(const Tensor& b) {
+  thread_local std::vector<float> memory;
+  memory.resize(static_cast<size_t>(b.size()));
+  const Tensor out{memory.data(), DType::kF32, b.cols, b.rows, b.rows};
+  cblas_somatcopy(CblasRowMajor, CblasTrans, static_cast<blasint>(b.rows), static_cast<blasint>(b.cols), 1.0F,
+                  b.f32(), leading(b), out.f32(), leading(out));
+  return out;
+}
+
+// c = a b (+ c), b small, a with many rows.
+void sgemm_unpacked(Gemm g) {
+  if (g.trans_b == Transpose::kYes) {
+    g.b = transposed(g.b);
+    g.trans_b = Transpose::kNo;
+  }
+  const int64_t cols = std::min(g.c.cols, kUnpackedCols);
+  int64_t rows = kUnpacked / (cols * g.b.rows);
+  if (rows > 16) rows -= rows % 8;
+  for (int64_t r = 0; r < g.c.rows; r += rows) {
+    const int64_t r_end = std::min(r + rows, g.c.rows);
+    for (int64_t c = 0; c < g.c.cols; c += cols) {
+      const int64_t c_end = std::min(c + cols, g.c.cols);
+      Gemm piece = g;
+      piece.a = g.a.row_range(r, r_end);
+      piece.b = g.b.col_range(c, c_end);
+      piece.c = g.c.row_range(r, r_end).col_range(c, c_end);
+      sgemm(piece);
+    }
+  }
+}
+
+// The whole product on the calling thread.
+void gemm_piece(const Gemm& g) {
+  const bool ta = g.trans_a == Transpose::kYes;
+  const int64_t k = ta ? g.a.rows : g.a.cols;
+  const int64_t small = g.c.cols * k;
+  if (!has_unpacked_kernels()) return sgemm(g);
+  if (!ta && g.c.rows >= kUnpackedRows && small <= kUnpackedB && (g.beta == 0.0F || g.c.cols <= kNarrow))
+    return sgemm_unpacked(g);
+  if (ta && g.trans_b == Transpose::kNo && g.c.size() <= kNarrowSums && k > kSums) {
+    Gemm piece = g;
+    for (int64_t at = 0; at < k; at += kSums, piece.beta = 1.0F) {
+      const int64_t end = std::min(at + kSums, k);
+      piece.a = g.a.row_range(at, end);
+      piece.b = g.b.row_range(at, end);
+      sgemm(piece);
+    }
+    return;
+  }
+  sgemm(g);
 }
 
 Tensor op_rows(const Tensor& t, Transpose trans, int64_t begin, int64_t end) {

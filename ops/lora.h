@@ -27,6 +27,11 @@ struct LoraBranch {
   float scale = 1;
   Dropout dropout;
   Tensor da;  // [R, I] F32, added to
+
+  // The way back of some of the tokens.
+  [[nodiscard]] LoraBranch rows(int64_t begin, int64_t end) const {
+    return {dout.row_range(begin, end), a, scale, dropout.rate > 0 ? dropout.rows(begin, end) : dropout, da};
+  }
 };
 // The two products of it: da += scale dout^T dropped, dropped = dropout(x) [T, I]; and the gradient of
 // dropout(x), [T, I] written.

@@ -3,6 +3,8 @@
 // T tokens, F columns.
 #include "ops/swiglu.h"
 
+#include <algorithm>
+
 #include "ops/core/threads.h"
 #include "ops/core/vector_math.h"
 #include "ops/cuda_ops.h"
@@ -27,6 +29,8 @@ void backward_row(const float* dh, const float* gate, const float* up, int64_t n
     dup[i] = d * g * s;
   }
 }
+
+constexpr int64_t kFewest = 64;  // rows at a time
 
 void check(const Tensor& gate_up, const Tensor& h) {
   PESC_CHECK(gate_up.dtype == DType::kF32 && h.dtype == DType::kF32, dtype_name(gate_up.dtype), ", ",
@@ -55,22 +59,31 @@ void swiglu_forward(Stream& stream, const Tensor& gate_up, const Tensor& h, cons
 
 void swiglu_backward(Stream& stream, const SwigluBackward& args, Arena& scratch) {
   if (stream.on_cuda()) return cuda_ops().swiglu_backward(stream, args, scratch);
-  const Tensor& dh = args.dh;
-  check(args.gate_up, dh);
-  check(args.dgate_up, dh);
-  if (args.lora.dout.present()) {
-    Arena::Scope scope(scratch);
-    const Tensor h = scratch.allocate(dh.rows, dh.cols);
-    swiglu_forward(stream, args.gate_up, h);
-    lora_down_backward(stream, args.lora, h, dh, scratch);
-  }
-  parallel_for(stream, dh.rows, row_grain(dh.cols), [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      const float* gate = args.gate_up.f32() + t * args.gate_up.ld;
-      float* dgate = args.dgate_up.f32() + t * args.dgate_up.ld;
-      backward_row(dh.f32() + t * dh.ld, gate, gate + dh.cols, dh.cols, dgate, dgate + dh.cols);
+  check(args.gate_up, args.dh);
+  check(args.dgate_up, args.dh);
+  const bool lora = args.lora.dout.present();
+  // In work: gate and up, dh, h, and what goes through LoRA's A.
+  const int64_t most =
+      lora ? rows_in_cache(stream, 5 * args.dh.cols * dtype_bytes(DType::kF32), kFewest) : args.dh.rows;
+  for (int64_t begin = 0; begin < args.dh.rows; begin += most) {
+    const int64_t end = begin + std::min(most, args.dh.rows - begin);
+    const Tensor dh = args.dh.row_range(begin, end);
+    const Tensor gate_up = args.gate_up.row_range(begin, end);
+    if (lora) {
+      Arena::Scope scope(scratch);
+      const Tensor h = scratch.allocate(dh.rows, dh.cols);
+      swiglu_forward(stream, gate_up, h);
+      lora_down_backward(stream, args.lora.rows(begin, end), h, dh, scratch);
     }
-  });
+    const Tensor dgate_up = args.dgate_up.row_range(begin, end);
+    parallel_for(stream, dh.rows, row_grain(dh.cols), [&](int64_t first, int64_t last) {
+      for (int64_t t = first; t < last; ++t) {
+        const float* gate = gate_up.f32() + t * gate_up.ld;
+        float* dgate = dgate_up.f32() + t * dgate_up.ld;
+        backward_row(dh.f32() + t * dh.ld, gate, gate + dh.cols, dh.cols, dgate, dgate + dh.cols);
+      }
+    });
+  }
 }
 
 int64_t swiglu_scratch_bytes(const Device& device, int64_t tokens, int64_t columns, DType activations) {

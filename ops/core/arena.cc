@@ -1,12 +1,16 @@
 #include "ops/core/arena.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <utility>
 
 namespace pesc {
 namespace {
+
+constexpr int64_t kHugePage = int64_t{2} << 20;
 
 int64_t align_up(int64_t bytes) {
   return (bytes + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment;
@@ -28,8 +32,11 @@ Arena::Arena(std::string name, Device device, int64_t bytes)
     base_ = static_cast<std::byte*>(cuda::allocate(device.index, str_cat("arena '", name_, "'"), capacity_));
     return;
   }
-  void* memory = mmap(nullptr, static_cast<size_t>(capacity_), PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  // Whole pages of 2 MiB where it is larger than a few: with those of 4 KiB a step spends a tenth of its time
+  // on finding them, and what other ranks read of this memory goes page by page.
+  const auto length = static_cast<size_t>(capacity_);
+  const size_t room = capacity_ >= kHugePage ? static_cast<size_t>(kHugePage) : 0;
+  void* memory = mmap(nullptr, length + room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) {
     throw UsageError(
         str_cat("arena '", name_, "' needs ", capacity_ >> 20,
@@ -37,6 +44,15 @@ Arena::Arena(std::string name, Device device, int64_t bytes)
                 "seq_len, or more ranks"));
   }
   base_ = static_cast<std::byte*>(memory);
+  if (room == 0) return;
+  const size_t before = (room - reinterpret_cast<uintptr_t>(memory) % room) % room;
+  if (before > 0) munmap(memory, before);
+  base_ += before;
+  // The last page stays in small ones: no more is taken than was announced.
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t end = (length + page - 1) / page * page;
+  if (before + end < length + room) munmap(base_ + end, length + room - before - end);
+  madvise(base_, length, MADV_HUGEPAGE);  // advice: where it is not taken nothing is lost but time
 }
 
 Arena::Arena(Arena&& other) noexcept {

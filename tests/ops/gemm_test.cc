@@ -73,6 +73,21 @@ TEST(Gemm, LargeOnTwoThreads) {
   run({515, 64, 200, false, false, 1.0F, 1.0F, 0, 3});
 }
 
+// Tokens times a small weight, and sums over tokens into a small gradient: cut into pieces where OpenBLAS has
+// kernels for them.
+TEST(Gemm, ManyRowsAndASmallMatrix) {
+  for (const bool tb : {false, true}) {
+    run({700, 200, 100, false, tb, 0.5F, 0.0F, 3, 2});
+    run({700, 200, 100, false, tb, 0.5F, 1.0F, 3, 2});
+    run({700, 48, 300, false, tb, 2.0F, 0.25F, 1, 2});
+    run({129, 129, 770, false, tb, 1.0F, 0.0F, 2, 1});
+    run({70, 2, 3000, false, tb, -1.0F, 1.0F, 0, 1});
+    run({30, 50, 700, true, tb, 0.5F, 0.25F, 2, 1});
+    run({16, 64, 1025, true, tb, 1.0F, 1.0F, 0, 2});
+    run({16, 64, 513, true, tb, 1.0F, 0.0F, 1, 3});
+  }
+}
+
 TEST(Gemm, EmptyProducts) {
   for (const bool ta : {false, true}) {
     for (const float beta : {0.0F, 1.0F, 0.5F}) {

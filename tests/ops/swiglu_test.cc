@@ -80,6 +80,37 @@ TEST(SwiGlu, DroppedCopyAndLoraPath) {
   }
 }
 
+// So many tokens that they go in several blocks, as over an h in memory.
+TEST(SwiGlu, LoraPathInBlocks) {
+  constexpr int64_t kTokens = 150;
+  constexpr int64_t kColumns = 500;
+  constexpr int64_t kRank = 7;
+  Stream stream(Device{});
+  std::vector<int64_t> samples;
+  std::vector<int32_t> positions;
+  for (int32_t t = 0; t < kTokens; ++t) {
+    samples.push_back(t / 20);
+    positions.push_back(t % 20);
+  }
+  Dropout mask;
+  mask.rate = 0.25F;
+  mask.samples = tensor_of(samples.data(), 1, kTokens);
+  mask.positions = tensor_of(positions.data(), 1, kTokens);
+  const HostMatrix in = HostMatrix::normal(kTokens, 2 * kColumns, 1, 1);
+  const HostMatrix dout = HostMatrix::normal(kTokens, kRank, 2), a = HostMatrix::normal(kRank, kColumns, 3);
+  HostMatrix h(kTokens, kColumns), through = HostMatrix::normal(kTokens, kColumns, 4), used_up = through;
+  HostMatrix da(kRank, kColumns, 0, 0.5F), da_want = da, got(kTokens, 2 * kColumns, 2), want = got;
+  Arena scratch("swiglu", Device{}, swiglu_scratch_bytes(Device{}, kTokens, kColumns));
+  swiglu_forward(stream, in.view, h.view);
+  lora_down_backward(stream, {dout.view, a.view, 0.25F, mask, da_want.view}, h.view, through.view, scratch);
+  swiglu_backward(stream, {through.view, in.view, want.view}, scratch);
+  swiglu_backward(stream, {used_up.view, in.view, got.view, {dout.view, a.view, 0.25F, mask, da.view}},
+                  scratch);
+  EXPECT_LT(relative_error(got, Matrix64(want)), 1e-6);
+  EXPECT_LT(relative_error(da, Matrix64(da_want)), 1e-6);
+  EXPECT_TRUE(got.gaps_untouched());
+}
+
 TEST(SwiGlu, Backward) {
   Arena nothing("none", Device{}, 0);
   for (const Shape& s : kShapes) {
