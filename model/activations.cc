@@ -177,7 +177,7 @@ int64_t scratch_bytes(const ModelConfig& m, const PescConfig& pesc, const Mesh& 
   int64_t bytes = attention_scratch_bytes(device, shape, n.padded, c.max_sequence, n.compute);
   bytes = std::max(bytes, lora_scratch_bytes(device, n.padded, shape.q_heads * m.head_dim, n.compute));
   bytes = std::max(bytes, swiglu_scratch_bytes(device, n.padded, m.ffn / tp, n.compute) +
-                              ffn_blocks_scratch_bytes(device, n.padded, 2 * pesc.lora.rank));
+                              ffn_blocks_scratch_bytes(device, pesc, n.padded));
   if (pesc.mode == TrainMode::kPesc) {
     const MoeConfig& moe = pesc.moe;
     const int64_t rows = mesh.ep() == 1 ? n.slice : n.capacity;

@@ -12,22 +12,22 @@
 namespace pesc {
 namespace {
 
-// A product of fewer rows spends too much of its time on bringing the weight into panels (OpenBLAS).
-constexpr int64_t kFewest = 256;
+// Products of fewer rows spend too much of their time on the weight (OpenBLAS brings it into panels for
+// each).
+constexpr int64_t kFewest = 128;
 
 // fn(rows, at): at(t) is those rows of t [P, any].
 template <class Fn>
 void for_blocks(const Pass& pass, const LayerParameters& p, Fn&& fn) {
   const int64_t all = pass.batch.padded;
-  const int64_t most = ffn_block_rows(pass, p);
-  const int64_t blocks = (all + most - 1) / most;
+  const int64_t blocks = ffn_blocks(pass, p);
   for (int64_t i = 0; i < blocks; ++i) {
     const Range rows{all * i / blocks, all * (i + 1) / blocks};
     fn(rows, [&rows](const Tensor& t) { return t.row_range(rows.begin, rows.end); });
   }
 }
 
-// y = W x + b + B a for some rows of all tokens.
+// y = W x + B a for some rows of all tokens.
 void gate_up_rows(const Pass& pass, const ColumnLinears& w, const Tensor& x, const Tensor& a,
                   const Tensor& y) {
   Stream& s = pass.stream;
@@ -35,7 +35,6 @@ void gate_up_rows(const Pass& pass, const ColumnLinears& w, const Tensor& x, con
     const PhaseScope phase(s, Phase::kGemm);
     linear_forward(s, x, w.weight, y);
   }
-  if (w.bias.cols > 0) add_bias(s, w.bias, y);
   const PhaseScope phase(s, Phase::kLora);
   for (const ColumnLinears::Part& part : w.parts) {
     if (part.lora_begin < 0) continue;
@@ -62,12 +61,15 @@ void gate_up_rows_backward(const Pass& pass, const ColumnLinears& w, const Tenso
 
 }  // namespace
 
-int64_t ffn_block_rows(const Pass& pass, const LayerParameters& p) {
-  if (p.down.dweight.cols > 0 || p.gate_up.joined_columns() + p.down.joined_columns() > 0) return 0;
+int64_t ffn_blocks(const Stream& stream, int64_t columns, int64_t hidden, int64_t tokens) {
   // gate and up, h and its dropped copy (or dh and what LoRA's backward takes); the tokens and the sums.
-  const int64_t elements = 4 * p.down.weight.cols + 2 * p.down.weight.rows;
-  const int64_t rows = rows_in_cache(pass.stream, elements * dtype_bytes(p.down.weight.dtype), kFewest);
-  return rows < pass.batch.padded ? rows : 0;
+  const int64_t row_bytes = (4 * columns + 2 * hidden) * dtype_bytes(DType::kF32);
+  return std::max<int64_t>(1, tokens / rows_in_cache(stream, row_bytes, kFewest));
+}
+
+int64_t ffn_blocks(const Pass& pass, const LayerParameters& p) {
+  if (p.down.dweight.cols > 0 || p.gate_up.joined_columns() + p.down.joined_columns() > 0) return 1;
+  return ffn_blocks(pass.stream, p.down.weight.cols, p.down.weight.rows, pass.batch.padded);
 }
 
 void ffn_forward_in_blocks(const Pass& pass, int64_t layer, const LayerParameters& p, const LayerSaved& saved,
@@ -171,10 +173,13 @@ Tensor ffn_backward_in_blocks(const Pass& pass, int64_t layer, const LayerParame
   return through_a;
 }
 
-int64_t ffn_blocks_scratch_bytes(const Device& device, int64_t padded, int64_t lora) {
-  if (device.kind == DeviceKind::kCuda) return 0;
+int64_t ffn_blocks_scratch_bytes(const Device& device, const PescConfig& pesc, int64_t padded) {
+  if (device.kind == DeviceKind::kCuda || pesc.mode == TrainMode::kFull) return 0;
+  int64_t columns = 0;
+  for (const Linear linear : pesc.lora.targets)
+    if (linear == Linear::kGate || linear == Linear::kUp) columns += pesc.lora.rank;
   Arena arena = Arena::planning("FFN blocks scratch");
-  (void)arena.allocate(padded, lora);
+  (void)arena.allocate(padded, columns);
   return arena.peak();
 }
 

@@ -8,20 +8,23 @@
 
 namespace pesc {
 
-// Tokens of a block; 0 where the whole is as good: on a GPU, where a few tokens fill the cache, or where they
-// all fit; and with trained weights, whose gradients want all tokens.
-[[nodiscard]] int64_t ffn_block_rows(const Pass& pass, const LayerParameters& p);
+// How many blocks `tokens` go in, as equal as they can be; 1 where the whole is as good: on a GPU, where a
+// few tokens fill the cache, or where all fit. `columns` of the FFN on this rank.
+[[nodiscard]] int64_t ffn_blocks(const Stream& stream, int64_t columns, int64_t hidden, int64_t tokens);
+// The same of a pass; 1 with trained weights too, whose gradients want all tokens.
+[[nodiscard]] int64_t ffn_blocks(const Pass& pass, const LayerParameters& p);
 
 // As shared_ffn_forward. Uses the first rows of ws.wide and ws.wide2, ws.gathered and ws.lora_*.
 void ffn_forward_in_blocks(const Pass& pass, int64_t layer, const LayerParameters& p, const LayerSaved& saved,
                            const Tensor& x, const Tensor& dropped, const Tensor& residual, const Tensor& f,
                            const Meanwhile& meanwhile);
-// As shared_ffn_backward.
+// As shared_ffn_backward: dx may stand where df does. Uses the first rows of ws.wide, ws.gathered, ws.lora_*
+// and scratch.
 Tensor ffn_backward_in_blocks(const Pass& pass, int64_t layer, const LayerParameters& p,
                               const LayerSaved& saved, const Tensor& df, const Tensor& dropped,
                               const Tensor& dx, const Tensor& through_a);
 
-// Scratch of the backward beside swiglu_backward's, for `padded` tokens and `lora` stacked columns.
-[[nodiscard]] int64_t ffn_blocks_scratch_bytes(const Device& device, int64_t padded, int64_t lora);
+// Scratch of the backward beside swiglu_backward's, for `padded` tokens.
+[[nodiscard]] int64_t ffn_blocks_scratch_bytes(const Device& device, const PescConfig& pesc, int64_t padded);
 
 }  // namespace pesc

@@ -18,7 +18,7 @@ LayerSaved ffn_rows(const LayerSaved& saved, const BatchChunk& chunk) {
 void shared_ffn_forward(const Pass& pass, int64_t layer, const LayerParameters& p, const LayerSaved& saved,
                         const Beside& x, const Tensor& dropped, const Tensor& residual, const Tensor& f,
                         const Meanwhile& meanwhile) {
-  if (ffn_block_rows(pass, p) > 0)
+  if (ffn_blocks(pass, p) > 1)
     return ffn_forward_in_blocks(pass, layer, p, saved, x.x, dropped, residual, f, meanwhile);
   const Batch& b = pass.batch;
   const Tensor gate_up = saved.gate_up.row_range(0, b.padded);
@@ -36,7 +36,7 @@ void shared_ffn_forward(const Pass& pass, int64_t layer, const LayerParameters& 
 Tensor shared_ffn_backward(const Pass& pass, int64_t layer, const LayerParameters& p, const LayerSaved& saved,
                            const Tensor& df, const Tensor& x, const Tensor& dropped, const Beside& dx,
                            const Tensor& through_a) {
-  if (ffn_block_rows(pass, p) > 0)
+  if (ffn_blocks(pass, p) > 1)
     return ffn_backward_in_blocks(pass, layer, p, saved, df, dropped, dx.x, through_a);
   const Batch& b = pass.batch;
   const Tensor gate_up = saved.gate_up.row_range(0, b.padded);

@@ -1,17 +1,18 @@
 // General products on the CPU: OpenBLAS sgemm, which runs single-threaded; the larger of m and n is cut into
 // one piece per thread of the stream, at multiples of kCut so that its register tiles stay whole.
 //
-// sgemm copies both matrices into panels first, and clears C where beta is 0, which is a third of the time
-// where one side is small, as with tokens times a small weight. On processors with AVX-512 OpenBLAS has
-// kernels that do neither, for products of up to kUnpacked multiplications whose left matrix is not
-// transposed: there a product with many rows is given to it in such pieces. What a piece sums does not depend
-// on the cuts.
+// sgemm copies both matrices into panels first, and clears C where beta is 0: a third of the time where one
+// side is small, as with tokens times a small weight. On processors with AVX-512, OpenBLAS (0.3.18 or newer)
+// has kernels that do neither, for products of up to kUnpacked multiplications whose right matrix is not
+// transposed. A product of many rows and a small right matrix, which is transposed first where it has to be,
+// is given to it in such pieces; and one that sums over many tokens into a small C in runs of kSums terms.
+// Cuts in rows and columns do not change what an element sums.
 #include "ops/gemm.h"
 
 #include <cblas.h>
+#include <strings.h>
 
 #include <algorithm>
-#include <string_view>
 #include <vector>
 
 #include "ops/core/threads.h"
@@ -27,16 +28,17 @@ constexpr int64_t kThreadWork = int64_t{1} << 18;
 
 constexpr int64_t kUnpacked = 1000000;  // of OpenBLAS's sgemm_small_kernel_permit
 constexpr int64_t kUnpackedCols = 128;  // of a piece, measured: more or fewer are slower
-constexpr int64_t kUnpackedB = 100000;  // elements of the small matrix; larger ones stay in panels
-constexpr int64_t kUnpackedRows = 256;  // fewer do not pay for transposing the small matrix
-constexpr int64_t kNarrow = 64;         // columns up to which it is faster with beta too
+constexpr int64_t kUnpackedB = 100000;  // elements of the small matrix; larger ones are as fast in panels
+constexpr int64_t kUnpackedRows = 64;   // fewer do not pay for transposing the small matrix
+constexpr int64_t kNarrow = 64;         // columns up to which these kernels are faster with a beta too
 constexpr int64_t kNarrowSums = 4096;   // elements of C = A^T B up to which its sums are cut
-constexpr int64_t kSums = 256;          // their terms in one piece
+constexpr int64_t kSums = 240;          // their terms in one piece: kUnpacked / kNarrowSums, in eights
 
 bool has_unpacked_kernels() {
   static const bool has = [] {
-    const std::string_view core = openblas_get_corename();
-    return core == "SkylakeX" || core == "Cooperlake" || core == "SapphireRapids";
+    const char* const core = openblas_get_corename();
+    const auto is = [core](const char* name) { return strcasecmp(core, name) == 0; };
+    return is("SkylakeX") || is("Cooperlake") || is("SapphireRapids");
   }();
   return has;
 }
@@ -81,19 +83,29 @@ void sgemm(const Gemm& g) {
 // b^T, on memory of this thread that stands until the next call.
 Tensor transposed(const Tensor& b) {
   thread_local std::vector<float> memory;
-  memory.resize(static_cast<size_t>(b.size()));
+  memory.resize(static_cast<size_t>(kUnpackedB));
   const Tensor out{memory.data(), DType::kF32, b.cols, b.rows, b.rows};
   cblas_somatcopy(CblasRowMajor, CblasTrans, static_cast<blasint>(b.rows), static_cast<blasint>(b.cols), 1.0F,
                   b.f32(), leading(b), out.f32(), leading(out));
   return out;
 }
 
-// c = a b (+ c), b small, a with many rows.
-void sgemm_unpacked(Gemm g) {
-  if (g.trans_b == Transpose::kYes) {
-    g.b = transposed(g.b);
-    g.trans_b = Transpose::kNo;
+// How a product is cut into pieces that OpenBLAS does not bring into panels.
+enum class Unpacked { kNo, kRows, kSums };
+
+Unpacked unpacked(const Gemm& g, int64_t k) {
+  if (!has_unpacked_kernels()) return Unpacked::kNo;
+  if (g.trans_a == Transpose::kYes) {
+    const bool sums = g.trans_b == Transpose::kNo && g.c.size() <= kNarrowSums && k > kSums;
+    return sums ? Unpacked::kSums : Unpacked::kNo;
   }
+  const bool rows =
+      g.c.rows >= kUnpackedRows && g.c.cols * k <= kUnpackedB && (g.beta == 0.0F || g.c.cols <= kNarrow);
+  return rows ? Unpacked::kRows : Unpacked::kNo;
+}
+
+// Neither matrix transposed.
+void sgemm_in_rows(const Gemm& g) {
   const int64_t cols = std::min(g.c.cols, kUnpackedCols);
   int64_t rows = kUnpacked / (cols * g.b.rows);
   if (rows > 16) rows -= rows % 8;
@@ -110,25 +122,15 @@ void sgemm_unpacked(Gemm g) {
   }
 }
 
-// The whole product on the calling thread.
-void gemm_piece(const Gemm& g) {
-  const bool ta = g.trans_a == Transpose::kYes;
-  const int64_t k = ta ? g.a.rows : g.a.cols;
-  const int64_t small = g.c.cols * k;
-  if (!has_unpacked_kernels()) return sgemm(g);
-  if (!ta && g.c.rows >= kUnpackedRows && small <= kUnpackedB && (g.beta == 0.0F || g.c.cols <= kNarrow))
-    return sgemm_unpacked(g);
-  if (ta && g.trans_b == Transpose::kNo && g.c.size() <= kNarrowSums && k > kSums) {
-    Gemm piece = g;
-    for (int64_t at = 0; at < k; at += kSums, piece.beta = 1.0F) {
-      const int64_t end = std::min(at + kSums, k);
-      piece.a = g.a.row_range(at, end);
-      piece.b = g.b.row_range(at, end);
-      sgemm(piece);
-    }
-    return;
+// c = a^T b (+ c).
+void sgemm_in_sums(const Gemm& g) {
+  Gemm piece = g;
+  for (int64_t at = 0; at < g.a.rows; at += kSums, piece.beta = 1.0F) {
+    const int64_t end = std::min(at + kSums, g.a.rows);
+    piece.a = g.a.row_range(at, end);
+    piece.b = g.b.row_range(at, end);
+    sgemm(piece);
   }
-  sgemm(g);
 }
 
 Tensor op_rows(const Tensor& t, Transpose trans, int64_t begin, int64_t end) {
@@ -165,18 +167,31 @@ void gemm(Stream& stream, const Gemm& args) {
   const int64_t cuts = (larger + kCut - 1) / kCut;
   // The grain in cuts that makes a piece worth a thread.
   const int64_t grain = std::max<int64_t>(1, kThreadWork / std::max<int64_t>(1, m * n / larger * k * kCut));
+  const Unpacked way = unpacked(args, k);
+  Gemm whole = args;
+  if (way == Unpacked::kRows && tb) {
+    whole.b = transposed(args.b);
+    whole.trans_b = Transpose::kNo;
+  }
   parallel_for(stream, cuts, grain, [&](int64_t first, int64_t last) {
     const int64_t begin = first * kCut;
     const int64_t end = std::min(last * kCut, larger);
-    Gemm piece = args;
+    Gemm piece = whole;
     if (m >= n) {
-      piece.a = op_rows(args.a, args.trans_a, begin, end);
-      piece.c = args.c.row_range(begin, end);
+      piece.a = op_rows(whole.a, whole.trans_a, begin, end);
+      piece.c = whole.c.row_range(begin, end);
     } else {
-      piece.b = op_cols(args.b, args.trans_b, begin, end);
-      piece.c = args.c.col_range(begin, end);
+      piece.b = op_cols(whole.b, whole.trans_b, begin, end);
+      piece.c = whole.c.col_range(begin, end);
     }
-    gemm_piece(piece);
+    switch (way) {
+      case Unpacked::kNo:
+        return sgemm(piece);
+      case Unpacked::kRows:
+        return sgemm_in_rows(piece);
+      case Unpacked::kSums:
+        return sgemm_in_sums(piece);
+    }
   });
 }
 

@@ -30,7 +30,7 @@ void backward_row(const float* dh, const float* gate, const float* up, int64_t n
   }
 }
 
-constexpr int64_t kFewest = 64;  // rows at a time
+constexpr int64_t kFewest = 64;  // rows at a time: their products are LoRA's small ones
 
 void check(const Tensor& gate_up, const Tensor& h) {
   PESC_CHECK(gate_up.dtype == DType::kF32 && h.dtype == DType::kF32, dtype_name(gate_up.dtype), ", ",

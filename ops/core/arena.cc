@@ -32,8 +32,8 @@ Arena::Arena(std::string name, Device device, int64_t bytes)
     base_ = static_cast<std::byte*>(cuda::allocate(device.index, str_cat("arena '", name_, "'"), capacity_));
     return;
   }
-  // Whole pages of 2 MiB where it is larger than a few: with those of 4 KiB a step spends a tenth of its time
-  // on finding them, and what other ranks read of this memory goes page by page.
+  // On pages of 2 MiB from one such page on: with those of 4 KiB a small model's step spends a tenth of its
+  // time on finding them, and what other ranks read of this memory goes page by page.
   const auto length = static_cast<size_t>(capacity_);
   const size_t room = capacity_ >= kHugePage ? static_cast<size_t>(kHugePage) : 0;
   void* memory = mmap(nullptr, length + room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -34,14 +34,14 @@ void parallel_for(const Stream& stream, int64_t n, int64_t grain, F f) {
 }
 
 // How many rows of `row_bytes`, in all tensors that a chain of operations has in work, the second-level
-// caches of its threads hold, in multiples of `fewest`: a chain goes over so many at a time, and what one
-// operation writes the next finds there. All rows where nothing is gained by that: on a GPU, and where not
-// `fewest` fit.
+// caches of its threads hold: a chain goes over so many at a time, and what one operation writes the next
+// finds there. All rows where nothing is gained by that: on a GPU, and where `fewest` do not fit, below which
+// the chain's operations are slow.
 [[nodiscard]] inline int64_t rows_in_cache(const Stream& stream, int64_t row_bytes, int64_t fewest) {
   constexpr int64_t kCacheOfThread = int64_t{1} << 20;
   if (stream.on_cuda()) return std::numeric_limits<int64_t>::max();
-  const int64_t rows = stream.threads() * kCacheOfThread / std::max<int64_t>(row_bytes, 1) / fewest * fewest;
-  return rows > 0 ? rows : std::numeric_limits<int64_t>::max();
+  const int64_t rows = stream.threads() * kCacheOfThread / std::max<int64_t>(row_bytes, 1);
+  return rows >= fewest ? rows : std::numeric_limits<int64_t>::max();
 }
 
 }  // namespace pesc

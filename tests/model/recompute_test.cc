@@ -34,6 +34,11 @@ TEST(Recompute, NoDropout) {
 TEST(Recompute, FewerRowsThanRanks) {
   on_every_layout(tiny_llama(), tiny_pesc(), some_rows(tiny_llama().vocab, {12}));
 }
+TEST(Recompute, FfnInBlocks) {
+  const MpiSession session;
+  const int ranks = session.world()->size();
+  same_under_every_policy(wide_llama(), tiny_pesc(), many_rows(), {.tp = std::min(ranks, 2), .ep = ranks});
+}
 TEST(Recompute, LoraOnly) {
   PescConfig p = tiny_pesc();
   p.mode = TrainMode::kLora;

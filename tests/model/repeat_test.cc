@@ -55,6 +55,13 @@ TEST(Repeat, SameLayoutSameBits) {
   }
 }
 
+TEST(Repeat, FfnInBlocks) {
+  const MpiSession session;
+  const int n = session.world()->size();
+  for (const int threads : {1, 2})
+    same_twice(wide_llama(), tiny_pesc(), many_rows(), {.tp = n > 1 ? 2 : 1, .ep = n, .threads = threads});
+}
+
 // Attention is the library's: of a dense batch, and of ragged ones.
 TEST(Repeat, InBf16) {
   if (!test_on_gpu()) return;  // BF16 is a GPU's

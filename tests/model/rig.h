@@ -55,6 +55,13 @@ inline ModelConfig odd_llama() {
   return m;
 }
 
+// So wide that on a CPU the FFN of many_rows() goes in blocks (ffn_blocks.h).
+inline ModelConfig wide_llama() {
+  ModelConfig m = tiny_llama();
+  m.ffn = 400;
+  return m;
+}
+
 // For BF16: widths that let a frozen weight and LoRA's B stand side by side, heads that cuDNN takes.
 inline ModelConfig bf16_llama() {
   ModelConfig m = tiny_llama();
@@ -154,6 +161,13 @@ inline Rows some_rows(int64_t vocab, const std::vector<int64_t>& lengths) {
 }
 inline Rows five_rows(const ModelConfig& m) {
   return some_rows(m.vocab, {7, 3, 9, 1, 6});
+}
+// 2540 tokens.
+inline Rows many_rows() {
+  std::vector<int64_t> lengths(84, 30);
+  lengths.push_back(17);
+  lengths.push_back(3);
+  return some_rows(wide_llama().vocab, lengths);
 }
 inline int64_t count_tokens(const Rows& rows) {
   int64_t n = 0;

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <fstream>
+#include <utility>
 
 namespace pesc {
 namespace {
@@ -31,6 +33,32 @@ TEST(Arena, PlanningCountsTheRealUse) {
   EXPECT_EQ(real.peak(), plan.peak());
   EXPECT_EQ(real.used(), plan.used());
   EXPECT_LE(real.peak(), real.capacity());
+}
+
+// From 2 MiB on it begins on such a page, ends where it should, and gives everything back.
+TEST(Arena, OnLargePages) {
+  constexpr int64_t kLarge = int64_t{2} << 20;
+  for (int again = 0; again < 300; ++again) {
+    for (const int64_t bytes : {kLarge - 256, kLarge, kLarge + 256, 5 * kLarge / 2 + 4352}) {
+      Arena arena("large", Device{}, bytes);
+      ASSERT_EQ(arena.capacity(), bytes);
+      const Tensor all = arena.allocate(1, bytes, DType::kU8);
+      auto* first = static_cast<unsigned char*>(all.data);
+      if (bytes >= kLarge) {
+        ASSERT_EQ(reinterpret_cast<uintptr_t>(first) % static_cast<uintptr_t>(kLarge), 0U);
+      }
+      for (unsigned char* byte : {first, first + bytes - 1}) {
+        ASSERT_EQ(*byte, 0);
+        *byte = 1;
+      }
+      const Arena moved = std::move(arena);
+      ASSERT_EQ(moved.capacity(), bytes);
+    }
+  }
+  std::ifstream maps("/proc/self/statm");
+  int64_t pages = 0;
+  maps >> pages;
+  EXPECT_LT(pages * 4096, int64_t{1} << 30) << "of address space: less than all of them had";
 }
 
 TEST(Arena, PlanningTensorsHaveNoData) {

@@ -80,7 +80,7 @@ TEST(SwiGlu, DroppedCopyAndLoraPath) {
   }
 }
 
-// So many tokens that they go in several blocks, as over an h in memory.
+// So many tokens that they go in several blocks: what lora_down_backward over an h in memory gives.
 TEST(SwiGlu, LoraPathInBlocks) {
   constexpr int64_t kTokens = 150;
   constexpr int64_t kColumns = 500;
