@@ -37,7 +37,7 @@ TEST(Recompute, FewerRowsThanRanks) {
 TEST(Recompute, FfnInBlocks) {
   const MpiSession session;
   const int ranks = session.world()->size();
-  same_under_every_policy(wide_llama(), tiny_pesc(), many_rows(), {.tp = std::min(ranks, 2), .ep = ranks});
+  same_under_every_policy(wide_llama(), tiny_pesc(), many_rows(42), {.tp = std::min(ranks, 2), .ep = ranks});
 }
 TEST(Recompute, LoraOnly) {
   PescConfig p = tiny_pesc();

@@ -59,7 +59,7 @@ TEST(Repeat, FfnInBlocks) {
   const MpiSession session;
   const int n = session.world()->size();
   for (const int threads : {1, 2})
-    same_twice(wide_llama(), tiny_pesc(), many_rows(), {.tp = n > 1 ? 2 : 1, .ep = n, .threads = threads});
+    same_twice(wide_llama(), tiny_pesc(), many_rows(42), {.tp = n > 1 ? 2 : 1, .ep = n, .threads = threads});
 }
 
 // Attention is the library's: of a dense batch, and of ragged ones.

@@ -162,9 +162,9 @@ inline Rows some_rows(int64_t vocab, const std::vector<int64_t>& lengths) {
 inline Rows five_rows(const ModelConfig& m) {
   return some_rows(m.vocab, {7, 3, 9, 1, 6});
 }
-// 2540 tokens.
-inline Rows many_rows() {
-  std::vector<int64_t> lengths(84, 30);
+// `whole` rows of 30 tokens and two shorter ones; all of them have 2540 tokens.
+inline Rows many_rows(size_t whole = 84) {
+  std::vector<int64_t> lengths(whole, 30);
   lengths.push_back(17);
   lengths.push_back(3);
   return some_rows(wide_llama().vocab, lengths);
