@@ -64,7 +64,8 @@ TEST(Arena, OnLargePages) {
       ASSERT_EQ(moved.capacity(), bytes);
     }
   }
-  EXPECT_LT(address_space() - before, 64 * kLarge) << "all of them had thirty times as much";
+  // Not to give back what lies before or behind an arena would take twice as much; a sanitizer takes 128 MiB.
+  EXPECT_LT(address_space() - before, 256 * kLarge);
 }
 
 TEST(Arena, PlanningTensorsHaveNoData) {
