@@ -1,7 +1,8 @@
 // ranks: 1 2 4
 // The FFN block by block gives what it gives over all tokens at once: loss, gradient norm and every gradient,
 // with dropout, with and without experts, and with LoRA on all, some and none of its linears. The reference
-// has so many threads that its caches hold all tokens in one block.
+// has so many threads that its caches hold all tokens in one block; its choice of experts is replayed, as
+// rounding may exchange two that are all but equal.
 #include "model/ffn_blocks.h"
 
 #include <gtest/gtest.h>
@@ -23,7 +24,10 @@ int64_t blocks(int ranks, const Layout& layout) {
                     tokens / layout.chunks);
 }
 
-void same_in_blocks(const PescConfig& pesc) {
+void same_in_blocks(PescConfig pesc) {
+  // With a large branch on q and k the softmax saturates, and the gradients depend on the last bit of what
+  // goes in a thousand times as much (measured).
+  pesc.lora.alpha = 1;
   const MpiSession session;
   const auto world = test_world(session);
   for (const int tp : {1, 2, 4}) {
@@ -37,12 +41,13 @@ void same_in_blocks(const PescConfig& pesc) {
       at_once.threads = kManyThreads;
       ASSERT_EQ(blocks(world->size(), at_once), 1);
       Rig reference(*world, wide_llama(), pesc, many_rows(), at_once);
-      const double loss = reference.train();
+      FirstChoices choices;
+      const double loss = reference.train(&choices);
       const Tensors want = reference.gradients();
       EXPECT_GT(reference.norm, 0);
       ASSERT_GT(blocks(world->size(), layout), 1);
       Rig rig(*world, wide_llama(), pesc, many_rows(), layout);
-      EXPECT_NEAR(rig.train() / loss, 1.0, 1e-6);
+      EXPECT_NEAR(rig.train(&choices) / loss, 1.0, 1e-6);
       EXPECT_NEAR(rig.norm / reference.norm, 1.0, 1e-5);
       const Tensors got = rig.gradients();
       ASSERT_EQ(got.size(), want.size());

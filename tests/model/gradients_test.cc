@@ -10,29 +10,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <map>
 #include <numeric>
 
 #include "tests/model/rig.h"
 
 namespace pesc {
 namespace {
-
-class Replay : public RoutingTape {
- public:
-  bool replay(const Batch& /*batch*/, int64_t layer, std::vector<int32_t>& experts) override {
-    const auto it = choices_.find(layer);
-    if (it == choices_.end()) return false;
-    experts = it->second;
-    return true;
-  }
-  void record(const Batch& /*batch*/, int64_t layer, const std::vector<int32_t>& experts) override {
-    choices_[layer] = experts;
-  }
-
- private:
-  std::map<int64_t, std::vector<int32_t>> choices_;
-};
 
 class Differences {
  public:
@@ -100,7 +83,7 @@ class Differences {
   MpiSession session_;
   std::unique_ptr<Communicator> world_;
   Rig rig_;
-  Replay tape_;
+  FirstChoices tape_;
 };
 
 TEST(Gradients, PescWithDropout) {

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -291,6 +292,24 @@ class Rig {
     }
     return total;
   }
+};
+
+// Keeps each layer's choice of experts and gives it again in every later step: two logits that are all but
+// equal would else be ordered by rounding.
+class FirstChoices : public RoutingTape {
+ public:
+  bool replay(const Batch& /*batch*/, int64_t layer, std::vector<int32_t>& experts) override {
+    const auto it = choices_.find(layer);
+    if (it == choices_.end()) return false;
+    experts = it->second;
+    return true;
+  }
+  void record(const Batch& /*batch*/, int64_t layer, const std::vector<int32_t>& experts) override {
+    choices_[layer] = experts;
+  }
+
+ private:
+  std::map<int64_t, std::vector<int32_t>> choices_;
 };
 
 // A world of one rank, on every rank.
