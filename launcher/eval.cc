@@ -2,11 +2,11 @@
 #include <glog/logging.h>
 
 #include <cstdio>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "launcher/command_line.h"
 #include "runtime/data/row_file.h"
+#include "runtime/data/tags.h"
 #include "runtime/evaluation.h"
 #include "runtime/hf/atomic_file.h"
 
@@ -19,9 +19,7 @@ std::vector<Row> held_out_rows(const ExperimentConfig& c) {
     RowOptions options;
     options.on_bad_row = c.data.on_bad_row == BadRowPolicy::kSkip ? OnBadRow::kSkip : OnBadRow::kFail;
     for (Row& row : read_rows(s.path, options)) {
-      // The rule of runtime/data/dataset.h: the source's tag, else the row's, else the file's name.
-      if (!s.tag.empty()) row.tag = s.tag;
-      if (row.tag.empty()) row.tag = std::filesystem::path(s.path).stem().string();
+      row.tag = tag_of(s.tag, row.tag, s.path);
       rows.push_back(std::move(row));
     }
   }
@@ -84,7 +82,7 @@ int run_eval(const Process& process, const CommandLine& command) {
     data = load_held_out_data(job);
     rows = held_out_rows(c);
   });
-  if (job.first()) LOG(INFO) << "held-out data: " << to_string(data->report());
+  log_data(job, "held-out data", *data);
   const int64_t slots = inference_slots(c.train.seq_len);
   const int64_t micro_batch = slots * job.mesh().dp();
   const auto decoder = make_inference_decoder(job, micro_batch, c.train.seq_len, slots);

@@ -1,4 +1,6 @@
 // pesc generate: answers one prompt, streaming it to the terminal, or the rows of a file.
+#include <glog/logging.h>
+
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -21,26 +23,32 @@ int run_generate(const Process& process, const CommandLine& command) {
   std::vector<Prompt> prompts;
   int64_t longest = 1;
   const Mesh& mesh = job.mesh();
-  together(process.world, [&] {
-    if (!command.prompts.empty()) rows = read_rows(command.prompts, {.answers = Answers::kAllButLast});
-    if (!command.prompt.empty()) rows.push_back({"", command.system, {{command.prompt, ""}}, ""});
-    std::erase_if(rows, [](const Row& r) { return r.turns.empty(); });
-    if (rows.empty()) throw DataError(command.prompts + ": no row with a question");
-    const Range mine = split_range(static_cast<int64_t>(rows.size()), mesh.dp(), mesh.dp_rank());
-    for (int64_t i = 0; i < static_cast<int64_t>(rows.size()); ++i) {
-      Prompt p{i, encode_prompt(*job.tokenizer, rows[static_cast<size_t>(i)])};
-      longest = std::max(longest, static_cast<int64_t>(p.tokens.size()));
-      if (i >= mine.begin && i < mine.end) prompts.push_back(std::move(p));
-    }
-  });
   // Beyond its sliding window the model would attend to less than all of the text, which is not supported.
   const int64_t limit = job.model.sliding_window > 0
                             ? std::min(job.model.sliding_window, job.model.max_positions)
                             : job.model.max_positions;
+  RowsReport read;
+  together(process.world, [&] {
+    if (!command.prompts.empty()) rows = read_rows(command.prompts, {.answers = Answers::kAllButLast}, &read);
+    if (!command.prompt.empty()) rows.push_back({"", command.system, {{command.prompt, ""}}, ""});
+    const auto plain = std::erase_if(rows, [](const Row& r) { return r.turns.empty(); });
+    if (plain > 0 && job.first()) {
+      LOG(WARNING) << command.prompts << ": " << plain
+                   << " rows of plain text hold no question and are left out";
+    }
+    if (!read.unused_warning.empty() && job.first()) LOG(WARNING) << read.unused_warning;
+    if (rows.empty()) throw DataError(command.prompts + ": no row with a question");
+    const Range mine = split_range(static_cast<int64_t>(rows.size()), mesh.dp(), mesh.dp_rank());
+    for (int64_t i = 0; i < static_cast<int64_t>(rows.size()); ++i) {
+      Prompt p{i, encode_prompt(*job.tokenizer, rows[static_cast<size_t>(i)], limit)};
+      longest = std::max(longest, static_cast<int64_t>(p.tokens.size()));
+      if (i >= mine.begin && i < mine.end) prompts.push_back(std::move(p));
+    }
+  });
   together(process.world, [&] {
     if (longest < limit) return;
-    throw DataError(str_cat("the longest prompt has ", longest, " tokens; this model takes fewer than ",
-                            limit,
+    throw DataError(str_cat("the longest prompt has ", longest > limit ? "more than " : "",
+                            std::min(longest, limit), " tokens; this model takes fewer than ", limit,
                             job.model.sliding_window > 0 ? " (its sliding window)" : " (its positions)"));
   });
   const int64_t length = std::min(longest + c.generate.max_tokens, limit);
@@ -48,8 +56,8 @@ int run_generate(const Process& process, const CommandLine& command) {
   const auto decoder = make_inference_decoder(job, slots * mesh.dp(), length, slots);
   if (!command.base) load_trained_values(job, *decoder, command.checkpoint);
 
-  SamplingOptions options{c.generate.max_tokens, c.generate.temperature, c.generate.top_p, c.generate.seed,
-                          stop_ids(job)};
+  SamplingOptions options{c.generate.max_tokens, c.generate.temperature, c.generate.top_p,
+                          c.generate.seed,       stop_ids(job),          job.tokenizer->vocab_size()};
   const bool stream = !command.prompt.empty();
   StreamDecoder printer(*job.tokenizer);
   const auto print = [](const std::string& text) {

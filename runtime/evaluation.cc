@@ -99,13 +99,11 @@ std::map<std::string, HeldOut> held_out_loss(Job& job, Decoder& decoder, const D
 }
 
 bool AnsweredRow::exact() const {
-  return trimmed(answer) == trimmed(expected);
+  return trimmed(answer) == trimmed(canonical.empty() ? expected : canonical);
 }
 
 std::vector<int64_t> stop_ids(const Job& job) {
-  if (!job.model.eos_ids.empty()) return job.model.eos_ids;
-  if (job.tokenizer->eos_id() >= 0) return {job.tokenizer->eos_id()};
-  return {};
+  return job.special.stops;
 }
 
 std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vector<Row>& rows,
@@ -116,12 +114,13 @@ std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vect
   for (int64_t i = mine.begin; i < mine.end; ++i) {
     const Row& row = rows[static_cast<size_t>(i)];
     if (row.turns.empty()) continue;
-    Prompt p{i, encode_prompt(*job.tokenizer, row)};
+    Prompt p{i, encode_prompt(*job.tokenizer, row, cache_length)};
     if (static_cast<int64_t>(p.tokens.size()) < cache_length) prompts.push_back(std::move(p));
   }
   SamplingOptions options;
   options.max_tokens = max_tokens;
   options.stop = stop_ids(job);
+  options.pieces = job.tokenizer->vocab_size();
   const auto answers = generate(decoder, job.ranks->world(), prompts, options, cache_slots, cache_length);
 
   // One tp rank of each dp rank tells the others: index, length, text.
@@ -148,7 +147,8 @@ std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vect
   for (size_t i = 0; i < rows.size(); ++i) {
     if (rows[i].turns.empty()) continue;
     const Turn& last = rows[i].turns.back();
-    out.push_back({rows[i].tag, last.prompt, last.answer, text_of[i]});
+    out.push_back(
+        {rows[i].tag, last.prompt, last.answer, text_of[i], canonical_text(*job.tokenizer, last.answer)});
   }
   if (job.first() && answered < out.size()) {
     LOG(WARNING) << out.size() - answered << " of " << out.size()

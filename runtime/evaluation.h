@@ -30,7 +30,9 @@ struct ExactMatch {
 };
 struct AnsweredRow {
   std::string tag, question, expected, answer;
-  [[nodiscard]] bool exact() const;  // equal but for white space at both ends
+  std::string canonical{};  // `expected` as the tokenizer gives it back
+  // The answer equals that, but for white space at both ends.
+  [[nodiscard]] bool exact() const;
 };
 // Generates the last answer of every row greedily; rows without turns (plain text) are left out. The answers
 // in row order, the same on every rank. Rows whose prompt leaves no room in the cache count as wrong.
@@ -40,7 +42,7 @@ struct AnsweredRow {
                                                    int64_t cache_length);
 [[nodiscard]] std::map<std::string, ExactMatch> exact_match(const std::vector<AnsweredRow>& rows);
 
-// The ids that end an answer: the model's, else the tokenizer's.
+// The ids that end an answer (runtime/data/special_tokens.h).
 [[nodiscard]] std::vector<int64_t> stop_ids(const Job& job);
 
 // Adds this rank's slice of the last forward's choices of experts to share[tag * experts + expert], over all

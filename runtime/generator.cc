@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "ops/core/philox.h"
@@ -41,6 +42,19 @@ int64_t sum_over_ranks(Communicator& world, int64_t mine) {
 
 }  // namespace
 
+namespace {
+
+// No text belongs to the rows of a padded vocabulary.
+void hold_back_padding(float* logits, int64_t vocab, const SamplingOptions& options) {
+  if (options.pieces <= 0) return;
+  for (int64_t id = options.pieces; id < vocab; ++id) {
+    if (std::find(options.stop.begin(), options.stop.end(), id) == options.stop.end())
+      logits[id] = -std::numeric_limits<float>::infinity();
+  }
+}
+
+}  // namespace
+
 int32_t sample_token(const float* logits, int64_t vocab, const SamplingOptions& options, float uniform) {
   const auto best = static_cast<int32_t>(std::max_element(logits, logits + vocab) - logits);
   if (options.temperature <= 0) return best;
@@ -58,7 +72,9 @@ int32_t sample_token(const float* logits, int64_t vocab, const SamplingOptions& 
   });
   size_t kept = 0;
   double mass = 0;
-  while (kept < order.size() && (kept == 0 || mass < options.top_p * total)) {
+  // What cannot come is never kept, whatever the sums round to.
+  while (kept < order.size() &&
+         (kept == 0 || (mass < options.top_p * total && p[static_cast<size_t>(order[kept])] > 0))) {
     mass += p[static_cast<size_t>(order[kept++])];
   }
   double left = static_cast<double>(uniform) * mass;
@@ -96,7 +112,7 @@ std::vector<std::vector<int32_t>> generate(Decoder& decoder, Communicator& world
     }
     if (sum_over_ranks(world, static_cast<int64_t>(active.size())) == 0) break;
     decoder.forward(batch_of(active, prompts, last_rows), {.kind = PassKind::kEval});
-    const std::vector<float> logits = decoder.logits(last_rows);
+    std::vector<float> logits = decoder.logits(last_rows);
     std::vector<Active> still;
     for (size_t i = 0; i < active.size(); ++i) {
       Active& a = active[i];
@@ -106,11 +122,12 @@ std::vector<std::vector<int32_t>> generate(Decoder& decoder, Communicator& world
       const PhiloxCounter bits =
           philox({static_cast<uint32_t>(answer.size()), static_cast<uint32_t>(prompt.index), 0, 0x67656e},
                  {static_cast<uint32_t>(options.seed), static_cast<uint32_t>(options.seed >> 32)});
-      const int32_t token = sample_token(logits.data() + static_cast<int64_t>(i) * vocab, vocab, options,
-                                         philox_uniform(bits[0]));
-      if (on_token) on_token(prompt, token);
+      float* const row = logits.data() + static_cast<int64_t>(i) * vocab;
+      hold_back_padding(row, vocab, options);
+      const int32_t token = sample_token(row, vocab, options, philox_uniform(bits[0]));
       const bool stop = std::find(options.stop.begin(), options.stop.end(), token) != options.stop.end();
       if (!stop) answer.push_back(token);
+      if (!stop && on_token) on_token(prompt, token);
       if (stop || static_cast<int64_t>(answer.size()) >= options.max_tokens || a.length + 1 >= cache_length) {
         free_slots.push_back(a.slot);
         continue;

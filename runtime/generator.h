@@ -16,6 +16,9 @@ struct SamplingOptions {
   double top_p = 1;  // nucleus (Holtzman et al., 2020): the smallest set of tokens of this probability
   uint64_t seed = 0;
   std::vector<int64_t> stop;  // end-of-text ids
+  // The tokenizer's: ids from here on, of a padded vocabulary, are never drawn unless they are in `stop`. 0:
+  // all may be.
+  int64_t pieces = 0;
 };
 
 struct Prompt {
@@ -27,7 +30,8 @@ struct Prompt {
 [[nodiscard]] int32_t sample_token(const float* logits, int64_t vocab, const SamplingOptions& options,
                                    float uniform);
 
-// Called on every rank that holds the prompt, for each token as it is drawn (the stopping one included).
+// Called on every rank that holds the prompt, for each token of the answer as it is drawn; the stopping one
+// is none of it.
 using TokenCallback = std::function<void(const Prompt&, int32_t token)>;
 
 // Continues this dp rank's prompts (the same list on its tp ranks; may be empty). Returns the generated

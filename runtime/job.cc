@@ -27,8 +27,13 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
     job.model = c.model.path.empty() ? c.model.shape : read_model_config(c.model.path);
     check_against_model(c, job.model, world.size());
     if (!c.model.tokenizer.empty()) {
-      job.tokenizer = open_tokenizer(c.model.tokenizer);
+      const SpecialTokenFiles special = read_special_tokens(job.model, c.model.path, c.model.tokenizer);
+      job.tokenizer = open_tokenizer(c.model.tokenizer, special.pieces());
       check_vocabulary(*job.tokenizer, job.model);
+      job.special = agree_on_special_tokens(special, *job.tokenizer, job.model);
+      for (const std::string& warning : job.special.warnings) {
+        if (world.rank() == 0) LOG(WARNING) << warning;
+      }
     }
     if (!c.model.path.empty() && weights == BaseWeights::kFromFiles)
       job.base = std::make_unique<HfFolder>(c.model.path);
@@ -51,6 +56,7 @@ std::unique_ptr<Dataset> load_dataset(const Job& job, const std::vector<DatasetF
   options.seq_len = config.train.seq_len;
   options.rows.on_bad_row = config.data.on_bad_row == BadRowPolicy::kSkip ? OnBadRow::kSkip : OnBadRow::kFail;
   options.rows.policy_field = "data.on_bad_row";
+  if (job.first()) options.rows.progress = [](const std::string& text) { LOG(INFO) << text; };
   return std::make_unique<Dataset>(files, *job.tokenizer, options);
 }
 
@@ -96,6 +102,12 @@ std::unique_ptr<Dataset> load_held_out_data(const Job& job) {
   std::vector<DatasetFile> files;
   for (const SourceSection& s : job.config.data.eval) files.push_back({s.path, s.tag, 1.0});
   return load_dataset(job, files);
+}
+
+void log_data(const Job& job, const char* what, const Dataset& data) {
+  if (!job.first()) return;
+  LOG(INFO) << what << ": " << to_string(data.report());
+  for (const std::string& warning : data.report().warnings) LOG(WARNING) << warning;
 }
 
 std::unique_ptr<Decoder> make_training_decoder(Job& job, int64_t rows, int64_t sequence) {

@@ -9,6 +9,7 @@
 #include "runtime/checkpoint/store.h"
 #include "runtime/config/experiment.h"
 #include "runtime/data/dataset.h"
+#include "runtime/data/special_tokens.h"
 #include "runtime/data/tokenizer.h"
 #include "runtime/hf/hf_folder.h"
 #include "runtime/ranks.h"
@@ -21,6 +22,7 @@ struct Job {
   HostPlacement placement;
   std::unique_ptr<HfFolder> base;           // null: random weights of config.model.shape
   std::unique_ptr<Tokenizer> tokenizer;     // null: a benchmark of random tokens
+  SpecialTokens special;                    // of the tokenizer
   Device device;                            // of this rank
   std::unique_ptr<Communicator> gpu_world;  // the world of `ranks` on CUDA devices
   std::unique_ptr<Ranks> ranks;
@@ -40,6 +42,8 @@ enum class BaseWeights {
 // The rows of data.train, tokenised; those of data.eval, each once whatever its weight. Not collective.
 [[nodiscard]] std::unique_ptr<Dataset> load_training_data(const Job& job);
 [[nodiscard]] std::unique_ptr<Dataset> load_held_out_data(const Job& job);
+// "training data: ..." and the warnings of its report, on the first rank.
+void log_data(const Job& job, const char* what, const Dataset& data);
 
 // A decoder for micro-batches of up to `rows` rows (over all dp ranks) of `sequence` tokens, with its dense
 // weights loaded and the rest at its initial values. Collective.

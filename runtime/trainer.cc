@@ -2,6 +2,7 @@
 
 #include <glog/logging.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <csignal>
@@ -22,7 +23,6 @@ namespace {
 // Of a checkpoint's further state. Each rank's kernels: kGemmChoices + its number.
 constexpr const char* kRecentLosses = "recent_losses";
 constexpr const char* kGemmChoices = "gemm_choices.";
-constexpr const char* kTrainingRows = "training_rows";
 
 volatile std::sig_atomic_t preemption_requested = 0;
 
@@ -66,58 +66,6 @@ Trainer::Trainer(Job& job, RankWatch& watch, uint64_t generation)
 }
 
 Trainer::~Trainer() = default;
-
-void Trainer::load_data() {
-  const ExperimentConfig& c = job_.config;
-  together(job_.ranks->world(), [&] {
-    train_ = load_training_data(job_);
-    if (!c.data.eval.empty()) {
-      eval_ = load_held_out_data(job_);
-    }
-    sampler_ = std::make_unique<Sampler>(train_->epoch_size(), c.train.seed);
-  });
-  check_rows_alike();
-  if (job_.first()) LOG(INFO) << "training data: " << to_string(train_->report());
-  if (job_.first() && eval_) LOG(INFO) << "held-out data: " << to_string(eval_->report());
-  steps_ = c.train.steps > 0 ? c.train.steps : sampler_->steps_for(c.train.epochs, c.train.global_batch);
-  lr_ = c.train.lr;
-  lr_.total = steps_;
-  lr_.warmup = c.train.warmup_ratio > 0
-                   ? static_cast<int64_t>(std::ceil(c.train.warmup_ratio * static_cast<double>(steps_)))
-                   : c.train.warmup_steps;
-}
-
-// Every rank reads the files itself, on several hosts perhaps from several disks.
-void Trainer::check_rows_alike() {
-  Communicator& world = job_.ranks->world();
-  rows_ = row_record(*train_);
-  const std::vector<std::string> all = world.host_all_gather(rows_);
-  for (size_t rank = 1; rank < all.size(); ++rank) {
-    const auto differences = row_differences(all[0], all[rank]);
-    if (differences.empty()) continue;
-    throw AgreedError(ExitCode::kData,
-                      str_cat("rank ", rank, " has other training rows than rank 0: ", differences[0],
-                              "; every host needs the same files"),
-                      job_.first());
-  }
-}
-
-void Trainer::check_same_rows(const CheckpointState& saved) const {
-  const auto before = saved.extra.find(kTrainingRows);
-  if (before == saved.extra.end()) {
-    if (job_.first()) {
-      LOG(WARNING) << "the checkpoint of step " << saved.step
-                   << " says nothing of its training rows: nobody knows whether they are still the same";
-    }
-    return;
-  }
-  const auto differences = row_differences(before->second, rows_);
-  if (differences.empty()) return;
-  std::string text;
-  for (const std::string& line : differences) text += "\n  " + line;
-  throw UsageError(str_cat("the training rows are not those of the checkpoint of step ", saved.step,
-                           "; put them back, or use another run_dir to start anew:", text));
-}
 
 void Trainer::prepare_run_directory() {
   Communicator& world = job_.ranks->world();
@@ -173,6 +121,7 @@ void Trainer::resume() {
   if (found.checkpoint) {
     const CheckpointState& s = found.checkpoint->state;
     together(world, [&] {
+      check_length(s);
       const std::string note = check_base(s, c.model.path, digest_);
       if (job_.first() && !note.empty()) LOG(INFO) << note;
       check_same_run(s.config_text, c.text);
@@ -186,6 +135,8 @@ void Trainer::resume() {
     if (const auto losses = s.extra.find(kRecentLosses); losses != s.extra.end())
       together(world, [&] { spikes_.load(losses->second); });
     step_ = s.step;
+    cursor_ = s.cursor;
+    set_length();
     started_save_ = committed_step_ = s.step;
     if (job_.first()) LOG(INFO) << "resumed from " << found.checkpoint->directory << " at step " << step_;
   }
@@ -220,7 +171,8 @@ StepMetrics Trainer::train_step() {
   input.flag = preemption_requested != 0;
   const BatchPlan plan{t.global_batch, t.micro_batch, mesh.dp()};
   for (int64_t m = 0; m < plan.micro_batches(); ++m) {
-    const Range mine = plan.local_range(step_ * t.global_batch, m, mesh.dp_rank());
+    if (plan.micro_range(cursor_, m, end_).size() == 0) break;  // the last step of all epochs has fewer rows
+    const Range mine = plan.local_range(cursor_, m, mesh.dp_rank(), end_);
     input.micro_batches.push_back(make_local_batch(*train_, *sampler_, mine.begin, mine.size()));
   }
   if (recorder_ != nullptr) {
@@ -246,6 +198,7 @@ StepMetrics Trainer::train_step() {
     input.poison = watch_.faults().reach(Section::kStep, step_ + 1);
   }
   ++step_;
+  cursor_ = std::min(cursor_ + t.global_batch, end_);
   out.metrics.retries = retries;
   out.metrics.skipped = !out.updated;
   out.metrics.nonfinite = nonfinite;
@@ -264,8 +217,8 @@ Update Trainer::guard(const StepMetrics& m, int retries) const {
   const TrainSection& t = job_.config.train;
   const bool spike = spikes_.is_spike(m.loss);
   if (finite(m) && !spike) return Update::kApply;
-  const int64_t first = step_ * t.global_batch;
-  const std::string rows = str_cat("rows ", first, " to ", first + t.global_batch - 1, " of the stream");
+  const int64_t behind = std::min(cursor_ + t.global_batch, end_);
+  const std::string rows = str_cat("rows ", cursor_, " to ", behind - 1, " of the stream");
   std::string what = str_cat("step ", step_ + 1, ": the loss is ", m.loss);
   what += finite(m) ? str_cat(", a spike: the usual is ", spikes_.usual())
                     : str_cat(" and the gradient norm ", m.grad_norm);
@@ -316,7 +269,7 @@ std::vector<ArenaSize> Trainer::memory() const {
 CheckpointState Trainer::state() const {
   CheckpointState s;
   s.step = step_;
-  s.cursor = step_ * job_.config.train.global_batch;
+  s.cursor = cursor_;
   s.seed = job_.config.train.seed;
   s.config_text = job_.config.text;
   s.base_path = job_.config.model.path;

@@ -12,6 +12,7 @@
 #include "ops/core/check.h"
 #include "runtime/config/resolved.h"
 #include "runtime/config/text_parser.h"
+#include "runtime/data/tags.h"
 #include "runtime/filesystem/file_kind.h"
 
 namespace pesc {
@@ -252,6 +253,9 @@ void read_data(const proto::Data& p, const Checker& check, DataSection& out) {
       check.require(!list[i].path().empty(), field + ".path", "is not set");
       check.require(list[i].weight() > 0 && list[i].weight() <= 1000, field + ".weight",
                     str_cat("is ", list[i].weight(), "; it must be positive and at most 1000"));
+      check.require(is_printable(list[i].tag()), field + ".tag",
+                    str_cat("is '", made_printable(list[i].tag()),
+                            "'; a tag is text in UTF-8 without control characters"));
       to.push_back({list[i].path(), list[i].tag(), list[i].weight()});
     }
   };

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "runtime/data/row_file.h"
@@ -26,6 +27,14 @@ struct DatasetOptions {
   RowOptions rows;
 };
 
+// What one source gives to an epoch.
+struct SourceReport {
+  std::string path;
+  int64_t rows = 0;        // kept
+  double weight = 1;       // asked
+  int64_t epoch_rows = 0;  // rows of an epoch that are its
+};
+
 struct DatasetReport {
   int64_t rows = 0;        // kept
   int64_t bad = 0;         // malformed and skipped (RowOptions::on_bad_row)
@@ -34,6 +43,9 @@ struct DatasetReport {
   int64_t tokens = 0;      // of the kept rows
   int64_t supervised = 0;  // of these, tokens that carry loss
   std::vector<std::string> messages;  // of the first bad and dropped rows: "file:line: what"
+  std::vector<SourceReport> sources;  // in their order
+  // Where something else is done than was asked, or a model cannot learn what is written: whole sentences.
+  std::vector<std::string> warnings;
 };
 // What is trained on of one file.
 struct DatasetContent {
@@ -41,7 +53,8 @@ struct DatasetContent {
   int64_t rows = 0;
   uint64_t digest = 0;  // XXH3-64 of tokens, row lengths and which tokens are learned; tags are not in it
 };
-// "3000 rows, 512000 tokens, 80000 of them learned; 4 cut to 512 tokens; 1 dropped: ..."
+// "3000 rows, 512000 tokens, 80000 of them learned; 4 cut to 512 tokens; 1 dropped: ...", and a line a
+// source.
 [[nodiscard]] std::string to_string(const DatasetReport& report);
 
 class Dataset {
@@ -76,6 +89,7 @@ class Dataset {
     int64_t first_entry = 0;
     int64_t whole_copies = 0;  // floor(weight)
   };
+  struct Losses;
   void load(const DatasetFile& file, const Tokenizer& tokenizer, const DatasetOptions& options);
   void add(const Sample& sample, int32_t tag);
   void note(std::string message, const DatasetOptions& options);
@@ -87,6 +101,7 @@ class Dataset {
   std::vector<int64_t> offsets_{0};  // [rows + 1] into tokens_
   std::vector<int32_t> row_tags_;    // [rows]
   std::vector<std::string> tags_;
+  std::unordered_map<std::string, int32_t> tag_numbers_;
   std::vector<Part> parts_;
   std::vector<DatasetContent> content_;
   int64_t epoch_size_ = 0;

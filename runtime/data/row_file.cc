@@ -3,6 +3,7 @@
 #include "runtime/data/row_file.h"
 
 #include <algorithm>
+#include <chrono>
 #include <optional>
 #include <span>
 #include <utility>
@@ -43,6 +44,10 @@ class ByteReader {
     while (is_space(peek())) get();
   }
   [[nodiscard]] int64_t line() const { return line_; }  // from 1
+  [[nodiscard]] uint64_t bytes_read() const { return offset_; }
+  [[nodiscard]] uint64_t size() const { return file_.size(); }
+
+  std::function<void()> on_block;  // before each block but the first
 
  private:
   static constexpr uint64_t kBlock = 1 << 18;
@@ -52,6 +57,7 @@ class ByteReader {
     buffer_.resize(n);
     at_ = 0;
     if (n == 0) return false;
+    if (offset_ > 0 && on_block) on_block();
     file_.read_at(offset_, std::as_writable_bytes(std::span(buffer_.data(), n)));
     offset_ += n;
     return true;
@@ -91,6 +97,7 @@ class RowFile {
   RowFile(const std::string& path, const RowOptions& options, const RowCallback& callback)
       : path_(path), options_(options), callback_(callback), in_(path), text_(options.max_bytes) {
     PESC_CHECK(options.max_bytes > 0);
+    if (options.progress) in_.on_block = [this] { tell_progress(); };
   }
 
   RowsReport read() {
@@ -101,10 +108,24 @@ class RowFile {
     } else {
       read_lines();
     }
+    if (!report_.unused.empty()) {
+      report_.unused_warning = str_cat(path_, ": fields that nothing reads: ", report_.unused.text(),
+                                       "; what stands in them is neither seen nor learned");
+    }
     return std::move(report_);
   }
 
  private:
+  using Clock = std::chrono::steady_clock;
+
+  void tell_progress() {
+    const Clock::time_point now = Clock::now();
+    if (std::chrono::duration<double>(now - told_).count() < options_.progress_seconds) return;
+    told_ = now;
+    options_.progress(str_cat(path_, ": ", in_.bytes_read() >> 20, " of ", in_.size() >> 20, " MB read, ",
+                              report_.rows, " rows"));
+  }
+
   void skip_byte_order_mark() {
     // Anything else that begins with 0xEF is no JSON and is refused as the first row.
     if (in_.peek() != 0xEF) return;
@@ -120,7 +141,7 @@ class RowFile {
         throw DataError(
             str_cat(where, ": the row has ", text_.size(), " bytes, the limit is ", options_.max_bytes));
       }
-      row = parse_row(text_.text(), where, options_.answers);
+      row = parse_row(text_.text(), where, options_.answers, &report_.unused);
     } catch (const EmptyAnswer& error) {
       // A question that waits for an answer is not passed over.
       if (options_.answers == Answers::kAllButLast) throw;
@@ -216,6 +237,7 @@ class RowFile {
   ByteReader in_;
   RowText text_;
   RowsReport report_;
+  Clock::time_point told_ = Clock::now();
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "ops/core/check.h"
 #include "runtime/data/permutation.h"
+#include "runtime/data/share.h"
 
 namespace pesc {
 
@@ -21,11 +22,15 @@ Sampler::Place Sampler::place(int64_t global_index) const {
   return {at.epoch, Permutation(n_, seed_, 0, at.epoch)(at.entry)};
 }
 
+int64_t Sampler::rows_for(double epochs) const {
+  PESC_CHECK(std::isfinite(epochs) && epochs >= 0, epochs, " epochs");
+  return share_of(epochs, n_);
+}
+
 int64_t Sampler::steps_for(double epochs, int64_t global_batch) const {
-  PESC_CHECK(std::isfinite(epochs) && epochs >= 0 && global_batch > 0, epochs, " epochs of ", global_batch);
+  PESC_CHECK(global_batch > 0, "steps of ", global_batch, " rows");
   // Rounded to whole rows first: 0.1 of 30 rows is 3 of them, not a little more and so a step more.
-  const int64_t rows = std::llround(epochs * static_cast<double>(n_));
-  return (rows + global_batch - 1) / global_batch;
+  return (rows_for(epochs) + global_batch - 1) / global_batch;
 }
 
 void BatchPlan::validate() const {

@@ -31,7 +31,11 @@ class Sampler {
   };
   [[nodiscard]] Place place(int64_t global_index) const;
   [[nodiscard]] int64_t row(int64_t global_index) const { return place(global_index).entry; }
-  // Steps that see `epochs` epochs (which may be a fraction): ceil(rows / global_batch).
+  // Rows in `epochs` epochs (which may be a fraction; see share_of): the stream's first so many. No row comes
+  // more often in them than `epochs`, rounded up, says; the last step of a run may have fewer rows than
+  // others.
+  [[nodiscard]] int64_t rows_for(double epochs) const;
+  // Steps that see them: ceil(rows / global_batch).
   [[nodiscard]] int64_t steps_for(double epochs, int64_t global_batch) const;
 
   [[nodiscard]] int64_t epoch_size() const { return n_; }

@@ -2,6 +2,8 @@
 // Decoding with the KV cache gives the logits of the full forward, and the same tokens on every layout.
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "runtime/generator.h"
 #include "tests/model/rig.h"
 
@@ -148,6 +150,50 @@ TEST(Generation, StopsAtEndOfTextAndAtTheEndOfTheCache) {
     EXPECT_EQ(stopped[i], std::vector<int32_t>(unstopped[i].begin(), end)) << i;
   }
   EXPECT_LE(stopped[0].size(), 4U);
+}
+
+// What is printed while it comes is the answer, whatever token ended it.
+TEST(Generation, TheCallbackGetsTheAnswerAndNotTheTokenThatStopsIt) {
+  const MpiSession session;
+  const auto world = test_world(session);
+  Rig rig(*world, tiny_llama(), tiny_pesc(), five_rows(tiny_llama()),
+          {.ep = world->size(), .cache_slots = kSlots});
+  SamplingOptions options = sampled(100, 1, 3);
+  for (int64_t id = 0; id < tiny_llama().vocab; id += 3) options.stop.push_back(id);
+  std::map<int64_t, std::vector<int32_t>> told;
+  const auto prompts = prompts_of(rig.rows, rig.ranks.mesh());
+  const auto answers =
+      generate(*rig.decoder, rig.ranks.world(), prompts, options, kSlots, rig.decoder->model().max_positions,
+               [&](const Prompt& prompt, int32_t token) { told[prompt.index].push_back(token); });
+  for (size_t i = 0; i < prompts.size(); ++i) EXPECT_EQ(told[prompts[i].index], answers[i]);
+}
+
+TEST(Generation, RowsOfThePaddingAreNeverDrawn) {
+  const MpiSession session;
+  const auto world = test_world(session);
+  Rig rig(*world, tiny_llama(), tiny_pesc(), five_rows(tiny_llama()),
+          {.ep = world->size(), .cache_slots = kSlots});
+  constexpr int64_t kPieces = 5;  // of a vocabulary that has far more rows
+  const auto most = [&](const SamplingOptions& options) {
+    int32_t id = 0;
+    for (const auto& answer : generate_all(rig, options)) {
+      for (const int32_t token : answer) id = std::max(id, token);
+    }
+    return id;
+  };
+  for (SamplingOptions options : {greedy(30), sampled(30, 1, 3), sampled(30, 0.9, 4)}) {
+    EXPECT_GE(most(options), kPieces);
+    options.pieces = kPieces;
+    EXPECT_LT(most(options), kPieces);
+  }
+  // But for those that are said to end an answer.
+  SamplingOptions options = sampled(30, 1, 3);
+  options.pieces = kPieces;
+  for (int64_t id = kPieces; id < tiny_llama().vocab; ++id) options.stop.push_back(id);
+  size_t tokens = 0;
+  for (const auto& answer : generate_all(rig, options)) tokens += answer.size();
+  EXPECT_LT(tokens, 5U * 30U);
+  EXPECT_LT(most(options), kPieces);
 }
 
 }  // namespace

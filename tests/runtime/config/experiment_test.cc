@@ -297,6 +297,15 @@ TEST(Experiment, ResolvedTextReadsBackToItself) {
     EXPECT_NE(text.find(field), std::string::npos) << field << " in\n" << text;
 }
 
+TEST(Experiment, TagsArePrintable) {
+  for (const char* tag : {"\\xff", "a\\nb", "\\033[31m"}) {
+    const std::string error = refusal(replaced("path: \"b\"", str_cat("path: \"b\" tag: \"", tag, "\"")));
+    EXPECT_NE(error.find("data.eval[0].tag is '"), std::string::npos) << error;
+    EXPECT_NE(error.find("UTF-8"), std::string::npos) << error;
+  }
+  (void)parse(kGood, {"data.eval[0].tag=caf\xC3\xA9 1"});
+}
+
 TEST(Experiment, DifferencesNameEachFieldAndBothValues) {
   const std::string before = parse(kGood).text;
   const std::string after = parse(kGood, {"train.seed=2", "data.train[1].path=c", "train.epochs=1"}).text;
@@ -315,6 +324,9 @@ TEST(Experiment, ARunGoesOnUnderTheSameMathematicsOnly) {
                                "checkpoint.keep=5", "checkpoint.on_error=CONTINUE", "model.path=moved",
                                "train.eval_every=3", "data.eval=[]", "train.recompute=BLOCK"})
                      .text);
+  // Rows are known by their digest, not by where they lie.
+  check_same_run(before, parse(kGood, {"data.train[0].path=moved", "data.train[0].tag=t"}).text);
+  EXPECT_THROW(check_same_run(before, parse(kGood, {"data.train[1].path=more"}).text), UsageError);
   // The micro-batch that was the default, now said.
   check_same_run(parse(kGood, {"train.micro_batch=8"}).text, parse(replaced("micro_batch: 4", "")).text);
   for (const char* change : {"train.seed=2", "train.micro_batch=8", "moe.aux_coef=0", "lora.dropout=0",
