@@ -60,6 +60,9 @@ void Dataset::load(const DatasetFile& file, const Tokenizer& tokenizer, const Da
   part.first_entry = epoch_size_;
   const std::string stem = std::filesystem::path(file.path).stem().string();
   const RowsReport read = for_each_row(file.path, options.rows, [&](Row&& row, const std::string& where) {
+    if (!file.tag.empty()) row.tag = file.tag;
+    if (row.tag.empty()) row.tag = stem;
+    if (options.on_row) options.on_row(row);
     const Sample sample = encode_row(tokenizer, row, options.seq_len);
     if (sample.supervised == 0) {
       ++report_.dropped;
@@ -68,7 +71,7 @@ void Dataset::load(const DatasetFile& file, const Tokenizer& tokenizer, const Da
            options);
       return;
     }
-    add(sample, tag_number(!file.tag.empty() ? file.tag : !row.tag.empty() ? row.tag : stem));
+    add(sample, tag_number(row.tag));
   });
   report_.bad += read.bad;
   report_.dropped += read.empty;
