@@ -8,6 +8,7 @@
 
 #include "runtime/checkpoint/store.h"
 #include "runtime/config/experiment.h"
+#include "runtime/config/same_run.h"
 #include "runtime/data/dataset.h"
 #include "runtime/data/special_tokens.h"
 #include "runtime/data/tokenizer.h"
@@ -39,9 +40,10 @@ enum class BaseWeights {
 [[nodiscard]] Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConfig config,
                            DataUse use, BaseWeights weights = BaseWeights::kFromFiles);
 
-// The rows of data.train, tokenised; those of data.eval, each once whatever its weight. Not collective.
+// The rows of data.train, tokenised; those of data.eval, each once. Not collective.
 [[nodiscard]] std::unique_ptr<Dataset> load_training_data(const Job& job);
-[[nodiscard]] std::unique_ptr<Dataset> load_held_out_data(const Job& job);
+// Where `rows` is given, it gets the text of every good row, with the tag that counts.
+[[nodiscard]] std::unique_ptr<Dataset> load_held_out_data(const Job& job, std::vector<Row>* rows = nullptr);
 // "training data: ..." and the warnings of its report, on the first rank.
 void log_data(const Job& job, const char* what, const Dataset& data);
 
@@ -62,7 +64,8 @@ void log_data(const Job& job, const char* what, const Dataset& data);
 [[nodiscard]] std::string base_digest(Job& job);
 
 // Loads the newest checkpoint of config.run_dir (or of `directory`, where given) into the decoder, values
-// only. Throws when there is none that verifies. Collective. Returns its step.
-int64_t load_trained_values(Job& job, Decoder& decoder, const std::string& directory);
+// only. Refuses one of another model, and says once what changes rounding (runtime/same_run.h). Throws when
+// there is none that verifies. Collective. Returns its step.
+int64_t load_trained_values(Job& job, Decoder& decoder, const std::string& directory, CheckpointUse use);
 
 }  // namespace pesc

@@ -14,8 +14,8 @@
 #include "runtime/evaluation.h"
 #include "runtime/gemm_rate.h"
 #include "runtime/hf/atomic_file.h"
+#include "runtime/same_run.h"
 #include "runtime/terminal.h"
-#include "runtime/versions.h"
 
 namespace pesc {
 namespace {
@@ -38,6 +38,10 @@ bool finite(const StepMetrics& m) {
 
 void request_preemption() {
   preemption_requested = 1;
+}
+
+bool preemption_was_requested() {
+  return preemption_requested != 0;
 }
 
 Trainer::Trainer(Job& job, RankWatch& watch, uint64_t generation)
@@ -122,9 +126,9 @@ void Trainer::resume() {
     const CheckpointState& s = found.checkpoint->state;
     together(world, [&] {
       check_length(s);
-      const std::string note = check_base(s, c.model.path, digest_);
-      if (job_.first() && !note.empty()) LOG(INFO) << note;
-      check_same_run(s.config_text, c.text);
+      const CheckpointNotes notes = check_same_run(job_, *found.checkpoint, digest_, CheckpointUse::kResume);
+      if (job_.first() && !notes.information.empty()) LOG(INFO) << notes.information;
+      if (job_.first() && !notes.warning.empty()) LOG(WARNING) << notes.warning;
       check_same_rows(s);
       store_->load(*found.checkpoint, decoder_->stream(), trained_tensors(*decoder_, true));
       decoder_->parameters().refresh_copies(decoder_->stream());
@@ -168,7 +172,7 @@ StepMetrics Trainer::train_step() {
   StepInput input;
   input.step = step_;
   input.lr = lr_.at(step_);
-  input.flag = preemption_requested != 0;
+  input.flag = preemption_was_requested();
   const BatchPlan plan{t.global_batch, t.micro_batch, mesh.dp()};
   for (int64_t m = 0; m < plan.micro_batches(); ++m) {
     if (plan.micro_range(cursor_, m, end_).size() == 0) break;  // the last step of all epochs has fewer rows
@@ -241,25 +245,6 @@ Update Trainer::guard(const StepMetrics& m, int retries) const {
                     job_.first());
 }
 
-void Trainer::evaluate_and_log() {
-  const auto losses =
-      held_out_loss(job_, *decoder_, *eval_, job_.config.train.micro_batch, job_.config.train.eval_rows);
-  if (!job_.first()) return;
-  nlohmann::json record;
-  record["kind"] = "held_out";
-  record["step"] = step_;
-  std::string text;
-  for (const auto& [tag, h] : losses) {
-    record["held_out_loss"][tag.empty() ? "all" : tag] = h.loss;
-    char part[64];
-    std::snprintf(part, sizeof(part), "  %s %.4f", tag.empty() ? "all" : tag.c_str(), h.loss);
-    text += part;
-  }
-  metrics_->write(record);
-  std::fprintf(stderr, "%sheld-out loss at step %lld:%s\n", terminal_ ? "\r\033[K" : "",
-               static_cast<long long>(step_), text.c_str());
-}
-
 std::vector<ArenaSize> Trainer::memory() const {
   std::vector<ArenaSize> all = decoder_->arenas();
   all.push_back({"checkpoint snapshot", snapshot_bytes(trained_tensors(*decoder_, true))});
@@ -274,7 +259,8 @@ CheckpointState Trainer::state() const {
   s.config_text = job_.config.text;
   s.base_path = job_.config.model.path;
   s.base_digest = digest_;
-  s.versions = library_versions(job_.device);
+  s.versions = run_versions(job_);
+  s.extra[kTemplateDigest] = template_digest(*job_.tokenizer);
   s.extra[kRecentLosses] = spikes_.save();
   s.extra[kTrainingRows] = rows_;
   int rank = 0;

@@ -28,6 +28,7 @@ namespace pesc {
 
 // Asks the running loop to save and stop at the next step boundary; safe in a signal handler.
 void request_preemption();
+[[nodiscard]] bool preemption_was_requested();  // of this process
 
 struct TrainResult {
   int64_t steps = 0;  // done in all

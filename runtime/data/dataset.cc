@@ -100,6 +100,8 @@ void Dataset::load(const DatasetFile& file, const Tokenizer& tokenizer, const Da
     note(std::move(message), options);
   };
   const RowsReport read = for_each_row(file.path, options.rows, [&](Row&& row, const std::string& where) {
+    row.tag = tag_of(file.tag, row.tag, file.path);
+    if (options.on_row) options.on_row(row);
     RowLosses lost;
     const Sample sample = encode_row(tokenizer, row, options.seq_len, &lost);
     if (lost.unsayable) {
@@ -114,7 +116,7 @@ void Dataset::load(const DatasetFile& file, const Tokenizer& tokenizer, const Da
       return;
     }
     losses.add(lost, where);
-    add(sample, tag_number(tag_of(file.tag, row.tag, file.path)));
+    add(sample, tag_number(row.tag));
   });
   report_.bad += read.bad;
   report_.dropped += read.empty;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -25,6 +26,8 @@ struct DatasetFile {
 struct DatasetOptions {
   int64_t seq_len = 0;
   RowOptions rows;
+  // Gets every good row as it is read, also one of which nothing is left to learn, with the tag that counts.
+  std::function<void(const Row&)> on_row{};
 };
 
 // What one source gives to an epoch.

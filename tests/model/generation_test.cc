@@ -2,9 +2,11 @@
 // Decoding with the KV cache gives the logits of the full forward, and the same tokens on every layout.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
 
 #include "runtime/generator.h"
+#include "runtime/ranks.h"
 #include "tests/model/rig.h"
 
 namespace pesc {
@@ -194,6 +196,49 @@ TEST(Generation, RowsOfThePaddingAreNeverDrawn) {
   for (const auto& answer : generate_all(rig, options)) tokens += answer.size();
   EXPECT_LT(tokens, 5U * 30U);
   EXPECT_LT(most(options), kPieces);
+}
+
+TEST(Generation, TellsHowManyAnswersTheCacheCut) {
+  const MpiSession session;
+  const auto world = test_world(session);
+  const Rows rows = five_rows(tiny_llama());
+  Rig rig(*world, tiny_llama(), tiny_pesc(), rows, {.cache_slots = kSlots});
+  const auto mine = prompts_of(rows, rig.ranks.mesh());
+  const auto cut_of = [&](int64_t max_tokens) {
+    int64_t cut = -1;
+    (void)generate(*rig.decoder, rig.ranks.world(), mine, greedy(max_tokens), kSlots,
+                   rig.decoder->model().max_positions, {}, &cut);
+    return cut;
+  };
+  EXPECT_EQ(cut_of(1), 0);
+  EXPECT_EQ(cut_of(1000), static_cast<int64_t>(mine.size()));
+}
+
+// A NaN in the last norm makes every logit of every prompt one: greedy or not, all ranks end with the same
+// error.
+TEST(Generation, LogitsThatAreNotFiniteEndItOnEveryRank) {
+  const MpiSession session;
+  const auto world = test_world(session);
+  for (const Rows& rows : {five_rows(tiny_llama()), some_rows(tiny_llama().vocab, {4})}) {
+    Rig rig(*world, tiny_llama(), tiny_pesc(), rows, {.ep = world->size(), .cache_slots = kSlots});
+    bool poisoned = false;
+    for (const Parameter& p : rig.decoder->parameters().all()) {
+      if (p.spec.name != "model.norm.weight") continue;
+      const std::vector<float> values(static_cast<size_t>(p.spec.size()), NAN);
+      copy_from_host(rig.decoder->stream(), values.data(), p.value);
+      poisoned = true;
+    }
+    ASSERT_TRUE(poisoned);
+    for (const SamplingOptions& options : {greedy(3), sampled(3, 0.9, 5)}) {
+      try {
+        (void)generate_all(rig, options);
+        ADD_FAILURE() << "nothing was refused";
+      } catch (const AgreedError& e) {
+        EXPECT_EQ(e.code(), ExitCode::kInternal);
+        EXPECT_NE(std::string(e.what()).find("at token 1 of its answer"), std::string::npos) << e.what();
+      }
+    }
+  }
 }
 
 }  // namespace
