@@ -116,7 +116,9 @@ std::string shown(std::string_view text) {
 }
 
 std::string json_mistake(std::string_view text, size_t position, std::string_view reason) {
-  const auto says = [reason](std::string_view words) { return reason.find(words) != std::string_view::npos; };
+  // Behind its own words the parser quotes the text.
+  const std::string_view own = reason.substr(0, reason.find("; last read"));
+  const auto says = [own](std::string_view words) { return own.find(words) != std::string_view::npos; };
   if (position == 0 || position > text.size()) {
     const Context c = context_before(text, text.size());
     if (!c.closed) return about_end(text, c);

@@ -209,7 +209,7 @@ TEST_F(RowFiles, FormsThatAreNoLinesOfRowsAreCalledByName) {
                       refusal("{\n \"data\": [\n  " + row_text("a") + "\n ]\n}\n"));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":1: \"data\" holds a list of objects",
                       refusal("{\"data\": [" + row_text("a") + "]}\n"));
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":1: not valid JSON at byte 15 of the row: ',' (a comma)",
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":1: not valid JSON at byte 16 of the row: ',' (a comma)",
                       refusal(row_text("a") + ",\n" + row_text("b") + ",\n"));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":2: not valid JSON",
                       refusal(row_text("a") + "\n" + row_text("b") + row_text("c") + "\n"));
