@@ -37,7 +37,7 @@ void print_table(const Report& r) {
     print_line(terminal_text(tag), h, m == r.matches.tags.end() ? ExactMatch{} : m->second);
   }
   std::printf("\n");
-  print_line("total", r.losses.total, r.matches.total);
+  print_line("all", r.losses.total, r.matches.total);
 }
 
 nlohmann::json to_json(const HeldOut& h, const ExactMatch& m) {

@@ -75,7 +75,7 @@ class Evaluation(unittest.TestCase):
                 self.assertEqual(report["datasets"][name]["rows"], 2)
                 tokens = [d["supervised_tokens"] for d in report["datasets"].values()]
                 self.assertEqual(report["total"]["supervised_tokens"], sum(tokens))
-                self.assertTrue(result.out.splitlines()[-1].startswith("total "))
+                self.assertTrue(result.out.splitlines()[-1].startswith("all "))
                 self.call("train", settings)
                 (record,) = [r for r in harness.read_jsonl(os.path.join(settings["run_dir"], "metrics.jsonl"))
                              if "held_out_loss" in r]
