@@ -40,6 +40,7 @@ std::string to_string(const DatasetReport& report) {
   for (const SourceReport& source : report.sources) {
     text += str_cat("\n  ", source.path, ": ", source.rows, " rows, weight ", source.weight, ": ",
                     source.epoch_rows, " rows an epoch");
+    if (!source.optional.empty()) text += str_cat("; read with them: ", source.optional);
   }
   for (const std::string& message : report.messages) text += "\n  " + message;
   return text;
@@ -126,7 +127,7 @@ void Dataset::load(const DatasetFile& file, const Tokenizer& tokenizer, const Da
 
   part.rows = rows() - part.first_row;
   content_.push_back({file.path, part.rows, digest_from(part.first_row)});
-  report_.sources.push_back({file.path, part.rows, file.weight, 0});
+  report_.sources.push_back({file.path, part.rows, file.weight, 0, read.fields.optional.text()});
   if (part.rows == 0) {
     report_.warnings.push_back(str_cat(file.path, ": has no row to learn from"));
     return;

@@ -36,6 +36,7 @@ struct SourceReport {
   int64_t rows = 0;        // kept
   double weight = 1;       // asked
   int64_t epoch_rows = 0;  // rows of an epoch that are its
+  std::string optional;    // "\"history\" (3 rows)": what is read of them besides question and answer
 };
 
 struct DatasetReport {

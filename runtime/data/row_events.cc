@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kMaxDepth = 64;
 constexpr size_t kLongestName = 64;
-constexpr size_t kMostUnused = 16;  // names of one row
+constexpr size_t kMostCounted = 16;  // names of one row
 
 constexpr std::array<std::string_view, 11> kFieldNames = {"instruction", "input",  "output",       "corpus",
                                                           "dataset",     "system", "conversation", "messages",
@@ -67,6 +67,13 @@ std::string RowEvents::other_place() const {
   return str_cat(kFieldNames[static_cast<size_t>(field_)], "[].", other_);
 }
 
+// A row counts once for each.
+void RowEvents::count(const std::string& name, FieldCounts& in) {
+  if (counted_.size() >= kMostCounted || std::ranges::find(counted_, name) != counted_.end()) return;
+  counted_.push_back(name);
+  in.add(name);
+}
+
 bool RowEvents::open() {
   ++depth_;
   return depth_ <= kMaxDepth || fail("nested deeper than ", kMaxDepth, " levels");
@@ -90,11 +97,7 @@ bool RowEvents::value_comes(bool empty) {
     const std::string name = of_row ? str_cat("\"", other_, "\"") : str_cat(element(), ".", other_);
     return empty || fail(name, " ", why);
   }
-  const std::string name = other_place();
-  if (counted_.size() < kMostUnused && std::ranges::find(counted_, name) == counted_.end()) {
-    counted_.push_back(name);
-    unused.add(name);
-  }
+  count(other_place(), counts.unused);
   return true;
 }
 
@@ -145,6 +148,7 @@ bool RowEvents::take_weight(double value, std::string_view shown) {
   std::optional<bool>& learned = list().back().learned;
   if (learned && *learned != one) return fail(element(), ": \"weight\" and \"train\" contradict each other");
   learned = one;
+  count(str_cat(kFieldNames[static_cast<size_t>(field_)], "[].", key_name(key_)), counts.optional);
   return true;
 }
 

@@ -32,7 +32,7 @@ class RowEvents {
 
   std::optional<std::string> instruction, input, output, corpus, dataset, system;
   RowItems conversation, messages, history;
-  UnusedFields unused;     // each once
+  RowFields counts;        // each once
   std::string fields;      // of the row, those that are not null: "\"a\", \"b\""; the first of them
   std::string holds_rows;  // the first unknown field that holds a list of objects; empty: none does
   std::string problem;     // empty when all is well
@@ -90,6 +90,7 @@ class RowEvents {
   [[nodiscard]] std::string element() const;
   [[nodiscard]] std::string place() const;
   [[nodiscard]] std::string other_place() const;
+  void count(const std::string& name, FieldCounts& in);
 
   std::string_view text_;
   Answers answers_;
@@ -103,7 +104,7 @@ class RowEvents {
   bool in_item_ = false;
   std::array<bool, kFields> seen_{};
   std::array<bool, kKeys> item_seen_{};
-  std::vector<std::string> counted_;  // what is in `unused`
+  std::vector<std::string> counted_;  // what is in `counts`
 };
 
 }  // namespace pesc

@@ -79,7 +79,7 @@ std::string_view refused_element_field(std::string_view name) {
   return find(kOfElements, name);
 }
 
-void UnusedFields::add(const std::string& name, int64_t rows) {
+void FieldCounts::add(const std::string& name, int64_t rows) {
   constexpr size_t kMost = 32;
   if (const auto found = rows_of_.find(name); found != rows_of_.end()) {
     found->second += rows;
@@ -90,12 +90,12 @@ void UnusedFields::add(const std::string& name, int64_t rows) {
   }
 }
 
-void UnusedFields::add(const UnusedFields& other) {
+void FieldCounts::add(const FieldCounts& other) {
   for (const auto& [name, rows] : other.rows_of_) add(name, rows);
   others_ += other.others_;
 }
 
-std::string UnusedFields::text() const {
+std::string FieldCounts::text() const {
   std::string out;
   for (const auto& [name, rows] : rows_of_) {
     out += str_cat(out.empty() ? "\"" : ", \"", made_printable(name), "\" (", rows,

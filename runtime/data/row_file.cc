@@ -108,8 +108,8 @@ class RowFile {
     } else {
       read_lines();
     }
-    if (!report_.unused.empty()) {
-      report_.unused_warning = str_cat(path_, ": fields that nothing reads: ", report_.unused.text(),
+    if (!report_.fields.unused.empty()) {
+      report_.unused_warning = str_cat(path_, ": fields that nothing reads: ", report_.fields.unused.text(),
                                        "; what stands in them is neither seen nor learned");
     }
     return std::move(report_);
@@ -141,7 +141,7 @@ class RowFile {
         throw DataError(
             str_cat(where, ": the row has ", text_.size(), " bytes, the limit is ", options_.max_bytes));
       }
-      row = parse_row(text_.text(), where, options_.answers, &report_.unused);
+      row = parse_row(text_.text(), where, options_.answers, &report_.fields);
     } catch (const EmptyAnswer& error) {
       // A question that waits for an answer is not passed over.
       if (options_.answers == Answers::kAllButLast) throw;

@@ -29,7 +29,7 @@ struct RowsReport {
   int64_t bad = 0;                    // skipped ones
   int64_t empty = 0;                  // left out, their answer being empty
   std::vector<std::string> messages;  // of the first bad and empty ones: "file:line: what; skipped"
-  UnusedFields unused;                // of the good and empty ones
+  RowFields fields;                   // of the good and empty ones
   // "PATH: fields that nothing reads: ..."; empty when there are none.
   std::string unused_warning;
 };

@@ -128,7 +128,7 @@ void check_format(const RowEvents& events, bool alpaca, const std::string& where
 
 }  // namespace
 
-Row parse_row(std::string_view text, const std::string& where, Answers answers, UnusedFields* unused) {
+Row parse_row(std::string_view text, const std::string& where, Answers answers, RowFields* fields) {
   // The JSON reader would take a zero byte for the end of its input and accept anything behind it.
   if (const size_t at = text.find('\0'); at != std::string_view::npos) {
     throw DataError(str_cat(where, ": holds a NUL byte (byte ", at + 1, " of the row)"));
@@ -143,7 +143,12 @@ Row parse_row(std::string_view text, const std::string& where, Answers answers, 
   const bool alpaca =
       events.output || (events.instruction && !events.conversation && !events.corpus && !events.messages);
   check_format(events, alpaca, where);
-  if (unused != nullptr) unused->add(events.unused);
+  if (fields != nullptr) {
+    fields->unused.add(events.counts.unused);
+    fields->optional.add(events.counts.optional);
+    if (events.system && !events.system->empty()) fields->optional.add("system");
+    if (events.history && !events.history->empty()) fields->optional.add("history");
+  }
   Row row;
   row.tag = std::move(events.dataset).value_or("");
   row.system = std::move(events.system).value_or("");

@@ -56,9 +56,9 @@ struct EmptyAnswer : DataError {
 
 // Parses one JSON object. `where` ("file:line") opens every message. Memory is bounded by a small multiple of
 // the text, whatever it holds: what is not needed is not kept, and nesting is refused beyond 64 levels.
-// Fields that nothing reads are added to `unused`. Throws DataError, EmptyAnswer among them, and nothing
+// Adds the row's further fields to `fields`. Throws DataError, EmptyAnswer among them, and nothing
 // else.
 [[nodiscard]] Row parse_row(std::string_view json, const std::string& where, Answers answers = Answers::kAll,
-                            UnusedFields* unused = nullptr);
+                            RowFields* fields = nullptr);
 
 }  // namespace pesc

@@ -191,6 +191,16 @@ TEST(Dataset, EverySourceSaysWhatItGives) {
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "0.1 asks for 0.4 of its 4 rows", data.report().warnings[2]);
 }
 
+TEST(Dataset, WhatIsReadOfSomeRowsOnlyIsSaid) {
+  const TempFolder folder;
+  const std::string path =
+      folder.write("a.jsonl", R"({"instruction": "a", "output": "b", "history": [["c", "d"]]})"
+                              "\n" +
+                                  row_text("e"));
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "2 rows an epoch; read with them: \"history\" (1 row)",
+                      to_string(Dataset({{path, "", 1}}, ByteTokenizer(), length(200)).report()));
+}
+
 TEST(Dataset, UnusedFieldsAndUnprintableTags) {
   const TempFolder folder;
   const std::string path = folder.write("caf\xE9.jsonl", R"({"corpus": "a", "id": 3})"

@@ -19,9 +19,9 @@ std::string refusal(const std::string& json, Answers answers = Answers::kAll) {
 }
 
 std::string unused(const std::string& json) {
-  UnusedFields fields;
+  RowFields fields;
   (void)parse_row(json, "f:1", Answers::kAll, &fields);
-  return fields.text();
+  return fields.unused.text();
 }
 
 TEST(RowFields, HistoryIsTheEarlierTurns) {
@@ -162,10 +162,26 @@ TEST(RowFields, OthersAreCounted) {
                        "score": {"output": 1}, "n": null}]})"),
       "\"conversation[].score\" (1 row)");
   EXPECT_EQ(unused("{\"corpus\": \"a\", \"x\\u001b\": 1}"), "\"x\\x1B\" (1 row)");
-  UnusedFields many;
+  FieldCounts many;
   for (int i = 0; i < 1000; ++i) many.add("f" + std::to_string(i));
   EXPECT_LT(many.text().size(), 1000U);
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "and others", many.text());
+}
+
+// What is read, but not in every row, is said too.
+TEST(RowFields, OptionalOnesAreCounted) {
+  pesc::RowFields fields;
+  for (
+      const char* json :
+      {R"({"instruction": "a", "output": "b", "system": "s", "history": [["c", "d"]]})",
+       R"({"instruction": "a", "output": "b", "system": "", "history": []})",
+       R"({"messages": [{"role": "user", "content": "a", "weight": 0}, {"role": "assistant", "content": "b", "weight": 0},
+                         {"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "train": true}]})"})
+    (void)parse_row(json, "f:1", Answers::kAll, &fields);
+  EXPECT_EQ(
+      fields.optional.text(),
+      "\"history\" (1 row), \"messages[].train\" (1 row), \"messages[].weight\" (1 row), \"system\" (1 row)");
+  EXPECT_TRUE(fields.unused.empty());
 }
 
 // A null field is an absent one at every depth, whether the row is learned or answered.

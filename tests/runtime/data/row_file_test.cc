@@ -179,7 +179,7 @@ TEST_F(RowFiles, FieldsThatNothingReadsAreNamedOnce) {
              R"({"corpus": "b", "id": 2, "x": "y"})"
              "\n" +
              row_text("c"));
-  EXPECT_EQ(report_.unused.text(), "\"id\" (2 rows), \"x\" (1 row)");
+  EXPECT_EQ(report_.fields.unused.text(), "\"id\" (2 rows), \"x\" (1 row)");
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, folder_ / "data.json" + ": fields that nothing reads: \"id\"",
                       report_.unused_warning);
   (void)read(row_text("a"));
