@@ -62,8 +62,7 @@ std::string_view word_at(std::string_view text, size_t at) {
 std::string about_word(std::string_view word) {
   for (const std::string_view number :
        {"NaN", "nan", "Infinity", "-Infinity", "inf", "-inf", "Inf", "-Inf"}) {
-    if (word == number)
-      return str_cat("'", word, "' is no JSON value, and no number of JSON; write null or leave it out");
+    if (word == number) return str_cat("'", word, "' is no JSON value; write null or leave it out");
   }
   for (const std::string_view python : {"None", "True", "False"}) {
     if (word == python)

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "ops/core/check.h"
+#include "runtime/data/json_mistake.h"
 #include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/mapped_file.h"
 
@@ -182,20 +183,30 @@ class RowFile {
     throw DataError(str_cat(path_, ":", in_.line(), ": ", what));
   }
 
+  // What stands next, for a message.
+  std::string next_text() {
+    std::string text;
+    for (int i = 0; i < 40 && in_.peek() != kEnd && in_.peek() != '\n'; ++i)
+      text += static_cast<char>(in_.get());
+    return shown(text);
+  }
+
   void read_array() {
     in_.get();  // '['
     in_.skip_spaces();
     for (int64_t index = 0; index > 0 || in_.peek() != ']'; ++index) {
       const std::string where = str_cat(path_, ":", in_.line(), " (element ", index, ")");
       if (in_.peek() == ',' || in_.peek() == ']')
-        broken_array(str_cat("element ", index, " of the array is missing"));
+        broken_array(
+            str_cat("element ", index, " of the array is missing: a comma stands before ", next_text()));
       read_element();
       in_.skip_spaces();
       // Looked at before the row is taken: an element that is cut off by the end of the file is no row.
       if (in_.peek() != ',' && in_.peek() != ']') {
         broken_array(in_.peek() == kEnd
                          ? str_cat("the array ends in or after element ", index, " without \"]\"")
-                         : str_cat("\",\" or \"]\" expected after element ", index, " of the array"));
+                         : str_cat("\",\" or \"]\" expected after element ", index, " of the array, not ",
+                                   next_text()));
       }
       row(where);
       if (in_.peek() == ']') break;
@@ -204,7 +215,7 @@ class RowFile {
     }
     in_.get();  // ']'
     in_.skip_spaces();
-    if (in_.peek() != kEnd) broken_array("there is text behind the end of the array");
+    if (in_.peek() != kEnd) broken_array(str_cat("there is text behind the end of the array: ", next_text()));
   }
 
   // One value: to its closing bracket or quote; a number or word up to a space, comma or bracket.
