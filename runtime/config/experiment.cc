@@ -12,6 +12,7 @@
 #include "ops/core/check.h"
 #include "runtime/config/resolved.h"
 #include "runtime/config/text_parser.h"
+#include "runtime/filesystem/file_kind.h"
 
 namespace pesc {
 namespace {
@@ -350,7 +351,9 @@ ExperimentConfig load_experiment(const std::string& path, const std::vector<std:
     throw UsageError(str_cat(path, ": is a folder; name an experiment file"));
   const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
   if (in.bad()) throw UsageError(str_cat(path, ": the experiment file cannot be read to its end"));
-  return parse_experiment(text, path, overrides, use);
+  const std::string kind = other_kind(std::string_view(text).substr(0, kFirstBytes), FileUse::kText);
+  if (!kind.empty()) throw UsageError(str_cat(path, ": ", kind));
+  return parse_experiment(std::string(without_byte_order_mark(text)), path, overrides, use);
 }
 
 }  // namespace pesc

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "ops/core/check.h"
+#include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/mapped_file.h"
 
 namespace pesc {
@@ -67,6 +68,7 @@ class SentencePieceTokenizer : public Tokenizer {
  public:
   explicit SentencePieceTokenizer(const std::string& path) {
     const MappedFile file(path);
+    check_first_bytes(file.first_bytes(), path, FileUse::kSentencePiece);
     const std::string again = "; copy it again from where the model came from";
     if (file.size() == 0 || file.size() > kMaxBytes) {
       throw DataError(str_cat(path, ": has ", file.size(), " bytes; that is no sentencepiece model", again));

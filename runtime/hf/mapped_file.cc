@@ -5,12 +5,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <utility>
 
 #include "ops/core/check.h"
+#include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/safetensors.h"
 
 namespace pesc {
@@ -83,6 +85,12 @@ void MappedFile::read_at(uint64_t offset, std::span<std::byte> to) const {
     offset += static_cast<uint64_t>(n);
     to = to.subspan(static_cast<size_t>(n));
   }
+}
+
+std::string MappedFile::first_bytes() const {
+  std::string bytes(std::min(size_, kFirstBytes), '\0');
+  read_at(0, std::as_writable_bytes(std::span(bytes.data(), bytes.size())));
+  return bytes;
 }
 
 std::string path_in_folder(const std::string& folder, std::string_view name, const std::string& named_by) {

@@ -25,6 +25,8 @@ class MappedFile {
   [[nodiscard]] const std::string& path() const { return path_; }
   [[nodiscard]] std::span<const std::byte> bytes() const { return {data_, size_}; }
   [[nodiscard]] uint64_t size() const { return size_; }
+  // The file's first kFirstBytes bytes (runtime/filesystem/file_kind.h), or all of a shorter one.
+  [[nodiscard]] std::string first_bytes() const;
   // Reads [offset, offset + to.size()) by read calls: errors come as IoError rather than as a signal, and the
   // pages do not count as this process's memory.
   void read_at(uint64_t offset, std::span<std::byte> to) const;

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "ops/core/check.h"
+#include "runtime/filesystem/file_kind.h"
 
 namespace pesc {
 namespace {
@@ -256,6 +257,8 @@ class HeaderReader {
 // The header's bytes, after the checks of its length.
 std::string_view header_text(std::span<const std::byte> file, const std::string& file_name) {
   constexpr const char* kAdvice = "; the file is damaged, cut short, or not safetensors";
+  const auto* first = reinterpret_cast<const char*>(file.data());
+  check_first_bytes({first, std::min(file.size(), kFirstBytes)}, file_name, FileUse::kSafetensors);
   uint64_t length = 0;
   if (file.size() < sizeof(length)) {
     throw DataError(str_cat(file_name, ": has only ", file.size(), " bytes", kAdvice));
