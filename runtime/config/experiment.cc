@@ -102,6 +102,7 @@ void read_model(const proto::Experiment& e, const Checker& check, ExperimentConf
                 "names no base; set model.path to a Hugging Face folder, or model.shape for random weights");
   out.model.path = p.path();
   out.model.tokenizer = p.tokenizer();
+  out.model.links = p.follow_links() ? Links::kFollow : Links::kInside;
   if (p.has_shape()) {
     read_shape(p.shape(), check, out.model);
   }

@@ -20,6 +20,8 @@ class ConfigFields {
   ConfigFields(const nlohmann::json& object, std::string where);
 
   [[nodiscard]] const std::string& where() const { return where_; }
+  // All keys and values, null ones too.
+  [[nodiscard]] auto object_items() const { return object_->items(); }
   [[nodiscard]] bool has(const char* key) const { return find(key) != nullptr; }
   // True when the key is not there at all, not even as null.
   [[nodiscard]] bool absent(const char* key) const { return !object_->contains(key); }
