@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "ops/core/check.h"
+#include "runtime/filesystem/file_kind.h"
 
 namespace pesc {
 namespace {
@@ -146,8 +147,10 @@ std::string serialize_manifest(const proto::Manifest& manifest) {
 
 proto::Manifest parse_manifest(std::string_view bytes, const std::string& where) {
   const size_t body = bytes.size() < kChecksumField ? 0 : bytes.size() - kChecksumField;
-  if (body == 0 || static_cast<int64_t>(bytes.size()) > kMaxManifestBytes || bytes[body] != kChecksumTag)
+  if (body == 0 || static_cast<int64_t>(bytes.size()) > kMaxManifestBytes || bytes[body] != kChecksumTag) {
+    check_first_bytes(bytes.substr(0, kFirstBytes), where, FileUse::kManifest);
     throw DataError(str_cat(where, ": not a complete manifest (", bytes.size(), " bytes)"));
+  }
   uint64_t checksum = 0;
   for (size_t i = 0; i < 8; ++i)
     checksum |= uint64_t{static_cast<unsigned char>(bytes[body + 1 + i])} << (8 * i);

@@ -353,7 +353,7 @@ ExperimentConfig load_experiment(const std::string& path, const std::vector<std:
   const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
   if (in.bad()) throw UsageError(str_cat(path, ": the experiment file cannot be read to its end"));
   const std::string kind = other_kind(std::string_view(text).substr(0, kFirstBytes), FileUse::kText);
-  if (!kind.empty()) throw UsageError(str_cat(path, ": ", kind));
+  if (!kind.empty() && !(text.empty() && !overrides.empty())) throw UsageError(str_cat(path, ": ", kind));
   return parse_experiment(std::string(without_byte_order_mark(text)), path, overrides, use);
 }
 

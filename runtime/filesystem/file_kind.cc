@@ -111,6 +111,8 @@ const char* needed(FileUse use) {
       return "weights must be safetensors";
     case FileUse::kSentencePiece:
       return "tokenizer.model must be a sentencepiece model";
+    case FileUse::kManifest:
+      return "a checkpoint's manifest is needed here";
     case FileUse::kText:
       return "protobuf text is needed here";
   }
@@ -118,7 +120,7 @@ const char* needed(FileUse use) {
 }
 
 bool is_binary(FileUse use) {
-  return use == FileUse::kSafetensors || use == FileUse::kSentencePiece;
+  return use == FileUse::kSafetensors || use == FileUse::kSentencePiece || use == FileUse::kManifest;
 }
 
 std::string advice(std::string_view what, FileUse use) {

@@ -70,8 +70,8 @@ std::vector<std::string> file_names(const Map& map) {
                 "the base first (PEFT: merge_and_unload), or name the base"));
   }
   if (files.size() == 1 && files.front().find("-of-") == std::string::npos) {
-    throw DataError(
-        str_cat(none, "; it holds ", files.front(), ": rename it to ", kSingle, " if it is the whole model"));
+    throw DataError(str_cat(none, "; it holds ", printable(files.front()), ": rename it to ", kSingle,
+                            " if it is the whole model"));
   }
   if (!files.empty()) {
     throw DataError(str_cat(none, "; it holds ", some_of(files),
@@ -85,7 +85,7 @@ std::vector<std::string> file_names(const Map& map) {
        it.increment(error)) {
     const std::string kind = it->path().extension().string();
     if (std::ranges::find(kOthers, kind) == kOthers.end()) continue;
-    throw DataError(str_cat(none, "; it holds ", it->path().filename().string(),
+    throw DataError(str_cat(none, "; it holds ", printable(it->path().filename().string()),
                             ", which must be converted to safetensors first"));
   }
   throw DataError(str_cat(none, "; give the folder of a Hugging Face model with safetensors files"));
