@@ -38,10 +38,11 @@ ModelConfig read_shape_file(const fs::path& path) {
 
 }  // namespace
 
-ModelConfig load_shape(const std::string& name) {
+ModelConfig load_shape(const std::string& name, Links links) {
   std::error_code ignored;
-  if (fs::is_directory(name, ignored)) return read_model_config(name);
-  if (fs::path(name).filename() == "config.json") return read_model_config(fs::path(name).parent_path());
+  if (fs::is_directory(name, ignored)) return read_model_config(name, links);
+  if (fs::path(name).filename() == "config.json")
+    return read_model_config(fs::path(name).parent_path(), links);
   if (name.ends_with(kSuffix)) return read_shape_file(name);
   std::vector<std::string> known;
   for (const auto& entry : fs::directory_iterator(PESC_SHAPES, ignored)) {

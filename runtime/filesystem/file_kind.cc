@@ -185,7 +185,7 @@ std::string other_kind(std::string_view first, FileUse use) {
     return str_cat("is JSON, and ", needed(use), "; give the right file");
   }
   constexpr size_t kSurelyText = 16;
-  if (use == FileUse::kSafetensors && first.size() >= kSurelyText && is_text(first)) {
+  if (is_binary(use) && first.size() >= kSurelyText && is_text(first)) {
     return str_cat("is text that begins ", quoted(first), ", and ", needed(use), "; download the file again");
   }
   return "";

@@ -31,13 +31,15 @@ constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr uint64_t kMaxIndexBytes = 64 << 20;
 constexpr uint64_t kDigestBlock = 1 << 20;
 
-// The safetensors files of a folder, whether anything names them or not, sorted.
+// The weight files of a folder, whether anything names them or not, sorted; of PyTorch's own only an adapter,
+// since a folder often holds its weights in both formats.
 std::vector<std::string> weight_files(const std::string& folder) {
   std::vector<std::string> names;
   std::error_code error;
   for (auto it = std::filesystem::directory_iterator(folder, error); !error && it != end(it);
        it.increment(error)) {
-    if (it->path().extension() == ".safetensors") names.push_back(it->path().filename().string());
+    const std::string name = it->path().filename().string();
+    if (name.ends_with(".safetensors") || name == "adapter_model.bin") names.push_back(name);
   }
   std::sort(names.begin(), names.end());
   return names;
@@ -53,21 +55,23 @@ std::vector<std::string> file_names(const Map& map) {
 [[noreturn]] void refuse_two_sets(const std::string& folder, const std::vector<std::string>& shards) {
   const bool there = std::any_of(shards.begin(), shards.end(),
                                  [&](const std::string& name) { return folder_has(folder, name); });
-  throw DataError(str_cat(folder, ": holds two sets of weights: ", kSingle, ", and ", kIndex, " which names ",
-                          some_of(shards), there ? "" : " (none of which is there)",
-                          ". Which is meant cannot be seen: delete ", kSingle,
-                          " to use the files that the index names, or delete ", kIndex,
-                          there ? " and its files" : "", " to use ", kSingle));
+  throw DataError(str_cat(
+      folder, ": holds two sets of weights: ", kSingle, ", and ", kIndex, " which names ", some_of(shards),
+      there ? ". Which is meant cannot be seen: delete " : ", none of which is there. Delete ", kIndex,
+      there ? " and its files" : "", " to use ", kSingle, ", or delete ", kSingle,
+      " to use the files that the index names", there ? "" : ", once they are there"));
 }
 
 [[noreturn]] void refuse_without_weights(const std::string& folder) {
   const std::string none = str_cat(folder, ": has neither ", kSingle, " nor ", kIndex);
   const std::vector<std::string> files = weight_files(folder);
-  if (std::ranges::find(files, "adapter_model.safetensors") != files.end()) {
+  const auto adapter =
+      std::ranges::find_if(files, [](const std::string& name) { return name.starts_with("adapter_model."); });
+  if (adapter != files.end()) {
     throw DataError(
-        str_cat(none,
-                "; it holds adapter_model.safetensors, an adapter without its base: merge it into "
-                "the base first (PEFT: merge_and_unload), or name the base"));
+        str_cat(none, "; it holds ", *adapter,
+                ", an adapter without its base: merge it into the base first (PEFT: merge_and_unload), "
+                "or name the base"));
   }
   if (files.size() == 1 && files.front().find("-of-") == std::string::npos) {
     throw DataError(str_cat(none, "; it holds ", printable(files.front()), ": rename it to ", kSingle,

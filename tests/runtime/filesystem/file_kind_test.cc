@@ -73,6 +73,9 @@ TEST(FileKind, KindsThatOnlySomeReadersMistake) {
   for (const FileUse use : {FileUse::kSafetensors, FileUse::kSentencePiece}) {
     EXPECT_PRED_FORMAT2(::testing::IsSubstring, "is JSON", other_kind("\n{\"error\": \"no\"}", use));
   }
+  // The vocabulary of tiktoken, under the name of sentencepiece's.
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "text that begins 'IQ== 0', and tokenizer.model must be",
+                      other_kind("IQ== 0\nIg== 1\nIw== 2\n", FileUse::kSentencePiece));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "text that begins 'Access to model x is restricted.'",
                       other_kind("Access to model x is restricted.\nLog in.", FileUse::kSafetensors));
 }

@@ -148,7 +148,7 @@ TEST(HfFolder, TwoSetsOfWeightsAreAmbiguous) {
     EXPECT_TRUE(contains(message, part)) << message;
   fs::remove(folder / shard);  // an index that was left behind
   message = refused();
-  EXPECT_TRUE(contains(message, "none of which is there") && contains(message, "delete " + kIndex))
+  EXPECT_TRUE(contains(message, "none of which is there") && contains(message, "Delete " + kIndex))
       << message;
   // An index that names the single file is one set.
   write_file(folder / kIndex, index_of({{"t", "model.safetensors"}}));

@@ -2,6 +2,7 @@
 // embeddings.
 #include "runtime/hf/weight_names.h"
 
+#include "runtime/hf/dtype_convert.h"
 #include "runtime/hf/safetensors_write.h"
 #include "tests/runtime/hf/temp_folder.h"
 
@@ -67,8 +68,10 @@ class Weights {
       entries.push_back({name, dtype, {2}, [value = value, dtype](const ByteSink& sink) {
                            const float wide[2] = {value, value};
                            const uint16_t narrow[2] = {f32_to_bf16(value), f32_to_bf16(value)};
-                           sink(dtype == DType::kF32 ? std::as_bytes(std::span(wide))
-                                                     : std::as_bytes(std::span(narrow)));
+                           const bool f32 = dtype == DType::kF32;
+                           sink(std::span(f32 ? reinterpret_cast<const std::byte*>(wide)
+                                              : reinterpret_cast<const std::byte*>(narrow),
+                                          f32 ? sizeof(wide) : sizeof(narrow)));
                          }});
     }
     write_safetensors(path, entries, {});
