@@ -10,6 +10,9 @@
 
 namespace pesc {
 
+// A value for a message: "'0.5'", "a list".
+[[nodiscard]] std::string shown(const nlohmann::json& value);
+
 class ConfigFields {
  public:
   // The largest count or size: 2^31 - 1.

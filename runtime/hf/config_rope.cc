@@ -41,7 +41,7 @@ bool has_key(std::span<const std::string_view> keys, std::string_view key) {
   return std::find(keys.begin(), keys.end(), key) != keys.end();
 }
 
-std::string joined(std::span<const std::string_view> keys) {
+std::string key_list(std::span<const std::string_view> keys) {
   std::string out;
   for (const std::string_view key : keys) out += str_cat(out.empty() ? "" : ", ", key);
   return out;
@@ -79,9 +79,10 @@ void refuse_other_keys(const ConfigFields& fields, const std::string& kind,
                        std::span<const std::string_view> keys) {
   for (const auto& [key, value] : fields.object_items()) {
     if (value.is_null() || has_key(kCommon, key) || has_key(keys, key)) continue;
-    fields.fail(key.c_str(), str_cat("is no key of the rope kind '", kind, "', whose keys are ", joined(keys),
-                                     "; it would have no effect here, so take it out if the result is right "
-                                     "without it"));
+    fields.fail(key.c_str(),
+                str_cat("is no key of the rope kind '", kind, "', whose keys are ", key_list(keys),
+                        "; it would have no effect here, so take it out if the result is right "
+                        "without it"));
   }
 }
 

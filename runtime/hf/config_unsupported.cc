@@ -98,17 +98,12 @@ bool is_neutral(const nlohmann::json& value, double neutral) {
   return true;
 }
 
-std::string shown(const nlohmann::json& value) {
-  if (value.is_structured()) return value.is_array() ? "a list" : "an object";
-  return value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
-}
-
 void refuse(const ConfigFields& fields, const Neutral& n) {
   const nlohmann::json* value = fields.find(n.key);
   if (value == nullptr || is_neutral(*value, n.value)) return;
   const std::string only = value->is_boolean() ? (n.value == 0 ? "false" : "true") : str_cat(n.value);
-  fields.fail(n.key, str_cat(printable(shown(*value)), " means ", n.what, ", which is not supported; only ",
-                             only, " is, or no such key"));
+  fields.fail(n.key, str_cat(shown(*value), " means ", n.what, ", which is not supported; only ", only,
+                             " is, or no such key"));
 }
 
 void refuse_activations(const ConfigFields& fields) {
