@@ -182,7 +182,7 @@ ExperimentConfig read_experiment(const Process& process, const CommandLine& comm
                              runs ? ExperimentUse::kRun : ExperimentUse::kBench);
     if (process.world.rank() == 0) warn_of_unused(config, command.verb);
     if (command.shape.empty()) return;
-    config.model.shape = load_shape(command.shape);
+    config.model.shape = load_shape(command.shape, config.model.links);
     config.model.path.clear();
     config.model.tokenizer.clear();
     config.data.train.clear();

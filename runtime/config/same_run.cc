@@ -30,6 +30,7 @@ constexpr std::array kRules{
     Rule{"data.on_bad_row:", Kind::kFree},  // the rows themselves are compared
     Rule{"model.path:", Kind::kFree},
     Rule{"model.tokenizer:", Kind::kFree},
+    Rule{"model.follow_links:", Kind::kFree},
     Rule{"train.eval_", Kind::kFree},
     Rule{"train.log_every:", Kind::kFree},
     Rule{"train.on_nonfinite:", Kind::kFree},

@@ -21,9 +21,9 @@ constexpr const char* kTokenizerConfig = "tokenizer_config.json";
 constexpr const char* kTokensMap = "special_tokens_map.json";
 constexpr uint64_t kMaxBytes = uint64_t{16} << 20;
 
-std::optional<json> read_if_there(const std::string& folder, const char* name) {
+std::optional<json> read_if_there(const std::string& folder, const char* name, Links links) {
   if (folder.empty() || !folder_has(folder, name)) return std::nullopt;
-  json document = read_json_file(folder, name, kMaxBytes);
+  json document = read_json_file(folder, name, kMaxBytes, links);
   if (!document.is_object()) throw DataError(str_cat(folder, "/", name, ": is no JSON object"));
   return document;
 }
@@ -114,18 +114,18 @@ SpecialPieces SpecialTokenFiles::pieces() const {
 }
 
 SpecialTokenFiles read_special_tokens(const ModelConfig& model, const std::string& model_folder,
-                                      const std::string& tokenizer_folder) {
+                                      const std::string& tokenizer_folder, Links links) {
   SpecialTokenFiles out;
   const std::string config = model_folder.empty() ? kConfig : model_folder + "/" + kConfig;
   if (model.bos_id >= 0) out.begins.push_back({config, "bos_token_id", model.bos_id, {}, Source::kModel});
   for (const int64_t id : model.eos_ids) out.ends.push_back({config, "eos_token_id", id, {}, Source::kModel});
-  if (const auto document = read_if_there(model_folder, kGeneration)) {
+  if (const auto document = read_if_there(model_folder, kGeneration, links)) {
     const std::string file = model_folder + "/" + kGeneration;
     take_ids(*document, file, "bos_token_id", model.vocab, out.begins);
     take_ids(*document, file, "eos_token_id", model.vocab, out.ends);
   }
   for (const char* name : {kTokenizerConfig, kTokensMap}) {
-    if (const auto document = read_if_there(tokenizer_folder, name)) {
+    if (const auto document = read_if_there(tokenizer_folder, name, links)) {
       const std::string file = tokenizer_folder + "/" + name;
       take_texts(*document, file, out);
       take_added_tokens(*document, file, model.vocab, out);

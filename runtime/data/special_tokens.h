@@ -13,6 +13,7 @@
 
 #include "model/config.h"
 #include "runtime/data/tokenizer.h"
+#include "runtime/hf/mapped_file.h"
 
 namespace pesc {
 
@@ -38,7 +39,8 @@ struct SpecialTokenFiles {
 // and special_tokens_map.json from `tokenizer_folder`, where they are. Either folder may be empty: none.
 // DataError for a file that is no JSON, a value of another type, or an id outside the vocabulary.
 [[nodiscard]] SpecialTokenFiles read_special_tokens(const ModelConfig& model, const std::string& model_folder,
-                                                    const std::string& tokenizer_folder);
+                                                    const std::string& tokenizer_folder,
+                                                    Links links = Links::kInside);
 
 struct SpecialTokens {
   int32_t begin = -1;

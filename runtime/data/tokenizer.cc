@@ -135,16 +135,17 @@ class SentencePieceTokenizer : public Tokenizer {
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> open_tokenizer(const std::string& folder, const SpecialPieces& special) {
+std::unique_ptr<Tokenizer> open_tokenizer(const std::string& folder, const SpecialPieces& special,
+                                          Links links) {
   if (!folder_has(folder, kFileName)) {
     throw DataError(str_cat(folder, ": has no ", kFileName,
                             " (sentencepiece); a folder with only tokenizer.json cannot be read"));
   }
-  return std::make_unique<SentencePieceTokenizer>(path_in_folder(folder, kFileName, folder), special);
+  return std::make_unique<SentencePieceTokenizer>(path_in_folder(folder, kFileName, folder, links), special);
 }
 
-std::string tokenizer_digest(const std::string& folder) {
-  const MappedFile file(path_in_folder(folder, kFileName, folder));
+std::string tokenizer_digest(const std::string& folder, Links links) {
+  const MappedFile file(path_in_folder(folder, kFileName, folder, links));
   XXH128_canonical_t canonical;
   XXH128_canonicalFromHash(&canonical, XXH3_128bits(file.bytes().data(), file.bytes().size()));
   std::string hex;

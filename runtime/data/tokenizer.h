@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "model/config.h"
+#include "runtime/hf/mapped_file.h"
 
 namespace pesc {
 
@@ -67,10 +68,11 @@ struct SpecialPieces {
 // when it cannot be read. (`add_bos_token` and the like in tokenizer_config.json do not matter: the template
 // places those tokens.)
 [[nodiscard]] std::unique_ptr<Tokenizer> open_tokenizer(const std::string& folder,
-                                                        const SpecialPieces& special = {});
+                                                        const SpecialPieces& special = {},
+                                                        Links links = Links::kInside);
 
 // Identifies the tokenizer: XXH3-128 of its file in hexadecimal.
-[[nodiscard]] std::string tokenizer_digest(const std::string& folder);
+[[nodiscard]] std::string tokenizer_digest(const std::string& folder, Links links = Links::kInside);
 
 // Throws DataError, naming both sides' figures, unless the tokenizer is one for this model: no more pieces
 // than the model has rows, and no more than a padded vocabulary's share of rows too many (at most 256, or a

@@ -111,6 +111,8 @@ const char* needed(FileUse use) {
       return "weights must be safetensors";
     case FileUse::kSentencePiece:
       return "tokenizer.model must be a sentencepiece model";
+    case FileUse::kManifest:
+      return "a checkpoint's manifest is needed here";
     case FileUse::kText:
       return "protobuf text is needed here";
   }
@@ -118,7 +120,7 @@ const char* needed(FileUse use) {
 }
 
 bool is_binary(FileUse use) {
-  return use == FileUse::kSafetensors || use == FileUse::kSentencePiece;
+  return use == FileUse::kSafetensors || use == FileUse::kSentencePiece || use == FileUse::kManifest;
 }
 
 std::string advice(std::string_view what, FileUse use) {
@@ -183,7 +185,7 @@ std::string other_kind(std::string_view first, FileUse use) {
     return str_cat("is JSON, and ", needed(use), "; give the right file");
   }
   constexpr size_t kSurelyText = 16;
-  if (use == FileUse::kSafetensors && first.size() >= kSurelyText && is_text(first)) {
+  if (is_binary(use) && first.size() >= kSurelyText && is_text(first)) {
     return str_cat("is text that begins ", quoted(first), ", and ", needed(use), "; download the file again");
   }
   return "";

@@ -14,6 +14,7 @@ enum class FileUse {
   kRows,           // JSON Lines, or a JSON array of rows
   kSafetensors,    // weights
   kSentencePiece,  // tokenizer.model
+  kManifest,       // of a checkpoint
   kText,           // protobuf text
 };
 

@@ -6,7 +6,6 @@
 
 #include "ops/core/check.h"
 #include "runtime/filesystem/file_kind.h"
-#include "runtime/hf/mapped_file.h"
 #include "runtime/hf/safetensors.h"
 
 namespace pesc {
@@ -48,8 +47,9 @@ nlohmann::json parse_json_document(std::string_view text, const std::string& fil
   }
 }
 
-nlohmann::json read_json_file(const std::string& folder, const std::string& name, uint64_t max_bytes) {
-  const MappedFile file(path_in_folder(folder, name, folder));
+nlohmann::json read_json_file(const std::string& folder, const std::string& name, uint64_t max_bytes,
+                              Links links) {
+  const MappedFile file(path_in_folder(folder, name, folder, links));
   check_first_bytes(file.first_bytes(), file.path(), FileUse::kJson);
   if (file.size() > max_bytes) {
     throw DataError(str_cat(file.path(), ": has ", file.size(), " bytes, the limit is ", max_bytes));

@@ -1,6 +1,7 @@
 // Files of other kinds are called by their names, by the look-up itself and by every reader.
 #include "runtime/filesystem/file_kind.h"
 
+#include "runtime/checkpoint/manifest.h"
 #include "runtime/config/experiment.h"
 #include "runtime/data/row_file.h"
 #include "runtime/data/tokenizer.h"
@@ -13,8 +14,8 @@ namespace {
 
 using namespace std::string_literals;
 
-constexpr FileUse kUses[] = {FileUse::kJson, FileUse::kRows, FileUse::kSafetensors, FileUse::kSentencePiece,
-                             FileUse::kText};
+constexpr FileUse kUses[] = {FileUse::kJson,          FileUse::kRows,     FileUse::kSafetensors,
+                             FileUse::kSentencePiece, FileUse::kManifest, FileUse::kText};
 
 struct Other {
   std::string bytes;
@@ -72,6 +73,9 @@ TEST(FileKind, KindsThatOnlySomeReadersMistake) {
   for (const FileUse use : {FileUse::kSafetensors, FileUse::kSentencePiece}) {
     EXPECT_PRED_FORMAT2(::testing::IsSubstring, "is JSON", other_kind("\n{\"error\": \"no\"}", use));
   }
+  // The vocabulary of tiktoken, under the name of sentencepiece's.
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "text that begins 'IQ== 0', and tokenizer.model must be",
+                      other_kind("IQ== 0\nIg== 1\nIw== 2\n", FileUse::kSentencePiece));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "text that begins 'Access to model x is restricted.'",
                       other_kind("Access to model x is restricted.\nLog in.", FileUse::kSafetensors));
 }
@@ -106,6 +110,9 @@ TEST(FileKind, EveryReaderLooks) {
     refused("model.safetensors.index.json", [&](const std::string&) { HfFolder hf(folder.path()); });
     refused("model.safetensors", [&](const std::string&) { HfFolder hf(folder.path()); });
     refused("tokenizer.model", [&](const std::string&) { (void)open_tokenizer(folder.path()); });
+    const std::string manifest = data_error([&] { (void)parse_manifest(other.bytes, "step-1/MANIFEST"); });
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, "step-1/MANIFEST: ", manifest);
+    expect_says(manifest, other);
     refused("rows.jsonl", [&](const std::string& path) { (void)read_rows(path, {}, nullptr); });
     const std::string experiment = folder / "experiment.textproto";
     write_file(experiment, other.bytes);
