@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "tests/device.h"
+#include "tests/test_main.h"
 
 int main(int argc, char** argv) {
   MPI_Init(&argc, &argv);
@@ -27,7 +28,7 @@ int main(int argc, char** argv) {
     };
     listeners.Append(new FailuresOnly);
   }
-  int failed = RUN_ALL_TESTS();
+  int failed = pesc::run_all_tests();
   int any = 0;
   MPI_Allreduce(&failed, &any, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
   MPI_Finalize();

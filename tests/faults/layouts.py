@@ -54,7 +54,7 @@ def other_world_size(rig, row, log):
     for ranks, tp, ep in ((1, 1, 1), (2, 1, 2), (8, 4, 8)):
         assert_loaded_alike(rig, "world-4", 10, ranks, tp, ep)
         row.add()
-    passed = gtest("runtime_checkpoint_reshard_test", "ReshardTest.*")
+    passed = gtest("runtime_test", "ReshardTest.*")
     row.notes.append("loaded and saved again on 1, 2 and 8 ranks: `pesc inspect --against` says EQUAL; %d cases of "
                      "reshard_test.cc" % passed)
 
