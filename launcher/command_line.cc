@@ -165,7 +165,7 @@ ExperimentConfig read_experiment(const Process& process, const CommandLine& comm
     config = load_experiment(command.config, command.overrides,
                              runs ? ExperimentUse::kRun : ExperimentUse::kBench);
     if (command.shape.empty()) return;
-    config.model.shape = load_shape(command.shape);
+    config.model.shape = load_shape(command.shape, config.model.links);
     config.model.path.clear();
     config.model.tokenizer.clear();
     config.data.train.clear();

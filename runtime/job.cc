@@ -7,6 +7,7 @@
 #include "ops/core/cuda.h"
 #include "runtime/filesystem/filesystem.h"
 #include "runtime/hf/config_json.h"
+#include "runtime/hf/weight_names.h"
 
 namespace pesc {
 
@@ -24,14 +25,14 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
                   "nvcc is found, or set parallel.device to CPU"));
     }
     check_paths(c, use);
-    job.model = c.model.path.empty() ? c.model.shape : read_model_config(c.model.path);
+    job.model = c.model.path.empty() ? c.model.shape : read_model_config(c.model.path, c.model.links);
     check_against_model(c, job.model, world.size());
     if (!c.model.tokenizer.empty()) {
-      job.tokenizer = open_tokenizer(c.model.tokenizer);
+      job.tokenizer = open_tokenizer(c.model.tokenizer, c.model.links);
       check_vocabulary(*job.tokenizer, job.model);
     }
     if (!c.model.path.empty() && weights == BaseWeights::kFromFiles)
-      job.base = std::make_unique<HfFolder>(c.model.path);
+      job.base = std::make_unique<HfFolder>(c.model.path, c.model.links);
   });
   job.device = {job.config.parallel.device, 0, placement.threads,
                 job.config.parallel.time_kernels ? KernelChoice::kTimed : KernelChoice::kFirst};
@@ -54,6 +55,19 @@ std::unique_ptr<Dataset> load_dataset(const Job& job, const std::vector<DatasetF
   return std::make_unique<Dataset>(files, *job.tokenizer, options);
 }
 
+// Every rank has all dense parameters in its table, or slices of them, so all find the same. The values of a
+// second head are compared by one rank: no rank but the first would read all of it otherwise.
+void check_weights(Job& job, const Decoder& decoder) {
+  std::vector<std::string> wanted;
+  for (const Parameter& p : decoder.parameters().all())
+    if (p.dense) wanted.push_back(p.spec.name);
+  const WeightReport report = compare_weights(*job.base, job.model, wanted);
+  if (!job.first()) return;
+  check_tied_head(*job.base, job.model);
+  LOG(INFO) << report.summary;
+  for (const std::string& warning : report.warnings) LOG(WARNING) << warning;
+}
+
 std::unique_ptr<Decoder> make_decoder(Job& job, int64_t rows, int64_t sequence, Purpose purpose,
                                       int64_t cache_slots) {
   const Mesh& mesh = job.mesh();
@@ -74,6 +88,7 @@ std::unique_ptr<Decoder> make_decoder(Job& job, int64_t rows, int64_t sequence, 
   std::unique_ptr<Decoder> decoder;
   together(job.ranks->world(), [&] {
     decoder = std::make_unique<Decoder>(job.model, job.config.pesc, mesh, job.ranks->groups(), o);
+    if (job.base) check_weights(job, *decoder);
     ModelParameters& parameters = decoder->parameters();
     parameters.set_replicas([&](ReplicaGroup g) {
       return std::pair(job.ranks->reduction().replica(g), job.ranks->reduction().replicas(g));
@@ -133,7 +148,7 @@ std::string base_digest(Job& job) {
   together(world, [&] {
     for (size_t part = static_cast<size_t>(world.rank()); part < parts; part += ranks)
       mine += job.base->part_digest(part);
-    tokenizer = tokenizer_digest(job.config.model.tokenizer);
+    tokenizer = tokenizer_digest(job.config.model.tokenizer, job.config.model.links);
   });
   const std::vector<std::string> all = world.host_all_gather(mine);
   std::vector<std::string> digests;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "ops/core/check.h"
+#include "runtime/filesystem/file_kind.h"
 
 namespace pesc {
 namespace {
@@ -145,13 +146,17 @@ std::string serialize_manifest(const proto::Manifest& manifest) {
 }
 
 proto::Manifest parse_manifest(std::string_view bytes, const std::string& where) {
+  const auto refuse = [&](const std::string& why) {
+    check_first_bytes(bytes.substr(0, kFirstBytes), where, FileUse::kManifest);
+    throw DataError(str_cat(where, ": ", why));
+  };
   const size_t body = bytes.size() < kChecksumField ? 0 : bytes.size() - kChecksumField;
   if (body == 0 || static_cast<int64_t>(bytes.size()) > kMaxManifestBytes || bytes[body] != kChecksumTag)
-    throw DataError(str_cat(where, ": not a complete manifest (", bytes.size(), " bytes)"));
+    refuse(str_cat("not a complete manifest (", bytes.size(), " bytes)"));
   uint64_t checksum = 0;
   for (size_t i = 0; i < 8; ++i)
     checksum |= uint64_t{static_cast<unsigned char>(bytes[body + 1 + i])} << (8 * i);
-  if (checksum != XXH3_64bits(bytes.data(), body)) throw DataError(str_cat(where, ": its checksum is wrong"));
+  if (checksum != XXH3_64bits(bytes.data(), body)) refuse("its checksum is wrong");
   proto::Manifest manifest;
   if (!manifest.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
     throw DataError(str_cat(where, ": not a manifest message"));

@@ -12,6 +12,7 @@
 #include "ops/core/check.h"
 #include "runtime/config/resolved.h"
 #include "runtime/config/text_parser.h"
+#include "runtime/filesystem/file_kind.h"
 
 namespace pesc {
 namespace {
@@ -101,6 +102,7 @@ void read_model(const proto::Experiment& e, const Checker& check, ExperimentConf
                 "names no base; set model.path to a Hugging Face folder, or model.shape for random weights");
   out.model.path = p.path();
   out.model.tokenizer = p.tokenizer();
+  out.model.links = p.follow_links() ? Links::kFollow : Links::kInside;
   if (p.has_shape()) {
     read_shape(p.shape(), check, out.model);
   }
@@ -350,7 +352,9 @@ ExperimentConfig load_experiment(const std::string& path, const std::vector<std:
     throw UsageError(str_cat(path, ": is a folder; name an experiment file"));
   const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
   if (in.bad()) throw UsageError(str_cat(path, ": the experiment file cannot be read to its end"));
-  return parse_experiment(text, path, overrides, use);
+  const std::string kind = other_kind(std::string_view(text).substr(0, kFirstBytes), FileUse::kText);
+  if (!kind.empty() && !(text.empty() && !overrides.empty())) throw UsageError(str_cat(path, ": ", kind));
+  return parse_experiment(std::string(without_byte_order_mark(text)), path, overrides, use);
 }
 
 }  // namespace pesc

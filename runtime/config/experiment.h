@@ -11,6 +11,7 @@
 #include "model/activations.h"
 #include "model/config.h"
 #include "runtime/config/field_places.h"
+#include "runtime/hf/mapped_file.h"
 #include "runtime/optimizer.h"
 #include "runtime/recovery/fault.h"
 
@@ -19,6 +20,7 @@ namespace pesc {
 struct ModelSection {
   std::string path;       // empty: random weights of `shape`
   std::string tokenizer;  // folder
+  Links links = Links::kInside;
   ModelConfig shape;
   double init_std = 0.02;
 };

@@ -186,6 +186,7 @@ void check_same_run(const std::string& before, const std::string& after) {
                                               "data.eval[",
                                               "model.path:",
                                               "model.tokenizer:",
+                                              "model.follow_links:",
                                               "recovery.",
                                               "train.on_nonfinite:",
                                               "train.loss_spike_ratio:",

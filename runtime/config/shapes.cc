@@ -10,6 +10,7 @@
 #include "ops/core/check.h"
 #include "runtime/config/experiment.h"
 #include "runtime/config/text_parser.h"
+#include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/config_json.h"
 
 namespace pesc {
@@ -25,19 +26,23 @@ ModelConfig read_shape_file(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in) throw UsageError(path.string() + ": the shape cannot be read");
   const std::string text{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  const std::string kind = other_kind(std::string_view(text).substr(0, kFirstBytes), FileUse::kText);
+  if (!kind.empty()) throw UsageError(str_cat(path.string(), ": ", kind));
   // As the shape of an experiment, whose fields and checks are the same; on its first line, so that lines
   // count as in the file.
-  return parse_experiment("train { steps: 1 } model { shape { " + text + "\n} }", path.string(), {},
-                          ExperimentUse::kBench)
+  return parse_experiment(
+             "train { steps: 1 } model { shape { " + std::string(without_byte_order_mark(text)) + "\n} }",
+             path.string(), {}, ExperimentUse::kBench)
       .model.shape;
 }
 
 }  // namespace
 
-ModelConfig load_shape(const std::string& name) {
+ModelConfig load_shape(const std::string& name, Links links) {
   std::error_code ignored;
-  if (fs::is_directory(name, ignored)) return read_model_config(name);
-  if (fs::path(name).filename() == "config.json") return read_model_config(fs::path(name).parent_path());
+  if (fs::is_directory(name, ignored)) return read_model_config(name, links);
+  if (fs::path(name).filename() == "config.json")
+    return read_model_config(fs::path(name).parent_path(), links);
   if (name.ends_with(kSuffix)) return read_shape_file(name);
   std::vector<std::string> known;
   for (const auto& entry : fs::directory_iterator(PESC_SHAPES, ignored)) {

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "ops/core/check.h"
+#include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/mapped_file.h"
 
 namespace pesc {
@@ -22,7 +23,10 @@ bool is_space(int c) {
 // The bytes of a file one after another, with the line they stand in.
 class ByteReader {
  public:
-  explicit ByteReader(const std::string& path) : file_(path) { buffer_.reserve(kBlock); }
+  explicit ByteReader(const std::string& path) : file_(path) {
+    check_first_bytes(file_.first_bytes(), path, FileUse::kRows);
+    buffer_.reserve(kBlock);
+  }
 
   [[nodiscard]] int peek() {
     if (at_ == buffer_.size() && !fill()) return kEnd;

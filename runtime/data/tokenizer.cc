@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "ops/core/check.h"
+#include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/mapped_file.h"
 
 namespace pesc {
@@ -67,6 +68,7 @@ class SentencePieceTokenizer : public Tokenizer {
  public:
   explicit SentencePieceTokenizer(const std::string& path) {
     const MappedFile file(path);
+    check_first_bytes(file.first_bytes(), path, FileUse::kSentencePiece);
     const std::string again = "; copy it again from where the model came from";
     if (file.size() == 0 || file.size() > kMaxBytes) {
       throw DataError(str_cat(path, ": has ", file.size(), " bytes; that is no sentencepiece model", again));
@@ -114,16 +116,16 @@ class SentencePieceTokenizer : public Tokenizer {
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> open_tokenizer(const std::string& folder) {
+std::unique_ptr<Tokenizer> open_tokenizer(const std::string& folder, Links links) {
   if (!folder_has(folder, kFileName)) {
     throw DataError(str_cat(folder, ": has no ", kFileName,
                             " (sentencepiece); a folder with only tokenizer.json cannot be read"));
   }
-  return std::make_unique<SentencePieceTokenizer>(path_in_folder(folder, kFileName, folder));
+  return std::make_unique<SentencePieceTokenizer>(path_in_folder(folder, kFileName, folder, links));
 }
 
-std::string tokenizer_digest(const std::string& folder) {
-  const MappedFile file(path_in_folder(folder, kFileName, folder));
+std::string tokenizer_digest(const std::string& folder, Links links) {
+  const MappedFile file(path_in_folder(folder, kFileName, folder, links));
   XXH128_canonical_t canonical;
   XXH128_canonicalFromHash(&canonical, XXH3_128bits(file.bytes().data(), file.bytes().size()));
   std::string hex;

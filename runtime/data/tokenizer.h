@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "model/config.h"
+#include "runtime/hf/mapped_file.h"
 
 namespace pesc {
 
@@ -38,10 +39,11 @@ class Tokenizer {
 // file, when there is none, it is no regular file, a link leads out of the folder, or it is damaged; IoError
 // when it cannot be read. (`add_bos_token` and the like in tokenizer_config.json do not matter: the template
 // places those tokens.)
-[[nodiscard]] std::unique_ptr<Tokenizer> open_tokenizer(const std::string& folder);
+[[nodiscard]] std::unique_ptr<Tokenizer> open_tokenizer(const std::string& folder,
+                                                        Links links = Links::kInside);
 
 // Identifies the tokenizer: XXH3-128 of its file in hexadecimal.
-[[nodiscard]] std::string tokenizer_digest(const std::string& folder);
+[[nodiscard]] std::string tokenizer_digest(const std::string& folder, Links links = Links::kInside);
 
 // Throws DataError, naming both sides' figures, unless the tokenizer is one for this model: no more pieces
 // than the model has rows; no more than a padded vocabulary's share of rows too many (at most 256, or a

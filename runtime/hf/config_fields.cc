@@ -7,14 +7,11 @@
 #include "runtime/hf/safetensors.h"
 
 namespace pesc {
-namespace {
 
 std::string shown(const nlohmann::json& value) {
   if (value.is_structured()) return value.is_array() ? "a list" : "an object";
   return printable(value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace));
 }
-
-}  // namespace
 
 ConfigFields::ConfigFields(const nlohmann::json& object, std::string where)
     : object_(&object), where_(std::move(where)) {

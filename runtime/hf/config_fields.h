@@ -10,6 +10,9 @@
 
 namespace pesc {
 
+// A value for a message: "'0.5'", "a list".
+[[nodiscard]] std::string shown(const nlohmann::json& value);
+
 class ConfigFields {
  public:
   // The largest count or size: 2^31 - 1.
@@ -20,6 +23,8 @@ class ConfigFields {
   ConfigFields(const nlohmann::json& object, std::string where);
 
   [[nodiscard]] const std::string& where() const { return where_; }
+  // All keys and values, null ones too.
+  [[nodiscard]] auto object_items() const { return object_->items(); }
   [[nodiscard]] bool has(const char* key) const { return find(key) != nullptr; }
   // True when the key is not there at all, not even as null.
   [[nodiscard]] bool absent(const char* key) const { return !object_->contains(key); }

@@ -8,6 +8,7 @@
 
 #include "ops/core/check.h"
 #include "runtime/hf/config_fields.h"
+#include "runtime/hf/config_parts.h"
 #include "runtime/hf/json_file.h"
 #include "runtime/hf/safetensors.h"
 
@@ -29,7 +30,6 @@ constexpr std::array<FamilyFacts, 3> kFamilies = {{
     {Family::kMistral, "mistral", "MistralForCausalLM", 4096 * 32},
     {Family::kQwen2, "qwen2", "Qwen2ForCausalLM", 32768},
 }};
-constexpr double kDefaultTheta = 10000.0;
 constexpr double kDefaultRmsEps = 1e-6;
 constexpr int64_t kDefaultWindow = 4096;      // of Mistral and Qwen2
 constexpr int64_t kDefaultWindowedFrom = 28;  // max_window_layers of Qwen2
@@ -75,118 +75,43 @@ const FamilyFacts& read_family(const ConfigFields& fields) {
   return by_type != nullptr ? *by_type : *by_architecture;
 }
 
-// The rope of one dictionary: `rope_parameters` or `rope_scaling`. Its own rope_theta, if any, goes into
-// `theta`.
-RopeConfig read_rope_dictionary(const ConfigFields& fields, int64_t max_positions,
-                                std::optional<double>& theta) {
-  RopeConfig rope;
-  const char* key = fields.has("rope_type") ? "rope_type" : "type";
-  const std::string kind = fields.string(key).value_or("default");
-  theta = fields.positive("rope_theta");
-  if (kind == "default") {
-    // nothing more
-  } else if (kind == "linear") {
-    rope.kind = RopeKind::kLinear;
-    rope.factor = fields.required_positive("factor");
-  } else if (kind == "llama3") {
-    rope.kind = RopeKind::kLlama3;
-    rope.factor = fields.required_positive("factor");
-    rope.low_freq_factor = fields.required_positive("low_freq_factor");
-    rope.high_freq_factor = fields.required_positive("high_freq_factor");
-    rope.original_max_positions = fields.required_integer("original_max_position_embeddings", 1);
-    if (rope.low_freq_factor >= rope.high_freq_factor) {
-      fields.fail("low_freq_factor", str_cat("must be below high_freq_factor, but they are ",
-                                             rope.low_freq_factor, " and ", rope.high_freq_factor));
+// Whether layer_types names a layer with a sliding window; nothing where it is not there.
+std::optional<bool> names_sliding_layers(const ConfigFields& fields, int64_t layers) {
+  const std::optional<std::vector<std::string>> types = fields.strings("layer_types");
+  if (!types) return std::nullopt;
+  if (static_cast<int64_t>(types->size()) != layers) {
+    fields.fail("layer_types", str_cat("names ", types->size(), " layers, num_hidden_layers is ", layers));
+  }
+  bool some_layer = false;
+  for (const std::string& type : *types) {
+    if (type != "full_attention" && type != "sliding_attention") {
+      fields.fail("layer_types",
+                  str_cat("the layer type ", printable(type),
+                          " is not supported; supported are full_attention, sliding_attention"));
     }
-    if (rope.original_max_positions > max_positions) {
-      fields.fail("original_max_position_embeddings",
-                  str_cat(rope.original_max_positions, " is above max_position_embeddings ", max_positions));
-    }
-  } else {
-    fields.fail(key, str_cat("the rope kind ", printable(kind),
-                             " is not supported; supported are default, linear, llama3"));
+    some_layer = some_layer || type == "sliding_attention";
   }
-  if (fields.positive("partial_rotary_factor").value_or(1.0) != 1.0) {
-    fields.fail("partial_rotary_factor", "a partly rotated head is not supported; only 1 is");
-  }
-  return rope;
-}
-
-bool same_kind(const RopeConfig& a, const RopeConfig& b) {
-  return a.kind == b.kind && a.factor == b.factor && a.low_freq_factor == b.low_freq_factor &&
-         a.high_freq_factor == b.high_freq_factor && a.original_max_positions == b.original_max_positions;
-}
-
-// Both spellings may stand in one file (this project writes both), but not contradict each other.
-RopeConfig read_rope(const ConfigFields& fields, int64_t max_positions) {
-  if (fields.positive("partial_rotary_factor").value_or(1.0) != 1.0) {
-    fields.fail("partial_rotary_factor", "a partly rotated head is not supported; only 1 is");
-  }
-  std::optional<double> theta = fields.positive("rope_theta");
-  std::optional<RopeConfig> rope;
-  for (const char* key : {"rope_parameters", "rope_scaling"}) {
-    const std::optional<ConfigFields> dictionary = fields.object(key);
-    if (!dictionary) continue;
-    std::optional<double> own_theta;
-    const RopeConfig read = read_rope_dictionary(*dictionary, max_positions, own_theta);
-    if (rope && !same_kind(*rope, read)) fields.fail(key, "contradicts rope_parameters");
-    rope = read;
-    if (theta && own_theta && *theta != *own_theta) {
-      fields.fail(key,
-                  str_cat("rope_theta ", *own_theta, " contradicts the file's other rope_theta, ", *theta));
-    }
-    if (own_theta) theta = own_theta;
-  }
-  RopeConfig out = rope.value_or(RopeConfig{});
-  out.theta = theta.value_or(kDefaultTheta);
-  return out;
+  return some_layer;
 }
 
 // The window that some layer's attention has, or 0.
 int64_t read_sliding_window(const ConfigFields& fields, Family family, int64_t layers) {
-  if (family == Family::kLlama) return 0;  // the family has none, whatever its file says
+  const std::optional<bool> sliding = names_sliding_layers(fields, layers);
+  const bool used = fields.boolean("use_sliding_window").value_or(false);
+  if (family == Family::kLlama) {
+    // The family has none, so that sliding_window alone means nothing; but a file may say that it is used.
+    if (!used && !sliding.value_or(false)) return 0;
+    return fields.integer("sliding_window", 1).value_or(0);
+  }
   // Here null and absent differ: null means no window.
   const int64_t window =
       fields.absent("sliding_window") ? kDefaultWindow : fields.integer("sliding_window", 1).value_or(0);
   if (family == Family::kMistral) return window;
 
-  const bool used = fields.boolean("use_sliding_window").value_or(false);
+  if (sliding.value_or(false) && !used)
+    fields.fail("layer_types", "names sliding_attention, but use_sliding_window is not true");
   const int64_t from = fields.integer("max_window_layers", 0).value_or(kDefaultWindowedFrom);
-  bool some_layer = from < layers;
-  if (const std::optional<std::vector<std::string>> types = fields.strings("layer_types")) {
-    if (static_cast<int64_t>(types->size()) != layers) {
-      fields.fail("layer_types", str_cat("names ", types->size(), " layers, num_hidden_layers is ", layers));
-    }
-    some_layer = false;
-    for (const std::string& type : *types) {
-      if (type != "full_attention" && type != "sliding_attention") {
-        fields.fail("layer_types",
-                    str_cat("the layer type ", printable(type),
-                            " is not supported; supported are full_attention, sliding_attention"));
-      }
-      some_layer = some_layer || type == "sliding_attention";
-    }
-    if (some_layer && !used)
-      fields.fail("layer_types", "names sliding_attention, but use_sliding_window is not true");
-  }
-  return used && some_layer ? window : 0;
-}
-
-void refuse_unsupported(const ConfigFields& fields, Family family) {
-  const std::string act = fields.string("hidden_act").value_or("silu");
-  if (act != "silu") {
-    fields.fail("hidden_act", str_cat("the activation ", printable(act), " is not supported; only silu is"));
-  }
-  if (fields.has("quantization_config")) {
-    fields.fail("quantization_config", "quantised checkpoints are not supported; give the unquantised model");
-  }
-  if (family != Family::kLlama) return;
-  if (fields.boolean("attention_bias").value_or(false)) {
-    fields.fail("attention_bias", "a Llama with biases on q, k, v and o is not supported; only false is");
-  }
-  if (fields.boolean("mlp_bias").value_or(false)) {
-    fields.fail("mlp_bias", "a Llama with biases in its FFN is not supported; only false is");
-  }
+  return used && sliding.value_or(from < layers) ? window : 0;
 }
 
 int64_t check_token(const ConfigFields& fields, const char* key, const nlohmann::json& value, int64_t vocab) {
@@ -234,7 +159,6 @@ void read_heads(const ConfigFields& fields, ModelConfig& config) {
 ModelConfig model_config_of(const nlohmann::json& document, const std::string& file_name) {
   const ConfigFields fields(document, file_name);
   const FamilyFacts& facts = read_family(fields);
-  refuse_unsupported(fields, facts.family);
   ModelConfig config;
   config.family = facts.family;
   config.vocab = fields.required_integer("vocab_size", 1);
@@ -244,6 +168,7 @@ ModelConfig model_config_of(const nlohmann::json& document, const std::string& f
   read_heads(fields, config);
   config.max_positions = fields.integer("max_position_embeddings", 1).value_or(facts.default_max_positions);
   config.rms_eps = fields.positive("rms_norm_eps").value_or(kDefaultRmsEps);
+  refuse_unsupported(fields, config);
   config.rope = read_rope(fields, config.max_positions);
   config.qkv_bias = facts.family == Family::kQwen2;
   config.tied_embeddings = fields.boolean("tie_word_embeddings").value_or(false);
@@ -263,12 +188,12 @@ ModelConfig parse_model_config(std::string_view text, const std::string& file_na
   return model_config_of(document, file_name);
 }
 
-ModelConfig read_model_config(const std::string& folder) {
+ModelConfig read_model_config(const std::string& folder, Links links) {
   std::error_code error;
   if (!std::filesystem::is_directory(folder, error)) {
     throw DataError(str_cat(folder, ": is not a folder; give the folder of a Hugging Face model"));
   }
-  const nlohmann::json document = read_json_file(folder, kConfig, kMaxConfigBytes);
+  const nlohmann::json document = read_json_file(folder, kConfig, kMaxConfigBytes, links);
   return model_config_of(document, (std::filesystem::path(folder) / kConfig).string());
 }
 

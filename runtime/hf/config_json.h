@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "model/config.h"
+#include "runtime/hf/mapped_file.h"
 
 namespace pesc {
 
@@ -18,7 +19,7 @@ namespace pesc {
 //
 // `sliding_window` of the result is the window of the model or 0; the caller refuses a sequence length above
 // it.
-[[nodiscard]] ModelConfig read_model_config(const std::string& folder);
+[[nodiscard]] ModelConfig read_model_config(const std::string& folder, Links links = Links::kInside);
 // The same from the text of such a file; `file_name` is for messages.
 [[nodiscard]] ModelConfig parse_model_config(std::string_view text, const std::string& file_name);
 

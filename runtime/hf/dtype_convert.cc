@@ -1,5 +1,6 @@
 #include "runtime/hf/dtype_convert.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace pesc {
@@ -30,6 +31,21 @@ void convert_to_f32(DType dtype, std::span<const std::byte> from, float* to) {
   } else {
     widen(from, to, f16_to_f32);
   }
+}
+
+size_t first_nonfinite(std::span<const float> values) {
+  const auto nonfinite = [](float value) {
+    return ((std::bit_cast<uint32_t>(value) >> 23) & 0xFFU) == 0xFFU;
+  };
+  constexpr size_t kBlock = 4096;
+  for (size_t begin = 0; begin < values.size(); begin += kBlock) {
+    const std::span<const float> block = values.subspan(begin, std::min(kBlock, values.size() - begin));
+    uint32_t found = 0;  // without a branch, so that the loop is vectorised
+    for (const float value : block) found |= static_cast<uint32_t>(nonfinite(value));
+    if (found == 0) continue;
+    return begin + static_cast<size_t>(std::find_if(block.begin(), block.end(), nonfinite) - block.begin());
+  }
+  return values.size();
 }
 
 void convert_to_bf16(std::span<const float> from, uint16_t* to) {

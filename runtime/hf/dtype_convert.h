@@ -36,6 +36,8 @@ namespace pesc {
 
 // Converts from.size() / dtype_bytes(dtype) little-endian elements, at any alignment, into `to`.
 void convert_to_f32(DType dtype, std::span<const std::byte> from, float* to);
+// The index of the first element that is NaN or infinite; values.size() when there is none.
+[[nodiscard]] size_t first_nonfinite(std::span<const float> values);
 // Rounds `from` into as many bfloat16 values at `to`.
 void convert_to_bf16(std::span<const float> from, uint16_t* to);
 

@@ -1,5 +1,5 @@
 // The weights of a Hugging Face model folder: model.safetensors, or model.safetensors.index.json and the
-// shards it names.
+// shards it names. A folder that holds both is refused, unless the index names model.safetensors.
 //
 // Nothing is read but the slices that are asked for; a rank of a tensor-parallel group touches its own part
 // of the files only. Nothing is written, and every file named by the index is checked before it is opened
@@ -17,23 +17,38 @@
 
 namespace pesc {
 
+// "'a', 'b' and 7 more": the first of `names`, tamed as by `printable`.
+[[nodiscard]] std::string some_of(std::span<const std::string> names);
+
 class HfFolder : public WeightSource {
  public:
   // Maps the files and checks their headers, and that each tensor of the index is in the file it names.
   // Throws DataError naming the file and the tensor, IoError when a file cannot be read.
-  explicit HfFolder(const std::string& folder);
+  explicit HfFolder(const std::string& folder, Links links = Links::kInside);
 
   [[nodiscard]] const std::string& folder() const { return folder_; }
+  // "model-00001-of-00002.safetensors, model-00002-of-00002.safetensors": the files that are read.
+  [[nodiscard]] std::string files_text() const;
+  // Sentences about what in the folder does not agree or is not read.
+  [[nodiscard]] const std::vector<std::string>& warnings() const { return warnings_; }
   // The bytes that the slices read so far occupy in the files.
   [[nodiscard]] int64_t bytes_read() const override { return bytes_read_.load(); }
   [[nodiscard]] bool has(const std::string& name) const override { return locate(name) != nullptr; }
-  // See WeightSource. Takes F32, BF16 and F16 tensors, [rows, cols] or [n] (which is [1, n]). May be called
-  // from several threads.
+  // See WeightSource. Takes F32, BF16 and F16 tensors, [rows, cols] or [n] (which is [1, n]), and refuses
+  // values that are not finite. May be called from several threads.
   void read(const std::string& name, int64_t global_rows, int64_t global_cols, int64_t row, int64_t rows,
             int64_t col, int64_t cols, float* to) override;
 
   // The names of all tensors, sorted.
   [[nodiscard]] std::vector<std::string> names() const;
+  // The tensors that stand in the shards and not in the index, which therefore are not read, and their files.
+  [[nodiscard]] const std::map<std::string, std::string>& unlisted() const { return unlisted_; }
+  // What the file says of tensor `name`; null when there is none.
+  [[nodiscard]] const SafetensorsEntry* entry(const std::string& name) const;
+  // From now on `name`, which is not there, is read from tensor `source`.
+  void read_from(const std::string& name, const std::string& source);
+  // Whether two tensors have the same shape and hold the same values. Reads both.
+  [[nodiscard]] bool same_values(const std::string& a, const std::string& b) const;
   // Identifies the base: XXH3-128 in hexadecimal of config.json's and every weights file's digest, in order
   // of name. A file's digest is the XXH3-128 of its name, size and bytes; that reads all of it, a few GB/s at
   // best, so ranks share the files.
@@ -47,11 +62,20 @@ class HfFolder : public WeightSource {
     const SafetensorsFile* file;
     const SafetensorsEntry* entry;
   };
-  void open_index();
+  using WeightMap = std::map<std::string, std::vector<std::string>>;  // tensors by file
+  [[nodiscard]] WeightMap read_index();
+  void open_single();
+  void open_index(const WeightMap& map);
+  void check_total_size();
+  void find_unread_files();
   void add_file(const std::string& name, const std::string& named_by);
   [[nodiscard]] const Place* locate(const std::string& name) const;
 
   std::string folder_;
+  Links links_;
+  int64_t total_size_ = -1;  // as the index has it; -1: it does not
+  std::vector<std::string> warnings_;
+  std::map<std::string, std::string> unlisted_;
   std::map<std::string, SafetensorsFile> files_;  // by file name
   std::map<std::string, Place> places_;           // by tensor name
   std::atomic<int64_t> bytes_read_{0};

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "ops/core/check.h"
-#include "runtime/hf/mapped_file.h"
+#include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/safetensors.h"
 
 namespace pesc {
@@ -17,6 +17,8 @@ constexpr int kMaxDepth = 64;
 
 nlohmann::json parse_json_document(std::string_view text, const std::string& file_name) {
   using nlohmann::json;
+  check_first_bytes(text.substr(0, kFirstBytes), file_name, FileUse::kJson);
+  text = without_byte_order_mark(text);
   // The JSON reader takes a zero byte for the end of its input and would accept anything behind it.
   if (text.find('\0') != std::string_view::npos) throw DataError(str_cat(file_name, ": holds a zero byte"));
   std::vector<std::set<std::string>> keys;  // of the objects that are open
@@ -45,8 +47,10 @@ nlohmann::json parse_json_document(std::string_view text, const std::string& fil
   }
 }
 
-nlohmann::json read_json_file(const std::string& folder, const std::string& name, uint64_t max_bytes) {
-  const MappedFile file(path_in_folder(folder, name, folder));
+nlohmann::json read_json_file(const std::string& folder, const std::string& name, uint64_t max_bytes,
+                              Links links) {
+  const MappedFile file(path_in_folder(folder, name, folder, links));
+  check_first_bytes(file.first_bytes(), file.path(), FileUse::kJson);
   if (file.size() > max_bytes) {
     throw DataError(str_cat(file.path(), ": has ", file.size(), " bytes, the limit is ", max_bytes));
   }

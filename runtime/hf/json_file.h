@@ -7,14 +7,16 @@
 #include <string>
 #include <string_view>
 
+#include "runtime/hf/mapped_file.h"
+
 namespace pesc {
 
 // Parses `text`; `file_name` is for messages. Throws DataError with the line of the mistake.
 [[nodiscard]] nlohmann::json parse_json_document(std::string_view text, const std::string& file_name);
 
-// Reads file `name` of `folder` (see path_in_folder) and parses it. Throws DataError, also above `max_bytes`;
-// IoError when reading fails.
+// Reads file `name` of `folder` (see path_in_folder, also for `links`) and parses it. Throws DataError, also
+// above `max_bytes`; IoError when reading fails.
 [[nodiscard]] nlohmann::json read_json_file(const std::string& folder, const std::string& name,
-                                            uint64_t max_bytes);
+                                            uint64_t max_bytes, Links links = Links::kInside);
 
 }  // namespace pesc

@@ -5,12 +5,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <utility>
 
 #include "ops/core/check.h"
+#include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/safetensors.h"
 
 namespace pesc {
@@ -33,6 +35,22 @@ void require_regular(const std::string& path, const struct stat& info) {
 bool inside(const fs::path& file, const fs::path& folder) {
   const fs::path relative = file.lexically_relative(folder);
   return !relative.empty() && *relative.begin() != "..";
+}
+
+// Whether `path`, a link in the resolved `folder` that leads to `real`, is one of the Hugging Face cache's:
+// models--X/snapshots/REVISION/... -> models--X/blobs/HASH. The blobs, or one of them, may be on another
+// disk.
+bool is_cache_link(const fs::path& path, const fs::path& folder, const fs::path& real) {
+  std::error_code error;
+  fs::path target = fs::read_symlink(path, error);
+  if (error) return false;
+  if (target.is_relative()) target = folder / target;
+  for (fs::path at = folder; at.has_relative_path(); at = at.parent_path()) {
+    if (at.parent_path().filename() != "snapshots") continue;
+    const fs::path blobs = fs::canonical(at.parent_path().parent_path() / "blobs", error);
+    if (!error && (inside(real, blobs) || fs::canonical(target.parent_path(), error) == blobs)) return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -85,7 +103,14 @@ void MappedFile::read_at(uint64_t offset, std::span<std::byte> to) const {
   }
 }
 
-std::string path_in_folder(const std::string& folder, std::string_view name, const std::string& named_by) {
+std::string MappedFile::first_bytes() const {
+  std::string bytes(std::min(size_, kFirstBytes), '\0');
+  read_at(0, std::as_writable_bytes(std::span(bytes.data(), bytes.size())));
+  return bytes;
+}
+
+std::string path_in_folder(const std::string& folder, std::string_view name, const std::string& named_by,
+                           Links links) {
   const std::string where = str_cat(named_by, ": file name ", printable(name));
   if (name.empty() || name == "." || name == ".." || name.find('/') != std::string_view::npos ||
       name.find('\0') != std::string_view::npos) {
@@ -95,16 +120,17 @@ std::string path_in_folder(const std::string& folder, std::string_view name, con
   std::error_code error;
   const fs::path real_folder = fs::canonical(folder, error);
   if (error) throw DataError(str_cat(folder, ": ", error.message()));
+  if (const std::string target = dangling_target(path.string()); !target.empty()) {
+    throw DataError(str_cat(where, ": ", path.string(), " is a dangling symbolic link, to ", target,
+                            ", where there is no file; put the file there or download the model again"));
+  }
   const fs::path real = fs::canonical(path, error);
   if (error) throw DataError(str_cat(where, ": ", path.string(), ": ", error.message()));
-  if (!inside(real, real_folder)) {
-    const fs::path snapshots = real_folder.parent_path();
-    const bool hub_cache =
-        snapshots.filename() == "snapshots" && inside(real, snapshots.parent_path() / "blobs");
-    if (!hub_cache) {
-      throw DataError(str_cat(where, " is a symbolic link out of ", folder, ", to ", real.string(),
-                              "; put the file itself there"));
-    }
+  if (links == Links::kInside && !inside(real, real_folder) &&
+      !is_cache_link(real_folder / name, real_folder, real)) {
+    throw DataError(
+        str_cat(where, " is a symbolic link out of ", folder, ", to ", real.string(),
+                "; put the file itself there, or set model.follow_links: true to follow such links"));
   }
   struct stat info = {};
   if (::stat(real.c_str(), &info) != 0) {
@@ -112,6 +138,16 @@ std::string path_in_folder(const std::string& folder, std::string_view name, con
   }
   require_regular(path.string(), info);
   return path.string();
+}
+
+std::string dangling_target(const std::string& path) {
+  std::error_code error;
+  if (!fs::is_symlink(path, error)) return "";
+  (void)fs::status(path, error);
+  if (!error || (error != std::errc::no_such_file_or_directory && error != std::errc::not_a_directory &&
+                 error != std::errc::too_many_symbolic_link_levels))
+    return "";
+  return fs::read_symlink(path, error).string();
 }
 
 bool folder_has(const std::string& folder, std::string_view name) {

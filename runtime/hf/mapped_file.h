@@ -25,6 +25,8 @@ class MappedFile {
   [[nodiscard]] const std::string& path() const { return path_; }
   [[nodiscard]] std::span<const std::byte> bytes() const { return {data_, size_}; }
   [[nodiscard]] uint64_t size() const { return size_; }
+  // The file's first kFirstBytes bytes (runtime/filesystem/file_kind.h), or all of a shorter one.
+  [[nodiscard]] std::string first_bytes() const;
   // Reads [offset, offset + to.size()) by read calls: errors come as IoError rather than as a signal, and the
   // pages do not count as this process's memory.
   void read_at(uint64_t offset, std::span<std::byte> to) const;
@@ -36,13 +38,21 @@ class MappedFile {
   size_t size_ = 0;
 };
 
+// Where symbolic links of a model folder may lead. Both sides are resolved before they are compared: the
+// folder may itself be reached through links.
+enum class Links {
+  kInside,  // to files inside the folder, and from the Hugging Face cache's models--X/snapshots into its
+            // models--X/blobs, wherever the blobs are
+  kFollow,  // anywhere (model.follow_links)
+};
+
 // The path of file `name` of `folder`, checked before anything is opened: `name` is a plain file name (no
-// separator, not
-// "." or ".."), it exists as a regular file, and no symbolic link leads it out of the folder. One link out is
-// allowed, that of the Hugging Face cache: from models--X/snapshots/REVISION into models--X/blobs. `named_by`
-// says in messages where the name comes from. Throws DataError.
+// separator, not "." or ".."), it exists as a regular file, and no symbolic link leads it where `links` does
+// not allow. `named_by` says in messages where the name comes from. Throws DataError.
 [[nodiscard]] std::string path_in_folder(const std::string& folder, std::string_view name,
-                                         const std::string& named_by);
+                                         const std::string& named_by, Links links = Links::kInside);
+// The target of the symbolic link `path` when nothing is there, or the link leads back to itself; else "".
+[[nodiscard]] std::string dangling_target(const std::string& path);
 // Whether the folder has an entry of that name, of whatever kind.
 [[nodiscard]] bool folder_has(const std::string& folder, std::string_view name);
 

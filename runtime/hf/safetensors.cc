@@ -10,6 +10,8 @@
 #include <utility>
 
 #include "ops/core/check.h"
+#include "runtime/filesystem/file_kind.h"
+#include "runtime/hf/safetensors_types.h"
 
 namespace pesc {
 namespace {
@@ -17,15 +19,6 @@ namespace {
 constexpr size_t kMaxRank = 16;
 constexpr size_t kMaxShownName = 120;
 constexpr size_t kMaxDigits = 1 << 20;  // in a row, in a header
-constexpr const char* kDTypes = "F64, F32, F16, BF16, I64, I32, U8";
-
-std::optional<DType> dtype_of(std::string_view name) {
-  for (const DType t :
-       {DType::kF64, DType::kF32, DType::kF16, DType::kBF16, DType::kI64, DType::kI32, DType::kU8}) {
-    if (name == dtype_name(t)) return t;
-  }
-  return std::nullopt;
-}
 
 // Receives the JSON events of a header. `State` is what the next event must be.
 class HeaderReader {
@@ -101,9 +94,8 @@ class HeaderReader {
       }
       state_ = State::kMetadataKey;
     } else if (state_ == State::kDType) {
-      const std::optional<DType> dtype = dtype_of(value);
-      if (!dtype) fail(str_cat("dtype ", printable(value), " is not supported; supported are ", kDTypes));
-      entry_.dtype = *dtype;
+      entry_.dtype = dtype_of(value);
+      entry_.type = std::move(value);
       state_ = State::kField;
     } else {
       return unexpected("a string");
@@ -127,7 +119,11 @@ class HeaderReader {
   bool number_float(double value, const std::string& /*text*/) {
     return unexpected(str_cat("the number ", value));
   }
-  bool null() { return unexpected("null"); }
+  bool null() {
+    if (state_ != State::kMetadata) return unexpected("null");
+    state_ = State::kRoot;  // no metadata
+    return true;
+  }
   bool boolean(bool /*value*/) { return unexpected("a boolean"); }
   bool binary(std::vector<uint8_t>& /*value*/) { return unexpected("bytes"); }
   bool parse_error(size_t position, const std::string& /*token*/,
@@ -228,17 +224,24 @@ class HeaderReader {
     if (entry_.begin > entry_.end) {
       fail(str_cat("data_offsets [", entry_.begin, ", ", entry_.end, "] end before they begin"));
     }
-    uint64_t bytes = static_cast<uint64_t>(dtype_bytes(entry_.dtype));
+    check_size();
+    header_.tensors.push_back(std::move(entry_));
+  }
+
+  // A type that is not known has no size to check. That its tensor lies in the file is checked in any case.
+  void check_size() const {
+    const SafetensorsType* type = safetensors_type(entry_.type);
+    if (type == nullptr) return;
+    uint64_t bits = type->bits;
     for (const int64_t n : entry_.shape) {
-      if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(n), &bytes)) {
+      if (__builtin_mul_overflow(bits, static_cast<uint64_t>(n), &bits)) {
         fail(str_cat("shape ", shape_text(entry_.shape), " is larger than any file"));
       }
     }
-    if (bytes != entry_.bytes()) {
-      fail(str_cat("shape ", shape_text(entry_.shape), " of ", dtype_name(entry_.dtype), " needs ", bytes,
-                   " bytes, but data_offsets give it ", entry_.bytes()));
+    if (bits % 8 != 0 || bits / 8 != entry_.bytes()) {
+      fail(str_cat("shape ", shape_text(entry_.shape), " of ", entry_.type, " needs ", bits / 8,
+                   bits % 8 == 0 ? "" : " and a part", " bytes, but data_offsets give it ", entry_.bytes()));
     }
-    header_.tensors.push_back(std::move(entry_));
   }
 
   std::string file_;
@@ -256,6 +259,8 @@ class HeaderReader {
 // The header's bytes, after the checks of its length.
 std::string_view header_text(std::span<const std::byte> file, const std::string& file_name) {
   constexpr const char* kAdvice = "; the file is damaged, cut short, or not safetensors";
+  const auto* first = reinterpret_cast<const char*>(file.data());
+  check_first_bytes({first, std::min(file.size(), kFirstBytes)}, file_name, FileUse::kSafetensors);
   uint64_t length = 0;
   if (file.size() < sizeof(length)) {
     throw DataError(str_cat(file_name, ": has only ", file.size(), " bytes", kAdvice));

@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -32,7 +33,8 @@ inline constexpr size_t kMaxSafetensorsMetadata = 100'000;
 
 struct SafetensorsEntry {
   std::string name;
-  DType dtype = DType::kF32;
+  std::string type;            // as the file has it: "F8_E4M3"
+  std::optional<DType> dtype;  // absent: a type that no code here reads
   std::vector<int64_t> shape;  // empty: a scalar
   uint64_t begin = 0;          // byte offsets into the data, begin <= end
   uint64_t end = 0;

@@ -134,7 +134,7 @@ class BadInput(harness.EndToEnd):
                                       ("absolute", lambda path: os.symlink(secret, path), "symbolic link out of")):
                 folder = self.copy_of_base("%s-%s" % (what, name))
                 path = os.path.join(folder, name)
-                # With the weights in one file nobody looks at an index.
+                # The weights in one file beside an index are another error.
                 os.remove(os.path.join(folder, "model.safetensors") if name != "config.json" else path)
                 make(path)
                 self.refused(DATA, [name, words], ranks=(4,) if what == "fifo" else (1,), model__path=folder)

@@ -10,6 +10,7 @@
 
 #include "ops/core/check.h"
 #include "runtime/hf/safetensors.h"
+#include "runtime/hf/safetensors_types.h"
 
 namespace {
 
@@ -22,12 +23,12 @@ void check_header(const pesc::SafetensorsHeader& header, size_t file_bytes) {
   for (const pesc::SafetensorsEntry& t : header.tensors) {
     require(t.begin == end && t.end >= t.begin);
     end = t.end;
-    uint64_t bytes = static_cast<uint64_t>(pesc::dtype_bytes(t.dtype));
-    for (const int64_t n : t.shape) {
-      require(n >= 0);
-      bytes *= static_cast<uint64_t>(n);
+    for (const int64_t n : t.shape) require(n >= 0);
+    if (const pesc::SafetensorsType* type = pesc::safetensors_type(t.type)) {
+      uint64_t bits = type->bits;
+      for (const int64_t n : t.shape) bits *= static_cast<uint64_t>(n);
+      require(bits == 8 * t.bytes());
     }
-    require(bytes == t.bytes());
     require(header.find(t.name) == &t);
   }
   require(header.data_begin + end == file_bytes);

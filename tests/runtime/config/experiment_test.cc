@@ -368,10 +368,22 @@ TEST_F(ExperimentPaths, UnreadableOnesAreRefusedByField) {
   EXPECT_NE(refused("data.train[0].path=" + folder_).find("is a folder; name a file"), std::string::npos);
   EXPECT_NE(refused("data.eval[1].path=nowhere").find("data.eval[1].path: 'nowhere'"), std::string::npos);
   EXPECT_NE(refused("debug.routing_replay=nowhere").find("debug.routing_replay"), std::string::npos);
+  std::filesystem::create_symlink("gone", folder_ + "/link");
+  EXPECT_NE(refused("model.path=" + folder_ + "/link").find("is a dangling symbolic link, to gone"),
+            std::string::npos);
+  EXPECT_NE(refused("data.train[0].path=" + folder_ + "/link").find("is a dangling symbolic link"),
+            std::string::npos);
   // In the file itself: its line.
   const std::string message =
       usage_error([&] { check_paths(load_experiment(folder_ + "/e.textproto", {}), DataUse::kAll); });
   EXPECT_EQ(message.find(folder_ + "/e.textproto:3: model.path: 'base'"), 0U) << message;
+}
+
+TEST_F(ExperimentPaths, LinksOfTheModelFolderAreFollowedOnRequest) {
+  EXPECT_EQ(load_experiment(folder_ + "/e.textproto", good()).model.links, Links::kInside);
+  std::vector<std::string> overrides = good();
+  overrides.emplace_back("model.follow_links=true");
+  EXPECT_EQ(load_experiment(folder_ + "/e.textproto", overrides).model.links, Links::kFollow);
 }
 
 TEST_F(ExperimentPaths, OnlyWhatTheVerbReads) {
@@ -400,7 +412,10 @@ TEST_F(ExperimentPaths, ExperimentFilesThatAreNotThere) {
   EXPECT_NE(usage_error([&] { (void)load_experiment(folder_ + "/fifo", {}); }).find("is no regular file"),
             std::string::npos);
   std::ofstream(folder_ + "/empty") << "";
-  EXPECT_NE(usage_error([&] { (void)load_experiment(folder_ + "/empty", {}); }).find("train needs"),
+  EXPECT_NE(usage_error([&] { (void)load_experiment(folder_ + "/empty", {}); }).find("empty (0 bytes)"),
+            std::string::npos);
+  // The overrides may say all of it.
+  EXPECT_NE(usage_error([&] { (void)load_experiment(folder_ + "/empty", {"name=x"}); }).find("train needs"),
             std::string::npos);
 }
 

@@ -176,6 +176,45 @@ TEST(ConfigJson, RefusalsNameFileAndKey) {
       {with(base(), "bos_token_id", -1), {"bos_token_id"}},
       {with(base(), "rope_theta", 0), {"rope_theta"}},
       {with(base(), "rope_theta", "10000"), {"rope_theta"}},
+      {with(base(), "logits_scaling", 8), {"logits_scaling", "'8'", "only 1"}},
+      {with(base(), "attention_multiplier", 0.5), {"attention_multiplier", "0.25"}},
+      {with(base(), "residual_multiplier", 0.22), {"residual_multiplier"}},
+      {with(base(), "embedding_multiplier", 12.0), {"embedding_multiplier"}},
+      {with(base(), "final_logit_softcapping", 30.0), {"final_logit_softcapping"}},
+      {with(base(), "attn_logit_softcapping", 50.0), {"attn_logit_softcapping"}},
+      {with(base(), "qk_norm", true), {"qk_norm", "only false"}},
+      {with(base(), "use_rope", false), {"use_rope", "only true"}},
+      {with(base(), "no_rope_layers", {1, 0, 1}), {"no_rope_layers", "a list"}},
+      {with(base(), "query_pre_attn_scalar", 144), {"query_pre_attn_scalar", "only 16"}},
+      {with(base(), "num_local_experts", 8), {"num_local_experts"}},
+      {with(base(), "clip_qkv", 8.0), {"clip_qkv"}},
+      {with(base(), "is_causal", false), {"is_causal"}},
+      {with(base(), "hidden_activation", "gelu_pytorch_tanh"), {"hidden_activation", "gelu_pytorch_tanh"}},
+      {with(base("mistral"), "attention_bias", true), {"attention_bias", "mistral"}},
+      {with(base("qwen2"), "mlp_bias", true), {"mlp_bias"}},
+      {with(base("qwen2"), "qkv_bias", false), {"qkv_bias"}},
+      {with(base("mistral"), "layer_types", {"full_attention", "chunked_attention", "full_attention"}),
+       {"layer_types", "'chunked_attention'"}},
+      {rope({{"type", "yarn"}, {"rope_type", "default"}, {"factor", 4}}),
+       {"rope_scaling", "'yarn'", "'default'"}},
+      {rope({{"type", "linear"}, {"rope_type", "llama3"}, {"factor", 4}}), {"rope_scaling", "contradicts"}},
+      {rope({{"factor", 4}}), {"rope_scaling", "rope_type", "'factor'"}},
+      {rope({{"rope_theta", 5e5}, {"beta_fast", 32}}), {"rope_scaling", "rope_type", "'beta_fast'"}},
+      {rope({{"type", "default"}, {"factor", 4}}), {"rope_scaling", "factor", "does not scale"}},
+      {rope({{"type", "default"}, {"mrope_section", {4, 6, 6}}}), {"rope_scaling", "mrope_section"}},
+      {rope({{"type", "linear"}, {"factor", 2}, {"attention_factor", 1.2}}),
+       {"rope_scaling", "attention_factor"}},
+      {rope({{"type", "linear"}, {"factor", 2}, {"mscale", 0.7}}), {"rope_scaling", "mscale", "linear"}},
+      {rope({{"type", "linear"}, {"factor", 2}, {"low_freq_factor", 1}}),
+       {"rope_scaling", "low_freq_factor"}},
+      {rope({{"type", "linear"}, {"factor", 0.5}}), {"rope_scaling", "factor", "below 1"}},
+      {rope(with(with(llama3, "low_freq_factor", 1), "factor", 0.5)), {"rope_scaling", "below 1"}},
+      {rope(with(with(llama3, "low_freq_factor", 1), "long_factor", {1, 2})),
+       {"rope_scaling", "long_factor"}},
+      {rope({{"full_attention", {{"rope_type", "linear"}, {"factor", 4}}}}),
+       {"rope_scaling", "full_attention", "layer type"}},
+      {with(base(), "rope_parameters", {{"sliding_attention", {{"rope_theta", 1e4}}}}),
+       {"rope_parameters", "sliding_attention"}},
       {rope({{"type", "linear"}}), {"rope_scaling", "factor", "missing"}},
       {rope({{"type", "linear"}, {"factor", 0}}), {"rope_scaling", "factor"}},
       {rope({{"type", 3}}), {"rope_scaling", "type"}},
@@ -209,13 +248,43 @@ TEST(ConfigJson, RefusalsNameFileAndKey) {
   }
 }
 
+TEST(ConfigJson, ValuesThatChangeNothingAreTaken) {
+  json config = base();
+  for (const char* key :
+       {"qk_norm", "mlp_bias", "attention_bias", "use_sliding_window", "final_logit_softcapping"})
+    config[key] = nullptr;
+  config.update({{"pretraining_tp", 2},
+                 {"logits_scaling", 1.0},
+                 {"residual_multiplier", 1},
+                 {"attention_multiplier", 0.25},
+                 {"query_pre_attn_scalar", 16},
+                 {"no_rope_layers", {1, 1, 1}},
+                 {"partial_rotary_factor", 1.0},
+                 {"attention_dropout", 0.0},
+                 {"hidden_act", "swish"},
+                 {"is_encoder_decoder", false},
+                 {"sliding_window", 64},
+                 {"some_note", "of nobody's"}});
+  EXPECT_EQ(parse(config).sliding_window, 0);
+  config["use_sliding_window"] = true;
+  EXPECT_EQ(parse(config).sliding_window, 64);
+  EXPECT_TRUE(parse(with(base("qwen2"), "attention_bias", true)).qkv_bias);
+  const auto rope = [](const json& value) { return parse(with(base(), "rope_scaling", value)).rope; };
+  EXPECT_EQ(
+      rope({{"type", "linear"}, {"rope_type", "linear"}, {"factor", 2}, {"attention_factor", 1}}).factor, 2);
+  EXPECT_EQ(rope({{"type", "linear"}, {"factor", 2}, {"original_max_position_embeddings", 256}}).factor, 2);
+  EXPECT_EQ(rope({{"type", "default"}, {"factor", 1.0}, {"mscale", nullptr}}).kind, RopeKind::kDefault);
+  EXPECT_EQ(rope({{"rope_theta", 5e5}}).theta, 5e5);
+  EXPECT_EQ(rope(json::object()).kind, RopeKind::kDefault);
+}
+
 TEST(ConfigJson, RefusesBrokenText) {
   const auto message = [](const std::string& text) {
     return data_error([&] { (void)parse_model_config(text, "F"); });
   };
   EXPECT_NE(message("{\n\"a\": 1,\n}").find("F:3:"), std::string::npos);
   EXPECT_NE(message(R"({"a":1,"a":2})").find("'a' appears twice"), std::string::npos);
-  EXPECT_NE(message("").find("F:1:"), std::string::npos);
+  EXPECT_NE(message("").find("F: is empty"), std::string::npos);
   EXPECT_NE(message("{\"hidden_size\": 1e999}").find("F"), std::string::npos);
   const TempFolder folder;
   EXPECT_NE(data_error([&] { (void)read_model_config(folder.path()); }).find("config.json"),
@@ -278,9 +347,9 @@ TEST(ConfigJson, WhatIsWrittenReadsBack) {
     new_words.erase("rope_scaling");
     expect_equal(parse(new_words), model);
   }
-  EXPECT_THROW(write_model_config("/nonexistent", parse(base())), IoError);
   json qwen = with(with(base("qwen2"), "use_sliding_window", true), "max_window_layers", 0);
   const TempFolder folder;
+  EXPECT_THROW(write_model_config(folder / "absent", parse(base())), IoError);
   EXPECT_THROW(write_model_config(folder.path(), parse(qwen)), DataError);
 }
 

@@ -6,9 +6,11 @@
 
 #include <cstring>
 #include <filesystem>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "runtime/data/tokenizer.h"
 #include "runtime/hf/config_json.h"
 #include "runtime/hf/dtype_convert.h"
 #include "runtime/hf/safetensors_write.h"
@@ -129,6 +131,134 @@ TEST(HfFolder, ReadsShards) {
   EXPECT_EQ(value[0], 4.0F);
 }
 
+std::string index_of(const std::map<std::string, std::string>& map) {
+  return nlohmann::json{{"weight_map", map}}.dump();
+}
+
+TEST(HfFolder, TwoSetsOfWeightsAreAmbiguous) {
+  const std::string shard = "model-00001-of-00001.safetensors";
+  const TempFolder folder;
+  write_tensors(folder / "model.safetensors", {entry_of("t", DType::kF32, {1}, {1.0F})});
+  write_tensors(folder / shard, {entry_of("t", DType::kF32, {1}, {2.0F})});
+  write_file(folder / kIndex, index_of({{"t", shard}}));
+  const auto refused = [&] { return data_error([&] { HfFolder hf(folder.path()); }); };
+  std::string message = refused();
+  for (const std::string& part :
+       {folder.path(), std::string("model.safetensors, and"), kIndex, shard, std::string("delete")})
+    EXPECT_TRUE(contains(message, part)) << message;
+  fs::remove(folder / shard);  // an index that was left behind
+  message = refused();
+  EXPECT_TRUE(contains(message, "none of which is there") && contains(message, "Delete " + kIndex))
+      << message;
+  // An index that names the single file is one set.
+  write_file(folder / kIndex, index_of({{"t", "model.safetensors"}}));
+  std::vector<float> value(1);
+  HfFolder hf(folder.path());
+  hf.read("t", 1, 1, 0, 1, 0, 1, value.data());
+  EXPECT_EQ(value[0], 1.0F);
+  EXPECT_TRUE(hf.warnings().empty());
+  EXPECT_EQ(hf.files_text(), "'model.safetensors'");
+}
+
+TEST(HfFolder, FilesThatAreNotReadAreNamed) {
+  const TempFolder folder;
+  const auto write = [&](const std::string& name) {
+    write_tensors(folder / name, {entry_of("t", DType::kF32, {1}, {1.0F})});
+  };
+  write("model-00001-of-00002.safetensors");
+  write("model-00002-of-00002.safetensors");
+  const std::string shards = data_error([&] { HfFolder hf(folder.path()); });
+  EXPECT_TRUE(contains(shards, "'model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors'") &&
+              contains(shards, "download " + kIndex))
+      << shards;
+  write_file(folder / kIndex, index_of({{"t", "model-00001-of-00002.safetensors"}}));
+  const HfFolder by_index(folder.path());
+  ASSERT_EQ(by_index.warnings().size(), 1U);
+  EXPECT_TRUE(contains(by_index.warnings()[0], "not read is 'model-00002-of-00002.safetensors'"))
+      << by_index.warnings()[0];
+  fs::remove(folder / kIndex);
+  write("model.safetensors");
+  write("consolidated.safetensors");
+  const HfFolder single(folder.path());
+  ASSERT_EQ(single.warnings().size(), 1U);
+  EXPECT_TRUE(contains(single.warnings()[0], "'model-00001-of-00002.safetensors'")) << single.warnings()[0];
+  EXPECT_FALSE(contains(single.warnings()[0], "consolidated")) << single.warnings()[0];
+}
+
+TEST(HfFolder, AnIndexThatDoesNotAgreeIsWarnedOf) {
+  const TempFolder folder;
+  write_tensors(folder / "a.safetensors",
+                {entry_of("x", DType::kF32, {2}, {1, 2}), entry_of("y", DType::kF32, {1}, {3})});
+  write_tensors(folder / "b.safetensors", {entry_of("x", DType::kF32, {2}, {4, 5})});
+  const auto warnings = [&](const std::string& metadata, const std::string& map) {
+    write_file(folder / kIndex, R"({"metadata":)" + metadata + R"(,"weight_map":)" + map + "}");
+    const HfFolder hf(folder.path());
+    return std::pair(hf.warnings(), hf.unlisted());
+  };
+  const std::string whole = R"({"x":"b.safetensors","y":"a.safetensors"})";
+  auto [lines, unlisted] = warnings(R"({"total_size":12})", whole);
+  ASSERT_EQ(lines.size(), 1U);
+  EXPECT_TRUE(contains(lines[0], "'x of a.safetensors'")) << lines[0];
+  EXPECT_TRUE(unlisted.empty());
+  std::tie(lines, unlisted) = warnings(R"({"total_size":16})", whole);
+  ASSERT_EQ(lines.size(), 2U);
+  EXPECT_TRUE(contains(lines[1], "total_size is 16 bytes") && contains(lines[1], "have 12")) << lines[1];
+  for (const std::string metadata : {"null", "{}", R"({"total_size":null})", R"({"total_size":"12"})", "[]"})
+    EXPECT_EQ(warnings(metadata, whole).first.size(), 1U) << metadata;
+  std::tie(lines, unlisted) = warnings("{}", R"({"x":"a.safetensors"})");
+  EXPECT_EQ(unlisted, (std::map<std::string, std::string>{{"y", "a.safetensors"}}));
+}
+
+TEST(HfFolder, ATypeIsJudgedWhenItsTensorIsRead) {
+  const TempFolder folder;
+  const std::string header = R"({"good":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},)"
+                             R"("float8":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[4,8]},)"
+                             R"("mask":{"dtype":"BOOL","shape":[2,2],"data_offsets":[8,12]},)"
+                             R"("new":{"dtype":"F2_NEW","shape":[16],"data_offsets":[12,16]}})";
+  std::string bytes(8, '\0');
+  bytes[0] = static_cast<char>(header.size() & 0xFF);
+  bytes[1] = static_cast<char>(header.size() >> 8);
+  write_file(folder / "model.safetensors", bytes + header + std::string(16, '\0'));
+  HfFolder hf(folder.path());
+  std::vector<float> to(16);
+  EXPECT_NO_THROW(hf.read("good", 1, 1, 0, 1, 0, 1, to.data()));
+  for (const auto& [name, type, cols] : std::vector<std::tuple<std::string, std::string, int64_t>>{
+           {"float8", "F8_E4M3", 4}, {"new", "F2_NEW", 16}}) {
+    const std::string message = data_error([&] { hf.read(name, 1, cols, 0, 1, 0, cols, to.data()); });
+    EXPECT_TRUE(contains(message, "'" + name + "'") && contains(message, "'" + type + "'") &&
+                contains(message, "BF16"))
+        << message;
+  }
+  EXPECT_TRUE(contains(data_error([&] { hf.read("mask", 2, 2, 0, 2, 0, 2, to.data()); }), "'BOOL'"));
+}
+
+TEST(HfFolder, ValuesThatAreNotFiniteAreRefusedWithTheirPlace) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float inf = std::numeric_limits<float>::infinity();
+  std::vector<float> with_nan = grid(), with_inf = grid();
+  with_nan[2 * 6 + 3] = nan;
+  with_inf[23] = -inf;
+  const TempFolder folder;
+  write_tensors(folder / "model.safetensors", {entry_of("nan", DType::kF32, {4, 6}, with_nan),
+                                               entry_of("inf", DType::kBF16, {4, 6}, with_inf),
+                                               entry_of("norm", DType::kF32, {3}, {1, inf, 1})});
+  HfFolder hf(folder.path());
+  std::vector<float> to(24);
+  std::string message = data_error([&] { hf.read("nan", 4, 6, 0, 4, 0, 6, to.data()); });
+  EXPECT_TRUE(contains(message, folder / "model.safetensors") &&
+              contains(message, "'nan' holds nan at [2, 3]"))
+      << message;
+  // Each rank names the place in the whole tensor, and finds what lies in its slice only.
+  message = data_error([&] { hf.read("nan", 4, 6, 1, 2, 2, 2, to.data()); });
+  EXPECT_TRUE(contains(message, "at [2, 3]")) << message;
+  EXPECT_NO_THROW(hf.read("nan", 4, 6, 0, 4, 0, 3, to.data()));
+  EXPECT_NO_THROW(hf.read("nan", 4, 6, 0, 2, 0, 6, to.data()));
+  message = data_error([&] { hf.read("inf", 4, 6, 3, 1, 0, 6, to.data()); });
+  EXPECT_TRUE(contains(message, "-inf at [3, 5]")) << message;
+  message = data_error([&] { hf.read("norm", 1, 3, 0, 1, 0, 3, to.data()); });
+  EXPECT_TRUE(contains(message, "'norm' holds inf at [1]")) << message;
+}
+
 TEST(HfFolder, RefusesHostileIndexes) {
   const TempFolder outer;
   const std::string inner = outer / "model";
@@ -141,7 +271,7 @@ TEST(HfFolder, RefusesHostileIndexes) {
   fs::create_symlink("loop.safetensors", inner + "/loop.safetensors");
   fs::create_directory(inner + "/dir.safetensors");
   ASSERT_EQ(::mkfifo((inner + "/fifo.safetensors").c_str(), 0600), 0);
-  const auto index_of = [&](const std::string& file) {
+  const auto index_of = [](const std::string& file) {
     return nlohmann::json{{"weight_map", {{"t", file}}}}.dump();
   };
   const std::string nul("good.safetensors\0x", 18);
@@ -225,12 +355,81 @@ TEST(HfFolder, LinksOfTheHubCacheAreFollowed) {
       contains(data_error([&] { HfFolder hf((model / "snapshots/abc").string()); }), "symbolic link out of"));
 }
 
+// Both sides are resolved: the folder may be reached through a link, and the blobs may be on another disk.
+TEST(HfFolder, LinksAreComparedResolved) {
+  const TempFolder outer;
+  const fs::path root = outer.path();
+  const auto opens = [&](const fs::path& folder, Links links = Links::kInside) {
+    (void)read_model_config(folder.string(), links);
+    return HfFolder(folder.string(), links).has("t");
+  };
+  const std::string config =
+      R"({"model_type":"llama","vocab_size":8,"hidden_size":8,"intermediate_size":8,"num_hidden_layers":1,)"
+      R"("num_attention_heads":1})";
+  const fs::path model = root / "models--a--b";
+  const fs::path snapshot = model / "snapshots/abc";
+  fs::create_directories(snapshot);
+  fs::create_directories(root / "disk/blobs");
+  fs::create_directory_symlink(root / "disk/blobs", model / "blobs");
+  write_tensors((model / "blobs/1").string(), {entry_of("t", DType::kF32, {1}, {1.0F})});
+  write_file((model / "blobs/2").string(), config);
+  fs::create_symlink("../../blobs/1", snapshot / "model.safetensors");
+  fs::create_symlink("../../blobs/2", snapshot / "config.json");
+  EXPECT_TRUE(opens(snapshot));
+  fs::create_directory_symlink(snapshot, root / "short");  // as people name their models
+  EXPECT_TRUE(opens(root / "short"));
+  fs::create_directory_symlink(root, root / "again");
+  EXPECT_TRUE(opens(root / "again/short"));
+  EXPECT_TRUE(opens(root / "again/models--a--b/snapshots/abc/../abc/"));
+  // One blob that was moved to yet another disk.
+  fs::rename(root / "disk/blobs/1", root / "moved");
+  fs::create_symlink(root / "moved", root / "disk/blobs/1");
+  EXPECT_TRUE(opens(snapshot));
+  fs::remove(root / "moved");
+  const std::string dangling = data_error([&] { HfFolder hf(snapshot.string()); });
+  EXPECT_TRUE(contains(dangling, "dangling symbolic link") && contains(dangling, "../../blobs/1"))
+      << dangling;
+
+  // A folder of links into other folders, as on shared clusters.
+  fs::create_directories(root / "store");
+  fs::create_directories(root / "mine");
+  write_tensors((root / "store/w").string(), {entry_of("t", DType::kF32, {1}, {1.0F})});
+  write_file((root / "store/c").string(), config);
+  fs::create_symlink(root / "store/w", root / "mine/model.safetensors");
+  fs::create_symlink(root / "store/c", root / "mine/config.json");
+  for (const std::string& message :
+       {data_error([&] { HfFolder hf((root / "mine").string()); }),
+        data_error([&] { (void)read_model_config((root / "mine").string()); })}) {
+    EXPECT_TRUE(contains(message, "symbolic link out of") && contains(message, "model.follow_links"))
+        << message;
+  }
+  EXPECT_TRUE(opens(root / "mine", Links::kFollow));
+  write_file((root / "store/t").string(), "no model");
+  fs::create_symlink(root / "store/t", root / "mine/tokenizer.model");
+  const std::string mine = (root / "mine").string();
+  EXPECT_TRUE(contains(data_error([&] { (void)open_tokenizer(mine); }), "symbolic link out of"));
+  EXPECT_TRUE(
+      contains(data_error([&] { (void)open_tokenizer(mine, Links::kFollow); }), "no sentencepiece model"));
+  fs::remove(root / "store/c");
+  EXPECT_TRUE(contains(data_error([&] { (void)read_model_config((root / "mine").string(), Links::kFollow); }),
+                       "dangling symbolic link"));
+}
+
 TEST(HfFolder, SaysWhatIsMissing) {
   const TempFolder folder;
   EXPECT_TRUE(contains(data_error([&] { HfFolder hf(folder / "absent"); }), "absent"));
   EXPECT_TRUE(contains(data_error([&] { HfFolder hf(folder.path()); }), kIndex));
   write_file(folder / "pytorch_model.bin", "x");
   EXPECT_TRUE(contains(data_error([&] { HfFolder hf(folder.path()); }), "converted to safetensors"));
+  const auto with = [&](const std::string& name) {
+    write_tensors(folder / name, {entry_of("t", DType::kF32, {1}, {1.0F})});
+    const std::string message = data_error([&] { HfFolder hf(folder.path()); });
+    fs::remove(folder / name);
+    EXPECT_TRUE(contains(message, name)) << message;
+    return message;
+  };
+  EXPECT_TRUE(contains(with("adapter_model.safetensors"), "merge"));
+  EXPECT_TRUE(contains(with("weights.safetensors"), "rename it"));
 }
 
 TEST(HfFolder, DigestNamesTheContent) {

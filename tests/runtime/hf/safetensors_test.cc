@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "runtime/hf/safetensors_types.h"
 #include "runtime/hf/safetensors_write.h"
 #include "tests/runtime/hf/temp_folder.h"
 
@@ -122,7 +123,11 @@ TEST(Safetensors, RefusesHostileFiles) {
       {file_of(R"({"t":{"dtype":"F32","shape":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,2],"data_offsets":[0,8]}})",
                8),
        {"'t'", "dimensions"}},
-      {file_of(R"({"t":{"dtype":"Q4","shape":[2],"data_offsets":[0,8]}})", 8), {"'t'", "'Q4'", "BF16"}},
+      {file_of(R"({"t":{"dtype":"BOOL","shape":[2],"data_offsets":[0,8]}})", 8), {"'t'", "BOOL needs 2 "}},
+      {file_of(R"({"t":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,8]}})", 8),
+       {"'t'", "F8_E4M3 needs 2 "}},
+      {file_of(R"({"t":{"dtype":"F4","shape":[3],"data_offsets":[0,1]}})", 1), {"'t'", "1 and a part"}},
+      {file_of(R"({"t":{"dtype":"Q4","shape":[2],"data_offsets":[0,9]}})", 8), {"'t'", "beyond the 8 bytes"}},
       {file_of(R"({"t":{"dtype":4,"shape":[2],"data_offsets":[0,8]}})", 8),
        {"'t'", "dtype must be a string"}},
       {file_of(R"({"t":{"shape":[2],"data_offsets":[0,8]}})", 8), {"'t'", "dtype is missing"}},
@@ -159,6 +164,28 @@ TEST(Safetensors, RefusesHostileFiles) {
     EXPECT_LT(message.size(), 600U);
   }
   EXPECT_NO_THROW((void)parse(file_of(good, 8)));
+}
+
+TEST(Safetensors, EveryTypeOfTheFormatIsParsed) {
+  std::string header = R"({"__metadata__":null)";
+  uint64_t end = 0;
+  for (const SafetensorsType& type : kSafetensorsTypes) {
+    const std::string name(type.name);
+    const uint64_t begin = end;
+    end += type.bits;  // 8 elements
+    header += ",\"" + name + R"(":{"dtype":")" + name + R"(","shape":[2,4],"data_offsets":[)" +
+              std::to_string(begin) + "," + std::to_string(end) + "]}";
+  }
+  // A type of the future: its size is not known, and taken as it is.
+  header += R"(,"new":{"dtype":"F2_NEW","shape":[7,3],"data_offsets":[)" + std::to_string(end) + "," +
+            std::to_string(end + 5) + "]}}";
+  const SafetensorsHeader parsed = parse(file_of(header, end + 5));
+  EXPECT_TRUE(parsed.metadata.empty());
+  ASSERT_EQ(parsed.tensors.size(), kSafetensorsTypes.size() + 1);
+  for (const SafetensorsEntry& t : parsed.tensors) EXPECT_EQ(t.type, t.name == "new" ? "F2_NEW" : t.name);
+  EXPECT_EQ(parsed.find("BF16")->dtype, DType::kBF16);
+  EXPECT_EQ(parsed.find("F8_E4M3")->dtype, std::nullopt);
+  EXPECT_EQ(parsed.find("new")->dtype, std::nullopt);
 }
 
 TEST(Safetensors, EveryCutOfAGoodFileIsRefused) {
@@ -212,7 +239,7 @@ TEST(SafetensorsWrite, RoundTripIsDeterministicAndAligned) {
   std::vector<std::string> order;
   for (const SafetensorsEntry& t : file.header().tensors) {
     order.push_back(t.name);
-    EXPECT_EQ(t.begin % static_cast<uint64_t>(dtype_bytes(t.dtype)), 0U) << t.name;
+    EXPECT_EQ(t.begin % static_cast<uint64_t>(dtype_bytes(t.dtype.value())), 0U) << t.name;
   }
   EXPECT_EQ(order, (std::vector<std::string>{"long", "a.empty", "b \"quoted\" é", "z.half", "tiny"}));
   const auto same = [&](const std::string& name, std::span<const std::byte> want) {
