@@ -1,51 +1,36 @@
 #include "launcher/command_line.h"
 
-#include <gflags/gflags.h>
+#include <glog/logging.h>
 
 #include <algorithm>
-#include <array>
+#include <set>
 
+#include "launcher/flags.h"
 #include "ops/core/check.h"
 #include "runtime/config/shapes.h"
 #include "runtime/config/text_parser.h"
 
-DEFINE_string(config, "", "experiment file (protobuf text, configs/schema/experiment.proto)");
-DEFINE_string(checkpoint, "", "a step-N folder; by default the newest of the experiment's run_dir");
-DEFINE_string(against, "", "a second checkpoint, with which inspect compares the first");
-DEFINE_bool(verify, false, "inspect reads and checks every byte");
-DEFINE_bool(base, false, "the dense base model, without any checkpoint");
-DEFINE_string(out, "", "where to write: a folder for export, a JSON file for eval");
-DEFINE_string(prompt, "", "text to answer");
-DEFINE_string(system, "", "system text of --prompt");
-DEFINE_string(prompts, "", "file of rows whose last answers to generate");
-DEFINE_int32(samples, 0, "answers that eval shows");
-DEFINE_int32(steps, 20, "steps that bench times");
-DEFINE_int32(shortest, 0, "bench: random rows have this many tokens to train.seq_len; 0: all are full");
-DEFINE_string(shape, "", "bench and plan: a model without its files");
-DEFINE_int32(ranks, 1, "plan: ranks of the job");
-DEFINE_double(gemm_tflops, 0, "plan: rate of a rank's matrix products, TFLOP/s");
-DEFINE_double(memory_gbs, 0, "plan: rate of a rank's device memory, GB/s");
-DEFINE_double(link_gbs, 0, "plan: rate at which a rank sends, GB/s");
-DEFINE_double(device_gib, 0, "plan: memory of a rank's device, GiB");
-DEFINE_uint64(generation, 0, "number of the launch; `pesc launch` gives it to its ranks");
-
 namespace pesc {
 namespace {
 
-constexpr std::array kVerbs{"train", "eval", "generate", "export", "bench", "plan", "inspect", "help"};
-constexpr std::array kFlags{"config",     "checkpoint", "base",       "out",      "prompt", "system",
-                            "prompts",    "samples",    "steps",      "shortest", "set",    "help",
-                            "against",    "verify",     "generation", "shape",    "ranks",  "gemm_tflops",
-                            "memory_gbs", "link_gbs",   "device_gib"};
-
-template <class List>
-std::string nearest_of(const std::string& name, const List& list) {
-  return nearest_name(name, std::vector<std::string>(list.begin(), list.end()));
+template <class List, class Name>
+std::string nearest_of(const std::string& name, const List& list, const Name& name_of) {
+  std::vector<std::string> names;
+  for (const auto& entry : list) names.emplace_back(name_of(entry));
+  return nearest_name(name, names);
 }
 
-// Takes "--name=value", "--name value" or, of a boolean, "--name" and "--noname" at argv[i], and moves i over
-// it. gflags itself ends the program at a mistake; here it is an error like others.
-void take_flag(int argc, char** argv, int& i, CommandLine& c) {
+std::string nearest_flag(const std::string& name) {
+  return nearest_of(name, flags(), [](const Flag& f) { return f.name; });
+}
+
+bool is_switch(const Flag* flag) {
+  return flag != nullptr && flag->value.empty();
+}
+
+// Takes "--name=value", "--name value" or, of a switch, "--name" and "--noname" at argv[i], and moves i over
+// it. Returns the name.
+std::string take_flag(int argc, char** argv, int& i, CommandLine& c) {
   const std::string argument = argv[i];
   const size_t begin = argument.find_first_not_of('-');
   if (begin == std::string::npos)
@@ -53,66 +38,114 @@ void take_flag(int argc, char** argv, int& i, CommandLine& c) {
   const size_t equals = argument.find('=', begin);
   std::string name = argument.substr(begin, equals == std::string::npos ? equals : equals - begin);
   std::string value = equals == std::string::npos ? "" : argument.substr(equals + 1);
-  const auto known = [](const std::string& n) {
-    return std::find(kFlags.begin(), kFlags.end(), n) != kFlags.end();
-  };
-  gflags::CommandLineFlagInfo info;
-  if (!known(name) && name.starts_with("no") && known(name.substr(2)) &&
-      gflags::GetCommandLineFlagInfo(name.substr(2).c_str(), &info) && info.type == "bool" && value.empty()) {
+  const Flag* flag = find_flag(name);
+  if (flag == nullptr && name.starts_with("no") && is_switch(find_flag(name.substr(2))) && value.empty()) {
     name = name.substr(2);
+    flag = find_flag(name);
     value = "false";
   }
-  if (!known(name)) {
-    throw UsageError(str_cat("unknown flag --", name, "; did you mean --", nearest_of(name, kFlags),
+  if (flag == nullptr) {
+    throw UsageError(str_cat("unknown flag --", name, "; did you mean --", nearest_flag(name),
                              "? Fields of the experiment are set with --set path.to.field=value\n", usage()));
   }
-  const bool boolean = gflags::GetCommandLineFlagInfo(name.c_str(), &info) && info.type == "bool";
-  if (boolean && value.empty()) value = "true";
-  if (equals == std::string::npos && !boolean) {
+  if (is_switch(flag) && value.empty()) value = "true";
+  if (equals == std::string::npos && !is_switch(flag)) {
     if (i + 1 >= argc) throw UsageError(str_cat("--", name, " needs a value"));
     value = argv[++i];
   }
-  if (name == "set") {
-    c.overrides.push_back(value);
-  } else if (gflags::SetCommandLineOption(name.c_str(), value.c_str()).empty()) {
-    throw UsageError(str_cat("--", name, ": '", value, "' is not a value of type ", info.type));
+  set_flag(*flag, value, c);
+  return name;
+}
+
+// "eval, generate and export"
+std::string listed(std::string_view words) {
+  std::string text(words);
+  const size_t last = text.rfind(' ');
+  if (last != std::string::npos) text.replace(last, 1, " and ");
+  for (size_t at = 0; (at = text.find(' ', at)) < last && last != std::string::npos; at += 2)
+    text.replace(at, 1, ", ");
+  return text;
+}
+
+void check_flags_of_verb(const CommandLine& c, const std::vector<std::string>& given) {
+  std::set<std::string> seen;
+  for (const std::string& name : given) {
+    const Flag& flag = *find_flag(name);
+    if (!reads(c.verb, flag)) {
+      throw UsageError(str_cat("pesc ", c.verb, " does not read --", name, "; ", listed(flag.verbs),
+                               flag.verbs.find(' ') == std::string_view::npos ? " does" : " do"));
+    }
+    if (!seen.insert(name).second && name != "set")
+      throw UsageError(str_cat("--", name, " is given twice; leave one out"));
   }
+  const auto exclude = [&](const char* one, const char* other, const char* why) {
+    if (seen.contains(one) && seen.contains(other))
+      throw UsageError(str_cat("--", one, " and --", other, " exclude each other: ", why));
+  };
+  exclude("base", "checkpoint", "the base model has no checkpoint");
+  exclude("system", "prompts", "the rows of a file have their own system texts");
+}
+
+// Once, by one rank: settings that nothing reads because of others.
+void warn_of_unused(const ExperimentConfig& config, const std::string& verb) {
+  using Concerns = UnusedSetting::Concerns;
+  const bool answers = verb == "eval" || verb == "generate";
+  for (const UnusedSetting& u : config.unused) {
+    const bool said = u.concerns == Concerns::kAll || (u.concerns == Concerns::kAnswers && answers) ||
+                      (u.concerns == Concerns::kTraining && verb == "train");
+    if (said) LOG(WARNING) << u.text;
+  }
+}
+
+// The text in lines of at most `width`, all but the first indented.
+std::string wrapped(const std::string& text, size_t indent, size_t width) {
+  std::string out;
+  size_t column = indent;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find(' ', begin), text.size());
+    if (begin > 0 && column + 1 + end - begin > width) {
+      out += "\n" + std::string(indent, ' ');
+      column = indent;
+    } else if (begin > 0) {
+      out += ' ';
+      ++column;
+    }
+    out += text.substr(begin, end - begin);
+    column += end - begin;
+    begin = end + 1;
+  }
+  return out;
 }
 
 }  // namespace
 
 std::string usage() {
-  return "usage: pesc VERB --config FILE [--set path.to.field=value ...] [flags]\n"
-         "  train                              tune on the ranks that mpirun or srun started; resumes by "
-         "itself\n"
-         "  launch -n N [--hostfile H] -- train --config FILE ...\n"
-         "                                     starts N ranks of train, watches them, restarts after a "
-         "fault\n"
-         "  eval     [--base] [--samples N] [--out FILE.json]\n"
-         "                                     held-out loss, exact match and experts per dataset tag\n"
-         "  generate --prompt TEXT [--system TEXT] | --prompts FILE   [--base]\n"
-         "  export   --out FOLDER              a train.mode FULL run as a Hugging Face folder\n"
-         "  bench    [--shape S] [--steps N] [--shortest T] [--out FILE.json]\n"
-         "                                     times the training step against the speed of light\n"
-         "  plan     [--shape S] [--ranks N] [--out FILE.json] [--device_gib G] [--gemm_tflops T] "
-         "[--memory_gbs M] [--link_gbs L]\n"
-         "                                     memory, arithmetic, exchange and time of a run, and whether "
-         "it "
-         "fits,\n"
-         "                                     without the device. S: a folder with config.json, a name of "
-         "configs/models, 7B, 13B,\n"
-         "                                     34B, 70B\n"
-         "  inspect  --checkpoint DIR [--verify] [--against DIR2]\n"
-         "                                     what a checkpoint holds; checks every byte; compares two "
-         "(ends with "
-         "1 where they differ);\n"
-         "                                     a run directory as DIR: all its checkpoints, checked. No "
-         "--config.\n"
-         "Common: --checkpoint DIR (a step-N folder; by default the newest of run_dir).\n";
+  std::string text =
+      "usage: pesc VERB --config FILE [--set path.to.field=value ...] [flags]\n"
+      "  train      tune on the ranks that mpirun or srun started; resumes by itself\n"
+      "  launch -n N [--hostfile H] -- train --config FILE ...\n"
+      "             starts N ranks of train, watches them, restarts after a fault\n"
+      "  eval       held-out loss, exact match and experts per dataset tag\n"
+      "  generate   answers --prompt TEXT or the rows of --prompts FILE\n"
+      "  export     a train.mode FULL run as a Hugging Face folder\n"
+      "  bench      times the training step against the speed of light\n"
+      "  plan       memory, arithmetic, exchange and time of a run, and whether it fits, without the device\n"
+      "  inspect    what a checkpoint holds; checks every byte; compares two (ends with 1 where they "
+      "differ);\n"
+      "             a run directory as DIR: all its checkpoints, checked. No --config.\n"
+      "flags, and the verbs that read them:\n";
+  for (const Flag& flag : flags()) {
+    std::string name =
+        str_cat(flag.name.size() == 1 ? "  -" : "  --", flag.name, flag.value.empty() ? "" : " ", flag.value);
+    name.resize(std::max<size_t>(name.size() + 1, 22), ' ');
+    text += name + wrapped(str_cat(listed(flag.verbs), ": ", flag.help), 22, 110) + "\n";
+  }
+  return text;
 }
 
 CommandLine parse_command_line(int argc, char** argv) {
   CommandLine c;
+  std::vector<std::string> given;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
     if (argument == "--help" || argument == "-h") {
@@ -120,7 +153,7 @@ CommandLine parse_command_line(int argc, char** argv) {
       return c;
     }
     if (argument.starts_with("-")) {
-      take_flag(argc, argv, i, c);
+      given.push_back(take_flag(argc, argv, i, c));
     } else if (c.verb.empty()) {
       c.verb = argument;
     } else {
@@ -128,29 +161,14 @@ CommandLine parse_command_line(int argc, char** argv) {
     }
   }
   if (c.verb.empty()) throw UsageError(usage());
-  if (std::find(kVerbs.begin(), kVerbs.end(), c.verb) == kVerbs.end()) {
-    throw UsageError(
-        str_cat("unknown verb '", c.verb, "'; did you mean '", nearest_of(c.verb, kVerbs), "'?\n", usage()));
+  if (std::find(verbs().begin(), verbs().end(), c.verb) == verbs().end()) {
+    throw UsageError(str_cat("unknown verb '", c.verb, "'; did you mean '",
+                             nearest_of(c.verb, verbs(), [](std::string_view v) { return v; }), "'?\n",
+                             usage()));
   }
-  c.config = FLAGS_config;
-  c.checkpoint = FLAGS_checkpoint;
-  c.against = FLAGS_against;
-  c.verify = FLAGS_verify;
-  c.base = FLAGS_base;
-  c.out = FLAGS_out;
-  c.prompt = FLAGS_prompt;
-  c.system = FLAGS_system;
-  c.prompts = FLAGS_prompts;
-  c.samples = FLAGS_samples;
-  c.steps = FLAGS_steps;
-  c.shortest = FLAGS_shortest;
-  c.shape = FLAGS_shape;
-  c.ranks = FLAGS_ranks;
-  c.gemm_tflops = FLAGS_gemm_tflops;
-  c.memory_gbs = FLAGS_memory_gbs;
-  c.link_gbs = FLAGS_link_gbs;
-  c.device_gib = FLAGS_device_gib;
-  c.generation = FLAGS_generation;
+  if (c.verb == "launch")
+    throw UsageError(str_cat("`launch` stands first: pesc launch -n N -- train ...\n", usage()));
+  check_flags_of_verb(c, given);
   return c;
 }
 
@@ -160,10 +178,9 @@ ExperimentConfig read_experiment(const Process& process, const CommandLine& comm
     if (command.config.empty())
       throw UsageError(str_cat("pesc ", command.verb, " needs --config FILE\n", usage()));
     const bool runs = command.verb != "bench" && command.verb != "plan";
-    if (runs && !command.shape.empty())
-      throw UsageError(str_cat("--shape is for bench and plan; pesc ", command.verb, " needs a model"));
     config = load_experiment(command.config, command.overrides,
                              runs ? ExperimentUse::kRun : ExperimentUse::kBench);
+    if (process.world.rank() == 0) warn_of_unused(config, command.verb);
     if (command.shape.empty()) return;
     config.model.shape = load_shape(command.shape, config.model.links);
     config.model.path.clear();

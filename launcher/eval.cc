@@ -1,73 +1,82 @@
 // pesc eval: held-out loss, exact match of the generated answer and the experts used, per dataset tag.
 #include <glog/logging.h>
 
+#include <algorithm>
 #include <cstdio>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "launcher/command_line.h"
-#include "runtime/data/row_file.h"
 #include "runtime/evaluation.h"
 #include "runtime/hf/atomic_file.h"
+#include "runtime/terminal.h"
 
 namespace pesc {
 namespace {
 
-std::vector<Row> held_out_rows(const ExperimentConfig& c) {
-  std::vector<Row> rows;
-  for (const SourceSection& s : c.data.eval) {
-    RowOptions options;
-    options.on_bad_row = c.data.on_bad_row == BadRowPolicy::kSkip ? OnBadRow::kSkip : OnBadRow::kFail;
-    for (Row& row : read_rows(s.path, options)) {
-      // The rule of runtime/data/dataset.h: the source's tag, else the row's, else the file's name.
-      if (!s.tag.empty()) row.tag = s.tag;
-      if (row.tag.empty()) row.tag = std::filesystem::path(s.path).stem().string();
-      rows.push_back(std::move(row));
-    }
-  }
-  return rows;
+struct Report {
+  HeldOutLosses losses;
+  ExactMatches matches;
+  std::vector<AnsweredRow> answers;
+};
+
+void print_line(const std::string& name, const HeldOut& h, const ExactMatch& m) {
+  char exact[32] = "-";  // plain text has no answers
+  if (m.rows > 0)
+    std::snprintf(exact, sizeof(exact), "%.3f", static_cast<double>(m.exact) / static_cast<double>(m.rows));
+  std::printf("%-16s %12.4f %14s %8lld  ", name.c_str(), h.loss, exact, static_cast<long long>(m.rows));
+  for (size_t e = 0; e < h.expert_share.size(); ++e) std::printf(" %zu:%.2f", e, h.expert_share[e]);
+  std::printf("\n");
 }
 
-void print_table(const std::map<std::string, HeldOut>& losses,
-                 const std::map<std::string, ExactMatch>& matches) {
+// The total stands apart, below: a dataset may have any name.
+void print_table(const Report& r) {
   std::printf("%-16s %12s %14s %8s   %s\n", "dataset", "held-out loss", "exact match", "rows",
               "experts (share)");
-  for (const auto& [tag, h] : losses) {
-    const auto m = matches.find(tag);
-    char exact[32] = "-";  // plain text has no answers
-    long long rows = 0;
-    if (m != matches.end() && m->second.rows > 0) {
-      rows = m->second.rows;
-      std::snprintf(exact, sizeof(exact), "%.3f",
-                    static_cast<double>(m->second.exact) / static_cast<double>(rows));
-    }
-    std::printf("%-16s %12.4f %14s %8lld  ", tag.empty() ? "all" : tag.c_str(), h.loss, exact, rows);
-    for (size_t e = 0; e < h.expert_share.size(); ++e) std::printf(" %zu:%.2f", e, h.expert_share[e]);
-    std::printf("\n");
+  for (const auto& [tag, h] : r.losses.tags) {
+    const auto m = r.matches.tags.find(tag);
+    print_line(terminal_text(tag), h, m == r.matches.tags.end() ? ExactMatch{} : m->second);
   }
+  std::printf("\n");
+  print_line("all", r.losses.total, r.matches.total);
 }
 
-nlohmann::json to_json(const std::map<std::string, HeldOut>& losses,
-                       const std::map<std::string, ExactMatch>& matches,
-                       const std::vector<AnsweredRow>& answers, int samples) {
+nlohmann::json to_json(const HeldOut& h, const ExactMatch& m) {
+  nlohmann::json d = {{"held_out_loss", h.loss}, {"supervised_tokens", h.tokens}};
+  if (!h.expert_share.empty()) d["expert_share"] = h.expert_share;
+  if (m.rows == 0) return d;
+  d["rows"] = m.rows;
+  d["exact_match"] = static_cast<double>(m.exact) / static_cast<double>(m.rows);
+  return d;
+}
+
+nlohmann::json to_json(const Report& r, const GenerateSection& how, int samples) {
   nlohmann::json j;
-  for (const auto& [tag, h] : losses) {
-    nlohmann::json& d = j["datasets"][tag.empty() ? "all" : tag];
-    d["held_out_loss"] = h.loss;
-    d["supervised_tokens"] = h.tokens;
-    if (!h.expert_share.empty()) d["expert_share"] = h.expert_share;
-    const auto m = matches.find(tag);
-    if (m == matches.end() || m->second.rows == 0) continue;
-    d["rows"] = m->second.rows;
-    d["exact_match"] = static_cast<double>(m->second.exact) / static_cast<double>(m->second.rows);
+  j["total"] = to_json(r.losses.total, r.matches.total);
+  for (const auto& [tag, h] : r.losses.tags) {
+    const auto m = r.matches.tags.find(tag);
+    j["datasets"][tag] = to_json(h, m == r.matches.tags.end() ? ExactMatch{} : m->second);
   }
-  for (int i = 0; i < samples && i < static_cast<int>(answers.size()); ++i) {
-    // Spread over the file, so that several datasets are seen.
-    const AnsweredRow& a = answers[static_cast<size_t>(i) * answers.size() / static_cast<size_t>(samples)];
+  if (how.temperature > 0)
+    j["sampling"] = {{"temperature", how.temperature}, {"top_p", how.top_p}, {"seed", how.seed}};
+  // Spread over the file, so that several datasets are seen.
+  const size_t shown = std::min(static_cast<size_t>(samples), r.answers.size());
+  for (size_t i = 0; i < shown; ++i) {
+    const AnsweredRow& a = r.answers[i * r.answers.size() / shown];
     j["samples"].push_back(
         {{"dataset", a.tag}, {"question", a.question}, {"expected", a.expected}, {"answer", a.answer}});
   }
   return j;
+}
+
+void print_samples(const nlohmann::json& j) {
+  for (const auto& s : j.value("samples", nlohmann::json::array())) {
+    const auto text = [&s](const char* key) {
+      return terminal_text(s[key].get<std::string>(), Keep::kLines);
+    };
+    std::printf("\n[%s] %s\n  answer:   %s\n  expected: %s\n",
+                terminal_text(s["dataset"].get<std::string>()).c_str(), text("question").c_str(),
+                text("answer").c_str(), text("expected").c_str());
+  }
 }
 
 }  // namespace
@@ -81,26 +90,26 @@ int run_eval(const Process& process, const CommandLine& command) {
   std::vector<Row> rows;
   together(process.world, [&] {
     if (c.data.eval.empty()) throw UsageError("pesc eval: the experiment names no data.eval");
-    data = load_held_out_data(job);
-    rows = held_out_rows(c);
+    data = load_held_out_data(job, &rows);
   });
-  if (job.first()) LOG(INFO) << "held-out data: " << to_string(data->report());
+  log_data(job, "held-out data", *data);
   const int64_t slots = inference_slots(c.train.seq_len);
   const int64_t micro_batch = slots * job.mesh().dp();
   const auto decoder = make_inference_decoder(job, micro_batch, c.train.seq_len, slots);
-  if (!command.base) load_trained_values(job, *decoder, command.checkpoint);
-  const auto losses = held_out_loss(job, *decoder, *data, micro_batch, 0);
-  const auto answers = answer_rows(job, *decoder, rows, c.generate.max_tokens, slots, c.train.seq_len);
-  const auto matches = exact_match(answers);
+  if (!command.base) load_trained_values(job, *decoder, command.checkpoint, CheckpointUse::kAnswer);
+  Report report;
+  report.losses = *held_out_loss(job, *decoder, *data, micro_batch, 0);
+  report.answers = answer_rows(job, *decoder, rows, c.generate, slots, c.train.seq_len);
+  report.matches = exact_match(report.answers);
   together(process.world, [&] {
     if (!job.first()) return;
-    const nlohmann::json j = to_json(losses, matches, answers, command.samples);
-    print_table(losses, matches);
-    for (const auto& s : j.value("samples", nlohmann::json::array())) {
-      std::printf("\n[%s] %s\n  answer:   %s\n  expected: %s\n", s["dataset"].get<std::string>().c_str(),
-                  s["question"].get<std::string>().c_str(), s["answer"].get<std::string>().c_str(),
-                  s["expected"].get<std::string>().c_str());
+    const nlohmann::json j = to_json(report, c.generate, command.samples);
+    print_table(report);
+    if (c.generate.temperature > 0) {
+      std::printf("the answers were sampled: temperature %g, top_p %g, seed %llu\n", c.generate.temperature,
+                  c.generate.top_p, static_cast<unsigned long long>(c.generate.seed));
     }
+    print_samples(j);
     if (command.out.empty()) return;
     AtomicFile file(command.out);
     file.write(j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");

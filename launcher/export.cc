@@ -23,7 +23,7 @@ int run_export(const Process& process, const CommandLine& command) {
   });
   Job job = open_job(process.world, placement, std::move(config), DataUse::kNone);
   const auto decoder = make_inference_decoder(job, 1, 2, 0);
-  const int64_t step = load_trained_values(job, *decoder, command.checkpoint);
+  const int64_t step = load_trained_values(job, *decoder, command.checkpoint, CheckpointUse::kExport);
   together(process.world, [&] { export_dense(job, *decoder, command.out); });
   std::fprintf(stderr, "step %lld written to %s\n", static_cast<long long>(step), command.out.c_str());
   return 0;

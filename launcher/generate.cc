@@ -1,4 +1,7 @@
 // pesc generate: answers one prompt, streaming it to the terminal, or the rows of a file.
+#include <glog/logging.h>
+#include <unistd.h>
+
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -6,6 +9,7 @@
 #include "runtime/data/row_file.h"
 #include "runtime/data/template.h"
 #include "runtime/evaluation.h"
+#include "runtime/terminal.h"
 
 namespace pesc {
 int run_generate(const Process& process, const CommandLine& command) {
@@ -21,38 +25,46 @@ int run_generate(const Process& process, const CommandLine& command) {
   std::vector<Prompt> prompts;
   int64_t longest = 1;
   const Mesh& mesh = job.mesh();
-  together(process.world, [&] {
-    if (!command.prompts.empty()) rows = read_rows(command.prompts, {.answers = Answers::kAllButLast});
-    if (!command.prompt.empty()) rows.push_back({"", command.system, {{command.prompt, ""}}, ""});
-    std::erase_if(rows, [](const Row& r) { return r.turns.empty(); });
-    if (rows.empty()) throw DataError(command.prompts + ": no row with a question");
-    const Range mine = split_range(static_cast<int64_t>(rows.size()), mesh.dp(), mesh.dp_rank());
-    for (int64_t i = 0; i < static_cast<int64_t>(rows.size()); ++i) {
-      Prompt p{i, encode_prompt(*job.tokenizer, rows[static_cast<size_t>(i)])};
-      longest = std::max(longest, static_cast<int64_t>(p.tokens.size()));
-      if (i >= mine.begin && i < mine.end) prompts.push_back(std::move(p));
-    }
-  });
   // Beyond its sliding window the model would attend to less than all of the text, which is not supported.
   const int64_t limit = job.model.sliding_window > 0
                             ? std::min(job.model.sliding_window, job.model.max_positions)
                             : job.model.max_positions;
+  RowsReport read;
+  together(process.world, [&] {
+    if (!command.prompts.empty()) rows = read_rows(command.prompts, {.answers = Answers::kAllButLast}, &read);
+    if (!command.prompt.empty()) rows.push_back({"", command.system, {{command.prompt, ""}}, ""});
+    const auto plain = std::erase_if(rows, [](const Row& r) { return r.turns.empty(); });
+    if (plain > 0 && job.first()) {
+      LOG(WARNING) << command.prompts << ": " << plain
+                   << " rows of plain text hold no question and are left out";
+    }
+    if (!read.unused_warning.empty() && job.first()) LOG(WARNING) << read.unused_warning;
+    if (rows.empty()) throw DataError(command.prompts + ": no row with a question");
+    const Range mine = split_range(static_cast<int64_t>(rows.size()), mesh.dp(), mesh.dp_rank());
+    for (int64_t i = 0; i < static_cast<int64_t>(rows.size()); ++i) {
+      Prompt p{i, encode_prompt(*job.tokenizer, rows[static_cast<size_t>(i)], limit)};
+      longest = std::max(longest, static_cast<int64_t>(p.tokens.size()));
+      if (i >= mine.begin && i < mine.end) prompts.push_back(std::move(p));
+    }
+  });
   together(process.world, [&] {
     if (longest < limit) return;
-    throw DataError(str_cat("the longest prompt has ", longest, " tokens; this model takes fewer than ",
-                            limit,
+    throw DataError(str_cat("the longest prompt has ", longest > limit ? "more than " : "",
+                            std::min(longest, limit), " tokens; this model takes fewer than ", limit,
                             job.model.sliding_window > 0 ? " (its sliding window)" : " (its positions)"));
   });
   const int64_t length = std::min(longest + c.generate.max_tokens, limit);
   const int64_t slots = inference_slots(length);
   const auto decoder = make_inference_decoder(job, slots * mesh.dp(), length, slots);
-  if (!command.base) load_trained_values(job, *decoder, command.checkpoint);
+  if (!command.base) load_trained_values(job, *decoder, command.checkpoint, CheckpointUse::kAnswer);
 
-  SamplingOptions options{c.generate.max_tokens, c.generate.temperature, c.generate.top_p, c.generate.seed,
-                          stop_ids(job)};
+  const SamplingOptions options = sampling_options(job, c.generate);
   const bool stream = !command.prompt.empty();
   StreamDecoder printer(*job.tokenizer);
-  const auto print = [](const std::string& text) {
+  // To a file or a pipe goes what the model wrote, to a terminal nothing that drives it.
+  const bool shown = stream && ::isatty(STDOUT_FILENO) != 0;
+  const auto print = [shown](const std::string& answer) {
+    const std::string text = shown ? terminal_text(answer, Keep::kLines) : answer;
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
   };
@@ -60,11 +72,19 @@ int run_generate(const Process& process, const CommandLine& command) {
   if (stream && mesh.tp_rank() == 0) {
     on_token = [&](const Prompt&, int32_t token) { print(printer.push(token)); };
   }
-  const auto answers = generate(*decoder, process.world, prompts, options, slots, length, on_token);
-  if (stream) {
-    if (on_token && !prompts.empty()) print(printer.finish() + "\n");
-    return 0;
+  int64_t cut = 0;
+  const auto answers = generate(*decoder, process.world, prompts, options, slots, length, on_token, &cut);
+  const int64_t all_cut = cut_answers(job, cut);
+  if (stream && on_token && !prompts.empty()) print(printer.finish() + "\n");
+  if (job.first() && all_cut > 0) {
+    std::fprintf(stderr, "%lld of %zu answers %s cut: prompt and answer have reached %s of %lld tokens\n",
+                 static_cast<long long>(all_cut), rows.size(), all_cut == 1 ? "is" : "are",
+                 job.model.sliding_window > 0 && limit == job.model.sliding_window
+                     ? "the model's sliding window"
+                     : "the limit of the model's positions",
+                 static_cast<long long>(length));
   }
+  if (stream) return 0;
   std::string mine;
   for (size_t i = 0; mesh.tp_rank() == 0 && i < prompts.size(); ++i) {
     const Row& row = rows[static_cast<size_t>(prompts[i].index)];

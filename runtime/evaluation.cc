@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 
 #include "runtime/data/template.h"
+#include "runtime/terminal.h"
 
 namespace pesc {
 namespace {
@@ -50,11 +52,32 @@ std::vector<double> sum_over_ranks(Communicator& world, const std::vector<double
   return sum;
 }
 
-std::map<std::string, HeldOut> held_out_loss(Job& job, Decoder& decoder, const Dataset& data,
-                                             int64_t micro_batch, int64_t limit) {
+namespace {
+
+// Whether any rank was asked to stop. Collective.
+bool agreed_to_stop(Communicator& world, const StopRequested& stop_requested) {
+  if (!stop_requested) return false;
+  const int64_t mine = stop_requested() ? 1 : 0;
+  const std::vector<int64_t> all = world.host_all_gather(std::span(&mine, 1));
+  return std::any_of(all.begin(), all.end(), [](int64_t stop) { return stop != 0; });
+}
+
+// Each entry is one row, the held-out files having no weights.
+Sampler chosen_rows(const Dataset& data, int64_t limit) {
+  if (limit <= 0 || limit >= data.rows()) return {data.epoch_size(), 0, RowOrder::kAsRead};
+  std::vector<int64_t> sizes;
+  for (const DatasetContent& file : data.content()) sizes.push_back(file.rows);
+  return {data.epoch_size(), rows_of_every_file(sizes, limit)};
+}
+
+}  // namespace
+
+std::optional<HeldOutLosses> held_out_loss(Job& job, Decoder& decoder, const Dataset& data,
+                                           int64_t micro_batch, int64_t limit,
+                                           const StopRequested& stop_requested) {
   const Mesh& mesh = job.mesh();
+  const Sampler order = chosen_rows(data, limit);
   const int64_t rows = limit > 0 ? std::min(limit, data.rows()) : data.rows();
-  const Sampler order(data.epoch_size(), 0, RowOrder::kAsRead);
   const size_t tags = data.tags().size();
   const bool moe = job.config.pesc.mode == TrainMode::kPesc;
   const size_t experts = moe ? static_cast<size_t>(job.config.pesc.moe.experts) : 0;
@@ -62,6 +85,10 @@ std::map<std::string, HeldOut> held_out_loss(Job& job, Decoder& decoder, const D
   std::vector<double> share(tags * experts, 0.0);
   std::vector<float> losses;
   for (int64_t begin = 0; begin < rows; begin += micro_batch) {
+    if (agreed_to_stop(job.ranks->world(), stop_requested)) {
+      (void)decoder.take_loss_sum();
+      return std::nullopt;
+    }
     const Range mine =
         BatchPlan{micro_batch, micro_batch, mesh.dp()}.local_range(begin, 0, mesh.dp_rank(), rows);
     const LocalBatch batch = make_local_batch(data, order, mine.begin, mine.size());
@@ -80,8 +107,8 @@ std::map<std::string, HeldOut> held_out_loss(Job& job, Decoder& decoder, const D
   (void)decoder.take_loss_sum();
   sums.insert(sums.end(), share.begin(), share.end());
   sums = sum_over_ranks(job.ranks->world(), sums);
-  std::map<std::string, HeldOut> out;
-  HeldOut& all = out[""];
+  HeldOutLosses out;
+  HeldOut& all = out.total;
   std::vector<double> share_of_all(experts);
   for (size_t i = 0; i < tags; ++i) {
     if (sums[2 * i + 1] == 0) continue;
@@ -89,40 +116,63 @@ std::map<std::string, HeldOut> held_out_loss(Job& job, Decoder& decoder, const D
     const auto begin = sums.begin() + static_cast<int64_t>(2 * tags + i * experts);
     h.expert_share = normalised({begin, begin + static_cast<int64_t>(experts)});
     for (size_t e = 0; e < experts; ++e) share_of_all[e] += *(begin + static_cast<int64_t>(e));
-    out[data.tags()[i]] = std::move(h);
+    out.tags[data.tags()[i]] = std::move(h);
     all.loss += sums[2 * i];
     all.tokens += sums[2 * i + 1];
   }
   if (all.tokens > 0) all.loss /= all.tokens;
   all.expert_share = normalised(std::move(share_of_all));
+  check_finite(out, job.first());
   return out;
 }
 
+void check_finite(const HeldOutLosses& losses, bool speaker) {
+  for (const auto& [tag, h] : losses.tags) {
+    if (std::isfinite(h.loss)) continue;
+    throw AgreedError(ExitCode::kInternal,
+                      str_cat("the held-out loss of dataset '", terminal_text(tag), "' is ", h.loss,
+                              ": the model's weights or activations are not finite numbers; look at the base "
+                              "model's files, or go back to an earlier checkpoint"),
+                      speaker);
+  }
+}
+
 bool AnsweredRow::exact() const {
-  return trimmed(answer) == trimmed(expected);
+  return trimmed(answer) == trimmed(canonical.empty() ? expected : canonical);
 }
 
 std::vector<int64_t> stop_ids(const Job& job) {
-  if (!job.model.eos_ids.empty()) return job.model.eos_ids;
-  if (job.tokenizer->eos_id() >= 0) return {job.tokenizer->eos_id()};
-  return {};
+  return job.special.stops;
+}
+
+int64_t cut_answers(const Job& job, int64_t mine) {
+  const auto counted = static_cast<double>(job.mesh().tp_rank() == 0 ? mine : 0);
+  return std::llround(sum_over_ranks(job.ranks->world(), {counted})[0]);
+}
+
+SamplingOptions sampling_options(const Job& job, const GenerateSection& generate) {
+  return {generate.max_tokens, generate.temperature, generate.top_p,
+          generate.seed,       stop_ids(job),        job.tokenizer->vocab_size()};
 }
 
 std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vector<Row>& rows,
-                                     int64_t max_tokens, int64_t cache_slots, int64_t cache_length) {
+                                     const GenerateSection& how, int64_t cache_slots, int64_t cache_length) {
   const Mesh& mesh = job.mesh();
   const Range mine = split_range(static_cast<int64_t>(rows.size()), mesh.dp(), mesh.dp_rank());
   std::vector<Prompt> prompts;
   for (int64_t i = mine.begin; i < mine.end; ++i) {
     const Row& row = rows[static_cast<size_t>(i)];
     if (row.turns.empty()) continue;
-    Prompt p{i, encode_prompt(*job.tokenizer, row)};
+    Prompt p{i, encode_prompt(*job.tokenizer, row, cache_length)};
     if (static_cast<int64_t>(p.tokens.size()) < cache_length) prompts.push_back(std::move(p));
   }
-  SamplingOptions options;
-  options.max_tokens = max_tokens;
-  options.stop = stop_ids(job);
-  const auto answers = generate(decoder, job.ranks->world(), prompts, options, cache_slots, cache_length);
+  int64_t cut = 0;
+  const auto answers = generate(decoder, job.ranks->world(), prompts, sampling_options(job, how), cache_slots,
+                                cache_length, {}, &cut);
+  if (const int64_t all = cut_answers(job, cut); job.first() && all > 0) {
+    LOG(WARNING) << all << " answers are cut where question and answer have the " << cache_length
+                 << " tokens of train.seq_len; they are compared as they are";
+  }
 
   // One tp rank of each dp rank tells the others: index, length, text.
   std::string bytes;
@@ -148,7 +198,8 @@ std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vect
   for (size_t i = 0; i < rows.size(); ++i) {
     if (rows[i].turns.empty()) continue;
     const Turn& last = rows[i].turns.back();
-    out.push_back({rows[i].tag, last.prompt, last.answer, text_of[i]});
+    out.push_back(
+        {rows[i].tag, last.prompt, last.answer, text_of[i], canonical_text(*job.tokenizer, last.answer)});
   }
   if (job.first() && answered < out.size()) {
     LOG(WARNING) << out.size() - answered << " of " << out.size()
@@ -157,14 +208,12 @@ std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vect
   return out;
 }
 
-std::map<std::string, ExactMatch> exact_match(const std::vector<AnsweredRow>& rows) {
-  std::map<std::string, ExactMatch> out;
+ExactMatches exact_match(const std::vector<AnsweredRow>& rows) {
+  ExactMatches out;
   for (const AnsweredRow& row : rows) {
-    for (const std::string& tag : {std::string(), row.tag}) {
-      ExactMatch& m = out[tag];
-      m.rows += 1;
-      m.exact += row.exact() ? 1 : 0;
-      if (row.tag.empty()) break;
+    for (ExactMatch* m : {&out.total, &out.tags[row.tag]}) {
+      m->rows += 1;
+      m->exact += row.exact() ? 1 : 0;
     }
   }
   return out;

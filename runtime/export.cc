@@ -1,5 +1,6 @@
 #include "runtime/export.h"
 
+#include <algorithm>
 #include <filesystem>
 
 #include "runtime/hf/config_json.h"
@@ -15,7 +16,10 @@ void export_dense(const Job& job, Decoder& decoder, const std::string& folder) {
   // A shape names no begin- and end-of-text tokens; without them other programs would not know where to stop.
   ModelConfig config = job.model;
   if (config.bos_id < 0) config.bos_id = job.tokenizer->bos_id();
-  if (config.eos_ids.empty() && job.tokenizer->eos_id() >= 0) config.eos_ids = {job.tokenizer->eos_id()};
+  // What is learned at the end of an answer must stop it, also where only generation_config.json said so.
+  if (const int64_t end = job.special.end;
+      end >= 0 && std::ranges::find(config.eos_ids, end) == config.eos_ids.end())
+    config.eos_ids.push_back(end);
   write_model_config(folder, config);
   const std::string tokenizer = job.config.model.tokenizer + "/tokenizer.model";
   if (!std::filesystem::equivalent(job.config.model.tokenizer, folder, error)) {

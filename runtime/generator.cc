@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
+#include <span>
 
 #include "ops/core/philox.h"
+#include "runtime/ranks.h"
 
 namespace pesc {
 namespace {
@@ -34,9 +37,51 @@ HostBatch batch_of(const std::vector<Active>& active, const std::vector<Prompt>&
   return b;
 }
 
-int64_t sum_over_ranks(Communicator& world, int64_t mine) {
-  const std::vector<int64_t> all = world.host_all_gather(std::span(&mine, 1));
-  return std::accumulate(all.begin(), all.end(), int64_t{0});
+bool all_finite(std::span<const float> logits) {
+  return std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); });
+}
+
+void check_prompts(const std::vector<Prompt>& prompts, int64_t cache_length) {
+  for (const Prompt& p : prompts) {
+    if (p.tokens.empty()) throw DataError(str_cat("prompt ", p.index, " has no tokens"));
+    if (static_cast<int64_t>(p.tokens.size()) >= cache_length) {
+      throw DataError(str_cat("prompt ", p.index, " has ", p.tokens.size(),
+                              " tokens; the longest that leaves room for an ", "answer here is ",
+                              cache_length - 1));
+    }
+  }
+}
+
+// What the ranks tell each other before every pass: who still has prompts, and whether anyone's logits are
+// wrong. Returns the number of active prompts.
+int64_t agree_to_go_on(Communicator& world, size_t active, const std::string& wrong) {
+  const int64_t mine[2] = {static_cast<int64_t>(active), wrong.empty() ? 0 : 1};
+  const std::vector<int64_t> all = world.host_all_gather(std::span(mine));
+  int64_t sum = 0;
+  bool failed = false;
+  for (size_t i = 0; i < all.size(); i += 2) {
+    sum += all[i];
+    failed |= all[i + 1] != 0;
+  }
+  if (failed) {
+    together(world, [&] {
+      if (!wrong.empty()) throw InternalError(wrong);
+    });
+  }
+  return sum;
+}
+
+}  // namespace
+
+namespace {
+
+// No text belongs to the rows of a padded vocabulary.
+void hold_back_padding(float* logits, int64_t vocab, const SamplingOptions& options) {
+  if (options.pieces <= 0) return;
+  for (int64_t id = options.pieces; id < vocab; ++id) {
+    if (std::find(options.stop.begin(), options.stop.end(), id) == options.stop.end())
+      logits[id] = -std::numeric_limits<float>::infinity();
+  }
 }
 
 }  // namespace
@@ -58,7 +103,9 @@ int32_t sample_token(const float* logits, int64_t vocab, const SamplingOptions& 
   });
   size_t kept = 0;
   double mass = 0;
-  while (kept < order.size() && (kept == 0 || mass < options.top_p * total)) {
+  // What cannot come is never kept, whatever the sums round to.
+  while (kept < order.size() &&
+         (kept == 0 || (mass < options.top_p * total && p[static_cast<size_t>(order[kept])] > 0))) {
     mass += p[static_cast<size_t>(order[kept++])];
   }
   double left = static_cast<double>(uniform) * mass;
@@ -72,46 +119,51 @@ int32_t sample_token(const float* logits, int64_t vocab, const SamplingOptions& 
 std::vector<std::vector<int32_t>> generate(Decoder& decoder, Communicator& world,
                                            const std::vector<Prompt>& prompts, const SamplingOptions& options,
                                            int64_t cache_slots, int64_t cache_length,
-                                           const TokenCallback& on_token) {
+                                           const TokenCallback& on_token, int64_t* cut) {
   std::vector<std::vector<int32_t>> out(prompts.size());
-  for (const Prompt& p : prompts) {
-    if (p.tokens.empty()) throw DataError(str_cat("prompt ", p.index, " has no tokens"));
-    if (static_cast<int64_t>(p.tokens.size()) >= cache_length) {
-      throw DataError(str_cat("prompt ", p.index, " has ", p.tokens.size(),
-                              " tokens; the longest that leaves room for an ", "answer here is ",
-                              cache_length - 1));
-    }
-  }
+  together(world, [&] { check_prompts(prompts, cache_length); });
   const int64_t vocab = decoder.model().vocab;
   size_t next_prompt = 0;
   std::vector<Active> active;
   std::vector<int32_t> free_slots(static_cast<size_t>(cache_slots));
   std::iota(free_slots.begin(), free_slots.end(), 0);
   std::vector<int32_t> last_rows;
+  std::string wrong;
+  int64_t cut_here = 0;
   while (true) {
     while (next_prompt < prompts.size() && !free_slots.empty()) {
       active.push_back({next_prompt, free_slots.back(), 0, prompts[next_prompt].tokens});
       free_slots.pop_back();
       ++next_prompt;
     }
-    if (sum_over_ranks(world, static_cast<int64_t>(active.size())) == 0) break;
+    if (agree_to_go_on(world, active.size(), wrong) == 0) break;
     decoder.forward(batch_of(active, prompts, last_rows), {.kind = PassKind::kEval});
-    const std::vector<float> logits = decoder.logits(last_rows);
+    std::vector<float> logits = decoder.logits(last_rows);
     std::vector<Active> still;
     for (size_t i = 0; i < active.size(); ++i) {
       Active& a = active[i];
       const Prompt& prompt = prompts[a.prompt];
       std::vector<int32_t>& answer = out[a.prompt];
       a.length += static_cast<int64_t>(a.next.size());
+      const std::span row(logits.data() + static_cast<int64_t>(i) * vocab, static_cast<size_t>(vocab));
+      if (!all_finite(row)) {
+        wrong =
+            str_cat("the logits of prompt ", prompt.index, " at token ", answer.size() + 1,
+                    " of its answer are not all finite numbers: the weights or the activations are not; look "
+                    "at the base model's files, or go back to an earlier checkpoint");
+        break;
+      }
       const PhiloxCounter bits =
           philox({static_cast<uint32_t>(answer.size()), static_cast<uint32_t>(prompt.index), 0, 0x67656e},
                  {static_cast<uint32_t>(options.seed), static_cast<uint32_t>(options.seed >> 32)});
-      const int32_t token = sample_token(logits.data() + static_cast<int64_t>(i) * vocab, vocab, options,
-                                         philox_uniform(bits[0]));
-      if (on_token) on_token(prompt, token);
+      hold_back_padding(row.data(), vocab, options);
+      const int32_t token = sample_token(row.data(), vocab, options, philox_uniform(bits[0]));
       const bool stop = std::find(options.stop.begin(), options.stop.end(), token) != options.stop.end();
       if (!stop) answer.push_back(token);
-      if (stop || static_cast<int64_t>(answer.size()) >= options.max_tokens || a.length + 1 >= cache_length) {
+      if (!stop && on_token) on_token(prompt, token);
+      const bool whole = stop || static_cast<int64_t>(answer.size()) >= options.max_tokens;
+      if (whole || a.length + 1 >= cache_length) {
+        cut_here += whole ? 0 : 1;
         free_slots.push_back(a.slot);
         continue;
       }
@@ -120,6 +172,7 @@ std::vector<std::vector<int32_t>> generate(Decoder& decoder, Communicator& world
     }
     active = std::move(still);
   }
+  if (cut != nullptr) *cut = cut_here;
   return out;
 }
 

@@ -16,6 +16,9 @@ struct SamplingOptions {
   double top_p = 1;  // nucleus (Holtzman et al., 2020): the smallest set of tokens of this probability
   uint64_t seed = 0;
   std::vector<int64_t> stop;  // end-of-text ids
+  // The tokenizer's: ids from here on, of a padded vocabulary, are never drawn unless they are in `stop`. 0:
+  // all may be.
+  int64_t pieces = 0;
 };
 
 struct Prompt {
@@ -27,16 +30,16 @@ struct Prompt {
 [[nodiscard]] int32_t sample_token(const float* logits, int64_t vocab, const SamplingOptions& options,
                                    float uniform);
 
-// Called on every rank that holds the prompt, for each token as it is drawn (the stopping one included).
+// Called on every rank that holds the prompt, for each token of the answer as it is drawn; the stopping one
+// is none of it.
 using TokenCallback = std::function<void(const Prompt&, int32_t token)>;
 
 // Continues this dp rank's prompts (the same list on its tp ranks; may be empty). Returns the generated
 // tokens of each, without the stopping one. Collective over world. Prompts must fit the decoder's cache; one
-// whose generation reaches the end of the cache stops there.
-[[nodiscard]] std::vector<std::vector<int32_t>> generate(Decoder& decoder, Communicator& world,
-                                                         const std::vector<Prompt>& prompts,
-                                                         const SamplingOptions& options, int64_t cache_slots,
-                                                         int64_t cache_length,
-                                                         const TokenCallback& on_token = {});
+// whose generation reaches the end of the cache stops there, and `cut` gets the number of such prompts of
+// this rank. Throws AgreedError, naming prompt and token, where logits are not finite.
+[[nodiscard]] std::vector<std::vector<int32_t>> generate(
+    Decoder& decoder, Communicator& world, const std::vector<Prompt>& prompts, const SamplingOptions& options,
+    int64_t cache_slots, int64_t cache_length, const TokenCallback& on_token = {}, int64_t* cut = nullptr);
 
 }  // namespace pesc

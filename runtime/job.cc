@@ -8,6 +8,7 @@
 #include "runtime/filesystem/filesystem.h"
 #include "runtime/hf/config_json.h"
 #include "runtime/hf/weight_names.h"
+#include "runtime/same_run.h"
 
 namespace pesc {
 
@@ -28,8 +29,13 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
     job.model = c.model.path.empty() ? c.model.shape : read_model_config(c.model.path, c.model.links);
     check_against_model(c, job.model, world.size());
     if (!c.model.tokenizer.empty()) {
-      job.tokenizer = open_tokenizer(c.model.tokenizer, c.model.links);
+      const SpecialTokenFiles special = read_special_tokens(job.model, c.model.path, c.model.tokenizer, c.model.links);
+      job.tokenizer = open_tokenizer(c.model.tokenizer, special.pieces(), c.model.links);
       check_vocabulary(*job.tokenizer, job.model);
+      job.special = agree_on_special_tokens(special, *job.tokenizer, job.model);
+      for (const std::string& warning : job.special.warnings) {
+        if (world.rank() == 0) LOG(WARNING) << warning;
+      }
     }
     if (!c.model.path.empty() && weights == BaseWeights::kFromFiles)
       job.base = std::make_unique<HfFolder>(c.model.path, c.model.links);
@@ -46,12 +52,15 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
 
 namespace {
 
-std::unique_ptr<Dataset> load_dataset(const Job& job, const std::vector<DatasetFile>& files) {
+std::unique_ptr<Dataset> load_dataset(const Job& job, const std::vector<DatasetFile>& files,
+                                      std::vector<Row>* rows = nullptr) {
   const ExperimentConfig& config = job.config;
   DatasetOptions options;
   options.seq_len = config.train.seq_len;
   options.rows.on_bad_row = config.data.on_bad_row == BadRowPolicy::kSkip ? OnBadRow::kSkip : OnBadRow::kFail;
   options.rows.policy_field = "data.on_bad_row";
+  if (job.first()) options.rows.progress = [](const std::string& text) { LOG(INFO) << text; };
+  if (rows != nullptr) options.on_row = [rows](const Row& row) { rows->push_back(row); };
   return std::make_unique<Dataset>(files, *job.tokenizer, options);
 }
 
@@ -107,10 +116,16 @@ std::unique_ptr<Dataset> load_training_data(const Job& job) {
   return load_dataset(job, files);
 }
 
-std::unique_ptr<Dataset> load_held_out_data(const Job& job) {
+std::unique_ptr<Dataset> load_held_out_data(const Job& job, std::vector<Row>* rows) {
   std::vector<DatasetFile> files;
   for (const SourceSection& s : job.config.data.eval) files.push_back({s.path, s.tag, 1.0});
-  return load_dataset(job, files);
+  return load_dataset(job, files, rows);
+}
+
+void log_data(const Job& job, const char* what, const Dataset& data) {
+  if (!job.first()) return;
+  LOG(INFO) << what << ": " << to_string(data.report());
+  for (const std::string& warning : data.report().warnings) LOG(WARNING) << warning;
 }
 
 std::unique_ptr<Decoder> make_training_decoder(Job& job, int64_t rows, int64_t sequence) {
@@ -160,7 +175,7 @@ std::string base_digest(Job& job) {
   return (parts == 0 ? std::string("random") : HfFolder::content_digest(digests)) + "+tokenizer:" + tokenizer;
 }
 
-int64_t load_trained_values(Job& job, Decoder& decoder, const std::string& directory) {
+int64_t load_trained_values(Job& job, Decoder& decoder, const std::string& directory, CheckpointUse use) {
   Communicator& world = job.ranks->world();
   CheckpointStore store(posix_filesystem(), job.config.run_dir, {});
   LoadedCheckpoint checkpoint;
@@ -183,8 +198,9 @@ int64_t load_trained_values(Job& job, Decoder& decoder, const std::string& direc
   }
   const std::string digest = base_digest(job);
   together(world, [&] {
-    const std::string note = check_base(checkpoint.state, job.config.model.path, digest);
-    if (job.first() && !note.empty()) LOG(INFO) << note;
+    const CheckpointNotes notes = check_same_run(job, checkpoint, digest, use);
+    if (job.first() && !notes.information.empty()) LOG(INFO) << notes.information;
+    if (job.first() && !notes.warning.empty()) LOG(WARNING) << notes.warning;
     load_checkpoint(posix_filesystem(), checkpoint, decoder.stream(), trained_tensors(decoder, false));
     decoder.parameters().refresh_copies(decoder.stream());
   });

@@ -8,7 +8,9 @@
 
 #include "runtime/checkpoint/store.h"
 #include "runtime/config/experiment.h"
+#include "runtime/config/same_run.h"
 #include "runtime/data/dataset.h"
+#include "runtime/data/special_tokens.h"
 #include "runtime/data/tokenizer.h"
 #include "runtime/hf/hf_folder.h"
 #include "runtime/ranks.h"
@@ -21,6 +23,7 @@ struct Job {
   HostPlacement placement;
   std::unique_ptr<HfFolder> base;           // null: random weights of config.model.shape
   std::unique_ptr<Tokenizer> tokenizer;     // null: a benchmark of random tokens
+  SpecialTokens special;                    // of the tokenizer
   Device device;                            // of this rank
   std::unique_ptr<Communicator> gpu_world;  // the world of `ranks` on CUDA devices
   std::unique_ptr<Ranks> ranks;
@@ -37,9 +40,12 @@ enum class BaseWeights {
 [[nodiscard]] Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConfig config,
                            DataUse use, BaseWeights weights = BaseWeights::kFromFiles);
 
-// The rows of data.train, tokenised; those of data.eval, each once whatever its weight. Not collective.
+// The rows of data.train, tokenised; those of data.eval, each once. Not collective.
 [[nodiscard]] std::unique_ptr<Dataset> load_training_data(const Job& job);
-[[nodiscard]] std::unique_ptr<Dataset> load_held_out_data(const Job& job);
+// Where `rows` is given, it gets the text of every good row, with the tag that counts.
+[[nodiscard]] std::unique_ptr<Dataset> load_held_out_data(const Job& job, std::vector<Row>* rows = nullptr);
+// "training data: ..." and the warnings of its report, on the first rank.
+void log_data(const Job& job, const char* what, const Dataset& data);
 
 // A decoder for micro-batches of up to `rows` rows (over all dp ranks) of `sequence` tokens, with its dense
 // weights loaded and the rest at its initial values. Collective.
@@ -58,7 +64,8 @@ enum class BaseWeights {
 [[nodiscard]] std::string base_digest(Job& job);
 
 // Loads the newest checkpoint of config.run_dir (or of `directory`, where given) into the decoder, values
-// only. Throws when there is none that verifies. Collective. Returns its step.
-int64_t load_trained_values(Job& job, Decoder& decoder, const std::string& directory);
+// only. Refuses one of another model, and says once what changes rounding (runtime/same_run.h). Throws when
+// there is none that verifies. Collective. Returns its step.
+int64_t load_trained_values(Job& job, Decoder& decoder, const std::string& directory, CheckpointUse use);
 
 }  // namespace pesc

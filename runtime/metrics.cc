@@ -120,7 +120,8 @@ bool MetricsLog::append(const std::string& text) noexcept {
 }
 
 void MetricsLog::write(const nlohmann::json& record) {
-  waiting_.push_back(record.dump() + "\n");
+  // A name in a record that is no UTF-8 ends no run.
+  waiting_.push_back(record.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
   waiting_bytes_ += waiting_.back().size();
   while (!waiting_.empty() && append(waiting_.front())) {
     waiting_bytes_ -= waiting_.front().size();

@@ -2,6 +2,7 @@
 
 #include <glog/logging.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <csignal>
@@ -13,8 +14,8 @@
 #include "runtime/evaluation.h"
 #include "runtime/gemm_rate.h"
 #include "runtime/hf/atomic_file.h"
+#include "runtime/same_run.h"
 #include "runtime/terminal.h"
-#include "runtime/versions.h"
 
 namespace pesc {
 namespace {
@@ -22,7 +23,6 @@ namespace {
 // Of a checkpoint's further state. Each rank's kernels: kGemmChoices + its number.
 constexpr const char* kRecentLosses = "recent_losses";
 constexpr const char* kGemmChoices = "gemm_choices.";
-constexpr const char* kTrainingRows = "training_rows";
 
 volatile std::sig_atomic_t preemption_requested = 0;
 
@@ -38,6 +38,10 @@ bool finite(const StepMetrics& m) {
 
 void request_preemption() {
   preemption_requested = 1;
+}
+
+bool preemption_was_requested() {
+  return preemption_requested != 0;
 }
 
 Trainer::Trainer(Job& job, RankWatch& watch, uint64_t generation)
@@ -66,58 +70,6 @@ Trainer::Trainer(Job& job, RankWatch& watch, uint64_t generation)
 }
 
 Trainer::~Trainer() = default;
-
-void Trainer::load_data() {
-  const ExperimentConfig& c = job_.config;
-  together(job_.ranks->world(), [&] {
-    train_ = load_training_data(job_);
-    if (!c.data.eval.empty()) {
-      eval_ = load_held_out_data(job_);
-    }
-    sampler_ = std::make_unique<Sampler>(train_->epoch_size(), c.train.seed);
-  });
-  check_rows_alike();
-  if (job_.first()) LOG(INFO) << "training data: " << to_string(train_->report());
-  if (job_.first() && eval_) LOG(INFO) << "held-out data: " << to_string(eval_->report());
-  steps_ = c.train.steps > 0 ? c.train.steps : sampler_->steps_for(c.train.epochs, c.train.global_batch);
-  lr_ = c.train.lr;
-  lr_.total = steps_;
-  lr_.warmup = c.train.warmup_ratio > 0
-                   ? static_cast<int64_t>(std::ceil(c.train.warmup_ratio * static_cast<double>(steps_)))
-                   : c.train.warmup_steps;
-}
-
-// Every rank reads the files itself, on several hosts perhaps from several disks.
-void Trainer::check_rows_alike() {
-  Communicator& world = job_.ranks->world();
-  rows_ = row_record(*train_);
-  const std::vector<std::string> all = world.host_all_gather(rows_);
-  for (size_t rank = 1; rank < all.size(); ++rank) {
-    const auto differences = row_differences(all[0], all[rank]);
-    if (differences.empty()) continue;
-    throw AgreedError(ExitCode::kData,
-                      str_cat("rank ", rank, " has other training rows than rank 0: ", differences[0],
-                              "; every host needs the same files"),
-                      job_.first());
-  }
-}
-
-void Trainer::check_same_rows(const CheckpointState& saved) const {
-  const auto before = saved.extra.find(kTrainingRows);
-  if (before == saved.extra.end()) {
-    if (job_.first()) {
-      LOG(WARNING) << "the checkpoint of step " << saved.step
-                   << " says nothing of its training rows: nobody knows whether they are still the same";
-    }
-    return;
-  }
-  const auto differences = row_differences(before->second, rows_);
-  if (differences.empty()) return;
-  std::string text;
-  for (const std::string& line : differences) text += "\n  " + line;
-  throw UsageError(str_cat("the training rows are not those of the checkpoint of step ", saved.step,
-                           "; put them back, or use another run_dir to start anew:", text));
-}
 
 void Trainer::prepare_run_directory() {
   Communicator& world = job_.ranks->world();
@@ -173,9 +125,10 @@ void Trainer::resume() {
   if (found.checkpoint) {
     const CheckpointState& s = found.checkpoint->state;
     together(world, [&] {
-      const std::string note = check_base(s, c.model.path, digest_);
-      if (job_.first() && !note.empty()) LOG(INFO) << note;
-      check_same_run(s.config_text, c.text);
+      check_length(s);
+      const CheckpointNotes notes = check_same_run(job_, *found.checkpoint, digest_, CheckpointUse::kResume);
+      if (job_.first() && !notes.information.empty()) LOG(INFO) << notes.information;
+      if (job_.first() && !notes.warning.empty()) LOG(WARNING) << notes.warning;
       check_same_rows(s);
       store_->load(*found.checkpoint, decoder_->stream(), trained_tensors(*decoder_, true));
       decoder_->parameters().refresh_copies(decoder_->stream());
@@ -186,6 +139,8 @@ void Trainer::resume() {
     if (const auto losses = s.extra.find(kRecentLosses); losses != s.extra.end())
       together(world, [&] { spikes_.load(losses->second); });
     step_ = s.step;
+    cursor_ = s.cursor;
+    set_length();
     started_save_ = committed_step_ = s.step;
     if (job_.first()) LOG(INFO) << "resumed from " << found.checkpoint->directory << " at step " << step_;
   }
@@ -217,10 +172,11 @@ StepMetrics Trainer::train_step() {
   StepInput input;
   input.step = step_;
   input.lr = lr_.at(step_);
-  input.flag = preemption_requested != 0;
+  input.flag = preemption_was_requested();
   const BatchPlan plan{t.global_batch, t.micro_batch, mesh.dp()};
   for (int64_t m = 0; m < plan.micro_batches(); ++m) {
-    const Range mine = plan.local_range(step_ * t.global_batch, m, mesh.dp_rank());
+    if (plan.micro_range(cursor_, m, end_).size() == 0) break;  // the last step of all epochs has fewer rows
+    const Range mine = plan.local_range(cursor_, m, mesh.dp_rank(), end_);
     input.micro_batches.push_back(make_local_batch(*train_, *sampler_, mine.begin, mine.size()));
   }
   if (recorder_ != nullptr) {
@@ -246,6 +202,7 @@ StepMetrics Trainer::train_step() {
     input.poison = watch_.faults().reach(Section::kStep, step_ + 1);
   }
   ++step_;
+  cursor_ = std::min(cursor_ + t.global_batch, end_);
   out.metrics.retries = retries;
   out.metrics.skipped = !out.updated;
   out.metrics.nonfinite = nonfinite;
@@ -264,8 +221,8 @@ Update Trainer::guard(const StepMetrics& m, int retries) const {
   const TrainSection& t = job_.config.train;
   const bool spike = spikes_.is_spike(m.loss);
   if (finite(m) && !spike) return Update::kApply;
-  const int64_t first = step_ * t.global_batch;
-  const std::string rows = str_cat("rows ", first, " to ", first + t.global_batch - 1, " of the stream");
+  const int64_t behind = std::min(cursor_ + t.global_batch, end_);
+  const std::string rows = str_cat("rows ", cursor_, " to ", behind - 1, " of the stream");
   std::string what = str_cat("step ", step_ + 1, ": the loss is ", m.loss);
   what += finite(m) ? str_cat(", a spike: the usual is ", spikes_.usual())
                     : str_cat(" and the gradient norm ", m.grad_norm);
@@ -288,25 +245,6 @@ Update Trainer::guard(const StepMetrics& m, int retries) const {
                     job_.first());
 }
 
-void Trainer::evaluate_and_log() {
-  const auto losses =
-      held_out_loss(job_, *decoder_, *eval_, job_.config.train.micro_batch, job_.config.train.eval_rows);
-  if (!job_.first()) return;
-  nlohmann::json record;
-  record["kind"] = "held_out";
-  record["step"] = step_;
-  std::string text;
-  for (const auto& [tag, h] : losses) {
-    record["held_out_loss"][tag.empty() ? "all" : tag] = h.loss;
-    char part[64];
-    std::snprintf(part, sizeof(part), "  %s %.4f", tag.empty() ? "all" : tag.c_str(), h.loss);
-    text += part;
-  }
-  metrics_->write(record);
-  std::fprintf(stderr, "%sheld-out loss at step %lld:%s\n", terminal_ ? "\r\033[K" : "",
-               static_cast<long long>(step_), text.c_str());
-}
-
 std::vector<ArenaSize> Trainer::memory() const {
   std::vector<ArenaSize> all = decoder_->arenas();
   all.push_back({"checkpoint snapshot", snapshot_bytes(trained_tensors(*decoder_, true))});
@@ -316,12 +254,13 @@ std::vector<ArenaSize> Trainer::memory() const {
 CheckpointState Trainer::state() const {
   CheckpointState s;
   s.step = step_;
-  s.cursor = step_ * job_.config.train.global_batch;
+  s.cursor = cursor_;
   s.seed = job_.config.train.seed;
   s.config_text = job_.config.text;
   s.base_path = job_.config.model.path;
   s.base_digest = digest_;
-  s.versions = library_versions(job_.device);
+  s.versions = run_versions(job_);
+  s.extra[kTemplateDigest] = template_digest(*job_.tokenizer);
   s.extra[kRecentLosses] = spikes_.save();
   s.extra[kTrainingRows] = rows_;
   int rank = 0;

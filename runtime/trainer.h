@@ -28,6 +28,7 @@ namespace pesc {
 
 // Asks the running loop to save and stop at the next step boundary; safe in a signal handler.
 void request_preemption();
+[[nodiscard]] bool preemption_was_requested();  // of this process
 
 struct TrainResult {
   int64_t steps = 0;  // done in all
@@ -52,6 +53,9 @@ class Trainer {
  private:
   TrainResult run_steps();
   void load_data();
+  void set_length();
+  void tell_length() const;
+  void check_length(const CheckpointState& saved) const;
   void check_rows_alike();
   void check_same_rows(const CheckpointState& saved) const;
   void prepare_run_directory();
@@ -91,6 +95,8 @@ class Trainer {
   uint64_t generation_ = 0;
   int64_t steps_ = 0;            // of the whole run
   int64_t step_ = 0;             // done
+  int64_t cursor_ = 0;           // rows of the stream that are done
+  int64_t end_ = 0;              // of the stream: nothing at or above it is trained on
   int64_t started_save_ = -1;    // step of the newest save that has not failed
   int64_t committed_step_ = -1;  // of the newest checkpoint that stands
   double gemm_rate_ = 0;         // FLOP/s of all ranks together

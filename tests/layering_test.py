@@ -2,8 +2,8 @@
 
 launcher -> runtime -> model -> parallel -> ops: an #include points right or stays. Flags and the environment are read
 by launcher alone (MPI's own start-up settings aside); protobuf, JSON, files and logs are known to runtime and
-launcher alone. The command line has exactly the flags listed here: growth goes into the experiment's schema. No
-source file has more than 400 lines.
+launcher alone. The flags stand in one table, launcher/flags.cc, with the verbs that read them; they stay few: growth
+goes into the experiment's schema. No source file has more than 400 lines.
 
 Usage: layering_test.py SOURCE_DIR
 """
@@ -14,8 +14,7 @@ import sys
 import unittest
 
 LAYERS = ["launcher", "runtime", "model", "parallel", "ops"]
-FLAGS = {"config", "checkpoint", "base", "out", "prompt", "system", "prompts", "samples", "steps", "generation",
-         "against", "verify", "shape", "shortest", "ranks", "gemm_tflops", "memory_gbs", "link_gbs", "device_gib"}
+MAX_FLAGS = 26
 MAX_LINES = 400
 SUFFIXES = {".h", ".cc", ".cu", ".cuh"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
@@ -114,12 +113,25 @@ class Layering(unittest.TestCase):
         for path in sources("ops"):
             self.assertNotRegex(without_comments(path.read_text(encoding="utf-8")), r"\bMPI_|\bCommunicator\b", name(path))
 
-    def test_the_command_line_has_these_flags(self):
-        found = set()
-        for path in sources("launcher"):
-            text = without_comments(path.read_text(encoding="utf-8"))
-            found |= set(re.findall(r"\bDEFINE_(?:bool|int32|int64|uint32|uint64|double|string)\s*\(\s*(\w+)", text))
-        self.assertEqual(found, FLAGS)
+    def test_flags_stand_in_one_table(self):
+        rows = re.findall(r'\bFlag\{"(\w+)", "([^"]*)"', (ROOT / "launcher/flags.cc").read_text(encoding="utf-8"))
+        names = [flag for flag, _ in rows]
+        self.assertGreater(len(names), 10, "the table was not found")
+        self.assertLessEqual(len(names), MAX_FLAGS, "the command line grows: is it not a field of the experiment?")
+        self.assertEqual(len(names), len(set(names)), "a flag stands there twice")
+        main = (ROOT / "launcher/main.cc").read_text(encoding="utf-8")
+        verbs = set(re.findall(r'command\.verb == "(\w+)"', main)) - {"help"} | {"launch"}
+        for flag, readers in rows:
+            self.assertTrue(readers, "nothing reads --" + flag)
+            self.assertLessEqual(set(readers.split()), verbs, flag)
+        # Each is read: its member of CommandLine is used outside of the table.
+        used = "".join(without_comments(p.read_text(encoding="utf-8")) for p in sources("launcher")
+                       if name(p) not in ("launcher/flags.cc", "launcher/command_line.h"))
+        for member in re.findall(r"&C::(\w+)", (ROOT / "launcher/flags.cc").read_text(encoding="utf-8")):
+            self.assertRegex(used, r"\b(command|train|c)\.%s\b" % member)
+        for path in sources(*LAYERS):
+            self.assertNotRegex(without_comments(path.read_text(encoding="utf-8")),
+                                r"\bDEFINE_(bool|int32|int64|uint32|uint64|double|string)\b", name(path))
 
     def test_files_are_short(self):
         long = []

@@ -9,12 +9,12 @@ def main():
     if len(sys.argv) != 3:
         sys.exit("usage: report.py BEFORE.json AFTER.json")
     before, after = (json.load(open(path, encoding="utf-8")) for path in sys.argv[1:])
-    names = sorted(n for n in after["datasets"] if n != "all")
+    names = sorted(after["datasets"])
     print()
     print(f"{'domain':<12} {'held-out loss':>19} {'exact match':>19} {'rows':>6}")
     print(f"{'':<12} {'before':>9} {'after':>9} {'before':>9} {'after':>9}")
-    for name in names + ["all"]:
-        b, a = before["datasets"][name], after["datasets"][name]
+    lines = [(name, before["datasets"][name], after["datasets"][name]) for name in names]
+    for name, b, a in lines + [("total", before["total"], after["total"])]:
         print(
             f"{name:<12} {b['held_out_loss']:>9.3f} {a['held_out_loss']:>9.3f} "
             f"{b['exact_match']:>9.3f} {a['exact_match']:>9.3f} {a['rows']:>6}"

@@ -12,6 +12,8 @@
 #include "ops/core/check.h"
 #include "runtime/config/resolved.h"
 #include "runtime/config/text_parser.h"
+#include "runtime/config/unused_settings.h"
+#include "runtime/data/tags.h"
 #include "runtime/filesystem/file_kind.h"
 
 namespace pesc {
@@ -222,8 +224,6 @@ void read_parallel(const proto::Parallel& p, const Checker& check, ExperimentCon
   check.range("parallel.ep", p.ep(), 1, 1 << 16);
   check.range("parallel.threads", p.threads(), 0, 1024);
   check.positive("parallel.exchange_headroom", p.exchange_headroom());
-  check.require(p.expert_exchange() != proto::Parallel::WEIGHTS, "parallel.expert_exchange",
-                "is WEIGHTS, which is not supported yet; use TOKENS or AUTO");
   out.parallel.tp = p.tp();
   out.parallel.ep =
       out.pesc.mode == TrainMode::kPesc ? p.ep() : 1;  // without experts there is nothing to spread
@@ -246,19 +246,31 @@ void read_compute(const proto::Experiment& e, const Checker& check, ExperimentCo
   out.train.compute = narrow ? DType::kBF16 : DType::kF32;
 }
 
-void read_data(const proto::Data& p, const Checker& check, DataSection& out) {
-  const auto sources = [&check](const auto& list, const char* name, std::vector<SourceSection>& to) {
-    for (int i = 0; i < list.size(); ++i) {
-      const std::string field = str_cat("data.", name, "[", i, "]");
-      check.require(!list[i].path().empty(), field + ".path", "is not set");
-      check.require(list[i].weight() > 0 && list[i].weight() <= 1000, field + ".weight",
-                    str_cat("is ", list[i].weight(), "; it must be positive and at most 1000"));
-      to.push_back({list[i].path(), list[i].tag(), list[i].weight()});
-    }
+void read_data(const proto::Data& p, const Checker& check, ExperimentConfig& out) {
+  const auto check_tag = [&check](const std::string& tag, const std::string& source) {
+    check.require(
+        is_printable(tag), source + ".tag",
+        str_cat("is '", made_printable(tag), "'; a tag is text in UTF-8 without control characters"));
   };
-  sources(p.train(), "train", out.train);
-  sources(p.eval(), "eval", out.eval);
-  out.on_bad_row = p.on_bad_row() == proto::Data::SKIP ? BadRowPolicy::kSkip : BadRowPolicy::kFail;
+  for (int i = 0; i < p.train_size(); ++i) {
+    const proto::Source& s = p.train(i);
+    const std::string field = str_cat("data.train[", i, "]");
+    check.require(!s.path().empty(), field + ".path", "is not set");
+    check.require(s.weight() > 0 && s.weight() <= 1000, field + ".weight",
+                  str_cat("is ", s.weight(), "; it must be positive and at most 1000"));
+    check_tag(s.tag(), field);
+    out.data.train.push_back({s.path(), s.tag(), s.weight()});
+  }
+  for (int i = 0; i < p.eval_size(); ++i) {
+    check.require(!p.eval(i).path().empty(), str_cat("data.eval[", i, "].path"), "is not set");
+    check_tag(p.eval(i).tag(), str_cat("data.eval[", i, "]"));
+    out.data.eval.push_back({p.eval(i).path(), p.eval(i).tag(), 1});
+  }
+  const int64_t rows = out.train.eval_rows;
+  check.require(rows == 0 || rows >= p.eval_size(), "train.eval_rows",
+                str_cat("is ", rows, ", fewer than the ", p.eval_size(),
+                        " files of data.eval, of which each gives at least one row"));
+  out.data.on_bad_row = p.on_bad_row() == proto::Data::SKIP ? BadRowPolicy::kSkip : BadRowPolicy::kFail;
 }
 
 void read_rest(const proto::Experiment& e, const Checker& check, ExperimentConfig& out) {
@@ -327,12 +339,13 @@ ExperimentConfig parse_experiment(const std::string& text, const std::string& wh
   read_lora_and_moe(e, check, out.pesc);
   read_parallel(e.parallel(), check, out);
   read_compute(e, check, out);
-  read_data(e.data(), check, out.data);
+  read_data(e.data(), check, out);
   read_rest(e, check, out);
   read_recovery(e, check, out);
   if (use == ExperimentUse::kRun) check_runnable(e, check);
   check.require(out.data.train.empty() || !out.model.tokenizer.empty(), "model.tokenizer",
                 "is not set; the rows of data.train need it");
+  out.unused = unused_settings(e, out.places);
   out.text = resolved_text(e);
   return out;
 }

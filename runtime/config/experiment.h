@@ -61,7 +61,7 @@ struct ParallelSection {
 
 struct SourceSection {
   std::string path, tag;
-  double weight = 1;
+  double weight = 1;  // of a held-out file always
 };
 enum class BadRowPolicy { kFail, kSkip };
 struct DataSection {
@@ -93,6 +93,13 @@ struct RecoverySection {
   double longest_pause = 60;
 };
 
+// A setting that nothing reads because of another one: said once, by those whom it concerns.
+struct UnusedSetting {
+  enum class Concerns { kAll, kTraining, kAnswers };
+  Concerns concerns = Concerns::kAll;
+  std::string text;  // "e.textproto:9: moe.experts has no effect in train.mode LORA"
+};
+
 struct ExperimentConfig {
   std::string name, run_dir;
   ModelSection model;
@@ -109,6 +116,7 @@ struct ExperimentConfig {
   // configuration and the same text.
   std::string text;
   FieldPlaces places;  // for messages
+  std::vector<UnusedSetting> unused;
 };
 
 enum class ExperimentUse {
@@ -137,10 +145,6 @@ void check_paths(const ExperimentConfig& config, DataUse use);
 // `world` ranks, a sequence longer than the model's positions or its sliding window (UsageError naming field
 // and line).
 void check_against_model(const ExperimentConfig& config, const ModelConfig& model, int world);
-
-// Refuses to go on with a run whose mathematics would change: throws UsageError naming each field and both
-// values. Layout, threads, paths of the run, logging, evaluation, checkpointing and generation may change.
-void check_same_run(const std::string& before, const std::string& after);
 
 // Fields whose values differ between two resolved texts: "train.seed: 1 -> 2".
 [[nodiscard]] std::vector<std::string> experiment_differences(const std::string& before,

@@ -127,9 +127,8 @@ void flatten(const Message& message, const std::string& prefix, std::map<std::st
 }
 
 std::map<std::string, std::string> flat_fields(const std::string& text) {
-  FieldPlaces places;
   std::map<std::string, std::string> out;
-  flatten(read_experiment_text(text, "resolved configuration", {}, places), "", out);
+  flatten(read_recorded_experiment(text), "", out);
   return out;
 }
 
@@ -147,6 +146,14 @@ proto::Experiment read_experiment_text(const std::string& text, const std::strin
     place_override(o, places);
   }
   fill_dependent_defaults(e);
+  return e;
+}
+
+proto::Experiment read_recorded_experiment(const std::string& text) {
+  proto::Experiment e;
+  parse_recorded_text(text, "resolved configuration", e);
+  fill_dependent_defaults(e);
+  spell_out(e);
   return e;
 }
 
@@ -172,45 +179,6 @@ std::vector<std::string> experiment_differences(const std::string& before, const
       out.push_back(str_cat(key, ": ", value(a, key), " -> ", value(b, key)));
   }
   return out;
-}
-
-void check_same_run(const std::string& before, const std::string& after) {
-  static const std::vector<std::string> kFree{"name:",
-                                              "run_dir:",
-                                              "parallel.",
-                                              "checkpoint.",
-                                              "generate.",
-                                              "debug.",
-                                              "train.eval_",
-                                              "train.log_every",
-                                              "data.eval[",
-                                              "model.path:",
-                                              "model.tokenizer:",
-                                              "model.follow_links:",
-                                              "recovery.",
-                                              "train.on_nonfinite:",
-                                              "train.loss_spike_ratio:",
-                                              "train.on_loss_spike:",
-                                              "train.recompute:"};
-  FieldPlaces places;
-  const proto::Train train = read_experiment_text(after, "resolved configuration", {}, places).train();
-  const auto mode = train.mode();
-  // The length may change where no learning rate depends on it.
-  const bool length_is_free = train.schedule() == proto::Train::CONSTANT && train.warmup_ratio() == 0;
-  const auto is_free = [mode, length_is_free](const std::string& line) {
-    if (line.starts_with("train.steps:") || line.starts_with("train.epochs:")) return length_is_free;
-    if (mode != proto::Train::PESC && line.starts_with("moe.")) return true;
-    if (mode == proto::Train::FULL && line.starts_with("lora.")) return true;
-    return std::any_of(kFree.begin(), kFree.end(), [&](const std::string& f) { return line.starts_with(f); });
-  };
-  std::string changed;
-  for (const std::string& line : experiment_differences(before, after)) {
-    if (!is_free(line)) changed += "\n  " + line;
-  }
-  if (changed.empty()) return;
-  throw UsageError(
-      "the run directory holds a checkpoint of another configuration; use another run_dir, or put back:" +
-      changed);
 }
 
 }  // namespace pesc

@@ -17,6 +17,10 @@ namespace pesc {
                                                      const std::vector<std::string>& overrides,
                                                      FieldPlaces& places);
 
+// The resolved text of a checkpoint, perhaps of an earlier version, with every default of today where it says
+// nothing. Throws DataError.
+[[nodiscard]] proto::Experiment read_recorded_experiment(const std::string& text);
+
 // Every field that has a default is written out. Read again, it gives the same experiment and the same text.
 [[nodiscard]] std::string resolved_text(proto::Experiment experiment);
 

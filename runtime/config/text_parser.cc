@@ -5,6 +5,7 @@
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 
 #include <algorithm>
+#include <array>
 #include <compare>
 #include <numeric>
 
@@ -31,6 +32,21 @@ size_t edit_distance(const std::string& a, const std::string& b) {
     }
   }
   return row[b.size()];
+}
+
+// A field that an earlier version had. Recorded configurations may hold it; for the rest it is an unknown
+// name about which more can be said than the nearest one.
+struct GoneField {
+  std::string_view message, name, advice;
+};
+constexpr std::array kGoneFields{
+    GoneField{"Parallel", "expert_exchange", "tokens always travel to their experts; leave it out"},
+    GoneField{"HeldOutSource", "weight", "every held-out row is read exactly once; leave it out"},
+};
+const GoneField* gone_field(std::string_view message, std::string_view name) {
+  const auto found = std::find_if(kGoneFields.begin(), kGoneFields.end(),
+                                  [&](const GoneField& g) { return g.message == message && g.name == name; });
+  return found == kGoneFields.end() ? nullptr : &*found;
 }
 
 std::vector<std::string> enum_names(const FieldDescriptor& f) {
@@ -131,7 +147,13 @@ class Collector : public google::protobuf::io::ErrorCollector {
     if (!e.name.empty()) at = position_before(text_, at, e.name);
     errors_ += str_cat(errors_.empty() ? "" : "\n", place_(at), ": ", e.message);
   }
-  void AddWarning(int, int, const std::string&) override {}
+  // Of recorded text alone, which may have unknown fields. Those that are gone are no mistake.
+  void AddWarning(int line, int column, const std::string& message) override {
+    const std::vector<std::string> parts = quoted_parts(message);
+    if (parts.size() == 2 && gone_field(parts[0].substr(parts[0].rfind('.') + 1), parts[1]) != nullptr)
+      return;
+    AddError(line, column, message);
+  }
   [[nodiscard]] const std::string& errors() const { return errors_; }
 
  private:
@@ -151,6 +173,17 @@ void parse(const std::string& text, Message& message, Collector& collector, Text
 
 }  // namespace
 
+void parse_recorded_text(const std::string& text, const std::string& where, Message& message) {
+  Collector collector(*message.GetDescriptor(), text,
+                      [&where](Position at) { return str_cat(where, ":", at.line + 1, ":", at.column + 1); });
+  google::protobuf::TextFormat::Parser parser;
+  parser.RecordErrorsTo(&collector);
+  parser.AllowUnknownField(true);
+  parser.SetRecursionLimit(32);
+  if (!parser.ParseFromString(text, &message) || !collector.errors().empty())
+    throw DataError(collector.errors());
+}
+
 void parse_text(const std::string& text, const std::string& where, Message& message,
                 TextLocations& locations) {
   Collector collector(*message.GetDescriptor(), text,
@@ -164,6 +197,8 @@ void parse_inline_text(const std::string& text, const std::string& where, Messag
 }
 
 std::string unknown_field(const std::string& name, const Descriptor& message) {
+  if (const GoneField* gone = gone_field(message.name(), name))
+    return str_cat("no field '", name, "' in ", message.name(), "; ", gone->advice);
   return str_cat("no field '", name, "' in ", message.name(), "; did you mean '",
                  nearest_name(name, field_names(message)), "'?");
 }

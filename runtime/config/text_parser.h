@@ -20,6 +20,11 @@ struct TextLocations {
 void parse_text(const std::string& text, const std::string& where, google::protobuf::Message& message,
                 TextLocations& locations);
 
+// The same for a configuration that a checkpoint recorded, perhaps by an earlier version: fields that are
+// gone since then are left out. Throws DataError for one that this version never had.
+void parse_recorded_text(const std::string& text, const std::string& where,
+                         google::protobuf::Message& message);
+
 // The same for text that did not come from a file: mistakes are listed as "where: ...".
 void parse_inline_text(const std::string& text, const std::string& where, google::protobuf::Message& message);
 

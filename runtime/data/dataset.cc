@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <utility>
 
 #include "ops/core/check.h"
 #include "runtime/data/permutation.h"
+#include "runtime/data/tags.h"
 
 namespace pesc {
 namespace {
@@ -37,6 +37,11 @@ std::string to_string(const DatasetReport& report) {
   if (report.dropped > 0)
     text += str_cat("; ", report.dropped, " rows dropped, there being nothing to learn in them");
   if (report.bad > 0) text += str_cat("; ", report.bad, " malformed rows skipped");
+  for (const SourceReport& source : report.sources) {
+    text += str_cat("\n  ", source.path, ": ", source.rows, " rows, weight ", source.weight, ": ",
+                    source.epoch_rows, " rows an epoch");
+    if (!source.optional.empty()) text += str_cat("; read with them: ", source.optional);
+  }
   for (const std::string& message : report.messages) text += "\n  " + message;
   return text;
 }
@@ -54,34 +59,90 @@ Dataset::Dataset(const std::vector<DatasetFile>& files, const Tokenizer& tokeniz
   supervised_.shrink_to_fit();
 }
 
+// Of one file: rows that the tokenizer cannot say as they are written.
+struct Dataset::Losses {
+  int64_t rows = 0;
+  int64_t unknown = 0;  // rows
+  int64_t changed = 0;  // rows, others than those
+  std::string unknown_example, changed_example;
+
+  void add(const RowLosses& row, const std::string& where) {
+    ++rows;
+    if (row.unknown > 0) {
+      if (unknown++ == 0) unknown_example = str_cat(where, ": ", row.example);
+    } else if (row.changed) {
+      if (changed++ == 0) changed_example = str_cat(where, ": ", row.example);
+    }
+  }
+  void tell(const std::string& path, std::vector<std::string>& warnings) const {
+    if (unknown > 0) {
+      warnings.push_back(str_cat(path, ": ", unknown, " of ", rows,
+                                 " rows have characters that the tokenizer has no piece "
+                                 "for, and that are learned as unknown (",
+                                 unknown_example, "); no model with this tokenizer can write them"));
+    }
+    if (changed > 0) {
+      warnings.push_back(str_cat(
+          path, ": ", changed, " of ", rows,
+          " rows do not come back from the tokenizer as they are "
+          "written (",
+          changed_example, "); what comes back is what is learned, and what exact match compares with"));
+    }
+  }
+};
+
 void Dataset::load(const DatasetFile& file, const Tokenizer& tokenizer, const DatasetOptions& options) {
   Part part;
   part.first_row = rows();
   part.first_entry = epoch_size_;
-  const std::string stem = std::filesystem::path(file.path).stem().string();
+  Losses losses;
+  const auto drop = [&](std::string message) {
+    ++report_.dropped;
+    note(std::move(message), options);
+  };
   const RowsReport read = for_each_row(file.path, options.rows, [&](Row&& row, const std::string& where) {
-    const Sample sample = encode_row(tokenizer, row, options.seq_len);
-    if (sample.supervised == 0) {
-      ++report_.dropped;
-      note(str_cat(where, ": nothing to learn is left of the row in its first ", options.seq_len,
-                   " tokens; dropped (a larger seq_len would keep it)"),
-           options);
+    row.tag = tag_of(file.tag, row.tag, file.path);
+    if (options.on_row) options.on_row(row);
+    RowLosses lost;
+    const Sample sample = encode_row(tokenizer, row, options.seq_len, &lost);
+    if (lost.unsayable) {
+      drop(str_cat(where, ": the tokenizer has no token for an answer (", lost.example, "); dropped"));
       return;
     }
-    add(sample, tag_number(!file.tag.empty() ? file.tag : !row.tag.empty() ? row.tag : stem));
+    if (sample.supervised == 0) {
+      const bool none = !row.turns.empty() && std::ranges::none_of(row.turns, &Turn::learned);
+      drop(none ? str_cat(where, ": none of its answers is to be learned (\"weight\" or \"train\"); dropped")
+                : str_cat(where, ": nothing to learn is left of the row in its first ", options.seq_len,
+                          " tokens; dropped (a larger seq_len would keep it)"));
+      return;
+    }
+    losses.add(lost, where);
+    add(sample, tag_number(row.tag));
   });
   report_.bad += read.bad;
   report_.dropped += read.empty;
   for (const std::string& message : read.messages) note(message, options);
+  if (!read.unused_warning.empty()) report_.warnings.push_back(read.unused_warning);
+  losses.tell(file.path, report_.warnings);
 
   part.rows = rows() - part.first_row;
   content_.push_back({file.path, part.rows, digest_from(part.first_row)});
-  if (part.rows == 0) return;
-  const double entries = std::max(1.0, std::round(file.weight * static_cast<double>(part.rows)));
+  report_.sources.push_back({file.path, part.rows, file.weight, 0, read.fields.optional.text()});
+  if (part.rows == 0) {
+    report_.warnings.push_back(str_cat(file.path, ": has no row to learn from"));
+    return;
+  }
+  const double asked = file.weight * static_cast<double>(part.rows);
+  const double entries = std::max(1.0, std::round(asked));
   if (entries > kMostEntries) {
     throw UsageError(
         str_cat(file.path, ": a weight of ", file.weight, " makes an epoch of ", entries, " rows"));
   }
+  if (std::abs(asked - entries) > 1e-9 * entries) {
+    report_.warnings.push_back(str_cat(file.path, ": a weight of ", file.weight, " asks for ", asked,
+                                       " of its ", part.rows, " rows an epoch; ", entries, " are taken"));
+  }
+  report_.sources.back().epoch_rows = static_cast<int64_t>(entries);
   epoch_size_ += static_cast<int64_t>(entries);
   part.whole_copies = static_cast<int64_t>(entries) / part.rows;
   parts_.push_back(part);
@@ -118,12 +179,9 @@ void Dataset::note(std::string message, const DatasetOptions& options) {
 }
 
 int32_t Dataset::tag_number(const std::string& name) {
-  const auto found = std::ranges::find(tags_, name);
-  if (found == tags_.end()) {
-    tags_.push_back(name);
-    return static_cast<int32_t>(tags_.size()) - 1;
-  }
-  return static_cast<int32_t>(found - tags_.begin());
+  const auto [place, is_new] = tag_numbers_.try_emplace(name, static_cast<int32_t>(tags_.size()));
+  if (is_new) tags_.push_back(name);
+  return place->second;
 }
 
 std::span<const int32_t> Dataset::tokens(int64_t row) const {

@@ -4,9 +4,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "runtime/data/row_file.h"
@@ -24,6 +26,17 @@ struct DatasetFile {
 struct DatasetOptions {
   int64_t seq_len = 0;
   RowOptions rows;
+  // Gets every good row as it is read, also one of which nothing is left to learn, with the tag that counts.
+  std::function<void(const Row&)> on_row{};
+};
+
+// What one source gives to an epoch.
+struct SourceReport {
+  std::string path;
+  int64_t rows = 0;        // kept
+  double weight = 1;       // asked
+  int64_t epoch_rows = 0;  // rows of an epoch that are its
+  std::string optional;    // "\"history\" (3 rows)": what is read of them besides question and answer
 };
 
 struct DatasetReport {
@@ -34,6 +47,9 @@ struct DatasetReport {
   int64_t tokens = 0;      // of the kept rows
   int64_t supervised = 0;  // of these, tokens that carry loss
   std::vector<std::string> messages;  // of the first bad and dropped rows: "file:line: what"
+  std::vector<SourceReport> sources;  // in their order
+  // Where something else is done than was asked, or a model cannot learn what is written: whole sentences.
+  std::vector<std::string> warnings;
 };
 // What is trained on of one file.
 struct DatasetContent {
@@ -41,7 +57,8 @@ struct DatasetContent {
   int64_t rows = 0;
   uint64_t digest = 0;  // XXH3-64 of tokens, row lengths and which tokens are learned; tags are not in it
 };
-// "3000 rows, 512000 tokens, 80000 of them learned; 4 cut to 512 tokens; 1 dropped: ..."
+// "3000 rows, 512000 tokens, 80000 of them learned; 4 cut to 512 tokens; 1 dropped: ...", and a line a
+// source.
 [[nodiscard]] std::string to_string(const DatasetReport& report);
 
 class Dataset {
@@ -76,6 +93,7 @@ class Dataset {
     int64_t first_entry = 0;
     int64_t whole_copies = 0;  // floor(weight)
   };
+  struct Losses;
   void load(const DatasetFile& file, const Tokenizer& tokenizer, const DatasetOptions& options);
   void add(const Sample& sample, int32_t tag);
   void note(std::string message, const DatasetOptions& options);
@@ -87,6 +105,7 @@ class Dataset {
   std::vector<int64_t> offsets_{0};  // [rows + 1] into tokens_
   std::vector<int32_t> row_tags_;    // [rows]
   std::vector<std::string> tags_;
+  std::unordered_map<std::string, int32_t> tag_numbers_;
   std::vector<Part> parts_;
   std::vector<DatasetContent> content_;
   int64_t epoch_size_ = 0;

@@ -3,11 +3,13 @@
 #include "runtime/data/row_file.h"
 
 #include <algorithm>
+#include <chrono>
 #include <optional>
 #include <span>
 #include <utility>
 
 #include "ops/core/check.h"
+#include "runtime/data/json_mistake.h"
 #include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/mapped_file.h"
 
@@ -43,6 +45,10 @@ class ByteReader {
     while (is_space(peek())) get();
   }
   [[nodiscard]] int64_t line() const { return line_; }  // from 1
+  [[nodiscard]] uint64_t bytes_read() const { return offset_; }
+  [[nodiscard]] uint64_t size() const { return file_.size(); }
+
+  std::function<void()> on_block;  // before each block but the first
 
  private:
   static constexpr uint64_t kBlock = 1 << 18;
@@ -52,6 +58,7 @@ class ByteReader {
     buffer_.resize(n);
     at_ = 0;
     if (n == 0) return false;
+    if (offset_ > 0 && on_block) on_block();
     file_.read_at(offset_, std::as_writable_bytes(std::span(buffer_.data(), n)));
     offset_ += n;
     return true;
@@ -91,6 +98,7 @@ class RowFile {
   RowFile(const std::string& path, const RowOptions& options, const RowCallback& callback)
       : path_(path), options_(options), callback_(callback), in_(path), text_(options.max_bytes) {
     PESC_CHECK(options.max_bytes > 0);
+    if (options.progress) in_.on_block = [this] { tell_progress(); };
   }
 
   RowsReport read() {
@@ -101,10 +109,24 @@ class RowFile {
     } else {
       read_lines();
     }
+    if (!report_.fields.unused.empty()) {
+      report_.unused_warning = str_cat(path_, ": fields that nothing reads: ", report_.fields.unused.text(),
+                                       "; what stands in them is neither seen nor learned");
+    }
     return std::move(report_);
   }
 
  private:
+  using Clock = std::chrono::steady_clock;
+
+  void tell_progress() {
+    const Clock::time_point now = Clock::now();
+    if (std::chrono::duration<double>(now - told_).count() < options_.progress_seconds) return;
+    told_ = now;
+    options_.progress(str_cat(path_, ": ", in_.bytes_read() >> 20, " of ", in_.size() >> 20, " MB read, ",
+                              report_.rows, " rows"));
+  }
+
   void skip_byte_order_mark() {
     // Anything else that begins with 0xEF is no JSON and is refused as the first row.
     if (in_.peek() != 0xEF) return;
@@ -120,7 +142,7 @@ class RowFile {
         throw DataError(
             str_cat(where, ": the row has ", text_.size(), " bytes, the limit is ", options_.max_bytes));
       }
-      row = parse_row(text_.text(), where, options_.answers);
+      row = parse_row(text_.text(), where, options_.answers, &report_.fields);
     } catch (const EmptyAnswer& error) {
       // A question that waits for an answer is not passed over.
       if (options_.answers == Answers::kAllButLast) throw;
@@ -161,20 +183,30 @@ class RowFile {
     throw DataError(str_cat(path_, ":", in_.line(), ": ", what));
   }
 
+  // What stands next, for a message.
+  std::string next_text() {
+    std::string text;
+    for (int i = 0; i < 40 && in_.peek() != kEnd && in_.peek() != '\n'; ++i)
+      text += static_cast<char>(in_.get());
+    return shown(text);
+  }
+
   void read_array() {
     in_.get();  // '['
     in_.skip_spaces();
     for (int64_t index = 0; index > 0 || in_.peek() != ']'; ++index) {
       const std::string where = str_cat(path_, ":", in_.line(), " (element ", index, ")");
       if (in_.peek() == ',' || in_.peek() == ']')
-        broken_array(str_cat("element ", index, " of the array is missing"));
+        broken_array(
+            str_cat("element ", index, " of the array is missing: a comma stands before ", next_text()));
       read_element();
       in_.skip_spaces();
       // Looked at before the row is taken: an element that is cut off by the end of the file is no row.
       if (in_.peek() != ',' && in_.peek() != ']') {
         broken_array(in_.peek() == kEnd
                          ? str_cat("the array ends in or after element ", index, " without \"]\"")
-                         : str_cat("\",\" or \"]\" expected after element ", index, " of the array"));
+                         : str_cat("\",\" or \"]\" expected after element ", index, " of the array, not ",
+                                   next_text()));
       }
       row(where);
       if (in_.peek() == ']') break;
@@ -183,7 +215,7 @@ class RowFile {
     }
     in_.get();  // ']'
     in_.skip_spaces();
-    if (in_.peek() != kEnd) broken_array("there is text behind the end of the array");
+    if (in_.peek() != kEnd) broken_array(str_cat("there is text behind the end of the array: ", next_text()));
   }
 
   // One value: to its closing bracket or quote; a number or word up to a space, comma or bracket.
@@ -216,6 +248,7 @@ class RowFile {
   ByteReader in_;
   RowText text_;
   RowsReport report_;
+  Clock::time_point told_ = Clock::now();
 };
 
 }  // namespace

@@ -19,6 +19,9 @@ struct RowOptions {
   Answers answers = Answers::kAll;
   int64_t max_messages = 8;    // rows that the report quotes
   std::string policy_field{};  // of the experiment, which sets on_bad_row: named where a bad row is refused
+  // Called every `progress_seconds` or so while a file is read, with "PATH: 512 of 4000 MB read, 12000 rows".
+  std::function<void(const std::string&)> progress{};
+  double progress_seconds = 10;
 };
 
 struct RowsReport {
@@ -26,6 +29,9 @@ struct RowsReport {
   int64_t bad = 0;                    // skipped ones
   int64_t empty = 0;                  // left out, their answer being empty
   std::vector<std::string> messages;  // of the first bad and empty ones: "file:line: what; skipped"
+  RowFields fields;                   // of the good and empty ones
+  // "PATH: fields that nothing reads: ..."; empty when there are none.
+  std::string unused_warning;
 };
 
 // Gets each good row, and its place: "file:line", or "file:line (element 3)" of an array, elements counted

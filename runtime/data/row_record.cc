@@ -1,5 +1,6 @@
 #include "runtime/data/row_record.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <sstream>
 
@@ -47,6 +48,15 @@ std::vector<std::string> row_differences(const std::string& before, const std::s
   std::vector<std::string> found;
   if (a.size() != b.size()) {
     found.push_back(str_cat("data.train: ", b.size(), " files instead of ", a.size()));
+    return found;
+  }
+  const auto digests = [](const std::vector<FileRecord>& files) {
+    std::vector<std::string> all;
+    for (const FileRecord& file : files) all.push_back(file.digest);
+    return all;
+  };
+  if (digests(a) != digests(b) && std::ranges::is_permutation(digests(a), digests(b))) {
+    found.push_back("data.train: the same files in another order, which would change the order of the rows");
     return found;
   }
   for (size_t i = 0; i < a.size(); ++i) {

@@ -9,6 +9,9 @@
 
 namespace pesc {
 
+// The record's name in a checkpoint's further state.
+inline constexpr const char* kTrainingRows = "training_rows";
+
 // One line a file of data.train: "ROWS DIGEST PATH\n".
 [[nodiscard]] std::string row_record(const Dataset& dataset);
 

@@ -1,203 +1,15 @@
-// Rows are read event by event (SAX): only the known texts are kept, so a row of sixteen million brackets
-// costs a counter, not a tree of sixteen million nodes.
 #include "runtime/data/rows.h"
 
-#include <array>
-#include <cstdint>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
 
 #include "ops/core/check.h"
+#include "runtime/data/json_mistake.h"
+#include "runtime/data/row_events.h"
 #include "runtime/data/utf8.h"
 
 namespace pesc {
 namespace {
-
-using nlohmann::json;
-
-constexpr int kMaxDepth = 64;
-
-// Text of a row, cut and cleaned for a message.
-std::string shown(std::string_view text) {
-  constexpr size_t kMost = 40;
-  std::string out = "'";
-  for (const char c : text.substr(0, kMost)) out += c >= 0x20 && c < 0x7F ? c : '?';
-  return out + (text.size() > kMost ? "...'" : "'");
-}
-
-enum Field {
-  kInstruction,
-  kInput,
-  kOutput,
-  kCorpus,
-  kDataset,
-  kTexts,
-  kConversation = kTexts,
-  kMessages,
-  kFields
-};
-constexpr std::array<std::string_view, kFields> kFieldNames = {
-    "instruction", "input", "output", "corpus", "dataset", "conversation", "messages"};
-
-// An element of `conversation` (input, output) or of `messages` (role, content).
-using Item = std::array<std::string, 2>;
-struct ListFormat {
-  std::array<std::string_view, 2> keys;
-};
-constexpr ListFormat kConversationFormat{{"input", "output"}};
-constexpr ListFormat kMessagesFormat{{"role", "content"}};
-
-// What the row holds at its known places. `depth_` counts the containers that are open: at 1 stand the row's
-// own values, at 2 the elements of its lists, at 3 the elements' values.
-class RowEvents {
- public:
-  explicit RowEvents(Answers answers) : answers_(answers) {}
-
-  std::array<std::optional<std::string>, kTexts> texts;
-  std::optional<std::vector<Item>> conversation, messages;
-  std::string problem;  // empty when all is well
-
-  bool null() { return scalar("null"); }
-  bool boolean(bool /*value*/) { return scalar("a boolean"); }
-  bool number_integer(json::number_integer_t /*value*/) { return scalar("a number"); }
-  bool number_unsigned(json::number_unsigned_t /*value*/) { return scalar("a number"); }
-  bool number_float(json::number_float_t /*value*/, const std::string& /*text*/) {
-    return scalar("a number");
-  }
-  bool binary(json::binary_t& /*value*/) { return scalar("binary data"); }
-
-  bool string(std::string& value) {
-    if (depth_ == 1 && field_ < kTexts) {
-      if (value.find('\0') != std::string::npos) return fail(place(), " holds a NUL character");
-      texts[static_cast<size_t>(field_)] = std::move(value);
-      return true;
-    }
-    if (in_item_ && depth_ == 3 && key_ >= 0) {
-      if (value.find('\0') != std::string::npos) return fail(place(), " holds a NUL character");
-      list()->back()[static_cast<size_t>(key_)] = std::move(value);
-      return true;
-    }
-    return scalar("a string");
-  }
-
-  bool start_object(size_t /*elements*/) {
-    if (in_list_ && depth_ == 2) {
-      list()->emplace_back();
-      item_seen_ = {false, false};
-      in_item_ = true;
-    } else if (!container("an object", depth_ == 0)) {
-      return false;
-    }
-    return open();
-  }
-
-  bool start_array(size_t /*elements*/) {
-    if (depth_ == 1 && (field_ == kConversation || field_ == kMessages)) {
-      list().emplace();
-      in_list_ = true;
-    } else if (!container("an array", false)) {
-      return false;
-    }
-    return open();
-  }
-
-  bool end_object() {
-    --depth_;
-    if (!in_item_ || depth_ != 2) return true;
-    in_item_ = false;
-    // Here, and not once all are read: a row of nothing but empty elements must not fill the memory.
-    // An output left out of a turn that is not the last is refused later, as empty.
-    const bool may_lack_output = answers_ == Answers::kAllButLast && field_ == kConversation;
-    for (size_t k = 0; k < (may_lack_output ? 1 : 2); ++k) {
-      if (!item_seen_[k]) return fail(element(), " has no \"", format().keys[k], "\"");
-    }
-    return true;
-  }
-
-  bool end_array() {
-    --depth_;
-    if (depth_ == 1) in_list_ = false;
-    return true;
-  }
-
-  bool key(std::string& name) {
-    if (depth_ == 1) {
-      field_ = kFields;
-      for (int f = 0; f < kFields; ++f) {
-        if (kFieldNames[static_cast<size_t>(f)] == name) field_ = static_cast<Field>(f);
-      }
-      if (field_ == kFields) return true;
-      bool& seen = seen_[static_cast<size_t>(field_)];
-      if (seen) return fail(place(), " appears twice");
-      seen = true;
-    } else if (in_item_ && depth_ == 3) {
-      key_ = -1;
-      for (int k = 0; k < 2; ++k) {
-        if (format().keys[static_cast<size_t>(k)] == name) key_ = k;
-      }
-      if (key_ < 0) return true;
-      bool& seen = item_seen_[static_cast<size_t>(key_)];
-      if (seen) return fail(place(), " appears twice");
-      seen = true;
-    }
-    return true;
-  }
-
-  bool parse_error(size_t position, const std::string& /*last_token*/, const json::exception& /*error*/) {
-    return fail("not valid JSON at byte ", position, " of the row");
-  }
-
- private:
-  template <class... Parts>
-  bool fail(const Parts&... parts) {
-    problem = str_cat(parts...);
-    return false;
-  }
-
-  std::optional<std::vector<Item>>& list() { return field_ == kConversation ? conversation : messages; }
-  const ListFormat& format() const { return field_ == kConversation ? kConversationFormat : kMessagesFormat; }
-
-  std::string element() {
-    return str_cat(kFieldNames[static_cast<size_t>(field_)], "[", list()->size() - 1, "]");
-  }
-  std::string place() {
-    if (depth_ == 1) return str_cat("\"", kFieldNames[static_cast<size_t>(field_)], "\"");
-    return str_cat(element(), ".", format().keys[static_cast<size_t>(key_)]);
-  }
-
-  bool open() {
-    ++depth_;
-    return depth_ <= kMaxDepth || fail("nested deeper than ", kMaxDepth, " levels");
-  }
-
-  // A container where none is expected, unless it is the row itself or belongs to an unknown field.
-  bool container(std::string_view what, bool row_itself) { return row_itself || scalar(what); }
-
-  // A value that is not the one expected at its place; at an unknown place anything goes.
-  bool scalar(std::string_view what) {
-    if (depth_ == 0) return fail("the row is ", what, ", not a JSON object");
-    if (depth_ == 1 && field_ != kFields) {
-      if (what == "null") return true;
-      return fail(place(), " is ", what, ", not ", field_ < kTexts ? "a string" : "a list");
-    }
-    if (in_list_ && depth_ == 2) {
-      return fail(kFieldNames[static_cast<size_t>(field_)], "[", list()->size(), "] is ", what,
-                  ", not an object");
-    }
-    if (in_item_ && depth_ == 3 && key_ >= 0) return fail(place(), " is ", what, ", not a string");
-    return true;
-  }
-
-  Answers answers_;
-  int depth_ = 0;
-  Field field_ = kFields;  // at depth 1; kFields: an unknown one
-  int key_ = -1;           // of an element; -1: an unknown one
-  bool in_list_ = false;
-  bool in_item_ = false;
-  std::array<bool, kFields> seen_{};
-  std::array<bool, 2> item_seen_{};
-};
 
 bool blank(std::string_view text) {
   return text.find_first_not_of(" \t\r\n") == std::string_view::npos;
@@ -209,25 +21,41 @@ std::string require_answer(std::string text, const std::string& where, const std
   return text;
 }
 
-void take_conversation(std::vector<Item>& items, const std::string& where, Answers answers, Row& row) {
-  if (items.empty()) throw DataError(str_cat(where, ": \"conversation\" has no turn"));
-  row.turns.reserve(items.size());
+// Every answer is to be learned unless it says otherwise; of a question nothing ever is.
+void add_turns(std::vector<RowItem>& items, std::string_view list, const std::string& where, Answers answers,
+               Row& row) {
   for (size_t i = 0; i < items.size(); ++i) {
-    auto& [input, output] = items[i];
-    if (i + 1 < items.size() || answers == Answers::kAll)
-      output = require_answer(std::move(output), where, str_cat("conversation[", i, "].output"));
-    row.turns.push_back({std::move(input), std::move(output)});
+    std::string answer = std::move(items[i].texts[1]).value_or("");
+    if (i + 1 < items.size() || answers == Answers::kAll) {
+      answer = require_answer(
+          std::move(answer), where,
+          list == "history" ? str_cat("history[", i, "][1]") : str_cat(list, "[", i, "].output"));
+    }
+    row.turns.push_back({std::move(*items[i].texts[0]), std::move(answer), items[i].learned.value_or(true)});
   }
 }
 
-void take_messages(std::vector<Item>& items, const std::string& where, Answers answers, Row& row) {
+void take_conversation(std::vector<RowItem>& items, const std::string& where, Answers answers, Row& row) {
+  if (items.empty()) throw DataError(str_cat(where, ": \"conversation\" has no turn"));
+  row.turns.reserve(items.size());
+  add_turns(items, "conversation", where, answers, row);
+}
+
+void take_messages(std::vector<RowItem>& items, const std::string& where, Answers answers, Row& row) {
   bool answered = true;  // the next message is the user's
   for (size_t i = 0; i < items.size(); ++i) {
-    auto& [role, content] = items[i];
+    const std::string role = std::move(items[i].texts[0]).value_or("");
+    std::string content = std::move(items[i].texts[1]).value_or("");
     const std::string place = str_cat("messages[", i, "]");
+    if (role != "assistant" && items[i].learned.value_or(false)) {
+      throw DataError(
+          str_cat(where, ": ", place, " is to be learned (\"weight\" or \"train\"), but only answers are"));
+    }
     if (role == "system") {
       if (i != 0)
         throw DataError(str_cat(where, ": ", place, " is a system message; only the first may be one"));
+      if (!row.system.empty())
+        throw DataError(str_cat(where, ": \"system\" and ", place, " both give the system text"));
       row.system = std::move(content);
     } else if (role == "user") {
       if (!answered)
@@ -240,6 +68,7 @@ void take_messages(std::vector<Item>& items, const std::string& where, Answers a
       if (i + 1 < items.size() || answers == Answers::kAll)
         content = require_answer(std::move(content), where, place + ".content");
       row.turns.back().answer = std::move(content);
+      row.turns.back().learned = items[i].learned.value_or(true);
       answered = true;
     } else {
       throw DataError(
@@ -252,23 +81,54 @@ void take_messages(std::vector<Item>& items, const std::string& where, Answers a
 }
 
 void take_alpaca(RowEvents& events, const std::string& where, Answers answers, Row& row) {
-  auto& [instruction, input, output, corpus, dataset] = events.texts;
-  if (!instruction) throw DataError(str_cat(where, ": has \"output\" but no \"instruction\""));
+  std::optional<std::string>& output = events.output;
+  if (!events.instruction) throw DataError(str_cat(where, ": has \"output\" but no \"instruction\""));
   if (answers == Answers::kAllButLast) {
     if (!output) output.emplace();
   } else if (output) {
     output = require_answer(std::move(*output), where, "\"output\"");
   } else {
-    throw DataError(str_cat(where, ": has \"instruction\" but neither \"output\" nor \"conversation\""));
+    throw DataError(str_cat(where, ": has \"instruction\" but neither \"output\" nor \"conversation\"",
+                            "; its fields are ", events.fields));
   }
-  std::string prompt = std::move(*instruction);
-  if (input && !input->empty()) prompt += (prompt.empty() ? "" : "\n") + *input;
+  if (events.history) add_turns(*events.history, "history", where, Answers::kAll, row);
+  std::string prompt = std::move(*events.instruction);
+  if (events.input && !events.input->empty()) prompt += (prompt.empty() ? "" : "\n") + *events.input;
   row.turns.push_back({std::move(prompt), std::move(*output)});
+}
+
+// How many of the four formats the row is in: one, unless it is refused.
+void check_format(const RowEvents& events, bool alpaca, const std::string& where) {
+  const int formats =
+      int{alpaca} + events.conversation.has_value() + events.messages.has_value() + events.corpus.has_value();
+  if (formats == 0 && !events.holds_rows.empty()) {
+    throw DataError(
+        str_cat(where, ": \"", events.holds_rows,
+                "\" holds a list of objects; if these are the rows, take the list out of it: rows are "
+                "lines of JSON, or the elements of one JSON array"));
+  }
+  if (formats != 1) {
+    throw DataError(str_cat(where, formats == 0 ? ": has none of " : ": has more than one of ",
+                            "\"conversation\", \"messages\", \"corpus\", \"instruction\" with \"output\"",
+                            "; its fields are ", events.fields.empty() ? "none" : events.fields));
+  }
+  const char* format = events.corpus ? "corpus" : events.messages ? "messages" : "conversation";
+  const auto no_place = [&](const char* field, bool there) {
+    if (there) throw DataError(str_cat(where, ": \"", field, "\" has no place beside \"", format, "\""));
+  };
+  const auto says = [](const std::optional<std::string>& text) { return text && !text->empty(); };
+  no_place("instruction", says(events.instruction) && (events.corpus || events.messages));
+  no_place("input", says(events.input) && !alpaca);
+  no_place("history", events.history && !events.history->empty() && !alpaca);
+  no_place("system", says(events.system) && events.corpus);
+  if (events.conversation && says(events.instruction) && says(events.system))
+    throw DataError(
+        str_cat(where, ": \"system\" and \"instruction\" both give the conversation's system text"));
 }
 
 }  // namespace
 
-Row parse_row(std::string_view text, const std::string& where, Answers answers) {
+Row parse_row(std::string_view text, const std::string& where, Answers answers, RowFields* fields) {
   // The JSON reader would take a zero byte for the end of its input and accept anything behind it.
   if (const size_t at = text.find('\0'); at != std::string_view::npos) {
     throw DataError(str_cat(where, ": holds a NUL byte (byte ", at + 1, " of the row)"));
@@ -276,31 +136,29 @@ Row parse_row(std::string_view text, const std::string& where, Answers answers) 
   if (const size_t at = valid_utf8_prefix(text); at != text.size()) {
     throw DataError(str_cat(where, ": is not valid UTF-8 (byte ", at + 1, " of the row)"));
   }
-  RowEvents events(answers);
-  if (!json::sax_parse(text.begin(), text.end(), &events) || !events.problem.empty()) {
+  RowEvents events(text, answers);
+  if (!nlohmann::json::sax_parse(text.begin(), text.end(), &events) || !events.problem.empty()) {
     throw DataError(str_cat(where, ": ", events.problem.empty() ? "not valid JSON" : events.problem));
   }
-  auto& [instruction, input, output, corpus, dataset] = events.texts;
-  const bool alpaca = output || (instruction && !events.conversation && !corpus && !events.messages);
-  if (const int formats =
-          int{alpaca} + events.conversation.has_value() + events.messages.has_value() + corpus.has_value();
-      formats != 1) {
-    throw DataError(str_cat(where, formats == 0 ? ": has none of " : ": has more than one of ",
-                            "\"conversation\", \"messages\", \"corpus\", \"instruction\" with \"output\""));
-  }
-  if (instruction && !instruction->empty() && (corpus || events.messages)) {
-    throw DataError(
-        str_cat(where, ": \"instruction\" has no place beside \"", corpus ? "corpus" : "messages", "\""));
+  const bool alpaca =
+      events.output || (events.instruction && !events.conversation && !events.corpus && !events.messages);
+  check_format(events, alpaca, where);
+  if (fields != nullptr) {
+    fields->unused.add(events.counts.unused);
+    fields->optional.add(events.counts.optional);
+    if (events.system && !events.system->empty()) fields->optional.add("system");
+    if (events.history && !events.history->empty()) fields->optional.add("history");
   }
   Row row;
-  if (dataset) row.tag = std::move(*dataset);
+  row.tag = std::move(events.dataset).value_or("");
+  row.system = std::move(events.system).value_or("");
   if (events.conversation) {
-    if (instruction) row.system = std::move(*instruction);
+    if (row.system.empty()) row.system = std::move(events.instruction).value_or("");
     take_conversation(*events.conversation, where, answers, row);
   } else if (events.messages) {
     take_messages(*events.messages, where, answers, row);
-  } else if (corpus) {
-    row.corpus = require_answer(std::move(*corpus), where, "\"corpus\"");
+  } else if (events.corpus) {
+    row.corpus = require_answer(std::move(*events.corpus), where, "\"corpus\"");
   } else {
     take_alpaca(events, where, answers, row);
   }

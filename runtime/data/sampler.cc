@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "ops/core/check.h"
 #include "runtime/data/permutation.h"
+#include "runtime/data/share.h"
 
 namespace pesc {
 
@@ -14,18 +16,63 @@ Sampler::Sampler(int64_t epoch_size, uint64_t seed, RowOrder order)
   PESC_CHECK(epoch_size > 0, "a sampler over ", epoch_size, " rows");
 }
 
+Sampler::Sampler(int64_t epoch_size, std::vector<int64_t> entries)
+    : n_(epoch_size), seed_(0), order_(RowOrder::kAsRead), entries_(std::move(entries)) {
+  PESC_CHECK(!entries_.empty() && std::ssize(entries_) <= epoch_size, entries_.size(), " entries of ",
+             epoch_size);
+}
+
 Sampler::Place Sampler::place(int64_t global_index) const {
   PESC_CHECK(global_index >= 0, "global index ", global_index);
+  if (const int64_t chosen = std::ssize(entries_); chosen > 0)
+    return {global_index / chosen, entries_[static_cast<size_t>(global_index % chosen)]};
   const Place at{global_index / n_, global_index % n_};
   if (order_ == RowOrder::kAsRead) return at;
   return {at.epoch, Permutation(n_, seed_, 0, at.epoch)(at.entry)};
 }
 
+int64_t Sampler::rows_for(double epochs) const {
+  PESC_CHECK(std::isfinite(epochs) && epochs >= 0, epochs, " epochs");
+  return share_of(epochs, n_);
+}
+
 int64_t Sampler::steps_for(double epochs, int64_t global_batch) const {
-  PESC_CHECK(std::isfinite(epochs) && epochs >= 0 && global_batch > 0, epochs, " epochs of ", global_batch);
+  PESC_CHECK(global_batch > 0, "steps of ", global_batch, " rows");
   // Rounded to whole rows first: 0.1 of 30 rows is 3 of them, not a little more and so a step more.
-  const int64_t rows = std::llround(epochs * static_cast<double>(n_));
-  return (rows + global_batch - 1) / global_batch;
+  return (rows_for(epochs) + global_batch - 1) / global_batch;
+}
+
+std::vector<int64_t> rows_of_every_file(const std::vector<int64_t>& sizes, int64_t limit) {
+  const int64_t total = std::reduce(sizes.begin(), sizes.end(), int64_t{0});
+  const int64_t wanted = limit <= 0 ? total : std::min(limit, total);
+  // One of each file, and what is left by the largest remainders of what more each may give.
+  std::vector<int64_t> share(sizes.size());
+  int64_t taken = 0;
+  for (size_t f = 0; f < sizes.size(); ++f) taken += share[f] = std::min<int64_t>(sizes[f], 1);
+  const auto left = std::max<int64_t>(wanted - taken, 0);
+  const int64_t rest = total - taken;
+  std::vector<std::pair<double, size_t>> remainders;  // negative, so that the largest comes first
+  for (size_t f = 0; f < sizes.size() && rest > 0; ++f) {
+    const double exact =
+        static_cast<double>(left) * static_cast<double>(sizes[f] - share[f]) / static_cast<double>(rest);
+    const auto whole = std::min(static_cast<int64_t>(exact), sizes[f] - share[f]);
+    share[f] += whole;
+    taken += whole;
+    remainders.emplace_back(static_cast<double>(whole) - exact, f);
+  }
+  std::sort(remainders.begin(), remainders.end());
+  for (size_t i = 0; taken < wanted; i = (i + 1) % remainders.size()) {
+    const size_t f = remainders[i].second;
+    if (share[f] == sizes[f]) continue;
+    ++share[f];
+    ++taken;
+  }
+  std::vector<int64_t> rows;
+  int64_t first = 0;
+  for (size_t f = 0; f < sizes.size(); first += sizes[f++]) {
+    for (int64_t i = 0; i < share[f]; ++i) rows.push_back(first + i * sizes[f] / share[f]);
+  }
+  return rows;
 }
 
 void BatchPlan::validate() const {

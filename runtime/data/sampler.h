@@ -23,6 +23,8 @@ enum class RowOrder {
 class Sampler {
  public:
   Sampler(int64_t epoch_size, uint64_t seed, RowOrder order = RowOrder::kShuffled);
+  // These entries of [0, epoch_size) alone, in this order; an epoch has as many global indices as they are.
+  Sampler(int64_t epoch_size, std::vector<int64_t> entries);
 
   struct Place {
     int64_t epoch = 0;
@@ -31,7 +33,11 @@ class Sampler {
   };
   [[nodiscard]] Place place(int64_t global_index) const;
   [[nodiscard]] int64_t row(int64_t global_index) const { return place(global_index).entry; }
-  // Steps that see `epochs` epochs (which may be a fraction): ceil(rows / global_batch).
+  // Rows in `epochs` epochs (which may be a fraction; see share_of): the stream's first so many. No row comes
+  // more often in them than `epochs`, rounded up, says; the last step of a run may have fewer rows than
+  // others.
+  [[nodiscard]] int64_t rows_for(double epochs) const;
+  // Steps that see them: ceil(rows / global_batch).
   [[nodiscard]] int64_t steps_for(double epochs, int64_t global_batch) const;
 
   [[nodiscard]] int64_t epoch_size() const { return n_; }
@@ -41,7 +47,13 @@ class Sampler {
   int64_t n_;
   uint64_t seed_;
   RowOrder order_;
+  std::vector<int64_t> entries_;  // empty: all
 };
+
+// `limit` of the rows that files of these sizes hold, numbered from the first file's on: from each file its
+// share by size, at least one of a file that has rows (so that more than `limit` may come out where there are
+// more files), evenly spread over it. All rows where `limit` is 0 or not less than their number.
+[[nodiscard]] std::vector<int64_t> rows_of_every_file(const std::vector<int64_t>& sizes, int64_t limit);
 
 // How the global indices of one step fall to micro-batches and data-parallel ranks. Every rank has the same
 // number of micro-batches; its share of one may be empty.

@@ -5,10 +5,10 @@
 //
 // The system part is there only when the row has one; later turns follow the end-of-text token directly. Each
 // piece between bars is tokenised by itself (see tokenizer.h), so that generation stands at exactly the
-// boundary that training saw. Loss is on the answers and their end-of-text tokens only. Plain text (a corpus
-// row) is {bos}{text}{eos} with no template, all of it learned but the begin-of-text token, which nothing
-// predicts. There is one begin-of-text token where the tokenizer has one, none where not, and never two: in a
-// text "<s>" is plain characters.
+// boundary that training saw. Loss is on the answers and their end-of-text tokens only, less those of turns
+// that are not to be learned. Plain text (a corpus row) is {bos}{text}{eos} with no template, all of it
+// learned but the begin-of-text token, which nothing predicts. There is one begin-of-text token where the
+// tokenizer has one, none where not, and never two: in a text "<s>" is plain characters.
 #pragma once
 
 #include <cstdint>
@@ -29,11 +29,23 @@ struct Sample {
   bool truncated = false;  // the row had more than seq_len tokens
 };
 
-// The first `seq_len` tokens of the row. Throws DataError when the tokenizer has no end-of-text token.
-[[nodiscard]] Sample encode_row(const Tokenizer& tokenizer, const Row& row, int64_t seq_len);
+// What the tokenizer cannot say of a row, as far as its texts are in the sample.
+struct RowLosses {
+  int64_t unknown = 0;     // tokens that stand for characters that no piece has
+  bool changed = false;    // some text does not come back from the tokenizer as it went in
+  bool unsayable = false;  // some answer has no token at all
+  std::string example;     // of the first: "'caf\u00e9' becomes 'caf'", or a place
+};
+
+// The first `seq_len` tokens of the row; what lies far behind them is not tokenised. Throws DataError when
+// the tokenizer has no end-of-text token.
+[[nodiscard]] Sample encode_row(const Tokenizer& tokenizer, const Row& row, int64_t seq_len,
+                                RowLosses* losses = nullptr);
 
 // Where generation starts: the same tokens as in encode_row up to the answer of the last turn (which is not
-// read and may be empty). Of plain text: begin-of-text and the text, to be continued.
-[[nodiscard]] std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const Row& row);
+// read and may be empty). Of plain text: begin-of-text and the text, to be continued. A prompt of more than
+// `limit` tokens comes cut, with at least one more than these.
+[[nodiscard]] std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const Row& row,
+                                                 int64_t limit = INT64_MAX);
 
 }  // namespace pesc

@@ -4,10 +4,11 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <optional>
 #include <utility>
 
 #include "ops/core/check.h"
+#include "runtime/data/piece_borders.h"
+#include "runtime/data/sentencepiece_file.h"
 #include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/mapped_file.h"
 
@@ -18,73 +19,23 @@ constexpr const char* kFileName = "tokenizer.model";
 constexpr uint64_t kMaxBytes = uint64_t{256} << 20;
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
 
-// Reads a protobuf varint at `at`; nothing when the bytes end first.
-std::optional<uint64_t> read_varint(std::string_view bytes, size_t& at) {
-  uint64_t value = 0;
-  for (int shift = 0; shift < 64 && at < bytes.size(); shift += 7) {
-    const auto byte = static_cast<unsigned char>(bytes[at++]);
-    value |= static_cast<uint64_t>(byte & 0x7F) << shift;
-    if (byte < 0x80) return value;
-  }
-  return std::nullopt;
-}
-
-// The file is one protobuf message: pieces (field 1), then how it was trained (2) and how text is normalised
-// (3). A file cut between two pieces is still a valid message, which the library loads with default rules: a
-// wrong tokenizer without a word. So: every field whole, and all three there.
-bool has_all_parts(std::string_view bytes) {
-  uint64_t seen = 0;
-  for (size_t at = 0; at < bytes.size();) {
-    const std::optional<uint64_t> tag = read_varint(bytes, at);
-    if (!tag) return false;
-    const uint64_t field = *tag >> 3;
-    if (field < 64) seen |= uint64_t{1} << field;
-    switch (*tag & 7) {
-      case 0:
-        if (!read_varint(bytes, at)) return false;
-        break;
-      case 1:
-        at += 8;
-        break;
-      case 2: {
-        const std::optional<uint64_t> length = read_varint(bytes, at);
-        if (!length || *length > bytes.size() - at) return false;
-        at += *length;
-        break;
-      }
-      case 5:
-        at += 4;
-        break;
-      default:
-        return false;
-    }
-    if (at > bytes.size()) return false;
-  }
-  constexpr uint64_t kParts = 0b1110;
-  return (seen & kParts) == kParts;
+// Begin, end and padding are the file's own by name, whatever type it gives them; what other files name
+// special is so where its piece is one that a text would match before all others.
+std::string with_special_tokens(std::string_view bytes, const SentencePieceFacts& facts,
+                                const SpecialPieces& special) {
+  return with_control_pieces(bytes, [&](int32_t id, std::string_view piece, PieceType type) {
+    if (type != PieceType::kNormal && type != PieceType::kUserDefined) return false;
+    if (piece == facts.begin_piece || piece == facts.end_piece || piece == facts.padding_piece) return true;
+    if (type != PieceType::kUserDefined) return false;
+    return std::ranges::find(special.ids, int64_t{id}) != special.ids.end() ||
+           std::ranges::find(special.texts, piece) != special.texts.end();
+  });
 }
 
 class SentencePieceTokenizer : public Tokenizer {
  public:
-  explicit SentencePieceTokenizer(const std::string& path) {
-    const MappedFile file(path);
-    check_first_bytes(file.first_bytes(), path, FileUse::kSentencePiece);
-    const std::string again = "; copy it again from where the model came from";
-    if (file.size() == 0 || file.size() > kMaxBytes) {
-      throw DataError(str_cat(path, ": has ", file.size(), " bytes; that is no sentencepiece model", again));
-    }
-    std::string bytes(file.size(), '\0');
-    file.read_at(0, std::as_writable_bytes(std::span(bytes.data(), bytes.size())));
-    if (!has_all_parts(bytes)) {
-      throw DataError(str_cat(path, ": is cut off, damaged, or no sentencepiece model", again));
-    }
-    if (const auto status = processor_.LoadFromSerializedProto(bytes); !status.ok()) {
-      throw DataError(str_cat(path, ": sentencepiece cannot load it: ", status.ToString(), again));
-    }
-    if (processor_.GetPieceSize() <= 0 || processor_.unk_id() < 0) {
-      throw DataError(str_cat(path, ": has no pieces, or none for unknown text", again));
-    }
-  }
+  SentencePieceTokenizer(const std::string& path, const SpecialPieces& special)
+      : SentencePieceTokenizer(path, read_whole(path), special) {}
 
   [[nodiscard]] std::vector<int32_t> encode(std::string_view text) const override {
     std::vector<int> ids;
@@ -92,6 +43,27 @@ class SentencePieceTokenizer : public Tokenizer {
       throw DataError(str_cat("a text of ", text.size(), " bytes cannot be tokenised: ", status.ToString()));
     }
     return ids;
+  }
+
+  // Starts with about as much text as so many tokens have, and takes twice as much as long as that was too
+  // little: of unknown characters any number is one token.
+  [[nodiscard]] EncodedStart encode_start(std::string_view text, int64_t limit) const override {
+    constexpr size_t kBytesPerToken = 8;
+    constexpr size_t kLeast = 4096;
+    // Where the text had to be cut off its borders, what is kept ends this many tokens before the cut. How
+    // far a cut changes what stands before it has no bound in theory; a few tokens are usual.
+    constexpr size_t kMargin = 4096;
+    const auto tokens = static_cast<size_t>(std::clamp<int64_t>(limit, 0, int64_t{1} << 40));
+    for (size_t most = std::max(kLeast, tokens * kBytesPerToken);; most *= 2) {
+      const PieceBorders::Cut cut = borders_.next(text, most);
+      EncodedStart start{encode(text.substr(0, cut.bytes)), cut.bytes};
+      if (cut.bytes == text.size()) return start;
+      if (start.ids.size() > tokens + (cut.at_border ? 0 : kMargin)) {
+        // The last ones, and with them bytes, only where they are sure.
+        if (!cut.at_border) start.ids.resize(tokens + 1);
+        return start;
+      }
+    }
   }
 
   [[nodiscard]] std::string decode(std::span<const int32_t> ids) const override {
@@ -109,19 +81,66 @@ class SentencePieceTokenizer : public Tokenizer {
   [[nodiscard]] int32_t vocab_size() const override { return processor_.GetPieceSize(); }
   [[nodiscard]] int32_t bos_id() const override { return processor_.bos_id(); }
   [[nodiscard]] int32_t eos_id() const override { return processor_.eos_id(); }
+  [[nodiscard]] bool is_unknown(int32_t id) const override {
+    return id < 0 || id >= vocab_size() || processor_.IsUnknown(id);
+  }
+  [[nodiscard]] bool is_control(int32_t id) const override {
+    return id >= 0 && id < vocab_size() && processor_.IsControl(id);
+  }
+  [[nodiscard]] int32_t piece_id(std::string_view piece) const override {
+    const int id = processor_.PieceToId(piece);
+    return id >= 0 && id < vocab_size() && processor_.IdToPiece(id) == piece ? id : -1;
+  }
 
  private:
+  static std::string read_whole(const std::string& path) {
+    const MappedFile file(path);
+    check_first_bytes(file.first_bytes(), path, FileUse::kSentencePiece);
+    if (file.size() == 0 || file.size() > kMaxBytes) {
+      throw DataError(str_cat(path, ": has ", file.size(), " bytes; that is no sentencepiece model", kAgain));
+    }
+    std::string bytes(file.size(), '\0');
+    file.read_at(0, std::as_writable_bytes(std::span(bytes.data(), bytes.size())));
+    if (!is_whole_sentencepiece_file(bytes)) {
+      throw DataError(str_cat(path, ": is cut off, damaged, or no sentencepiece model", kAgain));
+    }
+    return bytes;
+  }
+
+  SentencePieceTokenizer(const std::string& path, const std::string& bytes, const SpecialPieces& special)
+      : borders_(sentencepiece_facts(bytes)) {
+    // Damage that the library would refuse is not to be mended: it sees the file as it is first.
+    if (const auto status = processor_.LoadFromSerializedProto(bytes); !status.ok()) {
+      throw DataError(str_cat(path, ": sentencepiece cannot load it: ", status.ToString(), kAgain));
+    }
+    const std::string changed = with_special_tokens(bytes, sentencepiece_facts(bytes), special);
+    if (changed.size() != bytes.size()) {
+      if (const auto status = processor_.LoadFromSerializedProto(changed); !status.ok()) {
+        throw DataError(str_cat(path, ": sentencepiece cannot load it: ", status.ToString(), kAgain));
+      }
+    }
+    if (processor_.GetPieceSize() <= 0 || processor_.unk_id() < 0) {
+      throw DataError(str_cat(path, ": has no pieces, or none for unknown text", kAgain));
+    }
+    for (int id = 0; id < processor_.GetPieceSize(); ++id) {
+      if (processor_.IsControl(id) || processor_.IsUnknown(id) || processor_.IsByte(id)) continue;
+      borders_.add_piece(processor_.IdToPiece(id));
+    }
+  }
+
+  static constexpr const char* kAgain = "; copy it again from where the model came from";
   sentencepiece::SentencePieceProcessor processor_;
+  PieceBorders borders_;
 };
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> open_tokenizer(const std::string& folder, Links links) {
+std::unique_ptr<Tokenizer> open_tokenizer(const std::string& folder, const SpecialPieces& special, Links links) {
   if (!folder_has(folder, kFileName)) {
     throw DataError(str_cat(folder, ": has no ", kFileName,
                             " (sentencepiece); a folder with only tokenizer.json cannot be read"));
   }
-  return std::make_unique<SentencePieceTokenizer>(path_in_folder(folder, kFileName, folder, links));
+  return std::make_unique<SentencePieceTokenizer>(path_in_folder(folder, kFileName, folder, links), special);
 }
 
 std::string tokenizer_digest(const std::string& folder, Links links) {
@@ -136,6 +155,12 @@ std::string tokenizer_digest(const std::string& folder, Links links) {
   return hex;
 }
 
+std::string canonical_text(const Tokenizer& tokenizer, const std::string& text) {
+  const std::vector<int32_t> ids = tokenizer.encode(text);
+  const bool unknown = std::ranges::any_of(ids, [&](int32_t id) { return tokenizer.is_unknown(id); });
+  return unknown ? text : tokenizer.decode(ids);
+}
+
 void check_vocabulary(const Tokenizer& tokenizer, const ModelConfig& model) {
   const int64_t pieces = tokenizer.vocab_size();
   const std::string sizes =
@@ -148,15 +173,6 @@ void check_vocabulary(const Tokenizer& tokenizer, const ModelConfig& model) {
   constexpr int64_t kPadding = 256;
   if (const int64_t spare = model.vocab - pieces; spare > kPadding && spare * 10 > pieces) {
     throw DataError(str_cat(sizes, ": too many to be padding; use the tokenizer that belongs to the model"));
-  }
-  if (tokenizer.bos_id() >= 0 && model.bos_id >= 0 && tokenizer.bos_id() != model.bos_id) {
-    throw DataError(str_cat("the tokenizer begins a text with token ", tokenizer.bos_id(),
-                            ", the model with ", model.bos_id, " (bos_token_id of config.json)"));
-  }
-  if (tokenizer.eos_id() >= 0 && !model.eos_ids.empty() &&
-      std::ranges::find(model.eos_ids, tokenizer.eos_id()) == model.eos_ids.end()) {
-    throw DataError(str_cat("the tokenizer ends a text with token ", tokenizer.eos_id(), ", the model with ",
-                            model.eos_ids.front(), " (eos_token_id of config.json)"));
   }
 }
 

@@ -2,7 +2,11 @@
 // Decoding with the KV cache gives the logits of the full forward, and the same tokens on every layout.
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <map>
+
 #include "runtime/generator.h"
+#include "runtime/ranks.h"
 #include "tests/model/rig.h"
 
 namespace pesc {
@@ -148,6 +152,93 @@ TEST(Generation, StopsAtEndOfTextAndAtTheEndOfTheCache) {
     EXPECT_EQ(stopped[i], std::vector<int32_t>(unstopped[i].begin(), end)) << i;
   }
   EXPECT_LE(stopped[0].size(), 4U);
+}
+
+// What is printed while it comes is the answer, whatever token ended it.
+TEST(Generation, TheCallbackGetsTheAnswerAndNotTheTokenThatStopsIt) {
+  const MpiSession session;
+  const auto world = test_world(session);
+  Rig rig(*world, tiny_llama(), tiny_pesc(), five_rows(tiny_llama()),
+          {.ep = world->size(), .cache_slots = kSlots});
+  SamplingOptions options = sampled(100, 1, 3);
+  for (int64_t id = 0; id < tiny_llama().vocab; id += 3) options.stop.push_back(id);
+  std::map<int64_t, std::vector<int32_t>> told;
+  const auto prompts = prompts_of(rig.rows, rig.ranks.mesh());
+  const auto answers =
+      generate(*rig.decoder, rig.ranks.world(), prompts, options, kSlots, rig.decoder->model().max_positions,
+               [&](const Prompt& prompt, int32_t token) { told[prompt.index].push_back(token); });
+  for (size_t i = 0; i < prompts.size(); ++i) EXPECT_EQ(told[prompts[i].index], answers[i]);
+}
+
+TEST(Generation, RowsOfThePaddingAreNeverDrawn) {
+  const MpiSession session;
+  const auto world = test_world(session);
+  Rig rig(*world, tiny_llama(), tiny_pesc(), five_rows(tiny_llama()),
+          {.ep = world->size(), .cache_slots = kSlots});
+  constexpr int64_t kPieces = 5;  // of a vocabulary that has far more rows
+  const auto most = [&](const SamplingOptions& options) {
+    int32_t id = 0;
+    for (const auto& answer : generate_all(rig, options)) {
+      for (const int32_t token : answer) id = std::max(id, token);
+    }
+    return id;
+  };
+  for (SamplingOptions options : {greedy(30), sampled(30, 1, 3), sampled(30, 0.9, 4)}) {
+    EXPECT_GE(most(options), kPieces);
+    options.pieces = kPieces;
+    EXPECT_LT(most(options), kPieces);
+  }
+  // But for those that are said to end an answer.
+  SamplingOptions options = sampled(30, 1, 3);
+  options.pieces = kPieces;
+  for (int64_t id = kPieces; id < tiny_llama().vocab; ++id) options.stop.push_back(id);
+  size_t tokens = 0;
+  for (const auto& answer : generate_all(rig, options)) tokens += answer.size();
+  EXPECT_LT(tokens, 5U * 30U);
+  EXPECT_LT(most(options), kPieces);
+}
+
+TEST(Generation, TellsHowManyAnswersTheCacheCut) {
+  const MpiSession session;
+  const auto world = test_world(session);
+  const Rows rows = five_rows(tiny_llama());
+  Rig rig(*world, tiny_llama(), tiny_pesc(), rows, {.cache_slots = kSlots});
+  const auto mine = prompts_of(rows, rig.ranks.mesh());
+  const auto cut_of = [&](int64_t max_tokens) {
+    int64_t cut = -1;
+    (void)generate(*rig.decoder, rig.ranks.world(), mine, greedy(max_tokens), kSlots,
+                   rig.decoder->model().max_positions, {}, &cut);
+    return cut;
+  };
+  EXPECT_EQ(cut_of(1), 0);
+  EXPECT_EQ(cut_of(1000), static_cast<int64_t>(mine.size()));
+}
+
+// A NaN in the last norm makes every logit of every prompt one: greedy or not, all ranks end with the same
+// error.
+TEST(Generation, LogitsThatAreNotFiniteEndItOnEveryRank) {
+  const MpiSession session;
+  const auto world = test_world(session);
+  for (const Rows& rows : {five_rows(tiny_llama()), some_rows(tiny_llama().vocab, {4})}) {
+    Rig rig(*world, tiny_llama(), tiny_pesc(), rows, {.ep = world->size(), .cache_slots = kSlots});
+    bool poisoned = false;
+    for (const Parameter& p : rig.decoder->parameters().all()) {
+      if (p.spec.name != "model.norm.weight") continue;
+      const std::vector<float> values(static_cast<size_t>(p.spec.size()), NAN);
+      copy_from_host(rig.decoder->stream(), values.data(), p.value);
+      poisoned = true;
+    }
+    ASSERT_TRUE(poisoned);
+    for (const SamplingOptions& options : {greedy(3), sampled(3, 0.9, 5)}) {
+      try {
+        (void)generate_all(rig, options);
+        ADD_FAILURE() << "nothing was refused";
+      } catch (const AgreedError& e) {
+        EXPECT_EQ(e.code(), ExitCode::kInternal);
+        EXPECT_NE(std::string(e.what()).find("at token 1 of its answer"), std::string::npos) << e.what();
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <map>
 #include <vector>
 
@@ -31,6 +32,17 @@ std::map<int32_t, double> shares(const std::vector<float>& logits, const Samplin
 TEST(Sampling, GreedyTakesTheLargestAndTheLowestAmongEquals) {
   const std::vector<float> logits{0.5F, 2.0F, -1.0F, 2.0F};
   EXPECT_EQ(sample_token(logits.data(), 4, options(0, 1), 0.99F), 1);
+}
+
+TEST(Sampling, WhatCannotComeIsNeverDrawn) {
+  const float never = -std::numeric_limits<float>::infinity();
+  const std::vector<float> logits{never, 0.1F, 0.3F, 0.2F, never, never};
+  for (const double t : {0.0, 0.1, 1.0, 5.0}) {
+    for (const float u : {0.0F, 0.5F, 0.99999994F}) {
+      const int32_t token = sample_token(logits.data(), 6, options(t, 1), u);
+      EXPECT_TRUE(token >= 1 && token <= 3) << t << " " << u << " " << token;
+    }
+  }
 }
 
 TEST(Sampling, SharesAreTheSoftmaxAtThatTemperature) {

@@ -125,7 +125,13 @@ TEST(Experiment, RefusesBadFilesWithFileLineAndTheNearestName) {
       {"experts: 4", "experts: 4 } parallel { exchange_headroom: 0", {"parallel.exchange_headroom is 0"}},
       {"experts: 4",
        "experts: 4 } parallel { expert_exchange: WEIGHTS",
-       {"e.textproto:9: parallel.expert_exchange is WEIGHTS", "TOKENS or AUTO"}},
+       {"e.textproto:9:", "no field 'expert_exchange' in Parallel", "leave it out"}},
+      {"eval { path: \"b\" }",
+       "eval { path: \"b\" weight: 2 }",
+       {"e.textproto:8:", "no field 'weight'", "every held-out row is read exactly once; leave it out"}},
+      {"steps: 10",
+       "steps: 10 eval_every: 5 eval_rows: 1 } data { eval { path: \"c\" }",
+       {"e.textproto:5: train.eval_rows is 1, fewer than the 2 files of data.eval"}},
       {"path: \"a.jsonl\"", "path: \"a\" weight: 0", {"e.textproto:8: data.train[0].weight is 0"}},
       {"experts: 4", "experts: 4 } checkpoint { keep: 1", {"e.textproto:9: checkpoint.keep is 1"}},
       {"experts: 4", "experts: 4 } generate { top_p: 0", {"e.textproto:9: generate.top_p is 0"}},
@@ -293,8 +299,17 @@ TEST(Experiment, ResolvedTextReadsBackToItself) {
   const std::string text = parse(replaced("micro_batch: 4", "")).text;
   for (const char* field :
        {"micro_batch: 8", "beta2: 0.999", "clip_norm: 0.3", "target: \"down_proj\"", "rank: 64",
-        "tokenizer: \"base\"", "expert_exchange: AUTO", "keep: 2", "temperature: 0"})
+        "tokenizer: \"base\"", "exchange_headroom: 2", "keep: 2", "temperature: 0"})
     EXPECT_NE(text.find(field), std::string::npos) << field << " in\n" << text;
+}
+
+TEST(Experiment, TagsArePrintable) {
+  for (const char* tag : {"\\xff", "a\\nb", "\\033[31m"}) {
+    const std::string error = refusal(replaced("path: \"b\"", str_cat("path: \"b\" tag: \"", tag, "\"")));
+    EXPECT_NE(error.find("data.eval[0].tag is '"), std::string::npos) << error;
+    EXPECT_NE(error.find("UTF-8"), std::string::npos) << error;
+  }
+  (void)parse(kGood, {"data.eval[0].tag=caf\xC3\xA9 1"});
 }
 
 TEST(Experiment, DifferencesNameEachFieldAndBothValues) {
@@ -307,33 +322,54 @@ TEST(Experiment, DifferencesNameEachFieldAndBothValues) {
   EXPECT_TRUE(experiment_differences(before, before).empty());
 }
 
-TEST(Experiment, ARunGoesOnUnderTheSameMathematicsOnly) {
-  const std::string before = parse(kGood).text;
-  check_same_run(before, before);
-  check_same_run(before,
-                 parse(kGood, {"parallel.tp=2", "run_dir=x", "name=y", "train.log_every=1", "train.steps=20",
-                               "checkpoint.keep=5", "checkpoint.on_error=CONTINUE", "model.path=moved",
-                               "train.eval_every=3", "data.eval=[]", "train.recompute=BLOCK"})
-                     .text);
-  // The micro-batch that was the default, now said.
-  check_same_run(parse(kGood, {"train.micro_batch=8"}).text, parse(replaced("micro_batch: 4", "")).text);
-  for (const char* change : {"train.seed=2", "train.micro_batch=8", "moe.aux_coef=0", "lora.dropout=0",
-                             "data.train[0].weight=2", "train.warmup_steps=1", "lora.target=q_proj"}) {
-    const std::string message = usage_error([&] { check_same_run(before, parse(kGood, {change}).text); });
-    const std::string field = std::string(change).substr(0, std::string(change).find('='));
-    EXPECT_NE(message.find("\n  " + field), std::string::npos) << change << ": " << message;
+// One line for each reason, naming the place; values that are the defaults change nothing and say nothing.
+TEST(Experiment, SettingsThatHaveNoEffectAreNamed) {
+  using Concerns = UnusedSetting::Concerns;
+  const auto unused = [](const std::vector<std::string>& overrides) {
+    return parse(kGood, overrides).unused;
+  };
+  EXPECT_TRUE(unused({}).empty());
+  EXPECT_TRUE(unused({"generate.top_p=1", "parallel.exchange_headroom=2", "parallel.overlap=false"}).empty());
+  struct Case {
+    std::vector<std::string> overrides;
+    Concerns concerns;
+    std::string text;
+  };
+  const std::vector<Case> cases{
+      {{"train.mode=LORA"}, Concerns::kAll, "e.textproto:9: moe.experts has no effect in train.mode LORA"},
+      {{"train.mode=FULL", "moe={}", "lora.rank=4", "lora.target=q_proj"},
+       Concerns::kAll,
+       "--set lora.rank=4: lora.rank, lora.target have no effect in train.mode FULL"},
+      {{"train.mode=LORA", "moe={}", "parallel.ep=2"}, Concerns::kAll, "parallel.ep has no effect"},
+      {{"train.mode=LORA", "moe={}", "debug.routing_record=x"}, Concerns::kTraining, "debug.routing_record"},
+      {{"lora.rank=0", "lora.alpha=3"}, Concerns::kAll, "lora.alpha has no effect with lora.rank 0"},
+      {{"parallel.exchange_headroom=3"}, Concerns::kAll, "parallel.exchange_headroom has no effect"},
+      {{"parallel.overlap=true"}, Concerns::kAll, "parallel.overlap has no effect with parallel.device CPU"},
+      {{"parallel.share_gpu=true"}, Concerns::kAll, "parallel.share_gpu has no effect"},
+      {{"train.eval_every=2", "data.eval=[]"}, Concerns::kTraining, "train.eval_every has no effect"},
+      {{"train.eval_rows=2"}, Concerns::kTraining, "train.eval_rows has no effect with train.eval_every 0"},
+      {{"train.min_lr_ratio=0.1"}, Concerns::kTraining, "train.min_lr_ratio has no effect"},
+      {{"train.loss_spike_ratio=0", "train.on_loss_spike=SKIP_SPIKE"},
+       Concerns::kTraining,
+       "train.on_loss_spike has no effect"},
+      {{"checkpoint.on_error=CONTINUE"}, Concerns::kTraining, "checkpoint.on_error has no effect"},
+      {{"checkpoint.asynchronous=false"}, Concerns::kTraining, "checkpoint.asynchronous has no effect"},
+      {{"generate.top_p=0.5"},
+       Concerns::kAnswers,
+       "generate.top_p has no effect with generate.temperature 0"},
+      {{"generate.seed=2"}, Concerns::kAnswers, "generate.seed has no effect"},
+  };
+  for (const Case& c : cases) {
+    const auto found = unused(c.overrides);
+    ASSERT_EQ(found.size(), 1U) << c.text;
+    EXPECT_NE(found[0].text.find(c.text), std::string::npos) << found[0].text;
+    EXPECT_EQ(found[0].concerns, c.concerns) << c.text;
   }
-  // The length is part of a schedule that falls, and of a warm-up that is a share of it.
-  for (const char* shape : {"train.schedule=LINEAR", "train.warmup_ratio=0.1"}) {
-    EXPECT_NE(usage_error([&] {
-                check_same_run(parse(kGood, {shape}).text, parse(kGood, {shape, "train.steps=20"}).text);
-              }).find("train.steps: 10 -> 20"),
-              std::string::npos)
-        << shape;
-  }
-  // Without experts their settings do not matter.
-  check_same_run(parse(kGood, {"train.mode=LORA"}).text,
-                 parse(kGood, {"train.mode=LORA", "moe.experts=2"}).text);
+  EXPECT_TRUE(unused({"generate.temperature=1", "generate.top_p=0.5", "generate.seed=2"}).empty());
+  EXPECT_TRUE(unused({"parallel.ep=2", "parallel.exchange_headroom=3"}).empty());
+  EXPECT_TRUE(unused({"parallel.exchange_headroom=0.5"}).empty());  // several rounds, also on one rank
+  // The resolved text, every default spelled out, says nothing more than its source did.
+  EXPECT_EQ(parse(parse(kGood, {"train.mode=LORA"}).text).unused.size(), 1U);
 }
 
 class ExperimentPaths : public testing::Test {

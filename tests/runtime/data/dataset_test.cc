@@ -66,6 +66,9 @@ TEST(Dataset, TheRecordTellsWhichRowsAreTrained) {
                             row_record(Dataset({{folder.write("one.jsonl", one), "", 1}}, bytes, length(64))))
                 .size(),
             1U);
+  const auto swapped = row_differences(before, record(two, one));
+  ASSERT_EQ(swapped.size(), 1U);
+  EXPECT_NE(swapped[0].find("the same files in another order"), std::string::npos);
   EXPECT_EQ(row_differences(before, record(one, two, 3)).size(), 2U);  // all are cut
   EXPECT_THROW(static_cast<void>(row_differences("2 0123\n", before)), DataError);
   EXPECT_THROW(static_cast<void>(row_differences("many 0123 path\n", before)), DataError);
@@ -136,6 +139,99 @@ TEST(Dataset, AnEmptyAnswerIsReportedNotTrained) {
   ASSERT_EQ(data.report().messages.size(), 1U);
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, path + ":2: \"output\" is empty", data.report().messages[0]);
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "1 rows dropped", to_string(data.report()));
+}
+
+std::string warnings(const Dataset& data) {
+  std::string all;
+  for (const std::string& warning : data.report().warnings) all += warning + "\n";
+  return all;
+}
+
+TEST(Dataset, WhatTheTokenizerCannotSayIsCountedAndReported) {
+  const TempFolder folder;
+  train_sentencepiece(folder, kDefaultsNoBos);  // squeezes spaces, and knows no other characters
+  const auto tokenizer = open_tokenizer(folder.path());
+  const std::string path = folder.write(
+      "a.jsonl", row_text("the lazy dog") + row_text("the  lazy dog") + row_text("the \xE6\x97\xA5") +
+                     row_text("a  b") + R"({"instruction": "q", "output": "\u200b\u3000"})" + "\n");
+  const Dataset data({{path, "", 1}}, *tokenizer, length(64));
+  EXPECT_EQ(data.rows(), 4);
+  EXPECT_EQ(data.report().dropped, 1);
+  ASSERT_EQ(data.report().messages.size(), 1U);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":5: the tokenizer has no token for an answer",
+                      data.report().messages[0]);
+  ASSERT_EQ(data.report().warnings.size(), 2U) << warnings(data);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, path + ": 1 of 4 rows have characters",
+                      data.report().warnings[0]);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "unknown (" + path + ":3: 'the \xE6\x97\xA5' becomes '",
+                      data.report().warnings[0]);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, path + ": 2 of 4 rows do not come back",
+                      data.report().warnings[1]);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, path + ":2: 'the  lazy dog' becomes 'the lazy dog'",
+                      data.report().warnings[1]);
+  EXPECT_EQ(warnings(Dataset({{folder.write("b.jsonl", rows_text(3)), "", 1}}, ByteTokenizer(), length(64))),
+            "");
+}
+
+TEST(Dataset, EverySourceSaysWhatItGives) {
+  const TempFolder folder;
+  const std::string a = folder.write("a.jsonl", rows_text(4));
+  const std::string b = folder.write("b.jsonl", rows_text(10));
+  const std::string none = folder.write("none.jsonl", "\n");
+  const Dataset data({{a, "", 0.33}, {b, "", 2.5}, {none, "", 1}, {a, "", 0.1}}, ByteTokenizer(), length(30));
+  EXPECT_EQ(data.epoch_size(), 1 + 25 + 1);
+  const std::string text = to_string(data.report());
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, a + ": 4 rows, weight 0.33: 1 rows an epoch", text);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, b + ": 10 rows, weight 2.5: 25 rows an epoch", text);
+  ASSERT_EQ(data.report().warnings.size(), 3U) << warnings(data);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring,
+                      a + ": a weight of 0.33 asks for 1.32 of its 4 rows an epoch; 1 are taken",
+                      data.report().warnings[0]);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, none + ": has no row to learn from", data.report().warnings[1]);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "0.1 asks for 0.4 of its 4 rows", data.report().warnings[2]);
+}
+
+TEST(Dataset, WhatIsReadOfSomeRowsOnlyIsSaid) {
+  const TempFolder folder;
+  const std::string path =
+      folder.write("a.jsonl", R"({"instruction": "a", "output": "b", "history": [["c", "d"]]})"
+                              "\n" +
+                                  row_text("e"));
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "2 rows an epoch; read with them: \"history\" (1 row)",
+                      to_string(Dataset({{path, "", 1}}, ByteTokenizer(), length(200)).report()));
+}
+
+TEST(Dataset, UnusedFieldsAndUnprintableTags) {
+  const TempFolder folder;
+  const std::string path = folder.write("caf\xE9.jsonl", R"({"corpus": "a", "id": 3})"
+                                                         "\n"
+                                                         R"({"corpus": "b", "dataset": "x\ny"})");
+  const Dataset data({{path, "", 1}}, ByteTokenizer(), length(30));
+  EXPECT_EQ(data.tags(), (std::vector<std::string>{"caf\\xE9", "x\\x0Ay"}));
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "fields that nothing reads: \"id\" (1 row)", warnings(data));
+}
+
+TEST(Dataset, RowsOfNoWeightAreShownOrLeftOut) {
+  const TempFolder folder;
+  const std::string path = folder.write(
+      "a.jsonl",
+      R"({"conversation": [{"input": "a", "output": "b", "weight": 0}, {"input": "c", "output": "d"}]})"
+      "\n"
+      R"({"conversation": [{"input": "a", "output": "b", "train": false}]})");
+  const Dataset data({{path, "", 1}}, ByteTokenizer(), length(200));
+  ASSERT_EQ(data.rows(), 1);
+  EXPECT_EQ(data.report().supervised, 2);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":2: none of its answers is to be learned",
+                      data.report().messages.at(0));
+}
+
+TEST(Dataset, AsManyTagsAsRowsTakeNoLonger) {
+  const TempFolder folder;
+  std::string text;
+  for (int i = 0; i < 50000; ++i) text += row_text("r", "t" + std::to_string(i));
+  const Dataset data({{folder.write("a.jsonl", text), "", 1}}, ByteTokenizer(), length(30));
+  EXPECT_EQ(data.tags().size(), 50000U);
+  EXPECT_EQ(data.tags()[static_cast<size_t>(data.tag(49999))], "t49999");
 }
 
 TEST(Dataset, NothingAtAllToLearnIsAnError) {

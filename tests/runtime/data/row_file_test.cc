@@ -173,6 +173,48 @@ TEST_F(RowFiles, OtherThanRegularFilesAreRefusedAtOnce) {
   EXPECT_THROW((void)read_rows(folder_ / "fifo"), DataError);
 }
 
+TEST_F(RowFiles, FieldsThatNothingReadsAreNamedOnce) {
+  (void)read(R"({"corpus": "a", "id": 1})"
+             "\n"
+             R"({"corpus": "b", "id": 2, "x": "y"})"
+             "\n" +
+             row_text("c"));
+  EXPECT_EQ(report_.fields.unused.text(), "\"id\" (2 rows), \"x\" (1 row)");
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, folder_ / "data.json" + ": fields that nothing reads: \"id\"",
+                      report_.unused_warning);
+  (void)read(row_text("a"));
+  EXPECT_EQ(report_.unused_warning, "");
+}
+
+TEST_F(RowFiles, ProgressIsToldWhileALongFileIsRead) {
+  std::string lines;
+  for (int i = 0; i < 3000; ++i) lines += row_text(std::string(1000, 'x')) + "\n";
+  std::vector<std::string> told;
+  RowOptions options;
+  options.progress = [&](const std::string& text) { told.push_back(text); };
+  options.progress_seconds = 0;
+  EXPECT_EQ(read(lines, options).size(), 3000U);
+  ASSERT_GT(told.size(), 5U);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "data.json: 2 of 2 MB read, 2", told.back());
+  told.clear();
+  options.progress_seconds = 3600;
+  (void)read(lines, options);
+  EXPECT_TRUE(told.empty());
+}
+
+TEST_F(RowFiles, FormsThatAreNoLinesOfRowsAreCalledByName) {
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":1: not valid JSON at byte 2 of the row: the line ends before",
+                      refusal("{\n  \"corpus\": \"a\"\n}\n"));
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "one JSON array",
+                      refusal("{\n \"data\": [\n  " + row_text("a") + "\n ]\n}\n"));
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":1: \"data\" holds a list of objects",
+                      refusal("{\"data\": [" + row_text("a") + "]}\n"));
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":1: not valid JSON at byte 16 of the row: ',' (a comma)",
+                      refusal(row_text("a") + ",\n" + row_text("b") + ",\n"));
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":2: not valid JSON",
+                      refusal(row_text("a") + "\n" + row_text("b") + row_text("c") + "\n"));
+}
+
 TEST_F(RowFiles, ErrorsOfTheCallbackPassThroughWhenSkipping) {
   const std::string path = folder_.write("data.json", row_text("a"));
   EXPECT_THROW(for_each_row(path, kSkipping, [](Row&&, const std::string&) { throw DataError("mine"); }),

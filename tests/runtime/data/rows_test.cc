@@ -128,8 +128,7 @@ TEST(Rows, MalformedRowsAreRefusedByName) {
       {R"({"conversation": [{"input": "a", "output": "b"}, {"input": "a"}]})",
        "conversation[1] has no \"output\""},
       {R"({"conversation": [{"input": "a", "output": ""}]})", "conversation[0].output is empty"},
-      {R"({"conversation": [{"input": "a", "output": null}]})",
-       "conversation[0].output is null, not a string"},
+      {R"({"conversation": [{"input": "a", "output": null}]})", "conversation[0] has no \"output\""},
       {R"({"conversation": [{"input": {"a": 1}, "output": "b"}]})", "conversation[0].input is an object"},
       {R"({"conversation": [{"input": "a", "input": "a", "output": "b"}]})",
        "conversation[0].input appears twice"},
@@ -148,7 +147,7 @@ TEST(Rows, MalformedRowsAreRefusedByName) {
       {messages(R"({"role": "user"})"), "messages[0] has no \"content\""},
       {messages(R"({"content": "a"})"), "messages[0] has no \"role\""},
       {messages(R"({"role": "user", "content": [{"type": "text", "text": "a"}]})"),
-       "messages[0].content is an array"},
+       "messages[0].content is a list of parts"},
       {messages(user + R"(,{"role": "assistant", "content": ""})"), "messages[1].content is empty"},
   };
   for (const auto& [json, expected] : cases)

@@ -102,6 +102,10 @@ TEST(Sampler, StepsRoundUp) {
   EXPECT_EQ(sampler.steps_for(1, 10), 3);
   EXPECT_EQ(sampler.steps_for(1, 11), 3);
   EXPECT_EQ(sampler.steps_for(2, 7), 9);
+  EXPECT_EQ(sampler.rows_for(1), 30);
+  EXPECT_EQ(sampler.rows_for(0.01), 1);
+  EXPECT_EQ(sampler.rows_for(0.11), 4);
+  EXPECT_EQ(sampler.steps_for(0.01, 4), 1);
   EXPECT_EQ(sampler.steps_for(0.1, 3), 1);
   EXPECT_EQ(sampler.steps_for(0.5, 4), 4);
   EXPECT_EQ(sampler.steps_for(0, 4), 0);

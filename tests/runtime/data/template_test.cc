@@ -53,6 +53,15 @@ TEST(Template, EveryTurnIsTrained) {
             "### Human:\ne\n### Assistant:\n[f][$]");
 }
 
+TEST(Template, AnAnswerThatIsNotToBeLearnedIsShown) {
+  Row row = row_of("", {{"a", "b"}, {"c", "d"}});
+  row.turns[0].learned = false;
+  EXPECT_EQ(written(encode_row(ByteTokenizer(), row, kLong)),
+            "^### Human:\na\n### Assistant:\nb$### Human:\nc\n### Assistant:\n[d][$]");
+  row.turns[1].learned = false;
+  EXPECT_EQ(encode_row(ByteTokenizer(), row, kLong).supervised, 0);
+}
+
 TEST(Template, PlainText) {
   Row row;
   row.corpus = "abc";

@@ -247,15 +247,13 @@ TEST(CheckVocabulary, TakesPaddingAndRefusesOtherSizes) {
                       data_error([&] { check_vocabulary(tokenizer, model_of(258, 1, {2})); }));
 }
 
-TEST(CheckVocabulary, ControlTokensMustAgreeWhereBothNameThem) {
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "bos_token_id",
-                      data_error([] { check_vocabulary(ByteTokenizer(1, 2), model_of(259, 0, {2})); }));
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "eos_token_id", data_error([] {
-                        check_vocabulary(ByteTokenizer(1, 2), model_of(259, 1, {3, 4}));
-                      }));
-  EXPECT_NO_THROW(check_vocabulary(ByteTokenizer(1, 2), model_of(259, 1, {7, 2})));
-  EXPECT_NO_THROW(check_vocabulary(ByteTokenizer(1, 2), model_of(259, -1, {})));
-  EXPECT_NO_THROW(check_vocabulary(ByteTokenizer(-1, 2), model_of(259, 5, {2})));
+TEST_F(SentencePiece, TheCanonicalTextIsWhatComesBack) {
+  for (const char* text : kTexts) EXPECT_EQ(canonical_text(*tokenizer_, text), text);
+  const TempFolder folder;
+  train_sentencepiece(folder, kDefaultsNoBos);  // squeezes spaces, and knows no other characters
+  const auto squeezing = open_tokenizer(folder.path());
+  EXPECT_EQ(canonical_text(*squeezing, " the  lazy   dog "), "the lazy dog");
+  EXPECT_EQ(canonical_text(*squeezing, "the  \xE6\x97\xA5"), "the  \xE6\x97\xA5");
 }
 
 }  // namespace

@@ -1,0 +1,111 @@
+#include "launcher/flags.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <limits>
+
+#include "ops/core/check.h"
+
+namespace pesc {
+namespace {
+
+using C = CommandLine;
+
+constexpr std::array<std::string_view, 9> kVerbs{"train", "launch", "eval",    "generate", "export",
+                                                 "bench", "plan",   "inspect", "help"};
+
+// Name, verbs, value, help. `launch` parses its own two, and hands the rest to `train`.
+constexpr std::array kFlags{
+    // clang-format off
+    Flag{"config", "train eval generate export bench plan", "FILE", "the experiment: protobuf text, configs/schema/experiment.proto", &C::config},
+    Flag{"set", "train eval generate export bench plan", "FIELD=VALUE", "one field of the experiment: train.steps=20; any number of times", &C::overrides},
+    Flag{"checkpoint", "eval generate export inspect", "DIR", "a step-N folder; by default the newest of the experiment's run_dir. inspect also takes a run directory", &C::checkpoint},
+    Flag{"base", "eval generate", "", "the dense base model, without any checkpoint", &C::base},
+    Flag{"out", "eval export bench plan", "PATH", "where to write: a folder for export, a JSON file for the others", &C::out},
+    Flag{"samples", "eval", "N", "answers to show", &C::samples},
+    Flag{"prompt", "generate", "TEXT", "what to answer", &C::prompt},
+    Flag{"system", "generate", "TEXT", "system text of --prompt", &C::system},
+    Flag{"prompts", "generate", "FILE", "rows whose last answers to generate", &C::prompts},
+    Flag{"shape", "bench plan", "S", "instead of the experiment's model and data: a folder with config.json, a name of configs/models, 7B, 13B, 34B, 70B", &C::shape},
+    Flag{"steps", "bench", "N", "steps to time", &C::steps, 1},
+    Flag{"shortest", "bench", "T", "random rows of T tokens to train.seq_len; by default all are full", &C::shortest, std::numeric_limits<int>::lowest()},
+    Flag{"ranks", "plan", "N", "ranks of the job", &C::ranks, 1},
+    Flag{"gemm_tflops", "plan", "T", "rate of a rank's matrix products, TFLOP/s", &C::gemm_tflops, kAboveZero},
+    Flag{"memory_gbs", "plan", "M", "rate of a rank's device memory, GB/s", &C::memory_gbs, kAboveZero},
+    Flag{"link_gbs", "plan", "L", "rate at which a rank sends, GB/s", &C::link_gbs, kAboveZero},
+    Flag{"device_gib", "plan", "G", "memory of a rank's device, GiB", &C::device_gib, kAboveZero},
+    Flag{"verify", "inspect", "", "read and check every byte", &C::verify},
+    Flag{"against", "inspect", "DIR", "a second checkpoint to compare with", &C::against},
+    Flag{"generation", "train", "N", "number of the launch; `pesc launch` gives it to its ranks", &C::generation},
+    Flag{"n", "launch", "N", "ranks to start", {}},
+    Flag{"hostfile", "launch", "FILE", "hosts to start them on", {}},
+    // clang-format on
+};
+
+[[noreturn]] void refuse(const Flag& flag, const std::string& value, const std::string& what) {
+  throw UsageError(str_cat("--", flag.name, ": '", value, "' ", what));
+}
+
+template <class T>
+T number(const Flag& flag, const std::string& text) {
+  T value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error == std::errc::result_out_of_range) refuse(flag, text, "is out of range");
+  if (error != std::errc() || end != text.data() + text.size())
+    refuse(flag, text, std::is_floating_point_v<T> ? "is not a number" : "is not a whole number");
+  const auto as_double = static_cast<double>(value);
+  if (!std::isfinite(as_double)) refuse(flag, text, "is not finite");
+  if (flag.least == kAboveZero ? as_double <= 0 : as_double < flag.least)
+    refuse(flag, text, flag.least == kAboveZero ? "is not above 0" : str_cat("is less than ", flag.least));
+  return value;
+}
+
+bool truth(const Flag& flag, const std::string& text) {
+  for (const char* yes : {"true", "t", "yes", "y", "1"}) {
+    if (text == yes) return true;
+  }
+  for (const char* no : {"false", "f", "no", "n", "0"}) {
+    if (text == no) return false;
+  }
+  refuse(flag, text, "is neither true nor false");
+}
+
+}  // namespace
+
+std::span<const Flag> flags() {
+  return kFlags;
+}
+
+std::span<const std::string_view> verbs() {
+  return kVerbs;
+}
+
+const Flag* find_flag(std::string_view name) {
+  const auto found =
+      std::find_if(kFlags.begin(), kFlags.end(), [name](const Flag& f) { return f.name == name; });
+  return found == kFlags.end() ? nullptr : &*found;
+}
+
+bool reads(std::string_view verb, const Flag& flag) {
+  return str_cat(" ", flag.verbs, " ").find(str_cat(" ", verb, " ")) != std::string::npos;
+}
+
+void set_flag(const Flag& flag, const std::string& value, CommandLine& c) {
+  if (const auto* text = std::get_if<std::string C::*>(&flag.target)) {
+    c.** text = value;
+  } else if (const auto* list = std::get_if<std::vector<std::string> C::*>(&flag.target)) {
+    (c.**list).push_back(value);
+  } else if (const auto* on = std::get_if<bool C::*>(&flag.target)) {
+    c.** on = truth(flag, value);
+  } else if (const auto* count = std::get_if<int C::*>(&flag.target)) {
+    c.** count = number<int>(flag, value);
+  } else if (const auto* rate = std::get_if<double C::*>(&flag.target)) {
+    c.** rate = number<double>(flag, value);
+  } else if (const auto* id = std::get_if<uint64_t C::*>(&flag.target)) {
+    c.** id = number<uint64_t>(flag, value);
+  }
+}
+
+}  // namespace pesc

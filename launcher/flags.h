@@ -1,0 +1,40 @@
+// The flags of `pesc`: one table of their names, the verbs that read them and what they set. usage(), the
+// parser and tests/layering_test.py read it.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "launcher/command_line.h"
+
+namespace pesc {
+
+inline constexpr double kAboveZero = -1;  // as Flag::least: any number above 0
+
+struct Flag {
+  using Target =
+      std::variant<std::monostate, std::string CommandLine::*, std::vector<std::string> CommandLine::*,
+                   bool CommandLine::*, int CommandLine::*, double CommandLine::*, uint64_t CommandLine::*>;
+  std::string_view name;
+  std::string_view verbs;  // that read it, parted by spaces
+  std::string_view value;  // what stands for the value in usage(); empty for a switch
+  std::string_view help;
+  Target target;     // nothing: `launch` reads it by itself
+  double least = 0;  // of a number
+};
+
+[[nodiscard]] std::span<const Flag> flags();
+[[nodiscard]] std::span<const std::string_view> verbs();
+
+// Nullptr for a name that is none.
+[[nodiscard]] const Flag* find_flag(std::string_view name);
+[[nodiscard]] bool reads(std::string_view verb, const Flag& flag);
+
+// Sets the flag from its text. Throws UsageError naming both for a value of another type or out of range.
+void set_flag(const Flag& flag, const std::string& value, CommandLine& command);
+
+}  // namespace pesc

@@ -1,0 +1,162 @@
+#include "runtime/config/same_run.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include "configs/schema/experiment.pb.h"
+#include "ops/core/check.h"
+#include "runtime/config/experiment.h"
+#include "runtime/config/resolved.h"
+
+namespace pesc {
+namespace {
+
+enum class Kind { kModel, kTraining, kRounding, kFree };
+struct Rule {
+  std::string_view field;  // the beginning of its path
+  Kind kind;
+};
+
+// The first that fits counts.
+constexpr std::array kRules{
+    Rule{"name:", Kind::kFree},
+    Rule{"run_dir:", Kind::kFree},
+    Rule{"checkpoint.", Kind::kFree},
+    Rule{"generate.", Kind::kFree},
+    Rule{"debug.", Kind::kFree},
+    Rule{"recovery.", Kind::kFree},
+    Rule{"data.eval[", Kind::kFree},
+    Rule{"data.on_bad_row:", Kind::kFree},  // the rows themselves are compared
+    Rule{"model.path:", Kind::kFree},
+    Rule{"model.tokenizer:", Kind::kFree},
+    Rule{"model.follow_links:", Kind::kFree},
+    Rule{"train.eval_", Kind::kFree},
+    Rule{"train.log_every:", Kind::kFree},
+    Rule{"train.on_nonfinite:", Kind::kFree},
+    Rule{"train.loss_spike_ratio:", Kind::kFree},
+    Rule{"train.on_loss_spike:", Kind::kFree},
+    Rule{"train.recompute:", Kind::kFree},
+    // The same bits whatever they say; the layout and what threads and chunks came to are compared as they
+    // were.
+    Rule{"parallel.exchange_headroom:", Kind::kFree},
+    Rule{"parallel.share_gpu:", Kind::kFree},
+    Rule{"parallel.overlap:", Kind::kFree},
+    Rule{"parallel.tp:", Kind::kFree},
+    Rule{"parallel.ep:", Kind::kFree},
+    Rule{"parallel.threads:", Kind::kFree},
+    Rule{"parallel.exchange_chunks:", Kind::kFree},
+    Rule{"parallel.", Kind::kRounding},
+    Rule{"train.compute:", Kind::kRounding},
+    Rule{"model.shape.init_std:", Kind::kTraining},
+    Rule{"model.shape.", Kind::kModel},
+    Rule{"train.mode:", Kind::kModel},
+    Rule{"lora.dropout:", Kind::kTraining},
+    Rule{"lora.", Kind::kModel},
+    Rule{"moe.dropout:", Kind::kTraining},
+    Rule{"moe.aux_coef:", Kind::kTraining},
+    Rule{"moe.", Kind::kModel},
+};
+
+bool is_path_or_tag(std::string_view line) {  // of data.train[N]
+  if (!line.starts_with("data.train[")) return false;
+  const std::string_view field = line.substr(line.find(']') + 1);
+  return field.starts_with(".path:") || field.starts_with(".tag:");
+}
+
+Kind kind_of(std::string_view line) {
+  if (is_path_or_tag(line)) return Kind::kFree;
+  for (const Rule& rule : kRules) {
+    if (line.starts_with(rule.field)) return rule.kind;
+  }
+  return Kind::kTraining;
+}
+
+// What AUTO stands for.
+void resolve_compute(proto::Experiment& e) {
+  if (e.train().compute() != proto::Train::AUTO) return;
+  const bool cuda = e.parallel().device() == proto::Parallel::CUDA;
+  e.mutable_train()->set_compute(cuda ? proto::Train::BF16 : proto::Train::F32);
+}
+
+// Kernels are timed on CUDA in BF16 alone.
+void resolve_kernels(proto::Experiment& e) {
+  if (e.parallel().device() != proto::Parallel::CUDA || e.train().compute() != proto::Train::BF16)
+    e.mutable_parallel()->clear_time_kernels();
+}
+
+// What the mode does not use, and what no LoRA makes of the rest.
+void drop_unused(proto::Experiment& e) {
+  const auto mode = e.train().mode();
+  if (mode != proto::Train::PESC) e.clear_moe();
+  if (mode == proto::Train::FULL) e.clear_lora();
+  if (mode != proto::Train::FULL && e.lora().rank() == 0) {
+    e.clear_lora();
+    e.mutable_lora()->set_rank(0);
+  }
+}
+
+std::string comparable(const std::string& text) {
+  proto::Experiment e = read_recorded_experiment(text);
+  resolve_compute(e);
+  resolve_kernels(e);
+  drop_unused(e);
+  return resolved_text(std::move(e));
+}
+
+// The length may change where no learning rate depends on it.
+bool length_is_free(const std::string& now) {
+  const proto::Train& train = read_recorded_experiment(now).train();
+  return train.schedule() == proto::Train::CONSTANT && train.warmup_ratio() == 0;
+}
+
+}  // namespace
+
+RunDifferences compare_runs(const std::string& recorded, const std::string& now, CheckpointUse use) {
+  RunDifferences found;
+  const auto lines = experiment_differences(comparable(recorded), comparable(now));
+  const auto about = [&lines](std::string_view field) {
+    return std::any_of(lines.begin(), lines.end(),
+                       [&](const std::string& l) { return l.starts_with(field); });
+  };
+  const bool other_mode = about("train.mode:");
+  const bool other_device = about("parallel.device:");
+  const bool free_length = length_is_free(now);
+  for (const std::string& line : lines) {
+    // Of another mode the rest follows.
+    if (other_mode && (line.starts_with("moe.") || line.starts_with("lora."))) continue;
+    if (other_device && line.starts_with("parallel.time_kernels:")) continue;
+    if (free_length && (line.starts_with("train.steps:") || line.starts_with("train.epochs:"))) continue;
+    const Kind kind = kind_of(line);
+    if (kind == Kind::kModel || (kind == Kind::kTraining && use == CheckpointUse::kResume))
+      found.refused.push_back(line);
+    if (kind == Kind::kRounding && use != CheckpointUse::kExport) found.rounding.push_back(line);
+  }
+  return found;
+}
+
+void refuse_differences(const std::vector<std::string>& refused, CheckpointUse use) {
+  if (refused.empty()) return;
+  std::string text =
+      use == CheckpointUse::kResume
+          ? "the run directory holds a checkpoint of another configuration; use another run_dir, "
+            "or put back (recorded -> now):"
+          : "the checkpoint was trained as another model; put back (recorded -> now):";
+  for (const std::string& line : refused) text += "\n  " + line;
+  throw UsageError(text);
+}
+
+void check_recorded_numbers(const std::string& recorded, int64_t step, int64_t cursor, uint64_t seed) {
+  const proto::Experiment e = read_recorded_experiment(recorded);
+  const auto require = [](const char* what, auto is, auto must) {
+    if (is == must) return;
+    throw DataError(str_cat("the manifest's ", what, " is ", is,
+                            ", but by its own configuration and step it is ", must,
+                            "; the checkpoint was not written by pesc, or was changed"));
+  };
+  require("seed", seed, e.train().seed());
+  // The last step of train.epochs may have had fewer rows than others; a run that went on began behind them.
+  require("cursor (rows consumed)", cursor, std::clamp(cursor, step, step * e.train().global_batch()));
+}
+
+}  // namespace pesc

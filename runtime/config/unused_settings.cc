@@ -1,0 +1,108 @@
+#include "runtime/config/unused_settings.h"
+
+#include <google/protobuf/descriptor.h>
+#include <google/protobuf/text_format.h>
+
+#include "ops/core/check.h"
+#include "runtime/config/text_parser.h"
+
+namespace pesc {
+namespace {
+
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+using google::protobuf::TextFormat;
+using Concerns = UnusedSetting::Concerns;
+
+std::string value_of(const Message& message, const FieldDescriptor& field) {
+  std::string text;
+  TextFormat::PrintFieldValueToString(message, &field, -1, &text);
+  return text;
+}
+
+// Whether it has been given another value than its default.
+bool changed(const Message& message, const FieldDescriptor& field) {
+  const auto* r = message.GetReflection();
+  if (field.is_repeated()) {
+    // Of the lists only lora.target may stand where nothing reads it; all linears are its default.
+    return r->FieldSize(message, &field) != 0 && r->FieldSize(message, &field) != kLinears;
+  }
+  if (!r->HasField(message, &field)) return false;
+  const Message* usual =
+      google::protobuf::MessageFactory::generated_factory()->GetPrototype(message.GetDescriptor());
+  return value_of(message, field) != value_of(*usual, field);
+}
+
+class Finder {
+ public:
+  explicit Finder(const FieldPlaces& places) : places_(places) {}
+
+  // Those of `fields` that were changed; all of the message's where none are named.
+  void look(Concerns concerns, const std::string& section, const Message& message,
+            std::vector<std::string> fields, const std::string& why) {
+    const auto* d = message.GetDescriptor();
+    if (fields.empty()) fields = field_names(*d);
+    std::vector<std::string> found;
+    for (const std::string& name : fields) {
+      if (changed(message, *d->FindFieldByName(name))) found.push_back(str_cat(section, ".", name));
+    }
+    if (found.empty()) return;
+    out_.push_back({concerns, str_cat(places_.prefix(found[0]), joined(found),
+                                      found.size() == 1 ? " has" : " have", " no effect ", why)});
+  }
+  [[nodiscard]] std::vector<UnusedSetting> take() { return std::move(out_); }
+
+ private:
+  const FieldPlaces& places_;
+  std::vector<UnusedSetting> out_;
+};
+
+void look_at_mode(const proto::Experiment& e, Finder& find) {
+  const auto mode = e.train().mode();
+  const std::string in_mode = str_cat("in train.mode ", proto::Train::Mode_Name(mode));
+  if (mode == proto::Train::FULL) find.look(Concerns::kAll, "lora", e.lora(), {}, in_mode);
+  if (mode != proto::Train::FULL && e.lora().rank() == 0)
+    find.look(Concerns::kAll, "lora", e.lora(), {"alpha", "dropout", "target"}, "with lora.rank 0");
+  if (mode != proto::Train::PESC) {
+    find.look(Concerns::kAll, "moe", e.moe(), {}, in_mode);
+    find.look(Concerns::kAll, "parallel", e.parallel(), {"ep", "exchange_headroom", "exchange_chunks"},
+              in_mode + ", which has no experts");
+    find.look(Concerns::kTraining, "debug", e.debug(), {"routing_record", "routing_replay"},
+              in_mode + ", which has no experts");
+  } else if (e.parallel().ep() == 1 && e.parallel().exchange_headroom() >= 1) {
+    find.look(Concerns::kAll, "parallel", e.parallel(), {"exchange_headroom"},
+              "with parallel.ep 1, where every rank has all experts");
+  }
+}
+
+void look_at_training(const proto::Experiment& e, Finder& find) {
+  const proto::Train& t = e.train();
+  if (e.data().eval_size() == 0)
+    find.look(Concerns::kTraining, "train", t, {"eval_every", "eval_rows"}, "without files in data.eval");
+  else if (t.eval_every() == 0)
+    find.look(Concerns::kTraining, "train", t, {"eval_rows"},
+              "with train.eval_every 0; `pesc eval` takes all rows");
+  if (t.loss_spike_ratio() == 0)
+    find.look(Concerns::kTraining, "train", t, {"on_loss_spike"}, "with train.loss_spike_ratio 0");
+  if (t.schedule() == proto::Train::CONSTANT)
+    find.look(Concerns::kTraining, "train", t, {"min_lr_ratio"}, "with train.schedule CONSTANT");
+  if (e.checkpoint().every_steps() == 0)
+    find.look(Concerns::kTraining, "checkpoint", e.checkpoint(), {"asynchronous", "on_error"},
+              "with checkpoint.every_steps 0, which saves at the end alone");
+}
+
+}  // namespace
+
+std::vector<UnusedSetting> unused_settings(const proto::Experiment& e, const FieldPlaces& places) {
+  Finder find(places);
+  look_at_mode(e, find);
+  look_at_training(e, find);
+  if (e.parallel().device() == proto::Parallel::CPU)
+    find.look(Concerns::kAll, "parallel", e.parallel(), {"share_gpu", "overlap"}, "with parallel.device CPU");
+  if (e.generate().temperature() == 0)
+    find.look(Concerns::kAnswers, "generate", e.generate(), {"top_p", "seed"},
+              "with generate.temperature 0, which takes the likeliest token");
+  return find.take();
+}
+
+}  // namespace pesc

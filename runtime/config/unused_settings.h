@@ -1,0 +1,17 @@
+// Settings that are right by themselves and still change nothing, because of what another one says.
+#pragma once
+
+#include <vector>
+
+#include "configs/schema/experiment.pb.h"
+#include "runtime/config/experiment.h"
+#include "runtime/config/field_places.h"
+
+namespace pesc {
+
+// Of those that have another value than their default. One file may serve several modes (`--set
+// train.mode=LORA`), so these are warnings; what is left is the caller's to say.
+[[nodiscard]] std::vector<UnusedSetting> unused_settings(const proto::Experiment& experiment,
+                                                         const FieldPlaces& places);
+
+}  // namespace pesc

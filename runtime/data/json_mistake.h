@@ -1,0 +1,17 @@
+// Says what is wrong with a row that is no JSON, in the words of whoever wrote it.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+
+namespace pesc {
+
+// Text of a file, cut and cleaned for a message: 'text' or 'text...'.
+[[nodiscard]] std::string shown(std::string_view text);
+
+// `position` is the number of bytes that the parser had read when it gave up, `reason` its message. What
+// comes back names what stands there and, where it can be told, what to do about it. Linear in the text.
+[[nodiscard]] std::string json_mistake(std::string_view text, size_t position, std::string_view reason);
+
+}  // namespace pesc

@@ -1,0 +1,108 @@
+#include "runtime/data/row_fields.h"
+
+#include <array>
+
+#include "ops/core/check.h"
+#include "runtime/data/tags.h"
+
+namespace pesc {
+namespace {
+
+struct Refusal {
+  std::string_view name;
+  std::string_view why;
+};
+
+constexpr std::string_view kShareGpt =
+    "is of another form (\"from\" and \"value\"); write {\"messages\": [{\"role\": \"user\", \"content\": "
+    "\"..\"}, {\"role\": \"assistant\", \"content\": \"..\"}]}, roles being system, user and assistant";
+constexpr std::string_view kTools =
+    "is not supported: tools and their calls are not learned; leave such rows out, or write the call into "
+    "the text";
+constexpr std::string_view kMedia = "is not supported: rows are text";
+constexpr std::string_view kPreference =
+    "is not supported: preferences are not learned; write the answer to learn as \"output\"";
+constexpr std::string_view kThoughts =
+    "is not supported: it is text that would neither be seen nor learned; write it into the content, or take "
+    "it away";
+
+constexpr std::array kOfRows = std::to_array<Refusal>({
+    {"conversations", kShareGpt},
+    {"tools", kTools},
+    {"functions", kTools},
+    {"tool_calls", kTools},
+    {"function_call", kTools},
+    {"image", kMedia},
+    {"images", kMedia},
+    {"video", kMedia},
+    {"videos", kMedia},
+    {"audio", kMedia},
+    {"audios", kMedia},
+    {"chosen", kPreference},
+    {"rejected", kPreference},
+    {"kto_tag", kPreference},
+});
+constexpr std::array kOfElements = std::to_array<Refusal>({
+    {"from", kShareGpt},
+    {"value", kShareGpt},
+    {"tools", kTools},
+    {"functions", kTools},
+    {"tool_calls", kTools},
+    {"tool_call_id", kTools},
+    {"function_call", kTools},
+    {"image", kMedia},
+    {"images", kMedia},
+    {"video", kMedia},
+    {"videos", kMedia},
+    {"audio", kMedia},
+    {"audios", kMedia},
+    {"reasoning", kThoughts},
+    {"reasoning_content", kThoughts},
+    {"thinking", kThoughts},
+});
+
+template <class List>
+std::string_view find(const List& list, std::string_view name) {
+  for (const Refusal& r : list) {
+    if (r.name == name) return r.why;
+  }
+  return {};
+}
+
+}  // namespace
+
+std::string_view refused_row_field(std::string_view name) {
+  return find(kOfRows, name);
+}
+
+std::string_view refused_element_field(std::string_view name) {
+  return find(kOfElements, name);
+}
+
+void FieldCounts::add(const std::string& name, int64_t rows) {
+  constexpr size_t kMost = 32;
+  if (const auto found = rows_of_.find(name); found != rows_of_.end()) {
+    found->second += rows;
+  } else if (rows_of_.size() < kMost) {
+    rows_of_[name] = rows;
+  } else {
+    others_ += rows;
+  }
+}
+
+void FieldCounts::add(const FieldCounts& other) {
+  for (const auto& [name, rows] : other.rows_of_) add(name, rows);
+  others_ += other.others_;
+}
+
+std::string FieldCounts::text() const {
+  std::string out;
+  for (const auto& [name, rows] : rows_of_) {
+    out += str_cat(out.empty() ? "\"" : ", \"", made_printable(name), "\" (", rows,
+                   rows == 1 ? " row)" : " rows)");
+  }
+  if (others_ > 0) out += ", and others";
+  return out;
+}
+
+}  // namespace pesc

@@ -1,0 +1,37 @@
+// The fields of rows beyond their texts: those that would change what the model sees or learns and are not
+// supported, which are refused, and all others, which are counted.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+
+namespace pesc {
+
+// Why a field is refused and what to write instead ("... is not supported; ..."), to follow its name; empty
+// for all others. Rows have some of them, elements of `conversation` and `messages` others.
+[[nodiscard]] std::string_view refused_row_field(std::string_view name);
+[[nodiscard]] std::string_view refused_element_field(std::string_view name);
+
+// How many rows of a file have each of some fields: "inputs", "messages[].name". Bounded: of many different
+// ones the first are kept by name.
+class FieldCounts {
+ public:
+  void add(const std::string& name, int64_t rows = 1);
+  void add(const FieldCounts& other);
+  [[nodiscard]] bool empty() const { return rows_of_.empty(); }
+  // "\"inputs\" (1 row), \"messages[].name\" (20 rows)"
+  [[nodiscard]] std::string text() const;
+
+ private:
+  std::map<std::string, int64_t> rows_of_;
+  int64_t others_ = 0;
+};
+
+struct RowFields {
+  FieldCounts unused;    // nothing reads them
+  FieldCounts optional;  // read, but not in every row: system, history, weight, train
+};
+
+}  // namespace pesc

@@ -1,0 +1,33 @@
+// What is to be known of a tokenizer.model beyond the library's interface. The file is one protobuf message:
+// pieces (field 1), then how it was trained (2) and how text is normalised (3).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+
+namespace pesc {
+
+// A file cut between two pieces is still a valid message, which the library loads with default rules: a wrong
+// tokenizer without a word. So: every field whole, and all three parts there.
+[[nodiscard]] bool is_whole_sentencepiece_file(std::string_view bytes);
+
+struct SentencePieceFacts {
+  bool maps_characters = false;  // text is rewritten by a table before it is cut into pieces
+  bool whole_words = false;      // pieces are whole words
+  std::string begin_piece = "<s>";
+  std::string end_piece = "</s>";
+  std::string padding_piece = "<pad>";
+};
+// Of a whole file.
+[[nodiscard]] SentencePieceFacts sentencepiece_facts(std::string_view bytes);
+
+enum class PieceType { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
+
+// The file with those pieces made control pieces that `is_special` picks by id, text and type: they then
+// never come from a text, and give none.
+[[nodiscard]] std::string with_control_pieces(
+    std::string_view bytes, const std::function<bool(int32_t, std::string_view, PieceType)>& is_special);
+
+}  // namespace pesc

@@ -1,0 +1,128 @@
+#include "runtime/same_run.h"
+
+#include <xxhash.h>
+
+#include <array>
+#include <cstdio>
+#include <set>
+#include <vector>
+
+#include "runtime/config/experiment.h"
+#include "runtime/data/template.h"
+#include "runtime/versions.h"
+
+namespace pesc {
+namespace {
+
+constexpr const char* kTokenizerPart = "+tokenizer:";
+
+std::string layout_text(int world, int tp, int ep) {
+  return str_cat(world, world == 1 ? " rank" : " ranks", " (tp ", tp, ", ep ", ep, ")");
+}
+
+// The part of base_digest() that is the tokenizer's; empty where there is none.
+std::string tokenizer_part(const std::string& digest) {
+  const size_t at = digest.find(kTokenizerPart);
+  return at == std::string::npos ? "" : digest.substr(at + std::string(kTokenizerPart).size());
+}
+std::string weights_part(const std::string& digest) {
+  return digest.substr(0, digest.find(kTokenizerPart));
+}
+
+void check_tokenizer(const Job& job, const LoadedCheckpoint& c, const std::string& digest) {
+  const std::string saved = tokenizer_part(c.state.base_digest);
+  const std::string now = tokenizer_part(digest);
+  const std::string& folder = job.config.model.tokenizer;
+  const std::string prefix = job.config.places.prefix("model.tokenizer");
+  if (weights_part(c.state.base_digest) == weights_part(digest) && saved != now) {
+    throw UsageError(str_cat(prefix, "model.tokenizer: the tokenizer of '", folder,
+                             "' is not the one that the checkpoint of step ", c.state.step,
+                             " was trained with (digest ", saved, " -> ", now,
+                             "); name the folder that holds that one"));
+  }
+  const auto rows = c.state.extra.find(kTemplateDigest);
+  if (rows == c.state.extra.end() || job.tokenizer == nullptr) return;
+  const std::string encoded = template_digest(*job.tokenizer);
+  if (saved == now && rows->second != encoded) {
+    throw UsageError(str_cat(
+        "the checkpoint of step ", c.state.step,
+        " was trained on rows that the prompt template encoded otherwise (template digest ", rows->second,
+        " -> ", encoded, "); use the version of pesc that saved it, or the special tokens of that time"));
+  }
+}
+
+// Of answers only what a forward depends on; a layout of theirs promises nothing.
+bool concerns(const std::string& version, CheckpointUse use) {
+  static const std::set<std::string> kTrainingAlone{"exchange_chunks", "threads", "mpi", "nccl",
+                                                    "nccl_settings"};
+  return use == CheckpointUse::kResume || !kTrainingAlone.contains(version);
+}
+
+void compare_versions(const Job& job, const LoadedCheckpoint& c, CheckpointUse use,
+                      std::vector<std::string>& rounding) {
+  const auto now = run_versions(job);
+  // Of another device all of these are others, and it has been said.
+  static const std::set<std::string> kOfTheDevice{"gemm", "gpu", "nccl", "nccl_settings", "threads"};
+  bool other_device = false;
+  for (const std::string& line : rounding) other_device |= line.starts_with("parallel.device:");
+  for (const auto& [name, value] : now) {
+    const auto before = c.state.versions.find(name);
+    if (before == c.state.versions.end() || before->second == value) continue;
+    if (!concerns(name, use) || (other_device && kOfTheDevice.contains(name))) continue;
+    rounding.push_back(str_cat(name, ": ", before->second, " -> ", value));
+  }
+}
+
+}  // namespace
+
+std::map<std::string, std::string> run_versions(const Job& job) {
+  std::map<std::string, std::string> versions = library_versions(job.device);
+  const Mesh& mesh = job.mesh();
+  const TrainSection& t = job.config.train;
+  const int64_t tokens = split_range(t.micro_batch, mesh.dp(), 0).size() * t.seq_len;
+  versions["threads"] = std::to_string(job.placement.threads);
+  if (job.config.pesc.mode == TrainMode::kPesc)
+    versions["exchange_chunks"] = std::to_string(job.config.parallel.chunks(job.config.pesc, mesh, tokens));
+  return versions;
+}
+
+std::string template_digest(const Tokenizer& tokenizer) {
+  const std::array<Row, 2> rows{Row{"", "s", {{"a", "b"}, {"c", "d"}}, ""}, Row{"", "", {}, "text"}};
+  std::vector<int32_t> all;
+  for (const Row& row : rows) {
+    const Sample sample = encode_row(tokenizer, row, INT32_MAX);
+    all.insert(all.end(), sample.tokens.begin(), sample.tokens.end());
+    all.insert(all.end(), sample.labels.begin(), sample.labels.end());
+  }
+  const uint64_t digest = XXH3_64bits(all.data(), all.size() * sizeof(int32_t));
+  char text[20];
+  std::snprintf(text, sizeof(text), "%016llx", static_cast<unsigned long long>(digest));
+  return text;
+}
+
+CheckpointNotes check_same_run(const Job& job, const LoadedCheckpoint& checkpoint, const std::string& digest,
+                               CheckpointUse use) {
+  const CheckpointState& s = checkpoint.state;
+  CheckpointNotes notes;
+  check_tokenizer(job, checkpoint, digest);
+  notes.information = check_base(s, job.config.model.path, digest);
+  check_recorded_numbers(s.config_text, s.step, s.cursor, s.seed);
+  RunDifferences found = compare_runs(s.config_text, job.config.text, use);
+  refuse_differences(found.refused, use);
+  if (use == CheckpointUse::kExport) return notes;
+  if (use == CheckpointUse::kResume) {
+    const std::string before = layout_text(checkpoint.world, s.tp, s.ep);
+    const std::string now = layout_text(job.mesh().world(), job.mesh().tp(), job.mesh().ep());
+    if (before != now) found.rounding.push_back(str_cat("layout: ", before, " -> ", now));
+  }
+  compare_versions(job, checkpoint, use, found.rounding);
+  if (found.rounding.empty()) return notes;
+  notes.warning = str_cat("the checkpoint of step ", s.step,
+                          " was saved under other conditions; the mathematics is the same, rounding is not "
+                          "(saved -> now):");
+  for (size_t i = 0; i < found.rounding.size(); ++i)
+    notes.warning += str_cat(i == 0 ? " " : "; ", found.rounding[i]);
+  return notes;
+}
+
+}  // namespace pesc

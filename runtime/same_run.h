@@ -1,0 +1,34 @@
+// Every verb that loads a checkpoint asks here whether it belongs to the experiment.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "runtime/checkpoint/checkpoint.h"
+#include "runtime/config/same_run.h"
+#include "runtime/job.h"
+
+namespace pesc {
+
+// What the results of a run depend on besides its configuration and files, kept in every checkpoint:
+// library_versions(), and what the configuration leaves open: the threads of a rank and the chunks of the
+// token exchange.
+[[nodiscard]] std::map<std::string, std::string> run_versions(const Job& job);
+
+// Name and value of what a checkpoint further keeps: a digest of rows as the template and the tokenizer
+// encode them. Nothing in an experiment changes it, another version of pesc or other files of the tokenizer
+// may.
+inline constexpr const char* kTemplateDigest = "template_digest";
+[[nodiscard]] std::string template_digest(const Tokenizer& tokenizer);
+
+// Compares the run that saved the checkpoint with this one: base model, tokenizer and template, then the
+// configuration (see runtime/config/same_run.h), then versions and layout. `digest`: base_digest(). Throws
+// UsageError naming each field that must not differ with both values, DataError for another base model.
+// Returns what is to be said once: another path, and in one line all that changes rounding.
+struct CheckpointNotes {
+  std::string information, warning;  // empty: nothing to say
+};
+[[nodiscard]] CheckpointNotes check_same_run(const Job& job, const LoadedCheckpoint& checkpoint,
+                                             const std::string& digest, CheckpointUse use);
+
+}  // namespace pesc

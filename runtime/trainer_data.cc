@@ -1,0 +1,101 @@
+// The rows of a run and how many of its steps they make.
+#include <glog/logging.h>
+
+#include <cmath>
+
+#include "runtime/data/row_record.h"
+#include "runtime/data/share.h"
+#include "runtime/trainer.h"
+
+namespace pesc {
+
+void Trainer::load_data() {
+  const ExperimentConfig& c = job_.config;
+  together(job_.ranks->world(), [&] {
+    train_ = load_training_data(job_);
+    if (!c.data.eval.empty()) {
+      eval_ = load_held_out_data(job_);
+    }
+    sampler_ = std::make_unique<Sampler>(train_->epoch_size(), c.train.seed);
+  });
+  check_rows_alike();
+  log_data(job_, "training data", *train_);
+  if (eval_) log_data(job_, "held-out data", *eval_);
+  set_length();
+  tell_length();
+}
+
+// The steps from the cursor to the end, on top of those that are done.
+void Trainer::set_length() {
+  const TrainSection& t = job_.config.train;
+  end_ = t.steps > 0 ? INT64_MAX : sampler_->rows_for(t.epochs);
+  steps_ = t.steps > 0 ? t.steps : step_ + (end_ - cursor_ + t.global_batch - 1) / t.global_batch;
+  lr_ = t.lr;
+  lr_.total = steps_;
+  lr_.warmup = t.warmup_ratio > 0 ? share_of(t.warmup_ratio, steps_) : t.warmup_steps;
+}
+
+// What is done where it is not what was asked.
+void Trainer::tell_length() const {
+  if (!job_.first()) return;
+  const TrainSection& t = job_.config.train;
+  if (t.steps == 0) {
+    const int64_t last = end_ - (steps_ - 1) * t.global_batch;
+    LOG(INFO) << t.epochs << " epochs of " << train_->epoch_size() << " rows are " << end_ << " rows in "
+              << steps_ << " steps; the last step has " << last << " rows";
+    const double asked = t.epochs * static_cast<double>(train_->epoch_size());
+    if (std::abs(asked - static_cast<double>(end_)) > 1e-9 * asked) {
+      LOG(WARNING) << "train.epochs asks for " << asked << " rows; " << end_ << " are trained on";
+    }
+  }
+  if (lr_.warmup > steps_) {
+    LOG(WARNING) << "the warm-up (train.warmup_steps) of " << lr_.warmup << " steps does not end in a run of "
+                 << steps_ << " steps: train.learning_rate is never reached";
+  }
+}
+
+// Every rank reads the files itself, on several hosts perhaps from several disks.
+void Trainer::check_rows_alike() {
+  Communicator& world = job_.ranks->world();
+  rows_ = row_record(*train_);
+  const std::vector<std::string> all = world.host_all_gather(rows_);
+  for (size_t rank = 1; rank < all.size(); ++rank) {
+    const auto differences = row_differences(all[0], all[rank]);
+    if (differences.empty()) continue;
+    throw AgreedError(ExitCode::kData,
+                      str_cat("rank ", rank, " has other training rows than rank 0: ", differences[0],
+                              "; every host needs the same files"),
+                      job_.first());
+  }
+}
+
+void Trainer::check_same_rows(const CheckpointState& saved) const {
+  const auto before = saved.extra.find(kTrainingRows);
+  if (before == saved.extra.end()) {
+    if (job_.first()) {
+      LOG(WARNING) << "the checkpoint of step " << saved.step
+                   << " says nothing of its training rows: nobody knows whether they are still the same";
+    }
+    return;
+  }
+  const auto differences = row_differences(before->second, rows_);
+  if (differences.empty()) return;
+  std::string text;
+  for (const std::string& line : differences) text += "\n  " + line;
+  throw UsageError(str_cat("the training rows are not those of the checkpoint of step ", saved.step,
+                           "; put them back, or use another run_dir to start anew:", text));
+}
+
+// A run that has gone further than it is asked to stays as it is.
+void Trainer::check_length(const CheckpointState& saved) const {
+  const TrainSection& t = job_.config.train;
+  if (t.steps > 0 ? saved.step <= t.steps : saved.cursor <= end_) return;
+  const std::string asked = t.steps > 0 ? str_cat("train.steps is ", t.steps)
+                                        : str_cat("train.epochs is ", t.epochs, ", which is ", end_, " rows");
+  throw UsageError(str_cat(asked, ", but the run in '", job_.config.run_dir, "' has done ", saved.step,
+                           " steps (", saved.cursor,
+                           " rows) already, and nothing is taken back; ask for at least as many, or use "
+                           "another run_dir"));
+}
+
+}  // namespace pesc

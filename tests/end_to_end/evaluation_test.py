@@ -1,0 +1,205 @@
+"""Evaluation and answers: the total beside tags of any name, numbers that are not finite, answers that are cut, a request to
+stop in the middle; and checkpoints of another model, which no verb takes.
+"""
+
+import json
+import os
+import shutil
+import signal
+import tempfile
+import time
+import unittest
+
+import harness
+import tiny
+
+EXPERIMENT = """
+name: "evaluation"
+run_dir: "%(folder)s/run"
+model { path: "%(folder)s/base" }
+train { mode: PESC steps: 2 global_batch: 4 seq_len: 48 learning_rate: 1e-2 }
+lora { rank: 4 alpha: 4 dropout: 0 }
+moe { experts: 4 top_k: 2 adapter_dim: 4 dropout: 0 }
+parallel { threads: 1 }
+data { train { path: "%(folder)s/rows.jsonl" } eval { path: "%(folder)s/held.jsonl" } }
+generate { max_tokens: 6 }
+"""
+
+
+class Evaluation(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.mkdtemp(prefix="pesc-evaluation-")
+        cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
+        tiny.write_base(cls.path("base"))
+        tiny.write_rows(cls.path("rows.jsonl"), [("say %d" % i, "yes %d" % i, "a") for i in range(8)])
+        tiny.write_rows(cls.path("held.jsonl"), [("tell %d" % i, "no %d" % i, "h") for i in range(4)])
+        cls.config = cls.path("e.textproto")
+        with open(cls.config, "w", encoding="utf-8") as file:
+            file.write(EXPERIMENT % {"folder": cls.folder})
+        trained = harness.pesc(0, *cls.words("train"))
+        assert trained.code == 0, trained
+
+    @classmethod
+    def path(cls, *parts):
+        return os.path.join(cls.folder, *parts)
+
+    @classmethod
+    def words(cls, verb, settings=(), *flags):
+        sets = [word for name, value in dict(settings).items() for word in ("--set", "%s=%s" % (name, value))]
+        return [verb, "--config", cls.config, *sets, *flags]
+
+    def call(self, verb, settings=(), *flags, ranks=0, code=0):
+        result = harness.pesc(ranks, *self.words(verb, settings, *flags), seconds=60)
+        self.assertEqual(result.code, code, str(result))
+        return result
+
+    def report(self, settings, *flags):
+        out = self.path("report.json")
+        result = self.call("eval", settings, "--out", out, *flags)
+        with open(out, encoding="utf-8") as file:
+            return result, json.load(file)
+
+    # --- the total and the tags
+
+    def test_a_tag_of_any_name_leaves_the_total_alone(self):
+        for tag in ("all", "total", "rows", ""):
+            with self.subTest(tag=tag):
+                path = self.path("tagged.jsonl")
+                tiny.write_rows(path, [("tell 1", "no", tag), ("tell 2", "yes and no", tag), ("tell 3", "no", "other")])
+                settings = {"data.eval[0].path": path, "train.eval_every": 2, "run_dir": self.path("tagged-" + tag)}
+                result, report = self.report({"data.eval[0].path": path})
+                name = tag or "tagged"  # a row without a tag gets the file's name
+                self.assertEqual(set(report["datasets"]), {name, "other"})
+                self.assertEqual(report["total"]["rows"], 3)
+                self.assertEqual(report["datasets"][name]["rows"], 2)
+                tokens = [d["supervised_tokens"] for d in report["datasets"].values()]
+                self.assertEqual(report["total"]["supervised_tokens"], sum(tokens))
+                self.assertTrue(result.out.splitlines()[-1].startswith("all "))
+                self.call("train", settings)
+                (record,) = [r for r in harness.read_jsonl(os.path.join(settings["run_dir"], "metrics.jsonl"))
+                             if "held_out_loss" in r]
+                self.assertEqual(set(record["held_out_loss"]), {name, "other"})
+                losses = record["held_out_loss"].values()
+                self.assertTrue(min(losses) < record["held_out_loss_total"] < max(losses), record)
+
+    def test_nothing_in_a_row_drives_the_terminal(self):
+        path = self.path("colours.jsonl")
+        tiny.write_rows(path, [("a\x1b[31mb", "c\x9bd\x07", "fine")])
+        result, report = self.report({"data.eval[0].path": path}, "--samples", "1")
+        for character in "\x1b\x9b\x07":
+            self.assertNotIn(character, result.out)
+        self.assertIn("a\\x1b[31mb", result.out)
+        self.assertEqual(report["samples"][0]["question"], "a\x1b[31mb")
+
+    # --- numbers and lengths
+
+    def test_what_is_not_finite_is_an_error(self):
+        """Weights that are finite, and a head whose products are not."""
+        tiny.write_base(self.path("huge"), head=3e38)
+        huge = {"model.path": self.path("huge")}
+        for temperature in (0, 1):
+            result = self.call("generate", {**huge, "generate.temperature": temperature}, "--base", "--prompt", "say", code=70)
+            self.assertIn("the logits of prompt 0 at token 1 of its answer are not all finite", result.message)
+        result = self.call("eval", huge, "--base", code=70)
+        self.assertIn("held-out loss of dataset 'h' is", result.message)
+        self.assertEqual(len(self.call("eval", huge, "--base", ranks=2, code=70).complaints), 1)
+        # A run that goes on after batches without a finite loss still does not evaluate to nothing.
+        settings = {**huge, "run_dir": self.path("huge-run"), "train.on_nonfinite": "SKIP", "train.eval_every": 1}
+        self.call("train", settings, code=70)
+
+    def test_an_answer_that_the_positions_cut_says_so(self):
+        # As many words as leave room for some tokens of the answer.
+        for words in range(tiny.POSITIONS, 0, -1):
+            result = harness.pesc(0, *self.words("generate", {"generate.max_tokens": 40}, "--prompt", " ".join(["a"] * words)))
+            if result.code == 0:
+                break
+            self.assertEqual(result.code, harness.DATA, str(result))
+        self.assertIn("1 of 1 answers is cut", result.err)
+        self.assertIn("limit of the model's positions of %d tokens" % tiny.POSITIONS, result.err)
+        whole = self.call("generate", {"generate.max_tokens": 4}, "--prompt", "a b")
+        self.assertNotIn("cut", whole.err)
+        cut = self.call("eval", {"generate.max_tokens": 60, "train.seq_len": 36})
+        self.assertRegex(cut.err, "[1-4] answers are cut .* of train.seq_len")
+
+    # --- a request to stop
+
+    def test_a_signal_in_an_evaluation_saves_the_step_soon(self):
+        path = self.path("long.jsonl")
+        tiny.write_rows(path, [("tell %d" % i, "no %d" % i, "h") for i in range(20000)])
+        for ranks in (0, 2):
+            with self.subTest(ranks=ranks):
+                run = self.path("stopped-%d" % ranks)
+                process = harness.start(ranks, *self.words("train", {
+                    "run_dir": run, "data.eval[0].path": path, "train.eval_every": 1, "train.steps": 9}))
+                beat, until = os.path.join(run, "heartbeats", "rank-0"), time.monotonic() + 60
+                while time.monotonic() < until and process.poll() is None:
+                    if os.path.exists(beat) and "section 3" in open(beat, encoding="utf-8").read():
+                        break
+                    time.sleep(0.02)
+                asked = time.monotonic()
+                process.send_signal(signal.SIGUSR1)
+                process.send_signal(signal.SIGTERM if ranks == 0 else signal.SIGUSR1)  # within one second: one request
+                result = harness.finish(process, 60)
+                self.assertEqual(result.code, harness.PREEMPTED, str(result))
+                self.assertLess(time.monotonic() - asked, 10)
+                self.assertIn("the evaluation at step 1 is left out", result.err)
+                self.assertEqual([n for n in os.listdir(run) if n.startswith("step-")], ["step-1"])
+
+    def test_eval_and_generate_end_at_a_signal(self):
+        path = self.path("long.jsonl")
+        tiny.write_rows(path, [("tell %d" % i, "no %d" % i, "h") for i in range(20000)])
+        for verb, flags in (("eval", ()), ("generate", ("--prompts", path))):
+            process = harness.start(0, *self.words(verb, {"data.eval[0].path": path}, *flags))
+            time.sleep(1.5)
+            asked = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            result = harness.finish(process, 60)
+            self.assertNotEqual(result.code, 0, verb)
+            self.assertLess(time.monotonic() - asked, 5)
+
+    # --- checkpoints and experiments
+
+    def test_a_checkpoint_of_another_model_is_refused_by_every_verb(self):
+        for name, value, before in (("moe.scale", 3, 1), ("moe.top_k", 1, 2), ("moe.experts", 8, 4), ("lora.alpha", 8, 4),
+                                    ("train.mode", "LORA", "PESC")):
+            for verb, flags in (("eval", ()), ("generate", ("--prompt", "say")), ("train", ())):
+                result = self.call(verb, {name: value}, *flags, code=harness.USAGE)
+                self.assertEqual(len(result.complaints), 1, str(result))
+                self.assertIn("\n  %s: %s -> %s" % (name, before, value), result.message)
+        # Of another folder with other content; the same content may have moved.
+        tiny.write_base(self.path("second"), seed=2)
+        self.assertIn("digest", self.call("eval", {"model.path": self.path("second")}, code=harness.DATA).message)
+        shutil.copytree(self.path("base"), self.path("moved"))
+        self.assertIn("has the same content", self.call("eval", {"model.path": self.path("moved")}).err)
+        # The same tokenizer but for bytes behind its end, which change no piece: other content all the same.
+        shutil.copytree(self.path("base"), self.path("tokens"))
+        with open(self.path("tokens", "tokenizer.model"), "ab") as file:
+            file.write(b"\xa2\x06\x01x")  # an unknown field 100
+        result = self.call("eval", {"model.tokenizer": self.path("tokens")}, code=harness.USAGE)
+        self.assertIn("model.tokenizer: the tokenizer of '%s' is not the one" % self.path("tokens"), result.message)
+
+    def test_what_a_verb_does_not_read_it_does_not_compare(self):
+        self.call("eval", {"train.learning_rate": 1, "moe.dropout": 0.5, "moe.aux_coef": 1, "train.seed": 5, "train.steps": 9})
+        result = self.call("train", {"moe.aux_coef": 1}, code=harness.USAGE)
+        self.assertIn("moe.aux_coef: 0.01 -> 1", result.message)
+
+    def test_what_changes_rounding_is_one_warning(self):
+        """At the same step: nothing is left to do."""
+        quiet = self.call("train")
+        self.assertNotIn("rounding", quiet.err)
+        result = self.call("train", {"parallel.tp": 2, "parallel.threads": 2}, ranks=2)
+        (line,) = [line for line in result.err.splitlines() if "rounding" in line]
+        self.assertIn("layout: 1 rank (tp 1, ep 1) -> 2 ranks (tp 2, ep 1)", line)
+        self.assertIn("threads: 1 -> 2", line)
+
+    def test_settings_and_flags_without_effect(self):
+        result = self.call("eval", {"train.mode": "LORA"}, "--base")
+        (line,) = [line for line in result.err.splitlines() if "no effect" in line]
+        self.assertRegex(line, r"e.textproto:\d+: moe.experts, moe.adapter_dim, moe.dropout have no effect in train.mode LORA")
+        result = self.call("train", {}, "--samples", "3", code=harness.USAGE)
+        self.assertIn("pesc train does not read --samples; eval does", result.message)
+
+
+if __name__ == "__main__":
+    harness.main()

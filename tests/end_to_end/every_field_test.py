@@ -1,0 +1,526 @@
+"""No accepted setting is without effect: every field of configs/schema/experiment.proto and every flag of launcher/flags.cc
+has a case here, which shows that another value changes something beyond the resolved configuration: a number, a file, a line
+of output, a refusal. A field that acts only in a fault is shown with its fault. A new field or flag without a case fails.
+
+The model is a random one of two layers; most cases are one short run compared with one that all share. What waits for a limit
+is started at the beginning and looked at in the end.
+"""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+import harness
+from tiny import write_base, write_rows
+
+# Shown by another test, or only on a machine that this one need not be. At most five.
+EXCEPTIONS = {
+    "parallel.share_gpu": "needs a GPU (tests/end_to_end/bad_input_gpu_test.py); on a CPU it is named as without effect",
+    "parallel.time_kernels": "needs a GPU: which kernels a product gets (tests/ops/gemm_choice_gpu_test.cc)",
+    "parallel.overlap": "needs two GPUs (tests/parallel/overlap_gpu_test.cc); on a CPU it is named as without effect",
+}
+
+CURVE = ("loss", "balance", "grad_norm", "lr", "tokens", "supervised_tokens")
+CASES = {}
+
+
+def case(*names):
+    """Says which fields ("train.steps") or flags ("--samples") the test shows."""
+    def register(test):
+        for name in names:
+            CASES.setdefault(name, []).append(test.__name__)
+        return test
+    return register
+
+
+def schema_fields():
+    """Every path to a value: "train.steps", "data.train[].weight"."""
+    with open(os.path.join(harness.SOURCE, "configs", "schema", "experiment.proto"), encoding="utf-8") as file:
+        text = re.sub(r"//[^\n]*", "", file.read())
+    messages, stack = {}, []
+    for opened, name, closed, label, kind, field in re.findall(
+            r"\b(message|enum|oneof) (\w+) \{|(\})|(?:(optional|repeated) )?([\w.]+) (\w+) = \d+[^;]*;", text):
+        if opened:
+            stack.append((opened, name))
+            if opened == "message":
+                messages[name] = []
+        elif closed:
+            stack.pop()
+        elif kind and stack[-1][0] != "enum":
+            message = [n for what, n in stack if what == "message"][-1]
+            messages[message].append((field, kind, label == "repeated"))
+    found = []
+
+    def walk(message, prefix):
+        for field, kind, repeated in messages[message]:
+            path = prefix + field + ("[]" if repeated and kind in messages else "")
+            if kind in messages:
+                walk(kind, path + ".")
+            else:
+                found.append(path)
+    walk("Experiment", "")
+    return found
+
+
+def flags():
+    with open(os.path.join(harness.SOURCE, "launcher", "flags.cc"), encoding="utf-8") as file:
+        return ["--" + name for name in re.findall(r'\bFlag\{"(\w+)"', file.read())]
+
+
+EXPERIMENT = """
+name: "fields"
+run_dir: "%(folder)s/run"
+model { path: "%(folder)s/base" }
+train { mode: PESC steps: 3 global_batch: 4 seq_len: 48 learning_rate: 1e-2 }
+lora { rank: 4 alpha: 4 dropout: 0.1 }
+moe { experts: 4 top_k: 2 adapter_dim: 4 dropout: 0.1 }
+parallel { threads: 1 }
+data { train { path: "%(folder)s/rows.jsonl" } eval { path: "%(folder)s/held.jsonl" } eval { path: "%(folder)s/more.jsonl" } }
+recovery { max_restarts: 0 longest_pause_s: 1 }
+generate { max_tokens: 6 }
+"""
+SHAPE = ("{vocab: 1024 hidden: 32 ffn: 48 layers: 2 heads: 4 kv_heads: 2 max_positions: 128 init_std: 0.2}")
+
+
+class EveryField(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.mkdtemp(prefix="pesc-fields-")
+        cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
+        write_base(cls.path("base"))
+        write_base(cls.path("other"), seed=2)
+        words = "one two three four five six seven eight".split()
+        write_rows(cls.path("rows.jsonl"), [("say " + w, w + " and " + v, "a" if i % 2 else "b")
+                                            for i, (w, v) in enumerate(zip(words, words[1:] + words[:1]))])
+        write_rows(cls.path("held.jsonl"), [("tell " + w, w, "h") for w in words[:6]])
+        write_rows(cls.path("more.jsonl"), [("count to " + w, "no", "m") for w in words[:2]])
+        cls.config = cls.path("e.textproto")
+        with open(cls.config, "w", encoding="utf-8") as file:
+            file.write(EXPERIMENT % {"folder": cls.folder})
+        cls.numbered = 0
+        cls.known = {}
+        cls.start_those_that_wait()
+
+    @classmethod
+    def path(cls, *parts):
+        return os.path.join(cls.folder, *parts)
+
+    @classmethod
+    def sets(cls, settings):
+        return [word for name, value in settings.items() for word in ("--set", "%s=%s" % (name, value))]
+
+    @classmethod
+    def call(cls, verb, settings, *words, **options):
+        return harness.pesc(0, verb, "--config", cls.config, *cls.sets(settings), *words, seconds=60, **options)
+
+    def train(self, settings, run=None, code=0, **options):
+        """(result, records of metrics.jsonl, run directory)"""
+        if run is None:
+            type(self).numbered += 1
+            run = self.path("run-%d" % self.numbered)
+        result = self.call("train", {"run_dir": run, **settings}, **options)
+        self.assertEqual(result.code, code, str(result))
+        path = os.path.join(run, "metrics.jsonl")
+        return result, harness.read_jsonl(path) if os.path.exists(path) else [], run
+
+    def trained(self, settings):
+        """The same, once for each setting."""
+        key = json.dumps(settings, sort_keys=True)
+        if key not in self.known:
+            self.known[key] = self.train(settings)
+        return self.known[key]
+
+    @staticmethod
+    def curve(outcome):
+        return [[r[k] for k in CURVE] for r in outcome[1] if "loss" in r]
+
+    def plan(self, settings, *words):
+        self.known["plans"] = self.known.get("plans", 0) + 1
+        out = self.path("plan-%d.json" % self.known["plans"])
+        result = self.call("plan", settings, "--out", out, *words)
+        self.assertEqual(result.code, 0, str(result))
+        with open(out, encoding="utf-8") as file:
+            return json.load(file)
+
+    def evaluate(self, settings, *words):
+        self.known["evals"] = self.known.get("evals", 0) + 1
+        out = self.path("eval-%d.json" % self.known["evals"])
+        result = self.call("eval", {"run_dir": self.trained({})[2], **settings}, "--out", out, *words)
+        self.assertEqual(result.code, 0, str(result))
+        with open(out, encoding="utf-8") as file:
+            return result, json.load(file)
+
+    def generate(self, settings, *words):
+        result = self.call("generate", {"run_dir": self.trained({})[2], **settings}, *(words or ("--prompt", "say one")))
+        self.assertEqual(result.code, 0, str(result))
+        return result.out
+
+    # --- completeness
+
+    def test_every_field_and_flag_has_a_case(self):
+        fields, every_flag = schema_fields(), flags()
+        self.assertGreater(len(fields), 80, "the schema was not read")
+        self.assertGreater(len(every_flag), 15, "the table of flags was not read")
+        self.assertLessEqual(len(EXCEPTIONS), 5)
+        named = set(CASES) | set(EXCEPTIONS)
+        self.assertEqual(sorted(set(fields + every_flag) - named), [], "these have no case")
+        self.assertEqual(sorted(named - set(fields + every_flag)), [], "these are no fields or flags")
+        self.assertEqual(sorted(set(CASES) & set(EXCEPTIONS)), [])
+
+    def test_nothing_changed_changes_nothing(self):
+        self.assertEqual(self.curve(self.trained({})), self.curve(self.train({})))
+        self.assertEqual(self.plan({}), self.plan({}))
+        self.assertEqual(self.evaluate({})[1], self.evaluate({})[1])
+
+    # --- what the curve shows
+
+    def test_the_curve_changes(self):
+        for name, value, common in CURVES:
+            with self.subTest(field=name):
+                changed = self.train({**common, name.replace("[]", "[0]"): self.value(value)})
+                self.assertNotEqual(self.curve(self.trained(common)), self.curve(changed))
+
+    def value(self, value):
+        return value.replace("FOLDER", self.folder) if isinstance(value, str) else value
+
+    def test_the_plan_changes(self):
+        for name, value, common, ranks in PLANS:
+            with self.subTest(field=name):
+                key = "plan " + json.dumps([common, ranks])
+                if key not in self.known:
+                    self.known[key] = self.plan(common, "--ranks", ranks)
+                changed = self.plan({**common, name: value}, "--ranks", ranks)
+                self.assertNotEqual(self.known[key], changed)
+
+    def test_what_cannot_be_is_refused(self):
+        for name, value, common, code, words in REFUSALS:
+            with self.subTest(field=name):
+                result = self.call("plan" if common.get("verb") == "plan" else "train",
+                                   {k: v for k, v in {**common, name: self.value(value)}.items() if k != "verb"})
+                self.assertEqual(result.code, code, str(result))
+                for word in words:
+                    self.assertIn(word, result.err)
+
+    # --- what files, lines and records show
+
+    @case("run_dir", "name")
+    def test_names(self):
+        run = self.trained({})[2]
+        self.assertTrue(os.path.isdir(os.path.join(run, "step-3")))
+        self.assertEqual(self.plan({"name": "another"})["name"], "another")
+
+    @case("train.log_every", "train.eval_every", "data.train[].tag", "data.eval[].tag", "parallel.threads")
+    def test_lines_and_records(self):
+        usual, records, _ = self.trained({})
+        result, changed, _ = self.train({"train.log_every": 2, "train.eval_every": 2, "data.train[0].tag": "mine",
+                                         "data.eval[0].tag": "yours", "parallel.threads": 2})
+        self.assertNotIn("step 2/3", usual.err)
+        self.assertIn("step 2/3", result.err)
+        self.assertNotIn("held-out loss", usual.err)
+        self.assertEqual([r["step"] for r in changed if "held_out_loss" in r], [2])
+        self.assertEqual([set(r["held_out_loss"]) for r in changed if "held_out_loss" in r], [{"yours", "m"}])
+        self.assertEqual({tag for r in records for tag in r.get("tag_tokens", ())}, {"a", "b"})
+        self.assertEqual({tag for r in changed for tag in r.get("tag_tokens", ())}, {"mine"})
+        self.assertIn("1 threads each", usual.err)
+        self.assertIn("2 threads each", result.err)
+
+    @case("train.eval_rows")
+    def test_eval_rows(self):
+        def record(rows):
+            (found,) = [r for r in self.train({"train.steps": 1, "train.eval_every": 1, "train.eval_rows": rows})[1]
+                        if "held_out_loss" in r]
+            return found
+        every, two = record(0), record(2)
+        self.assertEqual(set(two["held_out_loss"]), {"h", "m"}, "a file is left out")
+        self.assertNotEqual(every["held_out_loss_total"], two["held_out_loss_total"])
+
+    @case("data.eval[].path", "data.on_bad_row")
+    def test_held_out_files(self):
+        usual = self.evaluate({})[1]
+        other = self.evaluate({"data.eval[0].path": self.path("more.jsonl")})[1]
+        self.assertNotEqual(usual["total"]["rows"], other["total"]["rows"])
+        bad = self.path("bad.jsonl")
+        with open(self.path("held.jsonl"), encoding="utf-8") as good, open(bad, "w", encoding="utf-8") as file:
+            file.write(good.read() + "{}\n")
+        refused = self.call("eval", {"data.eval[0].path": bad}, "--base")
+        self.assertEqual(refused.code, harness.DATA, str(refused))
+        self.assertEqual(self.evaluate({"data.eval[0].path": bad, "data.on_bad_row": "SKIP"})[1]["total"]["rows"], 8)
+
+    @case("checkpoint.every_steps", "checkpoint.keep", "checkpoint.keep_every", "checkpoint.asynchronous")
+    def test_checkpoints(self):
+        def steps(settings):
+            outcome = self.train({"train.steps": 6, **settings})
+            return sorted(n for n in os.listdir(outcome[2]) if n.startswith("step-")), outcome[1]
+        polled = lambda records: any("save_poll_seconds" in r for r in records)
+        names, records = steps({"checkpoint.every_steps": 1})
+        self.assertEqual(self.trained({})[0].err.count("saved "), 1)
+        self.assertEqual(names, ["step-5", "step-6"])
+        self.assertTrue(polled(records), "nothing was saved behind the steps")
+        names, _ = steps({"checkpoint.every_steps": 1, "checkpoint.keep": 3})
+        self.assertEqual(names, ["step-4", "step-5", "step-6"])
+        names, records = steps({"checkpoint.every_steps": 1, "checkpoint.keep_every": 2, "checkpoint.asynchronous": "false"})
+        self.assertEqual(names, ["step-2", "step-4", "step-5", "step-6"])
+        self.assertFalse(polled(records), "a step was made while a checkpoint was being saved")
+
+    @case("checkpoint.on_error")
+    def test_a_checkpoint_that_cannot_be_written(self):
+        def small_files():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+
+        def save(run, answer):
+            self.train({"train.steps": 1}, run=run)
+            words = harness.command(0, "train", "--config", self.config, *self.sets({
+                "run_dir": run, "train.steps": 4, "checkpoint.every_steps": 1, "checkpoint.on_error": answer}))
+            done = subprocess.run(words, cwd=harness.SOURCE, env=harness.environment(), text=True, capture_output=True,
+                                  preexec_fn=small_files, timeout=60)
+            self.assertEqual(done.returncode, harness.IO, done.stderr)
+            return "GOES ON WITHOUT" in done.stderr
+        self.assertFalse(save(self.path("stops"), "STOP"))
+        self.assertTrue(save(self.path("continues"), "CONTINUE"))
+
+    @case("train.on_nonfinite", "debug.fault")
+    def test_numbers_that_are_not_finite(self):
+        fault = {"debug.fault": "step=2 action=nan_loss always"}
+        ended, _, _ = self.train(fault, code=70)
+        self.assertIn("step 2: the loss is nan", ended.err)
+        _, records, _ = self.train({**fault, "train.on_nonfinite": "SKIP"})
+        self.assertEqual([r.get("nonfinite") for r in records if "loss" in r], [None, "skipped", None])
+
+    @case("train.loss_spike_ratio", "train.on_loss_spike")
+    def test_loss_spikes(self):
+        path = self.path("odd.jsonl")
+        write_rows(path, [("say it", "a b c d e f g", "x")] * 39 + [("say it", "zq 9x!7 Qk@3 vW", "x")])
+        common = {"train.global_batch": 1, "train.steps": 60, "train.learning_rate": 2e-2, "data.train[0].path": path,
+                  "lora.dropout": 0, "moe.dropout": 0}
+        spikes = lambda settings: [r["loss_spike"] for r in self.train({**common, **settings})[1] if "loss_spike" in r]
+        self.assertIn("updated", spikes({}))
+        self.assertEqual(spikes({"train.loss_spike_ratio": 0}), [])
+        self.assertIn("skipped", spikes({"train.on_loss_spike": "SKIP_SPIKE"}))
+
+    @case("debug.routing_record", "debug.routing_replay")
+    def test_routing(self):
+        tape = self.path("tape")
+        self.train({"debug.routing_record": tape, "train.seed": 7})
+        self.assertTrue(os.listdir(tape))
+        self.assertNotEqual(self.curve(self.train({"debug.routing_replay": tape})), self.curve(self.trained({})))
+
+    @case("generate.max_tokens", "generate.temperature", "generate.top_p", "generate.seed", "--prompt", "--system", "--prompts",
+          "--base")
+    def test_generation(self):
+        greedy = self.generate({})
+        self.assertNotEqual(self.generate({"generate.max_tokens": 2}), greedy)
+        hot = {"generate.temperature": 3}
+        sampled = self.generate(hot)
+        self.assertNotEqual(sampled, greedy)
+        self.assertNotEqual(self.generate({**hot, "generate.seed": 2}), sampled)
+        self.assertNotEqual(self.generate({**hot, "generate.top_p": 0.1}), sampled)
+        self.assertNotEqual(self.generate({}, "--prompt", "tell three"), greedy)
+        self.assertNotEqual(self.generate({}, "--prompt", "say one", "--system", "Be very loud."), greedy)
+        self.assertEqual(len(self.generate({}, "--prompts", self.path("held.jsonl")).splitlines()), 6)
+        self.assertNotEqual(self.generate({}, "--prompt", "say one", "--base"), greedy)
+
+    @case("generate.temperature", "generate.top_p", "generate.seed", "generate.max_tokens", "--samples", "--out")
+    def test_sampling_in_eval(self):
+        """The answers are sampled as `generate` would, and that is said."""
+        answers = lambda report: [s["answer"] for s in report.get("samples", [])]
+        many = ("--samples", "100")
+        result, greedy = self.evaluate({}, *many)
+        self.assertEqual(len(answers(greedy)), 8, "an answer comes twice or not at all")
+        self.assertEqual(len({s["question"] for s in greedy["samples"]}), 8)
+        self.assertNotIn("sampled", result.out)
+        self.assertEqual(answers(self.evaluate({})[1]), [])
+        self.assertEqual(len(answers(self.evaluate({}, "--samples", "3")[1])), 3)
+        hot = {"generate.temperature": 3}
+        result, sampled = self.evaluate(hot, *many)
+        self.assertIn("the answers were sampled: temperature 3, top_p 1, seed 1", result.out)
+        self.assertNotEqual(answers(sampled), answers(greedy))
+        self.assertNotEqual(answers(self.evaluate({**hot, "generate.seed": 2}, *many)[1]), answers(sampled))
+        self.assertNotEqual(answers(self.evaluate({**hot, "generate.top_p": 0.1}, *many)[1]), answers(sampled))
+
+    # --- flags
+
+    @case("--config", "--set", "--generation")
+    def test_flags_of_training(self):
+        missing = harness.pesc(0, "train", "--config", self.path("none.textproto"))
+        self.assertEqual(missing.code, harness.USAGE)
+        refused = self.call("train", {"train.steps": 0})
+        self.assertIn("--set train.steps=0: train.steps is 0", refused.err)
+        refused = self.call("train", {"run_dir": self.path("not-launched")}, "--generation", "5")
+        self.assertEqual(refused.code, harness.USAGE, str(refused))
+        self.assertIn("launch 5", refused.err)
+
+    @case("--checkpoint", "--verify", "--against")
+    def test_flags_of_checkpoints(self):
+        _, _, run = self.train({"train.steps": 2, "checkpoint.every_steps": 1})
+        one, two = os.path.join(run, "step-1"), os.path.join(run, "step-2")
+        newest = self.evaluate({"run_dir": run})[1]
+        self.assertEqual(self.evaluate({"run_dir": run}, "--checkpoint", two)[1], newest)
+        self.assertNotEqual(self.evaluate({"run_dir": run}, "--checkpoint", one)[1], newest)
+        inspect = lambda *words: harness.pesc(0, "inspect", "--checkpoint", *words)
+        self.assertIn("not verified", inspect(one).out)
+        self.assertIn("every one verified", inspect(one, "--verify").out)
+        self.assertIn("step: 1 -> 2", inspect(one, "--against", two).out)
+
+    @case("--ranks", "--shape", "--gemm_tflops", "--memory_gbs", "--link_gbs", "--device_gib")
+    def test_flags_of_plan(self):
+        usual = self.plan({}, "--ranks", "2")
+        self.assertNotEqual(self.plan({}), usual)
+        self.assertNotEqual(self.plan({}, "--ranks", "2", "--shape", "7B"), usual)
+        for flag in ("--gemm_tflops", "--memory_gbs", "--link_gbs", "--device_gib"):
+            self.assertNotEqual(self.plan({}, "--ranks", "2", flag, "0.5"), usual, flag)
+
+    @case("--steps", "--shortest")
+    def test_flags_of_bench(self):
+        def bench(*words):
+            out = self.path("bench.json")
+            result = self.call("bench", {"data.train": "[]", "data.eval": "[]"}, "--out", out, *words)
+            self.assertEqual(result.code, 0, str(result))
+            with open(out, encoding="utf-8") as file:
+                return json.load(file)
+        self.assertEqual(bench("--steps", "2")["steps"], 2)
+        rate = lambda report: report["tokens_per_second_median"] * report["step_seconds_median"]  # tokens of a step
+        self.assertLess(round(rate(bench("--steps", "1", "--shortest", "1"))), 4 * 48)
+
+    # --- what waits: started by setUpClass, looked at here
+
+    @classmethod
+    def start_those_that_wait(cls):
+        cls.waiting = {}
+
+        def launch(name, settings, *words):
+            run = cls.path("launched-" + name)
+            cls.waiting[name] = (run, harness.start(0, "launch", *(words or ("-n", 1)), "--", "train", "--config", cls.config,
+                                                    *cls.sets({"run_dir": run, **settings})))
+        hang = "step=2 section=%s action=stop"
+        launch("step", {"recovery.step_limit_s": 1, "debug.fault": hang % "step"})
+        launch("setup", {"recovery.setup_limit_s": 8, "debug.fault": "section=setup action=stop"})
+        launch("checkpoint", {"recovery.checkpoint_limit_s": 1, "debug.fault": hang % "checkpoint", "checkpoint.every_steps": 1})
+        launch("eval", {"recovery.eval_limit_s": 1, "debug.fault": hang % "eval", "train.eval_every": 1})
+        launch("stop", {"recovery.stop_limit_s": 1, "debug.fault": hang % "step", "recovery.step_limit_s": 100})
+        launch("restarts", {"recovery.max_restarts": 2, "recovery.longest_pause_s": 0.25, "debug.fault": "step=2 action=kill"})
+        launch("no-restarts", {"debug.fault": "step=2 action=kill"})
+        for name, answer in (("waits", "false"), ("smaller", "true")):
+            hosts = cls.path("hosts-" + name)
+            with open(hosts, "w", encoding="utf-8") as file:
+                file.write("localhost slots=1\nno-such-host.invalid slots=1\n")
+            launch(name, {"recovery.host_wait_s": 1, "recovery.smaller_layout": answer}, "-n", 2, "--hostfile", hosts)
+
+    def ended(self, name):
+        run, process = self.waiting.pop(name)
+        return harness.finish(process, 60), run
+
+    @case("recovery.step_limit_s", "recovery.setup_limit_s", "recovery.checkpoint_limit_s", "recovery.eval_limit_s")
+    def test_z_limits(self):
+        for name, seconds in (("step", 1), ("setup", 8), ("checkpoint", 1), ("eval", 1)):
+            with self.subTest(section=name):
+                result, _ = self.ended(name)
+                self.assertEqual(result.code, 76, str(result))
+                self.assertRegex(result.err, "no progress in section %s .*for %d s" % (name, seconds))
+
+    @case("recovery.stop_limit_s")
+    def test_z_stop_limit(self):
+        run, process = self.waiting["stop"]
+        harness.wait_for_step(process, run, 1)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        result, _ = self.ended("stop")
+        self.assertIn("STOPPED WITHOUT SAVING", result.err)
+
+    @case("recovery.max_restarts", "recovery.longest_pause_s")
+    def test_z_restarts(self):
+        result, run = self.ended("restarts")
+        self.assertEqual(result.code, 0, str(result))
+        self.assertEqual(len(harness.read_jsonl(os.path.join(run, "launches.jsonl"))), 2)
+        self.assertIn("starting again in 0.25 s", result.err)
+        result, run = self.ended("no-restarts")
+        self.assertNotEqual(result.code, 0)
+        self.assertEqual(len(harness.read_jsonl(os.path.join(run, "launches.jsonl"))), 1)
+
+    @case("recovery.host_wait_s", "recovery.smaller_layout", "--hostfile", "--n")
+    def test_z_hosts(self):
+        result, _ = self.ended("waits")
+        self.assertEqual(result.code, harness.IO, str(result))
+        self.assertIn("no-such-host.invalid", result.err)
+        self.assertIn("for 1 s (recovery.host_wait_s)", result.err)
+        result, _ = self.ended("smaller")
+        self.assertEqual(result.code, 0, str(result))
+        self.assertIn("SMALLER LAYOUT: 1 of 2 ranks", result.err)
+
+
+# (field, value, what both runs have in common)
+LINEAR = {"train.schedule": "LINEAR"}
+FULL = {"train.mode": "FULL", "model.shape": SHAPE, "model.tokenizer": harness.BASE}
+CURVES = [
+    ("model.path", "FOLDER/other", {}),
+    ("train.mode", "LORA", {}),
+    ("train.steps", 4, {}),
+    ("train.epochs", 2, {}),
+    ("train.global_batch", 2, {}),
+    ("train.micro_batch", 2, {}),
+    ("train.seq_len", 12, {}),
+    ("train.learning_rate", 2e-2, {}),
+    ("train.schedule", "COSINE", {}),
+    ("train.warmup_steps", 2, {}),
+    ("train.warmup_ratio", 0.9, {}),
+    ("train.min_lr_ratio", 0.5, LINEAR),
+    ("train.weight_decay", 0.5, {}),
+    ("train.beta1", 0.5, {}),
+    ("train.beta2", 0.5, {}),
+    ("train.epsilon", 1e-2, {}),
+    ("train.clip_norm", 1e-3, {}),
+    ("train.seed", 2, {}),
+    ("lora.rank", 2, {}),
+    ("lora.alpha", 8, {}),
+    ("lora.dropout", 0.5, {}),
+    ("lora.target", "q_proj", {}),
+    ("moe.experts", 2, {}),
+    ("moe.top_k", 1, {}),
+    ("moe.adapter_dim", 2, {}),
+    ("moe.scale", 2, {}),
+    ("moe.dropout", 0.5, {}),
+    ("moe.aux_coef", 1, {}),
+    ("data.train[].path", "FOLDER/held.jsonl", {}),
+    ("data.train[].weight", 0.5, {"train.steps": 4}),
+    ("model.shape.rms_eps", 1e-1, FULL),
+    ("model.shape.rope_theta", 10, FULL),
+    ("model.shape.init_std", 0.1, FULL),
+]
+PLANS = [
+    ("model.shape.family", "QWEN2", FULL, 1),
+    ("model.shape.vocab", 1030, FULL, 1),
+    ("model.shape.hidden", 40, FULL, 1),
+    ("model.shape.ffn", 64, FULL, 1),
+    ("model.shape.layers", 3, FULL, 1),
+    ("model.shape.heads", 8, FULL, 1),
+    ("model.shape.kv_heads", 1, FULL, 1),
+    ("model.shape.head_dim", 4, FULL, 1),
+    ("model.shape.tied_embeddings", "true", FULL, 1),
+    ("train.recompute", "BLOCK", {}, 1),
+    ("parallel.tp", 2, {}, 2),
+    ("parallel.ep", 2, {}, 2),
+    ("parallel.exchange_headroom", 1, {"parallel.ep": 2}, 2),
+    ("parallel.exchange_chunks", 2, {"parallel.ep": 2, "train.global_batch": 8}, 2),
+]
+REFUSALS = [
+    ("model.shape.max_positions", 32, FULL, harness.USAGE, ("train.seq_len is 48", "32 positions")),
+    ("model.tokenizer", "FOLDER", {}, harness.DATA, ("tokenizer.model",)),
+    ("train.compute", "BF16", {}, harness.USAGE, ("train.compute is BF16",)),
+    # On a machine with a GPU it would run; there the plan shows the rates of another device.
+    ("parallel.device", "CUDA", {"train.compute": "F32", "parallel.tp": 3}, harness.USAGE, ("parallel.",)),
+]
+case(*[c[0] for c in CURVES])(EveryField.test_the_curve_changes)
+case(*[c[0] for c in PLANS])(EveryField.test_the_plan_changes)
+case(*[c[0] for c in REFUSALS])(EveryField.test_what_cannot_be_is_refused)
+
+
+if __name__ == "__main__":
+    harness.main()

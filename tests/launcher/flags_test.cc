@@ -1,0 +1,101 @@
+// The command line: flags, the verbs that read them, and what is told about mistakes.
+#include "launcher/flags.h"
+
+#include <gtest/gtest.h>
+
+#include "ops/core/check.h"
+
+namespace pesc {
+namespace {
+
+CommandLine parse(std::vector<std::string> words) {
+  words.insert(words.begin(), "pesc");
+  std::vector<char*> argv;
+  for (std::string& w : words) argv.push_back(w.data());
+  return parse_command_line(static_cast<int>(argv.size()), argv.data());
+}
+
+std::string refusal(const std::vector<std::string>& words) {
+  try {
+    (void)parse(words);
+  } catch (const UsageError& e) {
+    return e.what();
+  }
+  ADD_FAILURE() << "nothing was refused";
+  return "";
+}
+
+// A value that the flag takes.
+std::vector<std::string> given(const Flag& flag) {
+  const std::string name = str_cat("--", flag.name);
+  return flag.value.empty() ? std::vector<std::string>{name} : std::vector<std::string>{name, "1"};
+}
+
+TEST(Flags, EveryVerbTakesItsOwnFlagsAndRefusesTheOthersNamingWhoReadsThem) {
+  for (const std::string_view verb : verbs()) {
+    if (verb == "launch" || verb == "help") continue;
+    for (const Flag& flag : flags()) {
+      std::vector<std::string> words{std::string(verb)};
+      for (const std::string& w : given(flag)) words.push_back(w);
+      if (reads(verb, flag)) {
+        EXPECT_EQ(parse(words).verb, verb) << flag.name;
+        continue;
+      }
+      const std::string message = refusal(words);
+      EXPECT_TRUE(message.starts_with(str_cat("pesc ", verb, " does not read --", flag.name, "; ")))
+          << message;
+      for (const std::string_view reader : verbs()) {
+        if (reads(reader, flag)) {
+          EXPECT_NE(message.find(reader), std::string::npos) << message;
+        }
+      }
+    }
+  }
+  EXPECT_NE(refusal({"train", "--samples", "3"}).find("--samples; eval does"), std::string::npos);
+  EXPECT_NE(refusal({"--checkpoint=x", "train"}).find("eval, generate, export and inspect do"),
+            std::string::npos);
+}
+
+TEST(Flags, ValuesAreReadWholeAndInRange) {
+  EXPECT_EQ(parse({"eval", "--samples=3"}).samples, 3);
+  EXPECT_EQ(parse({"eval", "-samples", "3"}).samples, 3);
+  EXPECT_EQ(parse({"plan", "--link_gbs", "2.5e1"}).link_gbs, 25);
+  EXPECT_EQ(parse({"train", "--set", "a=1", "--set=b=2"}).overrides,
+            (std::vector<std::string>{"a=1", "b=2"}));
+  EXPECT_TRUE(parse({"eval", "--base"}).base);
+  EXPECT_FALSE(parse({"eval", "--nobase"}).base);
+  EXPECT_FALSE(parse({"eval", "--base=false"}).base);
+  for (const char* bad : {"--samples=x", "--samples=3x", "--samples=", "--samples=1.5", "--samples=-1",
+                          "--samples=99999999999", "--base=maybe"})
+    EXPECT_TRUE(
+        refusal({"eval", bad}).starts_with(std::string(bad).substr(0, std::string(bad).find('=')) + ": "))
+        << bad;
+  for (const char* bad : {"--ranks=0", "--link_gbs=0", "--link_gbs=nan", "--link_gbs=inf", "--device_gib=-1"})
+    EXPECT_FALSE(refusal({"plan", bad}).empty()) << bad;
+  EXPECT_FALSE(refusal({"bench", "--steps=0"}).empty());
+}
+
+TEST(Flags, WhatIsGivenTwiceOrExcludesEachOtherIsRefused) {
+  EXPECT_NE(refusal({"eval", "--samples", "1", "--samples", "2"}).find("--samples is given twice"),
+            std::string::npos);
+  EXPECT_NE(refusal({"eval", "--base", "--checkpoint", "x"}).find("exclude each other"), std::string::npos);
+  EXPECT_NE(refusal({"generate", "--prompts", "f", "--system", "x"}).find("exclude each other"),
+            std::string::npos);
+}
+
+TEST(Flags, UnknownNamesAndVerbs) {
+  EXPECT_NE(refusal({"eval", "--sample", "1"}).find("did you mean --samples?"), std::string::npos);
+  EXPECT_NE(refusal({"evall"}).find("did you mean 'eval'?"), std::string::npos);
+  EXPECT_NE(refusal({"eval", "--samples"}).find("--samples needs a value"), std::string::npos);
+  EXPECT_NE(refusal({"--config", "x", "launch"}).find("`launch` stands first"), std::string::npos);
+  EXPECT_EQ(parse({"eval", "--help"}).verb, "help");
+}
+
+TEST(Flags, UsageListsEveryFlag) {
+  for (const Flag& flag : flags())
+    EXPECT_NE(usage().find(str_cat(flag.name.size() == 1 ? " -" : "--", flag.name)), std::string::npos)
+        << flag.name;
+}
+
+}  // namespace
+}  // namespace pesc

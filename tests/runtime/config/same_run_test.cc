@@ -1,0 +1,171 @@
+// What a checkpoint's configuration must have in common with the experiment that loads it.
+#include "runtime/config/same_run.h"
+
+#include <gtest/gtest.h>
+
+#include "ops/core/check.h"
+#include "runtime/config/experiment.h"
+
+namespace pesc {
+namespace {
+
+constexpr const char* kGood =
+    "run_dir: \"runs/t\" model { path: \"base\" } train { steps: 10 global_batch: 8 micro_batch: 4 }\n"
+    "data { train { path: \"a.jsonl\" } eval { path: \"b\" } } moe { experts: 4 }\n";
+constexpr const char* kShape =
+    "run_dir: \"runs/t\" model { tokenizer: \"t\" shape { vocab: 64 hidden: 32 ffn: 48 layers: 2 heads: 4 } "
+    "}\n"
+    "train { mode: FULL steps: 10 } data { train { path: \"a.jsonl\" } }\n";
+
+std::string text_of(const std::vector<std::string>& overrides = {}, const char* base = kGood) {
+  return parse_experiment(base, "e.textproto", overrides).text;
+}
+
+using Lines = std::vector<std::string>;
+RunDifferences compare(const Lines& before, const Lines& now, CheckpointUse use, const char* base = kGood) {
+  return compare_runs(text_of(before, base), text_of(now, base), use);
+}
+
+TEST(SameRun, WhatTheModelComputesIsRefusedByEveryVerb) {
+  const std::vector<std::pair<const char*, const char*>> changes{
+      {"moe.scale=3", "moe.scale: 1 -> 3"},
+      {"moe.top_k=1", "moe.top_k: 2 -> 1"},
+      {"moe.experts=8", "moe.experts: 4 -> 8"},
+      {"moe.adapter_dim=64", "moe.adapter_dim: 512 -> 64"},
+      {"lora.rank=8", "lora.rank: 64 -> 8"},
+      {"lora.alpha=8", "lora.alpha: 16 -> 8"},
+      {"train.mode=LORA", "train.mode: PESC -> LORA"},
+      {"train.mode=FULL", "train.mode: PESC -> FULL"},
+  };
+  for (const CheckpointUse use : {CheckpointUse::kResume, CheckpointUse::kAnswer, CheckpointUse::kExport}) {
+    for (const auto& [change, line] : changes) EXPECT_EQ(compare({}, {change}, use).refused, Lines{line});
+    EXPECT_FALSE(compare({}, {"lora.target=q_proj"}, use).refused.empty());
+    for (const char* change : {"model.shape.rope_theta=5", "model.shape.rms_eps=1e-3", "model.shape.layers=3",
+                               "model.shape.tied_embeddings=true", "model.shape.max_positions=4096"})
+      EXPECT_EQ(compare({}, {change}, use, kShape).refused.size(), 1U) << change;
+  }
+}
+
+TEST(SameRun, WhatOnlyTrainingReadsIsRefusedThereAlone) {
+  for (const char* change :
+       {"train.seed=2", "train.micro_batch=8", "train.seq_len=64", "train.learning_rate=1", "train.beta2=0.5",
+        "train.warmup_steps=1", "train.clip_norm=1", "data.train[0].weight=2", "data.on_bad_row=SKIP",
+        "moe.dropout=0.2", "moe.aux_coef=0", "lora.dropout=0"}) {
+    const Lines refused = compare({}, {change}, CheckpointUse::kResume).refused;
+    const std::string field = std::string(change).substr(0, std::string(change).find('='));
+    ASSERT_EQ(refused.size(), 1U) << change;
+    EXPECT_TRUE(refused[0].starts_with(field + ": ")) << refused[0];
+    for (const CheckpointUse use : {CheckpointUse::kAnswer, CheckpointUse::kExport})
+      EXPECT_TRUE(compare({}, {change}, use).refused.empty()) << change;
+  }
+  EXPECT_EQ(compare({}, {"model.shape.init_std=1"}, CheckpointUse::kResume, kShape).refused.size(), 1U);
+  EXPECT_TRUE(compare({}, {"model.shape.init_std=1"}, CheckpointUse::kExport, kShape).refused.empty());
+}
+
+TEST(SameRun, WhatChangesNoNumberIsFree) {
+  const Lines free{"run_dir=x",
+                   "name=y",
+                   "train.log_every=1",
+                   "train.steps=20",
+                   "checkpoint.keep=5",
+                   "checkpoint.on_error=CONTINUE",
+                   "model.path=moved",
+                   "model.tokenizer=moved",
+                   "train.eval_every=3",
+                   "data.eval=[]",
+                   "train.recompute=BLOCK",
+                   "generate.seed=9",
+                   "parallel.exchange_headroom=4",
+                   "data.train[0].path=moved",
+                   "data.train[0].tag=x",
+                   "recovery.max_restarts=9",
+                   "train.on_nonfinite=SKIP"};
+  const RunDifferences found = compare({}, free, CheckpointUse::kResume);
+  EXPECT_EQ(found.refused, Lines{});
+  EXPECT_EQ(found.rounding, Lines{});
+  // The micro-batch that was the default, now said.
+  EXPECT_TRUE(
+      compare({"train.micro_batch=8"}, {"train.micro_batch=8"}, CheckpointUse::kResume).refused.empty());
+  // What the mode does not use.
+  EXPECT_TRUE(compare({"train.mode=LORA"}, {"train.mode=LORA", "moe.experts=2"}, CheckpointUse::kResume)
+                  .refused.empty());
+  EXPECT_TRUE(compare({"train.mode=FULL"}, {"train.mode=FULL", "lora.rank=2"}, CheckpointUse::kResume)
+                  .refused.empty());
+  EXPECT_TRUE(
+      compare({"lora.rank=0"}, {"lora.rank=0", "lora.alpha=2"}, CheckpointUse::kResume).refused.empty());
+}
+
+TEST(SameRun, TheLengthIsPartOfAScheduleThatFallsAndOfAWarmUpThatIsAShareOfIt) {
+  for (const char* shape : {"train.schedule=LINEAR", "train.warmup_ratio=0.1"}) {
+    EXPECT_EQ(compare({shape}, {shape, "train.steps=20"}, CheckpointUse::kResume).refused,
+              Lines{"train.steps: 10 -> 20"});
+    EXPECT_TRUE(compare({shape}, {shape, "train.steps=20"}, CheckpointUse::kAnswer).refused.empty());
+  }
+}
+
+TEST(SameRun, DeviceAndComputeTypeChangeRoundingAlone) {
+  const Lines gpu{"parallel.device=CUDA"};
+  for (const CheckpointUse use : {CheckpointUse::kResume, CheckpointUse::kAnswer}) {
+    const RunDifferences found = compare(gpu, {}, use);
+    EXPECT_TRUE(found.refused.empty());
+    EXPECT_EQ(found.rounding, (Lines{"parallel.device: CUDA -> CPU", "train.compute: BF16 -> F32"}));
+  }
+  EXPECT_TRUE(compare(gpu, {}, CheckpointUse::kExport).rounding.empty());
+  // AUTO is what it stands for.
+  EXPECT_TRUE(compare({}, {"train.compute=F32"}, CheckpointUse::kResume).rounding.empty());
+  EXPECT_EQ(compare(gpu, {"parallel.device=CUDA", "train.compute=F32"}, CheckpointUse::kResume).rounding,
+            (Lines{"train.compute: BF16 -> F32"}));
+  EXPECT_EQ(
+      compare(gpu, {"parallel.device=CUDA", "parallel.time_kernels=false"}, CheckpointUse::kResume).rounding,
+      (Lines{"parallel.time_kernels: true -> false"}));
+  EXPECT_TRUE(compare({}, {"parallel.time_kernels=false"}, CheckpointUse::kResume).rounding.empty());
+}
+
+// Without the line "  name: value" of a field.
+std::string without(std::string text, const std::string& field) {
+  const size_t at = text.find("  " + field + ":");
+  EXPECT_NE(at, std::string::npos) << field;
+  return text.erase(at, text.find('\n', at) + 1 - at);
+}
+
+TEST(SameRun, WhereARecordedTextLacksAFieldTodaysDefaultCounts) {
+  std::string old = text_of();
+  for (const char* field : {"clip_norm", "recompute", "top_k", "exchange_headroom", "smaller_layout"})
+    old = without(old, field);
+  EXPECT_TRUE(compare_runs(old, text_of(), CheckpointUse::kResume).refused.empty());
+  EXPECT_EQ(compare_runs(old, text_of({"train.clip_norm=1"}), CheckpointUse::kResume).refused,
+            Lines{"train.clip_norm: 0.3 -> 1"});
+  EXPECT_EQ(compare_runs(old, text_of({"moe.top_k=1"}), CheckpointUse::kAnswer).refused,
+            Lines{"moe.top_k: 2 -> 1"});
+}
+
+TEST(SameRun, FieldsThatAreGoneSinceAreNoDifferenceAndUnknownOnesAreAnError) {
+  const std::string old = text_of() + "parallel { expert_exchange: AUTO }\n";
+  EXPECT_TRUE(compare_runs(old, text_of(), CheckpointUse::kResume).refused.empty());
+  std::string weighed = text_of();
+  weighed.insert(weighed.find("path: \"b\""), "weight: 1 ");
+  EXPECT_TRUE(compare_runs(weighed, text_of(), CheckpointUse::kResume).refused.empty());
+  EXPECT_THROW(
+      (void)compare_runs(text_of() + "moe { shared_experts: 1 }\n", text_of(), CheckpointUse::kAnswer),
+      DataError);
+  EXPECT_THROW((void)compare_runs("train { steps: ", text_of(), CheckpointUse::kAnswer), DataError);
+}
+
+TEST(SameRun, TheRefusalNamesEveryFieldAndBothValues) {
+  try {
+    refuse_differences({"moe.scale: 1 -> 3", "moe.top_k: 2 -> 1"}, CheckpointUse::kAnswer);
+    FAIL() << "nothing was refused";
+  } catch (const UsageError& e) {
+    EXPECT_NE(std::string(e.what()).find("\n  moe.scale: 1 -> 3\n  moe.top_k: 2 -> 1"), std::string::npos);
+  }
+  refuse_differences({}, CheckpointUse::kAnswer);
+}
+
+TEST(SameRun, TheManifestsNumbersAreThoseOfItsConfiguration) {
+  check_recorded_numbers(text_of(), 3, 24, 1);
+  EXPECT_THROW(check_recorded_numbers(text_of(), 3, 23, 1), DataError);
+  EXPECT_THROW(check_recorded_numbers(text_of(), 3, 24, 2), DataError);
+}
+
+}  // namespace
+}  // namespace pesc
