@@ -189,6 +189,10 @@ void print_differing_states(const LoadedCheckpoint& a, const LoadedCheckpoint& b
   line("seed", a.state.seed, b.state.seed);
   line("saved by", layout_text(a), layout_text(b));
   line("base digest", a.state.base_digest, b.state.base_digest);
+  for (const auto& [name, value] : a.state.versions) {
+    const auto other = b.state.versions.find(name);
+    if (other != b.state.versions.end()) line(("version " + name).c_str(), value, other->second);
+  }
   try {
     for (const std::string& d : experiment_differences(a.state.config_text, b.state.config_text))
       std::printf("config %s\n", terminal_text(d).c_str());

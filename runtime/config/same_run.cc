@@ -106,7 +106,7 @@ std::string comparable(const std::string& text) {
 
 // The length may change where no learning rate depends on it.
 bool length_is_free(const std::string& now) {
-  const proto::Train& train = read_recorded_experiment(now).train();
+  const proto::Train train = read_recorded_experiment(now).train();
   return train.schedule() == proto::Train::CONSTANT && train.warmup_ratio() == 0;
 }
 

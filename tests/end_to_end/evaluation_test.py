@@ -26,6 +26,14 @@ generate { max_tokens: 6 }
 """
 
 
+def read_if_there(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
 class Evaluation(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -134,7 +142,7 @@ class Evaluation(unittest.TestCase):
                     "run_dir": run, "data.eval[0].path": path, "train.eval_every": 1, "train.steps": 9}))
                 beat, until = os.path.join(run, "heartbeats", "rank-0"), time.monotonic() + 60
                 while time.monotonic() < until and process.poll() is None:
-                    if os.path.exists(beat) and "section 3" in open(beat, encoding="utf-8").read():
+                    if "section 3" in read_if_there(beat):
                         break
                     time.sleep(0.02)
                 asked = time.monotonic()

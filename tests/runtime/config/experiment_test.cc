@@ -129,9 +129,6 @@ TEST(Experiment, RefusesBadFilesWithFileLineAndTheNearestName) {
       {"eval { path: \"b\" }",
        "eval { path: \"b\" weight: 2 }",
        {"e.textproto:8:", "no field 'weight'", "every held-out row is read exactly once; leave it out"}},
-      {"steps: 10",
-       "steps: 10 eval_every: 5 eval_rows: 1 } data { eval { path: \"c\" }",
-       {"e.textproto:5: train.eval_rows is 1, fewer than the 2 files of data.eval"}},
       {"path: \"a.jsonl\"", "path: \"a\" weight: 0", {"e.textproto:8: data.train[0].weight is 0"}},
       {"experts: 4", "experts: 4 } checkpoint { keep: 1", {"e.textproto:9: checkpoint.keep is 1"}},
       {"experts: 4", "experts: 4 } generate { top_p: 0", {"e.textproto:9: generate.top_p is 0"}},
@@ -149,6 +146,14 @@ TEST(Experiment, RefusesBadFilesWithFileLineAndTheNearestName) {
           << "for '" << bad.to << "' wanted '" << fragment << "' in: " << message;
     }
   }
+}
+
+TEST(Experiment, EveryHeldOutFileGivesARow) {
+  const std::string two = "data.eval[1].path=c";
+  EXPECT_EQ(parse(kGood, {two, "train.eval_every=5", "train.eval_rows=2"}).train.eval_rows, 2);
+  EXPECT_NE(refusal(kGood, {two, "train.eval_rows=1"})
+                .find("train.eval_rows is 1, fewer than the 2 files of data.eval"),
+            std::string::npos);
 }
 
 TEST(Experiment, RefusesBadShapes) {

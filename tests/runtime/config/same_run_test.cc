@@ -139,14 +139,19 @@ TEST(SameRun, WhereARecordedTextLacksAFieldTodaysDefaultCounts) {
             Lines{"moe.top_k: 2 -> 1"});
 }
 
+std::string with(std::string text, const std::string& opening, const std::string& field) {
+  const size_t at = text.find(opening);
+  EXPECT_NE(at, std::string::npos) << opening;
+  return text.insert(at + opening.size(), " " + field);
+}
+
 TEST(SameRun, FieldsThatAreGoneSinceAreNoDifferenceAndUnknownOnesAreAnError) {
-  const std::string old = text_of() + "parallel { expert_exchange: AUTO }\n";
+  const std::string old = with(text_of(), "parallel {", "expert_exchange: AUTO");
   EXPECT_TRUE(compare_runs(old, text_of(), CheckpointUse::kResume).refused.empty());
-  std::string weighed = text_of();
-  weighed.insert(weighed.find("path: \"b\""), "weight: 1 ");
+  const std::string weighed = with(text_of(), "eval {", "weight: 1");
   EXPECT_TRUE(compare_runs(weighed, text_of(), CheckpointUse::kResume).refused.empty());
   EXPECT_THROW(
-      (void)compare_runs(text_of() + "moe { shared_experts: 1 }\n", text_of(), CheckpointUse::kAnswer),
+      (void)compare_runs(with(text_of(), "moe {", "shared_experts: 1"), text_of(), CheckpointUse::kAnswer),
       DataError);
   EXPECT_THROW((void)compare_runs("train { steps: ", text_of(), CheckpointUse::kAnswer), DataError);
 }
