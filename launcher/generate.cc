@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "launcher/command_line.h"
+#include "launcher/standard_output.h"
 #include "runtime/data/row_file.h"
 #include "runtime/data/template.h"
 #include "runtime/evaluation.h"
@@ -54,7 +55,7 @@ int run_generate(const Process& process, const CommandLine& command) {
   StreamDecoder printer(*job.tokenizer);
   const auto print = [](const std::string& text) {
     std::fwrite(text.data(), 1, text.size(), stdout);
-    std::fflush(stdout);
+    flush_standard_output();
   };
   TokenCallback on_token;
   if (stream && mesh.tp_rank() == 0) {

@@ -15,6 +15,16 @@
 namespace pesc {
 namespace fs = std::filesystem;
 
+namespace {
+
+int first_error = 0;  // errno of the first flush that failed; stdio keeps only that there was one
+
+}  // namespace
+
+void flush_standard_output() {
+  if (std::fflush(stdout) != 0 && first_error == 0) first_error = errno;
+}
+
 void ignore_write_signals() {
   ::signal(SIGXFSZ, SIG_IGN);
   ::signal(SIGPIPE, SIG_IGN);
@@ -26,12 +36,9 @@ void default_write_signals() {
 }
 
 int check_standard_output(int code) {
-  // An error of an earlier flush has left its mark; its reason is mostly still there.
-  const bool failed_before = std::ferror(stdout) != 0;
-  errno = 0;
-  const bool failed_now = std::fflush(stdout) != 0;
-  if (!failed_before && !failed_now) return code;
-  const std::string why = errno != 0 ? std::strerror(errno) : "an earlier write failed";
+  flush_standard_output();
+  if (std::ferror(stdout) == 0) return code;
+  const std::string why = first_error != 0 ? std::strerror(first_error) : "an earlier write failed";
   std::fprintf(stderr,
                "pesc: standard output cannot be written: %s; what was printed is lost or incomplete\n",
                why.c_str());

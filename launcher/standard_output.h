@@ -12,6 +12,8 @@ void ignore_write_signals();
 // In a child, before another program: as it expects them. Async-signal-safe.
 void default_write_signals();
 
+// In the middle of a verb: flushes standard output. Why it could not be is told at the end.
+void flush_standard_output();
 // At the end of a verb: flushes standard output, and says so where any of it could not be written. Returns
 // the exit code: `code`, or 74 where that would be a success.
 [[nodiscard]] int check_standard_output(int code);

@@ -47,8 +47,11 @@ std::string Trainer::where_to_look(const std::string& rows) const {
 }
 
 std::string Trainer::last_good() const {
-  if (committed_step_ < 0) return "there is no checkpoint to go back to";
-  return str_cat("the last good checkpoint is that of step ", committed_step_);
+  // At the end of the run it is still waited for; whether it can be saved is told by then.
+  const std::string behind =
+      started_save_ > committed_step_ ? str_cat(", and that of step ", started_save_, " is being saved") : "";
+  if (committed_step_ < 0) return "there is no checkpoint to go back to" + behind;
+  return str_cat("the last good checkpoint is that of step ", committed_step_) + behind;
 }
 
 // Called on all ranks alike, after the step has been reported.

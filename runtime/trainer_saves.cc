@@ -59,6 +59,7 @@ void Trainer::advance_save(Patience patience, LastSave last) {
     return;
   } catch (
       const InternalError& error) {  // the same on all ranks, too: what was to be saved is not fit for it
+    started_save_ = committed_step_;
     throw AgreedError(error.code(), str_cat(error.what(), "; ", last_good()), job_.first());
   }
   if (!report) return;
