@@ -6,6 +6,7 @@
 #include <set>
 
 #include "launcher/flags.h"
+#include "launcher/standard_output.h"
 #include "ops/core/check.h"
 #include "runtime/config/shapes.h"
 #include "runtime/config/text_parser.h"
@@ -177,6 +178,8 @@ ExperimentConfig read_experiment(const Process& process, const CommandLine& comm
   together(process.world, [&] {
     if (command.config.empty())
       throw UsageError(str_cat("pesc ", command.verb, " needs --config FILE\n", usage()));
+    if (!command.out.empty() && process.world.rank() == 0)
+      command.verb == "export" ? check_out_folder(command.out) : check_out_file(command.out);
     const bool runs = command.verb != "bench" && command.verb != "plan";
     config = load_experiment(command.config, command.overrides,
                              runs ? ExperimentUse::kRun : ExperimentUse::kBench);

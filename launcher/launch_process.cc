@@ -16,6 +16,7 @@
 
 #include "launcher/launch_mark.h"
 #include "launcher/launch_signals.h"
+#include "launcher/standard_output.h"
 #include "ops/core/check.h"
 
 extern char** environ;
@@ -111,6 +112,7 @@ int run_daemon(const std::string& session_directory, char** daemon) {
   if (pid < 0) throw IoError(str_cat("a process cannot be started: ", std::strerror(errno)));
   if (pid == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    default_write_signals();
     ::execvp(daemon[0], daemon);
     std::fprintf(stderr, "pesc launch: %s: %s; is Open MPI installed here and in PATH?\n", daemon[0],
                  std::strerror(errno));

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "launcher/standard_output.h"
 #include "ops/core/check.h"
 
 namespace pesc {
@@ -81,6 +82,7 @@ void HeldSignals::in_child() {
   for (const int number : kWatched) {
     if (!is_ignored(number)) ::signal(number, SIG_DFL);
   }
+  default_write_signals();
   sigset_t blocked;
   sigemptyset(&blocked);
   sigaddset(&blocked, SIGTERM);

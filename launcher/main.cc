@@ -7,6 +7,7 @@
 #include "launcher/command_line.h"
 #include "launcher/launch.h"
 #include "launcher/launch_mark.h"
+#include "launcher/standard_output.h"
 #include "parallel/mpi_communicator.h"
 
 namespace pesc {
@@ -28,8 +29,6 @@ void print_error(const char* what) {
 }
 
 int run(int argc, char** argv) {
-  google::InitGoogleLogging(argv[0]);
-  FLAGS_logtostderr = true;
   // Before MPI starts: a signal that comes during start-up would end the rank.
   if (argc > 1 && std::string_view(argv[1]) == "train") {
     save_and_stop_on_signals();
@@ -70,10 +69,13 @@ int run(int argc, char** argv) {
 }  // namespace pesc
 
 int main(int argc, char** argv) {
+  pesc::ignore_write_signals();
+  google::InitGoogleLogging(argv[0]);
+  FLAGS_logtostderr = true;
   try {
     // The supervisor runs no MPI itself.
     if (argc > 1 && std::string_view(argv[1]) == "launch") return pesc::run_launch(argc, argv);
-    return pesc::run(argc, argv);
+    return pesc::check_standard_output(pesc::run(argc, argv));
   } catch (const pesc::Error& e) {  // from before there are ranks, or after
     pesc::print_error(e.what());
     return static_cast<int>(e.code());

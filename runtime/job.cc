@@ -185,13 +185,16 @@ int64_t load_trained_values(Job& job, Decoder& decoder, const std::string& direc
     Discovery found;
     all_alike(world, [&] { found = store.find_newest(world); });
     if (job.first()) {
-      for (const std::string& line : found.damaged) LOG(WARNING) << "checkpoint passed over: " << line;
+      for (const std::string& line : found.passed_over()) LOG(WARNING) << line;
     }
     if (!found.checkpoint) {
       throw AgreedError(ExitCode::kData,
                         str_cat("run_dir '", job.config.run_dir, "' has no checkpoint to load",
-                                found.damaged.empty() ? "; train first, or use --base for the dense model"
-                                                      : ": all that are there are damaged"),
+                                found.none_there() ? "; train first, or use --base for the dense model"
+                                : found.others.empty()
+                                    ? ": all that are there are damaged"
+                                    : ": those that are there are damaged or of other runs; name one with "
+                                      "--checkpoint"),
                         job.first());
     }
     checkpoint = *found.checkpoint;
