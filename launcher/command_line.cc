@@ -23,6 +23,7 @@ DEFINE_int32(steps, 20, "steps that bench times");
 DEFINE_int32(shortest, 0, "bench: random rows have this many tokens to train.seq_len; 0: all are full");
 DEFINE_string(shape, "", "bench and plan: a model without its files");
 DEFINE_int32(ranks, 1, "plan: ranks of the job");
+DEFINE_string(gpu, "", "plan: the GPU of each rank, by name");
 DEFINE_double(gemm_tflops, 0, "plan: rate of a rank's matrix products, TFLOP/s");
 DEFINE_double(memory_gbs, 0, "plan: rate of a rank's device memory, GB/s");
 DEFINE_double(link_gbs, 0, "plan: rate at which a rank sends, GB/s");
@@ -36,7 +37,7 @@ constexpr std::array kVerbs{"train", "eval", "generate", "export", "bench", "pla
 constexpr std::array kFlags{"config",     "checkpoint", "base",       "out",      "prompt", "system",
                             "prompts",    "samples",    "steps",      "shortest", "set",    "help",
                             "against",    "verify",     "generation", "shape",    "ranks",  "gemm_tflops",
-                            "memory_gbs", "link_gbs",   "device_gib"};
+                            "memory_gbs", "link_gbs",   "device_gib", "gpu"};
 
 template <class List>
 std::string nearest_of(const std::string& name, const List& list) {
@@ -94,14 +95,14 @@ std::string usage() {
          "  export   --out FOLDER              a train.mode FULL run as a Hugging Face folder\n"
          "  bench    [--shape S] [--steps N] [--shortest T] [--out FILE.json]\n"
          "                                     times the training step against the speed of light\n"
-         "  plan     [--shape S] [--ranks N] [--out FILE.json] [--device_gib G] [--gemm_tflops T] "
+         "  plan     [--shape S] [--ranks N] [--out FILE.json] [--gpu NAME] [--device_gib G] [--gemm_tflops T] "
          "[--memory_gbs M] [--link_gbs L]\n"
          "                                     memory, arithmetic, exchange and time of a run, and whether "
          "it "
          "fits,\n"
          "                                     without the device. S: a folder with config.json, a name of "
          "configs/models, 7B, 13B,\n"
-         "                                     34B, 70B\n"
+         "                                     34B, 70B. NAME: A100-40, A100-80, H100-80, H200-141, B200-180\n"
          "  inspect  --checkpoint DIR [--verify] [--against DIR2]\n"
          "                                     what a checkpoint holds; checks every byte; compares two "
          "(ends with "
@@ -146,6 +147,7 @@ CommandLine parse_command_line(int argc, char** argv) {
   c.shortest = FLAGS_shortest;
   c.shape = FLAGS_shape;
   c.ranks = FLAGS_ranks;
+  c.gpu = FLAGS_gpu;
   c.gemm_tflops = FLAGS_gemm_tflops;
   c.memory_gbs = FLAGS_memory_gbs;
   c.link_gbs = FLAGS_link_gbs;

@@ -16,7 +16,9 @@ void export_dense(const Job& job, Decoder& decoder, const std::string& folder) {
   ModelConfig config = job.model;
   if (config.bos_id < 0) config.bos_id = job.tokenizer->bos_id();
   if (config.eos_ids.empty() && job.tokenizer->eos_id() >= 0) config.eos_ids = {job.tokenizer->eos_id()};
-  write_model_config(folder, config);
+  const ModelSection& section = job.config.model;
+  write_model_config(folder, config,
+                     section.path.empty() ? section.init_std : read_initializer_range(section.path));
   const std::string tokenizer = job.config.model.tokenizer + "/tokenizer.model";
   if (!std::filesystem::equivalent(job.config.model.tokenizer, folder, error)) {
     std::filesystem::copy_file(tokenizer, folder + "/tokenizer.model",

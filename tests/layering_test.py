@@ -15,7 +15,7 @@ import unittest
 
 LAYERS = ["launcher", "runtime", "model", "parallel", "ops"]
 FLAGS = {"config", "checkpoint", "base", "out", "prompt", "system", "prompts", "samples", "steps", "generation",
-         "against", "verify", "shape", "shortest", "ranks", "gemm_tflops", "memory_gbs", "link_gbs", "device_gib"}
+         "against", "verify", "shape", "shortest", "ranks", "gemm_tflops", "memory_gbs", "link_gbs", "device_gib", "gpu"}
 MAX_LINES = 400
 SUFFIXES = {".h", ".cc", ".cu", ".cuh"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
