@@ -161,12 +161,12 @@ class Search {
     const auto add = [&all](const std::string& field, const auto& value) {
       all += str_cat(all.empty() ? "" : " and ", field, value);
     };
-    if (c.recompute != now_.recompute) add("train.recompute: ", recompute_name(c.recompute));
     if (c.micro_batch != now_.micro_batch) add("train.micro_batch: ", c.micro_batch);
     if (c.seq_len != now_.seq_len) add("train.seq_len: ", c.seq_len);
     if (c.tp != now_.tp) add("parallel.tp: ", c.tp);
     if (c.ep != now_.ep) add("parallel.ep: ", c.ep);
     if (c.world != now_.world) add("ranks: ", c.world);
+    if (c.recompute != now_.recompute) add("train.recompute: ", recompute_name(c.recompute));
     return all;
   }
   [[nodiscard]] std::string remark(const Choice& c) const {

@@ -232,7 +232,7 @@ class PlanTest(harness.EndToEnd):
         self.assert_refused(harness.pesc(2, "plan", "--config", config, "--shape", "7B"), 64, "one rank")
         self.assert_refused(harness.pesc(0, "plan", "--config", config, "--shape", "7B", "--ranks", 8, "--gpu", "RTX4090"), 64,
                             "'RTX4090'", "A100-40, A100-80, H100-80, H200-141, B200-180", "--device_gib")
-        self.assert_refused(harness.pesc(0, "plan", "--config", QUICKSTART, "--shape", BASE, "--gpu", "H100-80"), 64, "CPU",
+        self.assert_refused(harness.pesc(0, "plan", "--config", QUICKSTART, "--shape", BASE, "--ranks", 4, "--gpu", "H100-80"), 64, "CPU",
                             "parallel.device=CUDA")
         self.assert_refused(harness.pesc(0, "plan", "--config", config, "--shape", "7B", "--ranks", 8, "--device_gib", -1), 64,
                             "--device_gib", "positive")
