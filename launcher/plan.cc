@@ -6,14 +6,13 @@
 #include <nlohmann/json.hpp>
 
 #include "launcher/command_line.h"
+#include "runtime/config/text_parser.h"
 #include "runtime/fitting.h"
 #include "runtime/hf/atomic_file.h"
 #include "runtime/hf/config_json.h"
 
 namespace pesc {
 namespace {
-
-constexpr double kGiB = 1024.0 * 1024 * 1024;
 
 // What the ranks are planned to run on, and what of it nobody has said.
 struct Machine {
@@ -23,12 +22,6 @@ struct Machine {
   std::string text;  // "each rank: assuming one H200-141; name another with --gpu (A100-40, ...)"
   bool assumed = false;
 };
-
-std::string joined(const std::vector<std::string>& words) {
-  std::string all;
-  for (const std::string& word : words) all += (all.empty() ? "" : ", ") + word;
-  return all;
-}
 
 // The flags' figures in place of the table's. Returns the names of those given.
 std::vector<std::string> take_figures(const CommandLine& command, MachineRates& r) {

@@ -6,11 +6,10 @@
 #include <tuple>
 
 #include "ops/core/check.h"
+#include "runtime/machine.h"
 
 namespace pesc {
 namespace {
-
-constexpr double kGiB = 1024.0 * 1024 * 1024;
 
 // The fields that decide about memory, and the number of ranks.
 struct Choice {

@@ -12,8 +12,6 @@
 namespace pesc {
 namespace {
 
-constexpr double kGiB = 1024.0 * 1024 * 1024;
-
 struct Gpu {
   const char* name;
   double bf16_gemm, bf16_attention;  // TFLOP/s

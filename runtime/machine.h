@@ -8,6 +8,8 @@
 
 namespace pesc {
 
+inline constexpr double kGiB = 1024.0 * 1024 * 1024;
+
 // Of one rank. FLOP/s, bytes/s, bytes.
 struct MachineRates {
   double gemm = 0;           // large matrix products in the compute type

@@ -8,8 +8,6 @@
 namespace pesc {
 namespace {
 
-constexpr double kGiB = 1024.0 * 1024 * 1024;
-
 TEST(Machine, EveryGpuHasAllFigures) {
   EXPECT_EQ(gpu_names(), (std::vector<std::string>{"A100-40", "A100-80", "H100-80", "H200-141", "B200-180"}));
   double before = 0;

@@ -12,7 +12,6 @@
 namespace pesc {
 namespace {
 
-constexpr double kGiB = 1024.0 * 1024 * 1024;
 using Words = std::vector<std::string>;
 
 struct Case {
