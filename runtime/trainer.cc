@@ -187,10 +187,13 @@ StepMetrics Trainer::train_step() {
     input.micro_batches.push_back(make_local_batch(*train_, *sampler_, mine.begin, mine.size()));
   }
   if (recorder_ != nullptr) {
-    recorder_->set_step(step_);
     input.tape = recorder_.get();
   } else if (replay_ != nullptr) {
     replay_->set_step(step_);
+    together(job_.ranks->world(), [&] {
+      for (const LocalBatch& b : input.micro_batches)
+        replay_->check(b.host, job_.model.layers, job_.config.pesc.moe.experts);
+    });
     input.tape = replay_.get();
   }
   input.poison = watch_.faults().reach(Section::kStep, step_ + 1);
@@ -198,6 +201,7 @@ StepMetrics Trainer::train_step() {
   int retries = 0;
   bool nonfinite = false;
   for (;; ++retries) {
+    if (recorder_ != nullptr) recorder_->begin_step(step_);
     out = training_step_->run(input, [&](const StepMetrics& m) {
       nonfinite |= !is_finite(m);
       const Update update = guard(m, retries);
@@ -208,6 +212,7 @@ StepMetrics Trainer::train_step() {
     watch_.enter(Section::kStep, step_);
     input.poison = watch_.faults().reach(Section::kStep, step_ + 1);
   }
+  if (recorder_ != nullptr) recorder_->end_step();
   ++step_;
   cursor_ = std::min(cursor_ + t.global_batch, end_);
   updates_.count(out.updated);
@@ -276,7 +281,7 @@ TrainResult Trainer::run() {
     }
     throw;
   }
-  if (recorder_ != nullptr) recorder_->flush();
+  if (recorder_ != nullptr) together(job_.ranks->world(), [&] { recorder_->flush(); });
   result.steps = step_;
   result.seconds = now() - start;
   return result;
