@@ -122,7 +122,7 @@ std::vector<std::string> mpirun_command(const LaunchOptions& options, const Plac
   };
   if (::geteuid() == 0) c.emplace_back("--allow-run-as-root");
   if (!options.hostfile.empty()) {
-    c.insert(c.end(), {"--hostfile", placement.left_out.empty() ? options.hostfile : mark.hostfile()});
+    c.insert(c.end(), {"--hostfile", mark.hostfile()});
   } else if (options.slurm_nodes == 0) {
     c.emplace_back("--oversubscribe");  // its slots are whole cores; binding is the ranks' own
   }

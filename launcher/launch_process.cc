@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <sstream>
 #include <string_view>
+#include <thread>
 
 #include "launcher/launch_mark.h"
 #include "launcher/launch_signals.h"
@@ -83,6 +84,9 @@ pid_t start_process(std::vector<std::string> words, const std::string& mark, int
   const std::vector<char*> argv = pointers(words);
   const std::vector<char*> envp = pointers(environment);
   const pid_t parent = ::getpid();
+  const std::string missing =
+      str_cat("pesc launch: ", words.front(), " is not in PATH; is it installed here?\n");
+  const std::string failed = str_cat("pesc launch: ", words.front(), " cannot be started, error ");
   const HeldSignals held;
   const pid_t pid = ::fork();
   if (pid < 0) throw IoError(str_cat("a process cannot be started: ", std::strerror(errno)));
@@ -97,9 +101,47 @@ pid_t start_process(std::vector<std::string> words, const std::string& mark, int
   ::dup2(out, STDOUT_FILENO);
   ::dup2(err, STDERR_FILENO);
   ::execvpe(argv[0], argv.data(), envp.data());
-  constexpr char kText[] = "pesc launch: mpirun cannot be started; is Open MPI installed and in PATH?\n";
-  [[maybe_unused]] const ssize_t n = ::write(STDERR_FILENO, kText, sizeof(kText) - 1);
+  const int why = errno;
+  const std::string& text = why == ENOENT ? missing : failed;
+  [[maybe_unused]] ssize_t n = ::write(STDERR_FILENO, text.data(), text.size());
+  if (why != ENOENT) {
+    const char digits[] = {static_cast<char>('0' + why / 100 % 10), static_cast<char>('0' + why / 10 % 10),
+                           static_cast<char>('0' + why % 10), '\n'};
+    n = ::write(STDERR_FILENO, digits, sizeof(digits));
+  }
   ::_exit(127);
+}
+
+Answer ask_program(const std::vector<std::string>& words, std::chrono::milliseconds limit) {
+  constexpr auto kPoll = std::chrono::milliseconds(5);
+  constexpr size_t kMostText = 64U << 10;
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) throw IoError(str_cat("pipe: ", std::strerror(errno)));
+  ::fcntl(ends[0], F_SETFL, O_NONBLOCK);
+  const auto begin = std::chrono::steady_clock::now();
+  Answer answer;
+  const pid_t pid = start_process(words, "", ends[1], ends[1]);
+  ::close(ends[1]);
+  const auto read_all = [&] {
+    char buffer[4096];
+    for (ssize_t n = 0; (n = ::read(ends[0], buffer, sizeof(buffer))) > 0;) {
+      if (answer.text.size() < kMostText) answer.text.append(buffer, static_cast<size_t>(n));
+    }
+  };
+  for (;;) {
+    const pid_t ended = ::waitpid(pid, &answer.status, WNOHANG);
+    if (ended == pid || (ended < 0 && errno != EINTR)) break;
+    read_all();
+    if (!answer.late && std::chrono::steady_clock::now() - begin > limit) {
+      answer.late = true;
+      ::kill(-pid, SIGKILL);  // its session
+      ::kill(pid, SIGKILL);   // where it has not come to have one
+    }
+    std::this_thread::sleep_for(kPoll);
+  }
+  read_all();
+  ::close(ends[0]);
+  return answer;
 }
 
 int run_daemon(const std::string& session_directory, char** daemon) {

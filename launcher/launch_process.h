@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdio>
 #include <deque>
@@ -22,6 +23,14 @@ bool is_in_path(const std::string& program);
 // every process of a job at once, which tells ranks to save, and mpirun would kill them 2 s later. mpirun
 // lets through to its ranks what is blocked for itself. Throws IoError.
 pid_t start_process(std::vector<std::string> words, const std::string& mark, int out, int err);
+
+// What a program said on both outputs, and how it ended; at most `limit` is waited for it.
+struct Answer {
+  int status = 0;     // as of waitpid
+  bool late = false;  // it was killed
+  std::string text;
+};
+[[nodiscard]] Answer ask_program(const std::vector<std::string>& words, std::chrono::milliseconds limit);
 
 // pesc launch --daemon DIRECTORY orted ...: what Slurm starts on the other nodes instead of Open MPI's
 // daemon, for the same reason. Runs that daemon with SIGTERM blocked and removes the launch's directories
