@@ -1,13 +1,16 @@
 #include "launcher/launch_process.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -27,6 +30,8 @@ namespace {
 constexpr size_t kLastLines = 20;  // of each source
 constexpr size_t kLineBytes = 500;
 constexpr size_t kLongestTag = 40;
+constexpr size_t kMostWaiting = 1U << 20;
+constexpr int kPatienceAtTheEnd = 2000;  // ms
 
 std::vector<char*> pointers(std::vector<std::string>& words) {
   std::vector<char*> out;
@@ -230,19 +235,45 @@ void OutputPipe::close_write() {
 void OutputPipe::take() {
   char buffer[4096];
   ssize_t n = 0;
-  while ((n = ::read(pipe_[0], buffer, sizeof(buffer))) > 0) {
-    const std::string text = filter_.take(std::string(buffer, static_cast<size_t>(n)));
-    std::fwrite(text.data(), 1, text.size(), to_);
-  }
-  std::fflush(to_);
+  while ((n = ::read(pipe_[0], buffer, sizeof(buffer))) > 0)
+    waiting_ += filter_.take(std::string(buffer, static_cast<size_t>(n)));
+  pass_on(0);
   if (n == 0) open_ = false;
 }
 
 void OutputPipe::finish() {
   take();
-  const std::string text = filter_.flush();
-  std::fwrite(text.data(), 1, text.size(), to_);
+  waiting_ += filter_.flush();
+  pass_on(kPatienceAtTheEnd);
+}
+
+void OutputPipe::pass_on(int patience_ms) {
   std::fflush(to_);
+  const int fd = ::fileno(to_);
+  while (!waiting_.empty()) {
+    pollfd room{fd, POLLOUT, 0};
+    const int ready = ::poll(&room, 1, patience_ms);
+    if (ready < 0 && errno == EINTR) continue;
+    if (ready <= 0) break;
+    // A pipe that can be written has room for so much.
+    const size_t most = std::min<size_t>(waiting_.size(), PIPE_BUF);
+    const ssize_t n = (room.revents & POLLOUT) != 0 ? ::write(fd, waiting_.data(), most) : -1;
+    if (n < 0 && (room.revents & POLLOUT) != 0 && (errno == EINTR || errno == EAGAIN)) break;
+    if (n < 0) {
+      waiting_.clear();  // the reader is gone, or the disk is full
+      return;
+    }
+    waiting_.erase(0, static_cast<size_t>(n));
+  }
+  if (waiting_.empty() && left_out_ > 0) {
+    waiting_ = str_cat("pesc launch: ", left_out_, " bytes of output are left out: nobody read them\n");
+    left_out_ = 0;
+  }
+  if (waiting_.size() <= kMostWaiting) return;
+  const size_t line = waiting_.find('\n', waiting_.size() - kMostWaiting);
+  const size_t drop = line == std::string::npos ? waiting_.size() - kMostWaiting : line + 1;
+  waiting_.erase(0, drop);
+  left_out_ += drop;
 }
 
 }  // namespace pesc

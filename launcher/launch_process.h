@@ -55,7 +55,8 @@ class TagFilter {
   std::map<int, std::deque<std::string>> last_;
 };
 
-// A pipe whose tagged text goes on, untagged, to `to`.
+// A pipe whose tagged text goes on, untagged, to `to`. The ranks never wait for who reads there: what a
+// paused reader does not take is kept, the last MiB of it, and what nobody can take any more is dropped.
 class OutputPipe {
  public:
   explicit OutputPipe(std::FILE* to);
@@ -67,12 +68,15 @@ class OutputPipe {
   void close_write();
   // Passes on what is there; never waits.
   void take();
-  // The same for the last time.
+  // The same for the last time; waits for a paused reader, but not for long.
   void finish();
   [[nodiscard]] const TagFilter& filter() const { return filter_; }
 
  private:
+  void pass_on(int patience_ms);
   std::FILE* to_;
+  std::string waiting_;  // for the reader
+  size_t left_out_ = 0;  // bytes
   TagFilter filter_;
   int pipe_[2] = {-1, -1};
   bool open_ = true;
