@@ -113,7 +113,7 @@ class LocalNames {
 };
 
 // One line, for messages.
-struct Line {
+struct HostfileLine {
   const std::string& path;
   int number;
   [[noreturn]] void refuse(const std::string& why) const {
@@ -138,7 +138,7 @@ std::string join_equals(const std::string& text) {
   return out;
 }
 
-void check_name(const std::string& name, const Line& line) {
+void check_name(const std::string& name, const HostfileLine& line) {
   const size_t colon = name.find(':');
   if (const size_t at = name.find('@'); at != std::string::npos) {
     line.refuse(str_cat(quoted(name), " names a user; write '", name.substr(at + 1),
@@ -171,7 +171,7 @@ void check_name(const std::string& name, const Line& line) {
     line.refuse(str_cat(quoted(name), " is no host name (letters, digits, dots and dashes)"));
 }
 
-void take_keyword(const std::string& word, Host& host, const Line& line) {
+void take_keyword(const std::string& word, Host& host, const HostfileLine& line) {
   const size_t equals = word.find('=');
   const std::string key = word.substr(0, equals);
   const std::string example = str_cat("; write '", host.name, " slots=N'");
@@ -203,7 +203,7 @@ std::string read_text(const std::string& path) {
   text.resize(static_cast<size_t>(in.gcount()));
   if (text.size() > kMostBytes)
     throw UsageError(str_cat("--hostfile ", path, " is too long for a list of hosts"));
-  const Line first{path, 1};
+  const HostfileLine first{path, 1};
   if (text.starts_with("\xef\xbb\xbf"))
     first.refuse("the file begins with a byte order mark; save it as UTF-8 without one");
   if (text.find('\0') != std::string::npos || text.starts_with("\xff\xfe") || text.starts_with("\xfe\xff"))
@@ -219,7 +219,7 @@ std::vector<Host> read_hostfile(const std::string& path) {
   LocalNames names;
   int number = 0;
   for (std::string text; std::getline(in, text);) {
-    const Line line{path, ++number};
+    const HostfileLine line{path, ++number};
     if (text.find('\r') != std::string::npos)
       line.refuse(str_cat("the line ends as on Windows (CR LF); run: sed -i 's/\\r$//' ", path));
     std::istringstream words(join_equals(text.substr(0, text.find('#'))));
@@ -275,7 +275,7 @@ void check_slots(const std::string& path, const std::vector<Host>& hosts, int ra
     slots += h.slots > 0 ? h.slots : h.max_slots;
   }
   if (slots >= ranks) return;
-  const Line last{path, hosts.back().line};
+  const HostfileLine last{path, hosts.back().line};
   last.refuse(str_cat("the hostfile has ", slots, " slots on ", hosts.size(), " hosts, too few for -n ",
                       ranks, "; raise slots= (and max_slots=) or add hosts, or ask for fewer ranks"));
 }

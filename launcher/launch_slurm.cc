@@ -61,7 +61,7 @@ bool add_item(const std::string& item, std::vector<std::string>& names) {
   return true;
 }
 
-std::string short_name(const std::string& name) {
+std::string name_without_domain(const std::string& name) {
   return name.substr(0, name.find('.'));
 }
 
@@ -113,7 +113,7 @@ SlurmJob read_slurm_job(const Variables& variable, const std::string& host, cons
   }
   const std::string node = text_of(variable("SLURMD_NODENAME"));
   const bool here = std::any_of(nodes->begin(), nodes->end(), [&](const std::string& n) {
-    return n == node || short_name(n) == short_name(host);
+    return n == node || name_without_domain(n) == name_without_domain(host);
   });
   const std::optional<std::string> state = ask(id);
   if (state && state->empty()) return left_over("Slurm knows of no such job that runs");

@@ -9,7 +9,7 @@
 namespace pesc {
 namespace {
 
-bool lists(const std::string& names, const std::string& name) {
+bool has_name(const std::string& names, const std::string& name) {
   std::istringstream in(names);
   for (std::string one; std::getline(in, one, ',');) {
     if (one == name) return true;
@@ -33,7 +33,7 @@ std::vector<Mount> mounts(const std::string& root, bool version_2) {
     words >> id >> parent >> device >> group >> point;
     while (words >> word && word != "-") continue;
     words >> type >> source >> options;
-    const bool fits = version_2 ? type == "cgroup2" : type == "cgroup" && lists(options, "cpu");
+    const bool fits = version_2 ? type == "cgroup2" : type == "cgroup" && has_name(options, "cpu");
     if (fits) found.push_back({point, group == "/" ? "" : group});
   }
   return found;
@@ -47,7 +47,7 @@ bool own_group(const std::string& root, bool version_2, std::string& group) {
     const size_t two = one == std::string::npos ? one : line.find(':', one + 1);
     if (two == std::string::npos) continue;
     const std::string controllers = line.substr(one + 1, two - one - 1);
-    if (version_2 ? !controllers.empty() : !lists(controllers, "cpu")) continue;
+    if (version_2 ? !controllers.empty() : !has_name(controllers, "cpu")) continue;
     group = line.substr(two + 1);
     return true;
   }
