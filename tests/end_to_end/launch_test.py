@@ -199,7 +199,7 @@ class Launch(launch_stops.Stops, harness.EndToEnd):
     def test_the_folder_for_session_files(self):
         """TMPDIR, where the launch's files come to be and go again; one that is not there is an error before anything starts."""
         folder = self.path("temporary")
-        result = self.refused("tmpdir", code=74, prefix=("env", "TMPDIR=" + folder))
+        result = self.refused("no-tmpdir", code=74, prefix=("env", "TMPDIR=" + folder))
         self.assertIn(folder, result.err)
         os.makedirs(folder)
         process = self.start("tmpdir", "step=3 rank=1 action=stop", prefix=("env", "TMPDIR=" + folder), train__steps=4)

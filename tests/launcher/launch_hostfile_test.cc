@@ -102,7 +102,7 @@ TEST_F(Hostfile, RefusesTheRestWithFileLineAndWhatToWrite) {
       {"node[1-2] slots=2\n", 1, "ranges of hosts"},
       {"^a\n", 1, "not excluded"},
       {"+n0\n", 1, "not excluded or counted"},
-      {"rank 0=a slot=0\n", 1, "'0=a'"},
+      {"rank 0=a slot=0\n", 1, "keyword '0' is not known"},
       {"slots=2\n", 1, "begins with the name of a host"},
       {"// comment\n", 1, "comments begin with #"},
       {"--host slots=2\n", 1, "no host name"},
