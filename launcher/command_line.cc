@@ -3,6 +3,7 @@
 #include <glog/logging.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <set>
 
 #include "launcher/flags.h"
@@ -195,7 +196,11 @@ ExperimentConfig read_experiment(const Process& process, const CommandLine& comm
 }
 
 HostPlacement place(const Process& process, const ExperimentConfig& config) {
-  return place_rank_on_host(process.local_rank, process.local_size, config.parallel.threads);
+  HostPlacement p =
+      place_rank_on_host(process.cores, process.local_rank, process.local_size, config.parallel.threads);
+  if (process.world.rank() == 0 && !p.why.empty())
+    std::fprintf(stderr, "rank 0 uses %d threads: %s\n", p.threads, p.why.c_str());
+  return p;
 }
 
 }  // namespace pesc

@@ -43,6 +43,7 @@ struct Process {
   int local_rank;
   int local_size;
   RankWatch& watch;
+  const HostCores& cores;
 };
 
 // The verbs. Each runs on every rank and returns the exit code.

@@ -1,7 +1,10 @@
 #include "launcher/launch_progress.h"
 
+#include <signal.h>
+
 #include <algorithm>
 #include <filesystem>
+#include <iterator>
 
 #include "configs/schema/manifest.pb.h"
 #include "ops/core/check.h"
@@ -18,6 +21,9 @@ RunIdentity identity_of(const std::string& run_dir) {
     return {};  // the ranks will say what is wrong with it
   }
 }
+
+// What a program does by itself, at the same place each time.
+constexpr int kCrashes[] = {SIGSEGV, SIGABRT, SIGBUS, SIGFPE, SIGILL};
 
 // Calls visit(step, generation) for each checkpoint that stands and from which this run would go on.
 template <class Visit>
@@ -52,6 +58,26 @@ bool Progress::launch_ended(const std::string& run_dir, uint64_t generation) {
   if (committed <= best_) return false;
   best_ = committed;
   return true;
+}
+
+bool RepeatedFailure::launch_ended(const JobEnd& end) {
+  Failure now;
+  const bool crash =
+      std::find(std::begin(kCrashes), std::end(kCrashes), end.code - 128) != std::end(kCrashes);
+  if (end.code == static_cast<int>(ExitCode::kInternal) && !end.deaths.empty()) {
+    now = {end.code, end.deaths.front().section, end.deaths.front().step};
+  } else if (crash && !end.heartbeats.empty()) {
+    now = {end.code, end.heartbeats.front().section, end.heartbeats.front().step};
+  }
+  if (now.section == Section::kSetup) now = {};
+  const bool again = now.code != 0 && now == last_;
+  last_ = now;
+  return again;
+}
+
+std::string RepeatedFailure::text() const {
+  return str_cat("section ", section_name(last_.section), " after step ", last_.step,
+                 " ended with exit code ", last_.code);
 }
 
 }  // namespace pesc

@@ -157,8 +157,8 @@ void Trainer::resume() {
     AtomicFile resolved(c.run_dir + "/experiment.textproto");
     resolved.write(c.text);
     resolved.commit();
-    metrics_ = std::make_unique<MetricsLog>(c.run_dir + "/metrics.jsonl", step_);
-    metrics_->write({{"step", step_}, {"launch", generation_}, {"ranks", world.size()}});
+    metrics_ = std::make_unique<MetricsLog>(c.run_dir + "/metrics.jsonl", generation_);
+    metrics_->write({{"kind", "launch"}, {"step", step_}, {"ranks", world.size()}});
   });
   watch_.enter(Section::kSetup, step_);
   watch_.faults().reach(Section::kSetup, step_);

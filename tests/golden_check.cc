@@ -306,7 +306,7 @@ int run(int argc, char** argv) {
     Arguments arguments;
     together(*world, [&] { arguments = parse(argc, argv); });
     const HostPlacement place =
-        place_rank_on_host(session.local_rank(), session.local_size(), arguments.threads);
+        place_rank_on_host(session.cores(), session.local_rank(), session.local_size(), arguments.threads);
     Device device{.threads = place.threads};
     std::unique_ptr<Communicator> gpus;
     if (arguments.device != "cpu") {

@@ -100,7 +100,7 @@ def wait_for_step(process, run_dir, step, seconds=120):
     while time.monotonic() < end:
         running = process.poll() is None
         try:
-            done = max((r["step"] for r in read_jsonl(os.path.join(run_dir, "metrics.jsonl")) if "loss" in r), default=0)
+            done = max((r["step"] for r in measured(run_dir) if "loss" in r), default=0)
         except (FileNotFoundError, json.JSONDecodeError):  # not there yet, or a line half written
             done = 0
         if done >= step:
@@ -130,9 +130,25 @@ def read_jsonl(path):
         return [json.loads(line) for line in lines]
 
 
+def measured(run_dir):
+    """The records of metrics.jsonl that count: a launch that goes on from a step puts aside what earlier ones have measured
+    beyond it, and stands there with them."""
+    counted = []
+    for r in read_jsonl(os.path.join(run_dir, "metrics.jsonl")):
+        if r.get("kind") == "launch":
+            counted = [c for c in counted if c["step"] <= r["step"]]
+        counted.append(r)
+    return counted
+
+
+def starts(run_dir):
+    """The records with which launches begin, of all of them."""
+    return [r for r in read_jsonl(os.path.join(run_dir, "metrics.jsonl")) if r.get("kind") == "launch"]
+
+
 def curve(run_dir):
-    """The records of the steps in metrics.jsonl, in order."""
-    steps = [r for r in read_jsonl(os.path.join(run_dir, "metrics.jsonl")) if "loss" in r]
+    """The records of the steps that count, in order."""
+    steps = [r for r in measured(run_dir) if "loss" in r]
     assert [r["step"] for r in steps] == list(range(1, len(steps) + 1)), "steps missing or twice in " + run_dir
     return steps
 

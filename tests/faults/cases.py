@@ -292,7 +292,7 @@ def faults_all_the_time(rig, row, log):
     assert 0.6 * REAL_BETWEEN <= statistics.median(waited) * scale <= 2 * REAL_BETWEEN, (waited, scale)
     assert rig.weights("goodput", GOODPUT_STEPS) == expected
     rig.assert_nothing_left("goodput")
-    last = harness.read_jsonl(os.path.join(run, "metrics.jsonl"))[-1]
+    last = harness.read_jsonl(os.path.join(run, "launches.jsonl"))[-1]
     assert last["restarts"] == row.tried == len(last["restart_seconds"]), last
     for told, seen in zip(last["restart_seconds"], row.recovered):
         assert abs(told - seen) < 1.5, "the supervisor says %.1f s, we saw %.1f s" % (told, seen)

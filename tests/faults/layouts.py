@@ -101,6 +101,5 @@ def chain(rig, row, log):
     expected, got = straight_run(rig), harness.curve(rig.path("chain"))
     rig.assert_curves_agree(expected, got, 1e-4, "chain", ["loss"])
     rig.assert_curves_agree(expected, got, 1e-2, "chain", ["balance", "grad_norm"])
-    # One record of each launch: on how many ranks, and from which step on.
-    launches = [(r["launch"], r["step"], r["ranks"]) for r in harness.read_jsonl(rig.path("chain", "metrics.jsonl")) if "launch" in r]
-    assert launches == [(1, 0, 2), (2, 7, 1), (3, 14, 4)], launches
+    layouts = [(r["launch"], r["step"], r["ranks"]) for r in harness.starts(rig.path("chain"))]
+    assert layouts == [(1, 0, 2), (2, 7, 1), (3, 14, 4)], layouts
