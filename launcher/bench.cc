@@ -14,8 +14,10 @@
 #include <nlohmann/json.hpp>
 
 #include "launcher/command_line.h"
+#include "model/device_memory.h"
 #include "ops/attention.h"
 #include "ops/core/philox.h"
+#include "runtime/decoder_options.h"
 #include "runtime/evaluation.h"
 #include "runtime/gemm_rate.h"
 #include "runtime/hf/atomic_file.h"
@@ -160,8 +162,11 @@ nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& 
     j["device"] = info.name;
     j["versions"] = info.versions;
     j["attention"] = attention_library(decoder.stream());
-    const bool beside = job.config.parallel.overlap == Overlap::kOn && job.mesh().world() > 1;
-    j["queue_bytes_rank0"] = cuda::kQueueBytes * (beside ? 2 : 1);
+    const DecoderOptions options =
+        decoder_options(job.config, job.mesh(), job.device, training_use(job.config));
+    const DeviceMemory planned = device_memory(job.model, job.config.pesc, job.mesh(), options);
+    j["queue_bytes_rank0"] = planned.queues;
+    j["device_bytes_planned"] = planned.all();
     // Nothing is given back while a run lasts, so this is its peak; the context and what the libraries keep
     // count.
     j["device_bytes_taken"] = info.total_bytes - info.free_bytes;
@@ -188,7 +193,8 @@ void print(const Job& job, const HostPlacement& placement, const nlohmann::json&
       dtype_name(job.config.train.compute), 1e3 * median(t.seconds), median(t.tokens) / 1e3,
       median(t.light_flops) / rate, rate / 1e12, j["arena_bytes_rank0"].get<double>() / kGiB);
   if (j.contains("device_bytes_taken"))
-    std::printf(", %.2f GiB of the device taken; attention: %s", j["device_bytes_taken"].get<double>() / kGiB,
+    std::printf(", %.2f GiB of the device taken, %.2f planned; attention: %s",
+                j["device_bytes_taken"].get<double>() / kGiB, j["device_bytes_planned"].get<double>() / kGiB,
                 j["attention"].get<std::string>().c_str());
   std::printf("\n");
 }

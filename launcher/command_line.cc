@@ -3,9 +3,11 @@
 #include <glog/logging.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <set>
 
 #include "launcher/flags.h"
+#include "launcher/standard_output.h"
 #include "ops/core/check.h"
 #include "runtime/config/shapes.h"
 #include "runtime/config/text_parser.h"
@@ -177,6 +179,8 @@ ExperimentConfig read_experiment(const Process& process, const CommandLine& comm
   together(process.world, [&] {
     if (command.config.empty())
       throw UsageError(str_cat("pesc ", command.verb, " needs --config FILE\n", usage()));
+    if (!command.out.empty() && process.world.rank() == 0)
+      command.verb == "export" ? check_out_folder(command.out) : check_out_file(command.out);
     const bool runs = command.verb != "bench" && command.verb != "plan";
     config = load_experiment(command.config, command.overrides,
                              runs ? ExperimentUse::kRun : ExperimentUse::kBench);
@@ -192,7 +196,11 @@ ExperimentConfig read_experiment(const Process& process, const CommandLine& comm
 }
 
 HostPlacement place(const Process& process, const ExperimentConfig& config) {
-  return place_rank_on_host(process.local_rank, process.local_size, config.parallel.threads);
+  HostPlacement p =
+      place_rank_on_host(process.cores, process.local_rank, process.local_size, config.parallel.threads);
+  if (process.world.rank() == 0 && !p.why.empty())
+    std::fprintf(stderr, "rank 0 uses %d threads: %s\n", p.threads, p.why.c_str());
+  return p;
 }
 
 }  // namespace pesc

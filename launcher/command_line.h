@@ -28,7 +28,8 @@ struct CommandLine {
   int shortest = 0;                    // --shortest T tokens of a random row to time; 0: full rows
   std::string shape;                   // --shape S instead of the experiment's model and data
   int ranks = 1;                       // --ranks N to plan for
-  double gemm_tflops = 0, memory_gbs = 0, link_gbs = 0, device_gib = 0;  // of a rank; 0: the usual
+  std::string gpu;                     // --gpu NAME to plan for
+  double gemm_tflops = 0, memory_gbs = 0, link_gbs = 0, device_gib = 0;  // of a rank; 0: the GPU's
   uint64_t generation = 0;  // --generation N: the number of the launch, given by `pesc launch`
 };
 
@@ -42,6 +43,7 @@ struct Process {
   int local_rank;
   int local_size;
   RankWatch& watch;
+  const HostCores& cores;
 };
 
 // The verbs. Each runs on every rank and returns the exit code.

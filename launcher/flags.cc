@@ -32,6 +32,7 @@ constexpr std::array kFlags{
     Flag{"steps", "bench", "N", "steps to time", &C::steps, 1},
     Flag{"shortest", "bench", "T", "random rows of T tokens to train.seq_len; by default all are full", &C::shortest, std::numeric_limits<int>::lowest()},
     Flag{"ranks", "plan", "N", "ranks of the job", &C::ranks, 1},
+    Flag{"gpu", "plan", "NAME", "the GPU of each rank: A100-40, A100-80, H100-80, H200-141, B200-180", &C::gpu},
     Flag{"gemm_tflops", "plan", "T", "rate of a rank's matrix products, TFLOP/s", &C::gemm_tflops, kAboveZero},
     Flag{"memory_gbs", "plan", "M", "rate of a rank's device memory, GB/s", &C::memory_gbs, kAboveZero},
     Flag{"link_gbs", "plan", "L", "rate at which a rank sends, GB/s", &C::link_gbs, kAboveZero},

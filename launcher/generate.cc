@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "launcher/command_line.h"
+#include "launcher/standard_output.h"
 #include "runtime/data/row_file.h"
 #include "runtime/data/template.h"
 #include "runtime/evaluation.h"
@@ -66,7 +67,7 @@ int run_generate(const Process& process, const CommandLine& command) {
   const auto print = [shown](const std::string& answer) {
     const std::string text = shown ? terminal_text(answer, Keep::kLines) : answer;
     std::fwrite(text.data(), 1, text.size(), stdout);
-    std::fflush(stdout);
+    flush_standard_output();
   };
   TokenCallback on_token;
   if (stream && mesh.tp_rank() == 0) {

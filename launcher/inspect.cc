@@ -12,6 +12,7 @@
 #include "launcher/command_line.h"
 #include "runtime/checkpoint/comparison.h"
 #include "runtime/checkpoint/manifest.h"
+#include "runtime/checkpoint/run_identity.h"
 #include "runtime/checkpoint/store.h"
 #include "runtime/terminal.h"
 
@@ -129,9 +130,16 @@ Place place_of(FileSystem& files, const std::string& directory) {
 int list_run_directory(FileSystem& files, Communicator& world, const std::string& directory) {
   std::vector<std::pair<int64_t, std::string>> found;  // newest first; then what is no checkpoint (yet)
   std::vector<std::string> others;
+  const RunIdentity run = read_run_identity(files, directory);
   for (const std::string& name : files.list(directory)) {
     if (const auto step = step_of_directory(name)) {
-      found.emplace_back(*step, name);
+      if (const std::string why = why_no_checkpoint(files, join_path(directory, name)); !why.empty()) {
+        std::printf("%-16s no checkpoint: %s\n", name.c_str(), why.c_str());
+      } else {
+        found.emplace_back(*step, name);
+      }
+    } else if (looks_like_checkpoint_name(name)) {
+      std::printf("%-16s no checkpoint: no such name is given to one\n", printable(name).c_str());
     } else if (step_of_directory(name.substr(0, name.find('.')))) {
       others.push_back(name);
     }
@@ -145,10 +153,11 @@ int list_run_directory(FileSystem& files, Communicator& world, const std::string
       const LoadedCheckpoint c = open_checkpoint(files, world, join_path(directory, name));
       if (c.state.step != step)
         throw DataError(str_cat("checkpoint '", c.directory, "' is of step ", c.state.step));
-      std::printf("%-16s verified  generation %llu, %s, %s\n", name.c_str(),
+      const bool of_this_run = continues(run, *c.manifest);
+      std::printf("%-16s verified  generation %llu, %s, %s%s\n", name.c_str(),
                   static_cast<unsigned long long>(c.generation), layout_text(c).c_str(),
-                  size_text(c.bytes).c_str());
-      if (newest.empty()) newest = name;
+                  size_text(c.bytes).c_str(), of_this_run ? "" : ", of another run");
+      if (newest.empty() && of_this_run) newest = name;
     } catch (const DataError& error) {
       std::printf("%-16s DAMAGED   %s\n", name.c_str(), terminal_text(error.what()).c_str());
       ++damaged;
@@ -172,8 +181,7 @@ LoadedCheckpoint open_for_comparison(FileSystem& files, Communicator& world, con
   if (place_of(files, directory) == Place::kCheckpoint) return open_checkpoint(files, world, directory);
   CheckpointStore store(files, directory, {});
   Discovery found = store.find_newest(world);
-  for (const std::string& line : found.damaged)
-    std::fprintf(stderr, "checkpoint passed over: %s\n", terminal_text(line).c_str());
+  for (const std::string& line : found.passed_over()) std::fprintf(stderr, "%s\n", terminal_text(line).c_str());
   if (!found.checkpoint) throw DataError(str_cat("'", directory, "' holds no checkpoint that verifies"));
   return *found.checkpoint;
 }

@@ -3,19 +3,19 @@
 #include <poll.h>
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "launcher/launch_checks.h"
+#include "launcher/launch_hostfile.h"
 #include "launcher/launch_hosts.h"
 #include "launcher/launch_job.h"
 #include "launcher/launch_mark.h"
+#include "launcher/launch_options.h"
 #include "launcher/launch_process.h"
 #include "launcher/launch_progress.h"
 #include "launcher/launch_report.h"
@@ -32,18 +32,12 @@ bool restartable(int code) {
   return code != static_cast<int>(ExitCode::kUsage) && code != static_cast<int>(ExitCode::kData);
 }
 
-// 0 where the environment has no such number.
-int number_in(const char* variable) {
-  const char* text = std::getenv(variable);
-  return text == nullptr ? 0 : std::atoi(text);
-}
-
 class Supervisor {
  public:
   Supervisor(const LaunchOptions& options, const ExperimentConfig& config)
       : options_(options),
         config_(config),
-        hosts_(options.hostfile.empty() ? std::vector<Host>{} : read_hostfile(options.hostfile)),
+        hosts_(options.hosts),
         lock_(RunLock::acquire(config.run_dir)),
         signals_(options.slurm_nodes > 0 ? StopSignals::Under::kSlurm : StopSignals::Under::kNothing),
         begin_(now()),
@@ -55,6 +49,7 @@ class Supervisor {
         -1;  // the last sign of progress before the failure from which there is no recovery yet
     for (const std::string& note : LaunchMark(config_.run_dir, lock_.generation()).remove_leftovers())
       say("left over from an earlier launch: " + note);
+    check_room(temporary_folder(), kSharedMemoryFolder, ranks_of_this_host(options_));
     if (config_.checkpoint.every_steps == 0)
       say("checkpoint.every_steps is 0: only the end is saved, and after a fault all steps are done again");
     look();
@@ -65,6 +60,7 @@ class Supervisor {
       mark.make_directories();
       announce(*placement, mark);
       const double started = now();
+      const int64_t from = std::max<int64_t>(0, newest_checkpoint(config_.run_dir));
       JobEnd end = run_job(options_, *placement, config_, lock_.generation(), mark, signals_);
       static_cast<void>(mark.remove_leftovers());
       if (stood_since >= 0 && end.first_step_at >= 0) {
@@ -75,10 +71,12 @@ class Supervisor {
       if (progress_.launch_ended(config_.run_dir, lock_.generation())) {
         fruitless = 0;
         blame_.forget();
+        repeats_.forget();
       }
-      blame_.launch_ended(hosts_of_the_dead(end), hosts_);
-      record(end, *placement);
-      if (end.code == 0) return done();
+      const bool other_hosts = blame_.launch_ended(hosts_of_the_dead(end), hosts_);
+      const bool repeated = repeats_.launch_ended(end) && !other_hosts;
+      record(end, *placement, from);
+      if (end.code == 0) return 0;
       if (!restartable(end.code)) {
         std::fputs(report_of(end, lock_.generation()).c_str(), stderr);
         say(str_cat("exit code ", end.code, " does not go away by itself; not started again"));
@@ -95,6 +93,19 @@ class Supervisor {
         say(str_cat(saved ? "stopped" : "STOPPED WITHOUT SAVING", ", exit code ", end.code, "; ",
                     checkpoint_text(newest)));
         return end.code;  // 75 would promise that nothing is lost
+      }
+      begun_ = begun_ || ranks_began(end);
+      if (!begun_ && silent_ones(hosts_).empty()) {
+        say("mpirun has ended before any rank began, and would again; its own words are above. Not started "
+            "again");
+        return static_cast<int>(ExitCode::kUsage);
+      }
+      if (repeated) {
+        say(str_cat(repeats_.text(),
+                    " in two launches in a row without a new checkpoint; that does not go away by "
+                    "itself; not started again (",
+                    checkpoint_text(newest), ")"));
+        return end.code;
       }
       if (++fruitless > config_.recovery.max_restarts) {
         say(str_cat("giving up: ", fruitless, " launches failed without a new checkpoint (",
@@ -156,26 +167,17 @@ class Supervisor {
     }
   }
 
-  // The hosts of this launch: to the user, to mpirun and into metrics.jsonl.
+  // The hosts of this launch: to the user and to mpirun.
   void announce(const Placement& p, const LaunchMark& mark) const {
     if (hosts_.empty()) return;
-    if (!p.left_out.empty()) {
-      std::ofstream out(mark.hostfile());
-      for (const Host& h : p.hosts) out << h.name << " slots=" << h.slots << '\n';
-      if (!out.flush()) throw IoError(mark.hostfile() + " cannot be written");
-      say(str_cat(p.smaller ? "GOING ON WITH A SMALLER LAYOUT: " : "GOING ON WITH SPARE HOSTS: ", p.ranks,
-                  " of ", options_.ranks, " ranks on ", names_of(p.hosts), ", tp ", config_.parallel.tp,
-                  ", ep ", p.ep, ", dp ", p.ranks / config_.parallel.tp,
-                  "; left out: ", why_left_out(hosts_, p.left_out)));
-    }
-    nlohmann::json names = nlohmann::json::array();
-    for (const Host& h : p.hosts) names.push_back(h.name);
-    const nlohmann::json j = {{"step", std::max<int64_t>(0, newest_checkpoint(config_.run_dir))},
-                              {"launch", lock_.generation()},
-                              {"ranks", p.ranks},
-                              {"hosts", names},
-                              {"left_out", p.left_out}};
-    std::ofstream(config_.run_dir + "/metrics.jsonl", std::ios::app) << j.dump() << '\n';
+    std::ofstream out(mark.hostfile());
+    out << hostfile_text(p.hosts);
+    if (!out.flush()) throw IoError(mark.hostfile() + " cannot be written");
+    if (p.left_out.empty()) return;
+    say(str_cat(p.smaller ? "GOING ON WITH A SMALLER LAYOUT: " : "GOING ON WITH SPARE HOSTS: ", p.ranks,
+                " of ", options_.ranks, " ranks on ", names_of(p.hosts), ", tp ", config_.parallel.tp,
+                ", ep ", p.ep, ", dp ", p.ranks / config_.parallel.tp,
+                "; left out: ", why_left_out(hosts_, p.left_out)));
   }
 
   bool stop_comes_within(double seconds) {
@@ -192,41 +194,33 @@ class Supervisor {
     return static_cast<int>(ExitCode::kPreempted);
   }
 
-  // Seconds in steps that count over all seconds since this supervisor started.
-  int done() {
-    double useful = 0;
-    int64_t last = 0;
-    const std::string path = config_.run_dir + "/metrics.jsonl";
-    std::ifstream in(path);
-    for (std::string line; std::getline(in, line);) {
-      const nlohmann::json j = nlohmann::json::parse(line, nullptr, false);
-      if (!j.is_object() || !j.contains("seconds") || !j.contains("loss")) continue;
-      last = j.value("step", int64_t{0});
-      if (last > first_step_) useful += j.value("seconds", 0.0);
-    }
+  // Seconds in steps that count over all seconds since this supervisor started: into the record of the launch
+  // that came to the end, and to the user.
+  void add_goodput(nlohmann::json& j) const {
     const double wall = now() - begin_;
+    const double useful = seconds_that_count(config_.run_dir + "/metrics.jsonl", first_step_);
     const double slowest =
         restart_seconds_.empty() ? 0 : *std::max_element(restart_seconds_.begin(), restart_seconds_.end());
-    const nlohmann::json j = {{"step", last},
-                              {"restarts", restarts_},
-                              {"restart_seconds", restart_seconds_},
-                              {"wall_seconds", wall},
-                              {"goodput", wall > 0 ? useful / wall : 0}};
-    std::ofstream(path, std::ios::app) << j.dump() << '\n';
+    const double goodput = wall > 0 ? useful / wall : 0;
+    j["restarts"] = restarts_;
+    j["restart_seconds"] = restart_seconds_;
+    j["wall_seconds"] = wall;
+    j["goodput"] = goodput;
     char text[200];
     std::snprintf(
         text, sizeof(text),
         "done in %.1f s with %lld restarts (the longest took %.1f s); goodput %.2f: seconds in steps "
         "that count over all seconds",
-        wall, static_cast<long long>(restarts_), slowest, wall > 0 ? useful / wall : 0);
+        wall, static_cast<long long>(restarts_), slowest, goodput);
     say(text);
-    return 0;
   }
 
-  // The story of the run, one line a launch, in launches.jsonl.
-  void record(const JobEnd& end, const Placement& placement) const {
-    const nlohmann::json j =
+  // The story of the run, one line a launch, in launches.jsonl, which the supervisor alone writes.
+  void record(const JobEnd& end, const Placement& placement, int64_t from) const {
+    nlohmann::json j =
         record_of(end, placement, hosts_, lock_.generation(), newest_checkpoint(config_.run_dir));
+    j["from_step"] = from;
+    if (end.code == 0) add_goodput(j);
     std::ofstream out(config_.run_dir + "/launches.jsonl", std::ios::app);
     out << j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
     if (!out.flush()) say(config_.run_dir + "/launches.jsonl cannot be written");
@@ -243,77 +237,20 @@ class Supervisor {
   std::vector<double> restart_seconds_;  // each from the last sign of progress to the first step after it
   Progress progress_;
   HostBlame blame_;
+  RepeatedFailure repeats_;
+  bool begun_ = false;  // a rank of a launch of ours
 };
 
 }  // namespace
 
-// mpirun would say it too, but only after a launch, and in its own words.
-void check_slots(const LaunchOptions& o) {
-  if (o.hostfile.empty()) return;
-  int slots = 0;
-  const std::vector<Host> hosts = read_hostfile(o.hostfile);
-  for (const Host& h : hosts) {
-    if (h.slots < 1) return;  // not said: mpirun asks the host
-    slots += h.slots;
-  }
-  if (slots < o.ranks)
-    throw UsageError(str_cat("--hostfile ", o.hostfile, " has ", slots, " slots on ", hosts.size(),
-                             " hosts, too few for -n ", o.ranks,
-                             "; raise slots= or add hosts, or ask for fewer ranks"));
-}
-
-LaunchOptions parse_launch(int argc, char** argv) {
-  LaunchOptions o;
-  // Now: once the file has been replaced by a newer build, the link says "(deleted)".
-  o.program = std::filesystem::read_symlink("/proc/self/exe");
-  int i = 2;
-  for (; i < argc && std::string(argv[i]) != "--"; ++i) {
-    const std::string flag = argv[i];
-    if (flag == "--help" || flag == "-help") throw UsageError(usage());
-    if (flag != "-n" && flag != "--hostfile")
-      throw UsageError(str_cat("pesc launch: unknown argument '", flag,
-                               "'; the training command stands after --\n", usage()));
-    if (i + 1 >= argc) throw UsageError(str_cat("pesc launch: ", flag, " needs a value"));
-    const std::string value = argv[++i];
-    if (flag == "--hostfile") {
-      o.hostfile = value;
-      continue;
-    }
-    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), o.ranks);
-    if (error != std::errc() || end != value.data() + value.size() || o.ranks < 1)
-      throw UsageError(str_cat("pesc launch: -n ", value, " is no number of ranks"));
-  }
-  // Inside a Slurm allocation it says how many nodes and, unless -n does, how many ranks.
-  if (std::getenv("SLURM_JOB_ID") != nullptr) {
-    o.slurm_nodes = std::max(1, number_in("SLURM_JOB_NUM_NODES"));
-    if (o.ranks < 1) o.ranks = number_in("SLURM_NTASKS");
-  }
-  if (o.ranks < 1) throw UsageError(str_cat("pesc launch needs -n N, the number of ranks\n", usage()));
-  if (i + 1 >= argc || std::string(argv[i + 1]) != "train")
-    throw UsageError(
-        str_cat("pesc launch supervises `train`; write pesc launch -n N -- train --config FILE\n", usage()));
-  // A FIFO would wait for a writer, and is empty for the second reader.
-  if (!o.hostfile.empty() && (!std::filesystem::is_regular_file(o.hostfile) || !std::ifstream(o.hostfile)))
-    throw UsageError(str_cat("--hostfile ", o.hostfile, " cannot be read"));
-  o.train_argv.assign(argv + i + 1, argv + argc);
-  std::vector<std::string> words{argv[0]};
-  words.insert(words.end(), o.train_argv.begin(), o.train_argv.end());
-  std::vector<char*> pointers;
-  for (std::string& w : words) pointers.push_back(w.data());
-  o.train = parse_command_line(static_cast<int>(pointers.size()), pointers.data());
-  if (o.train.config.empty()) throw UsageError(str_cat("pesc train needs --config FILE\n", usage()));
-  return o;
-}
-
 int run_launch(int argc, char** argv) {
   try {
-    if (argc == 5 && std::string(argv[2]) == "--check-host") return check_host(argv[3], argv[4]);
+    if (argc == 6 && std::string(argv[2]) == "--check-host") return check_host(argv[3], argv[4], argv[5]);
     if (argc >= 5 && std::string(argv[2]) == "--daemon") return run_daemon(argv[3], argv + 4);
     const LaunchOptions options = parse_launch(argc, argv);
     const ExperimentConfig config = load_experiment(options.train.config, options.train.overrides);
     check_paths(config, DataUse::kAll);
-    check_slots(options);
-    if (!is_in_path("mpirun")) throw UsageError("mpirun is not in PATH; is Open MPI installed here?");
+    check_mpirun();
     return Supervisor(options, config).run();
   } catch (const Error& e) {
     std::fprintf(stderr, "pesc: %s\n", e.what());

@@ -5,10 +5,12 @@
 // It holds the run directory's lock, starts mpirun, watches exit status and heartbeats, ends what hangs, says
 // of each failure what is known, and starts again from the newest checkpoint: after 1 s, then with pauses
 // that double up to recovery.longest_pause_s, until recovery.max_restarts failures have brought no new
-// checkpoint. Bad usage (64) and bad data (65) are not tried again. SIGTERM, SIGINT, SIGHUP and SIGUSR1 make
+// checkpoint. Bad usage (64) and bad data (65) are not tried again, nor a launch that mpirun refuses before
+// any rank begins, nor a step that ends with the same internal error (70) or crash in two launches in a row.
+// SIGTERM, SIGINT, SIGHUP and SIGUSR1 make
 // the ranks save; then it ends with 75: only when they said so, or when none were running. Otherwise with
-// what ended them: an exit code, or 128 + a signal. A second signal ends the ranks at once, and so does the
-// end of recovery.stop_limit_s.
+// what ended them: an exit code, or 128 + a signal. A second signal, more than a second later, ends the ranks
+// at once, and so does the end of recovery.stop_limit_s.
 //
 // Its own death loses nothing: mpirun is told (PR_SET_PDEATHSIG), ranks end when mpirun is gone, and the next
 // `pesc launch` removes what is left over before it starts.
@@ -21,23 +23,7 @@
 // mpirun starts the ranks through Slurm; -n is by default the allocation's number of tasks.
 #pragma once
 
-#include <string>
-#include <vector>
-
-#include "launcher/command_line.h"
-
 namespace pesc {
-
-struct LaunchOptions {
-  int ranks = 0;
-  std::string hostfile;                 // empty: this host, or the Slurm allocation
-  int slurm_nodes = 0;                  // of the allocation that this runs in; 0: none
-  std::string program;                  // ours, which the ranks run
-  std::vector<std::string> train_argv;  // "train", "--config", ...
-  CommandLine train;                    // the same, parsed
-};
-// Throws UsageError.
-[[nodiscard]] LaunchOptions parse_launch(int argc, char** argv);
 
 // The whole program of the verb: prints its errors, returns the exit code.
 int run_launch(int argc, char** argv);

@@ -8,10 +8,8 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <chrono>
 #include <cstring>
-#include <fstream>
 #include <sstream>
 #include <string_view>
 #include <thread>
@@ -59,7 +57,7 @@ std::string first_words(const std::string& text) {
 
 std::vector<std::string> check_words(const std::string& program, const std::string& run_dir,
                                      const LaunchMark& mark) {
-  return {program, "launch", "--check-host", run_dir, mark.run()};
+  return {program, "launch", "--check-host", run_dir, mark.run(), mark.temporary_folder()};
 }
 
 Question ask(Host& host, std::vector<std::string> words, const std::vector<std::string>& program) {
@@ -150,34 +148,6 @@ std::optional<Placement> place_on(const std::vector<Host>& hosts, int ranks, con
 
 }  // namespace
 
-std::vector<Host> read_hostfile(const std::string& path) {
-  std::ifstream in(path);
-  if (!in) throw UsageError(str_cat("--hostfile ", path, " cannot be read"));
-  std::vector<Host> hosts;
-  int number = 0;
-  for (std::string line; std::getline(in, line);) {
-    ++number;
-    std::istringstream words(line.substr(0, line.find('#')));
-    Host host;
-    if (!(words >> host.name)) continue;
-    for (std::string word; words >> word;) {
-      if (!word.starts_with("slots=")) continue;
-      const char* last = word.data() + word.size();
-      const auto [end, error] = std::from_chars(word.data() + 6, last, host.slots);
-      if (error != std::errc() || end != last || host.slots < 1)
-        throw UsageError(str_cat(path, ":", number, ": '", word, "' is no number of slots"));
-    }
-    const auto same = [&](const Host& h) { return h.name == host.name; };
-    if (const auto known = std::find_if(hosts.begin(), hosts.end(), same); known != hosts.end()) {
-      known->slots += host.slots;
-    } else {
-      hosts.push_back(host);
-    }
-  }
-  if (hosts.empty()) throw UsageError(str_cat("--hostfile ", path, " names no host"));
-  return hosts;
-}
-
 bool is_this_host(const std::string& name) {
   return name == "localhost" || name == "127.0.0.1" || name == host_name();
 }
@@ -212,13 +182,13 @@ std::vector<std::string> clean_allocation(int nodes, const std::string& program,
   return notes;
 }
 
-int check_host(const std::string& run_dir, const std::string& mark) {
+int check_host(const std::string& run_dir, const std::string& mark, const std::string& temporary_folder) {
   if (::access((run_dir + "/pesc.lock").c_str(), R_OK | W_OK) != 0) {
     std::fprintf(stderr, "run directory %s on host %s: %s; it must be on a file system of all hosts\n",
                  run_dir.c_str(), host_name().c_str(), std::strerror(errno));
     return static_cast<int>(ExitCode::kIo);
   }
-  for (const std::string& note : LaunchMark(mark).remove_leftovers())
+  for (const std::string& note : LaunchMark(mark, temporary_folder).remove_leftovers())
     std::printf("%s%s\n", std::string(kNote).c_str(), note.c_str());
   return 0;
 }
@@ -229,15 +199,18 @@ std::optional<Placement> place_ranks(const std::vector<Host>& hosts, int ranks, 
   return place_on(hosts, ranks, c, [](const Host& h) { return h.silent.empty(); });
 }
 
-void HostBlame::launch_ended(const std::set<std::string>& dead_on, std::vector<Host>& hosts) {
+bool HostBlame::launch_ended(const std::set<std::string>& dead_on, std::vector<Host>& hosts) {
   const std::string one = dead_on.size() == 1 ? *dead_on.begin() : "";
   times_ = one.empty() ? 0 : one == blamed_ ? times_ + 1 : 1;
   blamed_ = one;
-  if (times_ < kLaunchesToBlame) return;
+  if (times_ < kLaunchesToBlame) return false;
+  bool marked = false;
   for (Host& h : hosts) {
-    if (names_host(h.name, one))
-      h.failing = str_cat(times_, " launches in a row died there and nowhere else");
+    if (!names_host(h.name, one)) continue;
+    marked = marked || h.failing.empty();
+    h.failing = str_cat(times_, " launches in a row died there and nowhere else");
   }
+  return marked;
 }
 
 std::string names_of(const std::vector<Host>& hosts) {

@@ -16,11 +16,12 @@ struct Host {
   int slots = 0;             // 0: the hostfile does not say
   std::string silent;        // why it cannot be used; empty: it answers
   std::string failing = {};  // why it should not be, although it answers; see HostBlame
+  int max_slots = 0;         // of the hostfile; 0: it does not say
+  int line = 0;              // of the hostfile
+  int bare_lines = 0;        // lines that name it without a number
 };
 
-// The hosts of Open MPI's hostfile in order; slots of a host named twice are added. UsageError.
-[[nodiscard]] std::vector<Host> read_hostfile(const std::string& path);
-// One that mpirun reaches without the network.
+// One that mpirun reaches without the network, by the names that read_hostfile gives it.
 [[nodiscard]] bool is_this_host(const std::string& name);
 
 // Asks every host in the way that ranks are started, `mpirun --host NAME`, and so through the same agent
@@ -33,8 +34,8 @@ struct Host {
 // live.
 [[nodiscard]] std::vector<std::string> clean_allocation(int nodes, const std::string& program,
                                                         const std::string& run_dir, const LaunchMark& mark);
-// The program of that question, on the host: pesc launch --check-host RUN_DIR MARK.
-int check_host(const std::string& run_dir, const std::string& mark);
+// The program of that question, on the host: pesc launch --check-host RUN_DIR MARK TEMPORARY_FOLDER.
+int check_host(const std::string& run_dir, const std::string& mark, const std::string& temporary_folder);
 
 // What one launch runs on.
 struct Placement {
@@ -55,8 +56,8 @@ struct Placement {
 class HostBlame {
  public:
   // Ranks died on `dead_on` (hosts_of_the_dead). When it is the second launch in a row whose dead were all on
-  // the same single host, that one is marked failing in `hosts`.
-  void launch_ended(const std::set<std::string>& dead_on, std::vector<Host>& hosts);
+  // the same single host, that one is marked failing in `hosts`. Returns whether one was that was not before.
+  bool launch_ended(const std::set<std::string>& dead_on, std::vector<Host>& hosts);
   // There was a new checkpoint: the count begins again. Marks stay.
   void forget() { times_ = 0; }
 

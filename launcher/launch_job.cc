@@ -122,7 +122,7 @@ std::vector<std::string> mpirun_command(const LaunchOptions& options, const Plac
   };
   if (::geteuid() == 0) c.emplace_back("--allow-run-as-root");
   if (!options.hostfile.empty()) {
-    c.insert(c.end(), {"--hostfile", placement.left_out.empty() ? options.hostfile : mark.hostfile()});
+    c.insert(c.end(), {"--hostfile", mark.hostfile()});
   } else if (options.slurm_nodes == 0) {
     c.emplace_back("--oversubscribe");  // its slots are whole cores; binding is the ranks' own
   }
@@ -178,16 +178,15 @@ JobEnd run_job(const LaunchOptions& options, const Placement& placement, const E
     err.take();
     const double t = now();
     if (signals.requests() > 0 && ended_at < 0) {
-      if (first_told < 0) {
-        first_told = t;
-        std::fprintf(stderr, "pesc launch: told to stop; the ranks save\n");
-      }
+      const bool first = first_told < 0;
+      if (first) first_told = t;
       if (!all_told && t - told >= kTellEvery) {
         told = t;
         const std::vector<Heartbeat> ranks = read_heartbeats(config.run_dir, placement.ranks, generation);
         tell_ranks(mpirun, ranks, mark);
         all_told = std::ssize(ranks) == placement.ranks;  // they catch it since before their first heartbeat
       }
+      if (first) std::fprintf(stderr, "pesc launch: told to stop; the ranks save\n");
       if (t - first_told > config.recovery.stop_limit) {
         end.hang = str_cat("told to stop, the ranks have not ended within ", config.recovery.stop_limit,
                            " s (recovery.stop_limit_s)");

@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "launcher/launch.h"
 #include "launcher/launch_hosts.h"
 #include "launcher/launch_mark.h"
+#include "launcher/launch_options.h"
 #include "launcher/launch_signals.h"
 #include "runtime/config/experiment.h"
 #include "runtime/recovery/rank_files.h"

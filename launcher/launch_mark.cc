@@ -13,7 +13,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <string_view>
+#include <set>
 #include <thread>
 
 #include "ops/core/check.h"
@@ -23,13 +23,22 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::string kSharedMemory = "/dev/shm/";
+const std::string kSharedMemory = str_cat(kSharedMemoryFolder, "/");
 constexpr int kWaitsForDeath = 100;
 constexpr auto kWait = std::chrono::milliseconds(50);
 
 }  // namespace
 
-LaunchMark::LaunchMark(const std::string& run_dir, uint64_t generation) : generation_(generation) {
+std::string temporary_folder() {
+  const char* told = std::getenv("TMPDIR");
+  if (told == nullptr || *told == '\0') return "/tmp";
+  std::string path = fs::absolute(told).lexically_normal();
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  return path;
+}
+
+LaunchMark::LaunchMark(const std::string& run_dir, uint64_t generation)
+    : temporary_(pesc::temporary_folder()), generation_(generation) {
   struct stat lock {};
   const std::string path = run_dir + "/pesc.lock";
   if (::stat(path.c_str(), &lock) != 0) throw IoError(str_cat(path, ": ", std::strerror(errno)));
@@ -38,11 +47,14 @@ LaunchMark::LaunchMark(const std::string& run_dir, uint64_t generation) : genera
   run_ = out.str();
 }
 
-LaunchMark::LaunchMark(const std::string& run) : run_(run) {
+LaunchMark::LaunchMark(const std::string& run, const std::string& temporary)
+    : run_(run), temporary_(temporary) {
   // A shorter one would stand for other people's runs.
   if (std::count(run.begin(), run.end(), '-') != 2 || run.size() < 4 || run.back() != '-' ||
       run.find_first_not_of("0123456789abcdef-") != std::string::npos)
     throw UsageError(str_cat("'", run, "' is no mark of a run"));
+  if (!temporary.starts_with("/"))
+    throw UsageError(str_cat("'", temporary, "' is no absolute path of a folder"));
 }
 
 std::string LaunchMark::text() const {
@@ -56,10 +68,10 @@ void LaunchMark::make_directories() const {
 }
 
 void LaunchMark::remove_directories(const std::string& session_directory) {
-  constexpr std::string_view kTmp = "/tmp/";
-  if (!session_directory.starts_with("/tmp/pesc-") || session_directory.find("..") != std::string::npos)
+  const std::string name = session_directory.substr(session_directory.rfind('/') + 1);
+  if (!session_directory.starts_with("/") || !name.starts_with("pesc-") ||
+      name.find_first_not_of("0123456789abcdef-", 5) != std::string::npos)
     return;
-  const std::string name = session_directory.substr(kTmp.size());
   for (const std::string& path : {session_directory, kSharedMemory + name}) {
     struct stat s {};
     if (::lstat(path.c_str(), &s) != 0 || s.st_uid != ::geteuid() || !S_ISDIR(s.st_mode)) continue;
@@ -104,7 +116,8 @@ std::vector<std::string> LaunchMark::remove_leftovers() const {
     left = processes();
   }
   for (const pid_t pid : left) notes.push_back(str_cat("process ", pid, " cannot be killed"));
-  for (const char* parent : {"/tmp", "/dev/shm"}) {
+  // Launches of before may have had another TMPDIR, or none.
+  for (const std::string& parent : std::set<std::string>{temporary_, "/tmp", kSharedMemoryFolder}) {
     std::error_code error;
     for (const auto& entry : fs::directory_iterator(parent, error)) {
       if (!entry.path().filename().string().starts_with("pesc-" + run_)) continue;

@@ -12,20 +12,27 @@
 
 namespace pesc {
 
+// Where the shared-memory segments of this machine are.
+constexpr const char* kSharedMemoryFolder = "/dev/shm";
+// TMPDIR as an absolute path, or /tmp.
+[[nodiscard]] std::string temporary_folder();
+
 class LaunchMark {
  public:
   // The run directory's lock must exist. Throws IoError.
   LaunchMark(const std::string& run_dir, uint64_t generation);
-  // What another host knows as run(): device numbers differ from host to host. For remove_leftovers() only.
-  // UsageError.
-  explicit LaunchMark(const std::string& run);
+  // What another host knows as run() and temporary_folder(): device numbers differ from host to host. For
+  // remove_leftovers() only. UsageError.
+  explicit LaunchMark(const std::string& run, const std::string& temporary_folder = "/tmp");
 
   // The part that all launches of the run directory have in common.
   [[nodiscard]] const std::string& run() const { return run_; }
   [[nodiscard]] std::string environment() const { return "PESC_LAUNCH=" + text(); }
-  [[nodiscard]] std::string session_directory() const { return "/tmp/pesc-" + text(); }
+  // TMPDIR, or /tmp: where session_directory() is.
+  [[nodiscard]] const std::string& temporary_folder() const { return temporary_; }
+  [[nodiscard]] std::string session_directory() const { return temporary_ + "/pesc-" + text(); }
   [[nodiscard]] std::string shared_memory_directory() const { return "/dev/shm/pesc-" + text(); }
-  // Of the hosts in use, where it is not the operator's.
+  // Of the hosts in use, as read_hostfile understood the operator's.
   [[nodiscard]] std::string hostfile() const { return session_directory() + "/hostfile"; }
   // Makes both, for this user only. Throws IoError.
   void make_directories() const;
@@ -44,7 +51,8 @@ class LaunchMark {
 
  private:
   [[nodiscard]] std::string text() const;
-  std::string run_;  // "DEVICE-INODE-"
+  std::string run_;        // "DEVICE-INODE-"
+  std::string temporary_;  // absolute
   uint64_t generation_ = 0;
 };
 

@@ -1,21 +1,26 @@
 #include "launcher/launch_process.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <sstream>
 #include <string_view>
+#include <thread>
 
 #include "launcher/launch_mark.h"
 #include "launcher/launch_signals.h"
+#include "launcher/standard_output.h"
 #include "ops/core/check.h"
 
 extern char** environ;
@@ -26,6 +31,8 @@ namespace {
 constexpr size_t kLastLines = 20;  // of each source
 constexpr size_t kLineBytes = 500;
 constexpr size_t kLongestTag = 40;
+constexpr size_t kMostWaiting = 1U << 20;
+constexpr int kPatienceAtTheEnd = 2000;  // ms
 
 std::vector<char*> pointers(std::vector<std::string>& words) {
   std::vector<char*> out;
@@ -83,6 +90,9 @@ pid_t start_process(std::vector<std::string> words, const std::string& mark, int
   const std::vector<char*> argv = pointers(words);
   const std::vector<char*> envp = pointers(environment);
   const pid_t parent = ::getpid();
+  const std::string missing =
+      str_cat("pesc launch: ", words.front(), " is not in PATH; is it installed here?\n");
+  const std::string failed = str_cat("pesc launch: ", words.front(), " cannot be started, error ");
   const HeldSignals held;
   const pid_t pid = ::fork();
   if (pid < 0) throw IoError(str_cat("a process cannot be started: ", std::strerror(errno)));
@@ -97,9 +107,47 @@ pid_t start_process(std::vector<std::string> words, const std::string& mark, int
   ::dup2(out, STDOUT_FILENO);
   ::dup2(err, STDERR_FILENO);
   ::execvpe(argv[0], argv.data(), envp.data());
-  constexpr char kText[] = "pesc launch: mpirun cannot be started; is Open MPI installed and in PATH?\n";
-  [[maybe_unused]] const ssize_t n = ::write(STDERR_FILENO, kText, sizeof(kText) - 1);
+  const int why = errno;
+  const std::string& text = why == ENOENT ? missing : failed;
+  [[maybe_unused]] ssize_t n = ::write(STDERR_FILENO, text.data(), text.size());
+  if (why != ENOENT) {
+    const char digits[] = {static_cast<char>('0' + why / 100 % 10), static_cast<char>('0' + why / 10 % 10),
+                           static_cast<char>('0' + why % 10), '\n'};
+    n = ::write(STDERR_FILENO, digits, sizeof(digits));
+  }
   ::_exit(127);
+}
+
+Answer ask_program(const std::vector<std::string>& words, std::chrono::milliseconds limit) {
+  constexpr auto kPoll = std::chrono::milliseconds(5);
+  constexpr size_t kMostText = 64U << 10;
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) throw IoError(str_cat("pipe: ", std::strerror(errno)));
+  ::fcntl(ends[0], F_SETFL, O_NONBLOCK);
+  const auto begin = std::chrono::steady_clock::now();
+  Answer answer;
+  const pid_t pid = start_process(words, "", ends[1], ends[1]);
+  ::close(ends[1]);
+  const auto read_all = [&] {
+    char buffer[4096];
+    for (ssize_t n = 0; (n = ::read(ends[0], buffer, sizeof(buffer))) > 0;) {
+      if (answer.text.size() < kMostText) answer.text.append(buffer, static_cast<size_t>(n));
+    }
+  };
+  for (;;) {
+    const pid_t ended = ::waitpid(pid, &answer.status, WNOHANG);
+    if (ended == pid || (ended < 0 && errno != EINTR)) break;
+    read_all();
+    if (!answer.late && std::chrono::steady_clock::now() - begin > limit) {
+      answer.late = true;
+      ::kill(-pid, SIGKILL);  // its session
+      ::kill(pid, SIGKILL);   // where it has not come to have one
+    }
+    std::this_thread::sleep_for(kPoll);
+  }
+  read_all();
+  ::close(ends[0]);
+  return answer;
 }
 
 int run_daemon(const std::string& session_directory, char** daemon) {
@@ -111,6 +159,7 @@ int run_daemon(const std::string& session_directory, char** daemon) {
   if (pid < 0) throw IoError(str_cat("a process cannot be started: ", std::strerror(errno)));
   if (pid == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    default_write_signals();
     ::execvp(daemon[0], daemon);
     std::fprintf(stderr, "pesc launch: %s: %s; is Open MPI installed here and in PATH?\n", daemon[0],
                  std::strerror(errno));
@@ -188,19 +237,45 @@ void OutputPipe::close_write() {
 void OutputPipe::take() {
   char buffer[4096];
   ssize_t n = 0;
-  while ((n = ::read(pipe_[0], buffer, sizeof(buffer))) > 0) {
-    const std::string text = filter_.take(std::string(buffer, static_cast<size_t>(n)));
-    std::fwrite(text.data(), 1, text.size(), to_);
-  }
-  std::fflush(to_);
+  while ((n = ::read(pipe_[0], buffer, sizeof(buffer))) > 0)
+    waiting_ += filter_.take(std::string(buffer, static_cast<size_t>(n)));
+  pass_on(0);
   if (n == 0) open_ = false;
 }
 
 void OutputPipe::finish() {
   take();
-  const std::string text = filter_.flush();
-  std::fwrite(text.data(), 1, text.size(), to_);
+  waiting_ += filter_.flush();
+  pass_on(kPatienceAtTheEnd);
+}
+
+void OutputPipe::pass_on(int patience_ms) {
   std::fflush(to_);
+  const int fd = ::fileno(to_);
+  while (!waiting_.empty()) {
+    pollfd room{fd, POLLOUT, 0};
+    const int ready = ::poll(&room, 1, patience_ms);
+    if (ready < 0 && errno == EINTR) continue;
+    if (ready <= 0) break;
+    // A pipe that can be written has room for so much.
+    const size_t most = std::min<size_t>(waiting_.size(), PIPE_BUF);
+    const ssize_t n = (room.revents & POLLOUT) != 0 ? ::write(fd, waiting_.data(), most) : -1;
+    if (n < 0 && (room.revents & POLLOUT) != 0 && (errno == EINTR || errno == EAGAIN)) break;
+    if (n < 0) {
+      waiting_.clear();  // the reader is gone, or the disk is full
+      return;
+    }
+    waiting_.erase(0, static_cast<size_t>(n));
+  }
+  if (waiting_.empty() && left_out_ > 0) {
+    waiting_ = str_cat("pesc launch: ", left_out_, " bytes of output are left out: nobody read them\n");
+    left_out_ = 0;
+  }
+  if (waiting_.size() <= kMostWaiting) return;
+  const size_t line = waiting_.find('\n', waiting_.size() - kMostWaiting);
+  const size_t drop = line == std::string::npos ? waiting_.size() - kMostWaiting : line + 1;
+  waiting_.erase(0, drop);
+  left_out_ += drop;
 }
 
 }  // namespace pesc

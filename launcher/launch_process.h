@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdio>
 #include <deque>
@@ -22,6 +23,14 @@ bool is_in_path(const std::string& program);
 // every process of a job at once, which tells ranks to save, and mpirun would kill them 2 s later. mpirun
 // lets through to its ranks what is blocked for itself. Throws IoError.
 pid_t start_process(std::vector<std::string> words, const std::string& mark, int out, int err);
+
+// What a program said on both outputs, and how it ended; at most `limit` is waited for it.
+struct Answer {
+  int status = 0;     // as of waitpid
+  bool late = false;  // it was killed
+  std::string text;
+};
+[[nodiscard]] Answer ask_program(const std::vector<std::string>& words, std::chrono::milliseconds limit);
 
 // pesc launch --daemon DIRECTORY orted ...: what Slurm starts on the other nodes instead of Open MPI's
 // daemon, for the same reason. Runs that daemon with SIGTERM blocked and removes the launch's directories
@@ -46,7 +55,8 @@ class TagFilter {
   std::map<int, std::deque<std::string>> last_;
 };
 
-// A pipe whose tagged text goes on, untagged, to `to`.
+// A pipe whose tagged text goes on, untagged, to `to`. The ranks never wait for who reads there: what a
+// paused reader does not take is kept, the last MiB of it, and what nobody can take any more is dropped.
 class OutputPipe {
  public:
   explicit OutputPipe(std::FILE* to);
@@ -58,12 +68,15 @@ class OutputPipe {
   void close_write();
   // Passes on what is there; never waits.
   void take();
-  // The same for the last time.
+  // The same for the last time; waits for a paused reader, but not for long.
   void finish();
   [[nodiscard]] const TagFilter& filter() const { return filter_; }
 
  private:
+  void pass_on(int patience_ms);
   std::FILE* to_;
+  std::string waiting_;  // for the reader
+  size_t left_out_ = 0;  // bytes
   TagFilter filter_;
   int pipe_[2] = {-1, -1};
   bool open_ = true;

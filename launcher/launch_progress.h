@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include "launcher/launch_job.h"
+
 namespace pesc {
 
 // The step of the newest; -1: none.
@@ -20,6 +22,28 @@ class Progress {
 
  private:
   int64_t best_ = -1;
+};
+
+// Finds a failure that comes again: the same step of the same section ends with the same internal error (70)
+// or crash in two launches in a row. What comes from outside (SIGKILL, a hang, an I/O error) may be chance,
+// and set-up has no step: those are tried as often as recovery.max_restarts allows.
+class RepeatedFailure {
+ public:
+  // A launch has ended. Returns whether it ended as the one before.
+  [[nodiscard]] bool launch_ended(const JobEnd& end);
+  // There was a new checkpoint.
+  void forget() { last_ = {}; }
+  // "section step after step 8 ended with exit code 70", of the last launch.
+  [[nodiscard]] std::string text() const;
+
+ private:
+  struct Failure {
+    int code = 0;  // 0: none that counts
+    Section section = Section::kSetup;
+    int64_t step = 0;
+    bool operator==(const Failure&) const = default;
+  };
+  Failure last_;
 };
 
 }  // namespace pesc

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <fstream>
+#include <map>
 #include <set>
 
 #include "launcher/launch_process.h"
@@ -90,6 +92,33 @@ std::set<std::string> hosts_of_the_dead(const JobEnd& end) {
     hosts.insert(host);
   }
   return hosts;
+}
+
+bool ranks_began(const JobEnd& end) {
+  if (end.code == 0 || end.code > 128) return true;  // a signal, or a daemon that was lost
+  if (!end.heartbeats.empty() || !dead_ranks(end).empty()) return true;
+  for (const auto& [rank, lines] : end.last_lines) {
+    if (rank != kMpirunItself) return true;
+    for (const std::string& line : lines) {
+      if (line.find("Process name: [[") != std::string::npos) return true;  // ended by itself, without a word
+    }
+  }
+  return false;
+}
+
+double seconds_that_count(const std::string& metrics, int64_t first_step) {
+  std::map<int64_t, double> steps;
+  std::ifstream in(metrics);
+  for (std::string line; std::getline(in, line);) {
+    const nlohmann::json j = nlohmann::json::parse(line, nullptr, false);
+    if (!j.is_object() || !j.contains("step") || !j["step"].is_number_integer()) continue;
+    const auto step = j["step"].get<int64_t>();
+    if (j.value("kind", "") == "launch") steps.erase(steps.upper_bound(step), steps.end());
+    if (j.value("kind", "") == "step") steps[step] = j.value("seconds", 0.0);
+  }
+  double sum = 0;
+  for (auto at = steps.upper_bound(first_step); at != steps.end(); ++at) sum += at->second;
+  return sum;
 }
 
 int64_t last_step(const JobEnd& end) {

@@ -18,6 +18,14 @@ namespace pesc {
 // The hosts on which ranks died of themselves, not because the job was ended; "" stands for one not known.
 [[nodiscard]] std::set<std::string> hosts_of_the_dead(const JobEnd& end);
 
+// Whether any rank came to run: it has left a sign of life, said something, or died. Otherwise mpirun itself
+// has refused the launch.
+[[nodiscard]] bool ranks_began(const JobEnd& end);
+
+// Seconds that the steps beyond `first_step` took, by a run's metrics.jsonl: of a step that several launches
+// have computed, the last counts.
+[[nodiscard]] double seconds_that_count(const std::string& metrics, int64_t first_step);
+
 // The newest that any rank has done; 0: none.
 [[nodiscard]] int64_t last_step(const JobEnd& end);
 

@@ -9,11 +9,13 @@
 #include <cerrno>
 #include <cstring>
 
+#include "launcher/standard_output.h"
 #include "ops/core/check.h"
 
 namespace pesc {
 namespace {
 
+constexpr auto kOneWish = std::chrono::seconds(1);
 constexpr int kWatched[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGCHLD};
 
 // A handler has no other way to know where to write.
@@ -57,12 +59,15 @@ StopSignals::~StopSignals() {
   for (const int end : pipe_) ::close(end);
 }
 
-void StopSignals::read() {
+void StopSignals::read(Clock::time_point now) {
   char numbers[64];
   for (ssize_t n = 0; (n = ::read(pipe_[0], numbers, sizeof(numbers))) > 0;) {
     for (ssize_t i = 0; i < n; ++i) {
       if (numbers[i] == SIGCHLD) continue;
-      if (requests_ == 0 || under_ == Under::kNothing || numbers[i] == SIGINT) ++requests_;
+      const bool more = under_ == Under::kNothing || numbers[i] == SIGINT;
+      if (requests_ > 0 && (!more || now - counted_ < kOneWish)) continue;
+      ++requests_;
+      counted_ = now;
     }
   }
 }
@@ -81,6 +86,7 @@ void HeldSignals::in_child() {
   for (const int number : kWatched) {
     if (!is_ignored(number)) ::signal(number, SIG_DFL);
   }
+  default_write_signals();
   sigset_t blocked;
   sigemptyset(&blocked);
   sigaddset(&blocked, SIGTERM);

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/types.h>
 
+#include <chrono>
 #include <vector>
 
 #include "launcher/launch_mark.h"
@@ -24,8 +25,10 @@ class StopSignals {
   ~StopSignals();
   StopSignals(const StopSignals&) = delete;
   StopSignals& operator=(const StopSignals&) = delete;
-  // Takes what has come. Call it after poll() on fd().
-  void read();
+  // Takes what has come. Call it after poll() on fd(). Signals within a second of the one that counted are
+  // that one: a terminal, a wrapper and a batch system may all pass on the same wish.
+  using Clock = std::chrono::steady_clock;
+  void read(Clock::time_point now = Clock::now());
   [[nodiscard]] int fd() const { return pipe_[0]; }
   [[nodiscard]] int requests() const { return requests_; }
 
@@ -33,6 +36,7 @@ class StopSignals {
   const Under under_;
   int pipe_[2] = {-1, -1};
   int requests_ = 0;
+  Clock::time_point counted_;  // the last
 };
 
 // No signal comes while it lives. For fork(): the child calls in_child(), which only does what is

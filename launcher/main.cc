@@ -1,12 +1,16 @@
 // The `pesc` program: one SPMD rank of a verb. Start it under mpirun or srun, or alone for one rank.
+#include <fcntl.h>
 #include <glog/logging.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <string_view>
 
 #include "launcher/command_line.h"
 #include "launcher/launch.h"
+#include "launcher/launch_checks.h"
 #include "launcher/launch_mark.h"
+#include "launcher/standard_output.h"
 #include "parallel/mpi_communicator.h"
 
 namespace pesc {
@@ -23,13 +27,21 @@ int dispatch(const Process& process, const CommandLine& command) {
   throw InternalError("verb without a program: " + command.verb);
 }
 
+// A descriptor of 0 to 2 that is closed would become the first file that is opened, and what is printed would
+// be written into it.
+void open_standard_descriptors() {
+  int fd = 0;
+  do {
+    fd = ::open("/dev/null", O_RDWR);
+  } while (fd >= 0 && fd <= STDERR_FILENO);
+  if (fd > STDERR_FILENO) ::close(fd);
+}
+
 void print_error(const char* what) {
   std::fprintf(stderr, "pesc: %s\n", what);
 }
 
 int run(int argc, char** argv) {
-  google::InitGoogleLogging(argv[0]);
-  FLAGS_logtostderr = true;
   // Before MPI starts: a signal that comes during start-up would end the rank.
   if (argc > 1 && std::string_view(argv[1]) == "train") {
     save_and_stop_on_signals();
@@ -40,12 +52,15 @@ int run(int argc, char** argv) {
   RankWatch watch(world->rank(), world->size(), [&](double seconds) { session.set_wait_limit(seconds); });
   try {
     CommandLine command;
-    together(*world, [&] { command = parse_command_line(argc, argv); });
+    together(*world, [&] {
+      check_open_mpi("the MPI library", MpiSession::library_version());
+      command = parse_command_line(argc, argv);
+    });
     if (command.verb == "help") {
       if (world->rank() == 0) std::printf("%s", usage().c_str());
       return 0;
     }
-    return dispatch({*world, session.local_rank(), session.local_size(), watch}, command);
+    return dispatch({*world, session.local_rank(), session.local_size(), watch, session.cores()}, command);
   } catch (const AgreedError& e) {
     if (e.speaker) {
       print_error(e.what());
@@ -70,10 +85,12 @@ int run(int argc, char** argv) {
 }  // namespace pesc
 
 int main(int argc, char** argv) {
+  pesc::open_standard_descriptors();
+  pesc::ignore_write_signals();
   try {
     // The supervisor runs no MPI itself.
     if (argc > 1 && std::string_view(argv[1]) == "launch") return pesc::run_launch(argc, argv);
-    return pesc::run(argc, argv);
+    return pesc::check_standard_output(pesc::run(argc, argv));
   } catch (const pesc::Error& e) {  // from before there are ranks, or after
     pesc::print_error(e.what());
     return static_cast<int>(e.code());

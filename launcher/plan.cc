@@ -6,28 +6,108 @@
 #include <nlohmann/json.hpp>
 
 #include "launcher/command_line.h"
+#include "runtime/config/text_parser.h"
+#include "runtime/fitting.h"
 #include "runtime/hf/atomic_file.h"
 #include "runtime/hf/config_json.h"
 
 namespace pesc {
 namespace {
 
-constexpr double kGiB = 1024.0 * 1024 * 1024;
+// What the ranks are planned to run on, and what of it nobody has said.
+struct Machine {
+  MachineRates rates;
+  MemoryRoom room;
+  std::string gpu;   // of the table; empty: a CPU, or a GPU of the figures given
+  std::string text;  // "each rank: assuming one H200-141; name another with --gpu (A100-40, ...)"
+  bool assumed = false;
+};
 
-MachineRates rates_of(const ExperimentConfig& config, const CommandLine& command) {
-  MachineRates r = usual_rates(config.parallel.device, config.train.compute, config.parallel.threads);
-  const auto set = [](double value, double unit, double& to) {
-    if (value > 0) to = value * unit;
+// The flags' figures in place of the table's. Returns the names of those given.
+std::vector<std::string> take_figures(const CommandLine& command, MachineRates& r) {
+  std::vector<std::string> given;
+  const auto set = [&](const char* flag, double value, double unit, double& to) {
+    if (value < 0) throw UsageError(str_cat("--", flag, " ", value, ": a positive number"));
+    if (value == 0) return;
+    given.push_back(str_cat("--", flag, " ", value));
+    to = value * unit;
   };
-  set(command.gemm_tflops, 1e12, r.gemm);
-  set(command.memory_gbs, 1e9, r.memory);
-  set(command.link_gbs, 1e9, r.link);
-  set(command.device_gib, kGiB, r.device_memory);
-  return r;
+  const double attention = r.attention / r.gemm;
+  set("gemm_tflops", command.gemm_tflops, 1e12, r.gemm);
+  r.attention = attention * r.gemm;  // keeps its share of the products' rate
+  set("memory_gbs", command.memory_gbs, 1e9, r.memory);
+  set("link_gbs", command.link_gbs, 1e9, r.link);
+  set("device_gib", command.device_gib, kGiB, r.device_memory);
+  return given;
 }
 
-nlohmann::json to_json(const ExperimentConfig& config, const Plan& p, const MachineRates& rates, bool fits,
-                       const std::vector<std::string>& changes) {
+Machine gpu_machine(const ExperimentConfig& config, const CommandLine& command) {
+  constexpr size_t kFigures = 4;
+  Machine m;
+  m.gpu = known_gpu(command.gpu.empty() ? kAssumedGpu : command.gpu);
+  m.rates = gpu_rates(m.gpu, config.train.compute);
+  const std::vector<std::string> given = take_figures(command, m.rates);
+  m.room.bytes = m.rates.device_memory;
+  const std::string but = given.empty() ? "" : str_cat(", but for ", joined(given));
+  if (!command.gpu.empty()) {
+    m.text = str_cat("each rank: one ", m.gpu, but);
+  } else if (given.size() == kFigures) {
+    m.gpu.clear();
+    m.text = str_cat("each rank: a GPU of the figures given, ", joined(given));
+  } else {
+    m.assumed = true;
+    m.text = str_cat("each rank: assuming one ", kAssumedGpu, but, "; name another with --gpu (",
+                     joined(gpu_names()), ")");
+  }
+  return m;
+}
+
+Machine cpu_machine(const ExperimentConfig& config, const CommandLine& command) {
+  if (!command.gpu.empty()) {
+    throw UsageError(
+        str_cat("--gpu ", command.gpu,
+                ": the experiment runs on the CPU; plan for GPUs with --set parallel.device=CUDA"));
+  }
+  Machine m;
+  m.rates = cpu_rates(config.parallel.threads);
+  const std::vector<std::string> given = take_figures(command, m.rates);
+  m.text = config.parallel.threads > 0
+               ? str_cat("each rank: ", config.parallel.threads, " CPU threads")
+               : "each rank: assuming one CPU thread; say how many with --set parallel.threads=N";
+  if (!given.empty()) m.text += str_cat(", but for ", joined(given));
+  m.room.bytes = m.rates.device_memory;
+  m.assumed = config.parallel.threads == 0 || command.device_gib == 0;
+  if (command.device_gib > 0) return m;
+  m.room = {host_memory(), MemoryRoom::Of::kHost, MemoryRoom::Against::kAll};
+  m.text += "; assuming all ranks on this host; give the memory of each with --device_gib";
+  return m;
+}
+
+Machine machine_of(const ExperimentConfig& config, const CommandLine& command) {
+  return config.parallel.device == DeviceKind::kCuda ? gpu_machine(config, command)
+                                                     : cpu_machine(config, command);
+}
+
+// Whether it fits, and what would where it does not.
+struct Verdict {
+  double needed = 0;  // of a rank
+  bool known = false, fits = true;
+  std::vector<std::string> changes;
+};
+
+Verdict judge(const ExperimentConfig& config, const ModelConfig& model, int world, const Machine& machine) {
+  const DecoderUse use = training_use(config);
+  Verdict v;
+  v.needed = needed_bytes(config, model, world, use, machine.room.against);
+  v.known = machine.room.bytes > 0;
+  v.fits = !v.known || v.needed <= machine.room.of_rank(world);
+  if (!v.fits) v.changes = what_would_fit(config, model, world, use, machine.room);
+  return v;
+}
+
+nlohmann::json to_json(const ExperimentConfig& config, const Plan& p, const Machine& machine,
+                       const Verdict& verdict) {
+  const MachineRates& rates = machine.rates;
   nlohmann::json j = {{"name", config.name},
                       {"recompute", recompute_name(config.train.recompute)},
                       {"ranks", p.world},
@@ -36,9 +116,11 @@ nlohmann::json to_json(const ExperimentConfig& config, const Plan& p, const Mach
                       {"ep", p.ep},
                       {"trained_parameters", p.trained},
                       {"frozen_parameters", p.frozen},
-                      {"device_bytes", p.device_bytes()},
-                      {"overhead_bytes", rates.overhead},
-                      {"connection_bytes", p.connection_bytes},
+                      {"machine", machine.text},
+                      {"assumed", machine.assumed},
+                      {"device_bytes", p.memory.arena_bytes()},
+                      {"overhead_bytes", p.memory.overhead()},
+                      {"connection_bytes", p.memory.connections},
                       {"host_bytes", p.host_bytes},
                       {"tokens_per_step", p.tokens},
                       {"flops_per_step", p.flops},
@@ -51,7 +133,8 @@ nlohmann::json to_json(const ExperimentConfig& config, const Plan& p, const Mach
                         {"memory", rates.memory},
                         {"link", rates.link},
                         {"device_memory", rates.device_memory}}}};
-  for (const ArenaSize& a : p.arenas) j["arenas"][a.name] = a.bytes;
+  if (!machine.gpu.empty()) j["gpu"] = machine.gpu;
+  for (const ArenaSize& a : p.memory.arenas) j["arenas"][a.name] = a.bytes;
   for (const PlanPhase& phase : p.phases) {
     j["phases"].push_back({{"name", phase.name},
                            {"flops", phase.flops},
@@ -59,22 +142,24 @@ nlohmann::json to_json(const ExperimentConfig& config, const Plan& p, const Mach
                            {"sent_bytes", phase.sent},
                            {"seconds", phase.seconds}});
   }
-  if (rates.device_memory > 0) j["fits"] = fits;
-  if (!changes.empty()) j["would_fit"] = changes;
+  if (verdict.known) j["fits"] = verdict.fits;
+  if (verdict.known && machine.room.of == MemoryRoom::Of::kHost) j["host_memory"] = machine.room.bytes;
+  if (!verdict.changes.empty()) j["would_fit"] = verdict.changes;
   return j;
 }
 
-void print(const Plan& p, const MachineRates& rates) {
+void print(const Plan& p, const Machine& machine) {
+  const MachineRates& rates = machine.rates;
   std::printf("%d ranks: dp %d, tp %d, ep %d; %.2fM parameters trained, %.3fG frozen\n\n", p.world, p.dp,
               p.tp, p.ep, static_cast<double>(p.trained) / 1e6, static_cast<double>(p.frozen) / 1e9);
   std::printf("%-24s %12s\n", "memory of a rank", "GiB");
-  for (const ArenaSize& a : p.arenas) {
+  for (const ArenaSize& a : p.memory.arenas) {
     if (a.bytes > 0) std::printf("  %-22s %12.3f\n", a.name.c_str(), static_cast<double>(a.bytes) / kGiB);
   }
-  std::printf("  %-22s %12.3f\n", "beside the arenas", rates.overhead / kGiB);
-  if (p.connection_bytes > 0)
-    std::printf("  %-22s %12.3f\n", "NCCL", static_cast<double>(p.connection_bytes) / kGiB);
-  std::printf("  %-22s %12.3f\n", "all", p.all_bytes(rates) / kGiB);
+  std::printf("  %-22s %12.3f\n", "beside the arenas", static_cast<double>(p.memory.overhead()) / kGiB);
+  if (p.memory.connections > 0)
+    std::printf("  %-22s %12.3f\n", "NCCL", static_cast<double>(p.memory.connections) / kGiB);
+  std::printf("  %-22s %12.3f\n", "all", static_cast<double>(p.memory.all()) / kGiB);
   std::printf("  %-22s %12.3f  (host memory, while a checkpoint is written)\n\n", "checkpoint snapshot",
               static_cast<double>(p.host_bytes) / kGiB);
   std::printf("%-24s %12s %12s %12s %10s\n", "step of a rank", "TFLOP", "memory GB", "sent GB", "ms");
@@ -87,10 +172,34 @@ void print(const Plan& p, const MachineRates& rates) {
               p.flops / 1e12 / p.world, "", "", 1e3 * p.seconds, p.tokens / p.seconds / 1e3,
               p.light_seconds / p.seconds);
   std::printf(
-      "\nat %.4g TFLOP/s of products, %.4g of attention, %.4g GB/s of memory, %.4g GB/s of links, a rank "
+      "\n%s\nat %.4g TFLOP/s of products, %.4g of attention, %.4g GB/s of memory, %.4g GB/s of links, a rank "
       "each\n"
       "a token's rows travel %.0f bytes to their experts and back\n",
-      rates.gemm / 1e12, rates.attention / 1e12, rates.memory / 1e9, rates.link / 1e9, p.exchanged_per_token);
+      machine.text.c_str(), rates.gemm / 1e12, rates.attention / 1e12, rates.memory / 1e9, rates.link / 1e9,
+      p.exchanged_per_token);
+}
+
+void print(const Verdict& verdict, const MemoryRoom& room, int ranks) {
+  if (!verdict.known)
+    return static_cast<void>(
+        std::printf("\nThe memory of this host is not known: give a rank's with --device_gib\n"));
+  // Of one rank, or of all that share the host.
+  const bool shared = room.of == MemoryRoom::Of::kHost;
+  const double needed = verdict.needed / kGiB * (shared ? ranks : 1);
+  const std::string whose =
+      shared ? str_cat(" of this host for ", ranks, ranks == 1 ? " rank" : " ranks") : "";
+  if (verdict.fits) {
+    std::printf("\nfits: %.1f of %.1f GiB%s\n", needed, room.bytes / kGiB, whose.c_str());
+    return;
+  }
+  std::printf("\nDOES NOT FIT: %.1f GiB of %.1f GiB%s.%s\n", needed, room.bytes / kGiB, whose.c_str(),
+              verdict.changes.empty()
+                  ? str_cat(" No recomputation, batch, length or layout makes it fit, on up to ",
+                            kMostRanks * ranks, " ranks.")
+                        .c_str()
+              : shared ? " Any of these, for a rank:"
+                       : " Any of these:");
+  for (const std::string& change : verdict.changes) std::printf("  %s\n", change.c_str());
 }
 
 }  // namespace
@@ -104,25 +213,14 @@ int run_plan(const Process& process, const CommandLine& command) {
     const ModelConfig model =
         config.model.path.empty() ? config.model.shape : read_model_config(config.model.path, config.model.links);
     check_against_model(config, model, command.ranks);
-    const MachineRates rates = rates_of(config, command);
-    const Plan p = make_plan(config, model, command.ranks, rates);
-    const double bytes = p.all_bytes(rates);
-    const bool fits = rates.device_memory == 0 || bytes <= rates.device_memory;
-    const auto changes =
-        fits ? std::vector<std::string>{} : what_would_fit(config, model, command.ranks, rates);
-    print(p, rates);
-    if (rates.device_memory > 0 && fits)
-      std::printf("\nfits: %.1f of %.1f GiB\n", bytes / kGiB, rates.device_memory / kGiB);
-    if (!fits) {
-      std::printf("\nDOES NOT FIT: %.1f GiB of %.1f GiB.%s\n", bytes / kGiB, rates.device_memory / kGiB,
-                  changes.empty()
-                      ? " No single change of recomputation, batch, length or layout makes it fit."
-                      : " Any of these:");
-      for (const std::string& change : changes) std::printf("  %s\n", change.c_str());
-    }
+    const Machine machine = machine_of(config, command);
+    const Plan p = make_plan(config, model, command.ranks, machine.rates);
+    const Verdict verdict = judge(config, model, command.ranks, machine);
+    print(p, machine);
+    print(verdict, machine.room, command.ranks);
     if (!command.out.empty()) {
       AtomicFile file(command.out);
-      file.write(to_json(config, p, rates, fits, changes).dump(2) + "\n");
+      file.write(to_json(config, p, machine, verdict).dump(2) + "\n");
       file.commit();
     }
   });

@@ -8,6 +8,7 @@
 #include "model/lora_linear.h"
 #include "ops/adapter.h"
 #include "ops/attention.h"
+#include "ops/gemm.h"
 #include "ops/router.h"
 #include "ops/swiglu.h"
 
@@ -170,20 +171,69 @@ int64_t exchange_bytes(const ModelConfig& m, const PescConfig& pesc, const Mesh&
   return ExpertExchange::scratch_bytes(mesh.ep(), pesc.moe.top_k, n.chunk_slice, m.hidden, n.compute);
 }
 
-int64_t scratch_bytes(const ModelConfig& m, const PescConfig& pesc, const Mesh& mesh, const Sizes& n,
-                      const Capacity& c, const Device& device) {
+namespace {
+
+// What matrix products that add to their output take of the scratch while their kernels are timed: the
+// largest output (ops/gemm.h). By what else is in the scratch at that time.
+struct GemmTrials {
+  int64_t alone = 0;     // nothing: LoRA's and the dense weights' products
+  int64_t lora_a = 0;    // the dropped input of a LoRA branch: the gradient of A
+  int64_t adapters = 0;  // the adapters' own scratch
+
+  // `rows`: of the adapters' input.
+  GemmTrials(const ModelParameters& p, const PescConfig& pesc, const Sizes& n, int64_t rows,
+             const Device& device) {
+    if (device.products != KernelChoice::kTimed || n.compute != DType::kBF16) return;
+    const LayerParameters& layer = p.layers.front();
+    const auto output = [&](int64_t& most, int64_t out_rows, int64_t ld, DType type) {
+      most = std::max(most, gemm_trial_bytes(device, out_rows, ld, type));
+    };
+    const auto gradient = [&](int64_t& most, const Tensor& t) { output(most, t.rows, t.cols, DType::kF32); };
+    gradient(alone, p.dhead);
+    for (const ColumnLinears* w : {&layer.qkv, &layer.gate_up}) {
+      for (const ColumnLinears::Part& part : w->parts) {
+        gradient(alone, part.dweight);
+        gradient(alone, part.dlora_b);
+      }
+      gradient(lora_a, w->dlora_a);
+      if (w->lora_columns() > w->joined_columns()) output(alone, n.padded, w->weight.rows, n.compute);
+    }
+    for (const RowLinear* w : {&layer.o, &layer.down}) {
+      gradient(alone, w->dweight);
+      gradient(alone, w->dlora_b);
+      gradient(lora_a, w->dlora_a);
+      if (w->lora_columns() == 0) continue;
+      if (w->joined_columns() == 0) output(alone, n.padded, w->weight.rows, n.compute);
+      output(alone, n.padded, w->weight.cols + w->joined_columns(), n.compute);  // the input's gradient
+    }
+    if (pesc.mode != TrainMode::kPesc) return;
+    gradient(adapters, layer.moe.ddown);
+    gradient(adapters, layer.moe.dup);
+    output(adapters, rows, p.layers.front().qkv.weight.cols, n.compute);
+  }
+};
+
+}  // namespace
+
+int64_t scratch_bytes(const ModelConfig& m, const PescConfig& pesc, const Mesh& mesh,
+                      const ModelParameters& parameters, const Sizes& n, const Capacity& c,
+                      const Device& device) {
   const int tp = mesh.tp();
+  const int64_t rows = mesh.ep() == 1 ? n.slice : n.capacity;
+  const GemmTrials trials(parameters, pesc, n, rows, device);
   const AttentionShape shape{m.heads / tp, std::max<int64_t>(m.kv_heads / tp, 1), m.head_dim, 1.0F};
   int64_t bytes = attention_scratch_bytes(device, shape, n.padded, c.max_sequence, n.compute);
-  bytes = std::max(bytes, lora_scratch_bytes(device, n.padded, shape.q_heads * m.head_dim, n.compute));
+  bytes = std::max({bytes, trials.alone, trials.lora_a});
+  bytes = std::max(
+      bytes, lora_scratch_bytes(device, n.padded, shape.q_heads * m.head_dim, n.compute) + trials.lora_a);
   bytes = std::max(bytes, swiglu_scratch_bytes(device, n.padded, m.ffn / tp, n.compute) +
-                              ffn_blocks_scratch_bytes(device, pesc, n.padded));
+                              ffn_blocks_scratch_bytes(device, pesc, n.padded) + trials.lora_a);
   if (pesc.mode == TrainMode::kPesc) {
     const MoeConfig& moe = pesc.moe;
-    const int64_t rows = mesh.ep() == 1 ? n.slice : n.capacity;
     bytes = std::max(bytes, router_scratch_bytes(device, n.slice, moe.experts, m.hidden, n.compute));
     bytes =
-        std::max(bytes, adapter_scratch_bytes(device, rows, moe.top_k, m.hidden, moe.adapter_dim, n.compute));
+        std::max(bytes, adapter_scratch_bytes(device, rows, moe.top_k, m.hidden, moe.adapter_dim, n.compute) +
+                            trials.adapters);
   }
   return bytes + 64 * Arena::kAlignment;
 }

@@ -123,6 +123,7 @@ struct Sizes {
                                      const Sizes& sizes);
 // Bytes that the ops may take from the scratch arena at one time.
 [[nodiscard]] int64_t scratch_bytes(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
-                                    const Sizes& sizes, const Capacity& capacity, const Device& device);
+                                    const ModelParameters& parameters, const Sizes& sizes,
+                                    const Capacity& capacity, const Device& device);
 
 }  // namespace pesc

@@ -4,6 +4,7 @@
 
 #include "model/shared_ffn.h"
 #include "ops/embedding.h"
+#include "ops/gemm.h"
 #include "ops/reduce.h"
 #include "ops/rmsnorm.h"
 #include "ops/router.h"
@@ -64,7 +65,8 @@ struct Decoder::Memory {
         scalar(arenas.workspace.allocate(1, 1, DType::kF64)) {
     // In a real arena all of the scratch is the ops' to take; in a plan it is counted here.
     if (arenas.scratch.is_planning()) {
-      (void)arenas.scratch.allocate(1, scratch_bytes(m, p, mesh, sizes, o.capacity, o.device), DType::kU8);
+      (void)arenas.scratch.allocate(1, scratch_bytes(m, p, mesh, parameters, sizes, o.capacity, o.device),
+                                    DType::kU8);
       (void)arenas.exchange.allocate(1, exchange_bytes(m, p, mesh, sizes), DType::kU8);
     }
   }
@@ -76,13 +78,6 @@ struct Decoder::Memory {
   static std::unique_ptr<Memory> allocate(const ModelConfig& m, const PescConfig& p, const Mesh& mesh,
                                           const DecoderOptions& o) {
     const auto planned = plan(m, p, mesh, o);
-    if (o.device.kind == DeviceKind::kCuda) {
-      const int queues = o.overlap == Overlap::kOn && mesh.world() > 1 ? 2 : 1;
-      int64_t bytes =
-          cuda::kLibraryBytes + queues * cuda::kQueueBytes + nccl_bytes(mesh, m.kv_heads, o.gpu_use);
-      for (const ArenaSize& a : planned->arenas.sizes()) bytes += a.bytes;
-      cuda::require_memory(o.device.index, "this rank's model, activations and workspaces", bytes);
-    }
     return std::make_unique<Memory>(m, p, mesh, o, Sizes(o.capacity, p, mesh, o.compute),
                                     Arenas::real(planned->arenas, o.device));
   }
@@ -104,7 +99,8 @@ Decoder::Decoder(const ModelConfig& model, const PescConfig& pesc, const Mesh& m
       tp_(groups.tp),
       memory_(Memory::allocate(model, pesc, mesh, options)),
       lane_{.scratch = memory_->arenas.exchange, .routed = {}, .ready = {}, .arrived = {}, .combined = {}} {
-  if (options.overlap == Overlap::kOn && mesh.world() > 1) stream_.open_communication();
+  if (has_communication_stream(mesh, options)) stream_.open_communication();
+  set_gemm_trials(stream_, &memory_->arenas.scratch);
   if (pesc.mode == TrainMode::kPesc) {
     const Sizes sizes(options.capacity, pesc, mesh, options.compute);
     exchange_ = std::make_unique<ExpertExchange>(groups.ep, pesc.moe.experts, pesc.moe.top_k,

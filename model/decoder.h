@@ -46,6 +46,11 @@ struct DecoderOptions {
   GpuUse gpu_use = GpuUse::kExclusive;  // decides what NCCL takes
 };
 
+// Whether collectives have a stream of their own.
+[[nodiscard]] inline bool has_communication_stream(const Mesh& mesh, const DecoderOptions& options) {
+  return options.overlap == Overlap::kOn && mesh.world() > 1;
+}
+
 struct ArenaSize {
   std::string name;
   int64_t bytes = 0;
@@ -63,7 +68,8 @@ class Decoder {
           const DecoderOptions& options);
   ~Decoder();
 
-  // Bytes of every arena of a rank of this mesh, with nothing allocated.
+  // Bytes of every arena of a rank of this mesh, with nothing allocated. For all that a rank takes of its
+  // device see model/device_memory.h.
   [[nodiscard]] static std::vector<ArenaSize> plan(const ModelConfig& model, const PescConfig& pesc,
                                                    const Mesh& mesh, const DecoderOptions& options);
 

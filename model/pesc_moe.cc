@@ -168,7 +168,7 @@ void moe_prepare(const Pass& pass, int64_t layer, const ExpertExchange& exchange
   for (size_t c = 0; c < chunks.size(); ++c) {
     MoeSaved::Chunk& chunk = saved.chunks[c];
     int32_t* chosen = saved.chosen.data() + std::min(chunks[c].rows.begin, n) * k;
-    chunk.plan = exchange.prepare(pass.stream, tensor_of(chosen, chunks[c].batch.slice_real, k));
+    chunk.plan = exchange.prepare(tensor_of(chosen, chunks[c].batch.slice_real, k));
     if (chunk.plan.rounds == 1) chunk.groups = exchange.groups(chunk.plan, 0);
   }
 }

@@ -23,7 +23,7 @@
   OP(adamw) OP(adapter_forward) OP(adapter_backward) OP(adapter_hidden) OP(attention_forward)                \
   OP(attention_backward) OP(cross_entropy_max) OP(cross_entropy_sums) OP(cross_entropy_grad)                 \
   OP(cross_entropy_loss) OP(dropout) OP(dropout_sum) OP(dropout_residual) OP(embedding_forward) OP(embedding_backward) OP(gemm)   \
-  OP(gemm_choices) OP(set_gemm_choices)                                                                      \
+  OP(gemm_choices) OP(set_gemm_choices) OP(set_gemm_trials)                                                  \
   OP(init_uniform) OP(init_normal) OP(fill_zero) OP(copy)       \
   OP(cast) OP(add) OP(add_bias) OP(bias_backward) OP(gather_rows) OP(scatter_add_rows) OP(sum_squares) OP(sum)        \
   OP(rmsnorm_forward) OP(rmsnorm_apply) OP(rmsnorm_backward) OP(rope_table) OP(rope) OP(router_forward)      \

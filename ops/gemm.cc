@@ -195,6 +195,17 @@ void gemm(Stream& stream, const Gemm& args) {
   });
 }
 
+void set_gemm_trials(Stream& stream, Arena* scratch) {
+  if (stream.on_cuda()) cuda_ops().set_gemm_trials(stream, scratch);
+}
+
+int64_t gemm_trial_bytes(const Device& device, int64_t rows, int64_t ld, DType type) {
+  if (device.kind != DeviceKind::kCuda || device.products != KernelChoice::kTimed) return 0;
+  Arena arena = Arena::planning("gemm trials");
+  (void)arena.allocate(rows, ld, type);
+  return arena.peak();
+}
+
 void linear_forward(Stream& stream, const Tensor& x, const Tensor& w, const Tensor& y, float alpha,
                     float beta) {
   gemm(stream, {.a = x, .b = w, .trans_b = Transpose::kYes, .c = y, .alpha = alpha, .beta = beta});

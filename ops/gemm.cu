@@ -11,9 +11,11 @@
 #include <cmath>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <sstream>
 
+#include "ops/core/arena.h"
 #include "ops/core/launch.cuh"
 #include "ops/cuda_ops.h"
 #include "ops/gemm.h"
@@ -132,30 +134,6 @@ constexpr int kCandidates = 8;
 constexpr int64_t kTimedWork = int64_t{1} << 30;  // multiplications: smaller products are all launch
 constexpr int kRounds = 2;                        // of timing, after one that loads the kernels
 
-// Device memory that a product may be tried into while C holds what it is to be added to. Absent when there
-// is too little: nothing depends on it.
-class Trial {
- public:
-  Trial(const Tensor& like, int64_t ld) {
-    size_t free = 0;
-    size_t total = 0;
-    const auto bytes = static_cast<size_t>(like.rows * ld * dtype_bytes(like.dtype));
-    PESC_CUDA(cudaMemGetInfo(&free, &total));
-    if (free < bytes + (size_t{256} << 20)) return;
-    if (cudaMalloc(&data_, bytes) != cudaSuccess) {
-      (void)cudaGetLastError();
-      data_ = nullptr;
-    }
-  }
-  ~Trial() { (void)cudaFree(data_); }
-  Trial(const Trial&) = delete;
-  Trial& operator=(const Trial&) = delete;
-  [[nodiscard]] void* data() const { return data_; }
-
- private:
-  void* data_ = nullptr;
-};
-
 struct Events {
   cudaEvent_t begin = nullptr, end = nullptr;
   Events() {
@@ -171,15 +149,17 @@ struct Events {
 };
 
 // The candidate that took least time, in the library's order where two are within a hundredth. Where C is
-// added to, the results go elsewhere.
+// added to, the results go to the queue's trials, or, without room there, the first candidate is taken: the
+// choice is a function of the layout of the arenas and of the times.
 int fastest(Queue& queue, const Gemm& g, const Key& key, const Matmul& matmul,
             std::span<const cublasLtMatmulHeuristicResult_t> candidates) {
-  std::unique_ptr<Trial> trial;
+  std::optional<Arena::Scope> scope;
   void* into = g.c.data;
   if (g.beta != 0.0F && before(g).data == g.c.data) {
-    trial = std::make_unique<Trial>(g.c, leading(g.c));
-    into = trial->data();
-    if (into == nullptr) return 0;
+    const int64_t bytes = g.c.rows * leading(g.c) * dtype_bytes(g.c.dtype);
+    if (queue.trials == nullptr || queue.trials->capacity() - queue.trials->used() < bytes) return 0;
+    scope.emplace(*queue.trials);
+    into = queue.trials->allocate(1, bytes, DType::kU8).data;
   }
   Layouts layouts;
   set_layouts(layouts, g, key, g.c.rows, depth(g));
@@ -331,6 +311,10 @@ std::string gemm_choices(const Stream& stream) {
     out << choice << '\n';
   }
   return out.str();
+}
+
+void set_gemm_trials(Stream& stream, Arena* scratch) {
+  stream.queue().trials = scratch;
 }
 
 void set_gemm_choices(Stream& stream, const std::string& text) {

@@ -7,6 +7,7 @@
 
 #include <string>
 
+#include "ops/core/arena.h"
 #include "ops/core/device.h"
 
 namespace pesc {
@@ -41,6 +42,14 @@ void linear_backward_input(Stream& stream, const Tensor& dy, const Tensor& w, co
 // dW [out, in] += alpha dy^T x
 void linear_backward_weight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dw,
                             float alpha = 1.0F);
+
+// Where a stream's products that add to their output (beta is not 0) write while their kernels are timed
+// (KernelChoice::kTimed): what is free of `scratch` at that time, which must outlive the stream's products.
+// Without it, or where it has too little room, such a product takes the library's first kernel. So the choice
+// depends on what was planned, and never on the device memory that happens to be free.
+void set_gemm_trials(Stream& stream, Arena* scratch);
+// What a product into `rows` rows that are `ld` elements apart takes there; 0 on a device that times nothing.
+[[nodiscard]] int64_t gemm_trial_bytes(const Device& device, int64_t rows, int64_t ld, DType type);
 
 // The kernels that KernelChoice::kTimed has chosen on this stream so far, as text; empty without any. Given
 // to a stream before its first product, on the same GPU model and library version, they are taken again, bit

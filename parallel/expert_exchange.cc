@@ -141,7 +141,7 @@ ExpertExchange::ExpertExchange(Communicator& ep, int64_t experts, int64_t top_k,
   PESC_CHECK(capacity >= 1, "capacity ", capacity);
 }
 
-ExchangePlan ExpertExchange::prepare(Stream& /*stream*/, const Tensor& top_experts) const {
+ExchangePlan ExpertExchange::prepare(const Tensor& top_experts) const {
   PESC_CHECK(top_experts.cols == top_k_ && top_experts.contiguous(), "top experts [", top_experts.rows, ", ",
              top_experts.cols, "] with k = ", top_k_);
   const int ep = ep_.size();

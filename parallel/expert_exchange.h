@@ -51,7 +51,7 @@ class ExpertExchange {
   ExpertExchange(Communicator& ep, int64_t experts, int64_t top_k, int64_t capacity);
 
   // Collective over the ep group. `top_experts` [T, k] I32 in host memory, global expert numbers.
-  [[nodiscard]] ExchangePlan prepare(Stream& stream, const Tensor& top_experts) const;
+  [[nodiscard]] ExchangePlan prepare(const Tensor& top_experts) const;
   [[nodiscard]] ExpertGroups groups(const ExchangePlan& plan, int round) const;
 
   // rows [T, c] at home -> out [R_round, c] on the expert ranks. Collective. `scratch` holds the packed rows.

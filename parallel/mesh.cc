@@ -1,6 +1,8 @@
 // Rank arithmetic; see mesh.h for the layout.
 #include "parallel/mesh.h"
 
+#include <numeric>
+
 #include "ops/core/check.h"
 
 namespace pesc {
@@ -26,12 +28,6 @@ int64_t experts_per_rank(int64_t experts, int ep) {
                            " ranks; choose an ep that divides the number of experts"));
 }
 
-std::vector<int> ranks_from(int first, int count, int step) {
-  std::vector<int> ranks(static_cast<size_t>(count));
-  for (int i = 0; i < count; ++i) ranks[static_cast<size_t>(i)] = first + i * step;
-  return ranks;
-}
-
 }  // namespace
 
 Range Mesh::experts(int64_t experts) const {
@@ -39,21 +35,10 @@ Range Mesh::experts(int64_t experts) const {
   return {ep_rank() * local, (ep_rank() + 1) * local};
 }
 
-int Mesh::expert_home(int64_t expert, int64_t experts) const {
-  PESC_CHECK(0 <= expert && expert < experts, "expert ", expert, " of ", experts);
-  return static_cast<int>(expert / experts_per_rank(experts, ep_));
-}
-
 std::vector<int> Mesh::tp_members() const {
-  return ranks_from(dp_rank() * tp_, tp_, 1);
-}
-
-std::vector<int> Mesh::dp_members() const {
-  return ranks_from(tp_rank(), dp(), tp_);
-}
-
-std::vector<int> Mesh::ep_members() const {
-  return ranks_from(ep_group() * ep_, ep_, 1);
+  std::vector<int> ranks(static_cast<size_t>(tp_));
+  std::iota(ranks.begin(), ranks.end(), dp_rank() * tp_);
+  return ranks;
 }
 
 }  // namespace pesc

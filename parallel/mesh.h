@@ -28,13 +28,9 @@ class Mesh {
 
   // The rank's experts [begin, end) of `experts`; experts must be divisible by ep (UsageError).
   [[nodiscard]] Range experts(int64_t experts) const;
-  // The rank within an ep group that holds `expert`.
-  [[nodiscard]] int expert_home(int64_t expert, int64_t experts) const;
 
-  // Members of this rank's groups, as world ranks in rising order.
+  // Members of this rank's tensor-parallel group, as world ranks in rising order.
   [[nodiscard]] std::vector<int> tp_members() const;
-  [[nodiscard]] std::vector<int> dp_members() const;
-  [[nodiscard]] std::vector<int> ep_members() const;
 
  private:
   int world_, rank_, tp_, ep_;

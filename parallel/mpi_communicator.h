@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "parallel/communicator.h"
+#include "parallel/host_cores.h"
 
 namespace pesc {
 
@@ -23,6 +24,8 @@ class MpiSession {
   // This rank's number and the number of ranks on this host.
   [[nodiscard]] int local_rank() const { return local_rank_; }
   [[nodiscard]] int local_size() const { return local_size_; }
+  // What it was given of this host when it was started.
+  [[nodiscard]] const HostCores& cores() const { return cores_; }
   // How long this session's communicators, old and new, wait for one operation before they throw HangError;
   // 600 s unless set.
   void set_wait_limit(double seconds);
@@ -34,6 +37,7 @@ class MpiSession {
   bool owns_ = false;
   int local_rank_ = 0;
   int local_size_ = 1;
+  HostCores cores_;
   std::shared_ptr<MpiWaitPolicy> policy_;  // shared with the communicators, which may outlive the session
 };
 

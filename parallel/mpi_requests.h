@@ -10,10 +10,13 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 namespace pesc {
+
+class Communicator;
 
 struct MpiWaitPolicy {
   std::chrono::duration<double> limit = std::chrono::seconds(600);
@@ -60,5 +63,9 @@ class MpiRequests {
   std::vector<MPI_Status> statuses_;
   std::vector<Entry> entries_;
 };
+
+// The communicator of mpi_communicator.cc; takes over `comm`.
+[[nodiscard]] std::unique_ptr<Communicator> make_mpi_communicator(MPI_Comm comm, const std::string& name,
+                                                                  std::shared_ptr<MpiWaitPolicy> policy);
 
 }  // namespace pesc

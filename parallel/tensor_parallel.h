@@ -2,7 +2,7 @@
 // group holds its slice of the tokens; column-parallel linears read all of them, row-parallel linears end in
 // a reduce-scatter. The two collectives are each other's conjugate: the backward of one is the other.
 //
-// Token slices are equal: `padded` tokens = slice_tokens() * tp. With tp = 1 nothing is copied or sent.
+// Token slices are equal: `padded` tokens = tp times ceil(tokens / tp). With tp = 1 nothing is copied or sent.
 #pragma once
 
 #include "parallel/communicator.h"
@@ -16,8 +16,6 @@ class TensorParallel {
   [[nodiscard]] int size() const { return tp_.size(); }
   [[nodiscard]] int rank() const { return tp_.rank(); }
   [[nodiscard]] Communicator& communicator() const { return tp_; }
-  // Tokens per rank for `tokens` tokens: ceil(tokens / tp).
-  [[nodiscard]] int64_t slice_tokens(int64_t tokens) const { return (tokens + size() - 1) / size(); }
 
   // slice [t, c] contiguous -> all [t * tp, c]. Returns `slice` itself when tp = 1, else `out`.
   Tensor gather(Stream& stream, const Tensor& slice, const Tensor& out) const;

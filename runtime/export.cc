@@ -20,7 +20,9 @@ void export_dense(const Job& job, Decoder& decoder, const std::string& folder) {
   if (const int64_t end = job.special.end;
       end >= 0 && std::ranges::find(config.eos_ids, end) == config.eos_ids.end())
     config.eos_ids.push_back(end);
-  write_model_config(folder, config);
+  const ModelSection& section = job.config.model;
+  write_model_config(folder, config,
+                     section.path.empty() ? section.init_std : read_initializer_range(section.path));
   const std::string tokenizer = job.config.model.tokenizer + "/tokenizer.model";
   if (!std::filesystem::equivalent(job.config.model.tokenizer, folder, error)) {
     std::filesystem::copy_file(tokenizer, folder + "/tokenizer.model",

@@ -3,9 +3,12 @@
 #include <glog/logging.h>
 
 #include <algorithm>
+#include <span>
 
 #include "ops/core/cuda.h"
+#include "runtime/decoder_options.h"
 #include "runtime/filesystem/filesystem.h"
+#include "runtime/fitting.h"
 #include "runtime/hf/config_json.h"
 #include "runtime/hf/weight_names.h"
 #include "runtime/same_run.h"
@@ -29,8 +32,7 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
     job.model = c.model.path.empty() ? c.model.shape : read_model_config(c.model.path, c.model.links);
     check_against_model(c, job.model, world.size());
     if (!c.model.tokenizer.empty()) {
-      const SpecialTokenFiles special =
-          read_special_tokens(job.model, c.model.path, c.model.tokenizer, c.model.links);
+      const SpecialTokenFiles special = read_special_tokens(job.model, c.model.path, c.model.tokenizer, c.model.links);
       job.tokenizer = open_tokenizer(c.model.tokenizer, special.pieces(), c.model.links);
       check_vocabulary(*job.tokenizer, job.model);
       job.special = agree_on_special_tokens(special, *job.tokenizer, job.model);
@@ -41,8 +43,7 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
     if (!c.model.path.empty() && weights == BaseWeights::kFromFiles)
       job.base = std::make_unique<HfFolder>(c.model.path, c.model.links);
   });
-  job.device = {job.config.parallel.device, 0, placement.threads,
-                job.config.parallel.time_kernels ? KernelChoice::kTimed : KernelChoice::kFirst};
+  job.device = device_of(job.config, placement.threads);
   if (job.device.kind == DeviceKind::kCuda) {
     job.gpu_world = connect_gpus(world, placement, job.config.parallel.share_gpu, job.device);
   }
@@ -78,23 +79,25 @@ void check_weights(Job& job, const Decoder& decoder) {
   for (const std::string& warning : report.warnings) LOG(WARNING) << warning;
 }
 
-std::unique_ptr<Decoder> make_decoder(Job& job, int64_t rows, int64_t sequence, Purpose purpose,
-                                      int64_t cache_slots) {
+// Before anything is allocated. All ranks refuse alike, with the figures of the GPU that has least free.
+void check_free_memory(const Job& job, const DecoderUse& use) {
+  if (job.device.kind != DeviceKind::kCuda) return;
+  Communicator& world = job.ranks->world();
+  GpuToLoad gpu{job.device.index, {}, 0};
+  together(world, [&] { gpu.info = cuda::device_info(gpu.index); });
+  for (const std::string& id : world.host_all_gather(gpu.info.id)) gpu.ranks += id == gpu.info.id ? 1 : 0;
+  const int64_t mine = gpu.info.free_bytes / gpu.ranks;
+  const std::vector<int64_t> free = world.host_all_gather(std::span(&mine, 1));
+  const auto least = std::min_element(free.begin(), free.end()) - free.begin();
+  together(world, [&] {
+    if (world.rank() == least) check_memory(job.config, job.model, world.size(), use, gpu);
+  });
+}
+
+std::unique_ptr<Decoder> make_decoder(Job& job, const DecoderUse& use) {
+  check_free_memory(job, use);
   const Mesh& mesh = job.mesh();
-  DecoderOptions o;
-  o.device = job.device;
-  o.capacity.max_tokens = split_range(rows, mesh.dp(), 0).size() * sequence;
-  o.capacity.max_sequence = sequence;
-  o.capacity.exchange_headroom = job.config.parallel.exchange_headroom;
-  o.overlap = job.config.parallel.overlap;
-  if (purpose == Purpose::kTraining)
-    o.capacity.exchange_chunks = job.config.parallel.chunks(job.config.pesc, mesh, o.capacity.max_tokens);
-  o.max_positions = sequence;
-  o.cache_slots = cache_slots;
-  o.purpose = purpose;
-  o.recompute = job.config.train.recompute;
-  o.compute = job.config.train.compute;
-  if (job.config.parallel.share_gpu) o.gpu_use = GpuUse::kShared;
+  const DecoderOptions o = decoder_options(job.config, mesh, job.device, use);
   std::unique_ptr<Decoder> decoder;
   together(job.ranks->world(), [&] {
     decoder = std::make_unique<Decoder>(job.model, job.config.pesc, mesh, job.ranks->groups(), o);
@@ -130,12 +133,12 @@ void log_data(const Job& job, const char* what, const Dataset& data) {
 }
 
 std::unique_ptr<Decoder> make_training_decoder(Job& job, int64_t rows, int64_t sequence) {
-  return make_decoder(job, rows, sequence, Purpose::kTraining, 0);
+  return make_decoder(job, {Purpose::kTraining, rows, sequence, 0});
 }
 
 std::unique_ptr<Decoder> make_inference_decoder(Job& job, int64_t rows, int64_t sequence,
                                                 int64_t cache_slots) {
-  return make_decoder(job, rows, sequence, Purpose::kInference, cache_slots);
+  return make_decoder(job, {Purpose::kInference, rows, sequence, cache_slots});
 }
 
 int64_t inference_slots(int64_t length) {
@@ -186,13 +189,16 @@ int64_t load_trained_values(Job& job, Decoder& decoder, const std::string& direc
     Discovery found;
     all_alike(world, [&] { found = store.find_newest(world); });
     if (job.first()) {
-      for (const std::string& line : found.damaged) LOG(WARNING) << "checkpoint passed over: " << line;
+      for (const std::string& line : found.passed_over()) LOG(WARNING) << line;
     }
     if (!found.checkpoint) {
       throw AgreedError(ExitCode::kData,
                         str_cat("run_dir '", job.config.run_dir, "' has no checkpoint to load",
-                                found.damaged.empty() ? "; train first, or use --base for the dense model"
-                                                      : ": all that are there are damaged"),
+                                found.none_there() ? "; train first, or use --base for the dense model"
+                                : found.others.empty()
+                                    ? ": all that are there are damaged"
+                                    : ": those that are there are damaged or of other runs; name one with "
+                                      "--checkpoint"),
                         job.first());
     }
     checkpoint = *found.checkpoint;

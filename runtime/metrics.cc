@@ -5,12 +5,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
 
 #include "ops/core/check.h"
 
@@ -28,6 +27,22 @@ std::string clock_text(double seconds) {
     std::snprintf(text, sizeof(text), "%lld:%02lld", s / 60, s % 60);
   }
   return text;
+}
+
+// Where the last whole line ends: behind it is what a process was writing when it died. -1: errno says why.
+off_t end_of_last_line(int file) {
+  char buffer[4096];
+  off_t end = ::lseek(file, 0, SEEK_END);
+  while (end > 0) {
+    const off_t begin = std::max<off_t>(0, end - static_cast<off_t>(sizeof(buffer)));
+    const ssize_t n = ::pread(file, buffer, static_cast<size_t>(end - begin), begin);
+    if (n < 0) return -1;
+    for (ssize_t i = n; i > 0; --i) {
+      if (buffer[i - 1] == '\n') return begin + i;
+    }
+    end = begin;
+  }
+  return end;
 }
 
 }  // namespace
@@ -71,28 +86,15 @@ std::string progress_line(const StepMetrics& m, double seconds_per_step) {
   return text;
 }
 
-MetricsLog::MetricsLog(const std::string& path, int64_t resume_step) : path_(path) {
-  std::string kept;
-  if (std::ifstream old(path); resume_step > 0 && old) {
-    for (std::string line; std::getline(old, line);) {
-      const nlohmann::json j = nlohmann::json::parse(line, nullptr, false);
-      if (!j.is_discarded() && j.contains("step") && j["step"].is_number_integer() &&
-          j["step"].get<int64_t>() <= resume_step) {
-        kept += line + "\n";
-      }
-    }
-  }
-  const std::string temporary = path + ".tmp";
-  {
-    std::ofstream out(temporary, std::ios::trunc);
-    out << kept;
-    if (!out.flush()) throw IoError(temporary + ": cannot be written");
-  }
-  std::error_code error;
-  std::filesystem::rename(temporary, path, error);
-  if (error) throw IoError(str_cat(path, ": ", error.message()));
-  file_ = ::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+MetricsLog::MetricsLog(const std::string& path, uint64_t launch) : path_(path), launch_(launch) {
+  file_ = ::open(path.c_str(), O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
   if (file_ < 0) throw IoError(str_cat(path, " cannot be written: ", std::strerror(errno)));
+  const off_t whole = end_of_last_line(file_);
+  if (whole < 0 || ::ftruncate(file_, whole) != 0) {
+    const int why = errno;
+    ::close(file_);
+    throw IoError(str_cat(path, " cannot be read: ", std::strerror(why)));
+  }
 }
 
 MetricsLog::~MetricsLog() {
@@ -119,7 +121,8 @@ bool MetricsLog::append(const std::string& text) noexcept {
   return false;
 }
 
-void MetricsLog::write(const nlohmann::json& record) {
+void MetricsLog::write(nlohmann::json record) {
+  record["launch"] = launch_;
   // A name in a record that is no UTF-8 ends no run.
   waiting_.push_back(record.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
   waiting_bytes_ += waiting_.back().size();

@@ -36,24 +36,27 @@ struct StepMetrics {
 // "step 12/300  loss 2.3456  balance 1.02  grad 0.51  23.1k tok/s  41% of light  1:23 left"
 [[nodiscard]] std::string progress_line(const StepMetrics& m, double seconds_per_step);
 
-// The file of one run, across restarts: opening at step N keeps the records up to step N and drops later
-// ones, which a run that died had written beyond its last checkpoint.
+// The file of one run, across restarts, which rank 0 alone writes. Every record carries the step that it is
+// about and, as `launch`, the launch that measured it. A new start keeps what was measured before: its first
+// record ({"kind": "launch"}) has the step from which it goes on, and for whoever reads the file, earlier
+// records of later steps count no more.
 //
 // A run does not end for its records: where they cannot be written (disk full), whole lines stay in the file,
 // the new records wait in memory, up to 16 MiB of them, and follow as soon as there is room; an error in the
 // log tells.
 class MetricsLog {
  public:
-  MetricsLog(const std::string& path, int64_t resume_step);  // throws IoError when it cannot be opened
+  MetricsLog(const std::string& path, uint64_t launch);  // throws IoError when it cannot be opened
   ~MetricsLog();
   MetricsLog(const MetricsLog&) = delete;
   MetricsLog& operator=(const MetricsLog&) = delete;
-  void write(const nlohmann::json& record);
+  void write(nlohmann::json record);
 
  private:
   [[nodiscard]] bool append(const std::string& text) noexcept;
 
   std::string path_;
+  uint64_t launch_;
   int file_ = -1;
   std::deque<std::string> waiting_;  // lines
   size_t waiting_bytes_ = 0;

@@ -1,17 +1,12 @@
 #include "runtime/plan.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstdio>
 
 #include "model/flops.h"
-#include "ops/core/check.h"
-#include "parallel/gpu_world.h"
+#include "runtime/fitting.h"
 
 namespace pesc {
 namespace {
-
-constexpr double kGiB = 1024.0 * 1024 * 1024;
 
 // What the phases have in common: widths of one layer, tokens of one step, bytes of an activation.
 struct Terms {
@@ -40,21 +35,6 @@ struct Terms {
         attention_again(c.train.recompute == Recompute::kNone ? 0 : 1 - 1 / layers),
         forward_again(c.train.recompute == Recompute::kBlock ? 1 - 1 / layers : 0) {}
 };
-
-DecoderOptions decoder_options(const ExperimentConfig& c, const Mesh& mesh) {
-  DecoderOptions o;
-  o.device.kind = c.parallel.device;
-  o.device.threads = std::max(c.parallel.threads, 1);
-  o.capacity.max_tokens = split_range(c.train.micro_batch, mesh.dp(), 0).size() * c.train.seq_len;
-  o.capacity.max_sequence = c.train.seq_len;
-  o.capacity.exchange_headroom = c.parallel.exchange_headroom;
-  o.capacity.exchange_chunks = c.parallel.chunks(c.pesc, mesh, o.capacity.max_tokens);
-  o.max_positions = c.train.seq_len;
-  o.compute = c.train.compute;
-  if (c.parallel.share_gpu) o.gpu_use = GpuUse::kShared;
-  o.recompute = c.train.recompute;
-  return o;
-}
 
 PlanPhase gemm_phase(const ExperimentConfig& c, const Terms& t) {
   const double weights = t.layers * t.h * (2 * t.q + 2 * t.kv + 3 * t.f);
@@ -128,41 +108,7 @@ double exchange_bytes(const ExperimentConfig& c, const Terms& t) {
          ((4 + 2 * t.attention_again) * t.h * t.element + (2 + t.attention_again) * k * 4);
 }
 
-int replicas(ReplicaGroup group, const Mesh& mesh, int64_t kv_heads) {
-  const int kv = static_cast<int>(std::max<int64_t>(1, mesh.tp() / std::max<int64_t>(kv_heads, 1)));
-  switch (group) {
-    case ReplicaGroup::kWorld:
-      return mesh.world();
-    case ReplicaGroup::kDp:
-      return mesh.dp();
-    case ReplicaGroup::kDpKv:
-      return mesh.dp() * kv;
-    case ReplicaGroup::kExpert:
-      return mesh.world() / mesh.ep();
-  }
-  return 1;
-}
-
 }  // namespace
-
-MachineRates usual_rates(DeviceKind device, DType compute, int threads) {
-  if (device == DeviceKind::kCuda) {
-    const bool narrow = compute == DType::kBF16;  // float32 without TF32 is a fifteenth
-    return {narrow ? 660e12 : 45e12, narrow ? 400e12 : 10e12, 3.8e12, 300e9, 139.0 * kGiB, 0.8 * kGiB};
-  }
-  const double n = std::max(threads, 1);
-  return {80e9 * n, 30e9 * n, 8e9 * n, 3e9, 0, 0.15 * kGiB};
-}
-
-int64_t Plan::device_bytes() const {
-  int64_t bytes = 0;
-  for (const ArenaSize& a : arenas) bytes += a.bytes;
-  return bytes;
-}
-
-double Plan::all_bytes(const MachineRates& rates) const {
-  return static_cast<double>(device_bytes() + connection_bytes) + rates.overhead;
-}
 
 Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, const MachineRates& rates) {
   const Mesh mesh(world, 0, c.parallel.tp, c.parallel.ep);
@@ -171,9 +117,8 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
   p.dp = mesh.dp();
   p.tp = mesh.tp();
   p.ep = mesh.ep();
-  if (c.parallel.device == DeviceKind::kCuda)
-    p.connection_bytes = nccl_bytes(mesh, model.kv_heads, decoder_options(c, mesh).gpu_use);
-  p.arenas = Decoder::plan(model, c.pesc, mesh, decoder_options(c, mesh));
+  const DecoderOptions options = decoder_options(c, mesh, device_of(c, c.parallel.threads), training_use(c));
+  p.memory = device_memory(model, c.pesc, mesh, options);
   Arena weights = Arena::planning("weights"), copies = Arena::planning("bf16 copies"),
         optimizer = Arena::planning("optimizer");
   const ModelParameters parameters(model, c.pesc, mesh, c.train.compute, {weights, copies, &optimizer});
@@ -182,11 +127,11 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
     const int64_t whole = q.spec.global_rows * q.spec.global_cols;
     (q.trained ? p.trained : p.frozen) += q.group == ReplicaGroup::kExpert ? 0 : whole;
     if (!q.trained) continue;
-    const double n = replicas(q.group, mesh, model.kv_heads);
+    const double n = replicas_of(q.group, mesh, model.kv_heads);
     const auto local = static_cast<double>(q.spec.rows * q.spec.cols);
-    p.host_bytes += static_cast<int64_t>(std::ceil(12 * local / n));
     reduced += 4 * local * 2 * (n - 1) / n;
   }
+  p.host_bytes = planned_snapshot_bytes(parameters, mesh, model.kv_heads);
   if (c.pesc.mode == TrainMode::kPesc)  // of all ep ranks
     p.trained += model.layers * c.pesc.moe.experts * 2 * model.hidden * c.pesc.moe.adapter_dim;
 
@@ -206,7 +151,7 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
               {"token exchange", 0, 0, p.exchanged_per_token * t.per_rank, 0},
               {"gradient reduction", 0, 0, reduced, 0}};
   const bool overlaps = c.parallel.device == DeviceKind::kCuda && c.parallel.overlap == Overlap::kOn;
-  const int chunks = c.parallel.chunks(c.pesc, mesh, decoder_options(c, mesh).capacity.max_tokens);
+  const int chunks = options.capacity.exchange_chunks;
   for (PlanPhase& phase : p.phases) {
     const double rate = phase.name == "attention" ? rates.attention : rates.gemm;
     double exposed = 1;
@@ -218,58 +163,6 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
   }
   p.light_seconds = p.flops / (rates.gemm * world);
   return p;
-}
-
-std::vector<std::string> what_would_fit(const ExperimentConfig& config, const ModelConfig& model, int world,
-                                        const MachineRates& rates) {
-  std::vector<std::string> found;
-  const auto bytes_of = [&](const ExperimentConfig& c, int ranks) {
-    return make_plan(c, model, ranks, rates).all_bytes(rates);
-  };
-  const auto consider = [&](const ExperimentConfig& c, int ranks, const std::string& change) {
-    try {
-      validate_layout(model, c.pesc, ranks, c.parallel.tp, c.parallel.ep);
-    } catch (const Error&) {
-      return false;
-    }
-    const double bytes = bytes_of(c, ranks);
-    if (bytes > rates.device_memory) return false;
-    char size[32];
-    std::snprintf(size, sizeof(size), " needs %.1f GiB", bytes / kGiB);
-    found.push_back(change + size);
-    return true;
-  };
-  for (const Recompute recompute : {Recompute::kCheap, Recompute::kBlock}) {
-    if (recompute <= config.train.recompute) continue;
-    ExperimentConfig c = config;
-    c.train.recompute = recompute;
-    if (consider(c, world, str_cat("train.recompute: ", recompute_name(recompute)))) break;
-  }
-  for (int64_t micro = config.train.micro_batch - 1; micro >= 1; --micro) {
-    if (config.train.global_batch % micro != 0) continue;
-    ExperimentConfig c = config;
-    c.train.micro_batch = micro;
-    if (consider(c, world, str_cat("train.micro_batch: ", micro))) break;
-  }
-  for (int64_t length = config.train.seq_len / 2; length >= 128; length /= 2) {
-    ExperimentConfig c = config;
-    c.train.seq_len = length;
-    if (consider(c, world, str_cat("train.seq_len: ", length))) break;
-  }
-  for (int tp = config.parallel.tp * 2; tp <= world; tp *= 2) {
-    ExperimentConfig c = config;
-    c.parallel.tp = tp;
-    if (consider(c, world, str_cat("parallel.tp: ", tp))) break;
-  }
-  for (int ep = config.parallel.ep * 2; ep <= world && config.pesc.mode == TrainMode::kPesc; ep *= 2) {
-    ExperimentConfig c = config;
-    c.parallel.ep = ep;
-    if (consider(c, world, str_cat("parallel.ep: ", ep))) break;
-  }
-  for (int ranks = world * 2; ranks <= world * 64; ranks *= 2) {
-    if (consider(config, ranks, str_cat("--ranks ", ranks))) break;
-  }
-  return found;
 }
 
 }  // namespace pesc

@@ -1,51 +1,64 @@
 #include "runtime/ranks.h"
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
+#include <sstream>
 #include <vector>
 
 #include "parallel/gpu_world.h"
+#include "runtime/cpu_quota.h"
 
 namespace pesc {
 namespace {
 
-std::vector<int> allowed_cores() {
-  cpu_set_t all;
-  CPU_ZERO(&all);
-  for (int i = 0; i < CPU_SETSIZE; ++i) CPU_SET(i, &all);
-  // The kernel cuts this down to the cpuset that the job was given.
-  sched_setaffinity(0, sizeof(all), &all);
-  cpu_set_t mine;
-  CPU_ZERO(&mine);
-  std::vector<int> cores;
-  if (sched_getaffinity(0, sizeof(mine), &mine) == 0) {
-    for (int i = 0; i < CPU_SETSIZE; ++i) {
-      if (CPU_ISSET(i, &mine)) cores.push_back(i);
-    }
-  }
-  if (cores.empty()) cores.push_back(0);
-  return cores;
+// 1.5, 2
+std::string short_number(double value) {
+  std::ostringstream out;
+  out << std::round(value * 100) / 100;
+  return out.str();
 }
 
 }  // namespace
 
-HostPlacement place_rank_on_host(int local_rank, int local_size, int threads) {
-  const std::vector<int> cores = allowed_cores();
-  const auto n = static_cast<int>(cores.size());
-  HostPlacement placement{n, threads > 0 ? threads : std::max(1, n / local_size), local_rank};
-  if (local_size <= 1) return placement;
-  int begin = n * local_rank / local_size;
-  int end = n * (local_rank + 1) / local_size;
-  if (local_size > n) {
-    begin = local_rank % n;  // neighbours, which wait for each other most, on different cores
-    end = begin + 1;
+HostPlacement divide_host(const HostCores& given, double quota, int online, int local_rank, int local_size,
+                          int threads) {
+  const auto n = static_cast<int>(given.cores.size());
+  HostPlacement p{n, 1, local_rank, {}, ""};
+  int mine = n;
+  if (given.sharers > 1) {
+    int begin = n * given.index / given.sharers;
+    int end = n * (given.index + 1) / given.sharers;
+    if (given.sharers > n) {
+      begin = given.index % n;  // neighbours, which wait for each other most, on different cores
+      end = begin + 1;
+    }
+    p.on.assign(given.cores.begin() + begin, given.cores.begin() + end);
+    mine = std::max(1, n / given.sharers);
   }
+  if (n < online) p.why = str_cat("it was given ", n, " of the ", online, " cores of its host");
+  const double part = quota / local_size;
+  if (quota > 0 && part < mine) {
+    mine = std::max(1, static_cast<int>(part));
+    p.why += str_cat(p.why.empty() ? "" : ", and ", "the cgroup's quota is ", short_number(quota),
+                     " CPUs for the ", local_size, " ranks of this host");
+  }
+  p.threads = threads > 0 ? threads : mine;
+  if (threads > mine && !p.why.empty())
+    p.why += str_cat("; parallel.threads ", threads, " is obeyed, but ", mine, " would fit");
+  return p;
+}
+
+HostPlacement place_rank_on_host(const HostCores& given, int local_rank, int local_size, int threads) {
+  const auto online = static_cast<int>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
+  HostPlacement p = divide_host(given, cpu_quota(), online, local_rank, local_size, threads);
   cpu_set_t mine;
   CPU_ZERO(&mine);
-  for (int i = begin; i < end; ++i) CPU_SET(cores[static_cast<size_t>(i)], &mine);
+  for (const int core : p.on.empty() ? given.cores : p.on) CPU_SET(core, &mine);
   sched_setaffinity(0, sizeof(mine), &mine);
-  return placement;
+  return p;
 }
 
 std::unique_ptr<Communicator> connect_gpus(Communicator& world, const HostPlacement& placement,

@@ -3,11 +3,14 @@
 
 #include <functional>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "model/config.h"
 #include "model/decoder.h"
 #include "parallel/communicator.h"
 #include "parallel/gradient_reduction.h"
+#include "parallel/host_cores.h"
 #include "parallel/mesh.h"
 #include "parallel/mpi_communicator.h"
 
@@ -15,14 +18,21 @@ namespace pesc {
 
 // Which CPUs a rank may use, and how many threads its operations get.
 struct HostPlacement {
-  int cores = 1;       // of the host, that this job may use
-  int threads = 1;     // of this rank
-  int local_rank = 0;  // number of this rank on its host
+  int cores = 1;        // given to this rank and those that share them with it
+  int threads = 1;      // of this rank
+  int local_rank = 0;   // number of this rank on its host
+  std::vector<int> on;  // the cores that this rank is to be bound to; empty: all that it was given
+  std::string why;      // what bounds cores and threads, for the log; empty: nothing does
 };
-// Takes back the binding that mpirun gave by default, and binds this rank to its share of the host's cores:
-// blocks of cores / local_size, or one core for several ranks when there are more ranks than cores. `threads`
-// > 0 overrides the number of threads. Must run before the first thread is started.
-HostPlacement place_rank_on_host(int local_rank, int local_size, int threads);
+// A rank keeps to the cores that it was given. Those that several ranks were given alike are divided: blocks
+// of cores / sharers, or one core for several ranks when there are more ranks than cores. It has a thread for
+// each of its cores, and no more than its part of `quota`, the CPUs that the cgroup of the host's ranks may
+// use (cpu_quota.h; 0: no bound). `threads` > 0 overrides the number of threads, not the cores.
+// `online` is the number of cores of the host, for `why` alone.
+[[nodiscard]] HostPlacement divide_host(const HostCores& given, double quota, int online, int local_rank,
+                                        int local_size, int threads);
+// The same on this host, and binds this process. Must run before the first thread is started.
+HostPlacement place_rank_on_host(const HostCores& given, int local_rank, int local_size, int threads);
 
 // Takes this rank's GPU (device.index is set) and opens the world of all ranks' GPUs. Collective; throws
 // AgreedError.

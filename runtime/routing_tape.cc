@@ -1,5 +1,6 @@
 #include "runtime/routing_tape.h"
 
+#include <algorithm>
 #include <filesystem>
 
 namespace pesc {
@@ -27,10 +28,20 @@ RoutingRecorder::RoutingRecorder(const std::string& directory, uint64_t launch, 
   if (!file_) throw IoError(str_cat(path_, ": cannot be written; debug.routing_record names its directory"));
 }
 
+void RoutingRecorder::begin_step(int64_t step) {
+  step_ = static_cast<uint32_t>(step);
+  records_.clear();
+}
+
+void RoutingRecorder::end_step() {
+  file_.write(records_.data(), static_cast<std::streamsize>(records_.size()));
+  file_.flush();  // a run that is killed leaves whole steps
+  records_.clear();
+}
+
 void RoutingRecorder::record(const Batch& batch, int64_t layer, const std::vector<int32_t>& experts) {
   const auto& samples = batch.slice_samples_host;
   const auto& positions = batch.slice_positions_host;
-  std::string bytes;
   for (size_t begin = 0; begin < samples.size();) {
     size_t end = begin + 1;
     while (end < samples.size() && samples[end] == samples[begin] && positions[end] == positions[end - 1] + 1)
@@ -42,12 +53,10 @@ void RoutingRecorder::record(const Batch& batch, int64_t layer, const std::vecto
                       static_cast<int32_t>(end - begin),
                       static_cast<int32_t>(top_k_),
                       0};
-    file_.write(reinterpret_cast<const char*>(&head), sizeof(head));
-    bytes.clear();
+    records_.append(reinterpret_cast<const char*>(&head), sizeof(head));
     for (size_t i = begin * static_cast<size_t>(top_k_); i < end * static_cast<size_t>(top_k_); ++i) {
-      bytes.push_back(static_cast<char>(experts[i]));
+      records_.push_back(static_cast<char>(experts[i]));
     }
-    file_.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
     begin = end;
   }
 }
@@ -82,26 +91,46 @@ RoutingReplay::RoutingReplay(const std::string& directory, int64_t top_k) : top_
   if (runs_.empty()) throw DataError(directory + ": no recorded routing (debug.routing_replay)");
 }
 
+const uint8_t* RoutingReplay::find(int64_t layer, int64_t sample, int32_t position) const {
+  const auto k = static_cast<size_t>(top_k_);
+  const auto found = runs_.find({step_, static_cast<uint32_t>(layer), sample});
+  if (found == runs_.end()) return nullptr;
+  for (const Run& run : found->second) {
+    if (position < run.position) continue;
+    const size_t at = static_cast<size_t>(position - run.position) * k;
+    if (at < run.experts.size()) return run.experts.data() + at;
+  }
+  return nullptr;
+}
+
+void RoutingReplay::check(const HostBatch& batch, int64_t layers, int64_t experts) const {
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    for (size_t t = 0; t < batch.samples.size(); ++t) {
+      const auto where = [&] {
+        return str_cat("step ", step_, ", layer ", layer, ", row ", batch.samples[t],
+                       " of the stream, position ", batch.positions[t]);
+      };
+      const uint8_t* chosen = find(layer, batch.samples[t], batch.positions[t]);
+      if (chosen == nullptr) {
+        throw DataError(str_cat("the recorded routing has no ", where(),
+                                "; debug.routing_replay must name the record of a run of the same experiment "
+                                "that came this far"));
+      }
+      for (int64_t j = 0; j < top_k_; ++j) {
+        if (chosen[j] < experts) continue;
+        throw DataError(str_cat("the recorded routing names expert ", static_cast<int>(chosen[j]), " at ",
+                                where(), "; the model has ", experts, " (moe.experts)"));
+      }
+    }
+  }
+}
+
 bool RoutingReplay::replay(const Batch& batch, int64_t layer, std::vector<int32_t>& experts) {
   const auto k = static_cast<size_t>(top_k_);
   for (size_t t = 0; t < batch.slice_samples_host.size(); ++t) {
-    const int64_t sample = batch.slice_samples_host[t];
-    const int32_t position = batch.slice_positions_host[t];
-    const auto found = runs_.find({step_, static_cast<uint32_t>(layer), sample});
-    const Run* run = nullptr;
-    if (found != runs_.end()) {
-      for (const Run& r : found->second) {
-        if (position >= r.position && static_cast<size_t>(position - r.position) * k < r.experts.size())
-          run = &r;
-      }
-    }
-    if (run == nullptr) {
-      throw DataError(str_cat("recorded routing has no step ", step_, ", layer ", layer, ", row ", sample,
-                              ", position ", position));
-    }
-    for (size_t j = 0; j < k; ++j) {
-      experts[t * k + j] = run->experts[static_cast<size_t>(position - run->position) * k + j];
-    }
+    const uint8_t* chosen = find(layer, batch.slice_samples_host[t], batch.slice_positions_host[t]);
+    PESC_CHECK(chosen != nullptr, "a token that was not checked");
+    std::copy_n(chosen, k, experts.begin() + static_cast<int64_t>(t * k));
   }
   return true;
 }

@@ -20,15 +20,20 @@ namespace pesc {
 class RoutingRecorder : public RoutingTape {
  public:
   RoutingRecorder(const std::string& directory, uint64_t launch, int rank, int64_t top_k);
-  void set_step(int64_t step) { step_ = static_cast<uint32_t>(step); }
+  // The records that follow are of this step. Those of a try before, not kept yet, are forgotten: a step that
+  // is computed once more is recorded once.
+  void begin_step(int64_t step);
+  // Keeps the records since begin_step.
+  void end_step();
   bool replay(const Batch&, int64_t, std::vector<int32_t>&) override { return false; }
   void record(const Batch& batch, int64_t layer, const std::vector<int32_t>& experts) override;
-  // Writes out what is buffered; throws IoError when it cannot.
+  // Writes out what was kept; throws IoError when it cannot.
   void flush();
 
  private:
   std::string path_;
   std::ofstream file_;
+  std::string records_;  // since begin_step
   int64_t top_k_;
   uint32_t step_ = 0;
 };
@@ -38,7 +43,11 @@ class RoutingReplay : public RoutingTape {
   // Reads every routing-*.bin of the directory. Throws DataError for a damaged one or another k.
   RoutingReplay(const std::string& directory, int64_t top_k);
   void set_step(int64_t step) { step_ = static_cast<uint32_t>(step); }
-  // Throws DataError when a token of the batch was not recorded.
+  // Throws DataError where a token of this rank's batches was not recorded in the step, or with an expert
+  // that the model does not have. Asked before a step begins, when all ranks can still agree: in the middle
+  // of a forward the others would wait for this one.
+  void check(const HostBatch& batch, int64_t layers, int64_t experts) const;
+  // Of a batch that was checked.
   bool replay(const Batch& batch, int64_t layer, std::vector<int32_t>& experts) override;
   void record(const Batch&, int64_t, const std::vector<int32_t>&) override {}
 
@@ -48,6 +57,9 @@ class RoutingReplay : public RoutingTape {
     int32_t position = 0;
     std::vector<uint8_t> experts;
   };
+  // The k experts of a token in this step; null: not recorded.
+  [[nodiscard]] const uint8_t* find(int64_t layer, int64_t sample, int32_t position) const;
+
   std::map<Key, std::vector<Run>> runs_;
   int64_t top_k_;
   uint32_t step_ = 0;

@@ -23,15 +23,12 @@ namespace {
 // Of a checkpoint's further state. Each rank's kernels: kGemmChoices + its number.
 constexpr const char* kRecentLosses = "recent_losses";
 constexpr const char* kGemmChoices = "gemm_choices.";
+constexpr const char* kUpdates = "updates";
 
 volatile std::sig_atomic_t preemption_requested = 0;
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-bool finite(const StepMetrics& m) {
-  return std::isfinite(m.loss) && std::isfinite(m.grad_norm);
 }
 
 }  // namespace
@@ -114,13 +111,19 @@ void Trainer::resume() {
   Discovery found;
   all_alike(world, [&] { found = store_->find_newest(world); });
   if (job_.first()) {
-    for (const std::string& line : found.damaged) LOG(WARNING) << "checkpoint passed over: " << line;
+    for (const std::string& line : found.passed_over()) LOG(WARNING) << line;
   }
   if (!found.checkpoint && !found.damaged.empty()) {
     throw AgreedError(
         ExitCode::kData,
         str_cat("run_dir '", c.run_dir, "': every checkpoint is damaged; move them away to start afresh"),
         job_.first());
+  }
+  if (!found.checkpoint && !found.others.empty()) {
+    throw AgreedError(ExitCode::kData,
+                      str_cat("run_dir '", c.run_dir, "' holds checkpoints of other runs alone (",
+                              found.others[0], "); move them away to start afresh"),
+                      job_.first());
   }
   if (found.checkpoint) {
     const CheckpointState& s = found.checkpoint->state;
@@ -138,6 +141,8 @@ void Trainer::resume() {
       set_gemm_choices(decoder_->stream(), kernels->second);
     if (const auto losses = s.extra.find(kRecentLosses); losses != s.extra.end())
       together(world, [&] { spikes_.load(losses->second); });
+    const auto counted = s.extra.find(kUpdates);
+    together(world, [&] { updates_.load(counted == s.extra.end() ? "" : counted->second, s.step); });
     step_ = s.step;
     cursor_ = s.cursor;
     set_length();
@@ -147,11 +152,13 @@ void Trainer::resume() {
   together(world, [&] {
     if (!job_.first()) return;
     // Only now is it sure that this configuration may go on with the run.
+    const std::string note = store_->claim(found.checkpoint ? &*found.checkpoint : nullptr, generation_);
+    if (!note.empty()) LOG(WARNING) << note;
     AtomicFile resolved(c.run_dir + "/experiment.textproto");
     resolved.write(c.text);
     resolved.commit();
-    metrics_ = std::make_unique<MetricsLog>(c.run_dir + "/metrics.jsonl", step_);
-    metrics_->write({{"step", step_}, {"launch", generation_}, {"ranks", world.size()}});
+    metrics_ = std::make_unique<MetricsLog>(c.run_dir + "/metrics.jsonl", generation_);
+    metrics_->write({{"kind", "launch"}, {"step", step_}, {"ranks", world.size()}});
   });
   watch_.enter(Section::kSetup, step_);
   watch_.faults().reach(Section::kSetup, step_);
@@ -180,10 +187,13 @@ StepMetrics Trainer::train_step() {
     input.micro_batches.push_back(make_local_batch(*train_, *sampler_, mine.begin, mine.size()));
   }
   if (recorder_ != nullptr) {
-    recorder_->set_step(step_);
     input.tape = recorder_.get();
   } else if (replay_ != nullptr) {
     replay_->set_step(step_);
+    together(job_.ranks->world(), [&] {
+      for (const LocalBatch& b : input.micro_batches)
+        replay_->check(b.host, job_.model.layers, job_.config.pesc.moe.experts);
+    });
     input.tape = replay_.get();
   }
   input.poison = watch_.faults().reach(Section::kStep, step_ + 1);
@@ -191,8 +201,9 @@ StepMetrics Trainer::train_step() {
   int retries = 0;
   bool nonfinite = false;
   for (;; ++retries) {
+    if (recorder_ != nullptr) recorder_->begin_step(step_);
     out = training_step_->run(input, [&](const StepMetrics& m) {
-      nonfinite |= !finite(m);
+      nonfinite |= !is_finite(m);
       const Update update = guard(m, retries);
       if (update == Update::kApply) wait_for_copy();
       return update;
@@ -201,8 +212,10 @@ StepMetrics Trainer::train_step() {
     watch_.enter(Section::kStep, step_);
     input.poison = watch_.faults().reach(Section::kStep, step_ + 1);
   }
+  if (recorder_ != nullptr) recorder_->end_step();
   ++step_;
   cursor_ = std::min(cursor_ + t.global_batch, end_);
+  updates_.count(out.updated);
   out.metrics.retries = retries;
   out.metrics.skipped = !out.updated;
   out.metrics.nonfinite = nonfinite;
@@ -215,34 +228,6 @@ StepMetrics Trainer::train_step() {
   return out.metrics;
 }
 
-// All ranks see the same loss and norm, so all do the same; nothing has been updated. A flipped bit does not
-// come twice, so the step is computed once more first.
-Update Trainer::guard(const StepMetrics& m, int retries) const {
-  const TrainSection& t = job_.config.train;
-  const bool spike = spikes_.is_spike(m.loss);
-  if (finite(m) && !spike) return Update::kApply;
-  const int64_t behind = std::min(cursor_ + t.global_batch, end_);
-  const std::string rows = str_cat("rows ", cursor_, " to ", behind - 1, " of the stream");
-  std::string what = str_cat("step ", step_ + 1, ": the loss is ", m.loss);
-  what += finite(m) ? str_cat(", a spike: the usual is ", spikes_.usual())
-                    : str_cat(" and the gradient norm ", m.grad_norm);
-  if (finite(m) && t.on_loss_spike == OnLossSpike::kWarn) {
-    if (job_.first()) LOG(WARNING) << what << "; " << rows;
-    return Update::kApply;
-  }
-  what += "; no rank has updated its weights";
-  const char* field = finite(m) ? "train.on_loss_spike: SKIP_SPIKE" : "train.on_nonfinite: SKIP";
-  const bool skip = finite(m) ? t.on_loss_spike == OnLossSpike::kSkip : t.on_nonfinite == OnNonfinite::kSkip;
-  if (retries == 0 || skip) {
-    if (job_.first()) {
-      LOG(ERROR) << what << (retries == 0 ? "; once more" : str_cat("; the batch is left out (", field, ")"));
-    }
-    return Update::kDiscard;
-  }
-  throw AgreedError(ExitCode::kInternal,
-                    str_cat(what, ". Lower train.learning_rate, leave such batches out with ", field,
-                            ", or look at ", rows),
-                    job_.first());
 }
 
 std::vector<ArenaSize> Trainer::memory() const {
@@ -263,6 +248,7 @@ CheckpointState Trainer::state() const {
   s.extra[kTemplateDigest] = template_digest(*job_.tokenizer);
   s.extra[kRecentLosses] = spikes_.save();
   s.extra[kTrainingRows] = rows_;
+  s.extra[kUpdates] = updates_.save();
   int rank = 0;
   for (const std::string& mine : job_.ranks->world().host_all_gather(gemm_choices(decoder_->stream())))
     s.extra[kGemmChoices + std::to_string(rank++)] = mine;
@@ -295,7 +281,7 @@ TrainResult Trainer::run() {
     }
     throw;
   }
-  if (recorder_ != nullptr) recorder_->flush();
+  if (recorder_ != nullptr) together(job_.ranks->world(), [&] { recorder_->flush(); });
   result.steps = step_;
   result.seconds = now() - start;
   return result;
@@ -309,6 +295,7 @@ TrainResult Trainer::run_steps() {
     const StepMetrics m = train_step();
     result.loss = m.loss;
     report(m);
+    check_skipped(m);
     if (++result.ran == 1 && job_.first() && job_.device.kind == DeviceKind::kCuda)
       LOG(INFO) << "attention of the first step: " << attention_library(decoder_->stream());
     poll_save();
@@ -318,12 +305,14 @@ TrainResult Trainer::run_steps() {
       evaluate_and_log();
     }
     const int64_t every = job_.config.checkpoint.every_steps;
-    if (every > 0 && step_ % every == 0) start_save(LastSave::kNo);
+    save_due_ |= every > 0 && step_ % every == 0;
+    if (save_due_ && worth_saving(m)) start_save(LastSave::kNo);
     if (preempt_agreed_) {
       result.preempted = step_ < steps_;
       break;
     }
   }
+  check_updated(result);
   watch_.enter(Section::kCheckpoint, step_);
   start_save(LastSave::kYes);
   advance_save(Patience::kWait, LastSave::kYes);

@@ -23,6 +23,7 @@
 #include "runtime/recovery/rank_watch.h"
 #include "runtime/routing_tape.h"
 #include "runtime/training_step.h"
+#include "runtime/update_count.h"
 
 namespace pesc {
 
@@ -63,6 +64,11 @@ class Trainer {
   void measure_gemm_rate();
   StepMetrics train_step();
   [[nodiscard]] Update guard(const StepMetrics& m, int retries) const;
+  void check_skipped(const StepMetrics& m) const;
+  void check_updated(const TrainResult& result) const;
+  [[nodiscard]] bool worth_saving(const StepMetrics& m) const;
+  [[nodiscard]] std::string where_to_look(const std::string& rows) const;
+  [[nodiscard]] std::string last_good() const;
   [[nodiscard]] bool still_ours() const noexcept;
   void evaluate_and_log();
   // Saving goes on behind the steps that follow; one save at a time.
@@ -89,6 +95,7 @@ class Trainer {
   std::unique_ptr<RoutingRecorder> recorder_;
   std::unique_ptr<RoutingReplay> replay_;
   LossSpikes spikes_;
+  UpdateCount updates_;
   LearningRate lr_;
   std::string digest_;  // of the base
   std::string rows_;    // row_record() of train_
@@ -102,6 +109,7 @@ class Trainer {
   double gemm_rate_ = 0;         // FLOP/s of all ranks together
   double mean_seconds_ = 0;
   bool preempt_agreed_ = false;
+  bool save_due_ = false;
   bool terminal_ = false;
 };
 

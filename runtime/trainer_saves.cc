@@ -3,6 +3,7 @@
 #include <glog/logging.h>
 
 #include <chrono>
+#include <utility>
 
 #include "runtime/trainer.h"
 
@@ -20,10 +21,12 @@ void Trainer::wait_for_copy() {
   if (!saver_->pending()) return;
   const double begin = now();
   saver_->wait_for_copy(decoder_->stream());
+  // In the step that is being computed.
   if (job_.first()) metrics_->write({{"step", step_ + 1}, {"save_copy_wait_seconds", now() - begin}});
 }
 
 void Trainer::start_save(LastSave last) {
+  save_due_ = false;
   if (started_save_ == step_) return;
   watch_.enter(Section::kCheckpoint, step_);
   const double begin = now();
@@ -54,11 +57,15 @@ void Trainer::advance_save(Patience patience, LastSave last) {
   } catch (const IoError& error) {  // the same on all ranks
     answer_failed_save(error, last);
     return;
+  } catch (
+      const InternalError& error) {  // the same on all ranks, too: what was to be saved is not fit for it
+    started_save_ = committed_step_;
+    throw AgreedError(error.code(), str_cat(error.what(), "; ", last_good()), job_.first());
   }
   if (!report) return;
   committed_step_ = started_save_;
   if (!job_.first()) return;
-  metrics_->write({{"step", step_}, {"saved_step", committed_step_}});
+  metrics_->write({{"step", committed_step_}, {"saved_step", committed_step_}});
   for (const std::string& note : report->notes) LOG(WARNING) << note;
   LOG(INFO) << "saved " << report->directory << " (" << report->bytes << " bytes)";
 }
@@ -71,13 +78,13 @@ void Trainer::answer_failed_save(const Error& error, LastSave last) {
   together(job_.ranks->world(), [&] {
     if (!go_on || (job_.first() && !still_ours())) throw IoError(error.what());
   });
-  started_save_ = committed_step_;
+  const int64_t failed = std::exchange(started_save_, committed_step_);
   if (!job_.first()) return;
   LOG(ERROR) << error.what();
   LOG(ERROR) << "TRAINING GOES ON WITHOUT THIS CHECKPOINT (checkpoint.on_error: CONTINUE); a restart would "
                 "begin again at step "
              << committed_step_ << ". Make room, or look at the disk, now.";
-  metrics_->write({{"step", step_}, {"save_failed", error.what()}});
+  metrics_->write({{"step", failed}, {"save_failed", error.what()}});
 }
 
 }  // namespace pesc

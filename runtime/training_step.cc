@@ -37,6 +37,10 @@ void poison_gradient(Decoder& decoder, float value) {
 
 }  // namespace
 
+bool is_finite(const StepMetrics& m) {
+  return std::isfinite(m.loss) && std::isfinite(m.grad_norm);
+}
+
 struct TrainingStep::Counts {
   std::vector<double> expert;      // [layers * experts] assignments, of all ranks
   std::vector<double> tag_expert;  // [tags * experts] of this rank's slice

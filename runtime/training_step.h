@@ -29,6 +29,9 @@ struct StepOutput {
   bool updated = true;   // as before_update said
 };
 
+// Loss and gradient norm.
+[[nodiscard]] bool is_finite(const StepMetrics& m);
+
 // Asked, the same on all ranks, once loss and gradient norm are known and nothing has been updated: shall the
 // weights be? It may throw. Without an update the step can be run again.
 enum class Update { kApply, kDiscard };

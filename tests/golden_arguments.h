@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <string>
+#include <vector>
 
 #include "model/decoder.h"
 #include "ops/core/check.h"
@@ -12,14 +13,15 @@
 namespace pesc {
 
 struct Arguments {
-  std::string folder, corrupt;
+  std::vector<std::string> folders;
+  std::string corrupt;
   int tp = 1, ep = 1, threads = 0, chunks = 1;
   double headroom = Capacity{}.exchange_headroom;
   std::string device = "cpu", compute = "f32";
 };
 
 inline constexpr const char* kUsage =
-    "usage: golden_check CASE_DIR [--tp T] [--ep E] [--headroom F] [--chunks C] [--threads N] [--device "
+    "usage: golden_check CASE_DIR... [--tp T] [--ep E] [--headroom F] [--chunks C] [--threads N] [--device "
     "cpu|cuda|cuda-shared] "
     "[--compute f32|bf16] [--corrupt QUANTITY|each]";
 
@@ -35,8 +37,7 @@ inline Arguments parse(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     std::string arg = argv[i];
     if (!arg.starts_with("--")) {
-      if (!a.folder.empty()) throw UsageError(kUsage);
-      a.folder = arg;
+      a.folders.push_back(arg);
       continue;
     }
     std::string value;
@@ -72,7 +73,7 @@ inline Arguments parse(int argc, char** argv) {
       throw UsageError(kUsage);
     }
   }
-  if (a.folder.empty()) throw UsageError(kUsage);
+  if (a.folders.empty()) throw UsageError(kUsage);
   if (a.compute == "bf16" && a.device == "cpu")
     throw UsageError(str_cat("--compute bf16 needs --device cuda\n", kUsage));
   return a;

@@ -1,10 +1,11 @@
-// golden_check CASE_DIR [--tp T] [--ep E] [--headroom F] [--chunks C] [--threads N]
+// golden_check CASE_DIR... [--tp T] [--ep E] [--headroom F] [--chunks C] [--threads N]
 //              [--device cpu|cuda|cuda-shared] [--compute f32|bf16] [--corrupt QUANTITY|each]
 //
-// Runs a reference case (tests/goldens/README.md) on the layout that mpirun gives and compares every quantity
-// with the recorded one: the dense model's logits and loss, the PESC model's logits and routing, every
-// gradient, the whole AdamW curve and the parameters after it. Exits 0 only within the design's tolerances:
-// relative error max|a-b| / max|b| per tensor (per scalar for the curve; absolute 1e-7 where b = 0).
+// Runs reference cases (tests/goldens/README.md), one after the other, on the layout that mpirun gives and
+// compares every quantity with the recorded one: the dense model's logits and loss, the PESC model's logits
+// and routing, every gradient, the whole AdamW curve and the parameters after it. Exits 0 only within the
+// design's tolerances: relative error max|a-b| / max|b| per tensor (per scalar for the curve; absolute 1e-7
+// where b = 0).
 // --device cuda takes one GPU per rank; cuda-shared lets the ranks share GPUs (a test mode). --compute bf16,
 // on GPUs, has the bounds of golden_bounds.h.
 // --headroom sets the room for received rows (below about 0.5 they come in several rounds), --chunks 2
@@ -47,11 +48,11 @@ HostBatch rows_of(const Case& c, Range range) {
 
 // The files of a case, read and found possible on this layout. Local: errors are agreed on by the caller.
 struct Files {
-  Files(const Arguments& a, int world)
-      : expected(a.folder + "/expected.safetensors"),
-        params(a.folder + "/pesc_params.safetensors"),
-        values(read_case(a.folder, expected, params)),
-        weights(a.folder) {
+  Files(const std::string& folder, const Arguments& a, int world)
+      : expected(folder + "/expected.safetensors"),
+        params(folder + "/pesc_params.safetensors"),
+        values(read_case(folder, expected, params)),
+        weights(folder) {
     validate_model(values.model);
     validate_layout(values.model, values.pesc, world, a.tp, a.ep);
   }
@@ -303,20 +304,24 @@ int run(int argc, char** argv) {
   const auto world = session.world();
   try {
     Arguments arguments;
-    std::unique_ptr<Files> files;
     together(*world, [&] { arguments = parse(argc, argv); });
     const HostPlacement place =
-        place_rank_on_host(session.local_rank(), session.local_size(), arguments.threads);
-    together(*world, [&] { files = std::make_unique<Files>(arguments, world->size()); });
+        place_rank_on_host(session.cores(), session.local_rank(), session.local_size(), arguments.threads);
     Device device{.threads = place.threads};
     std::unique_ptr<Communicator> gpus;
     if (arguments.device != "cpu") {
       device.kind = DeviceKind::kCuda;
       gpus = connect_gpus(*world, place, arguments.device == "cuda-shared", device);
     }
-    Check check(gpus ? *gpus : *world, arguments, *files, device);
-    const int64_t mine = check.run() ? 0 : 1;
-    return static_cast<int>(world->host_all_gather(std::span(&mine, 1)).front());
+    int64_t wrong = 0;
+    for (const std::string& folder : arguments.folders) {
+      std::unique_ptr<Files> files;
+      together(*world, [&] { files = std::make_unique<Files>(folder, arguments, world->size()); });
+      if (world->rank() == 0 && arguments.folders.size() > 1) std::printf("%s\n", folder.c_str());
+      Check check(gpus ? *gpus : *world, arguments, *files, device);
+      wrong |= check.run() ? 0 : 1;
+    }
+    return static_cast<int>(world->host_all_gather(std::span(&wrong, 1)).front());
   } catch (const AgreedError& e) {
     if (e.speaker) std::fprintf(stderr, "golden_check: %s\n", e.what());
     return static_cast<int>(e.code());

@@ -14,7 +14,7 @@ import sys
 import unittest
 
 LAYERS = ["launcher", "runtime", "model", "parallel", "ops"]
-MAX_FLAGS = 26
+MAX_FLAGS = 27
 MAX_LINES = 400
 SUFFIXES = {".h", ".cc", ".cu", ".cuh"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
@@ -76,10 +76,13 @@ class Layering(unittest.TestCase):
         self.assertEqual(wrong, [])
 
     def test_the_environment_is_launchers(self):
-        # MPI takes its settings from the environment before MPI_Init: how many ranks share the host, and two
-        # defaults of ours. Nothing else below launcher looks.
-        allowed = {("parallel/mpi_communicator.cc", setting) for setting in
+        # MPI takes its settings from the environment before MPI_Init: how many ranks share the host, whether and why
+        # mpirun has bound them, and two defaults of ours. Nothing else below launcher looks.
+        allowed = {("parallel/mpi_session.cc", setting) for setting in
                    ("OMPI_COMM_WORLD_LOCAL_SIZE", "OMPI_MCA_mpi_yield_when_idle", "OMPI_MCA_btl_vader_eager_limit")}
+        allowed |= {("parallel/host_cores.cc", setting) for setting in
+                    ("OMPI_MCA_orte_bound_at_launch", "OMPI_MCA_hwloc_base_binding_policy", "OMPI_MCA_hwloc_base_cpu_list",
+                     "OMPI_MCA_orte_rankfile", "OMPI_MCA_rmaps_base_mapping_policy")}
         # Likewise NCCL, before its first call.
         allowed |= {("parallel/nccl_communicator.cc", setting) for setting in
                     ("NCCL_ALGO", "NCCL_PROTO", "NCCL_NVLS_ENABLE", "NCCL_MIN_CTAS", "NCCL_MAX_CTAS", "NCCL_HOSTID",

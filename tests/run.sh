@@ -1,27 +1,47 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds, and runs every test.
+# Installs what is missing, builds, and runs the tests of a tier; each tier has those before it. At the end it says what each
+# part took.
 #
-#   tests/run.sh              everything; 30 to 40 minutes on two cores, cold
-#   tests/run.sh quick        without sanitizers, fuzzing and the long runs: what one runs while working
+#   tests/run.sh unit      format, layering, and what needs one process: a minute after the build, on two cores
+#   tests/run.sh quick     and ranks, three golden layouts, bad input: four minutes after the build
+#   tests/run.sh           and all golden layouts, the program end to end, a sample of faults and layouts, sanitizers, fuzz corpora:
+#                          25 minutes from nothing
+#   tests/run.sh full      and all layouts, the whole replay, every fault, hosts, Slurm, the program under the sanitizers, fuzzing
+#
+# Hosts, Slurm and a full disk need root: run `full` as root or as a user who may sudo. Tests of a GPU are skipped where there is
+# none; tests/gpu/device.sh runs those.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-mode=${1:-all}
-case $mode in
-  all | quick) ;;
-  *) echo "usage: tests/run.sh [quick]" >&2; exit 64 ;;
+tier=${1:-standard}
+case $tier in
+  unit | quick | standard | full) ;;
+  *) sed -n '2,/^set/p' "$0" | sed '$d;s/^# \{0,1\}//' >&2; exit 64 ;;
 esac
-start=$SECONDS
-say() { printf '\n== %s (%d s)\n' "$*" "$((SECONDS - start))"; }
 run_as_root=(OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1)
 [[ $(id -u) != 0 ]] || export "${run_as_root[@]}"
 jobs=$(nproc)
 
-# These make hosts, a Slurm cluster and a full disk in namespaces of their own.
-needs_root='^(end_to_end\.(hosts|slurm)|faults\.matrix)$'
-trap 'kill ${sudo_fresh:-} 2> /dev/null || true; [[ -z ${sanitizers:-} ]] || kill -- "-$sanitizers" 2> /dev/null || true' EXIT
-if [[ $mode == all && $(id -u) != 0 ]]; then
+# What each part took, said at the end, also of a run that fails.
+parts=() times=() part='' since=$SECONDS
+part() {  # NAME; the part before it ends here
+  [[ -z $part ]] || { parts+=("$part"); times+=($((SECONDS - since))); }
+  part=$1 since=$SECONDS
+  [[ -z $part ]] || printf '\n== %s (%d s)\n' "$part" "$SECONDS"
+}
+finish() {
+  local code=$?
+  kill ${sudo_fresh:-} 2> /dev/null || true
+  [[ -z ${beside:-} ]] || kill -- "-$beside" 2> /dev/null || true
+  part ''
+  printf '\n%6s  part of tests/run.sh %s\n' seconds "$tier"
+  for i in "${!parts[@]}"; do printf '%6d  %s\n' "${times[$i]}" "${parts[$i]}"; done
+  printf '%6d  in all: %s\n' "$SECONDS" "$([[ $code == 0 ]] && echo "all passed" || echo "FAILED, exit code $code")"
+}
+trap finish EXIT
+
+if [[ $tier == full && $(id -u) != 0 ]]; then
   if ! { command -v sudo > /dev/null && sudo -v; }; then
-    echo "tests/run.sh: some tests need root: run this as root or as a user who may sudo, or run tests/run.sh quick" >&2
+    echo "tests/run.sh: some tests of the tier full need root: run it as root or as a user who may sudo" >&2
     exit 64
   fi
   # What sudo remembers ends long before these tests begin. Where it remembers nothing it asks again, and says what for.
@@ -29,6 +49,35 @@ if [[ $mode == all && $(id -u) != 0 ]]; then
   sudo_fresh=$!
 fi
 
+part "packages"
+cluster/install-deps.sh --tests
+
+part "format and layering"
+format=$(command -v clang-format-14 || command -v clang-format)
+git ls-files '*.cc' '*.h' '*.cu' '*.cuh' | xargs -r "$format" --dry-run -Werror
+python3 tests/layering_test.py .
+
+part "build"
+cmake --preset release -DPESC_BUILD_TESTS=ON > /dev/null
+cmake --build --preset release -j "$jobs"
+
+log=build/release/ctest.log
+rm -f "$log"
+run_tests() {  # FLAGS OF CTEST
+  ctest --test-dir build/release --output-on-failure --no-tests=error "$@" | tee -a "$log"
+}
+run_tests_as_root() {
+  if [[ $(id -u) == 0 ]]; then
+    run_tests "$@"
+    return
+  fi
+  local code=0
+  sudo -p "tests/run.sh: the tests of hosts, Slurm and a full disk need root; password of %p: " env "${run_as_root[@]}" \
+    ctest --test-dir build/release --output-on-failure --no-tests=error "$@" | tee -a "$log" || code=$?
+  # After a failure too, or the next run could not write there.
+  sudo -p "tests/run.sh: to give you build/release back; password of %p: " chown -R "$(id -u):$(id -g)" build/release
+  return "$code"
+}
 # A test may be skipped only for want of a GPU: it has the label gpu, and there is none.
 no_other_skips() {  # BUILD_DIRECTORY, which has the ctest.log
   local skipped
@@ -42,82 +91,62 @@ no_other_skips() {  # BUILD_DIRECTORY, which has the ctest.log
   exit 1
 }
 
-say "packages"
-cluster/install-deps.sh --tests
-
-say "build"
-cmake --preset release -DPESC_BUILD_TESTS=ON > /dev/null
-cmake --build --preset release -j "$jobs"
-
-say "format"
-format=$(command -v clang-format-14 || command -v clang-format)
-git ls-files '*.cc' '*.h' '*.cu' '*.cuh' | xargs -r "$format" --dry-run -Werror
-
-release_tests() {  # FLAGS OF CTEST
-  ctest --test-dir build/release --output-on-failure --no-tests=error "$@" | tee -a build/release/ctest.log
-}
-release_tests_as_root() {
-  if [[ $(id -u) == 0 ]]; then
-    release_tests "$@"
-    return
-  fi
-  local code=0
-  sudo -p "tests/run.sh: the tests of hosts, Slurm and a full disk need root; password of %p: " env "${run_as_root[@]}" \
-    ctest --test-dir build/release --output-on-failure --no-tests=error "$@" | tee -a build/release/ctest.log || code=$?
-  # After a failure too, or the next run could not write there.
-  sudo -p "tests/run.sh: to give you build/release back; password of %p: " chown -R "$(id -u):$(id -g)" build/release
-  return "$code"
-}
-
-say "tests"
-rm -f build/release/ctest.log
-release_tests -LE 'slow|long' -j "$jobs"
-say "whole runs under mpirun"
-if [[ $mode == quick ]]; then
-  release_tests -L slow -j 2
+part "tests of one process"
+run_tests -L '^unit$' -j "$jobs"
+if [[ $tier != unit ]]; then
+  part "tests of several ranks, three golden layouts, bad input"
+  run_tests -L '^quick$' -j "$jobs"
+fi
+if [[ $tier == unit || $tier == quick ]]; then
   no_other_skips build/release
   exit 0
 fi
-# Those that wait for most of their time run beside what computes: Slurm beside the replay (or, where only sudo makes root,
-# with the next), the hosts and the fault matrix, whose bounds are in seconds, beside what takes only what they leave: the
-# sanitizers' builds and short tests.
-beside_sanitizers='^(end_to_end\.hosts|faults\.matrix)$'
-[[ $(id -u) == 0 ]] || beside_sanitizers=$needs_root
-longest='^end_to_end\.(replay|slurm)$'
-if [[ $(id -u) == 0 ]]; then release_tests -R "$longest" -j 2; else release_tests -R '^end_to_end\.replay$'; fi
-release_tests -L 'slow|long' -E "$beside_sanitizers|$longest" -j 2
 
-say "hosts and faults; beside them the sanitizers' and fuzzers' builds, and the short tests there"
+part "golden layouts, end to end, samples of faults and layouts"
+run_tests -L '^(standard|gpu)$' -j "$jobs"
+no_other_skips build/release
+
+if [[ $tier == standard ]]; then
+  part "build with the sanitizers, and the fuzzers"
+  tests/sanitizers.sh build
+  part "tests under the sanitizers, fuzz corpora"
+  tests/sanitizers.sh standard
+  exit 0
+fi
+
+part "the whole replay; Slurm beside it, which mostly waits"
+# Where only sudo makes root, Slurm runs with the hosts instead.
+if [[ $(id -u) == 0 ]]; then
+  run_tests -R '^end_to_end\.(replay|slurm)$' -j 2
+  privileged='^(end_to_end\.hosts|faults\.matrix)$'
+else
+  run_tests -R '^end_to_end\.replay$'
+  privileged='^(end_to_end\.(hosts|slurm)|faults\.matrix)$'
+fi
+part "every layout, all bad input"
+run_tests -L '^full$' -E "^end_to_end\.(replay|slurm)$|$privileged" -j "$jobs"
+
+part "hosts and every fault; beside them the builds with the sanitizers and the short tests there"
+# The bounds of these tests are in seconds: what runs beside them takes only the time that they leave. A session of its own: Linux
+# shares the cores between sessions first, by the nice value of each.
 lowest=(nice -n 19)
 ionice -c 3 true 2> /dev/null && lowest+=(ionice -c 3)
-# A session of its own: Linux shares the cores between sessions first, by the nice value of each.
-setsid "${lowest[@]}" bash -c 'echo 19 2> /dev/null > /proc/self/autogroup || true; exec tests/sanitizers.sh short' \
+setsid "${lowest[@]}" bash -c 'echo 19 2> /dev/null > /proc/self/autogroup || true; exec tests/sanitizers.sh build standard' \
   > build/sanitizers.log 2>&1 &
-sanitizers=$!
-release_tests_as_root -R "$beside_sanitizers"
+beside=$!
+run_tests_as_root -R "$privileged"
 no_other_skips build/release
-say "the rest of these"
+part "the rest of these"
 code=0
-wait "$sanitizers" || code=$?
-sanitizers=
+wait "$beside" || code=$?
+beside=
 if [[ $code != 0 ]]; then
-  echo "tests/run.sh: tests/sanitizers.sh short ended with $code; the end of build/sanitizers.log:" >&2
+  echo "tests/run.sh: tests/sanitizers.sh ended with $code; the end of build/sanitizers.log:" >&2
   tail -n 200 build/sanitizers.log >&2
   exit 1
 fi
 grep -vE '^\[[0-9]+/[0-9]+\] ' build/sanitizers.log
-say "the program under the sanitizers"
+part "the program and all ranks under the sanitizers"
 tests/sanitizers.sh program
-no_other_skips build/asan-ubsan
-
-say "fuzzing, 60 s each; 1 s and 512 MB an input"
-pids=()
-for target in fuzz_safetensors fuzz_json_rows; do
-  mkdir -p "build/fuzz/found/$target"
-  build/fuzz/tests/fuzz/$target -max_total_time=60 -timeout=1 -rss_limit_mb=512 -max_len=4096 -dict="tests/fuzz/${target#fuzz_}.dict" \
-    -artifact_prefix="build/fuzz/$target-" -verbosity=0 "build/fuzz/found/$target" "tests/fuzz/corpus/$target" \
-    2> "build/fuzz/$target.log" &
-  pids+=($!)
-done
-for pid in "${pids[@]}"; do wait "$pid" || { cat build/fuzz/*.log >&2; exit 1; }; done
-say "all passed"
+part "fuzzing, 60 s each"
+tests/sanitizers.sh fuzz

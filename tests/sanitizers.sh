@@ -1,30 +1,62 @@
 #!/usr/bin/env bash
-# Builds with the address and undefined-behaviour sanitizers, and the fuzzers, and runs the tests under the sanitizers.
+# Builds with the address and undefined-behaviour sanitizers, and the fuzzers, and runs tests under them.
 #
-#   tests/sanitizers.sh            all of it
-#   tests/sanitizers.sh short      the builds and the short tests, which tests/run.sh runs beside the fault matrix
-#   tests/sanitizers.sh program    the program itself, from arguments to files; it has bounds in seconds. After `short`
+#   tests/sanitizers.sh PART...
+#
+#   build      both builds
+#   standard   tests of one process, ranks on two and four, a golden layout; every input of the fuzz corpora once
+#   program    the program itself, from arguments to files, and what else runs on ranks; it has bounds in seconds
+#   fuzz       60 s of new inputs for each fuzzer; 1 s and 512 MB an input
 set -euo pipefail
 cd "$(dirname "$0")/.."
-part=${1:-all}
-case $part in
-  all | short | program) ;;
-  *) echo "usage: tests/sanitizers.sh [short | program]" >&2; exit 64 ;;
-esac
 jobs=$(nproc)
 [[ $(id -u) != 0 ]] || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export LSAN_OPTIONS="suppressions=$PWD/tests/lsan.supp:print_suppressions=0" UBSAN_OPTIONS=print_stacktrace=1
 tests() {  # FLAGS OF CTEST
   ctest --test-dir build/asan-ubsan --output-on-failure --no-tests=error -j "$jobs" "$@" | tee -a build/asan-ubsan/ctest.log
 }
+fuzz() {  # SECONDS; 0: the corpora only
+  local pids=() target pid
+  for target in build/fuzz/tests/fuzz/fuzz_*; do
+    [[ -x $target && -f $target ]] || continue
+    local name=${target##*/}
+    local how=(-timeout=1 -rss_limit_mb=512 -artifact_prefix="build/fuzz/$name-" -verbosity=0)
+    if [[ $1 == 0 ]]; then
+      how+=(-runs=0 "tests/fuzz/corpus/$name")
+    else
+      mkdir -p "build/fuzz/found/$name"
+      how+=(-max_total_time="$1" -max_len=4096 -dict="tests/fuzz/${name#fuzz_}.dict" "build/fuzz/found/$name" "tests/fuzz/corpus/$name")
+    fi
+    "$target" "${how[@]}" 2> "build/fuzz/$name.log" &
+    pids+=($!)
+  done
+  [[ ${#pids[@]} -gt 0 ]] || { echo "tests/sanitizers.sh: no fuzzer is built" >&2; exit 1; }
+  for pid in "${pids[@]}"; do wait "$pid" || { cat build/fuzz/*.log >&2; exit 1; }; done
+  echo "${#pids[@]} fuzzers: no input fails"
+}
 
-if [[ $part != program ]]; then
-  cmake --preset asan-ubsan -DPESC_BUILD_TESTS=ON > /dev/null
-  cmake --build --preset asan-ubsan -j "$jobs"
-  cmake --preset fuzz > /dev/null
-  cmake --build --preset fuzz -j "$jobs"
-  rm -f build/asan-ubsan/ctest.log
-  tests -LE 'long|slow'
-fi
-# Open MPI keeps memory to its end, so leaks are the business of the tests above.
-[[ $part == short ]] || ASAN_OPTIONS=detect_leaks=0 tests -L program
+[[ $# -gt 0 ]] || { sed -n '2,/^set/p' "$0" | sed '$d;s/^# \{0,1\}//' >&2; exit 64; }
+for part in "$@"; do
+  case $part in
+    build)
+      cmake --preset asan-ubsan -DPESC_BUILD_TESTS=ON > /dev/null
+      cmake --build --preset asan-ubsan -j "$jobs"
+      cmake --preset fuzz > /dev/null
+      cmake --build --preset fuzz -j "$jobs"
+      ;;
+    standard)
+      rm -f build/asan-ubsan/ctest.log
+      tests -L '^unit$'
+      tests -R '^((ops|parallel|model|runtime)\.np(2|4)|golden\.np4_tp2_ep4)$'
+      fuzz 0
+      ;;
+    program)
+      # Open MPI keeps memory to its end, so leaks are the business of the tests of one process.
+      ASAN_OPTIONS=detect_leaks=0 tests -L '^program$'
+      tests -R '^((ops|parallel|model|runtime)\.np[138]|golden\.np)' -E '^golden\.np4_tp2_ep4$'
+      ! grep -E '\*\*\*(Skipped|Not Run)' build/asan-ubsan/ctest.log
+      ;;
+    fuzz) fuzz 60 ;;
+    *) echo "tests/sanitizers.sh: no part '$part'" >&2; exit 64 ;;
+  esac
+done

@@ -62,8 +62,10 @@ struct DeviceInfo {
 enum class Kernels { kPresent, kMissing };
 void check_capability(int index, const DeviceInfo& info);
 void check_kernels(int index, const DeviceInfo& info, Kernels kernels);
-void check_memory(int index, const DeviceInfo& info, const std::string& what, int64_t bytes);
-// What check_memory throws, for an allocation that failed whatever the figures say.
+// For a UsageError: "`what` needs 90.10 GiB of GPU 2 (NVIDIA H100), which has 79.00 GiB free of 79.60 GiB".
+[[nodiscard]] std::string too_little_memory(int index, const DeviceInfo& info, const std::string& what,
+                                            int64_t bytes);
+// For an allocation that failed. Throws that, and what to do in general.
 [[noreturn]] void refuse_memory(int index, const DeviceInfo& info, const std::string& what, int64_t bytes);
 
 // A new queue on the device, refused as device_info does.
@@ -103,14 +105,11 @@ class Watcher {
 };
 void watch(Queue& queue, std::shared_ptr<Watcher> watcher);
 
-// Throws UsageError, with the figures, when the GPU has less than that many bytes free. `what` needs them.
-void require_memory(int index, const std::string& what, int64_t bytes);
-
 // Zeroed device memory. UsageError with the figures when there is too little; `what` names it.
 [[nodiscard]] void* allocate(int index, const std::string& what, int64_t bytes);
 void release(int index, void* memory) noexcept;
 
-// Complete when they return. `to` and `from` are packed rows.
+// See copy_to_host and copy_from_host in ops/core/device.h. On the host the rows are packed.
 void copy_to_host(Queue& queue, const Tensor& from, void* to);
 void copy_from_host(Queue& queue, const void* from, const Tensor& to);
 

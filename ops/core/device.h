@@ -115,9 +115,10 @@ class HostCopies {
   std::shared_ptr<cuda::Copies> copies_;  // nothing on the CPU
 };
 
-// Copies between host memory and the device's memory; both complete when they return (they wait for the
-// stream).
+// Waits for the work enqueued on `stream`, then for the copy: `to` is filled when it returns.
 void copy_to_host(Stream& stream, const Tensor& from, void* to);
+// `from` may be changed as soon as it returns. The copy itself is ordered on `stream`, whose later work finds
+// it in `to`; it may not be complete yet, so that another stream that reads `to` must follow this one.
 void copy_from_host(Stream& stream, const void* from, const Tensor& to);
 
 }  // namespace pesc

@@ -33,15 +33,14 @@ void check_kernels(int index, const DeviceInfo& info, Kernels kernels) {
                            " and build again, use another GPU, or set parallel.device: CPU"));
 }
 
-void check_memory(int index, const DeviceInfo& info, const std::string& what, int64_t bytes) {
-  if (bytes <= info.free_bytes) return;
-  refuse_memory(index, info, what, bytes);
+std::string too_little_memory(int index, const DeviceInfo& info, const std::string& what, int64_t bytes) {
+  return str_cat(what, " needs ", gib(bytes), " of ", named(index, info), ", which has ",
+                 gib(info.free_bytes), " free of ", gib(info.total_bytes));
 }
 
 void refuse_memory(int index, const DeviceInfo& info, const std::string& what, int64_t bytes) {
   throw UsageError(
-      str_cat(what, " needs ", gib(bytes), " of ", named(index, info), ", which has ", gib(info.free_bytes),
-              " free of ", gib(info.total_bytes),
+      str_cat(too_little_memory(index, info, what, bytes),
               "; use train.recompute, a smaller micro_batch or seq_len, or more ranks (tp, ep)"));
 }
 

@@ -13,6 +13,10 @@
 
 #include "ops/core/device.h"
 
+namespace pesc {
+class Arena;
+}
+
 namespace pesc::cuda {
 
 struct GemmCache;       // ops/gemm.cu
@@ -30,6 +34,7 @@ struct Queue {
   void* workspace = nullptr;  // kWorkspaceBytes of device memory for products and partial results
   std::shared_ptr<Watcher> watcher;
   std::shared_ptr<GemmCache> gemms;
+  Arena* trials = nullptr;  // where products are timed: set_gemm_trials in ops/gemm.h
   std::shared_ptr<AttentionCache> attention;
 
   // Uploads fill one half of the pinned memory while the copies from the other may still run; `left` is

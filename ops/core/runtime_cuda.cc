@@ -232,10 +232,6 @@ void watch(Queue& queue, std::shared_ptr<Watcher> watcher) {
   queue.watcher = std::move(watcher);
 }
 
-void require_memory(int index, const std::string& what, int64_t bytes) {
-  check_memory(index, device_info(index), what, bytes);
-}
-
 void* allocate(int index, const std::string& what, int64_t bytes) {
   use(index);
   void* memory = nullptr;

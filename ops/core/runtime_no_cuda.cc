@@ -67,9 +67,6 @@ void finish_host_copy(Queue&, void*) {
 void watch(Queue&, std::shared_ptr<Watcher>) {
   refuse();
 }
-void require_memory(int, const std::string&, int64_t) {
-  refuse();
-}
 void* allocate(int, const std::string&, int64_t) {
   refuse();
 }

@@ -49,12 +49,6 @@ template <class F, class I, class U>
   return x / (1.0F + fast_exp(-x));
 }
 
-// d silu / dx = s (1 + x (1 - s)), s = sigmoid(x)
-[[nodiscard, gnu::always_inline]] inline float silu_grad(float x) {
-  const float s = sigmoid(x);
-  return s * std::fma(x, 1.0F - s, 1.0F);
-}
-
 // The normal distribution: its density, its integral up to x (`cdf`), and what both share. The upper tail is
 // t h(t) exp(-a^2/2) with a = |x|, t = 1 / (1 + 0.27 a) and h a polynomial fitted at Chebyshev nodes
 // (relative error 3e-8), so that the lower tail keeps its relative precision.

@@ -21,8 +21,8 @@ class Comparer {
  public:
   Comparer(FileSystem& files, Stream& stream, const LoadedCheckpoint& first, const LoadedCheckpoint& second,
            int64_t band_bytes)
-      : first_(files, first, stream),
-        second_(files, second, stream),
+      : first_(files, first, stream, PieceReader::Values::kAny),
+        second_(files, second, stream, PieceReader::Values::kAny),
         band_(std::max<int64_t>(1, band_bytes / static_cast<int64_t>(sizeof(float)))) {}
 
   void compare(proto::TensorKind kind, TensorComparison& c) {

@@ -127,13 +127,22 @@ LoadedCheckpoint peek_checkpoint(FileSystem& files, const std::string& directory
   }
 }
 
-LoadedCheckpoint open_checkpoint(FileSystem& files, Communicator& world, const std::string& directory) {
+namespace {
+
+// Collective: the same on all ranks.
+std::shared_ptr<const proto::Manifest> read_manifest(FileSystem& files, Communicator& world,
+                                                     const std::string& directory) {
   const std::string path = join_path(directory, kManifestName);
   const Outcome bytes =
       from_rank0(world, [&] { return with_damage([&] { return files.read_all(path, kMaxManifestBytes); }); });
   if (!bytes.ok()) throw_unusable(directory, bytes, "");
   // The same bytes on all ranks: what fails here fails on all.
-  auto manifest = std::make_shared<const proto::Manifest>(parse_manifest(bytes.text, path));
+  return std::make_shared<const proto::Manifest>(parse_manifest(bytes.text, path));
+}
+
+// Collective.
+LoadedCheckpoint verified(FileSystem& files, Communicator& world, const std::string& directory,
+                          std::shared_ptr<const proto::Manifest> manifest) {
   const Range mine = split_range(blocks_of(*manifest), world.size(), world.rank());
   const auto verify = [&] {
     verify_blocks(files, directory, *manifest, mine);
@@ -148,16 +157,46 @@ LoadedCheckpoint open_checkpoint(FileSystem& files, Communicator& world, const s
   return described(directory, std::move(manifest));
 }
 
+}  // namespace
+
+LoadedCheckpoint open_checkpoint(FileSystem& files, Communicator& world, const std::string& directory) {
+  return verified(files, world, directory, read_manifest(files, world, directory));
+}
+
+std::vector<std::string> Discovery::passed_over() const {
+  std::vector<std::string> lines;
+  for (const std::string& line : damaged) lines.push_back("checkpoint passed over: " + line);
+  for (const std::string& line : others) lines.push_back("checkpoint passed over: " + line);
+  for (const std::string& line : ignored) lines.push_back("ignored: " + line);
+  return lines;
+}
+
 Discovery CheckpointStore::find_newest(Communicator& world) {
+  Discovery found;
+  std::vector<int64_t> steps;
+  const Outcome run = from_rank0(world, [&] { return to_string(read_run_identity(files_, run_dir_)); });
+  if (run.code == ExitCode::kData) throw DataError(run.text);
+  if (!run.ok()) throw IoError(run.text);
+  run_ = run.text.empty() ? RunIdentity{} : parse_run_identity(run.text, path(kRunFile));
   const Outcome listing = from_rank0(world, [&] {
     std::string names;
-    if (files_.exists(run_dir_))
-      for (const std::string& name : files_.list(run_dir_))
-        if (step_of_directory(name)) names += name + '\n';
+    if (!files_.exists(run_dir_)) return names;
+    for (const std::string& name : files_.list(run_dir_)) {
+      const bool step = step_of_directory(name).has_value();
+      std::string why = step ? why_no_checkpoint(files_, path(name))
+                        : looks_like_checkpoint_name(name)
+                            ? "checkpoints are named step-N, N without zeros before it"
+                            : "";
+      if (!why.empty()) {
+        found.ignored.push_back(str_cat("'", path(printable_name(name)), "' is no checkpoint: ", why));
+        named_.insert(name);
+      } else if (step) {
+        names += name + '\n';
+      }
+    }
     return names;
   });
   if (!listing.ok()) throw IoError(listing.text);
-  std::vector<int64_t> steps;
   for (size_t begin = 0; begin < listing.text.size();) {
     const size_t end = listing.text.find('\n', begin);
     steps.push_back(*step_of_directory(listing.text.substr(begin, end - begin)));
@@ -165,16 +204,22 @@ Discovery CheckpointStore::find_newest(Communicator& world) {
   }
   std::sort(steps.rbegin(), steps.rend());
 
-  Discovery found;
   damaged_.clear();
   newest_good_.reset();
   for (const int64_t step : steps) {
+    const std::string directory = path(str_cat("step-", step));
     try {
-      LoadedCheckpoint checkpoint = open_checkpoint(files_, world, path(str_cat("step-", step)));
-      if (checkpoint.state.step != step)
-        throw DataError(
-            str_cat("checkpoint '", checkpoint.directory, "' is of step ", checkpoint.state.step));
-      found.checkpoint = std::move(checkpoint);
+      const auto manifest = read_manifest(files_, world, directory);
+      if (!continues(run_, *manifest)) {
+        found.others.push_back(str_cat("'", directory, "' is of another run than this one, which ",
+                                       path(kRunFile),
+                                       " names; to go on from it, give it a run_dir of its own"));
+        named_.insert(str_cat("step-", step));
+        continue;
+      }
+      if (manifest->step() != step)
+        throw DataError(str_cat("checkpoint '", directory, "' is of step ", manifest->step()));
+      found.checkpoint = verified(files_, world, directory, manifest);
       newest_good_ = step;
       return found;
     } catch (const DataError& error) {

@@ -6,7 +6,7 @@ namespace pesc {
 
 void load_checkpoint(FileSystem& files, const LoadedCheckpoint& checkpoint, Stream& stream,
                      std::span<const TrainedTensor> tensors) {
-  PieceReader reader(files, checkpoint, stream);
+  PieceReader reader(files, checkpoint, stream, PieceReader::Values::kFinite);
   for (const TrainedTensor& t : tensors) {
     reader.read(t.spec, proto::TENSOR_KIND_PARAM, t.value);
     reader.read(t.spec, proto::TENSOR_KIND_EXP_AVG, t.exp_avg);

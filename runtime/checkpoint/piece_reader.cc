@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "runtime/checkpoint/finite.h"
+
 namespace pesc {
 namespace {
 
@@ -10,8 +12,8 @@ constexpr int64_t kReadBytes = int64_t{16} << 20;  // of host memory at a time
 
 }  // namespace
 
-PieceReader::PieceReader(FileSystem& files, const LoadedCheckpoint& checkpoint, Stream& stream)
-    : files_(files), checkpoint_(checkpoint), stream_(stream) {
+PieceReader::PieceReader(FileSystem& files, const LoadedCheckpoint& checkpoint, Stream& stream, Values values)
+    : files_(files), checkpoint_(checkpoint), stream_(stream), values_(values) {
   PESC_CHECK(checkpoint.manifest != nullptr, "a checkpoint that was not opened");
   for (const auto& tensor : checkpoint.manifest->tensors()) by_key_[{tensor.name(), tensor.kind()}] = &tensor;
 }
@@ -31,10 +33,11 @@ void PieceReader::read(const ShardSpec& spec, proto::TensorKind kind, const Tens
   if (tensor.rows() != spec.global_rows || tensor.cols() != spec.global_cols)
     throw DataError(str_cat(label, " has shape [", tensor.rows(), ", ", tensor.cols(), "] in it, [",
                             spec.global_rows, ", ", spec.global_cols, "] here"));
-  for (const auto& piece : tensor.pieces()) read_piece(piece, spec, into);
+  for (const auto& piece : tensor.pieces()) read_piece(piece, spec, into, label);
 }
 
-void PieceReader::read_piece(const proto::ManifestPiece& piece, const ShardSpec& spec, const Tensor& into) {
+void PieceReader::read_piece(const proto::ManifestPiece& piece, const ShardSpec& spec, const Tensor& into,
+                             const std::string& label) {
   const int64_t row0 = std::max(piece.row(), spec.row);
   const int64_t row1 = std::min(piece.row() + piece.rows(), spec.row + spec.rows);
   const int64_t col0 = std::max(piece.col(), spec.col);
@@ -55,6 +58,11 @@ void PieceReader::read_piece(const proto::ManifestPiece& piece, const ShardSpec&
         file.read(offset + r * piece.cols() * 4,
                   std::span(buffer_).subspan(static_cast<size_t>(r * width), static_cast<size_t>(width)));
     }
+    if (const int64_t bad = values_ == Values::kFinite ? first_not_finite(buffer_) : -1; bad >= 0)
+      throw DataError(str_cat(label, " holds ", float_at(buffer_, bad), " at row ",
+                              begin + bad / (col1 - col0), ", column ", col0 + bad % (col1 - col0),
+                              ": nothing can be done with such a state; move '", checkpoint_.directory,
+                              "' away, and the checkpoint before it is taken"));
     copy_from_host(stream_, buffer_.data(), columns.row_range(begin - spec.row, end - spec.row));
   }
 }

@@ -1,6 +1,7 @@
 #include "runtime/checkpoint/run_lock.h"
 
 #include <fcntl.h>
+#include <glog/logging.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -8,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <span>
 #include <system_error>
@@ -78,7 +80,40 @@ void write_generation(const std::string& run_dir, uint64_t generation) {
 
 }  // namespace
 
-RunLock RunLock::acquire(const std::string& run_dir) {
+LockCalls system_lock_calls() {
+  return {[](int fd) { return ::flock(fd, LOCK_EX | LOCK_NB) == 0 ? 0 : errno; },
+          [](int fd) {
+            // Of the open file, as flock's: not gone when the process closes another descriptor of the file.
+            struct flock whole {};
+            whole.l_type = F_WRLCK;
+            whole.l_whence = SEEK_SET;
+            if (::fcntl(fd, F_OFD_SETLK, &whole) == 0) return 0;
+            return errno == EACCES ? EWOULDBLOCK : errno;
+          }};
+}
+
+// Only a lock that another process holds refuses the directory; whatever else a call says, it cannot lock
+// here.
+void RunLock::lock(const std::string& path, const LockCalls& calls) {
+  const auto held = [](int error) { return error == EWOULDBLOCK || error == EAGAIN; };
+  const int first = calls.flock(fd_);
+  const int second = first == 0 || held(first) ? first : calls.fcntl(fd_);
+  if (second != 0 && !held(second)) {
+    held_ = std::make_unique<HeldFile>(path + ".held", str_cat("run directory '", run_dir_, "'"));
+  } else if (second != 0) {
+    throw UsageError(str_cat("run directory '", run_dir_, "' is in use by ", holder(fd_),
+                             "; wait for it, stop it, or give another directory"));
+  }
+  if (first == 0) return;
+  LOG(WARNING) << "run_dir '" << run_dir_ << "': its file system has no flock (" << std::strerror(first)
+               << "), so the directory is locked by "
+               << (held_ == nullptr ? std::string("fcntl") : str_cat("the file '", path, ".held'"))
+               << (held_ == nullptr ? ""
+                                    : ". Start it on one host at a time, or use a run_dir on a file system "
+                                      "with locks");
+}
+
+RunLock RunLock::acquire(const std::string& run_dir, const LockCalls& calls) {
   make_directories(run_dir);
   refuse_a_strangers_directory(run_dir);
 
@@ -87,11 +122,7 @@ RunLock RunLock::acquire(const std::string& run_dir) {
   const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
   if (fd < 0) throw io_error("open", path, errno);
   RunLock lock(run_dir, fd);
-  if (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) throw io_error("lock", path, errno);
-    throw UsageError(str_cat("run directory '", run_dir, "' is in use by ", holder(fd),
-                             "; wait for it, stop it, or give another directory"));
-  }
+  lock.lock(path, calls);
   char host[256] = {};
   if (::gethostname(host, sizeof host - 1) != 0) host[0] = '?';
   write_file(fd, path, str_cat("pid ", ::getpid(), " on host ", host, '\n'));
@@ -120,6 +151,7 @@ uint64_t RunLock::current_generation(const std::string& run_dir) {
 RunLock::RunLock(RunLock&& other) noexcept
     : run_dir_(std::move(other.run_dir_)),
       fd_(std::exchange(other.fd_, -1)),
+      held_(std::move(other.held_)),
       generation_(other.generation_) {}
 
 RunLock::~RunLock() {

@@ -1,21 +1,35 @@
 // One launch at a time owns a run directory.
 //
-// `pesc.lock` is held by flock(2) for the life of the owner, and says who it is. `pesc.generation` counts the
-// launches: a process of an earlier one that still lives (its supervisor killed) sees a newer number and may
-// not commit.
+// `pesc.lock` is held by flock(2) for the life of the owner, and says who it is; where the file system does
+// not have it, by fcntl(2), and without that either, by the file `pesc.lock.held`
+// (runtime/checkpoint/held_file.h). `pesc.generation` counts the launches: a process of an earlier one that
+// still lives (its supervisor killed) sees a newer number and may not commit.
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 
+#include "runtime/checkpoint/held_file.h"
+
 namespace pesc {
+
+// Two ways to lock the file behind a descriptor for the life of its open file, without waiting: 0, or errno.
+// A test gives others.
+struct LockCalls {
+  std::function<int(int)> flock;
+  std::function<int(int)> fcntl;
+};
+[[nodiscard]] LockCalls system_lock_calls();
 
 class RunLock {
  public:
   // Makes the directory if it is not there. Throws UsageError when another process holds it (naming its pid
   // and host) or when it is not empty and not a run directory of ours, IoError when it cannot be read or
   // written, DataError when the generation file is damaged.
-  [[nodiscard]] static RunLock acquire(const std::string& run_dir);
+  [[nodiscard]] static RunLock acquire(const std::string& run_dir,
+                                       const LockCalls& calls = system_lock_calls());
   // The number of the newest launch; 0 when there has been none. IoError, DataError.
   [[nodiscard]] static uint64_t current_generation(const std::string& run_dir);
 
@@ -33,9 +47,11 @@ class RunLock {
   [[nodiscard]] bool still_ours() const noexcept;
 
  private:
+  void lock(const std::string& path, const LockCalls& calls);
   RunLock(std::string run_dir, int fd) : run_dir_(std::move(run_dir)), fd_(fd) {}
   std::string run_dir_;
   int fd_ = -1;
+  std::unique_ptr<HeldFile> held_;  // where nothing else locks
   uint64_t generation_ = 0;
 };
 

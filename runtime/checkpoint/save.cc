@@ -16,9 +16,11 @@ std::string side_name(int64_t step, const char* what, uint64_t generation) {
   return str_cat("step-", step, '.', what, '.', generation);
 }
 
-proto::Manifest manifest_of(const CheckpointState& state, int world, uint64_t generation) {
+proto::Manifest manifest_of(const CheckpointState& state, const std::string& run, int world,
+                            uint64_t generation) {
   proto::Manifest m;
   m.set_format_version(kManifestVersion);
+  m.set_run_id(run);
   m.set_step(state.step);
   m.set_generation(generation);
   m.mutable_layout()->set_world(world);
@@ -98,7 +100,7 @@ void PendingSave::exchange(Communicator& world) {
   if (failed && rank_ == 0) {
     // Every rank has closed its file by now. A failure here leaves rubbish that the next launch cleans.
     (void)attempt([&] {
-      store_.files_.remove_all(store_.path(side_name(state_.step, "tmp", generation_)));
+      remove_checkpoint_folder(store_.files_, store_.path(side_name(state_.step, "tmp", generation_)));
       return std::string();
     });
   }
@@ -114,8 +116,12 @@ void PendingSave::commit() {
   parts_.clear();
 }
 
+proto::Manifest PendingSave::head() const {
+  return manifest_of(state_, store_.run_.id, world_, generation_);
+}
+
 void PendingSave::put_manifest(const std::string& directory) {
-  proto::Manifest manifest = manifest_of(state_, world_, generation_);
+  proto::Manifest manifest = head();
   merge_parts(parts_, manifest);
   try {
     validate_manifest(manifest, "the manifest to be written");
@@ -133,6 +139,15 @@ void PendingSave::put_manifest(const std::string& directory) {
   file->close();
 }
 
+// Whatever has the name of the new checkpoint is kept under another one.
+void PendingSave::put_aside(const std::string& final) {
+  FileSystem& files = store_.files_;
+  std::string bad = store_.path(side_name(state_.step, "bad", generation_));
+  while (files.exists(bad)) bad += "0";  // another number: not of a launch that there is
+  files.rename(final, bad);
+  report_.notes.push_back(str_cat("'", final, "' was in the way of this checkpoint and is now '", bad, "'"));
+}
+
 std::string PendingSave::commit_on_rank0() {
   FileSystem& files = store_.files_;
   const std::string tmp = store_.path(side_name(state_.step, "tmp", generation_));
@@ -144,24 +159,22 @@ std::string PendingSave::commit_on_rank0() {
     if (store_.options_.still_ours && !store_.options_.still_ours())
       throw IoError(str_cat("another launch has taken over the run directory '", store_.run_dir_,
                             "' (this one is generation ", generation_, ")"));
-    if (files.exists(final)) {
-      const std::string bad = store_.path(side_name(state_.step, "bad", generation_));
-      files.remove_all(bad);
-      files.rename(final, bad);
-    }
+    if (files.exists(final)) put_aside(final);
     files.rename(tmp, final);
   } catch (...) {
     (void)attempt([&] {
-      files.remove_all(tmp);
+      remove_checkpoint_folder(files, tmp);
       return std::string();
     });
     throw;
   }
   files.sync_directory(store_.run_dir_);
   store_.damaged_.erase(state_.step);
+  store_.ours_.insert(state_.step);
+  store_.named_.erase(step_name(state_.step));
   // From here on the checkpoint stands; what goes wrong is only worth a note.
   const Outcome pruned = attempt([&] {
-    store_.prune(generation_);
+    store_.prune(head(), generation_, report_.notes);
     return std::string();
   });
   if (!pruned.ok()) report_.notes.push_back(str_cat("old checkpoints not removed: ", pruned.text));
@@ -219,51 +232,6 @@ SaveReport CheckpointStore::save(Communicator& world, Stream& stream, const Chec
   pending.exchange(world);
   pending.commit();
   return pending.finish(world);
-}
-
-void CheckpointStore::prune(uint64_t generation) {
-  std::vector<int64_t> steps;
-  for (const std::string& name : files_.list(run_dir_))
-    if (const auto step = step_of_directory(name); step && !damaged_.contains(*step)) steps.push_back(*step);
-  std::sort(steps.rbegin(), steps.rend());
-  std::vector<std::string> doomed;
-  for (size_t i = static_cast<size_t>(options_.keep); i < steps.size(); ++i) {
-    if (options_.keep_every > 0 && steps[i] % options_.keep_every == 0) continue;
-    const std::string old = path(side_name(steps[i], "old", generation));
-    files_.remove_all(old);
-    files_.rename(path(step_name(steps[i])), old);
-    doomed.push_back(old);
-  }
-  if (doomed.empty()) return;
-  // Without this a crash could bring back the name of a directory that has lost files.
-  files_.sync_directory(run_dir_);
-  for (const std::string& old : doomed) files_.remove_all(old);
-}
-
-std::vector<std::string> CheckpointStore::clean_leftovers(uint64_t generation) {
-  std::vector<std::string> notes;
-  const auto note = [&](const Outcome& o) {
-    if (!o.ok()) notes.push_back(str_cat("leftover not removed: ", o.text));
-  };
-  note(attempt([&] {
-    if (!files_.exists(run_dir_)) return std::string();
-    for (const std::string& name : files_.list(run_dir_)) {
-      const size_t dot = name.find('.');
-      if (dot == std::string::npos || !step_of_directory(name.substr(0, dot))) continue;
-      const std::string rest = name.substr(dot);
-      if (!rest.starts_with(".tmp.") && !rest.starts_with(".old.")) continue;
-      const std::string number = rest.substr(5);
-      if (number.empty() || number.size() > 19 || number.find_first_not_of("0123456789") != std::string::npos)
-        continue;
-      if (std::stoull(number) >= generation) continue;
-      note(attempt([&] {
-        files_.remove_all(path(name));
-        return std::string();
-      }));
-    }
-    return std::string();
-  }));
-  return notes;
 }
 
 std::optional<int64_t> step_of_directory(const std::string& name) {

@@ -6,8 +6,12 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "runtime/checkpoint/finite.h"
+
 namespace pesc {
 namespace {
+
+constexpr size_t kCheckedAtOnce = size_t{1} << 20;  // stays in the cache until it is hashed
 
 // Hashes each 4 MiB block of a file while it is written.
 class ChecksummingWriter {
@@ -175,7 +179,18 @@ proto::Manifest ShardSnapshot::write(FileSystem& files, const std::string& direc
   writer.append(std::as_bytes(std::span(head)));
   auto offset = static_cast<int64_t>(head.size());
   for (const Piece& p : pieces_) {
-    writer.append(p.bytes);
+    for (size_t at = 0; at < p.bytes.size(); at += kCheckedAtOnce) {
+      const auto part = p.bytes.subspan(at, std::min(kCheckedAtOnce, p.bytes.size() - at));
+      if (const int64_t bad = first_not_finite(part); bad >= 0) {
+        const int64_t element = static_cast<int64_t>(at / sizeof(float)) + bad;
+        throw InternalError(str_cat("tensor '", p.name, "' (", kind_name(p.kind), ") holds ",
+                                    float_at(part, bad), " at row ", p.row + element / p.cols, ", column ",
+                                    p.col + element % p.cols,
+                                    ", so this state is not saved. Lower train.learning_rate, or set "
+                                    "train.clip_norm"));
+      }
+      writer.append(part);
+    }
     auto& tensor = *part.add_tensors();
     tensor.set_name(p.name);
     tensor.set_kind(p.kind);

@@ -59,9 +59,10 @@ class ShardSnapshot {
   // write() reads is there after copies.wait().
   void copy(HostCopies& copies);
 
-  // Writes and syncs `directory`/`file_name`. Returns the manifest's part: tensors with one piece each, and
-  // the file with its checksums; nothing is written, and no file returned, when there is nothing to write.
-  // Local. IoError.
+  // Writes and syncs `directory`/`file_name`. Throws InternalError, naming the tensor, where an element is
+  // not finite: with such a state no run goes on. Returns the manifest's part: tensors with one piece each,
+  // and the file with its checksums; nothing is written, and no file returned, when there is nothing to
+  // write. Local. IoError.
   [[nodiscard]] proto::Manifest write(FileSystem& files, const std::string& directory,
                                       const std::string& file_name) const;
 

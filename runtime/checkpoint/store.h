@@ -3,8 +3,15 @@
 //
 //   step-N/           committed: shard-RRRRR.safetensors, manifest.pb
 //   step-N.tmp.G/     being written by generation (launch) G; worth nothing
-//   step-N.bad.G/     was damaged and in the way of generation G's step-N; kept for whoever wants to look
+//   step-N.bad.G/     was damaged or not of this run, and in the way of generation G's step-N; kept for
+//   whoever
+//                     wants to look
 //   step-N.old.G/     pruned by generation G, being unlinked
+//   pesc.run          names the run (runtime/checkpoint/run_identity.h)
+//
+// Removed is only what a manifest says to be of this run, and only where nothing else lies beside the
+// checkpoint's files: what the user or another run has put here stays, does not count as kept, and is named
+// once.
 //
 // A save is a chain of phases, local and collective in turn, so that the local ones, which take the time, can
 // go to a background thread behind the training steps while every communicator stays with the step loop's
@@ -32,6 +39,7 @@
 #include "parallel/communicator.h"
 #include "runtime/checkpoint/agreement.h"
 #include "runtime/checkpoint/checkpoint.h"
+#include "runtime/checkpoint/run_identity.h"
 #include "runtime/checkpoint/shard.h"
 #include "runtime/filesystem/filesystem.h"
 
@@ -53,10 +61,15 @@ struct SaveReport {
 
 struct Discovery {
   std::optional<LoadedCheckpoint> checkpoint;
-  std::vector<std::string>
-      damaged;  // one line for each newer directory that was passed over, with the reason
-  // A fresh start; false also when all that is there is damaged, which the caller must not mistake for one.
-  [[nodiscard]] bool none_there() const { return !checkpoint && damaged.empty(); }
+  // One line for each newer directory that was passed over, with the reason.
+  std::vector<std::string> damaged;
+  std::vector<std::string> others;   // checkpoints of other runs
+  std::vector<std::string> ignored;  // named like a checkpoint, but none; on rank 0
+  // A fresh start; false also when all that is there is damaged or of other runs, which the caller must not
+  // mistake for one.
+  [[nodiscard]] bool none_there() const { return !checkpoint && damaged.empty() && others.empty(); }
+  // All three, as lines of the log.
+  [[nodiscard]] std::vector<std::string> passed_over() const;
 };
 
 class CheckpointStore;
@@ -79,7 +92,9 @@ class PendingSave {
   friend class CheckpointStore;
   PendingSave(CheckpointStore& store, CheckpointState state, uint64_t generation);
   [[nodiscard]] std::string commit_on_rank0();
+  [[nodiscard]] proto::Manifest head() const;
   void put_manifest(const std::string& directory);
+  void put_aside(const std::string& final);
   [[nodiscard]] std::string context() const;
 
   CheckpointStore& store_;
@@ -117,11 +132,17 @@ class CheckpointStore {
   // disk.
   [[nodiscard]] Discovery find_newest(Communicator& world);
 
+  // Local; rank 0 calls it after find_newest(), before the first save, with what is resumed from (null:
+  // nothing). Gives the run directory an identity where it has none. Returns a line for the log, or nothing.
+  // IoError.
+  [[nodiscard]] std::string claim(const LoadedCheckpoint* resumed, uint64_t generation);
+
   // See load_checkpoint().
   void load(const LoadedCheckpoint& checkpoint, Stream& stream, std::span<const TrainedTensor> tensors) const;
 
   // Local; one rank calls it. Removes what earlier generations (< `generation`) left half written or half
-  // pruned; no such launch may still be running. Returns what could not be removed, to be logged.
+  // pruned; no such launch may still be running. Returns what could not be removed, to be logged; what is not
+  // ours is in it once.
   std::vector<std::string> clean_leftovers(uint64_t generation);
 
   [[nodiscard]] const std::string& run_dir() const { return run_dir_; }
@@ -129,14 +150,20 @@ class CheckpointStore {
  private:
   friend class PendingSave;
   [[nodiscard]] std::string path(const std::string& name) const { return join_path(run_dir_, name); }
-  void prune(uint64_t generation);
+  // Looks at the steps before that of `newest` alone. Lines for the log go to `notes`.
+  void prune(const proto::Manifest& newest, uint64_t generation, std::vector<std::string>& notes);
+  [[nodiscard]] std::string why_not_ours(int64_t step, const proto::Manifest& newest);
+  void note_once(const std::string& name, const std::string& line, std::vector<std::string>& notes);
 
   FileSystem& files_;
   std::string run_dir_;
   CheckpointOptions options_;
   std::shared_ptr<HostBuffer> host_ = std::make_shared<HostBuffer>();  // also held by a save in progress
   std::shared_ptr<HostCopies> copies_ = std::make_shared<HostCopies>();
+  RunIdentity run_;
   std::set<int64_t> damaged_;           // steps that find_newest passed over: they do not count as kept
+  std::set<int64_t> ours_;              // steps known to be of this run
+  std::set<std::string> named_;         // what is not ours and has been said
   std::optional<int64_t> newest_good_;  // committed or verified by this object
 };
 

@@ -75,16 +75,6 @@ std::vector<int64_t> rows_of_every_file(const std::vector<int64_t>& sizes, int64
   return rows;
 }
 
-void BatchPlan::validate() const {
-  if (global_batch > 0 && micro_batch > 0 && micro_batch <= global_batch) {
-    PESC_CHECK(dp > 0, "dp ", dp);
-    return;
-  }
-  throw UsageError(
-      str_cat("global_batch is ", global_batch, " and micro_batch ", micro_batch,
-              " rows; both count over all ranks, and 0 < micro_batch <= global_batch must hold"));
-}
-
 Range BatchPlan::micro_range(int64_t cursor, int64_t micro, int64_t end) const {
   PESC_CHECK(micro >= 0 && micro < micro_batches(), "micro-batch ", micro, " of ", micro_batches());
   const int64_t stop = std::min(cursor + global_batch, end);

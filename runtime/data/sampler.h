@@ -62,15 +62,11 @@ struct BatchPlan {
   int64_t micro_batch = 0;   // rows per micro-batch, over all ranks
   int dp = 1;
 
-  // Throws UsageError unless 0 < micro_batch <= global_batch.
-  void validate() const;
   [[nodiscard]] int64_t micro_batches() const { return (global_batch + micro_batch - 1) / micro_batch; }
   // Global indices of micro-batch `micro` of the step at `cursor`: all of them, and those of one dp rank.
   // Nothing at or above `end` (an evaluation's last rows; by default there is no end).
   [[nodiscard]] Range micro_range(int64_t cursor, int64_t micro, int64_t end = INT64_MAX) const;
   [[nodiscard]] Range local_range(int64_t cursor, int64_t micro, int dp_rank, int64_t end = INT64_MAX) const;
-  // The most rows a rank can get in one micro-batch: what its memory is planned for.
-  [[nodiscard]] int64_t most_local_rows() const { return (micro_batch + dp - 1) / dp; }
 };
 
 // A dp rank's share of a micro-batch: its rows one after another, with no padding. `host.samples` of a token

@@ -4,10 +4,12 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <glog/logging.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -39,9 +41,35 @@ class Descriptor {
   int fd_;
 };
 
+// fsync(2), and whether its absence has been said.
+class Syncing {
+ public:
+  explicit Syncing(std::function<int(int)> fsync) : fsync_(std::move(fsync)) {}
+
+  void file(int fd, const std::string& path) { sync(fd, path, "sync", false); }
+  void directory(int fd, const std::string& path) { sync(fd, path, "sync directory", true); }
+
+ private:
+  void sync(int fd, const std::string& path, const char* operation, bool is_directory) {
+    if (retried([&] { return fsync_(fd); }) == 0) return;
+    const int error = errno;
+    // Some say EBADF or EISDIR of a directory, whose descriptor is good: it has just been opened.
+    const bool unsupported =
+        means_unsupported(error) || (is_directory && (error == EBADF || error == EISDIR));
+    if (!unsupported) throw io_error(operation, path, error);
+    if (told_.exchange(true)) return;
+    LOG(WARNING) << "the file system of '" << path << "' cannot " << operation << " (" << std::strerror(error)
+                 << "): what has been saved there may not survive a power failure";
+  }
+
+  std::function<int(int)> fsync_;
+  std::atomic<bool> told_ = false;
+};
+
 class PosixWritableFile : public WritableFile {
  public:
-  PosixWritableFile(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
+  PosixWritableFile(int fd, std::string path, Syncing& syncing)
+      : fd_(fd), path_(std::move(path)), syncing_(syncing) {}
 
   void append(std::span<const std::byte> bytes) override {
     while (!bytes.empty()) {
@@ -52,9 +80,7 @@ class PosixWritableFile : public WritableFile {
       bytes = bytes.subspan(static_cast<size_t>(n));
     }
   }
-  void sync() override {
-    if (retried([&] { return ::fsync(fd_.get()); }) != 0) throw io_error("sync", path_, errno);
-  }
+  void sync() override { syncing_.file(fd_.get(), path_); }
   void close() override {
     // Not retried: on Linux the descriptor is gone even when close() was interrupted.
     const int fd = fd_.release();
@@ -64,6 +90,7 @@ class PosixWritableFile : public WritableFile {
  private:
   Descriptor fd_;
   std::string path_;
+  Syncing& syncing_;
 };
 
 class PosixReadableFile : public ReadableFile {
@@ -89,6 +116,8 @@ class PosixReadableFile : public ReadableFile {
 
 class PosixFileSystem : public FileSystem {
  public:
+  explicit PosixFileSystem(std::function<int(int)> fsync) : syncing_(std::move(fsync)) {}
+
   void create_directory(const std::string& path) override {
     if (::mkdir(path.c_str(), 0777) == 0) return;
     const int error = errno;
@@ -101,7 +130,7 @@ class PosixFileSystem : public FileSystem {
     const int fd = retried(
         [&] { return ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666); });
     if (fd < 0) throw io_error("create", path, errno);
-    return std::make_unique<PosixWritableFile>(fd, path);
+    return std::make_unique<PosixWritableFile>(fd, path, syncing_);
   }
 
   std::unique_ptr<ReadableFile> open(const std::string& path) override {
@@ -156,8 +185,11 @@ class PosixFileSystem : public FileSystem {
   void sync_directory(const std::string& path) override {
     const Descriptor fd(retried([&] { return ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); }));
     if (fd.get() < 0) throw io_error("open directory", path, errno);
-    if (retried([&] { return ::fsync(fd.get()); }) != 0) throw io_error("sync directory", path, errno);
+    syncing_.directory(fd.get(), path);
   }
+
+ private:
+  Syncing syncing_;
 };
 
 }  // namespace
@@ -181,8 +213,18 @@ void FileSystem::remove_all(const std::string& path) {
 }
 
 FileSystem& posix_filesystem() {
-  static PosixFileSystem instance;
+  static PosixFileSystem instance(::fsync);
   return instance;
+}
+
+std::unique_ptr<FileSystem> posix_filesystem_with(std::function<int(int)> fsync) {
+  return std::make_unique<PosixFileSystem>(std::move(fsync));
+}
+
+bool means_unsupported(int error_number) {
+  constexpr int kNotSupportedInKernel = 524;  // ENOTSUPP, which some file systems let through
+  return error_number == ENOSYS || error_number == EINVAL || error_number == EOPNOTSUPP ||
+         error_number == ENOTSUP || error_number == kNotSupportedInKernel;
 }
 
 std::string join_path(std::string_view directory, std::string_view name) {

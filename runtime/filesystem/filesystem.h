@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -64,8 +65,16 @@ class FileSystem {
   void remove_all(const std::string& path);
 };
 
-// The real one. Stateless; usable from any thread.
+// The real one; usable from any thread. Where the file system below cannot sync a directory (or a file) at
+// all, which is not the same as failing to, it goes on without and says so once.
 [[nodiscard]] FileSystem& posix_filesystem();
+
+// The same with another fsync(2), for tests: it returns -1 and sets errno where it fails.
+[[nodiscard]] std::unique_ptr<FileSystem> posix_filesystem_with(std::function<int(int)> fsync);
+
+// Whether this errno of fsync(2), flock(2) and their like means that the file system does not have the
+// operation; the operation has then not failed.
+[[nodiscard]] bool means_unsupported(int error_number);
 
 [[nodiscard]] std::string join_path(std::string_view directory, std::string_view name);
 

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "ops/core/check.h"
+#include "runtime/filesystem/filesystem.h"
 
 namespace pesc {
 namespace fs = std::filesystem;
@@ -46,17 +47,12 @@ void AtomicFile::write(std::string_view text) {
 }
 
 void AtomicFile::commit() {
-  if (::fsync(fd_) != 0) fail("sync", errno);
+  if (::fsync(fd_) != 0 && !means_unsupported(errno)) fail("sync", errno);
   if (::close(std::exchange(fd_, -1)) != 0) fail("close", errno);
   if (std::rename(temporary_.c_str(), path_.c_str()) != 0) fail("rename", errno);
   temporary_.clear();
   const fs::path parent = fs::path(path_).parent_path();
-  const int folder = ::open(parent.empty() ? "." : parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder < 0) throw IoError(str_cat(parent.string(), ": cannot be opened: ", std::strerror(errno)));
-  const int synced = ::fsync(folder);
-  const int error = errno;
-  ::close(folder);
-  if (synced != 0) throw IoError(str_cat(parent.string(), ": cannot be synced: ", std::strerror(error)));
+  posix_filesystem().sync_directory(parent.empty() ? "." : parent.string());
 }
 
 }  // namespace pesc

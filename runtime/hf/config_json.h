@@ -23,10 +23,17 @@ namespace pesc {
 // The same from the text of such a file; `file_name` is for messages.
 [[nodiscard]] ModelConfig parse_model_config(std::string_view text, const std::string& file_name);
 
+inline constexpr double kUsualInitializerRange = 0.02;  // as in transformers
+
 // Writes `folder`/config.json, atomically, for weights in float32. transformers 4 and 5 both load it. Throws
 // IoError, and DataError for a Qwen2 model with a sliding window (which layers have one is not known any
-// more).
-void write_model_config(const std::string& folder, const ModelConfig& config);
+// more). initializer_range: the deviation that the dense weights began with, which other programs give to
+// weights that they add.
+void write_model_config(const std::string& folder, const ModelConfig& config,
+                        double initializer_range = kUsualInitializerRange);
+
+// `folder`/config.json's own, or the usual one.
+[[nodiscard]] double read_initializer_range(const std::string& folder);
 
 // "llama", "mistral", "qwen2".
 [[nodiscard]] const char* family_name(Family family);

@@ -6,6 +6,7 @@
 #include "ops/core/check.h"
 #include "runtime/hf/atomic_file.h"
 #include "runtime/hf/config_json.h"
+#include "runtime/hf/json_file.h"
 
 namespace pesc {
 namespace {
@@ -71,7 +72,14 @@ void add_family(const ModelConfig& config, ordered_json& out) {
 
 }  // namespace
 
-void write_model_config(const std::string& folder, const ModelConfig& config) {
+double read_initializer_range(const std::string& folder) {
+  constexpr uint64_t kMaxBytes = 16 << 20;
+  const nlohmann::json config = read_json_file(folder, "config.json", kMaxBytes);
+  const auto found = config.find("initializer_range");
+  return found != config.end() && found->is_number() ? found->get<double>() : kUsualInitializerRange;
+}
+
+void write_model_config(const std::string& folder, const ModelConfig& config, double initializer_range) {
   const std::string path = (std::filesystem::path(folder) / "config.json").string();
   if (config.family == Family::kQwen2 && config.sliding_window > 0) {
     throw DataError(str_cat(path, ": a Qwen2 model with a sliding window cannot be written"));
@@ -95,7 +103,7 @@ void write_model_config(const std::string& folder, const ModelConfig& config) {
   add_rope(config.rope, out);
   add_family(config, out);
   out["attention_dropout"] = 0.0;
-  out["initializer_range"] = 0.02;
+  out["initializer_range"] = initializer_range;
   out["tie_word_embeddings"] = config.tied_embeddings;
   out["use_cache"] = true;
   out["bos_token_id"] = config.bos_id >= 0 ? ordered_json(config.bos_id) : ordered_json();

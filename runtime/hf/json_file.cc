@@ -6,6 +6,7 @@
 
 #include "ops/core/check.h"
 #include "runtime/filesystem/file_kind.h"
+#include "runtime/hf/mapped_file.h"
 #include "runtime/hf/safetensors.h"
 
 namespace pesc {

@@ -122,7 +122,7 @@ void write_death(const std::string& run_dir, const Death& d) noexcept {
                               {"step", d.step},
                               {"exit_code", d.exit_code},
                               {"error", d.error.substr(0, 4096)}};
-    std::filesystem::create_directories(run_dir + "/deaths");
+    std::filesystem::create_directory(run_dir + "/deaths");  // a run directory that was removed stays so
     std::ofstream out(death_path(run_dir, d.generation, d.rank), std::ios::trunc);
     out << j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
   } catch (const std::exception& e) {

@@ -28,6 +28,8 @@ QUICKSTART = os.path.join(SOURCE, "configs", "quickstart", "tune.textproto")
 OK, USAGE, DATA, IO, PREEMPTED = 0, 64, 65, 74, 75
 NOT_TESTED = 77  # ctest says Skipped, which tests/run.sh takes only for want of a GPU
 CURVE = ("loss", "balance", "grad_norm")
+# The default run of tests/run.sh: a script may name the cases of its sample in its test class (sample = [...]) and shorten others.
+SAMPLE = bool(os.environ.get("PESC_SAMPLE"))
 
 
 class Result:
@@ -98,7 +100,7 @@ def wait_for_step(process, run_dir, step, seconds=120):
     while time.monotonic() < end:
         running = process.poll() is None
         try:
-            done = max((r["step"] for r in read_jsonl(os.path.join(run_dir, "metrics.jsonl")) if "loss" in r), default=0)
+            done = max((r["step"] for r in measured(run_dir) if "loss" in r), default=0)
         except (FileNotFoundError, json.JSONDecodeError):  # not there yet, or a line half written
             done = 0
         if done >= step:
@@ -128,9 +130,25 @@ def read_jsonl(path):
         return [json.loads(line) for line in lines]
 
 
+def measured(run_dir):
+    """The records of metrics.jsonl that count: a launch that goes on from a step puts aside what earlier ones have measured
+    beyond it, and stands there with them."""
+    counted = []
+    for r in read_jsonl(os.path.join(run_dir, "metrics.jsonl")):
+        if r.get("kind") == "launch":
+            counted = [c for c in counted if c["step"] <= r["step"]]
+        counted.append(r)
+    return counted
+
+
+def starts(run_dir):
+    """The records with which launches begin, of all of them."""
+    return [r for r in read_jsonl(os.path.join(run_dir, "metrics.jsonl")) if r.get("kind") == "launch"]
+
+
 def curve(run_dir):
-    """The records of the steps in metrics.jsonl, in order."""
-    steps = [r for r in read_jsonl(os.path.join(run_dir, "metrics.jsonl")) if "loss" in r]
+    """The records of the steps that count, in order."""
+    steps = [r for r in measured(run_dir) if "loss" in r]
     assert [r["step"] for r in steps] == list(range(1, len(steps) + 1)), "steps missing or twice in " + run_dir
     return steps
 
@@ -192,6 +210,7 @@ class EndToEnd(unittest.TestCase):
     """One temporary folder per class with the quick start's data in data/."""
 
     train_rows = 5000  # per domain
+    sample = ()  # names of the cases that SAMPLE runs; all without any
 
     @classmethod
     def setUpClass(cls):
@@ -273,9 +292,14 @@ def main():
     os.makedirs(os.path.dirname(path), exist_ok=True)
     if os.path.exists(path):
         os.remove(path)
+    whole = len(sys.argv) == 1 and not SAMPLE
+    if SAMPLE and len(sys.argv) == 1:
+        for name, case in vars(sys.modules["__main__"]).items():
+            if isinstance(case, type) and issubclass(case, EndToEnd):
+                sys.argv += ["%s.%s" % (name, test) for test in case.sample]
     outcome = unittest.main(verbosity=2, exit=False).result
-    passed = outcome.wasSuccessful()
-    if len(sys.argv) == 1:  # all of it
+    passed = outcome.wasSuccessful() and outcome.testsRun > 0
+    if whole:
         with open(path, "w", encoding="utf-8") as file:
             json.dump({"ran": outcome.testsRun, "passed": passed, "skipped": len(outcome.skipped), "measures": MEASURES}, file,
                       indent=1)

@@ -131,8 +131,11 @@ class TwoHosts(harness.EndToEnd):
         self.assertEqual((third["ranks"], third["hosts"], third["left_out"]), (4, ["left", "right"], []))
         self.assertRegex(result.err, r"SMALLER LAYOUT: 2 of 4 ranks on left, tp 2, ep 2, dp 1; left out: right \(")
         self.measure("node cut off", *harness.failures(self.path("smaller"))[0])
-        layouts = [r["ranks"] for r in harness.read_jsonl(self.path("smaller", "metrics.jsonl")) if "left_out" in r]
-        self.assertEqual(layouts[-2:], [2, 4])
+        # The same in the file of the ranks, the first launch too; each record says who measured it.
+        starts = harness.starts(self.path("smaller"))
+        self.assertEqual([(r["launch"], r["ranks"]) for r in starts], [(1, 4), (2, 2), (3, 4)])
+        self.assertEqual([l["from_step"] for l in (first, second, third)], [r["step"] for r in starts])
+        self.assertEqual({r["launch"] for r in harness.curve(self.path("smaller"))}, {1, 2, 3})
         harness.curve(self.path("smaller"))  # every step once
         self.assert_nothing_left()
 

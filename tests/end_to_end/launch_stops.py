@@ -97,6 +97,10 @@ class Stops:
         self.assertTrue(self.is_told(rank))
         began = time.monotonic()
         if impatient:
+            process.send_signal(signal.SIGTERM)  # the same wish
+            time.sleep(1.2)
+            self.assertIsNone(process.poll())
+            began = time.monotonic()
             process.send_signal(signal.SIGTERM)
         result = self.finish(process)
         took = time.monotonic() - began

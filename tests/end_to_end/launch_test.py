@@ -125,8 +125,124 @@ class Launch(launch_stops.Stops, harness.EndToEnd):
             file.write("localhost slots=1\n")
         result = harness.pesc(0, "launch", "-n", RANKS, "--hostfile", hostfile, "--", "train", *self.flags("slots"))
         self.assertEqual(result.code, 64, str(result))
-        self.assertIn("has 1 slots on 1 hosts, too few for -n %d" % RANKS, result.err)
+        self.assertIn("small-hosts:1: the hostfile has 1 slots on 1 hosts, too few for -n %d" % RANKS, result.err)
         self.assertFalse(os.path.exists(self.path("slots")))
+
+    # --- what mpirun would refuse, or misunderstand
+
+    def refused(self, run, hostfile=None, words=(), code=64, prefix=(), **fields):
+        """It ends at once, before anything is started."""
+        if hostfile is not None:
+            with open(self.path("hosts-" + run), "w", encoding="utf-8") as file:
+                file.write(hostfile)
+            words = (*words, "--hostfile", self.path("hosts-" + run))
+        result = self.finish(harness.start(0, "launch", "-n", RANKS, *words, "--", "train", *self.flags(run, **fields),
+                                           prefix=prefix))
+        self.assertEqual(result.code, code, str(result))
+        self.assertFalse(os.path.exists(self.path(run, "launches.jsonl")))
+        return result
+
+    def test_a_hostfile_is_understood_or_refused(self):
+        """One host under two names; names of this host that mpirun would look for in the network."""
+        result = self.refused("two-names", "%s slots=1\nlocalhost slots=1\n" % os.uname().nodename)
+        self.assertIn("hosts-two-names:2: 'localhost' is the same host", result.err)
+        with open(self.path("hosts-loopback"), "w", encoding="utf-8") as file:
+            file.write("127.0.1.1 slots = %d\n" % RANKS)
+        result = self.finish(harness.start(0, "launch", "-n", RANKS, "--hostfile", self.path("hosts-loopback"), "--", "train",
+                                           *self.flags("loopback", train__steps=2)))
+        self.assertEqual(result.code, 0, str(result))
+        (launch,) = self.launches("loopback")
+        self.assertEqual((launch["ranks"], launch["hosts"]), (RANKS, ["localhost"]))
+        self.assert_nothing_left("loopback")
+
+    def test_what_mpirun_refuses_is_not_repeated(self):
+        """No slots are given, and this host has fewer cores than ranks: mpirun says so before any rank begins."""
+        ranks = (os.cpu_count() or 1) * 4
+        with open(self.path("hosts-cores"), "w", encoding="utf-8") as file:
+            file.write("localhost\n")
+        result = self.finish(harness.start(0, "launch", "-n", ranks, "--hostfile", self.path("hosts-cores"), "--", "train",
+                                           *self.flags("cores")))
+        self.assertEqual(result.code, 64, str(result))
+        self.assertIn("not enough slots", result.err)
+        self.assertIn("mpirun has ended before any rank began", result.err)
+        self.assertNotIn("starting again", result.err)
+        self.assertEqual(len(self.launches("cores")), 1)
+        self.assert_nothing_left("cores")
+
+    def test_variables_of_slurm_that_are_left_over(self):
+        result = self.finish(self.start("left-over", prefix=("env", "SLURM_JOB_ID=1", "SLURM_JOBID=1", "SLURM_NTASKS=7"),
+                                        train__steps=2))
+        self.assertEqual(result.code, 0, str(result))
+        self.assertEqual(result.err.count("Slurm's variables are ignored"), 1, str(result))
+        result = harness.pesc(0, "launch", "--", "train", *self.flags("left-over-tasks"), prefix=("env", "SLURM_JOB_ID=1",
+                                                                                               "SLURM_NTASKS=2"))
+        self.assert_refused(result, 64, "needs -n N", "SLURM_JOB_ID=1")
+
+    def test_a_launch_inside_mpirun_or_a_launch(self):
+        result = harness.pesc(1, "launch", "-n", "1", "--", "train", *self.flags("inside"))
+        self.assertEqual(result.code, 64, str(result))
+        self.assertIn("was started inside mpirun", result.err)
+        self.refused("inside", prefix=("env", "PESC_LAUNCH=1-2-3"))
+
+    def test_another_mpi(self):
+        """Open MPI 5 has no settings of these names, and others no such command line."""
+        for name, version in (("five", "mpirun (Open MPI) 5.0.3"), ("hydra", "HYDRA build details:")):
+            folder = self.path("mpi-" + name)
+            os.makedirs(folder)
+            with open(os.path.join(folder, "mpirun"), "w", encoding="utf-8") as file:
+                file.write("#!/bin/sh\necho '%s'\n" % version)
+            os.chmod(os.path.join(folder, "mpirun"), 0o755)
+            result = self.refused(name, prefix=("env", "PATH=%s:%s" % (folder, os.environ["PATH"])))
+            self.assertIn("supports Open MPI 4", result.err)
+            self.assertIn(version.partition(") ")[2] or version, result.err)
+
+    def test_the_folder_for_session_files(self):
+        """TMPDIR, where the launch's files come to be and go again; one that is not there is an error before anything starts."""
+        folder = self.path("temporary")
+        result = self.refused("no-tmpdir", code=74, prefix=("env", "TMPDIR=" + folder))
+        self.assertIn(folder, result.err)
+        os.makedirs(folder)
+        process = self.start("tmpdir", "step=3 rank=1 action=stop", prefix=("env", "TMPDIR=" + folder), train__steps=4)
+        rank = self.wait_until_stopped("tmpdir", 1)
+        self.assertEqual([name.startswith("pesc-" + marks(self.path("tmpdir"))) for name in os.listdir(folder)], [True])
+        self.go_on(rank)
+        self.assertEqual(self.finish(process).code, 0)
+        self.assertEqual(os.listdir(folder), [])
+        self.assert_nothing_left("tmpdir")
+
+    # --- descriptors, pipes and cores of the start
+
+    def test_closed_descriptors_do_not_become_files(self):
+        for run, closed in (("closed-2", "2>&-"), ("closed", "<&- >&- 2>&-")):
+            flags = self.flags(run, train__steps=4)
+            process = harness.start(0, "launch", "-n", RANKS, "--", "train", *flags,
+                                    prefix=("sh", "-c", 'exec "$@" ' + closed, "sh"))
+            self.assertEqual(self.finish(process).code, 0, run)
+            with open(self.path(run, "pesc.lock"), encoding="utf-8") as file:
+                self.assertRegex(file.read(), r"^pid \d+")
+            self.assertEqual(len(harness.curve(self.path(run))), 4)
+
+    def test_a_reader_that_goes_away_costs_no_step(self):
+        flags = self.flags("reader", train__steps=30)
+        process = harness.start(0, "launch", "-n", RANKS, "--", "train", *flags,
+                                prefix=("bash", "-c", '"$@" 2>&1 | head -1; exit ${PIPESTATUS[0]}', "bash"))
+        self.assertEqual(self.finish(process).code, 0)
+        self.assertEqual(len(harness.curve(self.path("reader"))), 30)
+
+    def test_ranks_stay_on_the_cores_of_the_start(self):
+        core = max(os.sched_getaffinity(0))
+        if len(os.sched_getaffinity(0)) < 2:
+            self.skipTest("one core")
+        process = self.start("cores-of-start", "step=3 rank=0 action=stop, step=3 rank=1 action=stop",
+                             prefix=("taskset", "-c", str(core)), train__steps=4, parallel__threads=0)
+        ranks = [self.wait_until_stopped("cores-of-start", rank) for rank in range(RANKS)]
+        self.assertEqual([status(rank, "Cpus_allowed_list") for rank in ranks], [str(core)] * RANKS)
+        for rank in ranks:
+            self.go_on(rank)
+        result = self.finish(process)
+        self.assertEqual(result.code, 0, str(result))
+        self.assertIn("1 threads each", result.err)
+        self.assertIn("given 1 of the", result.err)
 
     # --- what ranks do
 
@@ -143,9 +259,16 @@ class Launch(launch_stops.Stops, harness.EndToEnd):
                 self.assertEqual(first["exit_code"], 137)
                 self.assertEqual(second["exit_code"], 0)
                 self.assertIn("process rank %s" % re.search(r"rank=(\d)", case).group(1), result.err)
-                (goodput,) = [r for r in harness.read_jsonl(self.path(run, "metrics.jsonl")) if "goodput" in r]
-                self.assertEqual(goodput["restarts"], 1)
-                self.assertLess(goodput["restart_seconds"][0], 15)
+                self.assertEqual(second["restarts"], 1)
+                self.assertLess(second["restart_seconds"][0], 15)
+                self.assertTrue(0 < second["goodput"] < 1, second["goodput"])
+                self.assertNotIn("goodput", first)
+                # What the first launch has measured stands there under its number, also where it was done again.
+                starts = harness.starts(self.path(run))
+                self.assertEqual([(r["launch"], r["step"]) for r in starts],
+                                 [(1, 0), (2, second["from_step"])][-len(starts):])
+                steps = [r for r in harness.read_jsonl(self.path(run, "metrics.jsonl")) if r.get("kind") == "step"]
+                self.assertEqual(len(steps), STEPS + max(0, sum(r["launch"] == 1 for r in steps) - second["from_step"]))
 
     def test_a_rank_that_throws_says_why(self):
         result = self.launch("throw", "step=7 rank=1 action=throw")
@@ -206,9 +329,11 @@ class Launch(launch_stops.Stops, harness.EndToEnd):
     def test_not_a_number_again_ends_the_run(self):
         for action in ("nan", "inf_loss"):
             run = "end-" + action
-            result = self.launch(run, "step=9 rank=1 action=%s always" % action, code=70, recovery__max_restarts=1)
+            result = self.launch(run, "step=9 rank=1 action=%s always" % action, code=70)
             self.assertIn("no rank has updated its weights", result.err)
-            self.assertEqual(max(r["newest_checkpoint"] for r in self.launches(run)), 5)
+            # The same step in the same way: not as often as recovery.max_restarts allows.
+            self.assertIn("after step 8 ended with exit code 70 in two launches in a row", result.err)
+            self.assertEqual([r["newest_checkpoint"] for r in self.launches(run)], [5, 5])
 
     def test_a_crash_loop_ends(self):
         result = self.launch("loop", "rank=0 section=setup action=kill always", code=137)

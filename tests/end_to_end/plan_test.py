@@ -48,6 +48,10 @@ class PlanTest(harness.EndToEnd):
                 self.assertLessEqual(gib[0], gib[1])
                 self.assertGreater(gib[0], 2 * j["frozen_parameters"] / 2**30)  # the whole base in BF16, tp = 1
                 self.assertIn("fits: %.1f of 139.0 GiB" % gib[0], result.out)
+                # And that it takes them for granted.
+                for said in (result.out, j["machine"]):
+                    self.assertIn("assuming one H200-141; name another with --gpu", said)
+                self.assertEqual((j["gpu"], j["assumed"]), ("H200-141", True))
                 self.assertNotIn("DOES NOT FIT", result.out)
                 for word in ("activations", "token exchange", "of the speed of light"):
                     self.assertIn(word, result.out)
@@ -169,6 +173,46 @@ class PlanTest(harness.EndToEnd):
         self.assertTrue(j["fits"])
         self.assertNotIn("DOES NOT FIT", result.out)
 
+    def test_the_machine_is_named(self):
+        config = os.path.join(EXPERIMENTS, "camelidae-8x7b.textproto")
+        shape = ("--shape", "7B", "--ranks", 8)
+        seconds = {}
+        for gpu, gib in (("A100-40", 39.4), ("a100-80", 79.2), ("H100-80", 79.6), ("H200-141", 139), ("B200-180", 178)):
+            with self.subTest(gpu=gpu):
+                j, result = self.plan(config, *shape, "--gpu", gpu)
+                self.assertEqual((j["gpu"], j["assumed"], j["machine"]), (gpu.upper(), False, "each rank: one " + gpu.upper()))
+                self.assertAlmostEqual(j["rates"]["device_memory"] / 2**30, gib)
+                self.assertEqual(j["fits"], gib > 100)  # 95 GiB
+                self.assertEqual("would_fit" in j, gib < 100)
+                self.assertIn(j["machine"], result.out)
+                self.assertNotIn("assuming", result.out)
+                seconds[gpu] = j["step_seconds"]
+        self.assertGreater(seconds["a100-80"], 2 * seconds["H200-141"])
+        self.assertGreater(seconds["H200-141"], seconds["B200-180"])
+        # Of a GPU that is taken for granted, what flags say is said.
+        j, result = self.plan(config, *shape, "--device_gib", 60)
+        self.assertIn("assuming one H200-141, but for --device_gib 60; name another with --gpu", result.out)
+        self.assertTrue(j["assumed"])
+        figures = ("--device_gib", 60, "--gemm_tflops", 100, "--memory_gbs", 1000, "--link_gbs", 50)
+        j, result = self.plan(config, *shape, *figures)
+        self.assertFalse(j["assumed"])
+        self.assertNotIn("gpu", j)
+        self.assertIn("a GPU of the figures given, --gemm_tflops 100, --memory_gbs 1000, --link_gbs 50, --device_gib 60", result.out)
+
+    def test_the_host_of_a_cpu(self):
+        """All ranks share its memory, and that is said."""
+        shape = ("--shape", os.path.join(BASE, "config.json"))
+        j, result = self.plan(QUICKSTART, *shape, "--ranks", 4, "--set", "parallel.threads=1")
+        self.assertIs(j["fits"], True)
+        self.assertGreater(j["host_memory"], 2**28)
+        for words in ("assuming all ranks on this host", "--device_gib", "of this host for 4 ranks"):
+            self.assertIn(words, result.out)
+        j, result = self.plan(QUICKSTART, *shape, "--ranks", 4, "--device_gib", 0.3)
+        self.assertIs(j["fits"], False)
+        self.assertNotIn("this host", result.out)
+        self.assertIn("assuming one CPU thread", result.out)
+        self.assertTrue([c for c in j["would_fit"] if "micro_batch" in c and "balance loss" in c], j["would_fit"])
+
     def test_rates_are_the_users(self):
         config = os.path.join(EXPERIMENTS, "camelidae-8x7b.textproto")
         fast, _ = self.plan(config, "--shape", "7B", "--ranks", 8, "--gemm_tflops", 1000)
@@ -186,6 +230,12 @@ class PlanTest(harness.EndToEnd):
             with self.subTest(words):
                 self.assert_refused(harness.pesc(0, "plan", "--config", config, *arguments), code, *words)
         self.assert_refused(harness.pesc(2, "plan", "--config", config, "--shape", "7B"), 64, "one rank")
+        self.assert_refused(harness.pesc(0, "plan", "--config", config, "--shape", "7B", "--ranks", 8, "--gpu", "RTX4090"), 64,
+                            "'RTX4090'", "A100-40, A100-80, H100-80, H200-141, B200-180", "--device_gib")
+        self.assert_refused(harness.pesc(0, "plan", "--config", QUICKSTART, "--shape", BASE, "--ranks", 4, "--gpu", "H100-80"), 64, "CPU",
+                            "parallel.device=CUDA")
+        self.assert_refused(harness.pesc(0, "plan", "--config", config, "--shape", "7B", "--ranks", 8, "--device_gib", -1), 64,
+                            "--device_gib", "positive")
         self.assert_refused(harness.pesc(0, "train", "--config", QUICKSTART, "--shape", "7B"), 64, "--shape")
         with tempfile.NamedTemporaryFile("w", suffix=".textproto") as file:
             file.write("family: LLAMA\nvocab: 10 hiden: 4\n")

@@ -114,7 +114,7 @@ def damage(rig, row, log):
         assert "at step %d" % selected in result.err, str(result)
         rig.assert_as_if_nothing_happened(run)
         row.add(recovered=time.monotonic() - began, lost=EVERY)
-    passed = gtest("runtime_checkpoint_damage_test", "*")
+    passed = gtest("runtime_test", "DamageTest.*")
     row.notes.append("every byte of the manifest, every 61st of the shards: %d cases of damage_test.cc" % passed)
 
 
@@ -138,8 +138,8 @@ def leftovers(rig, row, log):
       "second ends < 2 s and names the holder")
 def two_supervisors(rig, row, log):
     of_launch_test(rig, row, "test_a_second_supervisor")
-    row.add(times=gtest("runtime_checkpoint_crash_test", "CrashTest.AStaleLaunchCannotCommit") +
-            gtest("runtime_checkpoint_run_lock_test", "RunLockTest.TheSecondHolderIsRefusedAndNamesTheFirst:"
+    row.add(times=gtest("runtime_test", "CrashTest.AStaleLaunchCannotCommit") +
+            gtest("runtime_test", "RunLockTest.TheSecondHolderIsRefusedAndNamesTheFirst:"
                   "RunLockTest.AnOlderLaunchSeesThatItIsOver"))
     row.how += "; crash_test.cc, run_lock_test.cc: one and two cases"
 
@@ -292,7 +292,7 @@ def faults_all_the_time(rig, row, log):
     assert 0.6 * REAL_BETWEEN <= statistics.median(waited) * scale <= 2 * REAL_BETWEEN, (waited, scale)
     assert rig.weights("goodput", GOODPUT_STEPS) == expected
     rig.assert_nothing_left("goodput")
-    last = harness.read_jsonl(os.path.join(run, "metrics.jsonl"))[-1]
+    last = harness.read_jsonl(os.path.join(run, "launches.jsonl"))[-1]
     assert last["restarts"] == row.tried == len(last["restart_seconds"]), last
     for told, seen in zip(last["restart_seconds"], row.recovered):
         assert abs(told - seen) < 1.5, "the supervisor says %.1f s, we saw %.1f s" % (told, seen)

@@ -60,9 +60,9 @@ def hostile_weights(good):
       "as the base of `pesc eval`; safetensors_test.cc; manifest_test.cc; fuzz_safetensors (libFuzzer, ASan, 1 s and 512 MB an "
       "input) in tests/run.sh", "O3 in 1 s, in 1 GiB of memory")
 def hostile_safetensors(rig, row, log):
-    passed = gtest("runtime_hf_safetensors_test", "Safetensors.RefusesHostileFiles:Safetensors.EveryCutOfAGoodFileIsRefused:"
+    passed = gtest("runtime_test", "Safetensors.RefusesHostileFiles:Safetensors.EveryCutOfAGoodFileIsRefused:"
                    "Safetensors.MessagesTameNames:SafetensorsFile.OpensRegularFilesOnly", seconds_each=1, memory=MEMORY)
-    passed += gtest("runtime_checkpoint_manifest_test", "ManifestTest.HostileOnesAreRefused:"
+    passed += gtest("runtime_test", "ManifestTest.HostileOnesAreRefused:"
                     "ManifestTest.CutOrGarbledBytesAreRefused", seconds_each=1, memory=MEMORY)
     row.notes.append("%d cases of safetensors_test.cc and manifest_test.cc" % passed)
     with open(os.path.join(harness.BASE, "model.safetensors"), "rb") as file:
@@ -97,12 +97,12 @@ def hostile_folder(rig, row, log):
         bad_input_test.BadInput.doClassCleanups()
     # Three files, each a FIFO, a link out of the folder and an absolute one; and an experiment that is a FIFO.
     row.add(times=3 * 3 + 1)
-    passed = (gtest("runtime_hf_hf_folder_test", "HfFolder.RefusesHostileIndexes:HfFolder.RefusesFilesThatAreNone:"
+    passed = (gtest("runtime_test", "HfFolder.RefusesHostileIndexes:HfFolder.RefusesFilesThatAreNone:"
                         "HfFolder.LinksOfTheHubCacheAreFollowed", seconds_each=1, memory=MEMORY)
-            + gtest("runtime_hf_config_json_test", "ConfigJson.RefusesBrokenText:ConfigJson.RefusalsNameFileAndKey",
+            + gtest("runtime_test", "ConfigJson.RefusesBrokenText:ConfigJson.RefusalsNameFileAndKey",
                     seconds_each=1, memory=MEMORY)
-            + gtest("runtime_data_tokenizer_test", "SentencePiece.OtherFilesAreRefused:SentencePiece.EveryTruncation*")
-            + gtest("runtime_filesystem_filesystem_test", "PosixTest.LinksAndFifosAreNotOpened"))
+            + gtest("runtime_test", "SentencePiece.OtherFilesAreRefused:SentencePiece.EveryTruncation*")
+            + gtest("runtime_test", "PosixTest.LinksAndFifosAreNotOpened"))
     row.notes.append("%d cases of the other tests" % passed)
 
 

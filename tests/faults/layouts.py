@@ -54,7 +54,7 @@ def other_world_size(rig, row, log):
     for ranks, tp, ep in ((1, 1, 1), (2, 1, 2), (8, 4, 8)):
         assert_loaded_alike(rig, "world-4", 10, ranks, tp, ep)
         row.add()
-    passed = gtest("runtime_checkpoint_reshard_test", "ReshardTest.*")
+    passed = gtest("runtime_test", "ReshardTest.*")
     row.notes.append("loaded and saved again on 1, 2 and 8 ranks: `pesc inspect --against` says EQUAL; %d cases of "
                      "reshard_test.cc" % passed)
 
@@ -101,5 +101,5 @@ def chain(rig, row, log):
     expected, got = straight_run(rig), harness.curve(rig.path("chain"))
     rig.assert_curves_agree(expected, got, 1e-4, "chain", ["loss"])
     rig.assert_curves_agree(expected, got, 1e-2, "chain", ["balance", "grad_norm"])
-    layouts = [r["ranks"] for r in harness.read_jsonl(rig.path("chain", "metrics.jsonl")) if "launch" in r]
-    assert layouts == [2, 1, 4], layouts
+    layouts = [(r["launch"], r["step"], r["ranks"]) for r in harness.starts(rig.path("chain"))]
+    assert layouts == [(1, 0, 2), (2, 7, 1), (3, 14, 4)], layouts

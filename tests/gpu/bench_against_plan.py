@@ -51,6 +51,8 @@ def main():
 
     whole = plan["device_bytes"] + plan["overhead_bytes"] + plan["connection_bytes"]
     print("  %-22s %16d %16d" % ("all of the device", whole, bench["device_bytes_taken"]))
+    if bench["device_bytes_planned"] != whole:
+        wrong.append("%d bytes of the device planned, the bench says %d" % (whole, bench["device_bytes_planned"]))
     if abs(bench["device_bytes_taken"] / whole - 1) > 0.03:
         wrong.append("%d bytes of the device planned, %d taken" % (whole, bench["device_bytes_taken"]))
 

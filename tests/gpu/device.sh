@@ -2,8 +2,10 @@
 # Builds for the GPU at hand and runs what needs one: ctest's label gpu, `pesc bench` against `pesc plan`, the quick start, and
 # ranks on a GPU that are killed, stopped and told to stop; a short table at the end.
 #
-#   tests/gpu/device.sh [--sanitize] [--only REGEX] [--deps DIR] [-D...]
+#   tests/gpu/device.sh [--part 1|2] [--sanitize] [--only REGEX] [--deps DIR] [-D...]
 #
+# --part       1: tests of one rank, the quick start, bench against plan, faults; 2: tests of ranks that share the GPU. Each takes at
+#              most 8 minutes on one H200, the build included; without it, both
 # --sanitize   the single-rank programs under compute-sanitizer as well: memcheck, then racecheck
 # --only       of the tests, those whose names match
 # --deps       unpacked Debian packages (gflags, glog, ...) for a machine without a network; ./gpu-deps where it exists
@@ -12,6 +14,7 @@
 # Logs go to $OUT where it is set, else to build/gpu. Exit code 0: everything ran and passed; 1: not.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+part=all
 sanitize=no
 only=''
 deps=''
@@ -19,6 +22,7 @@ deps=''
 options=()
 while [[ $# -gt 0 ]]; do
   case $1 in
+    --part) part=${2:?--part needs 1 or 2}; shift ;;
     --sanitize) sanitize=yes ;;
     --only) only=${2:?--only needs a pattern}; shift ;;
     --deps) deps=$(cd "${2:?--deps needs a folder}" && pwd); shift ;;
@@ -27,6 +31,7 @@ while [[ $# -gt 0 ]]; do
   esac
   shift
 done
+case $part in 1 | 2 | all) ;; *) echo "device.sh: there is no part '$part'; the parts are 1 and 2" >&2; exit 64 ;; esac
 build=build/gpu
 logs=${OUT:-$build}
 mkdir -p "$build" "$logs"
@@ -46,7 +51,7 @@ nvidia-smi --query-gpu=name,driver_version,memory.total,compute_cap --format=csv
   { echo "device.sh: no GPU here" >&2; exit 1; }
 
 say "build"
-cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DPESC_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=90a \
+cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DPESC_BUILD_TESTS=ON -DPESC_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=90a \
   "${options[@]}" > "$logs/cmake.log" 2>&1 || { tail -30 "$logs/cmake.log"; exit 1; }
 grep '^-- pesc:' "$logs/cmake.log" || true
 cmake --build "$build" -j"${JOBS:-$(nproc)}" --target gpu_tests pesc > "$logs/build.log" 2>&1 ||
@@ -72,7 +77,14 @@ fi
 say "tests, $([[ $mps == yes ]] && echo "with" || echo "without") a multi-process service of their own"
 status=0
 [[ $mps == yes ]] && ranks=$(nproc) || ranks=8
-ctest --test-dir "$build" -L gpu -R "${only:-.}" --output-on-failure -j "$ranks" > "$logs/ctest.log" 2>&1 || status=1
+# Part 2 has the tests of several ranks.
+case $part in
+  1) choice=(-E '\.np[2-9]|^golden\.gpu\.np[2-9]') ;;
+  2) choice=(-R '\.np[2-9]|^golden\.gpu\.np[2-9]') ;;
+  all) choice=() ;;
+esac
+[[ -z $only ]] || choice=(-R "$only")
+ctest --test-dir "$build" -L gpu "${choice[@]}" --output-on-failure -j "$ranks" > "$logs/ctest.log" 2>&1 || status=1
 grep -E 'Failure|FAIL|NOT OK|error:|Error|relative|what\(\)' "$logs/ctest.log" | head -60 || true
 grep -E '^ *[0-9]+/[0-9]+ Test' "$logs/ctest.log" | sed 's/ \.\.*/ /' || true
 if grep -q '\*\*\*Skipped' "$logs/ctest.log"; then
@@ -84,7 +96,7 @@ fi
 check() {
   local name=$1 log=$logs/$1.log code=0
   shift
-  [[ $name =~ ${only:-.} ]] || return 0
+  [[ $part != 2 && $name =~ ${only:-.} ]] || return 0
   say "$name"
   timeout 300 "$@" > "$log" 2>&1 || code=$?
   tail -40 "$log"
@@ -109,7 +121,7 @@ if [[ $gpus -ge 2 ]]; then
 fi
 
 # Without that service: a client of it that is killed may take the others with it.
-if [[ faults.gpu =~ ${only:-.} ]]; then
+if [[ $part != 2 && faults.gpu =~ ${only:-.} ]]; then
   say "faults"
   log=$logs/faults-gpu.log
   # A line that could not be tried is no failure elsewhere; here there is a GPU.
@@ -128,12 +140,14 @@ if [[ $sanitize == yes ]]; then
   # warp, or one thread block of a cluster, to another, and calls each such hand-over a hazard. Those are counted, not
   # judged; one in a kernel of ours fails. (Told to leave those kernels out, it makes them end with an illegal address.)
   for tool in memcheck racecheck; do
-    for program in "$build"/tests/ops_*_gpu_test; do
-      name=$(basename "$program").$tool
+    # A suite at a time, as the ctest entries have them.
+    for test in $(ctest --test-dir "$build" -N -R '^ops\..*_gpu$' | sed -nE 's/^ *Test +#[0-9]+: (.*)$/\1/p'); do
+      name=$test.$tool
+      filter=$(ctest --test-dir "$build" -N -V -R "^${test//./\\.}\$" | sed -nE 's/.*--gtest_filter=([^" ]*).*/\1/p' | head -1)
       [[ $name =~ ${only:-.} ]] || continue
       log=$logs/$name.log
       code=0
-      timeout 400 compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 100000 "$program" > "$log" 2>&1 || code=$?
+      timeout 400 compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 100000 "$build/tests/ops_gpu_test" "--gtest_filter=$filter" > "$log" 2>&1 || code=$?
       ours='' theirs=0
       if [[ $tool == racecheck && $code == 9 ]]; then
         ours=$(grep -E '^========= .*(access at|Thread .* at) ' "$log" | grep -vE ' at (nvjet_|cudnn_)' | head -20 || true)

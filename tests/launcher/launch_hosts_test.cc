@@ -1,19 +1,15 @@
 #include "launcher/launch_hosts.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
-#include <fstream>
+#include <cstdlib>
+#include <filesystem>
 
 #include "ops/core/check.h"
 
 namespace pesc {
 namespace {
-
-std::string write_hostfile(const std::string& text) {
-  std::string path = testing::TempDir() + "/hostfile";
-  std::ofstream(path) << text;
-  return path;
-}
 
 ExperimentConfig experiment(int tp, int ep, int64_t experts, bool smaller) {
   ExperimentConfig c;
@@ -23,17 +19,6 @@ ExperimentConfig experiment(int tp, int ep, int64_t experts, bool smaller) {
   c.parallel.ep = ep;
   c.recovery.smaller_layout = smaller;
   return c;
-}
-
-TEST(Hostfile, IsOpenMpis) {
-  const auto hosts = read_hostfile(write_hostfile("# two\na slots=4 max_slots=8\n\nb\na slots=2 # again\n"));
-  ASSERT_EQ(hosts.size(), 2u);
-  EXPECT_EQ(hosts[0].name, "a");
-  EXPECT_EQ(hosts[0].slots, 6);
-  EXPECT_EQ(hosts[1].slots, 0);
-  EXPECT_THROW(static_cast<void>(read_hostfile(write_hostfile("a slots=many\n"))), UsageError);
-  EXPECT_THROW(static_cast<void>(read_hostfile(write_hostfile("# none\n"))), UsageError);
-  EXPECT_THROW(static_cast<void>(read_hostfile("/nowhere")), UsageError);
 }
 
 TEST(PlaceRanks, AllAnswer) {
@@ -80,15 +65,16 @@ TEST(HostBlame, TwoLaunchesInARowThatDiedThereAndNowhereElse) {
   HostBlame blame;
   for (const std::set<std::string>& dead_on :
        std::vector<std::set<std::string>>{{"b"}, {"a", "b"}, {"b"}, {"a"}, {"b"}, {}, {""}, {""}, {"b"}}) {
-    blame.launch_ended(dead_on, hosts);
+    EXPECT_FALSE(blame.launch_ended(dead_on, hosts));
     EXPECT_EQ(failing(), "");
   }
   blame.forget();  // a new checkpoint
-  blame.launch_ended({"b"}, hosts);
+  EXPECT_FALSE(blame.launch_ended({"b"}, hosts));
   EXPECT_EQ(failing(), "");
-  blame.launch_ended({"b"}, hosts);
+  EXPECT_TRUE(blame.launch_ended({"b"}, hosts));
   EXPECT_EQ(failing(), "b.cluster");
-  EXPECT_NE(why_left_out(hosts, {"b.cluster"}).find("b.cluster (2 launches in a row died there"),
+  EXPECT_FALSE(blame.launch_ended({"b"}, hosts));  // known already
+  EXPECT_NE(why_left_out(hosts, {"b.cluster"}).find("b.cluster (3 launches in a row died there"),
             std::string::npos);
 }
 
@@ -114,6 +100,44 @@ TEST(CheckHost, RefusesWhatIsNoMark) {
   for (const char* mark : {"", "-", "--", "a-", "a-b", "a-b-c", "/a-b-", "x-y-"})
     EXPECT_THROW(LaunchMark{std::string(mark)}, UsageError) << mark;
   EXPECT_EQ(LaunchMark{std::string("fd00-2a-")}.run(), "fd00-2a-");
+  EXPECT_THROW(LaunchMark("fd00-2a-", "tmp"), UsageError);
+  EXPECT_EQ(LaunchMark("fd00-2a-", "/scratch").session_directory(), "/scratch/pesc-fd00-2a-0");
+}
+
+TEST(TemporaryFolder, IsTmpdirOrTmp) {
+  const char* before = std::getenv("TMPDIR");
+  const std::string kept = before == nullptr ? "" : before;
+  ::unsetenv("TMPDIR");
+  EXPECT_EQ(temporary_folder(), "/tmp");
+  for (const auto& [told, path] :
+       std::vector<std::pair<const char*, std::string>>{{"", "/tmp"},
+                                                        {"/var/tmp/", "/var/tmp"},
+                                                        {"/a/../b", "/b"},
+                                                        {"x", std::filesystem::current_path() / "x"}}) {
+    ::setenv("TMPDIR", told, 1);
+    EXPECT_EQ(temporary_folder(), path) << told;
+  }
+  if (before == nullptr) {
+    ::unsetenv("TMPDIR");
+  } else {
+    ::setenv("TMPDIR", kept.c_str(), 1);
+  }
+}
+
+// Of what a daemon is told to remove, only what is ours goes.
+TEST(RemoveDirectories, TakesOnlyNamesOfLaunches) {
+  const std::filesystem::path folder = testing::TempDir() + "/pesc-remove-" + std::to_string(::getpid());
+  const auto make = [&](const std::string& name) {
+    std::filesystem::create_directories(folder / name);
+    return (folder / name).string();
+  };
+  const std::string ours = make("pesc-fd00-2a-3"), other = make("pesc-fd00-notes"), strange = make("data");
+  for (const std::string& path : {ours, other, strange, folder.string() + "/pesc-fd00-2a-4"})
+    LaunchMark::remove_directories(path);
+  EXPECT_FALSE(std::filesystem::exists(ours));
+  EXPECT_TRUE(std::filesystem::exists(other));
+  EXPECT_TRUE(std::filesystem::exists(strange));
+  std::filesystem::remove_all(folder);
 }
 
 }  // namespace

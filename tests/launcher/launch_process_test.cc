@@ -1,6 +1,12 @@
 #include "launcher/launch_process.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <optional>
 
 namespace pesc {
 namespace {
@@ -49,6 +55,73 @@ TEST(TagFilter, KeepsTheLastTwenty) {
   for (int i = 0; i < 50; ++i) f.take("[1,0]<stderr>:" + std::to_string(i) + "\n");
   EXPECT_EQ(f.last_lines().at(0).size(), 20u);
   EXPECT_EQ(f.last_lines().at(0).back(), "49");
+}
+
+// What is written into the pipe by a rank comes to `to`; the reading end of it is ours.
+class Output : public testing::Test {
+ protected:
+  void SetUp() override {
+    before_ = ::signal(SIGPIPE, SIG_IGN);
+    ASSERT_EQ(::pipe2(ends_, O_CLOEXEC), 0);
+    to_ = ::fdopen(ends_[1], "w");
+    pipe_.emplace(to_);
+  }
+  void TearDown() override {
+    pipe_.reset();
+    std::fclose(to_);
+    if (ends_[0] >= 0) ::close(ends_[0]);
+    ::signal(SIGPIPE, before_);
+  }
+  // As a rank that prints so many lines of a hundred bytes.
+  void print(int lines) {
+    for (int i = 0; i < lines; ++i) {
+      std::string line = std::to_string(printed_++);
+      line.resize(99, '.');
+      line += '\n';
+      ASSERT_EQ(::write(pipe_->write_end(), line.data(), line.size()), static_cast<ssize_t>(line.size()));
+      pipe_->take();
+    }
+  }
+  std::string read() {
+    ::fcntl(ends_[0], F_SETFL, O_NONBLOCK);
+    std::string text;
+    char buffer[4096];
+    for (ssize_t n = 0; (n = ::read(ends_[0], buffer, sizeof(buffer))) > 0;) {
+      text.append(buffer, static_cast<size_t>(n));
+      pipe_->take();
+    }
+    return text;
+  }
+  int ends_[2] = {-1, -1};
+  std::FILE* to_ = nullptr;
+  std::optional<OutputPipe> pipe_;
+  int printed_ = 0;
+  void (*before_)(int) = nullptr;
+};
+
+TEST_F(Output, APausedReaderGetsItLater) {
+  print(3000);  // 300 kB: more than a pipe holds
+  const std::string text = read();
+  EXPECT_EQ(text.size(), 300000U);
+  EXPECT_EQ(text.rfind("2999.", text.size()), text.size() - 100);
+}
+
+TEST_F(Output, OfAReaderThatStaysAwayTheLastIsKept) {
+  print(15000);  // 1.5 MB
+  const std::string text = read();
+  EXPECT_GT(text.size(), 1000000U);
+  EXPECT_LT(text.size(), 1300000U);
+  EXPECT_NE(text.find("14999."), std::string::npos);
+  EXPECT_NE(text.find("bytes of output are left out"), std::string::npos);
+}
+
+TEST_F(Output, AReaderThatGoesAwayStopsNobody) {
+  print(10);
+  ::close(ends_[0]);
+  ends_[0] = -1;
+  print(3000);
+  pipe_->finish();
+  EXPECT_EQ(pipe_->filter().last_lines().at(kMpirunItself).back().substr(0, 5), "3009.");
 }
 
 }  // namespace

@@ -19,15 +19,38 @@ namespace {
 
 using Under = StopSignals::Under;
 
-// Requests after what comes within `seconds`, at least `wanted`.
+// Requests after what comes within `seconds`, at least `wanted`; signals read in one call came together, and
+// one call is more than a second after the other.
 int wait_for_requests(StopSignals& signals, int wanted, double seconds = 2) {
+  static auto told = std::chrono::steady_clock::now();
   const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
   while (signals.requests() < wanted && std::chrono::steady_clock::now() < until) {
     pollfd fd{signals.fd(), POLLIN, 0};
     ::poll(&fd, 1, 20);
-    signals.read();
+    signals.read(told += std::chrono::milliseconds(1100));
   }
   return signals.requests();
+}
+
+TEST(StopSignals, WithinASecondAreOne) {
+  StopSignals signals(Under::kNothing);
+  const auto begin = std::chrono::steady_clock::now();
+  const auto after = [&](int ms, std::initializer_list<int> numbers) {
+    for (const int number : numbers) {
+      ::kill(::getpid(), number);
+      pollfd fd{signals.fd(), POLLIN, 0};
+      ::poll(&fd, 1, 2000);
+    }
+    signals.read(begin + std::chrono::milliseconds(ms));
+    return signals.requests();
+  };
+  EXPECT_EQ(after(0, {SIGINT, SIGTERM, SIGTERM}), 1);
+  EXPECT_EQ(after(500, {SIGINT}), 1);
+  EXPECT_EQ(after(999, {SIGTERM}), 1);
+  EXPECT_EQ(after(1001, {SIGTERM}), 2);  // counted from the one that counted
+  EXPECT_EQ(after(1900, {SIGTERM}), 2);
+  EXPECT_EQ(after(5000, {}), 2);
+  EXPECT_EQ(after(5001, {SIGINT}), 3);
 }
 
 // What SIG... does when StopSignals begins, as inherited from whoever started us; as before at the end.
@@ -101,8 +124,10 @@ TEST(StopSignals, ATerminalThatGoesAwayAsksToStopButNotUnderNohup) {
 
 TEST(StopSignals, UnderSlurmOnlyASecondSigintAsksForMore) {
   StopSignals signals(Under::kSlurm);
-  for (const int number : {SIGTERM, SIGTERM, SIGUSR1}) ::kill(::getpid(), number);
-  EXPECT_EQ(wait_for_requests(signals, 2, 0.2), 1);
+  for (const int number : {SIGTERM, SIGTERM, SIGUSR1}) {
+    ::kill(::getpid(), number);
+    EXPECT_EQ(wait_for_requests(signals, 2, 0.1), 1);
+  }
   ::kill(::getpid(), SIGINT);
   EXPECT_EQ(wait_for_requests(signals, 2), 2);
 }

@@ -73,8 +73,8 @@ void close_in_bf16(const Rows& rows, int tp, int ep) {
   EXPECT_GT(relative_error(sparse.all_logits(PassKind::kEval), want), 2 * bound);
 }
 
-TEST(DenseEqual, WithinRoundingInBf16) {
-  if (!test_on_gpu()) return;  // BF16 is a GPU's
+TEST(DenseEqual, WithinRoundingInBf16OnGpu) {
+  ASSERT_TRUE(test_on_gpu());  // BF16 is a GPU's
   const MpiSession session;
   const int ranks = session.world()->size();
   const int64_t vocab = bf16_llama().vocab;

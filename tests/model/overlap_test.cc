@@ -1,6 +1,7 @@
 // ranks: 2 4
-// What runs beside the computation changes no bit: collectives on a stream of their own or not, gradients
-// summed over ranks behind the backward or after it. And two chunks of tokens give what one gives, within
+// What runs beside the computation changes no bit: gradients summed over ranks layer by layer behind the
+// backward or all after it, and, on a GPU, collectives on a stream of their own or not (the CPU has no other
+// stream). And two chunks of tokens give what one gives, within
 // rounding, whatever their lengths.
 #include <gtest/gtest.h>
 
@@ -67,27 +68,40 @@ std::vector<Layout> plain_layouts(int ranks, bool experts) {
   return all;
 }
 
-void same_bits_beside(const PescConfig& pesc) {
+// Against a run that does one thing after the other.
+void same_bits_beside(const PescConfig& pesc, Overlap overlap) {
   const MpiSession session;
   const auto world = test_world(session);
   for (Layout layout : plain_layouts(world->size(), pesc.mode == TrainMode::kPesc)) {
     SCOPED_TRACE(str_cat("tp ", layout.tp, ", ep ", layout.ep, ", headroom ", layout.headroom, ", chunks ",
                          layout.chunks));
     const Outcome want = three_steps(*world, pesc, layout);
-    layout.overlap = Overlap::kOn;
+    layout.overlap = overlap;
     layout.reduce = Reduce::kBehindLayers;
     for (int run = 0; run < 2; ++run) expect_same(three_steps(*world, pesc, layout), want);
   }
 }
 
-TEST(Overlap, ChangesNoBitOfPesc) {
-  same_bits_beside(tiny_pesc());
+TEST(Overlap, SumsBehindLayersChangeNoBitOfPesc) {
+  same_bits_beside(tiny_pesc(), Overlap::kOff);
 }
-TEST(Overlap, ChangesNoBitWithoutExperts) {
-  same_bits_beside(dense_only());
+TEST(Overlap, SumsBehindLayersChangeNoBitWithoutExperts) {
+  same_bits_beside(dense_only(), Overlap::kOff);
 }
-TEST(Overlap, ChangesNoBitOfFullTuning) {
-  same_bits_beside(full_tuning());
+TEST(Overlap, SumsBehindLayersChangeNoBitOfFullTuning) {
+  same_bits_beside(full_tuning(), Overlap::kOff);
+}
+TEST(Overlap, ChangesNoBitOfPescOnGpu) {
+  ASSERT_TRUE(test_on_gpu());
+  same_bits_beside(tiny_pesc(), Overlap::kOn);
+}
+TEST(Overlap, ChangesNoBitWithoutExpertsOnGpu) {
+  ASSERT_TRUE(test_on_gpu());
+  same_bits_beside(dense_only(), Overlap::kOn);
+}
+TEST(Overlap, ChangesNoBitOfFullTuningOnGpu) {
+  ASSERT_TRUE(test_on_gpu());
+  same_bits_beside(full_tuning(), Overlap::kOn);
 }
 
 // Every trained gradient stands in the piece of its layer, and the pieces fill the flat buffer.

@@ -63,8 +63,8 @@ TEST(Repeat, FfnInBlocks) {
 }
 
 // Attention is the library's: of a dense batch, and of ragged ones.
-TEST(Repeat, InBf16) {
-  if (!test_on_gpu()) return;  // BF16 is a GPU's
+TEST(Repeat, InBf16OnGpu) {
+  ASSERT_TRUE(test_on_gpu());  // BF16 is a GPU's
   const MpiSession session;
   const int n = session.world()->size();
   const ModelConfig model = bf16_llama();

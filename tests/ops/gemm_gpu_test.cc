@@ -97,10 +97,15 @@ TEST_F(GemmGpu, TimedKernels) {
     Outputs got;
     for (int run = 0; run < 2; ++run) {
       Stream stream(device);
+      Arena trials("trials", device, gemm_trial_bytes(device, 1024, 1536, out));
+      set_gemm_trials(stream, &trials);
       set_gemm_choices(stream, record);
       const OnGpu ga(stream, a, DType::kBF16), gb(stream, b, DType::kBF16), gc(stream, before, out);
       gemm(stream, {.a = ga.view, .b = gb.view, .trans_b = Transpose::kYes, .c = gc.view, .beta = 1});
       got.push_back(gc.host());
+      // Timed there, unless the record says which, and given back.
+      EXPECT_EQ(trials.peak(), run == 0 ? trials.capacity() : 0);
+      EXPECT_EQ(trials.used(), 0);
       const std::string now = gemm_choices(stream);
       EXPECT_EQ(std::count(now.begin(), now.end(), '\n'), 2) << now;
       if (run == 1) {
@@ -121,6 +126,25 @@ TEST_F(GemmGpu, TimedKernels) {
     EXPECT_EQ(std::count(more.begin(), more.end(), '\n'), 3) << more;
     std::istringstream lines(record);
     for (std::string line; std::getline(lines, line);) EXPECT_NE(more.find(line), std::string::npos) << line;
+  }
+}
+
+// Where the arenas have no room for what is added to, the library's first kernel is taken, whatever memory
+// the device has left; products that write their output are timed in it.
+TEST_F(GemmGpu, TimesNothingOutsideTheArenas) {
+  const HostMatrix a = rounded(HostMatrix::normal(1024, 1024, 1), DType::kBF16);
+  Device device = gpu().device();
+  device.products = KernelChoice::kTimed;
+  Arena small("trials", device, gemm_trial_bytes(device, 1024, 1024, DType::kBF16) - Arena::kAlignment);
+  for (Arena* trials : {static_cast<Arena*>(nullptr), &small}) {
+    Stream stream(device);
+    set_gemm_trials(stream, trials);
+    const OnGpu ga(stream, a, DType::kBF16), gc(stream, a, DType::kBF16);
+    gemm(stream, {.a = ga.view, .b = ga.view, .trans_b = Transpose::kYes, .c = gc.view, .beta = 1});
+    const std::string choices = gemm_choices(stream);
+    ASSERT_EQ(std::count(choices.begin(), choices.end(), '\n'), 2) << choices;
+    EXPECT_TRUE(choices.ends_with(" 0\n")) << choices;
+    EXPECT_EQ(small.peak(), 0);
   }
 }
 

@@ -41,8 +41,6 @@ TEST(Mesh, GroupsPartitionTheWorld) {
   for_layouts([](int world, int tp, int ep) {
     SCOPED_TRACE(str_cat("world ", world, " tp ", tp, " ep ", ep));
     expect_partition(world, tp, [&](int r) { return Mesh(world, r, tp, ep).tp_members(); });
-    expect_partition(world, world / tp, [&](int r) { return Mesh(world, r, tp, ep).dp_members(); });
-    expect_partition(world, ep, [&](int r) { return Mesh(world, r, tp, ep).ep_members(); });
   });
 }
 
@@ -54,10 +52,7 @@ TEST(Mesh, RanksWithinGroups) {
       EXPECT_EQ(m.ep_group() * ep + m.ep_rank(), rank);
       EXPECT_EQ(m.dp() * m.tp(), world);
       EXPECT_EQ(m.tp_members().at(static_cast<size_t>(m.tp_rank())), rank);
-      EXPECT_EQ(m.dp_members().at(static_cast<size_t>(m.dp_rank())), rank);
-      EXPECT_EQ(m.ep_members().at(static_cast<size_t>(m.ep_rank())), rank);
       EXPECT_EQ(m.tp_members().back() - m.tp_members().front(), tp - 1);  // adjacent
-      EXPECT_EQ(m.ep_members().back() - m.ep_members().front(), ep - 1);
     }
   });
 }
@@ -74,8 +69,7 @@ TEST(Mesh, EachGroupHoldsEachExpertOnce) {
         EXPECT_EQ(own.size(), experts / ep);
         for (int64_t e = own.begin; e < own.end; ++e) {
           ++counts.at(static_cast<size_t>(e));
-          EXPECT_EQ(m.expert_home(e, experts), m.ep_rank());
-          EXPECT_EQ(m.expert_home(e, experts), static_cast<int>(e / (experts / ep)));
+          EXPECT_EQ(static_cast<int>(e / (experts / ep)), m.ep_rank());
         }
       }
       for (const auto& [group, counts] : held)
@@ -97,9 +91,6 @@ TEST(Mesh, RefusesWhatDoesNotDivide) {
   EXPECT_THROW(Mesh(0, 0, 1, 1), UsageError);
   EXPECT_THROW((void)Mesh(4, 0, 1, 4).experts(6), UsageError);
   EXPECT_THROW((void)Mesh(4, 0, 1, 4).experts(0), UsageError);
-  EXPECT_THROW((void)Mesh(4, 0, 1, 4).expert_home(0, 6), UsageError);
-  EXPECT_THROW((void)Mesh(4, 0, 1, 4).expert_home(8, 8), InternalError);
-  EXPECT_THROW((void)Mesh(4, 0, 1, 4).expert_home(-1, 8), InternalError);
 }
 
 TEST(Mesh, ErrorsNameTheFieldAndTheNumbers) {

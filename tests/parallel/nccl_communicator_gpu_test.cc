@@ -234,8 +234,8 @@ TEST_F(NcclTest, CommunicationHasItsOwnStream) {
 
 // What a stream waits for the other is told apart from its own work. On one rank: others take turns on the
 // GPU. The host can be held up between two calls, and the GPU lent to others: one of several tries is clear.
-TEST_F(NcclTest, TheWaitIsCommunication) {
-  if (size_ > 1) return;
+TEST_F(NcclTest, TheWaitIsCommunicationOnOneRank) {
+  ASSERT_EQ(size_, 1);
   stream_->open_communication();
   Stream& lane = stream_->communication();
   const Tensor x = upload(values(0, 1 << 21));
@@ -265,8 +265,8 @@ TEST_F(NcclTest, TheWaitIsCommunication) {
 
 // A rank that does not come ends the wait of the others, by name; also where they wait through another
 // stream.
-TEST_F(NcclTest, AWaitEnds) {
-  if (size_ == 1) return;
+TEST_F(NcclTest, AWaitEndsOnSeveralRanks) {
+  ASSERT_GT(size_, 1);
   stream_->open_communication();
   const Tensor data = upload(values(rank_, 1000));
   world_->all_reduce_sum(*stream_, data);

@@ -1,107 +1,133 @@
-// Binding and threads of ranks that share a host: what each gets of the cores that this job may use.
+// Binding and threads of ranks that share a host: what each gets of the cores that it was given.
 #include "runtime/ranks.h"
 
 #include <gtest/gtest.h>
 #include <sched.h>
 
 #include <map>
+#include <numeric>
 #include <set>
 #include <vector>
 
 namespace pesc {
 namespace {
 
-std::set<int> bound_to() {
+std::vector<int> first_cores(int n, int from = 0) {
+  std::vector<int> cores(static_cast<size_t>(n));
+  std::iota(cores.begin(), cores.end(), from);
+  return cores;
+}
+
+// Each rank of a host that gave all its cores to all of them. How many ranks each core has.
+std::map<int, int> load_of(int cores, int ranks, int expected_threads) {
+  std::map<int, int> load;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const HostPlacement p = divide_host({first_cores(cores), ranks, rank}, 0, cores, rank, ranks, 0);
+    EXPECT_EQ(p.cores, cores);
+    EXPECT_EQ(p.local_rank, rank);
+    EXPECT_EQ(p.threads, expected_threads) << rank << " of " << ranks;
+    EXPECT_EQ(p.why, "");
+    const std::vector<int> mine = p.on.empty() ? first_cores(cores) : p.on;
+    // No rank has more threads than cores: small products would wait for the thread that is off its core.
+    EXPECT_LE(p.threads, std::ssize(mine));
+    for (const int core : mine) ++load[core];
+  }
+  EXPECT_EQ(std::ssize(load), cores);
+  return load;
+}
+
+TEST(DivideHost, RanksThatWereGivenTheSameCoresDivideThem) {
+  struct Case {
+    int cores, ranks, threads, ranks_of_a_core;
+  };
+  for (const Case& c :
+       {Case{8, 1, 8, 1}, {8, 2, 4, 1}, {8, 3, 2, 1}, {8, 8, 1, 1}, {2, 8, 1, 4}, {1, 4, 1, 4}}) {
+    for (const auto& [core, ranks] : load_of(c.cores, c.ranks, c.threads))
+      EXPECT_EQ(ranks, c.ranks_of_a_core) << core;
+  }
+}
+
+TEST(DivideHost, NeighboursStandOnDifferentCoresWhereRanksOutnumberThem) {
+  const HostPlacement first = divide_host({first_cores(2), 8, 0}, 0, 2, 0, 8, 0);
+  const HostPlacement second = divide_host({first_cores(2), 8, 1}, 0, 2, 1, 8, 0);
+  EXPECT_EQ(std::ssize(first.on), 1);
+  EXPECT_NE(first.on, second.on);
+}
+
+TEST(DivideHost, AMaskOfOneCoreHoldsAllRanksWithAThreadEach) {
+  for (int rank = 0; rank < 4; ++rank) {
+    const HostPlacement p = divide_host({{5}, 4, rank}, 0, 8, rank, 4, 0);
+    EXPECT_EQ(p.on, std::vector<int>{5});
+    EXPECT_EQ(p.threads, 1);
+    EXPECT_NE(p.why.find("given 1 of the 8 cores"), std::string::npos) << p.why;
+  }
+}
+
+TEST(DivideHost, ARankKeepsTheCoresThatItAloneWasGiven) {
+  // Bound by Slurm or mpirun: two ranks of four cores each.
+  const HostPlacement p = divide_host({first_cores(4, 4), 1, 0}, 0, 8, 1, 2, 0);
+  EXPECT_EQ(p.on, std::vector<int>{});  // as it is
+  EXPECT_EQ(p.threads, 4);
+  // By socket: ranks 2 and 3 of four divide the second.
+  const HostPlacement q = divide_host({first_cores(4, 4), 2, 1}, 0, 8, 3, 4, 0);
+  EXPECT_EQ(q.on, (std::vector<int>{6, 7}));
+  EXPECT_EQ(q.threads, 2);
+}
+
+TEST(DivideHost, TheQuotaBoundsThreadsAndIsDividedByTheRanksOfTheHost) {
+  const auto threads = [](double quota, int ranks) {
+    return divide_host({first_cores(8), ranks, 0}, quota, 8, 0, ranks, 0).threads;
+  };
+  EXPECT_EQ(threads(0, 1), 8);
+  EXPECT_EQ(threads(16, 1), 8);
+  EXPECT_EQ(threads(4, 1), 4);
+  EXPECT_EQ(threads(2.9, 1), 2);
+  EXPECT_EQ(threads(0.5, 1), 1);
+  EXPECT_EQ(threads(4, 2), 2);
+  EXPECT_EQ(threads(4, 8), 1);
+  const HostPlacement p = divide_host({first_cores(8), 2, 0}, 1.5, 8, 0, 2, 0);
+  EXPECT_NE(p.why.find("quota is 1.5 CPUs for the 2 ranks"), std::string::npos) << p.why;
+  EXPECT_EQ(p.on, first_cores(4));  // which cores, a quota does not say
+}
+
+TEST(DivideHost, TheExperimentsThreadsComeFirstButNotItsCores) {
+  EXPECT_EQ(divide_host({first_cores(4), 1, 0}, 0, 4, 0, 1, 3).threads, 3);
+  const HostPlacement p = divide_host({{1}, 2, 0}, 0, 4, 0, 2, 2);
+  EXPECT_EQ(p.threads, 2);
+  EXPECT_EQ(p.on, std::vector<int>{1});
+  EXPECT_NE(p.why.find("parallel.threads 2 is obeyed"), std::string::npos) << p.why;
+}
+
+std::vector<int> bound_to() {
   cpu_set_t mine;
   CPU_ZERO(&mine);
   EXPECT_EQ(sched_getaffinity(0, sizeof(mine), &mine), 0);
-  std::set<int> cores;
+  std::vector<int> cores;
   for (int i = 0; i < CPU_SETSIZE; ++i) {
-    if (CPU_ISSET(i, &mine)) cores.insert(i);
+    if (CPU_ISSET(i, &mine)) cores.push_back(i);
   }
   return cores;
 }
 
-void bind_to(int core) {
-  cpu_set_t one;
-  CPU_ZERO(&one);
-  CPU_SET(core, &one);
-  ASSERT_EQ(sched_setaffinity(0, sizeof(one), &one), 0);
-}
-
-class Placement : public ::testing::Test {
- protected:
-  void SetUp() override {
-    before_ = bound_to();
-    n_ = place_rank_on_host(0, 1, 0).cores;
-    all_ = bound_to();
-    ASSERT_EQ(std::ssize(all_), n_);
-    ASSERT_GE(n_, std::ssize(before_));
-  }
-  void TearDown() override {
-    cpu_set_t mine;
-    CPU_ZERO(&mine);
-    for (const int core : before_) CPU_SET(core, &mine);
-    sched_setaffinity(0, sizeof(mine), &mine);
-  }
-  // Places every rank of the host in turn, each from the binding that mpirun gives by default, one core.
-  // Returns how many ranks each core has.
-  std::map<int, int> place_all(int ranks, int expected_threads) {
-    std::map<int, int> load;
-    for (int rank = 0; rank < ranks; ++rank) {
-      bind_to(*all_.rbegin());
-      const HostPlacement p = place_rank_on_host(rank, ranks, 0);
-      EXPECT_EQ(p.cores, n_);
-      EXPECT_EQ(p.local_rank, rank);
-      EXPECT_EQ(p.threads, expected_threads) << rank << " of " << ranks;
-      const std::set<int> mine = bound_to();
-      // No rank has more threads than cores: small products would wait for the thread that is off its core.
-      EXPECT_LE(p.threads, std::ssize(mine));
-      for (const int core : mine) ++load[core];
-    }
-    return load;
-  }
-
-  std::set<int> before_, all_;
-  int n_ = 0;
-};
-
-TEST_F(Placement, OneRankHasTheHost) {
-  bind_to(*all_.begin());
-  const HostPlacement p = place_rank_on_host(0, 1, 0);
-  EXPECT_EQ(p.threads, n_);
-  EXPECT_EQ(bound_to(), all_);
-}
-
-TEST_F(Placement, TwoRanksHalveIt) {
-  if (n_ < 2) return;  // then two ranks are "more ranks than cores", below
-  const std::map<int, int> load = place_all(2, n_ / 2);
-  EXPECT_EQ(std::ssize(load), n_);
-  for (const auto& [core, ranks] : load) EXPECT_EQ(ranks, 1) << core;
-}
-
-TEST_F(Placement, ARankForEachCore) {
-  const std::map<int, int> load = place_all(n_, 1);
-  EXPECT_EQ(std::ssize(load), n_);
-  for (const auto& [core, ranks] : load) EXPECT_EQ(ranks, 1) << core;
-}
-
-TEST_F(Placement, MoreRanksThanCoresShareThemEvenly) {
-  const std::map<int, int> load = place_all(4 * n_, 1);
-  EXPECT_EQ(std::ssize(load), n_);
-  for (const auto& [core, ranks] : load) EXPECT_EQ(ranks, 4) << core;
-  if (n_ < 2) return;
-  // Neighbours, a tp pair, stand on different cores.
-  (void)place_rank_on_host(0, 4 * n_, 0);
-  const std::set<int> first = bound_to();
-  (void)place_rank_on_host(1, 4 * n_, 0);
-  EXPECT_EQ(std::ssize(first), 1);
-  EXPECT_NE(first, bound_to());
-}
-
-TEST_F(Placement, TheExperimentsThreadsComeFirst) {
-  EXPECT_EQ(place_rank_on_host(0, 1, 3).threads, 3);
-  EXPECT_EQ(place_rank_on_host(1, 4 * n_, 2).threads, 2);
+TEST(PlaceRankOnHost, BindsThisProcessAndNeverBeyondItsStart) {
+  const std::vector<int> before = bound_to();
+  const auto back = [&] {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    for (const int core : before) CPU_SET(core, &set);
+    sched_setaffinity(0, sizeof(set), &set);
+  };
+  static_cast<void>(place_rank_on_host({before, 1, 0}, 0, 1, 0));
+  EXPECT_EQ(bound_to(), before);
+  const std::vector<int> last{before.back()};
+  EXPECT_EQ(place_rank_on_host({last, 1, 0}, 0, 1, 0).threads, 1);
+  EXPECT_EQ(bound_to(), last);
+  EXPECT_EQ(cores_of_start(), last);  // this test was not started by mpirun
+  back();
+  const int ranks = 4 * static_cast<int>(before.size());
+  static_cast<void>(place_rank_on_host({before, ranks, 1}, 1, ranks, 0));
+  EXPECT_EQ(bound_to(), std::vector<int>{before[1 % before.size()]});
+  back();
 }
 
 }  // namespace

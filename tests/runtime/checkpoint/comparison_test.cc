@@ -2,8 +2,11 @@
 #include "runtime/checkpoint/comparison.h"
 
 #include <gtest/gtest.h>
+#include <xxhash.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <set>
 
@@ -67,6 +70,24 @@ class ComparisonTest : public ::testing::Test {
     return some;
   }
   // The element (row, col) of the whole tensor, where this piece holds it.
+  // Writes `value` over the only element of the run's checkpoint that has the bits of `instead`: no run saves
+  // what is not finite, but older ones have.
+  void plant(const std::string& run, float instead, float value) {
+    const std::string folder = join_path(run, "step-5");
+    auto& shard = memory_.contents(join_path(folder, shard_name(0)));
+    const auto wanted = std::as_bytes(std::span(&instead, 1));
+    const auto at = std::search(shard.begin(), shard.end(), wanted.begin(), wanted.end());
+    ASSERT_NE(at, shard.end());
+    std::memcpy(&*at, &value, sizeof(value));
+    auto& bytes = memory_.contents(join_path(folder, kManifestName));
+    proto::Manifest manifest =
+        parse_manifest({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, "the manifest");
+    manifest.clear_checksum();
+    ASSERT_EQ(manifest.files(0).block_checksums_size(), 1);
+    manifest.mutable_files(0)->set_block_checksums(0, XXH3_64bits(shard.data(), shard.size()));
+    const std::string text = serialize_manifest(manifest);
+    bytes.assign(std::as_bytes(std::span(text)).begin(), std::as_bytes(std::span(text)).end());
+  }
   static float* element(const ShardSpec& spec, const Tensor& t, int64_t row, int64_t col) {
     if (row < spec.row || row >= spec.row + spec.rows || col < spec.col || col >= spec.col + spec.cols)
       return nullptr;
@@ -123,8 +144,10 @@ TEST_F(ComparisonTest, ZerosAndWhatIsNotFinite) {
   };
   save("zero", {1, 1, 1}, with("norm", 0.0F));
   save("minus", {1, 1, 1}, with("norm", -0.0F));
-  save("nan", {1, 1, 1}, with("norm", NAN));
-  save("inf", {1, 1, 1}, with("norm", kInf));
+  save("nan", {1, 1, 1}, with("norm", 12345.75F));
+  plant("nan", 12345.75F, NAN);
+  save("inf", {1, 1, 1}, with("norm", 12345.75F));
+  plant("inf", 12345.75F, kInf);
   const auto signs = unequal(compare("zero", "minus"));
   ASSERT_EQ(signs.size(), 1U);
   EXPECT_EQ(signs[0].differing, 1);
@@ -139,6 +162,21 @@ TEST_F(ComparisonTest, ZerosAndWhatIsNotFinite) {
   }
   EXPECT_TRUE(unequal(compare("nan", "nan")).empty());
   EXPECT_TRUE(unequal(compare("inf", "inf")).empty());
+}
+
+TEST_F(ComparisonTest, WhatIsNotFiniteIsComparedButNotLoaded) {
+  save("nan", {1, 1, 1}, [](TrainedTensor& t) {
+    if (t.spec.name == "grid") t.exp_avg_sq.f32()[t.exp_avg_sq.ld + 2] = 12345.75F;
+  });
+  plant("nan", 12345.75F, NAN);
+  const auto errors = run_ranks(1, [&](Communicator& world) {
+    Stream stream{Device{}};
+    TrainedSet set({1, 1, 1}, 0);
+    load_checkpoint(memory_, open_checkpoint(memory_, world, "nan/step-5"), stream, set.tensors());
+  });
+  EXPECT_NE(errors[0].find("'grid' (exp_avg_sq) holds nan at row 1, column 2"), std::string::npos)
+      << errors[0];
+  EXPECT_NE(errors[0].find("nan/step-5"), std::string::npos) << errors[0];
 }
 
 TEST_F(ComparisonTest, TensorsThatOnlyOneHasAndOtherShapes) {

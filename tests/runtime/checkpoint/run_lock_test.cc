@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
@@ -38,6 +39,17 @@ class RunLockTest : public ::testing::Test {
     EXPECT_EQ(::waitpid(child, &status, 0), child);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
   }
+  // In another process, with these words.
+  static bool is_refused(const std::string& dir, const LockCalls& calls, const std::string& words) {
+    return in_child([&] {
+             try {
+               (void)RunLock::acquire(dir, calls);
+             } catch (const UsageError& error) {
+               return std::string(error.what()).find(words) != std::string::npos ? 0 : 2;
+             }
+             return 1;
+           }) == 0;
+  }
   std::string root_;
 };
 
@@ -58,6 +70,60 @@ TEST_F(RunLockTest, TheSecondHolderIsRefusedAndNamesTheFirst) {
   EXPECT_EQ(status, 0);
   EXPECT_EQ(RunLock::current_generation(dir), 1U);
   EXPECT_TRUE(lock.still_ours());
+}
+
+// A file system without flock: what else there is locks, by whatever errno it says so.
+TEST_F(RunLockTest, WithoutFlockFcntlLocks) {
+  for (const int error : {ENOSYS, ENOLCK, EBADF, EOPNOTSUPP, EINVAL, 524}) {
+    SCOPED_TRACE(error);
+    LockCalls calls = system_lock_calls();
+    calls.flock = [error](int) { return error; };
+    const std::string dir = str_cat(root_, "/fcntl-", error);
+    {
+      const RunLock lock = RunLock::acquire(dir, calls);
+      EXPECT_TRUE(lock.still_ours());
+      EXPECT_FALSE(std::filesystem::exists(dir + "/pesc.lock.held"));
+      EXPECT_TRUE(is_refused(dir, calls, str_cat("pid ", ::getpid(), " on host ")));
+    }
+    EXPECT_EQ(RunLock::acquire(dir, calls).generation(), 2U);
+  }
+}
+
+TEST_F(RunLockTest, WithoutAnyLockAFileIsHeld) {
+  const LockCalls none{[](int) { return ENOLCK; }, [](int) { return ENOLCK; }};
+  const std::string dir = root_ + "/a", held = dir + "/pesc.lock.held";
+  {
+    const RunLock lock = RunLock::acquire(dir, none);
+    EXPECT_TRUE(std::filesystem::exists(held));
+    EXPECT_TRUE(is_refused(dir, none, str_cat("pid ", ::getpid(), " on host ")));
+    EXPECT_TRUE(is_refused(dir, none, held));
+    const RunLock moved(RunLock::acquire(root_ + "/b", none));
+    EXPECT_TRUE(moved.still_ours());
+  }
+  EXPECT_FALSE(std::filesystem::exists(held));
+  EXPECT_FALSE(std::filesystem::exists(root_ + "/b/pesc.lock.held"));
+  // One that was killed holds nothing.
+  const int status = in_child([&] {
+    const RunLock lock = RunLock::acquire(dir, none);
+    ::raise(SIGKILL);
+    return 0;
+  });
+  EXPECT_EQ(status, -SIGKILL);
+  EXPECT_TRUE(std::filesystem::exists(held));
+  EXPECT_EQ(RunLock::acquire(dir, none).generation(), 3U);
+}
+
+// Nobody here can know whether they are gone.
+TEST_F(RunLockTest, AHeldFileOfAnotherHostOrOfNobodyIsRefusedWithAWayOut) {
+  const LockCalls none{[](int) { return ENOLCK; }, [](int) { return ENOLCK; }};
+  const std::string dir = root_ + "/a", held = dir + "/pesc.lock.held";
+  (void)RunLock::acquire(dir, none);
+  for (const char* text : {"pid 1 on host elsewhere boot x pids y start 0\n", "", "nonsense\n"}) {
+    std::ofstream(held) << text;
+    EXPECT_TRUE(is_refused(dir, none, "remove '" + held + "'")) << text;
+  }
+  std::filesystem::remove(held);
+  EXPECT_EQ(RunLock::acquire(dir, none).generation(), 2U);
 }
 
 TEST_F(RunLockTest, EachLaunchHasAHigherGeneration) {

@@ -1,6 +1,6 @@
 // The trained tensors of a small pretend model on any layout. Each element's bits are a function of (tensor,
 // kind, global position, salt), so that what was loaded can be checked bitwise without keeping what was
-// saved.
+// saved; all are finite, as what a run saves is.
 #pragma once
 
 #include <bit>
@@ -61,6 +61,7 @@ class TrainedSet {
   }
 
  private:
+  static constexpr uint32_t kFinite = ~uint32_t{1 << 29};  // one bit of the exponent is never set
   struct Part {
     int parts, index;
   };
@@ -103,7 +104,8 @@ class TrainedSet {
           for (int64_t c = 0; c < tensor.cols; ++c)
             visit(tensor.f32()[r * tensor.ld + c], philox({static_cast<uint32_t>(t.spec.row + r),
                                                            static_cast<uint32_t>(t.spec.col + c), kind, salt},
-                                                          {name, 7})[0]);
+                                                          {name, 7})[0] &
+                                                       kFinite);
         ++kind;
       }
     }

@@ -72,6 +72,31 @@ TEST_F(PosixTest, WritesReadsListsRenamesRemoves) {
   EXPECT_FALSE(files_.exists(at("e")));
 }
 
+// "Cannot do this here" is no failure; "has failed" is.
+TEST_F(PosixTest, ADirectoryOrFileThatCannotBeSyncedHereIsAccepted) {
+  int error = 0;
+  const auto files = posix_filesystem_with([&](int) {
+    errno = error;
+    return error == 0 ? 0 : -1;
+  });
+  for (const int code : {EINVAL, ENOSYS, EOPNOTSUPP, EBADF, EISDIR, 524}) {
+    error = code;
+    EXPECT_EQ(error_of([&] { files->sync_directory(root_); }), "no error") << code;
+  }
+  for (const int code : {EINVAL, ENOSYS, EOPNOTSUPP, 524}) {
+    error = code;
+    EXPECT_EQ(error_of([&] { put(*files, at("f"), "x"); }), "no error") << code;
+  }
+  for (const int code : {EIO, ENOSPC, EDQUOT, EROFS}) {
+    error = code;
+    EXPECT_NE(error_of([&] { files->sync_directory(root_); }).find("sync directory"), std::string::npos)
+        << code;
+    EXPECT_NE(error_of([&] { put(*files, at("f"), "x"); }).find("sync"), std::string::npos) << code;
+  }
+  error = EBADF;  // of a file it would be our mistake
+  EXPECT_NE(error_of([&] { put(*files, at("f"), "x"); }), "no error");
+}
+
 TEST_F(PosixTest, ErrorsNameOperationPathAndReason) {
   const std::string missing = error_of([&] { (void)files_.open(at("none")); });
   EXPECT_NE(missing.find("open"), std::string::npos) << missing;

@@ -1,0 +1,36 @@
+#include "model/device_memory.h"
+
+#include "parallel/gpu_world.h"
+
+namespace pesc {
+namespace {
+
+constexpr int64_t kMiB = int64_t{1} << 20;
+// Of an H200 with CUDA 13: with the libraries' kernels and one queue it is 0.8 GiB.
+constexpr int64_t kContextBytes = 531 * kMiB;
+constexpr int64_t kProgramBytes = 154 * kMiB;  // of a rank on the CPU
+
+}  // namespace
+
+int64_t DeviceMemory::arena_bytes() const {
+  int64_t bytes = 0;
+  for (const ArenaSize& a : arenas) bytes += a.bytes;
+  return bytes;
+}
+
+DeviceMemory device_memory(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
+                           const DecoderOptions& options) {
+  DeviceMemory m;
+  m.arenas = Decoder::plan(model, pesc, mesh, options);
+  if (options.device.kind != DeviceKind::kCuda) {
+    m.context = kProgramBytes;
+    return m;
+  }
+  m.queues = cuda::kQueueBytes * (has_communication_stream(mesh, options) ? 2 : 1);
+  m.connections = nccl_bytes(mesh, model.kv_heads, options.gpu_use);
+  m.libraries = cuda::kLibraryBytes;
+  m.context = kContextBytes;
+  return m;
+}
+
+}  // namespace pesc

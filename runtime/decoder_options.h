@@ -1,0 +1,28 @@
+// An experiment's settings as the options of its decoder: the only place that derives these, for the ranks of
+// a run as for `pesc plan`, which has none.
+#pragma once
+
+#include <cstdint>
+
+#include "model/decoder.h"
+#include "runtime/config/experiment.h"
+
+namespace pesc {
+
+// What a decoder is made for.
+struct DecoderUse {
+  Purpose purpose = Purpose::kTraining;
+  int64_t rows = 0;         // of a micro-batch, over all dp ranks
+  int64_t sequence = 0;     // tokens of the longest row
+  int64_t cache_slots = 0;  // sequences of the KV cache of a dp rank; 0: none
+};
+// Of the training that the experiment describes.
+[[nodiscard]] DecoderUse training_use(const ExperimentConfig& config);
+
+// `threads`: CPU threads of a rank. The CUDA device is the first, until a rank knows its own.
+[[nodiscard]] Device device_of(const ExperimentConfig& config, int threads);
+
+[[nodiscard]] DecoderOptions decoder_options(const ExperimentConfig& config, const Mesh& mesh,
+                                             const Device& device, const DecoderUse& use);
+
+}  // namespace pesc

@@ -1,0 +1,256 @@
+#include "runtime/fitting.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <tuple>
+
+#include "ops/core/check.h"
+#include "runtime/machine.h"
+
+namespace pesc {
+namespace {
+
+// The fields that decide about memory, and the number of ranks.
+struct Choice {
+  Recompute recompute;
+  int64_t micro_batch, seq_len;
+  int tp, ep, world;
+};
+
+class Search {
+ public:
+  Search(const ExperimentConfig& config, const ModelConfig& model, int world, const DecoderUse& use,
+         const MemoryRoom& room)
+      : config_(config), model_(model), use_(use), room_(room) {
+    now_ = {config.train.recompute, config.train.micro_batch, config.train.seq_len,
+            config.parallel.tp,     config.parallel.ep,       world};
+  }
+
+  [[nodiscard]] std::vector<std::string> single_changes() {
+    if (training()) {
+      first_that_fits(recomputations(), [](Choice& c, Recompute r) { c.recompute = r; });
+      first_that_fits(micro_batches(), [](Choice& c, int64_t rows) { c.micro_batch = rows; });
+      first_that_fits(lengths(), [](Choice& c, int64_t tokens) { c.seq_len = tokens; });
+    }
+    const auto set_layout = [](Choice& c, const Layout& l) { std::tie(c.tp, c.ep) = l; };
+    const auto where = [&](auto keep) {
+      std::vector<Layout> some = layouts(now_.world);
+      std::erase_if(some, [&](const Layout& l) { return !keep(l); });
+      return some;
+    };
+    const bool tp = first_that_fits(where([&](const Layout& l) { return l.second == now_.ep; }), set_layout);
+    const bool ep = first_that_fits(where([&](const Layout& l) { return l.first == now_.tp; }), set_layout);
+    if (!tp && !ep) first_that_fits(layouts(now_.world), set_layout);
+    first_that_fits(worlds(), [](Choice& c, int n) { c.world = n; });
+    return found_;
+  }
+
+  // The fewest ranks; then a layout before recomputation before a micro-batch: the aux loss comes last.
+  [[nodiscard]] std::vector<std::string> combined_changes() {
+    std::vector<int64_t> rows{now_.micro_batch};
+    std::vector<Recompute> levels{now_.recompute};
+    if (training()) {
+      for (const int64_t n : micro_batches()) rows.push_back(n);
+      for (const Recompute r : recomputations()) levels.push_back(r);
+    }
+    for (Choice c = now_; c.world <= now_.world * kMostRanks; c.world *= 2) {
+      const std::vector<Layout> all = layouts(c.world);
+      const auto some_layout_fits = [&] {
+        return std::any_of(all.begin(), all.end(), [&](const Layout& l) {
+          std::tie(c.tp, c.ep) = l;
+          return consider(c);
+        });
+      };
+      // With the least of everything; where that does not fit, nothing does.
+      c.micro_batch = rows.back();
+      c.recompute = levels.back();
+      if (!some_layout_fits()) continue;
+      found_.clear();
+      for (const int64_t n : rows) {
+        for (const Recompute r : levels) {
+          c.micro_batch = n;
+          c.recompute = r;
+          if (some_layout_fits()) return found_;
+        }
+      }
+    }
+    return found_;
+  }
+
+ private:
+  using Layout = std::pair<int, int>;
+
+  [[nodiscard]] bool training() const { return use_.purpose == Purpose::kTraining; }
+  [[nodiscard]] bool pesc() const { return config_.pesc.mode == TrainMode::kPesc; }
+
+  [[nodiscard]] std::vector<Recompute> recomputations() const {
+    std::vector<Recompute> all;
+    for (const Recompute r : {Recompute::kCheap, Recompute::kBlock})
+      if (r > now_.recompute) all.push_back(r);
+    return all;
+  }
+  [[nodiscard]] std::vector<int64_t> micro_batches() const {
+    std::vector<int64_t> all;
+    for (int64_t rows = now_.micro_batch - 1; rows >= 1; --rows)
+      if (config_.train.global_batch % rows == 0) all.push_back(rows);
+    return all;
+  }
+  [[nodiscard]] std::vector<int64_t> lengths() const {
+    std::vector<int64_t> all;
+    for (int64_t tokens = now_.seq_len / 2; tokens >= 128; tokens /= 2) all.push_back(tokens);
+    return all;
+  }
+  // Of so many ranks, those that cut least first.
+  [[nodiscard]] std::vector<Layout> layouts(int world) const {
+    std::vector<Layout> all;
+    for (int tp = now_.tp; tp <= world; ++tp) {
+      for (int ep = now_.ep; ep <= (pesc() ? world : now_.ep); ++ep)
+        if (world % tp == 0 && world % ep == 0) all.emplace_back(tp, ep);
+    }
+    std::sort(all.begin(), all.end(), [](const Layout& a, const Layout& b) {
+      return std::tuple(a.first * a.second, a.first) < std::tuple(b.first * b.second, b.first);
+    });
+    return all;
+  }
+  [[nodiscard]] std::vector<int> worlds() const {
+    std::vector<int> all;
+    for (int ranks = now_.world * 2; ranks <= now_.world * kMostRanks; ranks *= 2) all.push_back(ranks);
+    return all;
+  }
+
+  template <class Values, class Set>
+  bool first_that_fits(const Values& values, Set set) {
+    for (const auto& value : values) {
+      Choice c = now_;
+      set(c, value);
+      if (consider(c)) return true;
+    }
+    return false;
+  }
+
+  bool consider(const Choice& c) {
+    ExperimentConfig changed = config_;
+    changed.train.recompute = c.recompute;
+    changed.train.micro_batch = c.micro_batch;
+    changed.train.seq_len = c.seq_len;
+    changed.parallel.tp = c.tp;
+    changed.parallel.ep = c.ep;
+    try {
+      validate_layout(model_, changed.pesc, c.world, c.tp, c.ep);
+    } catch (const Error&) {
+      return false;
+    }
+    DecoderUse use = use_;
+    if (training()) {
+      use = training_use(changed);
+    } else {  // so many rows for each dp rank, whatever their number
+      use.rows = use_.rows / (now_.world / now_.tp) * (c.world / c.tp);
+    }
+    const double bytes = needed_bytes(changed, model_, c.world, use, room_.against);
+    if (bytes > room_.of_rank(c.world)) return false;
+    char size[32];
+    std::snprintf(size, sizeof(size), " needs %.1f GiB", bytes / kGiB);
+    found_.push_back(name(c) + size + remark(c));
+    return true;
+  }
+
+  [[nodiscard]] std::string name(const Choice& c) const {
+    std::string all;
+    const auto add = [&all](const std::string& field, const auto& value) {
+      all += str_cat(all.empty() ? "" : " and ", field, value);
+    };
+    if (c.micro_batch != now_.micro_batch) add("train.micro_batch: ", c.micro_batch);
+    if (c.seq_len != now_.seq_len) add("train.seq_len: ", c.seq_len);
+    if (c.tp != now_.tp) add("parallel.tp: ", c.tp);
+    if (c.ep != now_.ep) add("parallel.ep: ", c.ep);
+    if (c.world != now_.world) add("ranks: ", c.world);
+    if (c.recompute != now_.recompute) add("train.recompute: ", recompute_name(c.recompute));
+    return all;
+  }
+  [[nodiscard]] std::string remark(const Choice& c) const {
+    if (c.micro_batch != now_.micro_batch && pesc() && config_.pesc.moe.aux_coef > 0)
+      return " (changes the balance loss, moe.aux_coef, which is taken of each micro-batch)";
+    if (c.seq_len != now_.seq_len) return " (cuts longer rows)";
+    return "";
+  }
+
+  const ExperimentConfig& config_;
+  const ModelConfig& model_;
+  const DecoderUse& use_;
+  const MemoryRoom& room_;
+  Choice now_;
+  std::vector<std::string> found_;
+};
+
+}  // namespace
+
+int replicas_of(ReplicaGroup group, const Mesh& mesh, int64_t kv_heads) {
+  const int kv = static_cast<int>(std::max<int64_t>(1, mesh.tp() / std::max<int64_t>(kv_heads, 1)));
+  switch (group) {
+    case ReplicaGroup::kWorld:
+      return mesh.world();
+    case ReplicaGroup::kDp:
+      return mesh.dp();
+    case ReplicaGroup::kDpKv:
+      return mesh.dp() * kv;
+    case ReplicaGroup::kExpert:
+      return mesh.world() / mesh.ep();
+  }
+  return 1;
+}
+
+int64_t planned_snapshot_bytes(const ModelParameters& parameters, const Mesh& mesh, int64_t kv_heads) {
+  int64_t bytes = 0;
+  for (const Parameter& p : parameters.all()) {
+    if (!p.trained) continue;
+    const auto local = static_cast<double>(p.spec.rows * p.spec.cols);
+    bytes += static_cast<int64_t>(std::ceil(12 * local / replicas_of(p.group, mesh, kv_heads)));
+  }
+  return bytes;
+}
+
+double needed_bytes(const ExperimentConfig& config, const ModelConfig& model, int world,
+                    const DecoderUse& use, MemoryRoom::Against against) {
+  const Mesh mesh(world, 0, config.parallel.tp, config.parallel.ep);
+  const DecoderOptions options =
+      decoder_options(config, mesh, device_of(config, config.parallel.threads), use);
+  const DeviceMemory memory = device_memory(model, config.pesc, mesh, options);
+  int64_t bytes = against == MemoryRoom::Against::kAll ? memory.all() : memory.to_come();
+  if (options.device.kind == DeviceKind::kCpu && use.purpose == Purpose::kTraining) {
+    Arena weights = Arena::planning("weights"), copies = Arena::planning("bf16 copies"),
+          optimizer = Arena::planning("optimizer");
+    const ModelParameters parameters(model, config.pesc, mesh, options.compute,
+                                     {weights, copies, &optimizer});
+    bytes += planned_snapshot_bytes(parameters, mesh, model.kv_heads);
+  }
+  return static_cast<double>(bytes);
+}
+
+std::vector<std::string> what_would_fit(const ExperimentConfig& config, const ModelConfig& model, int world,
+                                        const DecoderUse& use, const MemoryRoom& room) {
+  std::vector<std::string> found = Search(config, model, world, use, room).single_changes();
+  if (found.empty()) found = Search(config, model, world, use, room).combined_changes();
+  return found;
+}
+
+void check_memory(const ExperimentConfig& config, const ModelConfig& model, int world, const DecoderUse& use,
+                  const GpuToLoad& gpu) {
+  const MemoryRoom room{static_cast<double>(gpu.info.free_bytes / gpu.ranks), MemoryRoom::Of::kRank,
+                        MemoryRoom::Against::kToCome};
+  const double bytes = needed_bytes(config, model, world, use, room.against);
+  if (bytes <= room.bytes) return;
+  const std::string what = gpu.ranks == 1
+                               ? std::string("this rank's model, activations and workspaces")
+                               : str_cat("the model, activations and workspaces of ", gpu.ranks, " ranks");
+  std::string text =
+      cuda::too_little_memory(gpu.index, gpu.info, what, static_cast<int64_t>(bytes) * gpu.ranks);
+  text += "; use train.recompute, a smaller micro_batch or seq_len, or more ranks (tp, ep)";
+  const std::vector<std::string> changes = what_would_fit(config, model, world, use, room);
+  text += changes.empty() ? str_cat("; none of these makes it fit on up to ", kMostRanks * world, " ranks")
+                          : ". Any of these fits: ";
+  for (size_t i = 0; i < changes.size(); ++i) text += (i > 0 ? "; " : "") + changes[i];
+  throw UsageError(text);
+}
+
+}  // namespace pesc

@@ -1,0 +1,102 @@
+#include "runtime/machine.h"
+
+#include <strings.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <fstream>
+
+#include "ops/core/check.h"
+
+namespace pesc {
+namespace {
+
+struct Gpu {
+  const char* name;
+  double bf16_gemm, bf16_attention;  // TFLOP/s
+  double f32_gemm, f32_attention;    // TFLOP/s, without TF32
+  double memory, link;               // GB/s
+  double usable;                     // GiB
+};
+// H200: measured (tests/gpu/bench_against_plan.py holds it to 15 %). The others: the same shares of their
+// data sheets' peaks, which are 0.67 of the products' FLOP/s (0.77 on A100, which keeps its clock), 0.79 of
+// the memory's and 0.67 of NVLink's rate in one direction. Usable memory is what the driver reports to
+// programs.
+constexpr std::array<Gpu, 5> kGpus{{{"A100-40", 240, 145, 15, 4, 1230, 200, 39.4},
+                                    {"A100-80", 240, 145, 15, 4, 1610, 200, 79.2},
+                                    {"H100-80", 650, 390, 45, 10, 2650, 300, 79.6},
+                                    {"H200-141", 660, 400, 45, 10, 3800, 300, 139},
+                                    {"B200-180", 1500, 900, 53, 12, 6300, 600, 178}}};
+
+const Gpu& gpu(const std::string& name) {
+  const auto found = std::find_if(kGpus.begin(), kGpus.end(),
+                                  [&](const Gpu& g) { return strcasecmp(g.name, name.c_str()) == 0; });
+  if (found != kGpus.end()) return *found;
+  std::string all;
+  for (const Gpu& g : kGpus) all += str_cat(all.empty() ? "" : ", ", g.name);
+  throw UsageError(str_cat("--gpu: there is no GPU '", name, "' in the table; name one of ", all,
+                           ", or give the figures of yours with --device_gib, --gemm_tflops, --memory_gbs "
+                           "and --link_gbs"));
+}
+
+// The number in a file of a control group; 0: no limit, or no such file.
+double limit_in(const std::string& path) {
+  std::ifstream in(path);
+  double bytes = 0;
+  if (!(in >> bytes)) return 0;     // "max"
+  return bytes < 1e18 ? bytes : 0;  // version 1 writes the largest number for "no limit"
+}
+
+}  // namespace
+
+std::vector<std::string> gpu_names() {
+  std::vector<std::string> names;
+  for (const Gpu& g : kGpus) names.emplace_back(g.name);
+  return names;
+}
+
+std::string known_gpu(const std::string& name) {
+  return gpu(name).name;
+}
+
+MachineRates gpu_rates(const std::string& name, DType compute) {
+  const Gpu& g = gpu(name);
+  const bool narrow = compute == DType::kBF16;
+  return {1e12 * (narrow ? g.bf16_gemm : g.f32_gemm), 1e12 * (narrow ? g.bf16_attention : g.f32_attention),
+          1e9 * g.memory, 1e9 * g.link, kGiB * g.usable};
+}
+
+MachineRates cpu_rates(int threads) {
+  const double n = std::max(threads, 1);
+  return {80e9 * n, 30e9 * n, 8e9 * n, 3e9, 0};
+}
+
+double host_memory() {
+  double bytes = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+  const auto bound = [&](double limit) {
+    if (limit > 0) bytes = bytes > 0 ? std::min(bytes, limit) : limit;
+  };
+  // "0::/path" names the group of version 2, "N:memory:/path" that of version 1. A limit of any group above
+  // counts too.
+  std::ifstream groups("/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {
+    const size_t first = line.find(':');
+    const size_t second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1);
+    if (!controllers.empty() && controllers != "memory") continue;
+    const std::string root = controllers.empty() ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
+    const char* file = controllers.empty() ? "/memory.max" : "/memory.limit_in_bytes";
+    std::string path = line.substr(second + 1);
+    if (path == "/") path.clear();
+    while (true) {
+      bound(limit_in(root + path + file));
+      if (path.empty()) break;
+      path.resize(path.rfind('/') == std::string::npos ? 0 : path.rfind('/'));
+    }
+  }
+  return std::max(bytes, 0.0);
+}
+
+}  // namespace pesc

@@ -1,0 +1,38 @@
+// The machines that runs are planned for: rates and memory of GPUs by name, of a CPU, and of this host.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "ops/core/tensor.h"
+
+namespace pesc {
+
+inline constexpr double kGiB = 1024.0 * 1024 * 1024;
+
+// Of one rank. FLOP/s, bytes/s, bytes.
+struct MachineRates {
+  double gemm = 0;           // large matrix products in the compute type
+  double attention = 0;      // causal attention, forward and backward
+  double memory = 0;         // reading and writing device memory
+  double link = 0;           // sending to another rank
+  double device_memory = 0;  // of a rank's device, as far as programs can use it; 0: not known
+};
+
+// "A100-40", "H200-141", ...: the GPU and its nominal memory in GB.
+[[nodiscard]] std::vector<std::string> gpu_names();
+// What a plan assumes where nobody names a GPU.
+inline constexpr const char* kAssumedGpu = "H200-141";
+// The table's name of a GPU, whatever the case of the letters. Throws UsageError with all names.
+[[nodiscard]] std::string known_gpu(const std::string& name);
+// Of a rank that has such a GPU to itself. Throws as known_gpu.
+[[nodiscard]] MachineRates gpu_rates(const std::string& name, DType compute);
+
+// Two thirds of a core of a 2024 server for each thread. No memory: a host's is shared by its ranks.
+[[nodiscard]] MachineRates cpu_rates(int threads);
+
+// Bytes of memory that the processes of this host, or of the container that this one runs in, can have
+// together; 0 where it cannot be told.
+[[nodiscard]] double host_memory();
+
+}  // namespace pesc

@@ -1,0 +1,101 @@
+// Which failures come again by themselves, whether a rank ever began, and which steps count.
+#include "launcher/launch_progress.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "launcher/launch_process.h"
+#include "launcher/launch_report.h"
+#include "ops/core/check.h"
+
+namespace pesc {
+namespace {
+
+JobEnd failed(int code, Section section, int64_t step) {
+  JobEnd end;
+  end.code = code;
+  Death d;
+  d.section = section;
+  d.step = step;
+  d.exit_code = code;
+  end.deaths.push_back(d);
+  return end;
+}
+
+JobEnd crashed(int code, Section section, int64_t step) {
+  JobEnd end;
+  end.code = code;
+  Heartbeat h;
+  h.section = section;
+  h.step = step;
+  end.heartbeats.push_back(h);
+  return end;
+}
+
+TEST(RepeatedFailure, IsTheSameStepSectionAndCodeTwiceInARow) {
+  RepeatedFailure repeats;
+  EXPECT_FALSE(repeats.launch_ended(failed(70, Section::kStep, 8)));
+  EXPECT_TRUE(repeats.launch_ended(failed(70, Section::kStep, 8)));
+  EXPECT_NE(repeats.text().find("section step after step 8 ended with exit code 70"), std::string::npos);
+  EXPECT_FALSE(repeats.launch_ended(failed(70, Section::kStep, 9)));
+  EXPECT_FALSE(repeats.launch_ended(failed(70, Section::kEval, 9)));
+  EXPECT_FALSE(repeats.launch_ended(crashed(137, Section::kStep, 9)));  // another in between
+  EXPECT_FALSE(repeats.launch_ended(failed(70, Section::kEval, 9)));
+  repeats.forget();  // a new checkpoint
+  EXPECT_FALSE(repeats.launch_ended(failed(70, Section::kEval, 9)));
+  EXPECT_FALSE(repeats.launch_ended(crashed(139, Section::kStep, 9)));
+  EXPECT_TRUE(repeats.launch_ended(crashed(139, Section::kStep, 9)));
+}
+
+TEST(RepeatedFailure, IsNothingThatMayBeChance) {
+  for (const JobEnd& end :
+       {crashed(137, Section::kStep, 8), failed(76, Section::kStep, 8), failed(74, Section::kCheckpoint, 8),
+        failed(70, Section::kSetup, 0), crashed(139, Section::kSetup, 0), JobEnd{}}) {
+    RepeatedFailure repeats;
+    for (int i = 0; i < 3; ++i) EXPECT_FALSE(repeats.launch_ended(end)) << end.code;
+  }
+}
+
+TEST(RanksBegan, IsFalseWhereMpirunItselfRefuses) {
+  JobEnd end;
+  end.code = 1;
+  end.last_lines[kMpirunItself] = {"There are not enough slots available in the system"};
+  EXPECT_FALSE(ranks_began(end));
+  JobEnd silent = end;
+  silent.last_lines[kMpirunItself].push_back("  Process name: [[38890,1],0]");
+  EXPECT_TRUE(ranks_began(silent));
+  JobEnd killed = end;
+  killed.last_lines[kMpirunItself].push_back(
+      "mpirun noticed that process rank 1 with PID 0 on node vm exited on signal 9");
+  EXPECT_TRUE(ranks_began(killed));
+  JobEnd spoke = end;
+  spoke.last_lines[1] = {"pesc: rank 1"};
+  EXPECT_TRUE(ranks_began(spoke));
+  end.code = 137;
+  EXPECT_TRUE(ranks_began(end));
+  EXPECT_TRUE(ranks_began(failed(70, Section::kSetup, 0)));
+  EXPECT_TRUE(ranks_began(crashed(1, Section::kSetup, 0)));
+}
+
+TEST(SecondsThatCount, AreThoseOfTheLastLaunchThatComputedAStep) {
+  const auto path = std::filesystem::temp_directory_path() / str_cat("pesc-seconds-", ::getpid());
+  {
+    std::ofstream out(path);
+    out << R"({"kind":"launch","launch":1,"step":0})" << '\n';
+    for (int n = 1; n <= 5; ++n) out << R"({"kind":"step","launch":1,"seconds":1,"step":)" << n << "}\n";
+    out << "torn\n"
+        << R"({"kind":"launch","launch":2,"step":3})" << '\n';
+    out << R"({"kind":"step","launch":2,"seconds":10,"step":4})" << '\n';
+    out << R"({"launch":2,"saved_step":4,"step":4,"save_stall_seconds":9})" << '\n';
+  }
+  EXPECT_EQ(seconds_that_count(path, 0), 13);
+  EXPECT_EQ(seconds_that_count(path, 2), 11);
+  EXPECT_EQ(seconds_that_count(path.string() + "-none", 0), 0);
+  std::filesystem::remove(path);
+}
+
+}  // namespace
+}  // namespace pesc

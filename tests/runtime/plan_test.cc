@@ -1,0 +1,289 @@
+// What a run will take: the memory of a rank added up in one place, whether it fits, and what would.
+#include "runtime/plan.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <regex>
+
+#include "runtime/config/shapes.h"
+#include "runtime/fitting.h"
+
+namespace pesc {
+namespace {
+
+using Words = std::vector<std::string>;
+
+struct Case {
+  ExperimentConfig config;
+  ModelConfig model;
+};
+
+// Llama-2-7B on GPUs, with the paper's experts, or as `overrides` say.
+Case seven_billion(const Words& overrides = {}, const std::string& shape = "7B") {
+  Case c;
+  c.config = parse_experiment(
+      "name: \"plan\" train { steps: 1 global_batch: 32 micro_batch: 8 seq_len: 2048 } parallel { device: "
+      "CUDA } "
+      "model { shape { vocab: 32000 hidden: 4096 ffn: 11008 layers: 32 heads: 32 max_positions: 4096 } }",
+      "plan_test", overrides, ExperimentUse::kBench);
+  c.model = load_shape(shape);
+  return c;
+}
+
+DeviceMemory memory_of(const Case& c, int world) {
+  const Mesh mesh(world, 0, c.config.parallel.tp, c.config.parallel.ep);
+  return device_memory(c.model, c.config.pesc, mesh,
+                       decoder_options(c.config, mesh, device_of(c.config, 1), training_use(c.config)));
+}
+
+Words would_fit(const Case& c, int world, double gib) {
+  return what_would_fit(c.config, c.model, world, training_use(c.config), {gib * kGiB});
+}
+
+std::string starting_with(const Words& all, const std::string& begin) {
+  for (const std::string& text : all)
+    if (text.starts_with(begin)) return text;
+  return "";
+}
+
+// Applies "train.recompute: CHEAP and parallel.tp: 2 needs 63.5 GiB ..." and checks the figure and that it
+// fits.
+void expect_true(const Case& c, int world, const std::string& change, double gib,
+                 const Words& overrides = {}) {
+  SCOPED_TRACE(change);
+  const size_t needs = change.find(" needs ");
+  ASSERT_NE(needs, std::string::npos);
+  Words all = overrides;
+  std::string fields = change.substr(0, needs);
+  const std::regex field("([a-z_.]+): ([A-Z0-9]+)");
+  for (std::sregex_iterator at(fields.begin(), fields.end(), field), end; at != end; ++at) {
+    if ((*at)[1] == "ranks") {
+      world = std::stoi((*at)[2]);
+    } else {
+      all.push_back(str_cat((*at)[1].str(), "=", (*at)[2].str()));
+    }
+  }
+  Case changed = seven_billion(all);
+  changed.model = c.model;
+  const double takes = static_cast<double>(memory_of(changed, world).all()) / kGiB;
+  EXPECT_LE(takes, gib);
+  EXPECT_NEAR(takes, std::stod(change.substr(needs + 7)), 0.0501);
+}
+
+TEST(DeviceMemory, IsTheSumOfItsParts) {
+  const Case one = seven_billion();
+  const DeviceMemory m = memory_of(one, 1);
+  int64_t arenas = 0;
+  for (const ArenaSize& a : m.arenas) arenas += a.bytes;
+  EXPECT_EQ(m.arena_bytes(), arenas);
+  EXPECT_EQ(m.all(), arenas + m.queues + m.connections + m.libraries + m.context);
+  EXPECT_EQ(m.to_come(), m.all() - m.context);
+  EXPECT_EQ(m.connections, 0);
+  EXPECT_EQ(m.queues, cuda::kQueueBytes);
+  // What an H200 takes beside arenas and NCCL.
+  EXPECT_NEAR(static_cast<double>(m.overhead()) / kGiB, 0.8, 0.001);
+
+  const Case two = seven_billion({"parallel.ep=2"});
+  EXPECT_EQ(memory_of(two, 2).queues, cuda::kQueueBytes);
+  EXPECT_EQ(memory_of(two, 2).connections, nccl_bytes(Mesh(2, 0, 1, 2), 32, GpuUse::kExclusive));
+  const Case beside = seven_billion({"parallel.ep=2", "parallel.overlap=true"});
+  EXPECT_EQ(memory_of(beside, 2).queues, 2 * cuda::kQueueBytes);
+  EXPECT_EQ(memory_of(seven_billion({"parallel.overlap=true"}), 1).queues, cuda::kQueueBytes);
+
+  const DeviceMemory cpu = memory_of(seven_billion({"parallel.device=CPU"}), 4);
+  EXPECT_EQ(cpu.queues + cpu.connections + cpu.libraries, 0);
+  EXPECT_NEAR(static_cast<double>(cpu.overhead()) / kGiB, 0.15, 0.001);
+}
+
+// The plan, what counts against a room, and the check before loading have one source.
+TEST(DeviceMemory, IsThePlansAndTheChecks) {
+  for (const Words& overrides : {Words{}, {"parallel.tp=2"}, {"parallel.ep=4", "parallel.overlap=true"}}) {
+    const Case c = seven_billion(overrides);
+    const DeviceMemory m = memory_of(c, 4);
+    const Plan p = make_plan(c.config, c.model, 4, gpu_rates(kAssumedGpu, DType::kBF16));
+    EXPECT_EQ(p.memory.all(), m.all());
+    const DecoderUse use = training_use(c.config);
+    EXPECT_EQ(needed_bytes(c.config, c.model, 4, use, MemoryRoom::Against::kAll),
+              static_cast<double>(m.all()));
+    EXPECT_EQ(needed_bytes(c.config, c.model, 4, use, MemoryRoom::Against::kToCome),
+              static_cast<double>(m.to_come()));
+    GpuToLoad gpu{0, {}, 1};
+    gpu.info.free_bytes = m.to_come();
+    EXPECT_NO_THROW(check_memory(c.config, c.model, 4, use, gpu));
+    --gpu.info.free_bytes;
+    EXPECT_THROW(check_memory(c.config, c.model, 4, use, gpu), UsageError);
+    gpu = {0, gpu.info, 2};  // which shares it with another
+    gpu.info.free_bytes = 2 * m.to_come();
+    EXPECT_NO_THROW(check_memory(c.config, c.model, 4, use, gpu));
+    gpu.info.free_bytes -= 2;
+    EXPECT_THROW(check_memory(c.config, c.model, 4, use, gpu), UsageError);
+  }
+}
+
+int64_t scratch(const Words& overrides) {
+  for (const ArenaSize& a : memory_of(seven_billion(overrides), 1).arenas)
+    if (a.name == "scratch") return a.bytes;
+  return 0;
+}
+
+// Products are timed in the arenas: a gradient of the head is the largest that is added to.
+TEST(DeviceMemory, HasRoomForTheTimingOfProducts) {
+  const Words full{"train.mode=FULL", "train.micro_batch=1", "train.seq_len=128"};
+  const auto with = [&](const std::string& more) {
+    Words all = full;
+    all.push_back(more);
+    return scratch(all);
+  };
+  const int64_t head = int64_t{32000} * 4096 * 4;
+  EXPECT_GE(scratch(full), head);
+  EXPECT_LT(scratch(full), head + (1 << 20));
+  EXPECT_LT(with("parallel.time_kernels=false"), head / 4);
+  EXPECT_LT(with("train.compute=F32"), head / 4);  // float32 products are not timed
+  // Of a large batch the attention takes more at another time, and nothing is added.
+  const Words large{"train.mode=FULL"};
+  EXPECT_EQ(scratch(large), scratch({"train.mode=FULL", "parallel.time_kernels=false"}));
+  EXPECT_EQ(scratch({}), scratch({"parallel.time_kernels=false"}));
+}
+
+// One function makes the options of a run and of its plan.
+TEST(DecoderOptions, FollowTheExperiment) {
+  const Case c = seven_billion({"parallel.overlap=true", "parallel.ep=2", "train.recompute=BLOCK",
+                                "parallel.exchange_headroom=3", "parallel.share_gpu=true"});
+  const Mesh mesh(4, 1, 1, 2);
+  const DecoderOptions o = decoder_options(c.config, mesh, device_of(c.config, 3), training_use(c.config));
+  EXPECT_EQ(o.device.kind, DeviceKind::kCuda);
+  EXPECT_EQ(o.device.threads, 3);
+  EXPECT_EQ(o.device.products, KernelChoice::kTimed);
+  EXPECT_EQ(o.capacity.max_tokens, 2 * 2048);
+  EXPECT_EQ(o.capacity.max_sequence, 2048);
+  EXPECT_EQ(o.capacity.exchange_headroom, 3);
+  EXPECT_EQ(o.capacity.exchange_chunks, 2);
+  EXPECT_EQ(o.recompute, Recompute::kBlock);
+  EXPECT_EQ(o.compute, DType::kBF16);
+  EXPECT_EQ(o.overlap, Overlap::kOn);
+  EXPECT_EQ(o.gpu_use, GpuUse::kShared);
+  EXPECT_EQ(o.purpose, Purpose::kTraining);
+  const DecoderOptions answers =
+      decoder_options(c.config, mesh, device_of(c.config, 0), {Purpose::kInference, 8, 100, 4});
+  EXPECT_EQ(answers.purpose, Purpose::kInference);
+  EXPECT_EQ(answers.capacity.exchange_chunks, 1);
+  EXPECT_EQ(answers.cache_slots, 4);
+  EXPECT_EQ(answers.max_positions, 100);
+  EXPECT_EQ(answers.device.threads, 1);
+}
+
+// Each change is named with what it needs, and does fit.
+TEST(WhatWouldFit, NamesTheMildestChangeOfEachField) {
+  const double gib = 50;
+  const Case large = seven_billion({"train.micro_batch=32", "train.global_batch=128"});
+  const Words base{"train.micro_batch=32", "train.global_batch=128"};
+  ASSERT_GT(static_cast<double>(memory_of(large, 4).all()) / kGiB, gib);
+  const Words found = would_fit(large, 4, gib);
+  for (const std::string begin : {"train.recompute: ", "train.micro_batch: ", "train.seq_len: ", "ranks: "})
+    EXPECT_NE(starting_with(found, begin), "") << begin;
+  for (const std::string& change : found) expect_true(large, 4, change, gib, base);
+  // The micro-batch changes the mathematics, and it is said.
+  EXPECT_NE(starting_with(found, "train.micro_batch: ").find("changes the balance loss, moe.aux_coef"),
+            std::string::npos);
+  Case alone = seven_billion({"train.micro_batch=32", "train.global_batch=128", "train.mode=LORA"});
+  const std::string dense = starting_with(would_fit(alone, 4, gib), "train.micro_batch: ");
+  EXPECT_NE(dense, "");
+  EXPECT_EQ(dense.find("balance"), std::string::npos);
+}
+
+// Weights that no smaller batch makes smaller: they must be cut, and the combination is named.
+TEST(WhatWouldFit, NamesLayoutsAlsoInCombination) {
+  const Words small{"moe.adapter_dim=64"};
+  const Case c = seven_billion(small, "34B");
+  const Words found = would_fit(c, 8, 79.2);
+  const std::string tp = starting_with(found, "parallel.tp: ");
+  ASSERT_NE(tp, "");
+  expect_true(c, 8, tp, 79.2, small);
+  EXPECT_EQ(starting_with(found, "train.micro_batch"), "");
+  // Experts that must be spread, on top of weights that must be cut.
+  Case wide = seven_billion({"moe.experts=32"}, "13B");
+  const Words both{"moe.experts=32"};
+  const Words layouts = would_fit(wide, 8, 39.4);
+  const auto combined = std::find_if(layouts.begin(), layouts.end(), [](const std::string& change) {
+    return change.find(" and ") != std::string::npos;
+  });
+  ASSERT_NE(combined, layouts.end()) << (layouts.empty() ? "nothing" : layouts.front());
+  expect_true(wide, 8, *combined, 39.4, both);
+}
+
+TEST(WhatWouldFit, CombinesWhereNothingDoesAlone) {
+  const Case c = seven_billion({}, "70B");
+  const Words found = would_fit(c, 1, 79.6);  // one rank cannot hold the weights
+  ASSERT_EQ(found.size(), 1U);
+  EXPECT_NE(found[0].find("parallel.tp: "), std::string::npos) << found[0];
+  EXPECT_NE(found[0].find("ranks: "), std::string::npos) << found[0];
+  expect_true(c, 1, found[0], 79.6);
+  EXPECT_TRUE(would_fit(c, 1, 0.5).empty());  // less than a context
+}
+
+TEST(WhatWouldFit, OfWhatCannotBeRecomputedOrCutNamesNothing) {
+  const Case c = seven_billion({"train.recompute=BLOCK", "train.micro_batch=1"});
+  const double gib = static_cast<double>(memory_of(c, 8).all()) / kGiB - 0.2;
+  const Words found = would_fit(c, 8, gib);
+  EXPECT_EQ(starting_with(found, "train.recompute"), "");
+  EXPECT_EQ(starting_with(found, "train.micro_batch"), "");
+  EXPECT_NE(starting_with(found, "parallel.tp"), "");
+}
+
+// Answers are given without a backward: the layout alone helps.
+TEST(WhatWouldFit, OfInferenceIsTheLayout) {
+  const Case c = seven_billion({"parallel.tp=1"}, "70B");
+  const DecoderUse use{Purpose::kInference, 4 * 8, 2048, 4};
+  const Words found = what_would_fit(c.config, c.model, 8, use, {79 * kGiB});
+  ASSERT_FALSE(found.empty());
+  for (const std::string& change : found) EXPECT_TRUE(change.starts_with("parallel.")) << change;
+}
+
+// Ranks on the CPU share a host, and the copy that a checkpoint is written from is in the same memory.
+TEST(WhatWouldFit, OfRanksThatShareAHost) {
+  const Case c = seven_billion({"parallel.device=CPU", "train.mode=FULL"});
+  const DecoderUse use = training_use(c.config);
+  const double needed = needed_bytes(c.config, c.model, 2, use, MemoryRoom::Against::kAll);
+  const Plan p = make_plan(c.config, c.model, 2, cpu_rates(1));
+  EXPECT_GT(p.host_bytes, 0);
+  EXPECT_EQ(needed, static_cast<double>(p.memory.all() + p.host_bytes));
+  const MemoryRoom room{2 * needed - 1, MemoryRoom::Of::kHost, MemoryRoom::Against::kAll};
+  EXPECT_LT(room.of_rank(2), needed);
+  const Words found = what_would_fit(c.config, c.model, 2, use, room);
+  EXPECT_NE(starting_with(found, "train.recompute"), "");
+  EXPECT_EQ(starting_with(found, "ranks"), "");  // more ranks on this host take more
+}
+
+// The check before loading, with the memory of a GPU that is not there.
+TEST(CheckMemory, SaysInOneLineWhatWouldFit) {
+  const Case c = seven_billion({"train.micro_batch=32", "train.global_batch=128"});
+  cuda::DeviceInfo info;
+  info.name = "NVIDIA A100-SXM4-80GB";
+  info.free_bytes = static_cast<int64_t>(50 * kGiB);
+  info.total_bytes = static_cast<int64_t>(79.2 * kGiB);
+  const auto said = [&](const Case& of, int world, const GpuToLoad& gpu) -> std::string {
+    try {
+      check_memory(of.config, of.model, world, training_use(of.config), gpu);
+    } catch (const UsageError& e) {
+      return e.what();
+    }
+    return "nothing";
+  };
+  const std::string text = said(c, 4, {3, info, 1});
+  for (const std::string word :
+       {"this rank's model, activations and workspaces needs ",
+        " of GPU 3 (NVIDIA A100-SXM4-80GB), which has ", "50.00 GiB free of 79.20 GiB",
+        "smaller micro_batch or seq_len, or more ranks (tp, ep)",
+        "train.recompute: ", "train.micro_batch: ", "changes the balance loss", "train.seq_len: ", "ranks: "})
+    EXPECT_NE(text.find(word), std::string::npos) << word << ": " << text;
+  EXPECT_EQ(text.find('\n'), std::string::npos);
+  EXPECT_NE(said(c, 4, {3, info, 2}).find("workspaces of 2 ranks needs"), std::string::npos);
+  // What no layout makes fit says so.
+  info.free_bytes = static_cast<int64_t>(0.2 * kGiB);
+  const std::string none = said(seven_billion({}, "70B"), 1, {0, info, 1});
+  EXPECT_NE(none.find("none of these makes it fit on up to 64 ranks"), std::string::npos) << none;
+}
+
+}  // namespace
+}  // namespace pesc
