@@ -89,15 +89,15 @@ Machine machine_of(const ExperimentConfig& config, const CommandLine& command) {
 }
 
 // Whether it fits, and what would where it does not.
-struct Verdict {
+struct Fit {
   double needed = 0;  // of a rank
   bool known = false, fits = true;
   std::vector<std::string> changes;
 };
 
-Verdict judge(const ExperimentConfig& config, const ModelConfig& model, int world, const Machine& machine) {
+Fit judge(const ExperimentConfig& config, const ModelConfig& model, int world, const Machine& machine) {
   const DecoderUse use = training_use(config);
-  Verdict v;
+  Fit v;
   v.needed = needed_bytes(config, model, world, use, machine.room.against);
   v.known = machine.room.bytes > 0;
   v.fits = !v.known || v.needed <= machine.room.of_rank(world);
@@ -106,7 +106,7 @@ Verdict judge(const ExperimentConfig& config, const ModelConfig& model, int worl
 }
 
 nlohmann::json to_json(const ExperimentConfig& config, const Plan& p, const Machine& machine,
-                       const Verdict& verdict) {
+                       const Fit& fit) {
   const MachineRates& rates = machine.rates;
   nlohmann::json j = {{"name", config.name},
                       {"recompute", recompute_name(config.train.recompute)},
@@ -142,9 +142,9 @@ nlohmann::json to_json(const ExperimentConfig& config, const Plan& p, const Mach
                            {"sent_bytes", phase.sent},
                            {"seconds", phase.seconds}});
   }
-  if (verdict.known) j["fits"] = verdict.fits;
-  if (verdict.known && machine.room.of == MemoryRoom::Of::kHost) j["host_memory"] = machine.room.bytes;
-  if (!verdict.changes.empty()) j["would_fit"] = verdict.changes;
+  if (fit.known) j["fits"] = fit.fits;
+  if (fit.known && machine.room.of == MemoryRoom::Of::kHost) j["host_memory"] = machine.room.bytes;
+  if (!fit.changes.empty()) j["would_fit"] = fit.changes;
   return j;
 }
 
@@ -179,27 +179,27 @@ void print(const Plan& p, const Machine& machine) {
       p.exchanged_per_token);
 }
 
-void print(const Verdict& verdict, const MemoryRoom& room, int ranks) {
-  if (!verdict.known)
+void print(const Fit& fit, const MemoryRoom& room, int ranks) {
+  if (!fit.known)
     return static_cast<void>(
         std::printf("\nThe memory of this host is not known: give a rank's with --device_gib\n"));
   // Of one rank, or of all that share the host.
   const bool shared = room.of == MemoryRoom::Of::kHost;
-  const double needed = verdict.needed / kGiB * (shared ? ranks : 1);
+  const double needed = fit.needed / kGiB * (shared ? ranks : 1);
   const std::string whose =
       shared ? str_cat(" of this host for ", ranks, ranks == 1 ? " rank" : " ranks") : "";
-  if (verdict.fits) {
+  if (fit.fits) {
     std::printf("\nfits: %.1f of %.1f GiB%s\n", needed, room.bytes / kGiB, whose.c_str());
     return;
   }
   std::printf("\nDOES NOT FIT: %.1f GiB of %.1f GiB%s.%s\n", needed, room.bytes / kGiB, whose.c_str(),
-              verdict.changes.empty()
+              fit.changes.empty()
                   ? str_cat(" No recomputation, batch, length or layout makes it fit, on up to ",
                             kMostRanks * ranks, " ranks.")
                         .c_str()
               : shared ? " Any of these, for a rank:"
                        : " Any of these:");
-  for (const std::string& change : verdict.changes) std::printf("  %s\n", change.c_str());
+  for (const std::string& change : fit.changes) std::printf("  %s\n", change.c_str());
 }
 
 }  // namespace
@@ -215,12 +215,12 @@ int run_plan(const Process& process, const CommandLine& command) {
     check_against_model(config, model, command.ranks);
     const Machine machine = machine_of(config, command);
     const Plan p = make_plan(config, model, command.ranks, machine.rates);
-    const Verdict verdict = judge(config, model, command.ranks, machine);
+    const Fit fit = judge(config, model, command.ranks, machine);
     print(p, machine);
-    print(verdict, machine.room, command.ranks);
+    print(fit, machine.room, command.ranks);
     if (!command.out.empty()) {
       AtomicFile file(command.out);
-      file.write(to_json(config, p, machine, verdict).dump(2) + "\n");
+      file.write(to_json(config, p, machine, fit).dump(2) + "\n");
       file.commit();
     }
   });

@@ -2,7 +2,8 @@
 // group holds its slice of the tokens; column-parallel linears read all of them, row-parallel linears end in
 // a reduce-scatter. The two collectives are each other's conjugate: the backward of one is the other.
 //
-// Token slices are equal: `padded` tokens = tp times ceil(tokens / tp). With tp = 1 nothing is copied or sent.
+// Token slices are equal: `padded` tokens = tp times ceil(tokens / tp). With tp = 1 nothing is copied or
+// sent.
 #pragma once
 
 #include "parallel/communicator.h"
