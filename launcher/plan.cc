@@ -210,8 +210,9 @@ int run_plan(const Process& process, const CommandLine& command) {
     if (process.world.size() != 1) throw UsageError("pesc plan runs on one rank; start it without mpirun");
     if (command.ranks < 1) throw UsageError(str_cat("--ranks ", command.ranks, ": at least 1"));
     check_paths(config, DataUse::kNone);
-    const ModelConfig model =
-        config.model.path.empty() ? config.model.shape : read_model_config(config.model.path, config.model.links);
+    const ModelConfig model = config.model.path.empty()
+                                  ? config.model.shape
+                                  : read_model_config(config.model.path, config.model.links);
     check_against_model(config, model, command.ranks);
     const Machine machine = machine_of(config, command);
     const Plan p = make_plan(config, model, command.ranks, machine.rates);

@@ -19,7 +19,7 @@ struct Magic {
   const char* what;
 };
 // In this order: UTF-32 begins as UTF-16 does.
-constexpr std::array<Magic, 24> kMagics = {{
+constexpr std::array<Magic, 23> kMagics = {{
     {"PK\x03\x04"sv, "a zip archive"},
     {"PK\x05\x06"sv, "a zip archive"},
     {"\x1F\x8B"sv, "compressed with gzip"},
@@ -33,7 +33,6 @@ constexpr std::array<Magic, 24> kMagics = {{
     {"Rar!"sv, "a RAR archive"},
     {"PAR1"sv, "a Parquet file"},
     {"ARROW1"sv, "an Arrow file"},
-    {"\xFF\xFF\xFF\xFF"sv, "an Arrow stream"},
     {"ORC"sv, "an ORC file"},
     {"Obj\x01"sv, "an Avro file"},
     {"GGUF"sv, "a GGUF file"},
@@ -62,6 +61,11 @@ bool begins_like(std::string_view text, std::string_view lower) {
 
 bool is_safetensors(std::string_view first) {
   return first.size() > 8 && first.substr(4, 4) == "\0\0\0\0"sv && first[8] == '{';
+}
+
+// A marker, then the length of the first message, which is far below 2^24.
+bool is_arrow_stream(std::string_view first) {
+  return first.size() >= 8 && first.starts_with("\xFF\xFF\xFF\xFF"sv) && first[7] == 0;
 }
 
 // A pickle of protocol 2 to 5, as torch.save wrote before it wrote zip archives.
@@ -156,6 +160,7 @@ std::string other_kind(std::string_view first, FileUse use) {
     if (!first.starts_with(magic.bytes)) continue;
     return str_cat("is ", magic.what, ", and ", needed(use), "; ", advice(magic.what, use));
   }
+  if (is_arrow_stream(first)) return str_cat("is an Arrow stream, and ", needed(use), "; ", advice("", use));
   if (is_pickle(first)) {
     return str_cat("is a Python pickle (torch.save wrote such files), and ", needed(use), "; ",
                    use == FileUse::kSafetensors ? "convert it to safetensors first" : advice("", use));

@@ -88,6 +88,8 @@ TEST(FileKind, RightFilesAreNotMistaken) {
   }
   EXPECT_EQ(other_kind("# PK\nname: \"x\"", FileUse::kText), "");
   EXPECT_EQ(other_kind("\n\x0E\n\x05<unk>\x15"s, FileUse::kSentencePiece), "");
+  // A length that is damaged is for the parser to name.
+  EXPECT_EQ(other_kind(std::string(8, '\xFF') + "{\"t\":{", FileUse::kSafetensors), "");
   // The length of a header may begin as any magic number does.
   for (const std::string& magic : {"\x1F\x8B\x08\x00"s, "\x80\x02\x00\x00"s, "\xFF\xFE\x00\x00"s, "BZh\x00"s})
     EXPECT_EQ(other_kind(magic + std::string(4, '\0') + "{\"t\":{", FileUse::kSafetensors), "");
