@@ -20,13 +20,10 @@
 #include "launcher/launch_progress.h"
 #include "launcher/launch_report.h"
 #include "runtime/checkpoint/run_lock.h"
+#include "runtime/clock.h"
 
 namespace pesc {
 namespace {
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 bool restartable(int code) {
   return code != static_cast<int>(ExitCode::kUsage) && code != static_cast<int>(ExitCode::kData);

@@ -15,6 +15,7 @@
 
 #include "launcher/launch_process.h"
 #include "ops/core/check.h"
+#include "runtime/clock.h"
 
 namespace pesc {
 namespace {
@@ -24,10 +25,6 @@ constexpr double kHeartbeatEvery = 0.25;  // seconds between two looks
 constexpr double kTellEvery = 1;          // a rank that was just starting has missed the first signal
 constexpr double kGrace = 4;              // mpirun kills its ranks 2 s after SIGINT
 constexpr double kSuspended = 5;          // a look this late: this process or the machine was suspended
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 // "T": stopped, "D": waiting for a device, "R": computing; empty when it is gone.
 std::string process_state(int pid) {

@@ -8,15 +8,15 @@
 namespace pesc {
 namespace {
 
-void on_signal(int) {
+void save_and_stop(int) {
   request_preemption();
 }
 
 }  // namespace
 
 void save_and_stop_on_signals() {
-  std::signal(SIGTERM, on_signal);
-  std::signal(SIGUSR1, on_signal);
+  std::signal(SIGTERM, save_and_stop);
+  std::signal(SIGUSR1, save_and_stop);
 }
 
 int run_train(const Process& process, const CommandLine& command) {

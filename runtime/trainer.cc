@@ -10,6 +10,7 @@
 
 #include "ops/attention.h"
 #include "ops/gemm.h"
+#include "runtime/clock.h"
 #include "runtime/data/row_record.h"
 #include "runtime/evaluation.h"
 #include "runtime/gemm_rate.h"
@@ -26,10 +27,6 @@ constexpr const char* kGemmChoices = "gemm_choices.";
 constexpr const char* kUpdates = "updates";
 
 volatile std::sig_atomic_t preemption_requested = 0;
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 }  // namespace
 
@@ -226,8 +223,6 @@ StepMetrics Trainer::train_step() {
   out.metrics.steps = steps_;
   out.metrics.light_seconds = gemm_rate_ > 0 ? out.metrics.flops / gemm_rate_ : 0;
   return out.metrics;
-}
-
 }
 
 std::vector<ArenaSize> Trainer::memory() const {

@@ -5,17 +5,10 @@
 #include <chrono>
 #include <utility>
 
+#include "runtime/clock.h"
 #include "runtime/trainer.h"
 
 namespace pesc {
-namespace {
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-}  // namespace
-
 // The save reads what the optimizer is about to change.
 void Trainer::wait_for_copy() {
   if (!saver_->pending()) return;

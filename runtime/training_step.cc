@@ -6,15 +6,12 @@
 #include <limits>
 
 #include "model/flops.h"
+#include "runtime/clock.h"
 #include "runtime/evaluation.h"
 #include "runtime/optimizer.h"
 
 namespace pesc {
 namespace {
-
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 // NaN or infinity; 0: this poison is for something else.
 float in_gradient(Poison p) {

@@ -17,7 +17,7 @@
 namespace pesc {
 namespace {
 
-constexpr int64_t kMaxBytes = 4096;
+constexpr int64_t kMaxHeldBytes = 4096;
 
 std::string first_word(const std::string& path) {
   std::ifstream in(path);
@@ -78,7 +78,7 @@ bool is_gone(const Owner& o) {
 
 std::string contents(const std::string& path) {
   try {
-    return posix_filesystem().read_all(path, kMaxBytes);
+    return posix_filesystem().read_all(path, kMaxHeldBytes);
   } catch (const IoError& error) {
     if (error.number == ENOENT) return {};
     throw;

@@ -19,11 +19,11 @@ constexpr const char* kConfig = "config.json";
 constexpr const char* kGeneration = "generation_config.json";
 constexpr const char* kTokenizerConfig = "tokenizer_config.json";
 constexpr const char* kTokensMap = "special_tokens_map.json";
-constexpr uint64_t kMaxBytes = uint64_t{16} << 20;
+constexpr uint64_t kMaxSpecialTokensBytes = uint64_t{16} << 20;
 
 std::optional<json> read_if_there(const std::string& folder, const char* name, Links links) {
   if (folder.empty() || !folder_has(folder, name)) return std::nullopt;
-  json document = read_json_file(folder, name, kMaxBytes, links);
+  json document = read_json_file(folder, name, kMaxSpecialTokensBytes, links);
   if (!document.is_object()) throw DataError(str_cat(folder, "/", name, ": is no JSON object"));
   return document;
 }

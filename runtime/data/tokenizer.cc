@@ -16,7 +16,7 @@ namespace pesc {
 namespace {
 
 constexpr const char* kFileName = "tokenizer.model";
-constexpr uint64_t kMaxBytes = uint64_t{256} << 20;
+constexpr uint64_t kMaxTokenizerBytes = uint64_t{256} << 20;
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
 
 // Begin, end and padding are the file's own by name, whatever type it gives them; what other files name
@@ -96,7 +96,7 @@ class SentencePieceTokenizer : public Tokenizer {
   static std::string read_whole(const std::string& path) {
     const MappedFile file(path);
     check_first_bytes(file.first_bytes(), path, FileUse::kSentencePiece);
-    if (file.size() == 0 || file.size() > kMaxBytes) {
+    if (file.size() == 0 || file.size() > kMaxTokenizerBytes) {
       throw DataError(str_cat(path, ": has ", file.size(), " bytes; that is no sentencepiece model", kAgain));
     }
     std::string bytes(file.size(), '\0');

@@ -26,14 +26,14 @@ auto retried(Call call) {
   return result;
 }
 
-class Descriptor {
+class OwnedDescriptor {
  public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
+  explicit OwnedDescriptor(int fd) : fd_(fd) {}
+  ~OwnedDescriptor() {
     if (fd_ >= 0) ::close(fd_);
   }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
+  OwnedDescriptor(const OwnedDescriptor&) = delete;
+  OwnedDescriptor& operator=(const OwnedDescriptor&) = delete;
   [[nodiscard]] int get() const { return fd_; }
   [[nodiscard]] int release() { return std::exchange(fd_, -1); }
 
@@ -88,7 +88,7 @@ class PosixWritableFile : public WritableFile {
   }
 
  private:
-  Descriptor fd_;
+  OwnedDescriptor fd_;
   std::string path_;
   Syncing& syncing_;
 };
@@ -109,7 +109,7 @@ class PosixReadableFile : public ReadableFile {
   }
 
  private:
-  Descriptor fd_;
+  OwnedDescriptor fd_;
   int64_t size_;
   std::string path_;
 };
@@ -135,7 +135,7 @@ class PosixFileSystem : public FileSystem {
 
   std::unique_ptr<ReadableFile> open(const std::string& path) override {
     // O_NONBLOCK: opening a FIFO that nobody writes to must not wait.
-    Descriptor fd(
+    OwnedDescriptor fd(
         retried([&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK); }));
     if (fd.get() < 0) {
       if (errno == ELOOP) throw IoError(str_cat("cannot open '", path, "': it is a symbolic link"));
@@ -183,7 +183,7 @@ class PosixFileSystem : public FileSystem {
   }
 
   void sync_directory(const std::string& path) override {
-    const Descriptor fd(retried([&] { return ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); }));
+    const OwnedDescriptor fd(retried([&] { return ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); }));
     if (fd.get() < 0) throw io_error("open directory", path, errno);
     syncing_.directory(fd.get(), path);
   }
