@@ -87,6 +87,8 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   pesc::open_standard_descriptors();
   pesc::ignore_write_signals();
+  google::InitGoogleLogging(argv[0]);
+  FLAGS_logtostderr = true;
   try {
     // The supervisor runs no MPI itself.
     if (argc > 1 && std::string_view(argv[1]) == "launch") return pesc::run_launch(argc, argv);
