@@ -85,10 +85,12 @@ bool is_utf16_without_mark(std::string_view first) {
   return little || big;
 }
 
+// No control characters, and no byte that UTF-8 never has.
 bool is_text(std::string_view first) {
   return std::all_of(first.begin(), first.end(), [](char c) {
     const auto byte = static_cast<unsigned char>(c);
-    return (byte >= ' ' && byte != 0x7F) || kSpaces.find(c) != std::string_view::npos;
+    if (byte == 0x7F || byte == 0xC0 || byte == 0xC1 || byte >= 0xF5) return false;
+    return byte >= ' ' || kSpaces.find(c) != std::string_view::npos;
   });
 }
 

@@ -49,7 +49,7 @@ TEST(SameRun, WhatTheModelComputesIsRefusedByEveryVerb) {
 TEST(SameRun, WhatOnlyTrainingReadsIsRefusedThereAlone) {
   for (const char* change :
        {"train.seed=2", "train.micro_batch=8", "train.seq_len=64", "train.learning_rate=1", "train.beta2=0.5",
-        "train.warmup_steps=1", "train.clip_norm=1", "data.train[0].weight=2", "data.on_bad_row=SKIP",
+        "train.warmup_steps=1", "train.clip_norm=1", "data.train[0].weight=2",
         "moe.dropout=0.2", "moe.aux_coef=0", "lora.dropout=0"}) {
     const Lines refused = compare({}, {change}, CheckpointUse::kResume).refused;
     const std::string field = std::string(change).substr(0, std::string(change).find('='));
@@ -58,6 +58,8 @@ TEST(SameRun, WhatOnlyTrainingReadsIsRefusedThereAlone) {
     for (const CheckpointUse use : {CheckpointUse::kAnswer, CheckpointUse::kExport})
       EXPECT_TRUE(compare({}, {change}, use).refused.empty()) << change;
   }
+  // The rows themselves are compared.
+  EXPECT_TRUE(compare({}, {"data.on_bad_row=SKIP"}, CheckpointUse::kResume).refused.empty());
   EXPECT_EQ(compare({}, {"model.shape.init_std=1"}, CheckpointUse::kResume, kShape).refused.size(), 1U);
   EXPECT_TRUE(compare({}, {"model.shape.init_std=1"}, CheckpointUse::kExport, kShape).refused.empty());
 }
@@ -168,7 +170,9 @@ TEST(SameRun, TheRefusalNamesEveryFieldAndBothValues) {
 
 TEST(SameRun, TheManifestsNumbersAreThoseOfItsConfiguration) {
   check_recorded_numbers(text_of(), 3, 24, 1);
-  EXPECT_THROW(check_recorded_numbers(text_of(), 3, 23, 1), DataError);
+  check_recorded_numbers(text_of(), 3, 23, 1);  // the last step of an epoch may have fewer rows
+  EXPECT_THROW(check_recorded_numbers(text_of(), 3, 25, 1), DataError);
+  EXPECT_THROW(check_recorded_numbers(text_of(), 3, 2, 1), DataError);
   EXPECT_THROW(check_recorded_numbers(text_of(), 3, 24, 2), DataError);
 }
 

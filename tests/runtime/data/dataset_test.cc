@@ -36,7 +36,7 @@ DatasetOptions length(int64_t seq_len) {
 
 // What a resumed run is compared by: whatever is trained on counts, and nothing else.
 TEST(Dataset, TheRecordTellsWhichRowsAreTrained) {
-  const TempFolder folder;
+  const TokenizerFolder folder;
   const ByteTokenizer bytes;
   const auto record = [&](const std::string& one, const std::string& two, int64_t seq_len = 64) {
     return row_record(
@@ -75,7 +75,7 @@ TEST(Dataset, TheRecordTellsWhichRowsAreTrained) {
 }
 
 TEST(Dataset, TokensMasksTagsAndReport) {
-  const TempFolder folder;
+  const TokenizerFolder folder;
   const std::string a =
       folder.write("a.jsonl", row_text("abc", "red") + row_text("de", "blue") + row_text("f"));
   const std::string b = folder.write(
@@ -109,7 +109,7 @@ TEST(Dataset, TokensMasksTagsAndReport) {
 }
 
 TEST(Dataset, ARowWithNothingLeftToLearnIsReportedNotTrained) {
-  const TempFolder folder;
+  const TokenizerFolder folder;
   const std::string longer(40, 'q');
   const std::string path = folder.write("a.jsonl", row_text("abc") + R"({"instruction": ")" + longer +
                                                        R"(", "output": "x"})" + "\n" + row_text(longer));
@@ -128,7 +128,7 @@ TEST(Dataset, ARowWithNothingLeftToLearnIsReportedNotTrained) {
 }
 
 TEST(Dataset, AnEmptyAnswerIsReportedNotTrained) {
-  const TempFolder folder;
+  const TokenizerFolder folder;
   const std::string path =
       folder.write("a.jsonl", row_text("abc") + R"({"instruction": "q", "input": "", "output": ""})" + "\n" +
                                   row_text("de"));
@@ -148,7 +148,7 @@ std::string warnings(const Dataset& data) {
 }
 
 TEST(Dataset, WhatTheTokenizerCannotSayIsCountedAndReported) {
-  const TempFolder folder;
+  const TokenizerFolder folder;
   train_sentencepiece(folder, kDefaultsNoBos);  // squeezes spaces, and knows no other characters
   const auto tokenizer = open_tokenizer(folder.path());
   const std::string path = folder.write(
@@ -174,7 +174,7 @@ TEST(Dataset, WhatTheTokenizerCannotSayIsCountedAndReported) {
 }
 
 TEST(Dataset, EverySourceSaysWhatItGives) {
-  const TempFolder folder;
+  const TokenizerFolder folder;
   const std::string a = folder.write("a.jsonl", rows_text(4));
   const std::string b = folder.write("b.jsonl", rows_text(10));
   const std::string none = folder.write("none.jsonl", "\n");
@@ -192,7 +192,7 @@ TEST(Dataset, EverySourceSaysWhatItGives) {
 }
 
 TEST(Dataset, WhatIsReadOfSomeRowsOnlyIsSaid) {
-  const TempFolder folder;
+  const TokenizerFolder folder;
   const std::string path =
       folder.write("a.jsonl", R"({"instruction": "a", "output": "b", "history": [["c", "d"]]})"
                               "\n" +
@@ -202,7 +202,7 @@ TEST(Dataset, WhatIsReadOfSomeRowsOnlyIsSaid) {
 }
 
 TEST(Dataset, UnusedFieldsAndUnprintableTags) {
-  const TempFolder folder;
+  const TokenizerFolder folder;
   const std::string path = folder.write("caf\xE9.jsonl", R"({"corpus": "a", "id": 3})"
                                                          "\n"
                                                          R"({"corpus": "b", "dataset": "x\ny"})");
@@ -212,7 +212,7 @@ TEST(Dataset, UnusedFieldsAndUnprintableTags) {
 }
 
 TEST(Dataset, RowsOfNoWeightAreShownOrLeftOut) {
-  const TempFolder folder;
+  const TokenizerFolder folder;
   const std::string path = folder.write(
       "a.jsonl",
       R"({"conversation": [{"input": "a", "output": "b", "weight": 0}, {"input": "c", "output": "d"}]})"
@@ -226,7 +226,7 @@ TEST(Dataset, RowsOfNoWeightAreShownOrLeftOut) {
 }
 
 TEST(Dataset, AsManyTagsAsRowsTakeNoLonger) {
-  const TempFolder folder;
+  const TokenizerFolder folder;
   std::string text;
   for (int i = 0; i < 50000; ++i) text += row_text("r", "t" + std::to_string(i));
   const Dataset data({{folder.write("a.jsonl", text), "", 1}}, ByteTokenizer(), length(30));
@@ -235,7 +235,7 @@ TEST(Dataset, AsManyTagsAsRowsTakeNoLonger) {
 }
 
 TEST(Dataset, NothingAtAllToLearnIsAnError) {
-  const TempFolder folder;
+  const TokenizerFolder folder;
   const std::string empty = folder.write("empty.jsonl", "\n");
   EXPECT_THROW(Dataset({{empty, "", 1}}, ByteTokenizer(), length(30)), DataError);
   const std::string cut =
@@ -250,7 +250,7 @@ TEST(Dataset, NothingAtAllToLearnIsAnError) {
 }
 
 TEST(Dataset, BadRowsStopOrAreSkipped) {
-  const TempFolder folder;
+  const TokenizerFolder folder;
   const std::string path = folder.write("a.jsonl", row_text("a") + "{\"corpus\": 5}\n" + row_text("b"));
   EXPECT_THROW(Dataset({{path, "", 1}}, ByteTokenizer(), length(30)), DataError);
   DatasetOptions options = length(30);
@@ -263,7 +263,7 @@ TEST(Dataset, BadRowsStopOrAreSkipped) {
 }
 
 TEST(Dataset, BadArgumentsAreUsageErrors) {
-  const TempFolder folder;
+  const TokenizerFolder folder;
   const std::string path = folder.write("a.jsonl", row_text("a"));
   const ByteTokenizer bytes;
   EXPECT_THROW(Dataset({}, bytes, length(30)), UsageError);
@@ -275,7 +275,7 @@ TEST(Dataset, BadArgumentsAreUsageErrors) {
 }
 
 TEST(Dataset, WeightsGiveExactlyThatManyCopies) {
-  const TempFolder folder;
+  const TokenizerFolder folder;
   const std::string a = folder.write("a.jsonl", rows_text(40));
   const std::string b = folder.write("b.jsonl", rows_text(100));
   const std::string c = folder.write("c.jsonl", rows_text(7));

@@ -21,7 +21,7 @@ class LongTexts : public ::testing::TestWithParam<const char*> {
     train_sentencepiece(folder_, GetParam());
     tokenizer_ = open_tokenizer(folder_.path());
   }
-  TempFolder folder_;
+  TokenizerFolder folder_;
   std::unique_ptr<Tokenizer> tokenizer_;
 };
 

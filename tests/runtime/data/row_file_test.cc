@@ -37,7 +37,7 @@ class RowFiles : public ::testing::Test {
     }
     return "accepted";
   }
-  TempFolder folder_;
+  TokenizerFolder folder_;
   RowsReport report_;
 };
 

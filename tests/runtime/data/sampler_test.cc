@@ -125,7 +125,7 @@ class LocalBatches : public ::testing::Test {
     data_ = std::make_unique<Dataset>(std::vector<DatasetFile>{{folder_.write("d.jsonl", text), "", 1.5}},
                                       ByteTokenizer(), options);
   }
-  TempFolder folder_;
+  TokenizerFolder folder_;
   std::unique_ptr<Dataset> data_;
 };
 

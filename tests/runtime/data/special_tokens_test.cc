@@ -34,7 +34,7 @@ class SpecialTokenTest : public ::testing::Test {
     }
     return "accepted";
   }
-  TempFolder folder_;
+  TokenizerFolder folder_;
 };
 
 using Ids = std::vector<int64_t>;
@@ -107,7 +107,7 @@ TEST_F(SpecialTokenTest, AnOrdinaryPieceThatEndsAnswersIsSaid) {
 // A piece that the library finds in every text ("user-defined") is how some models hold "<|im_end|>": what a
 // user writes must not end the turn.
 TEST(SpecialTokensInText, AreNeverMatched) {
-  const TempFolder folder;
+  const TokenizerFolder folder;
   train_sentencepiece(folder, std::string(kLlamaLike) + " '--user_defined_symbols=<|im_end|>,<|note|>'");
   const auto plain = open_tokenizer(folder.path());
   const int32_t end = plain->piece_id("<|im_end|>");

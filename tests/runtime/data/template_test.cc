@@ -112,7 +112,7 @@ class TemplateWithSentencePiece : public ::testing::TestWithParam<const char*> {
 // The boundary: whatever the texts at it, training sees exactly the tokens that generation starts from, and
 // the learned tokens are the answer's own.
 TEST_P(TemplateWithSentencePiece, BoundaryIsTheSameInTrainingAndGeneration) {
-  const TempFolder folder;
+  const TokenizerFolder folder;
   train_sentencepiece(folder, GetParam());
   const auto tokenizer = open_tokenizer(folder.path());
   const char* const texts[] = {"the answer is 10", " 42", "\n", "x", "<s>", "</s>", "\xE6\x97\xA5",

@@ -17,17 +17,17 @@
 namespace pesc {
 
 // A folder of its own, removed at the end.
-class TempFolder {
+class TokenizerFolder {
  public:
-  TempFolder() : path_((std::filesystem::temp_directory_path() / "pesc-data-XXXXXX").string()) {
+  TokenizerFolder() : path_((std::filesystem::temp_directory_path() / "pesc-data-XXXXXX").string()) {
     if (::mkdtemp(path_.data()) == nullptr) throw std::runtime_error("mkdtemp failed");
   }
-  ~TempFolder() {
+  ~TokenizerFolder() {
     std::error_code ignored;
     std::filesystem::remove_all(path_, ignored);
   }
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
+  TokenizerFolder(const TokenizerFolder&) = delete;
+  TokenizerFolder& operator=(const TokenizerFolder&) = delete;
 
   [[nodiscard]] const std::string& path() const { return path_; }
   [[nodiscard]] std::string operator/(const std::string& name) const { return path_ + "/" + name; }
@@ -68,7 +68,7 @@ class ByteTokenizer : public Tokenizer {
 };
 
 // Trains `folder`/tokenizer.model with the options given (besides the corpus and the place).
-inline void train_sentencepiece(const TempFolder& folder, const std::string& options) {
+inline void train_sentencepiece(const TokenizerFolder& folder, const std::string& options) {
   std::string text;
   for (int i = 0; i < 200; ++i) {
     text += "Hello world, the quick brown fox number " + std::to_string(i) + " jumps over the lazy dog.\n";

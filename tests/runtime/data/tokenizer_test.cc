@@ -28,7 +28,7 @@ std::string data_error(const Call& call) {
 class SentencePiece : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
-    folder_ = std::make_unique<TempFolder>();
+    folder_ = std::make_unique<TokenizerFolder>();
     train_sentencepiece(*folder_, kLlamaLike);
     tokenizer_ = open_tokenizer(folder_->path());
   }
@@ -53,10 +53,10 @@ class SentencePiece : public ::testing::Test {
     }
     return out + decoder.finish();
   }
-  static std::unique_ptr<TempFolder> folder_;
+  static std::unique_ptr<TokenizerFolder> folder_;
   static std::unique_ptr<Tokenizer> tokenizer_;
 };
-std::unique_ptr<TempFolder> SentencePiece::folder_;
+std::unique_ptr<TokenizerFolder> SentencePiece::folder_;
 std::unique_ptr<Tokenizer> SentencePiece::tokenizer_;
 
 const char* const kTexts[] = {
@@ -152,7 +152,7 @@ TEST_F(SentencePiece, StreamDecoderStartsAnewAfterFinish) {
 
 TEST_F(SentencePiece, EveryTruncationIsRefused) {
   const std::string bytes = model_bytes();
-  const TempFolder cut;
+  const TokenizerFolder cut;
   // All cuts near the ends of fields and some of the others: at many of them the bytes are a valid message.
   for (size_t size = 0; size<bytes.size(); size += size> bytes.size() - 300 ? 1 : 7) {
     // The last field (how text is turned back) has a default that is the same.
@@ -169,7 +169,7 @@ TEST_F(SentencePiece, EveryTruncationIsRefused) {
 
 TEST_F(SentencePiece, DamagedBytesGiveAnErrorOrATokenizerButNeverACrash) {
   const std::string good = model_bytes();
-  const TempFolder damaged;
+  const TokenizerFolder damaged;
   std::mt19937 random(3);
   int refused = 0;
   for (int trial = 0; trial < 300; ++trial) {
@@ -187,7 +187,7 @@ TEST_F(SentencePiece, DamagedBytesGiveAnErrorOrATokenizerButNeverACrash) {
 }
 
 TEST_F(SentencePiece, OtherFilesAreRefused) {
-  const TempFolder folder;
+  const TokenizerFolder folder;
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "has no tokenizer.model",
                       data_error([&] { (void)open_tokenizer(folder.path()); }));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "missing",
@@ -212,7 +212,7 @@ TEST_F(SentencePiece, OtherFilesAreRefused) {
 }
 
 TEST(SentencePieceDefaults, WithoutBeginOfText) {
-  const TempFolder folder;
+  const TokenizerFolder folder;
   train_sentencepiece(folder, kDefaultsNoBos);
   const auto tokenizer = open_tokenizer(folder.path());
   EXPECT_EQ(tokenizer->bos_id(), -1);
@@ -249,7 +249,7 @@ TEST(CheckVocabulary, TakesPaddingAndRefusesOtherSizes) {
 
 TEST_F(SentencePiece, TheCanonicalTextIsWhatComesBack) {
   for (const char* text : kTexts) EXPECT_EQ(canonical_text(*tokenizer_, text), text);
-  const TempFolder folder;
+  const TokenizerFolder folder;
   train_sentencepiece(folder, kDefaultsNoBos);  // squeezes spaces, and knows no other characters
   const auto squeezing = open_tokenizer(folder.path());
   EXPECT_EQ(canonical_text(*squeezing, " the  lazy   dog "), "the lazy dog");
