@@ -1,10 +1,14 @@
 #include "launcher/flags.h"
 
+#include <gflags/gflags.h>
+
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cmath>
+#include <deque>
 #include <limits>
+#include <map>
+#include <type_traits>
 
 #include "ops/core/check.h"
 
@@ -49,28 +53,45 @@ constexpr std::array kFlags{
   throw UsageError(str_cat("--", flag.name, ": '", value, "' ", what));
 }
 
+// Values of type T as gflags reads them: each flag of that type of the table, registered under its name.
 template <class T>
-T number(const Flag& flag, const std::string& text) {
-  T value{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error == std::errc::result_out_of_range) refuse(flag, text, "is out of range");
-  if (error != std::errc() || end != text.data() + text.size())
-    refuse(flag, text, std::is_floating_point_v<T> ? "is not a number" : "is not a whole number");
+class Values {
+ public:
+  Values() {
+    for (const Flag& flag : kFlags) {
+      if (!std::holds_alternative<T C::*>(flag.target)) continue;
+      T& value = values_[std::string(flag.name)];
+      T& usual = usual_[std::string(flag.name)];
+      names_.emplace_back(flag.name);
+      gflags::FlagRegisterer(names_.back().c_str(), "", __FILE__, &value, &usual);
+    }
+  }
+  const T& at(const Flag& flag) const { return values_.at(std::string(flag.name)); }
+
+ private:
+  std::map<std::string, T> values_, usual_;
+  std::deque<std::string> names_;  // gflags keeps pointers
+};
+
+// The value that gflags makes of the text. Throws UsageError.
+template <class T>
+T parsed(const Flag& flag, const std::string& text, const char* otherwise) {
+  static const Values<T>& values = *new Values<T>;  // gflags looks at them until the program ends
+  // Of a number gflags would take an empty text for 0.
+  if (text.empty() && !std::is_same_v<T, std::string>) refuse(flag, text, otherwise);
+  if (gflags::SetCommandLineOption(std::string(flag.name).c_str(), text.c_str()).empty())
+    refuse(flag, text, otherwise);
+  return values.at(flag);
+}
+
+template <class T>
+T number(const Flag& flag, const std::string& text, const char* otherwise) {
+  const T value = parsed<T>(flag, text, otherwise);
   const auto as_double = static_cast<double>(value);
   if (!std::isfinite(as_double)) refuse(flag, text, "is not finite");
   if (flag.least == kAboveZero ? as_double <= 0 : as_double < flag.least)
     refuse(flag, text, flag.least == kAboveZero ? "is not above 0" : str_cat("is less than ", flag.least));
   return value;
-}
-
-bool truth(const Flag& flag, const std::string& text) {
-  for (const char* yes : {"true", "t", "yes", "y", "1"}) {
-    if (text == yes) return true;
-  }
-  for (const char* no : {"false", "f", "no", "n", "0"}) {
-    if (text == no) return false;
-  }
-  refuse(flag, text, "is neither true nor false");
 }
 
 }  // namespace
@@ -94,18 +115,19 @@ bool reads(std::string_view verb, const Flag& flag) {
 }
 
 void set_flag(const Flag& flag, const std::string& value, CommandLine& c) {
+  constexpr const char* kWhole = "is not a whole number that fits";
   if (const auto* text = std::get_if<std::string C::*>(&flag.target)) {
     c.** text = value;
   } else if (const auto* list = std::get_if<std::vector<std::string> C::*>(&flag.target)) {
     (c.**list).push_back(value);
   } else if (const auto* on = std::get_if<bool C::*>(&flag.target)) {
-    c.** on = truth(flag, value);
+    c.** on = parsed<bool>(flag, value, "is neither true nor false");
   } else if (const auto* count = std::get_if<int C::*>(&flag.target)) {
-    c.** count = number<int>(flag, value);
+    c.** count = number<int>(flag, value, kWhole);
   } else if (const auto* rate = std::get_if<double C::*>(&flag.target)) {
-    c.** rate = number<double>(flag, value);
+    c.** rate = number<double>(flag, value, "is not a number");
   } else if (const auto* id = std::get_if<uint64_t C::*>(&flag.target)) {
-    c.** id = number<uint64_t>(flag, value);
+    c.** id = number<uint64_t>(flag, value, kWhole);
   }
 }
 
