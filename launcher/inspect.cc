@@ -139,7 +139,7 @@ int list_run_directory(FileSystem& files, Communicator& world, const std::string
         found.emplace_back(*step, name);
       }
     } else if (looks_like_checkpoint_name(name)) {
-      std::printf("%-16s no checkpoint: no such name is given to one\n", printable(name).c_str());
+      std::printf("%-16s no checkpoint: no such name is given to one\n", terminal_text(name).c_str());
     } else if (step_of_directory(name.substr(0, name.find('.')))) {
       others.push_back(name);
     }
