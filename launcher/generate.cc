@@ -32,12 +32,19 @@ int run_generate(const Process& process, const CommandLine& command) {
                             : job.model.max_positions;
   RowsReport read;
   together(process.world, [&] {
-    if (!command.prompts.empty()) rows = read_rows(command.prompts, {.answers = Answers::kAllButLast}, &read);
+    RowOptions reading{.answers = Answers::kAllButLast};
+    reading.on_bad_row = c.data.on_bad_row == BadRowPolicy::kSkip ? OnBadRow::kSkip : OnBadRow::kFail;
+    reading.policy_field = "data.on_bad_row";
+    if (!command.prompts.empty()) rows = read_rows(command.prompts, reading, &read);
     if (!command.prompt.empty()) rows.push_back({"", command.system, {{command.prompt, ""}}, ""});
     const auto plain = std::erase_if(rows, [](const Row& r) { return r.turns.empty(); });
     if (plain > 0 && job.first()) {
       LOG(WARNING) << command.prompts << ": " << plain
                    << " rows of plain text hold no question and are left out";
+    }
+    if (read.bad > 0 && job.first()) {
+      LOG(WARNING) << command.prompts << ": " << read.bad
+                   << " malformed rows are left out: " << read.messages.front();
     }
     if (!read.unused_warning.empty() && job.first()) LOG(WARNING) << read.unused_warning;
     if (rows.empty()) throw DataError(command.prompts + ": no row with a question");

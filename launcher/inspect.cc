@@ -181,7 +181,8 @@ LoadedCheckpoint open_for_comparison(FileSystem& files, Communicator& world, con
   if (place_of(files, directory) == Place::kCheckpoint) return open_checkpoint(files, world, directory);
   CheckpointStore store(files, directory, {});
   Discovery found = store.find_newest(world);
-  for (const std::string& line : found.passed_over()) std::fprintf(stderr, "%s\n", terminal_text(line).c_str());
+  for (const std::string& line : found.passed_over())
+    std::fprintf(stderr, "%s\n", terminal_text(line).c_str());
   if (!found.checkpoint) throw DataError(str_cat("'", directory, "' holds no checkpoint that verifies"));
   return *found.checkpoint;
 }

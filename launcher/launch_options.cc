@@ -37,6 +37,8 @@ LaunchOptions parse_launch(int argc, char** argv) {
                                "'; the training command stands after --\n", usage()));
     if (i + 1 >= argc) throw UsageError(str_cat("pesc launch: ", flag, " needs a value"));
     const std::string value = argv[++i];
+    if (flag == "--hostfile" ? !o.hostfile.empty() : o.ranks > 0)
+      throw UsageError(str_cat("pesc launch: ", flag, " is given twice; leave one out"));
     if (flag == "--hostfile") {
       o.hostfile = value;
       continue;
@@ -81,6 +83,8 @@ LaunchOptions parse_launch(int argc, char** argv) {
   for (std::string& w : words) pointers.push_back(w.data());
   o.train = parse_command_line(static_cast<int>(pointers.size()), pointers.data());
   if (o.train.config.empty()) throw UsageError(str_cat("pesc train needs --config FILE\n", usage()));
+  if (o.train.generation != 0)
+    throw UsageError("pesc launch numbers its launches itself; leave --generation out");
   return o;
 }
 

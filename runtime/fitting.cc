@@ -105,8 +105,9 @@ class Search {
   [[nodiscard]] std::vector<Layout> layouts(int world) const {
     std::vector<Layout> all;
     for (int tp = now_.tp; tp <= world; ++tp) {
+      if (world % tp != 0) continue;
       for (int ep = now_.ep; ep <= (pesc() ? world : now_.ep); ++ep)
-        if (world % tp == 0 && world % ep == 0) all.emplace_back(tp, ep);
+        if (world % ep == 0) all.emplace_back(tp, ep);
     }
     std::sort(all.begin(), all.end(), [](const Layout& a, const Layout& b) {
       return std::tuple(a.first * a.second, a.first) < std::tuple(b.first * b.second, b.first);

@@ -32,7 +32,8 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
     job.model = c.model.path.empty() ? c.model.shape : read_model_config(c.model.path, c.model.links);
     check_against_model(c, job.model, world.size());
     if (!c.model.tokenizer.empty()) {
-      const SpecialTokenFiles special = read_special_tokens(job.model, c.model.path, c.model.tokenizer, c.model.links);
+      const SpecialTokenFiles special =
+          read_special_tokens(job.model, c.model.path, c.model.tokenizer, c.model.links);
       job.tokenizer = open_tokenizer(c.model.tokenizer, special.pieces(), c.model.links);
       check_vocabulary(*job.tokenizer, job.model);
       job.special = agree_on_special_tokens(special, *job.tokenizer, job.model);

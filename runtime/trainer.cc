@@ -24,7 +24,6 @@ namespace {
 // Of a checkpoint's further state. Each rank's kernels: kGemmChoices + its number.
 constexpr const char* kRecentLosses = "recent_losses";
 constexpr const char* kGemmChoices = "gemm_choices.";
-constexpr const char* kUpdates = "updates";
 
 volatile std::sig_atomic_t preemption_requested = 0;
 

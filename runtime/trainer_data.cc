@@ -89,7 +89,9 @@ void Trainer::check_same_rows(const CheckpointState& saved) const {
 // A run that has gone further than it is asked to stays as it is.
 void Trainer::check_length(const CheckpointState& saved) const {
   const TrainSection& t = job_.config.train;
-  if (t.steps > 0 ? saved.step <= t.steps : saved.cursor <= end_) return;
+  // An older pesc filled the last step of train.epochs with rows of the next epoch.
+  const int64_t end = saved.extra.contains(kUpdates) ? end_ : end_ + t.global_batch - 1;
+  if (t.steps > 0 ? saved.step <= t.steps : saved.cursor <= end) return;
   const std::string asked = t.steps > 0 ? str_cat("train.steps is ", t.steps)
                                         : str_cat("train.epochs is ", t.epochs, ", which is ", end_, " rows");
   throw UsageError(str_cat(asked, ", but the run in '", job_.config.run_dir, "' has done ", saved.step,

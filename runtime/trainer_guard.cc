@@ -60,13 +60,12 @@ std::string Trainer::last_good() const {
 void Trainer::check_skipped(const StepMetrics& m) const {
   const int64_t skipped = updates_.skipped_in_a_row();
   if (skipped < kMostSkippedInARow) return;
-  const int64_t batch = job_.config.train.global_batch;
+  const int64_t first = std::max<int64_t>(0, cursor_ - skipped * job_.config.train.global_batch);
   throw AgreedError(ExitCode::kInternal,
                     str_cat("steps ", step_ - skipped + 1, " to ", step_, ": all ", skipped,
                             " batches in a row were left out, and no more are tried; the last loss is ",
                             m.loss, ", the gradient norm ", m.grad_norm, ". ",
-                            where_to_look(str_cat("rows ", (step_ - skipped) * batch, " to ",
-                                                  step_ * batch - 1, " of the stream"))),
+                            where_to_look(str_cat("rows ", first, " to ", cursor_ - 1, " of the stream"))),
                     job_.first());
 }
 
@@ -75,10 +74,8 @@ void Trainer::check_updated(const TrainResult& result) const {
   if (result.ran == 0 || result.preempted || !updates_.none()) return;
   throw AgreedError(
       ExitCode::kInternal,
-      str_cat(
-          "all ", step_, " batches of the run were left out, and nothing was trained; the last loss is ",
-          result.loss, ". ",
-          where_to_look(str_cat("rows 0 to ", step_ * job_.config.train.global_batch - 1, " of the stream"))),
+      str_cat("all ", step_, " batches of the run were left out, and nothing was trained; the last loss is ",
+              result.loss, ". ", where_to_look(str_cat("rows 0 to ", cursor_ - 1, " of the stream"))),
       job_.first());
 }
 

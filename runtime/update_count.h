@@ -7,6 +7,9 @@
 
 namespace pesc {
 
+// Under which a checkpoint keeps UpdateCount::save().
+inline constexpr const char* kUpdates = "updates";
+
 // A run ends when this many batches in a row were left out (train.on_nonfinite: SKIP, train.on_loss_spike:
 // SKIP_SPIKE).
 inline constexpr int64_t kMostSkippedInARow = 20;

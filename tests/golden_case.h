@@ -21,7 +21,8 @@ class Expected {
   explicit Expected(const std::string& path) : file_(path) {}
   [[nodiscard]] std::vector<float> floats(const std::string& name) const {
     const SafetensorsEntry& e = file_.at(name);
-    std::vector<float> out(static_cast<size_t>(e.bytes()) / static_cast<size_t>(dtype_bytes(e.dtype.value())));
+    std::vector<float> out(static_cast<size_t>(e.bytes()) /
+                           static_cast<size_t>(dtype_bytes(e.dtype.value())));
     convert_to_f32(e.dtype.value(), file_.bytes(e), out.data());
     return out;
   }

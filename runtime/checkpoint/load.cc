@@ -24,7 +24,7 @@ std::string check_base(const CheckpointState& saved, const std::string& path, co
     throw DataError(str_cat(
         "the checkpoint of step ", saved.step, " belongs to the base model '", saved.base_path,
         "' with digest ", saved.base_digest, ", but '", path, "' has digest ", digest,
-        ": point base at the model that the run was started from, or start in another run directory"));
+        ": set model.path to the model that the run was started from, or start in another run directory"));
   if (saved.base_path == path) return {};
   return str_cat("the base model was '", saved.base_path, "' when the checkpoint was saved; '", path,
                  "' has the same content");

@@ -54,6 +54,7 @@ struct ParallelSection {
   Overlap overlap = Overlap::kOff;
   // Of a training run whose ranks have up to `max_tokens` tokens at a time.
   [[nodiscard]] int chunks(const PescConfig& pesc, const Mesh& mesh, int64_t max_tokens) const {
+    if (pesc.mode != TrainMode::kPesc || mesh.ep() == 1) return 1;  // nothing travels
     if (exchange_chunks > 0) return exchange_chunks;
     return overlap == Overlap::kOn ? usual_exchange_chunks(device, pesc, mesh, max_tokens) : 1;
   }

@@ -39,7 +39,6 @@ constexpr std::array kRules{
     Rule{"train.recompute:", Kind::kFree},
     // The same bits whatever they say; the layout and what threads and chunks came to are compared as they
     // were.
-    Rule{"parallel.exchange_headroom:", Kind::kFree},
     Rule{"parallel.share_gpu:", Kind::kFree},
     Rule{"parallel.overlap:", Kind::kFree},
     Rule{"parallel.tp:", Kind::kFree},
@@ -90,6 +89,7 @@ void drop_unused(proto::Experiment& e) {
   const auto mode = e.train().mode();
   if (mode != proto::Train::PESC) e.clear_moe();
   if (mode == proto::Train::FULL) e.clear_lora();
+  if (mode != proto::Train::PESC || e.parallel().ep() == 1) e.mutable_parallel()->clear_exchange_headroom();
   if (mode != proto::Train::FULL && e.lora().rank() == 0) {
     e.clear_lora();
     e.mutable_lora()->set_rank(0);

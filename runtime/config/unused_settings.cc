@@ -69,8 +69,8 @@ void look_at_mode(const proto::Experiment& e, Finder& find) {
               in_mode + ", which has no experts");
     find.look(Concerns::kTraining, "debug", e.debug(), {"routing_record", "routing_replay"},
               in_mode + ", which has no experts");
-  } else if (e.parallel().ep() == 1 && e.parallel().exchange_headroom() >= 1) {
-    find.look(Concerns::kAll, "parallel", e.parallel(), {"exchange_headroom"},
+  } else if (e.parallel().ep() == 1) {
+    find.look(Concerns::kAll, "parallel", e.parallel(), {"exchange_headroom", "exchange_chunks"},
               "with parallel.ep 1, where every rank has all experts");
   }
 }
@@ -87,7 +87,7 @@ void look_at_training(const proto::Experiment& e, Finder& find) {
   if (t.schedule() == proto::Train::CONSTANT)
     find.look(Concerns::kTraining, "train", t, {"min_lr_ratio"}, "with train.schedule CONSTANT");
   if (e.checkpoint().every_steps() == 0)
-    find.look(Concerns::kTraining, "checkpoint", e.checkpoint(), {"asynchronous", "on_error"},
+    find.look(Concerns::kTraining, "checkpoint", e.checkpoint(), {"asynchronous", "on_error", "keep_every"},
               "with checkpoint.every_steps 0, which saves at the end alone");
 }
 
@@ -98,7 +98,11 @@ std::vector<UnusedSetting> unused_settings(const proto::Experiment& e, const Fie
   look_at_mode(e, find);
   look_at_training(e, find);
   if (e.parallel().device() == proto::Parallel::CPU)
-    find.look(Concerns::kAll, "parallel", e.parallel(), {"share_gpu", "overlap"}, "with parallel.device CPU");
+    find.look(Concerns::kAll, "parallel", e.parallel(), {"share_gpu", "overlap", "time_kernels"},
+              "with parallel.device CPU");
+  else if (e.train().compute() == proto::Train::F32)
+    find.look(Concerns::kAll, "parallel", e.parallel(), {"time_kernels"},
+              "with train.compute F32, whose products have one kernel");
   if (e.generate().temperature() == 0)
     find.look(Concerns::kAnswers, "generate", e.generate(), {"top_p", "seed"},
               "with generate.temperature 0, which takes the likeliest token");

@@ -135,7 +135,8 @@ class SentencePieceTokenizer : public Tokenizer {
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> open_tokenizer(const std::string& folder, const SpecialPieces& special, Links links) {
+std::unique_ptr<Tokenizer> open_tokenizer(const std::string& folder, const SpecialPieces& special,
+                                          Links links) {
   if (!folder_has(folder, kFileName)) {
     throw DataError(str_cat(folder, ": has no ", kFileName,
                             " (sentencepiece); a folder with only tokenizer.json cannot be read"));

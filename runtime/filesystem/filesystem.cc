@@ -183,7 +183,8 @@ class PosixFileSystem : public FileSystem {
   }
 
   void sync_directory(const std::string& path) override {
-    const OwnedDescriptor fd(retried([&] { return ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); }));
+    const OwnedDescriptor fd(
+        retried([&] { return ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); }));
     if (fd.get() < 0) throw io_error("open directory", path, errno);
     syncing_.directory(fd.get(), path);
   }

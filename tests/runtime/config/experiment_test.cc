@@ -372,7 +372,9 @@ TEST(Experiment, SettingsThatHaveNoEffectAreNamed) {
   }
   EXPECT_TRUE(unused({"generate.temperature=1", "generate.top_p=0.5", "generate.seed=2"}).empty());
   EXPECT_TRUE(unused({"parallel.ep=2", "parallel.exchange_headroom=3"}).empty());
-  EXPECT_TRUE(unused({"parallel.exchange_headroom=0.5"}).empty());  // several rounds, also on one rank
+  EXPECT_FALSE(unused({"parallel.exchange_headroom=0.5"}).empty());
+  EXPECT_FALSE(unused({"parallel.exchange_chunks=2"}).empty());
+  EXPECT_FALSE(unused({"parallel.time_kernels=false"}).empty());
   // The resolved text, every default spelled out, says nothing more than its source did.
   EXPECT_EQ(parse(parse(kGood, {"train.mode=LORA"}).text).unused.size(), 1U);
 }

@@ -49,8 +49,8 @@ TEST(SameRun, WhatTheModelComputesIsRefusedByEveryVerb) {
 TEST(SameRun, WhatOnlyTrainingReadsIsRefusedThereAlone) {
   for (const char* change :
        {"train.seed=2", "train.micro_batch=8", "train.seq_len=64", "train.learning_rate=1", "train.beta2=0.5",
-        "train.warmup_steps=1", "train.clip_norm=1", "data.train[0].weight=2",
-        "moe.dropout=0.2", "moe.aux_coef=0", "lora.dropout=0"}) {
+        "train.warmup_steps=1", "train.clip_norm=1", "data.train[0].weight=2", "moe.dropout=0.2",
+        "moe.aux_coef=0", "lora.dropout=0"}) {
     const Lines refused = compare({}, {change}, CheckpointUse::kResume).refused;
     const std::string field = std::string(change).substr(0, std::string(change).find('='));
     ASSERT_EQ(refused.size(), 1U) << change;
