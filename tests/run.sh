@@ -58,7 +58,7 @@ git ls-files '*.cc' '*.h' '*.cu' '*.cuh' | xargs -r "$format" --dry-run -Werror
 python3 tests/layering_test.py .
 
 part "build"
-cmake --preset release -DPESC_BUILD_TESTS=ON > /dev/null
+cmake --preset release -DPESC_BUILD_TESTS=ON -DPESC_UNITY_BUILD=ON > /dev/null
 cmake --build --preset release -j "$jobs"
 
 log=build/release/ctest.log

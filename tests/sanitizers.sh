@@ -46,7 +46,7 @@ fuzz() {  # SECONDS; 0: the corpora only
 for part in "$@"; do
   case $part in
     build)
-      cmake --preset asan-ubsan -DPESC_BUILD_TESTS=ON > /dev/null
+      cmake --preset asan-ubsan -DPESC_BUILD_TESTS=ON -DPESC_UNITY_BUILD=ON > /dev/null
       cmake --build --preset asan-ubsan -j "$jobs"
       cmake --preset fuzz > /dev/null
       cmake --build --preset fuzz -j "$jobs"
