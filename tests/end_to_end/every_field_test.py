@@ -1,6 +1,7 @@
-"""No accepted setting is without effect: every field of configs/schema/experiment.proto and every flag of launcher/flags.cc
-has a case here, which shows that another value changes something beyond the resolved configuration: a number, a file, a line
-of output, a refusal. A field that acts only in a fault is shown with its fault. A new field or flag without a case fails.
+"""No accepted setting is without effect: every field of configs/schema/experiment.proto and every flag of launcher/flags.cc,
+with each verb that reads it, has a case here, which shows that another value changes something beyond the resolved
+configuration: a number, a file, a line of output, a refusal. A field that acts only in a fault is shown with its fault, one that
+acts only on a GPU by the plan for one. A new field, flag or reader of a flag without a case fails.
 
 The model is a random one of two layers; most cases are one short run compared with one that all share. What waits for a limit
 is started at the beginning and looked at in the end.
@@ -21,19 +22,14 @@ import unittest
 import harness
 from tiny import write_base, write_rows
 
-# Shown by another test, or only on a machine that this one need not be. At most five.
-EXCEPTIONS = {
-    "parallel.share_gpu": "needs a GPU (tests/parallel/gpu_world_test.cc); on a CPU it is named as without effect",
-    "parallel.time_kernels": "needs a GPU: which kernels a product gets (tests/ops/gemm_gpu_test.cc)",
-    "parallel.overlap": "needs a GPU (tests/model/overlap_test.cc); on a CPU it is named as without effect",
-}
-
 CURVE = ("loss", "balance", "grad_norm", "lr", "tokens", "supervised_tokens")
+PLANNED = ("arenas", "phases", "step_seconds", "connection_bytes", "fits", "would_fit")  # the rest of a plan repeats the request
+VERBS = ("train", "eval", "generate", "export", "bench", "plan")  # those that read an experiment
 CASES = {}
 
 
 def case(*names):
-    """Says which fields ("train.steps") or flags ("--samples") the test shows."""
+    """Says which fields ("train.steps") or flags of verbs ("eval --samples") the test shows."""
     def register(test):
         for name in names:
             CASES.setdefault(name, []).append(test.__name__)
@@ -71,8 +67,10 @@ def schema_fields():
 
 
 def flags():
+    """Every flag with every verb that reads it: "eval --samples"."""
     with open(os.path.join(harness.SOURCE, "launcher", "flags.cc"), encoding="utf-8") as file:
-        return ["--" + name for name in re.findall(r'\bFlag\{"(\w+)"', file.read())]
+        return ["%s --%s" % (verb, name) for name, verbs in re.findall(r'\bFlag\{"(\w+)",\s*"([\w ]+)"', file.read())
+                for verb in verbs.split()]
 
 
 EXPERIMENT = """
@@ -150,6 +148,10 @@ class EveryField(unittest.TestCase):
         with open(out, encoding="utf-8") as file:
             return json.load(file)
 
+    @staticmethod
+    def planned(plan):
+        return {k: plan.get(k) for k in PLANNED}
+
     def evaluate(self, settings, *words):
         self.known["evals"] = self.known.get("evals", 0) + 1
         out = self.path("eval-%d.json" % self.known["evals"])
@@ -168,12 +170,9 @@ class EveryField(unittest.TestCase):
     def test_every_field_and_flag_has_a_case(self):
         fields, every_flag = schema_fields(), flags()
         self.assertGreater(len(fields), 80, "the schema was not read")
-        self.assertGreater(len(every_flag), 15, "the table of flags was not read")
-        self.assertLessEqual(len(EXCEPTIONS), 5)
-        named = set(CASES) | set(EXCEPTIONS)
-        self.assertEqual(sorted(set(fields + every_flag) - named), [], "these have no case")
-        self.assertEqual(sorted(named - set(fields + every_flag)), [], "these are no fields or flags")
-        self.assertEqual(sorted(set(CASES) & set(EXCEPTIONS)), [])
+        self.assertGreater(len(every_flag), 35, "the table of flags was not read")
+        self.assertEqual(sorted(set(fields + every_flag) - set(CASES)), [], "these have no case")
+        self.assertEqual(sorted(set(CASES) - set(fields + every_flag)), [], "these are no fields or flags")
 
     def test_nothing_changed_changes_nothing(self):
         self.assertEqual(self.curve(self.trained({})), self.curve(self.train({})))
@@ -192,24 +191,29 @@ class EveryField(unittest.TestCase):
         return value.replace("FOLDER", self.folder) if isinstance(value, str) else value
 
     def test_the_plan_changes(self):
-        for name, value, common, ranks in PLANS:
+        for name, value, common, ranks, *words in PLANS:
             with self.subTest(field=name):
-                key = "plan " + json.dumps([common, ranks])
+                key = "plan " + json.dumps([common, ranks, words])
                 if key not in self.known:
-                    self.known[key] = self.plan(common, "--ranks", ranks)
-                changed = self.plan({**common, name: value}, "--ranks", ranks)
-                self.assertNotEqual(self.known[key], changed)
+                    self.known[key] = self.plan(common, "--ranks", ranks, *words)
+                changed = self.plan({**common, name: value}, "--ranks", ranks, *words)
+                self.assertNotEqual(self.planned(self.known[key]), self.planned(changed))
 
     @case("parallel.device")
     def test_the_device(self):
-        """A plan for a GPU keeps bfloat16 weights, or says what it wants to know of the device; no GPU is needed for it."""
-        usual, words = self.plan({}), ("--out", self.path("gpu.json"))
-        result = self.call("plan", {"parallel.device": "CUDA"}, *words)
-        if result.code == 0:
-            with open(words[1], encoding="utf-8") as file:
-                self.assertNotEqual(json.load(file)["arenas"], usual["arenas"])
-        else:
-            self.assertIn("device", result.message)
+        """A plan for a GPU keeps bfloat16 weights; no GPU is needed for it."""
+        self.assertNotEqual(self.plan({"parallel.device": "CUDA"})["arenas"], self.plan({})["arenas"])
+
+    @case("model.follow_links")
+    def test_links(self):
+        linked, beside = self.path("linked"), self.path("beside")
+        shutil.copytree(self.path("base"), linked)
+        os.makedirs(beside)
+        os.rename(os.path.join(linked, "model.safetensors"), os.path.join(beside, "model.safetensors"))
+        os.symlink(os.path.join(beside, "model.safetensors"), os.path.join(linked, "model.safetensors"))
+        for settings, code in (({}, harness.DATA), ({"model.follow_links": "true"}, 0)):
+            result = self.call("generate", {"model.path": linked, **settings}, "--base", "--prompt", "say one")
+            self.assertEqual(result.code, code, str(result))
 
     def test_what_cannot_be_is_refused(self):
         for name, value, common, code, words in REFUSALS:
@@ -324,8 +328,8 @@ class EveryField(unittest.TestCase):
         self.assertTrue(os.listdir(tape))
         self.assertNotEqual(self.curve(self.train({"debug.routing_replay": tape})), self.curve(self.trained({})))
 
-    @case("generate.max_tokens", "generate.temperature", "generate.top_p", "generate.seed", "--prompt", "--system", "--prompts",
-          "--base")
+    @case("generate.max_tokens", "generate.temperature", "generate.top_p", "generate.seed", "generate --prompt",
+          "generate --system", "generate --prompts", "generate --base")
     def test_generation(self):
         greedy = self.generate({})
         self.assertNotEqual(self.generate({"generate.max_tokens": 2}), greedy)
@@ -339,7 +343,7 @@ class EveryField(unittest.TestCase):
         self.assertEqual(len(self.generate({}, "--prompts", self.path("held.jsonl")).splitlines()), 6)
         self.assertNotEqual(self.generate({}, "--prompt", "say one", "--base"), greedy)
 
-    @case("generate.temperature", "generate.top_p", "generate.seed", "generate.max_tokens", "--samples", "--out")
+    @case("generate.temperature", "generate.top_p", "generate.seed", "generate.max_tokens", "eval --samples", "eval --out")
     def test_sampling_in_eval(self):
         """The answers are sampled as `generate` would, and that is said."""
         answers = lambda report: [s["answer"] for s in report.get("samples", [])]
@@ -359,37 +363,66 @@ class EveryField(unittest.TestCase):
 
     # --- flags
 
-    @case("--config", "--set", "--generation")
+    @case(*["%s --%s" % (verb, flag) for verb in VERBS for flag in ("config", "set")])
+    def test_flags_of_experiments(self):
+        for verb in VERBS:
+            with self.subTest(verb=verb):
+                words = {"generate": ("--prompt", "x"), "export": ("--out", self.path("nowhere"))}.get(verb, ())
+                missing = harness.pesc(0, verb, "--config", self.path("none.textproto"), *words)
+                self.assertEqual(missing.code, harness.USAGE, str(missing))
+                self.assertIn("none.textproto", missing.err)
+                refused = self.call(verb, {"train.steps": 0}, *words)
+                self.assertEqual(refused.code, harness.USAGE, str(refused))
+                self.assertIn("--set train.steps=0: train.steps is 0", refused.err)
+
+    @case("train --generation")
     def test_flags_of_training(self):
-        missing = harness.pesc(0, "train", "--config", self.path("none.textproto"))
-        self.assertEqual(missing.code, harness.USAGE)
-        refused = self.call("train", {"train.steps": 0})
-        self.assertIn("--set train.steps=0: train.steps is 0", refused.err)
         refused = self.call("train", {"run_dir": self.path("not-launched")}, "--generation", "5")
         self.assertEqual(refused.code, harness.USAGE, str(refused))
         self.assertIn("launch 5", refused.err)
 
-    @case("--checkpoint", "--verify", "--against")
+    @case("eval --checkpoint", "eval --base", "generate --checkpoint", "inspect --checkpoint", "inspect --verify",
+          "inspect --against")
     def test_flags_of_checkpoints(self):
-        _, _, run = self.train({"train.steps": 2, "checkpoint.every_steps": 1})
+        _, _, run = self.train({"train.steps": 2, "checkpoint.every_steps": 1, "train.learning_rate": 0.3})
         one, two = os.path.join(run, "step-1"), os.path.join(run, "step-2")
         newest = self.evaluate({"run_dir": run})[1]
         self.assertEqual(self.evaluate({"run_dir": run}, "--checkpoint", two)[1], newest)
         self.assertNotEqual(self.evaluate({"run_dir": run}, "--checkpoint", one)[1], newest)
+        self.assertNotEqual(self.evaluate({"run_dir": run}, "--base")[1], newest)
+        answer = lambda step: self.generate({"run_dir": run}, "--prompt", "say one", "--checkpoint", step)
+        self.assertNotEqual(answer(one), answer(two))
         inspect = lambda *words: harness.pesc(0, "inspect", "--checkpoint", *words)
         self.assertIn("not verified", inspect(one).out)
         self.assertIn("every one verified", inspect(one, "--verify").out)
         self.assertIn("step: 1 -> 2", inspect(one, "--against", two).out)
 
-    @case("--ranks", "--shape", "--gemm_tflops", "--memory_gbs", "--link_gbs", "--device_gib")
+    @case("export --checkpoint", "export --out")
+    def test_flags_of_export(self):
+        full = {"train.mode": "FULL", "train.steps": 2, "checkpoint.every_steps": 1}
+        _, _, run = self.train(full)
+        weights = []
+        for name, words in (("newest", ()), ("first", ("--checkpoint", os.path.join(run, "step-1")))):
+            out = self.path("exported-" + name)
+            result = self.call("export", {"run_dir": run, **full}, "--out", out, *words)
+            self.assertEqual(result.code, 0, str(result))
+            weights.append(harness.digests(out)["model.safetensors"])
+        self.assertNotEqual(*weights)
+
+    @case("plan --ranks", "plan --shape", "plan --out", "plan --gpu", "plan --gemm_tflops", "plan --memory_gbs", "plan --link_gbs",
+          "plan --device_gib")
     def test_flags_of_plan(self):
         usual = self.plan({}, "--ranks", "2")
-        self.assertNotEqual(self.plan({}), usual)
-        self.assertNotEqual(self.plan({}, "--ranks", "2", "--shape", "7B"), usual)
-        for flag in ("--gemm_tflops", "--memory_gbs", "--link_gbs", "--device_gib"):
-            self.assertNotEqual(self.plan({}, "--ranks", "2", flag, "0.5"), usual, flag)
+        self.assertNotEqual(self.planned(self.plan({})), self.planned(usual))
+        self.assertNotEqual(self.planned(self.plan({}, "--ranks", "2", "--shape", "7B")), self.planned(usual))
+        for flag in ("--gemm_tflops", "--memory_gbs", "--link_gbs"):
+            self.assertNotEqual(self.plan({}, "--ranks", "2", flag, "0.5")["step_seconds"], usual["step_seconds"], flag)
+        fits = [self.plan({}, "--ranks", "2", "--device_gib", gib)["fits"] for gib in ("0.01", "10")]
+        self.assertEqual(fits, [False, True])
+        slow, fast = (self.plan({"parallel.device": "CUDA"}, "--gpu", gpu)["step_seconds"] for gpu in ("A100-40", "B200-180"))
+        self.assertGreater(slow, fast)
 
-    @case("--steps", "--shortest")
+    @case("bench --steps", "bench --shortest", "bench --shape", "bench --out")
     def test_flags_of_bench(self):
         def bench(*words):
             out = self.path("bench.json")
@@ -397,9 +430,16 @@ class EveryField(unittest.TestCase):
             self.assertEqual(result.code, 0, str(result))
             with open(out, encoding="utf-8") as file:
                 return json.load(file)
-        self.assertEqual(bench("--steps", "2")["steps"], 2)
+        usual = bench("--steps", "2")
+        self.assertEqual(usual["steps"], 2)
         rate = lambda report: report["tokens_per_second_median"] * report["step_seconds_median"]  # tokens of a step
         self.assertLess(round(rate(bench("--steps", "1", "--shortest", "1"))), 4 * 48)
+        with open(self.path("base", "config.json"), encoding="utf-8") as file:
+            shape = {**json.load(file), "num_hidden_layers": 1}
+        with open(self.path("config.json"), "w", encoding="utf-8") as file:
+            json.dump(shape, file)
+        flatter = bench("--steps", "1", "--shape", self.path("config.json"))
+        self.assertLess(flatter["arena_bytes_rank0"], usual["arena_bytes_rank0"])
 
     # --- what waits: started by setUpClass, looked at here
 
@@ -464,7 +504,7 @@ class EveryField(unittest.TestCase):
         self.assertNotEqual(result.code, 0)
         self.assertEqual(len(harness.read_jsonl(os.path.join(run, "launches.jsonl"))), 1)
 
-    @case("recovery.host_wait_s", "recovery.smaller_layout", "--hostfile", "--n")
+    @case("recovery.host_wait_s", "recovery.smaller_layout", "launch --hostfile", "launch --n")
     def test_z_hosts(self):
         result, _ = self.ended("waits")
         self.assertEqual(result.code, harness.IO, str(result))
@@ -513,6 +553,8 @@ CURVES = [
     ("model.shape.rope_theta", 10, FULL),
     ("model.shape.init_std", 0.1, FULL),
 ]
+CUDA = {"parallel.device": "CUDA"}
+# The same, the number of ranks, and other flags of `plan`.
 PLANS = [
     ("model.shape.family", "QWEN2", FULL, 1),
     ("model.shape.vocab", 1030, FULL, 1),
@@ -528,6 +570,10 @@ PLANS = [
     ("parallel.ep", 2, {}, 2),
     ("parallel.exchange_headroom", 0.4, {"parallel.ep": 2}, 2),
     ("parallel.exchange_chunks", 2, {"parallel.ep": 2, "train.global_batch": 8}, 2),
+    ("parallel.overlap", "true", {**CUDA, "parallel.ep": 2}, 2),
+    ("parallel.share_gpu", "true", CUDA, 2),
+    # Room to time kernels in, which stands out where a weight's gradient is large.
+    ("parallel.time_kernels", "false", {**CUDA, "train.mode": "FULL"}, 1, "--shape", "7B"),
 ]
 REFUSALS = [
     ("model.shape.max_positions", 32, FULL, harness.USAGE, ("train.seq_len is 48", "32 positions")),

@@ -235,7 +235,7 @@ class PlanTest(harness.EndToEnd):
         self.assert_refused(harness.pesc(0, "plan", "--config", QUICKSTART, "--shape", BASE, "--ranks", 4, "--gpu", "H100-80"), 64, "CPU",
                             "parallel.device=CUDA")
         self.assert_refused(harness.pesc(0, "plan", "--config", config, "--shape", "7B", "--ranks", 8, "--device_gib", -1), 64,
-                            "--device_gib", "positive")
+                            "--device_gib", "is not above 0")
         self.assert_refused(harness.pesc(0, "train", "--config", QUICKSTART, "--shape", "7B"), 64, "--shape")
         with tempfile.NamedTemporaryFile("w", suffix=".textproto") as file:
             file.write("family: LLAMA\nvocab: 10 hiden: 4\n")

@@ -212,6 +212,25 @@ def not_again(rig, row, log):
     of_launch_test(rig, row, "test_what_does_not_go_away_is_not_tried_again", "test_too_few_slots", "test_usage", tries=8)
 
 
+@line("surroundings of a launch", "hostfiles that mpirun would misunderstand or refuse, variables of Slurm left over, a launch "
+      "inside mpirun or a launch, Open MPI 5 and another MPI, a TMPDIR that is not there",
+      "O3 64 or 74, never started again; what can be understood trains; O4")
+def surroundings(rig, row, log):
+    of_launch_test(rig, row, "test_a_hostfile_is_understood_or_refused", "test_what_mpirun_refuses_is_not_repeated",
+                   "test_variables_of_slurm_that_are_left_over", "test_a_launch_inside_mpirun_or_a_launch", "test_another_mpi",
+                   "test_the_folder_for_session_files", tries=11)
+
+
+@line("descriptors and cores of the start", "standard streams closed, the reader of a pipe gone after a line, a start on one core",
+      "every step is made, no file of the run is written into; ranks stay on that core")
+def descriptors(rig, row, log):
+    of_launch_test(rig, row, "test_closed_descriptors_do_not_become_files", "test_a_reader_that_goes_away_costs_no_step", tries=3)
+    if len(os.sched_getaffinity(0)) < 2:
+        ran.add("test_ranks_stay_on_the_cores_of_the_start")  # this line says why it is not
+        raise CannotRun("one core: a start on fewer is none")
+    of_launch_test(rig, row, "test_ranks_stay_on_the_cores_of_the_start")
+
+
 def progress_beside_damage(rig, row):
     """One restart without a new checkpoint is allowed; two launches die, after new ones below a damaged step 20."""
     run = "progress"
@@ -383,4 +402,5 @@ CASES = [
                 "O1, one writer, requeued"),
     layouts.other_world_size, layouts.chain, not_a_number, hostile.hostile_rows, hostile.hostile_safetensors,
     hostile.hostile_folder, hostile.other_rows, crash_loop, not_again,
+    surroundings, descriptors,
     faults_all_the_time, memory, gpu.gpu]
