@@ -55,7 +55,7 @@ TEST(Sharding, BytesRead) {
   const MpiSession session;
   const auto world = test_world(session);
   const auto own = alone(*world);
-  const std::string folder = std::string(PESC_SOURCE_DIR) + "/tests/goldens/mistral-top1";
+  const std::string folder = PESC_SOURCE_DIR "/tests/goldens/mistral-top1";
   const ModelConfig model = read_model_config(folder);
   const Rows rows = five_rows(model);
   const auto read_by = [&](Communicator& group, const Layout& layout) {
