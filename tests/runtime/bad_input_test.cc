@@ -87,7 +87,9 @@ class BadInput : public testing::Test {
   void start(const std::vector<std::string>& fields) {
     ExperimentConfig config;
     together(*world_, [&] { config = experiment(fields); });
-    Job job = open_job(*world_, {1, 1, session_.local_rank()}, std::move(config), DataUse::kAll);
+    HostPlacement here;
+    here.local_rank = session_.local_rank();
+    Job job = open_job(*world_, here, std::move(config), DataUse::kAll);
     together(*world_, [&] {
       (void)load_training_data(job);
       (void)load_held_out_data(job);
