@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <random>
 
 #include "runtime/data/template.h"
@@ -51,7 +50,7 @@ std::string random_text(std::mt19937& random, size_t bytes) {
 
 TEST_P(LongTexts, TheStartIsThatOfTheWhole) {
   std::mt19937 random(5);
-  for (int trial = 0; trial < 60; ++trial) {
+  for (int trial = 0; trial < 15; ++trial) {
     const std::string text = random_text(random, 20000);
     const std::vector<int32_t> all = tokenizer_->encode(text);
     for (const int64_t limit : {0, 1, 7, 100, 600, 100000}) {
@@ -73,7 +72,7 @@ TEST_P(LongTexts, TheStartIsThatOfTheWhole) {
 TEST_P(LongTexts, RunsWithoutABorderToo) {
   for (const std::string& unit : {std::string("a"), std::string("ab"), std::string("\xE6\x97\xA5")}) {
     std::string text;
-    while (text.size() < 300000) text += unit;
+    while (text.size() < 150000) text += unit;
     const std::vector<int32_t> all = tokenizer_->encode(text);
     for (const int64_t limit : {1, 500}) {
       const EncodedStart start = tokenizer_->encode_start(text, limit);
@@ -100,14 +99,9 @@ TEST_P(LongTexts, ALongRowIsCutToTheSameSample) {
   EXPECT_GT(std::ssize(encode_prompt(*tokenizer_, row, 50)), 50);
   EXPECT_LT(std::ssize(encode_prompt(*tokenizer_, row, 50)), 5000);
 
-  const auto seconds = [&](size_t bytes) {
-    row.turns = {{"q", random_text(random, bytes)}};
-    const auto begin = std::chrono::steady_clock::now();
-    EXPECT_EQ(encode_row(*tokenizer_, row, 300).tokens.size(), 300U);
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  };
-  (void)seconds(16000);
-  EXPECT_LT(seconds(16 << 20), 0.5);  // all of it takes many seconds
+  // However long the text, so much of it is looked at.
+  const std::string long_text = random_text(random, 1 << 20);
+  EXPECT_LT(tokenizer_->encode_start(long_text, 300).bytes, size_t{200} << 10);
 }
 INSTANTIATE_TEST_SUITE_P(Models, LongTexts,
                          ::testing::Values(kLlamaLike, kDefaultsNoBos, "--vocab_size=150 --model_type=bpe",
