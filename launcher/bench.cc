@@ -220,11 +220,11 @@ int run_bench(const Process& process, const CommandLine& command) {
   together(process.world, [&] {
     if (!job.first()) return;
     const nlohmann::json j = to_json(job, placement, *decoder, t, rate);
-    std::printf("%s\n", j.dump(2).c_str());
+    std::printf("%s\n", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
     print(job, placement, j, t, rate);
     if (command.out.empty()) return;
     AtomicFile file(command.out);
-    file.write(j.dump(2) + "\n");
+    file.write(j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
     file.commit();
   });
   return 0;

@@ -52,6 +52,12 @@ LaunchOptions parse_launch(int argc, char** argv) {
   check_one_copy(job);
   o.slurm_nodes = job.nodes;
   if (o.ranks < 1) o.ranks = job.tasks;
+  if (job.nodes > 0 && o.ranks > job.slots) {
+    throw UsageError(str_cat(
+        "-n ", o.ranks, " is more than the ", job.slots,
+        " tasks of the Slurm job (SLURM_TASKS_PER_NODE); ask Slurm for more tasks (--ntasks), or start "
+        "fewer ranks; in a shell that belongs to no job, unset Slurm's variables"));
+  }
   std::string ignored;
   if (!job.left_over.empty()) {
     ignored = str_cat("this is not in the Slurm job of ", job.left_over, "; Slurm's variables are ignored");

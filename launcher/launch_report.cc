@@ -1,5 +1,7 @@
 #include "launcher/launch_report.h"
 
+#include <signal.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -95,7 +97,8 @@ std::set<std::string> hosts_of_the_dead(const JobEnd& end) {
 }
 
 bool ranks_began(const JobEnd& end) {
-  if (end.code == 0 || end.code > 128) return true;  // a signal, or a daemon that was lost
+  const bool crashed = end.code == 128 + SIGSEGV || end.code == 128 + SIGABRT;  // perhaps mpirun itself
+  if (end.code == 0 || (end.code > 128 && !crashed)) return true;  // a signal, or a daemon that was lost
   if (!end.heartbeats.empty() || !dead_ranks(end).empty()) return true;
   for (const auto& [rank, lines] : end.last_lines) {
     if (rank != kMpirunItself) return true;

@@ -87,6 +87,30 @@ std::optional<std::vector<std::string>> expand_node_list(const std::string& list
   return names;
 }
 
+// "2(x3),1": the tasks of each node. Nothing where it is no such list, or not of so many nodes.
+static std::optional<int> tasks_of(const std::string& list, size_t nodes) {
+  size_t counted = 0;
+  int64_t sum = 0;
+  for (size_t begin = 0; begin <= list.size();) {
+    const size_t end = std::min(list.find(',', begin), list.size());
+    std::string item = list.substr(begin, end - begin);
+    size_t times = 1;
+    if (const size_t at = item.find("(x"); at != std::string::npos && item.ends_with(')')) {
+      const auto number = number_of(item.substr(at + 2, item.size() - at - 3));
+      if (!number) return std::nullopt;
+      times = static_cast<size_t>(*number);
+      item.resize(at);
+    }
+    const auto tasks = number_of(item);
+    if (!tasks) return std::nullopt;
+    counted += times;
+    sum += static_cast<int64_t>(*tasks) * static_cast<int64_t>(times);
+    begin = end + 1;
+  }
+  if (counted != nodes || sum > (1 << 30)) return std::nullopt;
+  return static_cast<int>(sum);
+}
+
 SlurmJob read_slurm_job(const Variables& variable, const std::string& host, const AskSlurm& ask) {
   const auto either = [&](const char* one, const char* other) {
     return text_of(variable(variable(one) != nullptr ? one : other));
@@ -111,6 +135,12 @@ SlurmJob read_slurm_job(const Variables& variable, const std::string& host, cons
     return left_over(str_cat("SLURM_JOB_NUM_NODES=", count,
                              " does not agree with SLURM_JOB_NODELIST=", list.substr(0, 80)));
   }
+  const std::string per_node = text_of(variable("SLURM_TASKS_PER_NODE"));
+  const std::optional<int> slots = tasks_of(per_node, nodes->size());
+  if (!slots) {
+    return left_over(str_cat("SLURM_TASKS_PER_NODE=", per_node.substr(0, 40),
+                             " does not agree with SLURM_JOB_NODELIST=", list.substr(0, 80)));
+  }
   const std::string node = text_of(variable("SLURMD_NODENAME"));
   const bool here = std::any_of(nodes->begin(), nodes->end(), [&](const std::string& n) {
     return n == node || name_without_domain(n) == name_without_domain(host);
@@ -121,6 +151,7 @@ SlurmJob read_slurm_job(const Variables& variable, const std::string& host, cons
   if (!state && !here)
     return left_over(str_cat("this host, ", host, ", is not in SLURM_JOB_NODELIST=", list.substr(0, 80)));
   job.nodes = static_cast<int>(nodes->size());
+  job.slots = *slots;
   job.tasks = number_of(text_of(variable("SLURM_NTASKS"))).value_or(0);
   if (variable("SLURM_STEP_ID") != nullptr)
     job.copies = std::max(1, number_of(text_of(variable("SLURM_STEP_NUM_TASKS"))).value_or(1));

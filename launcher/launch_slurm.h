@@ -12,6 +12,7 @@ namespace pesc {
 struct SlurmJob {
   int nodes = 0;          // of the allocation; 0: this is no Slurm job
   int tasks = 0;          // SLURM_NTASKS; 0: not said
+  int slots = 0;          // that mpirun finds there: the sum of SLURM_TASKS_PER_NODE
   int copies = 1;         // of this program, that srun started
   std::string left_over;  // the variable that names a job, and why it is not believed; empty: there is none
 };

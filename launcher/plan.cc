@@ -221,7 +221,9 @@ int run_plan(const Process& process, const CommandLine& command) {
     print(fit, machine.room, command.ranks);
     if (!command.out.empty()) {
       AtomicFile file(command.out);
-      file.write(to_json(config, p, machine, fit).dump(2) + "\n");
+      file.write(
+          to_json(config, p, machine, fit).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) +
+          "\n");
       file.commit();
     }
   });

@@ -198,8 +198,8 @@ std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vect
   for (size_t i = 0; i < rows.size(); ++i) {
     if (rows[i].turns.empty()) continue;
     const Turn& last = rows[i].turns.back();
-    out.push_back(
-        {rows[i].tag, last.prompt, last.answer, text_of[i], canonical_text(*job.tokenizer, last.answer)});
+    out.push_back({rows[i].tag, last.prompt, last.answer, text_of[i],
+                   canonical_text(*job.tokenizer, last.answer, cache_length)});
   }
   if (job.first() && answered < out.size()) {
     LOG(WARNING) << out.size() - answered << " of " << out.size()

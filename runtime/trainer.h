@@ -67,6 +67,7 @@ class Trainer {
   void check_skipped(const StepMetrics& m) const;
   void check_updated(const TrainResult& result) const;
   [[nodiscard]] bool worth_saving(const StepMetrics& m) const;
+  void refuse_last_save(const TrainResult& result) const;
   [[nodiscard]] std::string where_to_look(const std::string& rows) const;
   [[nodiscard]] std::string last_good() const;
   [[nodiscard]] bool still_ours() const noexcept;

@@ -48,6 +48,9 @@ void Trainer::tell_length() const {
       LOG(WARNING) << "train.epochs asks for " << asked << " rows; " << end_ << " are trained on";
     }
   }
+  if (t.warmup_ratio > 0)
+    LOG(INFO) << "the warm-up has " << lr_.warmup << " of " << steps_ << " steps (train.warmup_ratio "
+              << t.warmup_ratio << ")";
   if (lr_.warmup > steps_) {
     LOG(WARNING) << "the warm-up (train.warmup_steps) of " << lr_.warmup << " steps does not end in a run of "
                  << steps_ << " steps: train.learning_rate is never reached";

@@ -85,4 +85,17 @@ bool Trainer::worth_saving(const StepMetrics& m) const {
   return !updates_.none() && (!m.skipped || is_finite(m));
 }
 
+// The run is at its end, or told to stop, and the last batch was left out as not finite. Told to stop, the
+// run goes on from the last good checkpoint when it is started again; at its end it is no success.
+void Trainer::refuse_last_save(const TrainResult& result) const {
+  const std::string what = str_cat("step ", step_, ": the last batch was left out, its loss being ",
+                                   result.loss, "; the weights may be broken and are not saved. ",
+                                   where_to_look("the last rows of the stream"));
+  if (result.preempted) {
+    if (job_.first()) LOG(ERROR) << what;
+    return;
+  }
+  throw AgreedError(ExitCode::kInternal, what, job_.first());
+}
+
 }  // namespace pesc

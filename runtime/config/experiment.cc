@@ -332,6 +332,9 @@ ExperimentConfig parse_experiment(const std::string& text, const std::string& wh
   ExperimentConfig out;
   const proto::Experiment e = read_experiment_text(text, where, overrides, out.places);
   const Checker check(out.places);
+  check.require(
+      is_printable(e.name()), "name",
+      str_cat("is '", made_printable(e.name()), "'; a name is text in UTF-8 without control characters"));
   out.name = e.name();
   out.run_dir = e.run_dir();
   read_train(e.train(), check, out);

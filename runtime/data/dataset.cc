@@ -102,7 +102,6 @@ void Dataset::load(const DatasetFile& file, const Tokenizer& tokenizer, const Da
   };
   const RowsReport read = for_each_row(file.path, options.rows, [&](Row&& row, const std::string& where) {
     row.tag = tag_of(file.tag, row.tag, file.path);
-    if (options.on_row) options.on_row(row);
     RowLosses lost;
     const Sample sample = encode_row(tokenizer, row, options.seq_len, &lost);
     if (lost.unsayable) {
@@ -116,6 +115,7 @@ void Dataset::load(const DatasetFile& file, const Tokenizer& tokenizer, const Da
                           " tokens; dropped (a larger seq_len would keep it)"));
       return;
     }
+    if (options.on_row) options.on_row(row);
     losses.add(lost, where);
     add(sample, tag_number(row.tag));
   });

@@ -26,6 +26,15 @@ constexpr std::string_view kThoughts =
     "is not supported: it is text that would neither be seen nor learned; write it into the content, or take "
     "it away";
 
+constexpr std::string_view kOtherMask =
+    "is not supported: it says what is learned in other words; write \"train\": false, or \"weight\": 0, at "
+    "the message";
+constexpr std::string_view kOfKto =
+    "is not supported: it says whether the answer is wanted; leave out the rows that are not";
+constexpr std::string_view kSeen =
+    "is not supported: it is text that would neither be seen nor learned; write it into \"input\" or "
+    "\"system\"";
+
 constexpr std::array kOfRows = std::to_array<Refusal>({
     {"conversations", kShareGpt},
     {"tools", kTools},
@@ -41,24 +50,22 @@ constexpr std::array kOfRows = std::to_array<Refusal>({
     {"chosen", kPreference},
     {"rejected", kPreference},
     {"kto_tag", kPreference},
+    {"label", kOfKto},
+    {"loss_weight", kOtherMask},
+    {"sample_weight", kOtherMask},
+    {"context", kSeen},
+    {"system_prompt", kSeen},
 });
 constexpr std::array kOfElements = std::to_array<Refusal>({
-    {"from", kShareGpt},
-    {"value", kShareGpt},
-    {"tools", kTools},
-    {"functions", kTools},
-    {"tool_calls", kTools},
-    {"tool_call_id", kTools},
-    {"function_call", kTools},
-    {"image", kMedia},
-    {"images", kMedia},
-    {"video", kMedia},
-    {"videos", kMedia},
-    {"audio", kMedia},
-    {"audios", kMedia},
-    {"reasoning", kThoughts},
-    {"reasoning_content", kThoughts},
-    {"thinking", kThoughts},
+    {"from", kShareGpt},       {"value", kShareGpt},     {"tools", kTools},
+    {"functions", kTools},     {"tool_calls", kTools},   {"tool_call_id", kTools},
+    {"function_call", kTools}, {"image", kMedia},        {"images", kMedia},
+    {"video", kMedia},         {"videos", kMedia},       {"audio", kMedia},
+    {"audios", kMedia},        {"reasoning", kThoughts}, {"reasoning_content", kThoughts},
+    {"thinking", kThoughts},   {"thoughts", kThoughts},  {"reasoning_details", kThoughts},
+    {"tool_call", kTools},     {"system", kSeen},        {"loss", kOtherMask},
+    {"mask", kOtherMask},      {"masked", kOtherMask},   {"ignore", kOtherMask},
+    {"training", kOtherMask},
 });
 
 template <class List>

@@ -98,10 +98,30 @@ void take_alpaca(RowEvents& events, const std::string& where, Answers answers, R
 }
 
 // How many of the four formats the row is in: one, unless it is refused.
+// How to write a known form of another program here; empty for others.
+std::string how_to_convert(const std::string& fields) {
+  const auto has = [&](const char* name) {
+    return fields.find(str_cat('"', name, '"')) != std::string::npos;
+  };
+  const auto pair = [](const char* question, const char* answer) {
+    return str_cat("; write \"", question, "\" as \"instruction\" and \"", answer, "\" as \"output\"");
+  };
+  for (const char* answer : {"completion", "response", "answer", "targets", "target", "outputs", "answers"}) {
+    for (const char* question : {"prompt", "question", "query", "inputs", "instruction", "problem"})
+      if (has(question) && has(answer)) return pair(question, answer);
+  }
+  for (const char* list : {"prompt", "completion", "chat", "dialogue", "dialog", "turns"})
+    if (has(list))
+      return str_cat("; write the turns of \"", list, "\" as \"messages\" with \"role\" and \"content\"");
+  if (has("text")) return "; write plain text to learn from as \"corpus\"";
+  return "";
+}
+
 void check_format(const RowEvents& events, bool alpaca, const std::string& where) {
   const int formats =
       int{alpaca} + events.conversation.has_value() + events.messages.has_value() + events.corpus.has_value();
-  if (formats == 0 && !events.holds_rows.empty()) {
+  const std::string conversion = formats == 0 ? how_to_convert(events.fields) : "";
+  if (formats == 0 && !events.holds_rows.empty() && conversion.empty()) {
     throw DataError(
         str_cat(where, ": \"", events.holds_rows,
                 "\" holds a list of objects; if these are the rows, take the list out of it: rows are "
@@ -110,7 +130,7 @@ void check_format(const RowEvents& events, bool alpaca, const std::string& where
   if (formats != 1) {
     throw DataError(str_cat(where, formats == 0 ? ": has none of " : ": has more than one of ",
                             "\"conversation\", \"messages\", \"corpus\", \"instruction\" with \"output\"",
-                            "; its fields are ", events.fields.empty() ? "none" : events.fields));
+                            "; its fields are ", events.fields.empty() ? "none" : events.fields, conversion));
   }
   const char* format = events.corpus ? "corpus" : events.messages ? "messages" : "conversation";
   const auto no_place = [&](const char* field, bool there) {

@@ -60,7 +60,12 @@ void take_added_tokens(const json& document, const std::string& file, int64_t vo
     if (!token.is_object()) continue;
     const std::optional<std::string> text =
         text_of(token, file, "added_tokens_decoder." + made_printable(id));
-    if (text && token.value("special", false)) out.texts.push_back(*text);
+    const auto special = token.find("special");
+    if (special != token.end() && !special->is_boolean()) {
+      throw DataError(
+          str_cat(file, ": added_tokens_decoder.", made_printable(id), ".special is neither true nor false"));
+    }
+    if (text && special != token.end() && special->get<bool>()) out.texts.push_back(*text);
     for (SpecialToken& end : out.ends) {
       if (!text || end.file != file || end.text != *text) continue;
       if (id.empty() || id.size() > 9 || id.find_first_not_of("0123456789") != std::string::npos ||

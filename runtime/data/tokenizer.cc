@@ -156,8 +156,10 @@ std::string tokenizer_digest(const std::string& folder, Links links) {
   return hex;
 }
 
-std::string canonical_text(const Tokenizer& tokenizer, const std::string& text) {
-  const std::vector<int32_t> ids = tokenizer.encode(text);
+std::string canonical_text(const Tokenizer& tokenizer, const std::string& text, int64_t most_tokens) {
+  const EncodedStart start = tokenizer.encode_start(text, most_tokens);
+  if (start.bytes < text.size()) return text;
+  const std::vector<int32_t>& ids = start.ids;
   const bool unknown = std::ranges::any_of(ids, [&](int32_t id) { return tokenizer.is_unknown(id); });
   return unknown ? text : tokenizer.decode(ids);
 }

@@ -61,7 +61,9 @@ struct SpecialPieces {
 
 // The text of an answer as the tokenizer gives it back: what a model that says it exactly says. A text with
 // characters that no piece has comes back as it is, for no model can say it.
-[[nodiscard]] std::string canonical_text(const Tokenizer& tokenizer, const std::string& text);
+// A text of more than `most_tokens` tokens, which nobody compares with, is returned as it is.
+[[nodiscard]] std::string canonical_text(const Tokenizer& tokenizer, const std::string& text,
+                                         int64_t most_tokens = int64_t{1} << 20);
 
 // The tokenizer of a Hugging Face folder: its sentencepiece `tokenizer.model`. Throws DataError, naming the
 // file, when there is none, it is no regular file, a link leads out of the folder, or it is damaged; IoError

@@ -149,6 +149,17 @@ bool same_kind(const RopeConfig& a, const RopeConfig& b) {
 // Both spellings may stand in one file (this project writes both), but not contradict each other.
 RopeConfig read_rope(const ConfigFields& fields, int64_t max_positions) {
   require_one(fields, "partial_rotary_factor", "a partly rotated head is not supported; only 1 is");
+  // Spellings of other programs would otherwise be passed over.
+  for (const auto& [key, value] : fields.object_items()) {
+    const std::string_view name = key;
+    const bool of_rope = name.starts_with("rope_") || name.starts_with("rotary_") || name == "scale_rope";
+    if (!of_rope || value.is_null() || name == "rope_theta" || name == "rope_scaling" ||
+        name == "rope_parameters")
+      continue;
+    if (value == false || ((name == "rotary_pct" || name == "rotary_percent") && value == 1)) continue;
+    fields.fail(key.c_str(),
+                "is not read here; say what it means with rope_theta and rope_scaling, or take it out");
+  }
   std::optional<double> theta = fields.positive("rope_theta");
   std::optional<RopeConfig> rope;
   for (const char* key : {"rope_parameters", "rope_scaling"}) {

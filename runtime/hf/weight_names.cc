@@ -31,15 +31,11 @@ constexpr std::array<SkippedPart, 6> kSkippedParts = {{
 }};
 
 // Buffers that old versions of transformers saved: derived from config.json, never learned.
-constexpr std::array kDerivedBuffers = {".rotary_emb.inv_freq"sv,
-                                        ".rotary_emb.cos_cached"sv,
-                                        ".rotary_emb.sin_cached"sv,
-                                        ".attn.masked_bias"sv,
-                                        ".attn.bias"sv,
-                                        ".attention.masked_bias"sv,
-                                        ".attention.bias"sv,
-                                        ".self_attn.masked_bias"sv};
-constexpr auto kCausalMask = ".self_attn.bias"sv;  // a mask where it has four dimensions, else a bias
+constexpr std::array kDerivedBuffers = {".rotary_emb.inv_freq"sv,   ".rotary_emb.cos_cached"sv,
+                                        ".rotary_emb.sin_cached"sv, ".attn.masked_bias"sv,
+                                        ".attention.masked_bias"sv, ".self_attn.masked_bias"sv};
+// A mask where it has four dimensions, else a bias.
+constexpr std::array kCausalMasks = {".attn.bias"sv, ".attention.bias"sv, ".self_attn.bias"sv};
 
 // What wrappers put before every name.
 constexpr std::array kWrappers = {"base_model.model."sv, "module."sv, "_orig_mod."sv,
@@ -62,7 +58,8 @@ bool is_skipped(std::string_view name, Family family) {
 bool is_derived(std::string_view name, const SafetensorsEntry* entry) {
   if (std::ranges::any_of(kDerivedBuffers, [&](std::string_view end) { return name.ends_with(end); }))
     return true;
-  return name.ends_with(kCausalMask) && entry != nullptr && entry->shape.size() == 4;
+  return entry != nullptr && entry->shape.size() == 4 &&
+         std::ranges::any_of(kCausalMasks, [&](std::string_view end) { return name.ends_with(end); });
 }
 
 bool is_adapter(std::string_view name) {
