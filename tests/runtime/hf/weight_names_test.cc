@@ -113,10 +113,10 @@ TEST(WeightNames, MissingTensorsAreNamedAndCounted) {
 TEST(WeightNames, LeftOverTensorsOfComputedModulesAreRefused) {
   for (const std::string name :
        {"model.layers.0.self_attn.q_proj.bias", "model.layers.1.self_attn.q_norm.weight",
-        "model.layers.0.self_attn.bias", "model.layers.1.mlp.down_proj.bias",
-        "model.layers.0.self_attn.k_scale", "model.layers.0.post_feedforward_layernorm.weight",
-        "model.norm.bias", "lm_head.bias", "model.embed_tokens.weight_scale",
-        "module.model.layers.0.self_attn.q_norm.weight"}) {
+        "model.layers.0.self_attn.bias", "model.layers.1.attn.bias", "model.layers.0.attention.bias",
+        "model.layers.1.mlp.down_proj.bias", "model.layers.0.self_attn.k_scale",
+        "model.layers.0.post_feedforward_layernorm.weight", "model.norm.bias", "lm_head.bias",
+        "model.embed_tokens.weight_scale", "module.model.layers.0.self_attn.q_norm.weight"}) {
     const std::string message = Weights().add({name}).refused();
     EXPECT_SAYS("'" + name + "'", message);
     EXPECT_SAYS("llama", message);
@@ -144,11 +144,11 @@ TEST(WeightNames, OtherLeftOverTensorsAreNamedOnce) {
 }
 
 TEST(WeightNames, DerivedBuffersAreSilent) {
-  const WeightReport report = Weights()
-                                  .add({"model.layers.0.self_attn.rotary_emb.inv_freq",
-                                        "model.rotary_emb.inv_freq", "model.layers.1.attn.masked_bias",
-                                        "model.layers.1.attn.bias", "model.layers.0.self_attn.masked_bias"})
-                                  .report();
+  const WeightReport report =
+      Weights()
+          .add({"model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq",
+                "model.layers.1.attn.masked_bias", "model.layers.0.self_attn.masked_bias"})
+          .report();
   EXPECT_TRUE(report.warnings.empty());
   EXPECT_EQ(report.summary.find("inv_freq"), std::string::npos);
 }
