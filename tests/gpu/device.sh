@@ -4,8 +4,8 @@
 #
 #   tests/gpu/device.sh [--part 1|2] [--sanitize] [--only REGEX] [--deps DIR] [-D...]
 #
-# --part       1: tests of one rank, the quick start, bench against plan, faults; 2: tests of ranks that share the GPU. Each takes at
-#              most 8 minutes on one H200, the build included; without it, both
+# --part       1: tests of one rank, goldens, the quick start, bench against plan, faults; 2: layouts and exchanges of ranks that share
+#              the GPU. Each is meant to take at most 8 minutes on one H200; without it, both
 # --sanitize   the single-rank programs under compute-sanitizer as well: memcheck, then racecheck
 # --only       of the tests, those whose names match
 # --deps       unpacked Debian packages (gflags, glog, ...) for a machine without a network; ./gpu-deps where it exists
@@ -77,14 +77,15 @@ fi
 say "tests, $([[ $mps == yes ]] && echo "with" || echo "without") a multi-process service of their own"
 status=0
 [[ $mps == yes ]] && ranks=$(nproc) || ranks=8
-# Part 2 has the tests of several ranks.
+# Part 2 has the layouts and the exchanges of several ranks; its tests are told apart by name.
+second='^(gpu\.model\.(layouts|overlap|dense_equal|generation|sharding)|gpu\.parallel\..*|parallel\.nccl_.*)\.np[2-9]$'
+names=$(ctest --test-dir "$build" -N -L gpu | sed -nE 's/^ *Test +#[0-9]+: (.*)$/\1/p' | grep -E "${only:-.}" || true)
 case $part in
-  1) choice=(-E '\.np[2-9]|^golden\.gpu\.np[2-9]') ;;
-  2) choice=(-R '\.np[2-9]|^golden\.gpu\.np[2-9]') ;;
-  all) choice=() ;;
+  1) names=$(grep -vE "$second" <<< "$names" || true) ;;
+  2) names=$(grep -E "$second" <<< "$names" || true) ;;
 esac
-[[ -z $only ]] || choice=(-R "$only")
-ctest --test-dir "$build" -L gpu "${choice[@]}" --output-on-failure -j "$ranks" > "$logs/ctest.log" 2>&1 || status=1
+choice=(-R "^($(paste -sd'|' <<< "${names//./\\.}"))\$")
+[[ -z $names ]] || ctest --test-dir "$build" -L gpu "${choice[@]}" --output-on-failure -j "$ranks" > "$logs/ctest.log" 2>&1 || status=1
 grep -E 'Failure|FAIL|NOT OK|error:|Error|relative|what\(\)' "$logs/ctest.log" | head -60 || true
 grep -E '^ *[0-9]+/[0-9]+ Test' "$logs/ctest.log" | sed 's/ \.\.*/ /' || true
 if grep -q '\*\*\*Skipped' "$logs/ctest.log"; then
@@ -135,7 +136,7 @@ if [[ $part != 2 && faults.gpu =~ ${only:-.} ]]; then
   fi
 fi
 
-if [[ $sanitize == yes ]]; then
+if [[ $sanitize == yes && $part != 2 ]]; then
   # racecheck does not follow the barriers by which kernels of cuBLASLt (nvjet) and cuDNN hand shared memory on from one
   # warp, or one thread block of a cluster, to another, and calls each such hand-over a hazard. Those are counted, not
   # judged; one in a kernel of ours fails. (Told to leave those kernels out, it makes them end with an illegal address.)
