@@ -107,9 +107,7 @@ run_tests -L '^(standard|gpu)$' -j "$jobs"
 no_other_skips build/release
 
 if [[ $tier == standard ]]; then
-  part "build with the sanitizers, and the fuzzers"
-  tests/sanitizers.sh build
-  part "tests under the sanitizers, fuzz corpora"
+  part "build with the sanitizers, tests under them, fuzz corpora"
   tests/sanitizers.sh standard
   exit 0
 fi
@@ -126,12 +124,12 @@ fi
 part "every layout, all bad input"
 run_tests -L '^full$' -E "^end_to_end\.(replay|slurm)$|$privileged" -j "$jobs"
 
-part "hosts and every fault; beside them the builds with the sanitizers and the short tests there"
+part "hosts and every fault; beside them the tests of one process under the sanitizers"
 # The bounds of these tests are in seconds: what runs beside them takes only the time that they leave. A session of its own: Linux
 # shares the cores between sessions first, by the nice value of each.
 lowest=(nice -n 19)
 ionice -c 3 true 2> /dev/null && lowest+=(ionice -c 3)
-setsid "${lowest[@]}" bash -c 'echo 19 2> /dev/null > /proc/self/autogroup || true; exec tests/sanitizers.sh build standard' \
+setsid "${lowest[@]}" bash -c 'echo 19 2> /dev/null > /proc/self/autogroup || true; exec tests/sanitizers.sh standard' \
   > build/sanitizers.log 2>&1 &
 beside=$!
 run_tests_as_root -R "$privileged"
