@@ -81,7 +81,7 @@ class Rows(harness.EndToEnd):
         self.assertIn("the warm-up (train.warmup_steps) of 10 steps does not end",
                       self.go("long", rows=rows, schedule="warmup_steps: 10").err)
         result = self.go("short", rows=rows, length="steps: 4", schedule="warmup_ratio: 0.5")
-        self.assertNotIn("warm-up", result.err)
+        self.assertNotIn("does not end", result.err)
         rates = [step["lr"] for step in self.steps("short")]
         self.assertEqual([rate == rates[-1] for rate in rates], [False, True, True, True])
 
