@@ -284,11 +284,11 @@ TrainResult Trainer::run() {
 TrainResult Trainer::run_steps() {
   const TrainSection& t = job_.config.train;
   TrainResult result;
-  bool worth = true;  // saving what the last step has left
+  bool broken = false;  // the last step's loss says that the weights may be
   while (step_ < steps_) {
     watch_.enter(Section::kStep, step_);
     const StepMetrics m = train_step();
-    worth = worth_saving(m);
+    broken = updates_.none() || (m.skipped && !std::isfinite(m.loss));
     result.loss = m.loss;
     report(m);
     check_skipped(m);
@@ -302,7 +302,7 @@ TrainResult Trainer::run_steps() {
     }
     const int64_t every = job_.config.checkpoint.every_steps;
     save_due_ |= every > 0 && step_ % every == 0;
-    if (save_due_ && worth) start_save(LastSave::kNo);
+    if (save_due_ && worth_saving(m)) start_save(LastSave::kNo);
     if (preempt_agreed_) {
       result.preempted = step_ < steps_;
       break;
@@ -310,7 +310,7 @@ TrainResult Trainer::run_steps() {
   }
   check_updated(result);
   watch_.enter(Section::kCheckpoint, step_);
-  if (!worth) {
+  if (broken) {
     refuse_last_save(result);
     advance_save(Patience::kWait, LastSave::kNo);
     return result;
