@@ -9,7 +9,7 @@ import os
 import harness
 
 BOUND = 1e-4
-LENGTH = {"train__steps": 60} if harness.SAMPLE else {}
+LENGTH = {"train__steps": 30} if harness.SAMPLE else {}
 
 
 class Replay(harness.EndToEnd):
