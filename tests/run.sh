@@ -5,7 +5,7 @@
 #   tests/run.sh unit      format, layering, and what needs one process: a minute after the build, on two cores
 #   tests/run.sh quick     and ranks, three golden layouts, bad input: four minutes after the build
 #   tests/run.sh           and all golden layouts, the program end to end, a sample of faults and layouts, sanitizers, fuzz corpora:
-#                          25 minutes from nothing
+#                          25 minutes from nothing are the aim; some 35 by its parts on two cores
 #   tests/run.sh full      and all layouts, the whole replay, every fault, hosts, Slurm, the program under the sanitizers, fuzzing
 #
 # Hosts, Slurm and a full disk need root: run `full` as root or as a user who may sudo. Tests of a GPU are skipped where there is
