@@ -4,15 +4,41 @@
 
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "launcher/command_line.h"
 #include "launcher/standard_output.h"
 #include "runtime/data/row_file.h"
 #include "runtime/data/template.h"
+#include "runtime/data/unknown_characters.h"
 #include "runtime/evaluation.h"
 #include "runtime/terminal.h"
 
 namespace pesc {
+namespace {
+
+// Questions with characters that the tokenizer does not know, and those of the first.
+struct UnknownInPrompts {
+  int64_t rows = 0;
+  int64_t first = 0;  // its number among the questions, from 0
+  std::string characters;
+
+  void look(const Tokenizer& tokenizer, const Row& row, int64_t number, int64_t limit) {
+    std::string found = unknown_characters(tokenizer, row, limit);
+    if (found.empty() || rows++ > 0) return;
+    first = number;
+    characters = std::move(found);
+  }
+  [[nodiscard]] std::string text(const std::string& source, int64_t of) const {
+    const std::string which =
+        of == 1 ? "" : str_cat(": ", rows, " of ", of, " questions, first number ", first + 1);
+    return str_cat(source, which, ": the tokenizer has no piece for ", characters,
+                   "; the model reads such characters as unknown");
+  }
+};
+
+}  // namespace
+
 int run_generate(const Process& process, const CommandLine& command) {
   together(process.world, [&] {
     if (command.prompt.empty() == command.prompts.empty())
@@ -48,12 +74,16 @@ int run_generate(const Process& process, const CommandLine& command) {
     }
     if (!read.unused_warning.empty() && job.first()) LOG(WARNING) << read.unused_warning;
     if (rows.empty()) throw DataError(command.prompts + ": no row with a question");
+    UnknownInPrompts unknown;
     const Range mine = split_range(static_cast<int64_t>(rows.size()), mesh.dp(), mesh.dp_rank());
     for (int64_t i = 0; i < static_cast<int64_t>(rows.size()); ++i) {
       Prompt p{i, encode_prompt(*job.tokenizer, rows[static_cast<size_t>(i)], limit)};
       longest = std::max(longest, static_cast<int64_t>(p.tokens.size()));
+      unknown.look(*job.tokenizer, rows[static_cast<size_t>(i)], i, limit);
       if (i >= mine.begin && i < mine.end) prompts.push_back(std::move(p));
     }
+    if (unknown.rows > 0 && job.first())
+      LOG(WARNING) << unknown.text(command.prompts.empty() ? "--prompt" : command.prompts, std::ssize(rows));
   });
   together(process.world, [&] {
     if (longest < limit) return;

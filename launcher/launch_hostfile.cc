@@ -6,16 +6,20 @@
 #include <netinet/in.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <set>
 #include <sstream>
 #include <string_view>
+#include <system_error>
 
 #include "ops/core/check.h"
+#include "runtime/filesystem/file_kind.h"
 #include "runtime/recovery/rank_files.h"
 
 namespace pesc {
@@ -196,8 +200,12 @@ void take_keyword(const std::string& word, Host& host, const HostfileLine& line)
 
 // The bytes of the file, where they are text in lines.
 std::string read_text(const std::string& path) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored))
+    throw UsageError(str_cat("--hostfile ", path, " is a folder; name a file with one host a line"));
+  errno = 0;
   std::ifstream in(path, std::ios::binary);
-  if (!in) throw UsageError(str_cat("--hostfile ", path, " cannot be read"));
+  if (!in) throw UsageError(str_cat("--hostfile ", path, " cannot be read: ", std::strerror(errno)));
   std::string text(kMostBytes + 1, '\0');
   in.read(text.data(), static_cast<std::streamsize>(text.size()));
   text.resize(static_cast<size_t>(in.gcount()));
@@ -206,8 +214,13 @@ std::string read_text(const std::string& path) {
   const HostfileLine first{path, 1};
   if (text.starts_with("\xef\xbb\xbf"))
     first.refuse("the file begins with a byte order mark; save it as UTF-8 without one");
-  if (text.find('\0') != std::string::npos || text.starts_with("\xff\xfe") || text.starts_with("\xfe\xff"))
-    first.refuse("the file is not text in lines (UTF-16, or binary); save it as UTF-8");
+  // Of an empty file the caller says that it names no host.
+  if (const std::string kind = other_kind(std::string_view(text).substr(0, kFirstBytes), FileUse::kHostfile);
+      !text.empty() && !kind.empty()) {
+    first.refuse(str_cat("the file ", kind));
+  }
+  if (text.find('\0') != std::string::npos)
+    first.refuse("the file is binary, and a hostfile is text with one host a line; give the right file");
   return text;
 }
 

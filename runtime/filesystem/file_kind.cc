@@ -121,6 +121,8 @@ const char* needed(FileUse use) {
       return "a checkpoint's manifest is needed here";
     case FileUse::kText:
       return "protobuf text is needed here";
+    case FileUse::kHostfile:
+      return "a hostfile is text with one host a line";
   }
   return "";
 }
@@ -143,7 +145,9 @@ std::string advice(std::string_view what, FileUse use) {
 std::string other_kind(std::string_view first, FileUse use) {
   if (first.empty()) {
     return str_cat("is empty (0 bytes); ", needed(use),
-                   use == FileUse::kText || use == FileUse::kRows ? "" : ", so copy or download it again");
+                   use == FileUse::kText || use == FileUse::kRows || use == FileUse::kHostfile
+                       ? ""
+                       : ", so copy or download it again");
   }
   // First, since the length that a safetensors file begins with may look like anything.
   if (is_safetensors(first)) {

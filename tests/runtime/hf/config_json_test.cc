@@ -278,6 +278,21 @@ TEST(ConfigJson, ValuesThatChangeNothingAreTaken) {
   EXPECT_EQ(rope(json::object()).kind, RopeKind::kDefault);
 }
 
+// transformers drops them while it trains; here nothing of the base model is dropped.
+TEST(ConfigJson, DropoutOfTheBaseModelIsRefusedByName) {
+  for (const char* key : {"attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop",
+                          "dropout", "hidden_dropout_prob", "layerdrop"}) {
+    const std::string message = data_error([&] { (void)parse(with(base(), key, 0.1)); });
+    EXPECT_EQ(message.rfind(std::string("F: ") + key + ": '0.1' means that training drops", 0), 0U)
+        << message;
+    EXPECT_NE(message.find("only 0 is"), std::string::npos) << message;
+    for (const json& neutral : {json(0), json(0.0), json(false), json(nullptr)}) {
+      EXPECT_EQ(parse(with(base(), key, neutral)).hidden, parse(base()).hidden) << key;
+    }
+  }
+  EXPECT_EQ(parse(with(base(), "classifier_dropout", 0.1)).hidden, parse(base()).hidden);
+}
+
 TEST(ConfigJson, RefusesBrokenText) {
   const auto message = [](const std::string& text) {
     return data_error([&] { (void)parse_model_config(text, "F"); });
