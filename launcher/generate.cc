@@ -2,6 +2,7 @@
 #include <glog/logging.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -79,7 +80,8 @@ int run_generate(const Process& process, const CommandLine& command) {
     for (int64_t i = 0; i < static_cast<int64_t>(rows.size()); ++i) {
       Prompt p{i, encode_prompt(*job.tokenizer, rows[static_cast<size_t>(i)], limit)};
       longest = std::max(longest, static_cast<int64_t>(p.tokens.size()));
-      unknown.look(*job.tokenizer, rows[static_cast<size_t>(i)], i, limit);
+      if (std::ranges::any_of(p.tokens, [&](int32_t id) { return job.tokenizer->is_unknown(id); }))
+        unknown.look(*job.tokenizer, rows[static_cast<size_t>(i)], i, limit);
       if (i >= mine.begin && i < mine.end) prompts.push_back(std::move(p));
     }
     if (unknown.rows > 0 && job.first())

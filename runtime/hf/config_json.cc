@@ -127,6 +127,10 @@ void read_tokens(const ConfigFields& fields, ModelConfig& config) {
   if (const nlohmann::json* bos = fields.find("bos_token_id")) {
     config.bos_id = check_token(fields, "bos_token_id", *bos, config.vocab);
   }
+  // Some files write -1 for none.
+  const nlohmann::json* pad = fields.find("pad_token_id");
+  if (pad != nullptr && !(pad->is_number_integer() && pad->get<int64_t>() < 0))
+    config.pad_id = check_token(fields, "pad_token_id", *pad, config.vocab);
   if (const nlohmann::json* eos = fields.find("eos_token_id")) {
     if (eos->is_array()) {
       for (const nlohmann::json& id : *eos) {

@@ -293,6 +293,17 @@ TEST(ConfigJson, DropoutOfTheBaseModelIsRefusedByName) {
   EXPECT_EQ(parse(with(base(), "classifier_dropout", 0.1)).hidden, parse(base()).hidden);
 }
 
+TEST(ConfigJson, PaddingIsATokenOrNone) {
+  EXPECT_EQ(parse(with(base(), "pad_token_id", 3)).pad_id, 3);
+  for (const json& none : {json(-1), json(nullptr)})
+    EXPECT_EQ(parse(with(base(), "pad_token_id", none)).pad_id, -1);
+  const int64_t vocab = parse(base()).vocab;
+  for (const json& bad : {json(vocab), json(2.5), json("3"), json::array({3})}) {
+    const std::string message = data_error([&] { (void)parse(with(base(), "pad_token_id", bad)); });
+    EXPECT_EQ(message.rfind("F: pad_token_id: must be token ids from 0 to ", 0), 0U) << message;
+  }
+}
+
 TEST(ConfigJson, RefusesBrokenText) {
   const auto message = [](const std::string& text) {
     return data_error([&] { (void)parse_model_config(text, "F"); });
