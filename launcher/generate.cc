@@ -13,7 +13,7 @@
 #include "runtime/data/template.h"
 #include "runtime/data/unknown_characters.h"
 #include "runtime/evaluation.h"
-#include "runtime/terminal.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -104,7 +104,7 @@ int run_generate(const Process& process, const CommandLine& command) {
   // To a file or a pipe goes what the model wrote, to a terminal nothing that drives it.
   const bool shown = stream && ::isatty(STDOUT_FILENO) != 0;
   const auto print = [shown](const std::string& answer) {
-    const std::string text = shown ? terminal_text(answer, Keep::kLines) : answer;
+    const std::string text = shown ? printable(answer, kUncut, Keep::kLines) : answer;
     std::fwrite(text.data(), 1, text.size(), stdout);
     flush_standard_output();
   };

@@ -26,11 +26,11 @@ struct PathPart {
 
 // By the path of a group of fields that exclude each other ("train.length"): the one that was set, and by
 // what.
-struct Choice {
+struct ChosenField {
   const FieldDescriptor* field;
   std::string assignment;
 };
-using Choices = std::map<std::string, Choice>;
+using ChosenFields = std::map<std::string, ChosenField>;
 
 class Override {
  public:
@@ -54,7 +54,7 @@ class Override {
   }
 
   // Notes which of the fields that exclude each other are set, and fails where another one was noted before.
-  void choose(const Message& root, Choices& chosen) const {
+  void choose(const Message& root, ChosenFields& chosen) const {
     const Descriptor* d = root.GetDescriptor();
     std::string path;
     for (size_t i = 0; i < parts_.size(); ++i) {
@@ -77,16 +77,16 @@ class Override {
   }
 
  private:
-  void choose_field(const FieldDescriptor& f, const std::string& prefix, Choices& chosen) const {
+  void choose_field(const FieldDescriptor& f, const std::string& prefix, ChosenFields& chosen) const {
     if (f.containing_oneof() == nullptr) return;
     const auto [known, is_new] =
-        chosen.try_emplace(prefix + f.containing_oneof()->name(), Choice{&f, where_});
+        chosen.try_emplace(prefix + f.containing_oneof()->name(), ChosenField{&f, where_});
     if (is_new || known->second.field == &f) return;
     fail(prefix, f.name(), " and ", prefix, known->second.field->name(), " (", known->second.assignment,
          ") exclude each other; leave one out");
   }
 
-  void choose_set(const Message& group, const std::string& prefix, Choices& chosen) const {
+  void choose_set(const Message& group, const std::string& prefix, ChosenFields& chosen) const {
     std::vector<const FieldDescriptor*> set;
     group.GetReflection()->ListFields(group, &set);
     for (const FieldDescriptor* f : set) {
@@ -234,7 +234,7 @@ void apply_override(const std::string& assignment, Message& message) {
 }
 
 void check_overrides_agree(const std::vector<std::string>& assignments, const Message& message) {
-  Choices chosen;
+  ChosenFields chosen;
   for (const std::string& assignment : assignments) Override(assignment).choose(message, chosen);
 }
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "ops/core/check.h"
-#include "runtime/data/tags.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -80,11 +80,11 @@ class OutermostKeys : public nlohmann::json_sax<json> {
 };
 
 // "\"a\", \"b\" and 3 more"
-std::string listed(const std::vector<std::string>& names) {
+std::string names_of_keys(const std::vector<std::string>& names) {
   constexpr size_t kMost = 8;
   std::string out;
   for (size_t i = 0; i < std::min(names.size(), kMost); ++i)
-    out += str_cat(i == 0 ? "\"" : ", \"", made_printable(names[i]), "\"");
+    out += str_cat(i == 0 ? "\"" : ", \"", printable(names[i]), "\"");
   return names.size() > kMost ? str_cat(out, " and ", names.size() - kMost, " more") : out;
 }
 
@@ -96,15 +96,16 @@ std::string about_one_object(const std::string& path, ObjectLines lines_of_objec
   if (!in || !json::sax_parse(in, &found) || found.keys.empty()) return "";
   const std::vector<std::string>& lists = found.lists_of_objects;
   if (lists.empty() && lines_of_object == ObjectLines::kOne) return "";
-  std::string text = str_cat(
-      "the file is one JSON object with the key", found.keys.size() == 1 ? " " : "s ", listed(found.keys),
-      "; rows are expected as JSON Lines, one object a line, or as one JSON array, [{...}, {...}]");
+  std::string text =
+      str_cat("the file is one JSON object with the key", found.keys.size() == 1 ? " " : "s ",
+              names_of_keys(found.keys),
+              "; rows are expected as JSON Lines, one object a line, or as one JSON array, [{...}, {...}]");
   if (lists.size() == 1) {
-    text += str_cat("; ", listed(lists),
+    text += str_cat("; ", names_of_keys(lists),
                     " holds a list of objects, which looks like the rows: write that list alone "
                     "into a file");
   } else if (!lists.empty()) {
-    text += str_cat("; ", listed(lists),
+    text += str_cat("; ", names_of_keys(lists),
                     " hold lists of objects, which look like rows: write each list into a file of "
                     "its own");
   }

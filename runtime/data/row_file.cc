@@ -14,6 +14,7 @@
 #include "runtime/data/one_object.h"
 #include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/mapped_file.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -205,7 +206,7 @@ class RowFile {
     std::string text;
     for (int i = 0; i < 40 && in_.peek() != kEnd && in_.peek() != '\n'; ++i)
       text += static_cast<char>(in_.get());
-    return shown(text);
+    return in_quotes(text, kCited);
   }
 
   void read_array() {

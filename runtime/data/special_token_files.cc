@@ -4,8 +4,8 @@
 #include <nlohmann/json.hpp>
 
 #include "ops/core/check.h"
-#include "runtime/data/tags.h"
 #include "runtime/hf/json_file.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -42,7 +42,7 @@ void take_ids(const json& document, const std::string& file, const char* key, in
   for (const json& id : found->is_array() ? *found : json::array({*found})) {
     if (negative == Negative::kNone && id.is_number_integer() && id.get<int64_t>() < 0) continue;
     if (!id.is_number_unsigned() || id.get<uint64_t>() >= static_cast<uint64_t>(vocab)) {
-      throw DataError(str_cat(file, ": ", key, " is ", made_printable(id.dump(-1, ' ', true)),
+      throw DataError(str_cat(file, ": ", key, " is ", printable(id.dump(-1, ' ', true)),
                               "; it must be token ids ", range_of(vocab)));
     }
     to.push_back({file, key, id.get<int64_t>(), {}, Source::kGeneration});
@@ -71,14 +71,14 @@ void take_added_tokens_decoder(const json& document, const std::string& file, Sp
   if (added == document.end() || !added->is_object()) return;
   for (const auto& [id, token] : added->items()) {
     if (!token.is_object()) continue;
-    const std::string place = "added_tokens_decoder." + made_printable(id);
+    const std::string place = "added_tokens_decoder." + printable(id);
     const std::optional<std::string> text = text_of(token, file, place);
     const std::optional<bool> special = boolean_of(token, "special", str_cat(file, ": ", place, "."));
     if (!text) continue;
     if (special.value_or(false)) out.texts.push_back(*text);
     const bool good =
         !id.empty() && id.size() <= 9 && id.find_first_not_of("0123456789") == std::string::npos;
-    out.added.push_back({file, *text, good ? std::stoll(id) : -1, made_printable(id)});
+    out.added.push_back({file, *text, good ? std::stoll(id) : -1, printable(id)});
   }
 }
 
@@ -86,7 +86,7 @@ void take_added_tokens_decoder(const json& document, const std::string& file, Sp
 void take_added_tokens(const json& document, const std::string& file, SpecialTokenFiles& out) {
   for (const auto& [text, id] : document.items()) {
     const bool good = id.is_number_unsigned() && id.get<uint64_t>() <= uint64_t{INT32_MAX};
-    out.added.push_back({file, text, good ? id.get<int64_t>() : -1, made_printable(id.dump(-1, ' ', true))});
+    out.added.push_back({file, text, good ? id.get<int64_t>() : -1, printable(id.dump(-1, ' ', true))});
   }
 }
 
@@ -117,8 +117,8 @@ void give_ids(const std::vector<AddedToken>& added, int64_t vocab, std::vector<S
     for (const AddedToken& a : added) {
       if (a.text != token.text) continue;
       if (a.id < 0 || a.id >= vocab) {
-        throw DataError(str_cat(a.file, ": gives ", token.key, " ", made_printable(token.text), " of ",
-                                token.file, " the id ", a.written, "; ids go ", range_of(vocab)));
+        throw DataError(str_cat(a.file, ": gives ", token.key, " ", printable(token.text), " of ", token.file,
+                                " the id ", a.written, "; ids go ", range_of(vocab)));
       }
       if (token.id < 0) token.id = a.id;
     }

@@ -5,7 +5,7 @@
 #include <string_view>
 
 #include "ops/core/check.h"
-#include "runtime/data/tags.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -23,15 +23,16 @@ std::string said_by(const SpecialToken& token) {
   return str_cat(token.key, " of ", token.file);
 }
 
-std::string quoted(const SpecialToken& token) {
-  return str_cat("'", made_printable(token.text), "'");
+std::string text_in_quotes(const SpecialToken& token) {
+  return in_quotes(token.text);
 }
 
 // "eos_token of FILE is token 7 ('<|end|>')"
 std::string statement(const SpecialToken& token, int64_t id) {
-  if (id < 0) return str_cat(said_by(token), " is ", quoted(token), ", which the tokenizer has no piece for");
+  if (id < 0)
+    return str_cat(said_by(token), " is ", text_in_quotes(token), ", which the tokenizer has no piece for");
   return str_cat(said_by(token), " is token ", id,
-                 token.text.empty() ? "" : str_cat(" (", quoted(token), ")"));
+                 token.text.empty() ? "" : str_cat(" (", text_in_quotes(token), ")"));
 }
 
 // What the files say that is not what the tokenizer has.
@@ -133,7 +134,7 @@ void agree_on_ids(const SpecialTokenFiles& files, const Tokenizer& tokenizer, Sp
     for (const SpecialToken& token : *role) {
       if (token.text.empty() || token.id < 0 || !done.insert(token.text).second) continue;
       const int64_t piece = tokenizer.piece_id(token.text);
-      Contradiction ids(str_cat("the id of ", quoted(token)), piece);
+      Contradiction ids(str_cat("the id of ", text_in_quotes(token)), piece);
       bool differ = piece >= 0 && piece != token.id;
       for (const AddedToken& a : files.added) differ |= a.text == token.text && a.id != token.id;
       if (!differ) continue;
@@ -172,7 +173,7 @@ void tell_of_ordinary_stops(const Tokenizer& tokenizer, SpecialTokens& out) {
   const std::string text = tokenizer.decode(std::vector<int32_t>{static_cast<int32_t>(*first)});
   out.warnings.push_back(str_cat(std::ranges::count_if(out.stops, ordinary),
                                  " of the tokens that end an answer are ordinary pieces of text, token ",
-                                 *first, " ('", made_printable(text),
+                                 *first, " ('", printable(text),
                                  "') first: an answer ends where such text stands in it (eos_token_id)"));
 }
 

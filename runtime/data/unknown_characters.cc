@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "ops/core/check.h"
-#include "runtime/data/tags.h"
-#include "runtime/data/utf8.h"
+#include "runtime/text/printable.h"
+#include "runtime/text/utf8.h"
 
 namespace pesc {
 namespace {
@@ -19,17 +19,9 @@ bool any_unknown(const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {
   return std::ranges::any_of(ids, [&](int32_t id) { return tokenizer.is_unknown(id); });
 }
 
-// Bytes of the character that `text` begins with; one where it begins with none.
-size_t first_character(std::string_view text) {
-  for (size_t bytes = 1; bytes <= std::min<size_t>(4, text.size()); ++bytes) {
-    if (valid_utf8_prefix(text.substr(0, bytes)) == bytes) return bytes;
-  }
-  return 1;
-}
-
-class Finder {
+class UnknownFinder {
  public:
-  Finder(const Tokenizer& tokenizer, int64_t limit) : tokenizer_(tokenizer), limit_(limit) {}
+  UnknownFinder(const Tokenizer& tokenizer, int64_t limit) : tokenizer_(tokenizer), limit_(limit) {}
 
   void look(std::string_view text, const std::string& place) {
     const EncodedStart start = tokenizer_.encode_start(text, limit_);
@@ -37,13 +29,12 @@ class Finder {
     text = text.substr(0, start.bytes);
     const size_t before = found_.size();
     for (int64_t number = 1; !text.empty(); ++number) {
-      const std::string_view character = text.substr(0, first_character(text));
+      const std::string_view character = text.substr(0, std::max<size_t>(first_character(text), 1));
       const auto [known, is_new] = unknown_.try_emplace(std::string(character), false);
       if (is_new) {
         known->second = any_unknown(tokenizer_, tokenizer_.encode(character));
         if (known->second)
-          found_.push_back(
-              str_cat("'", made_printable(character), "' (character ", number, " of ", place, ")"));
+          found_.push_back(str_cat("'", printable(character), "' (character ", number, " of ", place, ")"));
       }
       text.remove_prefix(character.size());
     }
@@ -68,7 +59,7 @@ class Finder {
 }  // namespace
 
 std::string unknown_characters(const Tokenizer& tokenizer, const Row& row, int64_t limit) {
-  Finder finder(tokenizer, limit);
+  UnknownFinder finder(tokenizer, limit);
   finder.look(row.system, "the system text");
   for (size_t i = 0; i < row.turns.size(); ++i) {
     finder.look(row.turns[i].prompt, row.turns.size() == 1 ? "the prompt" : str_cat("question ", i + 1));

@@ -5,6 +5,7 @@
 #include <cctype>
 
 #include "ops/core/check.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -92,19 +93,6 @@ bool is_text(std::string_view first) {
     if (byte == 0x7F || byte == 0xC0 || byte == 0xC1 || byte >= 0xF5) return false;
     return byte >= ' ' || kSpaces.find(c) != std::string_view::npos;
   });
-}
-
-// The beginning of the first line, fit for a message.
-std::string quoted(std::string_view text) {
-  constexpr size_t kShown = 60;
-  std::string_view line = text.substr(0, text.find_first_of("\r\n"));
-  const bool cut = line.size() > kShown;
-  std::string out = "'";
-  for (const char c : line.substr(0, kShown)) {
-    const auto byte = static_cast<unsigned char>(c);
-    out += byte < 0x20 || byte >= 0x7F ? '?' : c;
-  }
-  return out + (cut ? "...'" : "'");
 }
 
 const char* needed(FileUse use) {
@@ -197,7 +185,9 @@ std::string other_kind(std::string_view first, FileUse use) {
   }
   constexpr size_t kSurelyText = 16;
   if (is_binary(use) && first.size() >= kSurelyText && is_text(first)) {
-    return str_cat("is text that begins ", quoted(first), ", and ", needed(use), "; download the file again");
+    const std::string_view line = first.substr(0, first.find_first_of("\r\n"));
+    return str_cat("is text that begins ", in_quotes(line, 60), ", and ", needed(use),
+                   "; download the file again");
   }
   return "";
 }

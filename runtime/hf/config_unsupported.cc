@@ -8,6 +8,7 @@
 #include "ops/core/check.h"
 #include "runtime/hf/config_parts.h"
 #include "runtime/hf/safetensors.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -111,7 +112,7 @@ void refuse_activations(const ConfigFields& fields) {
   for (const char* key : {"hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act"}) {
     const std::string act = fields.string(key).value_or("silu");
     if (act == "silu" || act == "swish") continue;  // two names of one function
-    fields.fail(key, str_cat("the activation ", printable(act), " is not supported; only silu is"));
+    fields.fail(key, str_cat("the activation ", in_quotes(act), " is not supported; only silu is"));
   }
 }
 

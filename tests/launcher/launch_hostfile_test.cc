@@ -108,7 +108,9 @@ TEST_F(Hostfile, RefusesTheRestWithFileLineAndWhatToWrite) {
       {"--host slots=2\n", 1, "no host name"},
       {"n\xc3\xb6"
        "de slots=2\n",
-       1, "\\xc3"},
+       1,
+       "'n\xc3\xb6"
+       "de' is no host name"},
       {"a slots=0\n", 1, "no number of slots"},
       {"a slots=-1\n", 1, "no number of slots"},
       {"a slots=2.5\n", 1, "no number of slots"},
