@@ -40,6 +40,7 @@ struct ModelConfig {
   bool tied_embeddings = false;
   int64_t bos_id = -1;           // -1: the model names none
   std::vector<int64_t> eos_ids;  // may be empty
+  int64_t pad_id = -1;           // -1: the model names none; nothing here pads with it
   // 0: none. Otherwise a position sees at most this many positions, itself included. No kernel here does
   // that: whoever knows the sequence length refuses one that is longer (at or below the window it changes
   // nothing).

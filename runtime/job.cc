@@ -40,6 +40,9 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
       for (const std::string& warning : job.special.warnings) {
         if (world.rank() == 0) LOG(WARNING) << warning;
       }
+      for (const std::string& note : job.special.notes) {
+        if (world.rank() == 0) LOG(INFO) << note;
+      }
     }
     if (!c.model.path.empty() && weights == BaseWeights::kFromFiles)
       job.base = std::make_unique<HfFolder>(c.model.path, c.model.links);

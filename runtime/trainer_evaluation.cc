@@ -4,7 +4,7 @@
 #include <cstdio>
 
 #include "runtime/evaluation.h"
-#include "runtime/terminal.h"
+#include "runtime/text/printable.h"
 #include "runtime/trainer.h"
 
 namespace pesc {
@@ -28,7 +28,7 @@ void Trainer::evaluate_and_log() {
   for (const auto& [tag, h] : losses->tags) {
     record["held_out_loss"][tag] = h.loss;
     std::snprintf(part, sizeof(part), " %.4f", h.loss);
-    text += str_cat("  ", terminal_text(tag), part);
+    text += str_cat("  ", printable(tag, kUncut), part);
   }
   metrics_->write(record);
   std::fprintf(stderr, "%sheld-out loss at step %lld:%s\n", terminal_ ? "\r\033[K" : "",

@@ -5,6 +5,7 @@
 
 #include "runtime/checkpoint/manifest.h"
 #include "runtime/checkpoint/store.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 
@@ -35,7 +36,7 @@ std::string CheckpointStore::why_not_ours(int64_t step, const proto::Manifest& n
   const std::string manifest = join_path(directory, kManifestName);
   if (!files_.exists(manifest)) return str_cat("it holds no ", kManifestName);
   if (const std::string name = foreign_name(files_, directory); !name.empty())
-    return str_cat("it holds '", printable_name(name), "', which pesc has not written");
+    return str_cat("it holds '", printable(name), "', which pesc has not written");
   try {
     const proto::Manifest m = parse_manifest(files_.read_all(manifest, kMaxManifestBytes), kManifestName);
     if (m.step() != step) return str_cat("it holds the checkpoint of step ", m.step());

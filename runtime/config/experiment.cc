@@ -13,8 +13,8 @@
 #include "runtime/config/resolved.h"
 #include "runtime/config/text_parser.h"
 #include "runtime/config/unused_settings.h"
-#include "runtime/data/tags.h"
 #include "runtime/filesystem/file_kind.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -248,9 +248,8 @@ void read_compute(const proto::Experiment& e, const Checker& check, ExperimentCo
 
 void read_data(const proto::Data& p, const Checker& check, ExperimentConfig& out) {
   const auto check_tag = [&check](const std::string& tag, const std::string& source) {
-    check.require(
-        is_printable(tag), source + ".tag",
-        str_cat("is '", made_printable(tag), "'; a tag is text in UTF-8 without control characters"));
+    check.require(is_printable(tag), source + ".tag",
+                  str_cat("is '", printable(tag), "'; a tag is text in UTF-8 without control characters"));
   };
   for (int i = 0; i < p.train_size(); ++i) {
     const proto::Source& s = p.train(i);
@@ -334,7 +333,7 @@ ExperimentConfig parse_experiment(const std::string& text, const std::string& wh
   const Checker check(out.places);
   check.require(
       is_printable(e.name()), "name",
-      str_cat("is '", made_printable(e.name()), "'; a name is text in UTF-8 without control characters"));
+      str_cat("is '", printable(e.name()), "'; a name is text in UTF-8 without control characters"));
   out.name = e.name();
   out.run_dir = e.run_dir();
   read_train(e.train(), check, out);

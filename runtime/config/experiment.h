@@ -96,7 +96,7 @@ struct RecoverySection {
 
 // A setting that nothing reads because of another one: said once, by those whom it concerns.
 struct UnusedSetting {
-  enum class Concerns { kAll, kTraining, kAnswers };
+  enum class Concerns { kAll, kTraining, kAnswers, kWithoutLaunch };  // the last: `pesc train` by itself
   Concerns concerns = Concerns::kAll;
   std::string text;  // "e.textproto:9: moe.experts has no effect in train.mode LORA"
 };

@@ -1,4 +1,5 @@
-// Settings that are right by themselves and still change nothing, because of what another one says.
+// Settings that are right by themselves and still change nothing, or less than they say, because of what
+// another one says or because of how the run was started.
 #pragma once
 
 #include <vector>

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "model/batch.h"
@@ -54,6 +55,8 @@ class Sampler {
 // share by size, at least one of a file that has rows (so that more than `limit` may come out where there are
 // more files), evenly spread over it. All rows where `limit` is 0 or not less than their number.
 [[nodiscard]] std::vector<int64_t> rows_of_every_file(const std::vector<int64_t>& sizes, int64_t limit);
+// What is to be said of a limit that is above what the files hold; empty where it is not.
+[[nodiscard]] std::string beyond_all_rows(const std::vector<int64_t>& sizes, int64_t limit);
 
 // How the global indices of one step fall to micro-batches and data-parallel ranks. Every rank has the same
 // number of micro-batches; its share of one may be empty.

@@ -11,6 +11,7 @@
 #include "runtime/hf/config_parts.h"
 #include "runtime/hf/json_file.h"
 #include "runtime/hf/safetensors.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -57,12 +58,12 @@ const FamilyFacts& read_family(const ConfigFields& fields) {
   }
   if (architectures && !architectures->empty() && by_architecture == nullptr) {
     fields.fail("architectures",
-                str_cat("the architecture ", printable(architectures->front()),
+                str_cat("the architecture ", in_quotes(architectures->front()),
                         " is not supported; supported are ", supported(&FamilyFacts::architecture)));
   }
   if (type && by_type == nullptr) {
     fields.fail("model_type",
-                str_cat("the model type ", printable(*type), " is not supported; supported are ",
+                str_cat("the model type ", in_quotes(*type), " is not supported; supported are ",
                         supported(&FamilyFacts::model_type)));
   }
   if (by_type == nullptr && by_architecture == nullptr) {
@@ -86,7 +87,7 @@ std::optional<bool> names_sliding_layers(const ConfigFields& fields, int64_t lay
   for (const std::string& type : *types) {
     if (type != "full_attention" && type != "sliding_attention") {
       fields.fail("layer_types",
-                  str_cat("the layer type ", printable(type),
+                  str_cat("the layer type ", in_quotes(type),
                           " is not supported; supported are full_attention, sliding_attention"));
     }
     some_layer = some_layer || type == "sliding_attention";
@@ -127,6 +128,10 @@ void read_tokens(const ConfigFields& fields, ModelConfig& config) {
   if (const nlohmann::json* bos = fields.find("bos_token_id")) {
     config.bos_id = check_token(fields, "bos_token_id", *bos, config.vocab);
   }
+  // Some files write -1 for none.
+  const nlohmann::json* pad = fields.find("pad_token_id");
+  if (pad != nullptr && !(pad->is_number_integer() && pad->get<int64_t>() < 0))
+    config.pad_id = check_token(fields, "pad_token_id", *pad, config.vocab);
   if (const nlohmann::json* eos = fields.find("eos_token_id")) {
     if (eos->is_array()) {
       for (const nlohmann::json& id : *eos) {

@@ -18,6 +18,7 @@
 #include "ops/core/check.h"
 #include "runtime/hf/config_parts.h"
 #include "runtime/hf/safetensors.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -62,15 +63,15 @@ std::string read_kind(const ConfigFields& fields) {
   const std::optional<std::string> kind = fields.string("rope_type");
   const std::optional<std::string> old_kind = fields.string("type");
   if (kind && old_kind && *kind != *old_kind) {
-    fields.fail("type", str_cat(printable(*old_kind), " contradicts rope_type ", printable(*kind),
+    fields.fail("type", str_cat(in_quotes(*old_kind), " contradicts rope_type ", in_quotes(*kind),
                                 "; they are two spellings of one setting"));
   }
   if (kind || old_kind) return kind ? *kind : *old_kind;
   for (const auto& [key, value] : fields.object_items()) {
     if (value.is_null() || key == "rope_theta" || key == "partial_rotary_factor") continue;
     fields.fail("rope_type",
-                str_cat("is missing, but ", printable(key), " stands in the dictionary; say which of ",
-                        kKinds, " is meant, or take ", printable(key), " out"));
+                str_cat("is missing, but ", in_quotes(key), " stands in the dictionary; say which of ",
+                        kKinds, " is meant, or take ", in_quotes(key), " out"));
   }
   return "default";
 }
@@ -132,7 +133,7 @@ RopeConfig read_dictionary(const ConfigFields& fields, int64_t max_positions, st
     read_llama3(fields, max_positions, rope);
   } else {
     fields.fail(fields.has("rope_type") ? "rope_type" : "type",
-                str_cat("the rope kind ", printable(kind), " is not supported; supported are ", kKinds));
+                str_cat("the rope kind ", in_quotes(kind), " is not supported; supported are ", kKinds));
   }
   require_one(fields, "attention_factor", "a scaled attention is not supported; only 1 is");
   require_one(fields, "partial_rotary_factor", "a partly rotated head is not supported; only 1 is");

@@ -3,10 +3,12 @@
 // had their model_type changed, and would give wrong numbers without a word.
 #include <array>
 #include <cmath>
+#include <string_view>
 
 #include "ops/core/check.h"
 #include "runtime/hf/config_parts.h"
 #include "runtime/hf/safetensors.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -110,7 +112,25 @@ void refuse_activations(const ConfigFields& fields) {
   for (const char* key : {"hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act"}) {
     const std::string act = fields.string(key).value_or("silu");
     if (act == "silu" || act == "swish") continue;  // two names of one function
-    fields.fail(key, str_cat("the activation ", printable(act), " is not supported; only silu is"));
+    fields.fail(key, str_cat("the activation ", in_quotes(act), " is not supported; only silu is"));
+  }
+}
+
+// Shares of activations, attention weights or whole layers that transformers drops while it trains. Those of
+// heads that no causal language model has are left alone.
+void refuse_dropout(const ConfigFields& fields) {
+  for (const auto& [key, value] : fields.object_items()) {
+    const std::string_view name = key;
+    const bool drops = name == "dropout" || name.ends_with("_dropout") || name.ends_with("_dropout_prob") ||
+                       name.ends_with("_dropout_p") || name.ends_with("_dropout_rate") ||
+                       name.ends_with("_pdrop") || name.ends_with("layerdrop");
+    const bool of_another_head = name.starts_with("classifier_") || name.starts_with("summary_");
+    if (!drops || of_another_head || value.is_null() || is_neutral(value, 0)) continue;
+    fields.fail(key.c_str(),
+                str_cat(shown(value),
+                        " means that training drops a part of what the base model computes, which is "
+                        "not supported; only 0 is, or no such key (lora.dropout and moe.dropout are "
+                        "those of what is trained)"));
   }
 }
 
@@ -132,6 +152,7 @@ void refuse_unsupported(const ConfigFields& fields, const ModelConfig& model) {
   }
   refuse_activations(fields);
   refuse_other_epsilons(fields);
+  refuse_dropout(fields);
   const bool attention_bias = fields.boolean("attention_bias").value_or(false);
   const bool qkv_bias = fields.boolean("qkv_bias").value_or(model.family == Family::kQwen2);
   // Qwen2 has biases on q, k and v whatever its file says; one on o is found among the weights.

@@ -17,7 +17,7 @@
 
 namespace pesc {
 
-// "'a', 'b' and 7 more": the first of `names`, tamed as by `printable`.
+// "'a', 'b' and 7 more": the first of `names`, tamed as by `in_quotes`.
 [[nodiscard]] std::string some_of(std::span<const std::string> names);
 
 class HfFolder : public WeightSource {

@@ -8,6 +8,7 @@
 #include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/mapped_file.h"
 #include "runtime/hf/safetensors.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -32,7 +33,7 @@ nlohmann::json parse_json_document(std::string_view text, const std::string& fil
     } else if (event == json::parse_event_t::key) {
       const auto& key = value.get_ref<const std::string&>();
       if (!keys.back().insert(key).second) {
-        throw DataError(str_cat(file_name, ": the key ", printable(key), " appears twice in one object"));
+        throw DataError(str_cat(file_name, ": the key ", in_quotes(key), " appears twice in one object"));
       }
     }
     return true;
@@ -44,7 +45,7 @@ nlohmann::json parse_json_document(std::string_view text, const std::string& fil
     const auto line = 1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n');
     throw DataError(str_cat(file_name, ":", line, ": not valid JSON near byte ", at));
   } catch (const json::exception& error) {
-    throw DataError(str_cat(file_name, ": not usable JSON: ", printable(error.what())));
+    throw DataError(str_cat(file_name, ": not usable JSON: ", in_quotes(error.what())));
   }
 }
 

@@ -9,6 +9,7 @@
 #include "model/hf_names.h"
 #include "ops/core/check.h"
 #include "runtime/hf/config_json.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -101,7 +102,7 @@ int64_t layer_of(std::string_view name) {
         "tie_word_embeddings to true, else a file is missing";
   } else if (const auto it = folder.unlisted().find(first); it != folder.unlisted().end()) {
     why = str_cat(
-        "; ", printable(first), " stands in ", it->second,
+        "; ", in_quotes(first), " stands in ", it->second,
         ", but model.safetensors.index.json does not list it: the index belongs to other files, download "
         "the folder again");
   } else {
@@ -111,7 +112,7 @@ int64_t layer_of(std::string_view name) {
     });
     if (missing.size() == wanted && !names.empty()) {
       const std::string& shown = like != names.end() ? *like : names.front();
-      why = str_cat("; the names in the files are other ones, for instance ", printable(shown),
+      why = str_cat("; the names in the files are other ones, for instance ", in_quotes(shown),
                     ": save the model as transformers does (save_pretrained), under the names of its family");
     } else if (layer_of(first) > 0 && layer_of(first) == layer_of(missing.back())) {
       why = str_cat("; config.json says num_hidden_layers ", model.layers, " and model_type ",
@@ -190,7 +191,7 @@ WeightReport compare_weights(HfFolder& folder, const ModelConfig& model,
   if (!left.skipped.empty()) {
     report.summary +=
         str_cat("; ", left.skipped.size(), " tensors of parts that are not for text are skipped, such as ",
-                printable(left.skipped.front()));
+                in_quotes(left.skipped.front()));
   }
   report.warnings = folder.warnings();
   if (!left.other.empty()) {

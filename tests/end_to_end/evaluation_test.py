@@ -97,7 +97,7 @@ class Evaluation(unittest.TestCase):
         result, report = self.report({"data.eval[0].path": path}, "--samples", "1")
         for character in "\x1b\x9b\x07":
             self.assertNotIn(character, result.out)
-        self.assertIn("a\\x1b[31mb", result.out)
+        self.assertIn("a\\x1B[31mb", result.out)
         self.assertEqual(report["samples"][0]["question"], "a\x1b[31mb")
 
     # --- numbers and lengths

@@ -278,6 +278,32 @@ TEST(ConfigJson, ValuesThatChangeNothingAreTaken) {
   EXPECT_EQ(rope(json::object()).kind, RopeKind::kDefault);
 }
 
+// transformers drops them while it trains; here nothing of the base model is dropped.
+TEST(ConfigJson, DropoutOfTheBaseModelIsRefusedByName) {
+  for (const char* key : {"attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop",
+                          "dropout", "hidden_dropout_prob", "layerdrop"}) {
+    const std::string message = data_error([&] { (void)parse(with(base(), key, 0.1)); });
+    EXPECT_EQ(message.rfind(std::string("F: ") + key + ": '0.1' means that training drops", 0), 0U)
+        << message;
+    EXPECT_NE(message.find("only 0 is"), std::string::npos) << message;
+    for (const json& neutral : {json(0), json(0.0), json(false), json(nullptr)}) {
+      EXPECT_EQ(parse(with(base(), key, neutral)).hidden, parse(base()).hidden) << key;
+    }
+  }
+  EXPECT_EQ(parse(with(base(), "classifier_dropout", 0.1)).hidden, parse(base()).hidden);
+}
+
+TEST(ConfigJson, PaddingIsATokenOrNone) {
+  EXPECT_EQ(parse(with(base(), "pad_token_id", 3)).pad_id, 3);
+  for (const json& none : {json(-1), json(nullptr)})
+    EXPECT_EQ(parse(with(base(), "pad_token_id", none)).pad_id, -1);
+  const int64_t vocab = parse(base()).vocab;
+  for (const json& bad : {json(vocab), json(2.5), json("3"), json::array({3})}) {
+    const std::string message = data_error([&] { (void)parse(with(base(), "pad_token_id", bad)); });
+    EXPECT_EQ(message.rfind("F: pad_token_id: must be token ids from 0 to ", 0), 0U) << message;
+  }
+}
+
 TEST(ConfigJson, RefusesBrokenText) {
   const auto message = [](const std::string& text) {
     return data_error([&] { (void)parse_model_config(text, "F"); });
