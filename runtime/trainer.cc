@@ -237,7 +237,7 @@ CheckpointState Trainer::state() const {
   s.seed = job_.config.train.seed;
   s.config_text = job_.config.text;
   s.base_path = job_.config.model.path;
-  s.base_digest = digest_;
+  s.base_digest = digest_.value;
   s.versions = run_versions(job_);
   s.extra[kTemplateDigest] = template_digest(*job_.tokenizer);
   s.extra[kRecentLosses] = spikes_.save();

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/base_digest.h"
 #include "runtime/checkpoint/async_saver.h"
 #include "runtime/checkpoint/run_lock.h"
 #include "runtime/checkpoint/store.h"
@@ -98,8 +99,8 @@ class Trainer {
   LossSpikes spikes_;
   UpdateCount updates_;
   LearningRate lr_;
-  std::string digest_;  // of the base
-  std::string rows_;    // row_record() of train_
+  BaseDigest digest_;
+  std::string rows_;  // row_record() of train_
   uint64_t generation_ = 0;
   int64_t steps_ = 0;            // of the whole run
   int64_t step_ = 0;             // done
