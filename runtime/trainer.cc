@@ -143,6 +143,7 @@ void Trainer::resume() {
     cursor_ = s.cursor;
     set_length();
     started_save_ = committed_step_ = s.step;
+    resume_evaluation(s);
     if (job_.first()) LOG(INFO) << "resumed from " << found.checkpoint->directory << " at step " << step_;
   }
   together(world, [&] {
@@ -243,6 +244,7 @@ CheckpointState Trainer::state() const {
   s.extra[kRecentLosses] = spikes_.save();
   s.extra[kTrainingRows] = rows_;
   s.extra[kUpdates] = updates_.save();
+  if (evaluation_due_) s.extra[kEvaluationDue] = "1";
   int rank = 0;
   for (const std::string& mine : job_.ranks->world().host_all_gather(gemm_choices(decoder_->stream())))
     s.extra[kGemmChoices + std::to_string(rank++)] = mine;
@@ -282,8 +284,13 @@ TrainResult Trainer::run() {
 }
 
 TrainResult Trainer::run_steps() {
-  const TrainSection& t = job_.config.train;
   TrainResult result;
+  if (evaluation_due_) {
+    evaluate_and_log();
+    result.evaluated = !evaluation_due_;
+    result.preempted = preempt_agreed_;
+    if (preempt_agreed_) return result;  // the step is saved already
+  }
   bool broken = false;  // the last step's loss says that the weights may be
   while (step_ < steps_) {
     watch_.enter(Section::kStep, step_);
@@ -295,16 +302,12 @@ TrainResult Trainer::run_steps() {
     if (++result.ran == 1 && job_.first() && job_.device.kind == DeviceKind::kCuda)
       LOG(INFO) << "attention of the first step: " << attention_library(decoder_->stream());
     poll_save();
-    if (eval_ != nullptr && t.eval_every > 0 && step_ % t.eval_every == 0) {
-      watch_.enter(Section::kEval, step_);
-      watch_.faults().reach(Section::kEval, step_);
-      evaluate_and_log();
-    }
+    if (evaluates_at(step_)) evaluate_and_log();
     const int64_t every = job_.config.checkpoint.every_steps;
     save_due_ |= every > 0 && step_ % every == 0;
     if (save_due_ && worth_saving(m)) start_save(LastSave::kNo);
     if (preempt_agreed_) {
-      result.preempted = step_ < steps_;
+      result.preempted = step_ < steps_ || (evaluation_due_ && !broken);
       break;
     }
   }

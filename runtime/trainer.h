@@ -28,14 +28,18 @@
 
 namespace pesc {
 
+// Of a checkpoint's further state: the evaluation at its step was left out, for the run was told to stop.
+inline constexpr const char* kEvaluationDue = "evaluation_due";
+
 // Asks the running loop to save and stop at the next step boundary; safe in a signal handler.
 void request_preemption();
 [[nodiscard]] bool preemption_was_requested();  // of this process
 
 struct TrainResult {
-  int64_t steps = 0;  // done in all
-  int64_t ran = 0;    // in this launch
-  bool preempted = false;
+  int64_t steps = 0;       // done in all
+  int64_t ran = 0;         // in this launch
+  bool preempted = false;  // steps are left, or the evaluation of the last one
+  bool evaluated = false;  // first of all, what the launch before had left out
   double loss = 0;
   double seconds = 0;
 };
@@ -72,7 +76,9 @@ class Trainer {
   [[nodiscard]] std::string where_to_look(const std::string& rows) const;
   [[nodiscard]] std::string last_good() const;
   [[nodiscard]] bool still_ours() const noexcept;
+  [[nodiscard]] bool evaluates_at(int64_t step) const;
   void evaluate_and_log();
+  void resume_evaluation(const CheckpointState& saved);
   // Saving goes on behind the steps that follow; one save at a time.
   enum class Patience { kPoll, kWait };
   enum class LastSave { kNo, kYes };
@@ -112,6 +118,7 @@ class Trainer {
   double mean_seconds_ = 0;
   bool preempt_agreed_ = false;
   bool save_due_ = false;
+  bool evaluation_due_ = false;  // at step_, where a request to stop has left it out
   bool terminal_ = false;
 };
 
