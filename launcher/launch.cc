@@ -22,6 +22,8 @@
 #include "runtime/checkpoint/run_lock.h"
 #include "runtime/clock.h"
 
+extern char** environ;
+
 namespace pesc {
 namespace {
 
@@ -72,6 +74,7 @@ class Supervisor {
       }
       const bool other_hosts = blame_.launch_ended(hosts_of_the_dead(end), hosts_);
       const bool repeated = repeats_.launch_ended(end) && !other_hosts;
+      const bool same_start = starts_.launch_ended(end) && !other_hosts;
       record(end, *placement, from);
       if (end.code == 0) return 0;
       if (!restartable(end.code)) {
@@ -94,7 +97,15 @@ class Supervisor {
       begun_ = begun_ || ranks_began(end);
       if (!begun_ && silent_ones(hosts_).empty()) {
         say("mpirun has ended before any rank began, and would again; its own words are above. Not started "
-            "again");
+            "again; " +
+            advice_on_mpi(environ));
+        return static_cast<int>(ExitCode::kUsage);
+      }
+      if (same_start && silent_ones(hosts_).empty()) {
+        say(str_cat("two launches in a row have ended alike, with exit code ", end.code,
+                    ", before any rank had begun its set-up; that does not go away by itself, and what was "
+                    "said is above. Not started again; ",
+                    advice_on_mpi(environ)));
         return static_cast<int>(ExitCode::kUsage);
       }
       if (repeated) {
@@ -235,6 +246,7 @@ class Supervisor {
   Progress progress_;
   HostBlame blame_;
   RepeatedFailure repeats_;
+  RepeatedStart starts_;
   bool begun_ = false;  // a rank of a launch of ours
 };
 
