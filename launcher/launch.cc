@@ -43,6 +43,18 @@ class Supervisor {
         first_step_(std::max<int64_t>(0, newest_checkpoint(config.run_dir))) {}
 
   int run() {
+    try {
+      const int code = supervise();
+      if (!restartable(code)) take_back();
+      return code;
+    } catch (const Error&) {
+      take_back();
+      throw;
+    }
+  }
+
+ private:
+  int supervise() {
     int64_t fruitless = 0;
     double stood_since =
         -1;  // the last sign of progress before the failure from which there is no recovery yet
@@ -62,6 +74,7 @@ class Supervisor {
       const int64_t from = std::max<int64_t>(0, newest_checkpoint(config_.run_dir));
       JobEnd end = run_job(options_, *placement, config_, lock_.generation(), mark, signals_);
       static_cast<void>(mark.remove_leftovers());
+      claimed_ = claimed_ || has_begun(config_.run_dir + "/metrics.jsonl", lock_.generation());
       if (stood_since >= 0 && end.first_step_at >= 0) {
         restart_seconds_.push_back(started + end.first_step_at - stood_since);
         stood_since = -1;
@@ -133,7 +146,12 @@ class Supervisor {
     }
   }
 
- private:
+  // A refused start leaves the directory of a run as it was. One that is new keeps the record of why.
+  void take_back() {
+    if (claimed_ || !lock_.was_in_use()) return;
+    for (const std::string& line : lock_.take_back()) say(line);
+  }
+
   static void say(const std::string& text) { std::fprintf(stderr, "pesc launch: %s\n", text.c_str()); }
   static std::string checkpoint_text(int64_t newest) {
     return newest < 0 ? "there is no checkpoint yet" : str_cat("the newest checkpoint is step ", newest);
@@ -247,7 +265,8 @@ class Supervisor {
   HostBlame blame_;
   RepeatedFailure repeats_;
   RepeatedStart starts_;
-  bool begun_ = false;  // a rank of a launch of ours
+  bool begun_ = false;    // a rank of a launch of ours
+  bool claimed_ = false;  // a launch of ours was not refused
 };
 
 }  // namespace

@@ -144,6 +144,17 @@ double seconds_that_count(const std::string& metrics, int64_t first_step) {
   return sum;
 }
 
+bool has_begun(const std::string& metrics, uint64_t generation) {
+  std::ifstream in(metrics);
+  for (std::string line; std::getline(in, line);) {
+    if (line.find("\"kind\":\"launch\"") == std::string::npos) continue;
+    const nlohmann::json j = nlohmann::json::parse(line, nullptr, false);
+    if (j.is_object() && j.value("kind", "") == "launch" && j.value("launch", uint64_t{0}) == generation)
+      return true;
+  }
+  return false;
+}
+
 int64_t last_step(const JobEnd& end) {
   int64_t last = 0;
   for (const Heartbeat& h : end.heartbeats) last = std::max(last, h.step);

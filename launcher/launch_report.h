@@ -30,6 +30,9 @@ namespace pesc {
 // have computed, the last counts.
 [[nodiscard]] double seconds_that_count(const std::string& metrics, int64_t first_step);
 
+// Whether this launch has come to train, by a run's metrics.jsonl; before, it may be refused.
+[[nodiscard]] bool has_begun(const std::string& metrics, uint64_t generation);
+
 // The newest that any rank has done; 0: none.
 [[nodiscard]] int64_t last_step(const JobEnd& end);
 

@@ -64,8 +64,10 @@ class Trainer {
   void check_length(const CheckpointState& saved) const;
   void check_rows_alike();
   void check_same_rows(const CheckpointState& saved) const;
+  void prepare();
   void prepare_run_directory();
   void resume();
+  [[nodiscard]] RoutingOwner check_routing(const LoadedCheckpoint* resumed);
   void measure_gemm_rate();
   StepMetrics train_step();
   [[nodiscard]] Update guard(const StepMetrics& m, int retries) const;
@@ -116,6 +118,7 @@ class Trainer {
   int64_t committed_step_ = -1;  // of the newest checkpoint that stands
   double gemm_rate_ = 0;         // FLOP/s of all ranks together
   double mean_seconds_ = 0;
+  bool claimed_ = false;  // no longer refused: the run directory is this launch's
   bool preempt_agreed_ = false;
   bool save_due_ = false;
   bool evaluation_due_ = false;  // at step_, where a request to stop has left it out

@@ -148,6 +148,18 @@ TEST(RanksBegan, IsFalseWhereMpirunItselfRefuses) {
   EXPECT_TRUE(ranks_began(crashed(1, Section::kSetup, 0)));
 }
 
+TEST(HasBegun, IsWhatTheRecordsSayOfALaunch) {
+  const auto path = std::filesystem::temp_directory_path() / str_cat("pesc-begun-", ::getpid());
+  EXPECT_FALSE(has_begun(path, 1));  // no file
+  std::ofstream(path) << R"({"kind":"launch","launch":1,"step":0})" << '\n'
+                      << R"({"kind":"step","launch":2,"step":1})" << '\n'
+                      << R"({"kind":"launch","launch":3,"st)";
+  EXPECT_TRUE(has_begun(path, 1));
+  EXPECT_FALSE(has_begun(path, 2));
+  EXPECT_FALSE(has_begun(path, 3));
+  std::filesystem::remove(path);
+}
+
 TEST(SecondsThatCount, AreThoseOfTheLastLaunchThatComputedAStep) {
   const auto path = std::filesystem::temp_directory_path() / str_cat("pesc-seconds-", ::getpid());
   {
