@@ -6,11 +6,11 @@
 // of each failure what is known, and starts again from the newest checkpoint: after 1 s, then with pauses
 // that double up to recovery.longest_pause_s, until recovery.max_restarts failures have brought no new
 // checkpoint. Bad usage (64) and bad data (65) are not tried again, nor a launch that mpirun refuses before
-// any rank begins, nor a step that ends with the same internal error (70) or crash in two launches in a row.
-// SIGTERM, SIGINT, SIGHUP and SIGUSR1 make
-// the ranks save; then it ends with 75: only when they said so, or when none were running. Otherwise with
-// what ended them: an exit code, or 128 + a signal. A second signal, more than a second later, ends the ranks
-// at once, and so does the end of recovery.stop_limit_s.
+// any rank begins, nor a step that ends with the same internal error (70) or crash in two launches in a row,
+// nor a start that MPI ends in the same way twice in a row before any rank's first heartbeat (64). SIGTERM,
+// SIGINT, SIGHUP and SIGUSR1 make the ranks save; then it ends with 75: only when they said so, or when none
+// were running. Otherwise with what ended them: an exit code, or 128 + a signal. A second signal, more than a
+// second later, ends the ranks at once, and so does the end of recovery.stop_limit_s.
 //
 // Its own death loses nothing: mpirun is told (PR_SET_PDEATHSIG), ranks end when mpirun is gone, and the next
 // `pesc launch` removes what is left over before it starts.

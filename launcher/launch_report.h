@@ -22,9 +22,16 @@ namespace pesc {
 // has refused the launch.
 [[nodiscard]] bool ranks_began(const JobEnd& end);
 
+// Where to look when MPI does not start: the settings of Open MPI in `environment` (ends with a null
+// pointer), by name and value, or where else there may be some. A sentence.
+[[nodiscard]] std::string advice_on_mpi(const char* const* environment);
+
 // Seconds that the steps beyond `first_step` took, by a run's metrics.jsonl: of a step that several launches
 // have computed, the last counts.
 [[nodiscard]] double seconds_that_count(const std::string& metrics, int64_t first_step);
+
+// Whether this launch has come to train, by a run's metrics.jsonl; before, it may be refused.
+[[nodiscard]] bool has_begun(const std::string& metrics, uint64_t generation);
 
 // The newest that any rank has done; 0: none.
 [[nodiscard]] int64_t last_step(const JobEnd& end);

@@ -60,9 +60,6 @@ void log_data(const Job& job, const char* what, const Dataset& data);
 // This rank's trained pieces, as checkpoints see them.
 [[nodiscard]] std::vector<TrainedTensor> trained_tensors(const Decoder& decoder, bool with_optimizer);
 
-// The digest of the base's files and of the tokenizer, the same on every rank. Collective.
-[[nodiscard]] std::string base_digest(Job& job);
-
 // Loads the newest checkpoint of config.run_dir (or of `directory`, where given) into the decoder, values
 // only. Refuses one of another model, and says once what changes rounding (runtime/same_run.h). Throws when
 // there is none that verifies. Collective. Returns its step.

@@ -1,9 +1,9 @@
 // Recorded routing (a test mode): the choice of experts of a run, kept so that another layout can replay it
 // and be compared over any number of steps; rounding would flip choices otherwise.
 //
-// One file per launch and rank, `routing-LAUNCH-RANK.bin`: records { step u32, layer u32, sample i64,
-// position i32, tokens i32, k i32, 0 i32 } followed by tokens * k bytes of expert numbers, for consecutive
-// positions of one sample. A step that a later launch made again is in both, with the same choices.
+// A record carries the run and the launch that made it (runtime/routing_record.h). A run that goes on adds to
+// its own record; a step that several of its launches have computed is in all of them, and a replay takes it
+// from the last that has all of it.
 #pragma once
 
 #include <cstdint>
@@ -14,12 +14,15 @@
 #include <vector>
 
 #include "model/pesc_moe.h"
+#include "runtime/routing_record.h"
 
 namespace pesc {
 
 class RoutingRecorder : public RoutingTape {
  public:
-  RoutingRecorder(const std::string& directory, uint64_t launch, int rank, int64_t top_k);
+  // Of a folder that check_routing_folder() has found to be the run's. Throws UsageError where there is a
+  // record of this launch and rank already, IoError.
+  RoutingRecorder(const std::string& directory, const RoutingOwner& owner);
   // The records that follow are of this step. Those of a try before, not kept yet, are forgotten: a step that
   // is computed once more is recorded once.
   void begin_step(int64_t step);
@@ -31,6 +34,8 @@ class RoutingRecorder : public RoutingTape {
   void flush();
 
  private:
+  void put(const RoutingRecord& head) { records_.append(reinterpret_cast<const char*>(&head), sizeof(head)); }
+
   std::string path_;
   std::ofstream file_;
   std::string records_;  // since begin_step
@@ -40,7 +45,8 @@ class RoutingRecorder : public RoutingTape {
 
 class RoutingReplay : public RoutingTape {
  public:
-  // Reads every routing-*.bin of the directory. Throws DataError for a damaged one or another k.
+  // Reads every routing-*.bin of the directory. Throws DataError, naming the files, for a damaged one,
+  // another k, and files of several runs, or of one launch with different numbers of ranks.
   RoutingReplay(const std::string& directory, int64_t top_k);
   void set_step(int64_t step) { step_ = static_cast<uint32_t>(step); }
   // Throws DataError where a token of this rank's batches was not recorded in the step, or with an expert
@@ -57,10 +63,13 @@ class RoutingReplay : public RoutingTape {
     int32_t position = 0;
     std::vector<uint8_t> experts;
   };
+  using Runs = std::map<Key, std::vector<Run>>;
+  // The steps of a file that were finished, by step.
+  [[nodiscard]] std::map<uint32_t, Runs> read_steps(const RoutingFile& file) const;
   // The k experts of a token in this step; null: not recorded.
   [[nodiscard]] const uint8_t* find(int64_t layer, int64_t sample, int32_t position) const;
 
-  std::map<Key, std::vector<Run>> runs_;
+  Runs runs_;
   int64_t top_k_;
   uint32_t step_ = 0;
 };

@@ -9,12 +9,21 @@
 
 namespace pesc {
 
+const RunIdentity& CheckpointStore::identify(const LoadedCheckpoint* resumed, uint64_t generation) {
+  if (run_.id.empty()) {
+    run_ = new_run_identity(resumed == nullptr ? nullptr : resumed->manifest.get(), generation);
+    run_is_new_ = true;
+  }
+  return run_;
+}
+
 std::string CheckpointStore::claim(const LoadedCheckpoint* resumed, uint64_t generation) {
   const proto::Manifest* manifest = resumed == nullptr ? nullptr : resumed->manifest.get();
   std::string note;
-  if (run_.id.empty()) {
-    run_ = new_run_identity(manifest, generation);
+  static_cast<void>(identify(resumed, generation));
+  if (run_is_new_) {
     write_run_identity(files_, run_dir_, run_, generation);
+    run_is_new_ = false;
     if (run_.from_step >= 0)
       note = str_cat("'", resumed->directory,
                      "' is of another run; this run goes on from it as a run of its own, ",

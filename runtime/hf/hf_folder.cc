@@ -27,9 +27,11 @@ std::string some_of(std::span<const std::string> names) {
 
 namespace {
 
+constexpr const char* kConfigName = "config.json";
 constexpr const char* kSingle = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr uint64_t kMaxIndexBytes = 64 << 20;
+constexpr uint64_t kMostConfigBytes = 16 << 20;
 constexpr uint64_t kDigestBlock = 1 << 20;
 
 // The weight files of a folder, whether anything names them or not, sorted; of PyTorch's own only an adapter,
@@ -110,9 +112,12 @@ class Digest {
     for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<unsigned char>(value >> (8 * i));
     add(bytes.data(), bytes.size());
   }
+  void add_text(const std::string& text) {
+    add_number(text.size());
+    add(text.data(), text.size());
+  }
   void add_file(const std::string& name, const MappedFile& file) {
-    add_number(name.size());
-    add(name.data(), name.size());
+    add_text(name);
     add_number(file.size());
     std::vector<std::byte> block(std::min(file.size(), kDigestBlock));
     for (uint64_t at = 0; at < file.size(); at += kDigestBlock) {
@@ -351,11 +356,18 @@ std::vector<std::string> HfFolder::names() const {
 std::string HfFolder::part_digest(size_t part) const {
   Digest digest;
   if (part == 0) {
-    digest.add_file("config.json", MappedFile(path_in_folder(folder_, "config.json", folder_, links_)));
+    digest.add_text(kConfigName);
+    digest.add_text(canonical_json(read_json_file(folder_, kConfigName, kMostConfigBytes, links_)));
   } else {
     const auto& [name, file] = *std::next(files_.begin(), static_cast<std::ptrdiff_t>(part - 1));
     digest.add_file(name, file.file());
   }
+  return digest.hex();
+}
+
+std::string HfFolder::raw_config_digest() const {
+  Digest digest;
+  digest.add_file(kConfigName, MappedFile(path_in_folder(folder_, kConfigName, folder_, links_)));
   return digest.hex();
 }
 
