@@ -33,7 +33,7 @@ void gate_up_rows(const Pass& pass, const ColumnLinears& w, const Tensor& x, con
   Stream& s = pass.stream;
   {
     const PhaseScope phase(s, Phase::kGemm);
-    linear_forward(s, x, w.weight, y);
+    linear_forward(s, w.base, Beside(x, x.cols), y, pass.scratch);
   }
   const PhaseScope phase(s, Phase::kLora);
   for (const ColumnLinears::Part& part : w.parts) {
@@ -48,7 +48,7 @@ void gate_up_rows_backward(const Pass& pass, const ColumnLinears& w, const Tenso
   Stream& s = pass.stream;
   {
     const PhaseScope phase(s, Phase::kGemm);
-    linear_backward_input(s, dy, w.weight, dx);
+    linear_backward_input(s, w.base, dy, Beside(dx, dx.cols), pass.scratch);
   }
   const PhaseScope phase(s, Phase::kLora);
   for (const ColumnLinears::Part& part : w.parts) {
@@ -69,7 +69,7 @@ int64_t ffn_blocks(const Stream& stream, int64_t columns, int64_t hidden, int64_
 
 int64_t ffn_blocks(const Pass& pass, const LayerParameters& p) {
   if (p.down.dweight.cols > 0 || p.gate_up.joined_columns() + p.down.joined_columns() > 0) return 1;
-  return ffn_blocks(pass.stream, p.down.weight.cols, p.down.weight.rows, pass.batch.padded);
+  return ffn_blocks(pass.stream, p.down.base.in, p.down.base.out, pass.batch.padded);
 }
 
 void ffn_forward_in_blocks(const Pass& pass, int64_t layer, const LayerParameters& p, const LayerSaved& saved,
@@ -78,7 +78,7 @@ void ffn_forward_in_blocks(const Pass& pass, int64_t layer, const LayerParameter
   Stream& s = pass.stream;
   const Batch& b = pass.batch;
   const bool alone = pass.tp.size() == 1;
-  const int64_t columns = p.down.weight.cols;
+  const int64_t columns = p.down.base.in;
   const int64_t r = p.down.lora_columns();
   const Tensor gate_up = saved.gate_up.row_range(0, b.padded);
   const Tensor a = saved.a_gate_up.row_range(0, b.padded);
@@ -105,7 +105,7 @@ void ffn_forward_in_blocks(const Pass& pass, int64_t layer, const LayerParameter
     swiglu_forward(s, at(gate_up), h, {mask.rows(rows.begin, rows.end), second});
     {
       const PhaseScope phase(s, Phase::kGemm);
-      linear_forward(s, h, p.down.weight, at(partial));
+      linear_forward(s, p.down.base, Beside(h, h.cols), at(partial), pass.scratch);
     }
     if (r == 0) return;
     const PhaseScope phase(s, Phase::kLora);
@@ -147,10 +147,10 @@ Tensor ffn_backward_in_blocks(const Pass& pass, int64_t layer, const LayerParame
   const Tensor partial = alone ? dx : pass.ws.gathered.leading(b.padded, dx.cols);
   const Dropout mask = pass.full_dropout(layer, DropoutSite::kDown, p.down.column0);
   for_blocks(pass, p, [&](const Range& rows, const auto& at) {
-    const Tensor dh = pass.ws.wide.leading(rows.size(), p.down.weight.cols);
+    const Tensor dh = pass.ws.wide.leading(rows.size(), p.down.base.in);
     {
       const PhaseScope phase(s, Phase::kGemm);
-      linear_backward_input(s, at(all), p.down.weight, dh);
+      linear_backward_input(s, p.down.base, at(all), Beside(dh, dh.cols), pass.scratch);
     }
     LoraBranch lora;
     if (r > 0)

@@ -23,24 +23,23 @@ void column_forward(const Pass& pass, const ColumnLinears& w, const Beside& x, c
                     const Tensor& y, const Tensor& a, const Meanwhile& meanwhile) {
   Stream& s = pass.stream;
   const int64_t r = w.lora_columns();
-  const bool joined = w.joined_columns() > 0;
+  const bool joined = x.a.cols > 0;
   const Tensor mine = joined ? x.a : pass.tp.size() == 1 ? a : pass.ws.lora_slice.leading(x.x.rows, r);
   if (r > 0) {
     const PhaseScope phase(s, Phase::kLora);
     lora_down_forward(s, {dropped, w.lora_a, lora_scale(pass), mine});
   }
-  const Tensor in = joined ? x.all : x.x;
-  const Tensor all = pass.tp.start_gather(s, in, pass.ws.gathered.leading(y.rows, in.cols));
+  const Beside all(pass.tp.start_gather(s, x.all, pass.ws.gathered.leading(y.rows, x.all.cols)), x.x.cols);
   if (meanwhile) meanwhile();
   pass.tp.finish(s);
   {
     const PhaseScope phase(s, Phase::kGemm);
-    linear_forward(s, all, joined ? w.joined : w.weight, y);
+    linear_forward(s, w.base, all, y, pass.scratch);
   }
   if (w.bias.cols > 0) add_bias(s, w.bias, y);
   if (r == 0) return;
   const PhaseScope phase(s, Phase::kLora);
-  if (joined) return copy(s, all.col_range(x.x.cols, all.cols), a);
+  if (joined) return copy(s, all.a, a);
   pass.tp.gather(s, mine, a);
   for (const ColumnLinears::Part& part : w.parts) {
     if (part.lora_begin < 0) continue;
@@ -53,14 +52,13 @@ Tensor column_backward(const Pass& pass, const ColumnLinears& w, const Tensor& d
   Stream& s = pass.stream;
   if (w.parts.front().dweight.cols > 0) weight_gradients(pass, w, dy, x);
   const int64_t r = w.lora_columns();
-  const bool joined = w.joined_columns() > 0;
-  const Tensor out = joined ? dx.all : dx.x;
-  const Tensor partial = pass.tp.size() == 1 ? out : pass.ws.gathered.leading(dy.rows, out.cols);
+  const bool joined = dx.a.cols > 0;
+  const Tensor partial = pass.tp.size() == 1 ? dx.all : pass.ws.gathered.leading(dy.rows, dx.all.cols);
   {
     const PhaseScope phase(s, Phase::kGemm);
-    linear_backward_input(s, dy, joined ? w.joined : w.weight, partial);
+    linear_backward_input(s, w.base, dy, Beside(partial, dx.x.cols), pass.scratch);
   }
-  pass.tp.start_reduce_scatter(s, partial, out);
+  pass.tp.start_reduce_scatter(s, partial, dx.all);
   if (r == 0) {
     pass.tp.finish(s);
     return {};
@@ -94,17 +92,12 @@ void row_forward(const Pass& pass, const RowLinear& w, const Beside& x, const Te
       if (a.data != x.a.data) copy(s, x.a, a);
     }
     const PhaseScope phase(s, Phase::kGemm);
-    return gemm(s, {.a = x.all,
-                    .b = w.joined,
-                    .trans_b = Transpose::kYes,
-                    .c = y,
-                    .beta = residual.present() ? 1.0F : 0.0F,
-                    .from = residual});
+    return linear_forward(s, w.base, x, y, pass.scratch, residual);
   }
   const Tensor partial = alone ? y : pass.ws.gathered.leading(x.x.rows, y.cols);
   {
     const PhaseScope phase(s, Phase::kGemm);
-    linear_forward(s, x.x, w.weight, partial);
+    linear_forward(s, w.base, x, partial, pass.scratch);
   }
   pass.tp.start_reduce_scatter(s, partial, y);
   if (r == 0) pass.tp.finish(s);
@@ -131,7 +124,7 @@ LoraBranch row_backward(const Pass& pass, const RowLinear& w, const Dropout& dro
   pass.tp.finish(s);
   {
     const PhaseScope phase(s, Phase::kGemm);
-    linear_backward_input(s, all, joined ? w.joined : w.weight, joined ? dx.all : dx.x);
+    linear_backward_input(s, w.base, all, dx, pass.scratch);
     if (w.dweight.cols > 0) linear_backward_weight(s, all, x, w.dweight);
   }
   if (r == 0) return {};

@@ -8,32 +8,18 @@
 // W x and A x are reduce-scattered and B is applied on the slice. Gradients are added to.
 //
 // dropout(x) and what the path through A gives to the gradient of x are the business of the operation that
-// makes x (a norm, SwiGLU): here they come in and go out. Where W and B stand side by side (parameters.h) so
-// do x and a, and their gradients.
+// makes x (a norm, SwiGLU): here they come in and go out. Where W and B stand side by side (frozen_linear.h)
+// so do x and a, and their gradients.
 #pragma once
 
 #include <functional>
 
+#include "model/frozen_linear.h"
 #include "model/parameters.h"
 #include "model/pass.h"
 #include "ops/lora.h"
 
 namespace pesc {
-
-// Two matrices side by side in one: [rows, columns + beside].
-struct Beside {
-  Tensor all, x, a;
-  // In the first rows of a flat buffer.
-  Beside(const Tensor& buffer, int64_t rows, int64_t columns, int64_t beside)
-      : all(buffer.leading(rows, columns + beside)),
-        x(all.col_range(0, columns)),
-        a(all.col_range(columns, columns + beside)) {}
-  [[nodiscard]] Beside rows(const Range& range) const {
-    Beside some = *this;
-    for (Tensor* t : {&some.all, &some.x, &some.a}) *t = t->row_range(range.begin, range.end);
-    return some;
-  }
-};
 
 // Columns beside the input of a row-parallel linear: on one rank alone, since several sum `a` up first.
 [[nodiscard]] inline int64_t columns_beside_input(const RowLinear& w, int tp) {

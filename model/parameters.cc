@@ -34,12 +34,12 @@ struct Stack {
 // flat per replica group in list order, so that what is stacked in values is stacked in gradients too.
 class ParameterBuilder {
  public:
-  ParameterBuilder(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh, DType compute,
-                   const ModelParameters::Arenas& arenas, ModelParameters& out)
+  ParameterBuilder(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
+                   const Precision& precision, const ModelParameters::Arenas& arenas, ModelParameters& out)
       : model_(model),
         pesc_(pesc),
         mesh_(mesh),
-        compute_(compute),
+        precision_(precision),
         arenas_(arenas),
         out_(out),
         full_(pesc.mode == TrainMode::kFull) {
@@ -68,22 +68,22 @@ class ParameterBuilder {
 
   // A matrix that the products read.
   Held matrix(int64_t rows, int64_t cols, Kind kind) {
-    if (kind == Kind::kFrozen || compute_ == DType::kF32) {
-      const Tensor t = arenas_.weights.allocate(rows, cols, compute_);
+    if (kind == Kind::kFrozen || precision_.compute == DType::kF32) {
+      const Tensor t = arenas_.weights.allocate(rows, cols, precision_.compute);
       return {t, t};
     }
     const Tensor value = arenas_.weights.allocate(rows, cols);
-    return {value, arenas_.copies.allocate(rows, cols, compute_)};
+    return {value, arenas_.copies.allocate(rows, cols, precision_.compute)};
   }
-  // A frozen matrix with room for LoRA's B beside it, where the products of both can be one. `joined` becomes
-  // the whole. Odd widths would take the alignment from the rows.
-  Held matrix_beside(int64_t rows, int64_t cols, int64_t lora, Tensor& joined) {
-    constexpr int64_t kWidths = 8;
-    if (compute_ == DType::kF32 || full_ || lora == 0 || lora % kWidths != 0 || cols % kWidths != 0)
-      return matrix(rows, cols, dense_kind());
-    joined = arenas_.weights.allocate(rows, cols + lora, compute_);
-    const Tensor weight = joined.col_range(0, cols);
-    return {weight, weight};
+  // The weight of a linear with so many columns of LoRA's B: frozen, or trained in all-parameters mode.
+  Held base(int64_t out, int64_t in, int64_t lora_columns, FrozenLinear& base) {
+    if (full_) {
+      const Held held = matrix(out, in, Kind::kTrained);
+      base = FrozenLinear::of(held.used);
+      return held;
+    }
+    base = FrozenLinear::allocate(arenas_.weights, precision_.frozen, out, in, lora_columns);
+    return {base.weight, base.weight};
   }
   // LoRA's B: its copy stands in `place` where that is there.
   Held lora_b(int64_t rows, const Tensor& place) {
@@ -156,9 +156,8 @@ class ParameterBuilder {
     }
     const int64_t h = model_.hidden;
     const int64_t r = pesc_.lora.rank;
-    Stack weight{matrix_beside(rows, h, with_lora * r, out.joined)};
+    Stack weight{base(rows, h, with_lora * r, out.base)};
     Stack biases{bias ? exact(rows, 1) : Held{}};
-    out.weight = weight.buffer.used;
     for (const Linear l : linears) {
       const Cut cut = column_cut(l);
       ColumnLinears::Part part;
@@ -167,6 +166,7 @@ class ParameterBuilder {
       part.end = weight.next + cut.count;
       dense(rows_of(hf::weight(layer, l), cut.global, h, cut.begin, cut.count), cut.group,
             weight.take(cut.count));
+      if (!full_) out_.all_.back().held = out.base.rows(part.begin, part.end);
       if (bias) {
         const Tensor mine = biases.take(cut.count).value.reshaped(1, cut.count);
         dense(cols_of(hf::bias(layer, l), 1, cut.global, cut.begin, cut.count), cut.group, {mine, mine},
@@ -187,10 +187,7 @@ class ParameterBuilder {
     for (ColumnLinears::Part& part : out.parts) {
       if (!lora(part.linear)) continue;
       const Cut cut = column_cut(part.linear);
-      const int64_t column = h + part.lora_begin;
-      const Tensor place = out.joined.cols == 0
-                               ? Tensor{}
-                               : out.joined.row_range(part.begin, part.end).col_range(column, column + r);
+      const Tensor place = out.base.lora_b({part.begin, part.end}, {part.lora_begin, part.lora_begin + r});
       part.lora_b = add(rows_of(hf::lora_b(layer, part.linear), cut.global, r, cut.begin, cut.count),
                         cut.group, Kind::kTrained, Init::kZero, lora_b(cut.count, place));
     }
@@ -201,12 +198,13 @@ class ParameterBuilder {
     const int64_t r = pesc_.lora.rank;
     out.linear = linear;
     out.column0 = in * mesh_.tp_rank();
-    out.weight = dense(cols_of(hf::weight(layer, linear), model_.hidden, global_in, out.column0, in),
-                       ReplicaGroup::kDp, matrix_beside(model_.hidden, in, lora(linear) ? r : 0, out.joined));
+    dense(cols_of(hf::weight(layer, linear), model_.hidden, global_in, out.column0, in), ReplicaGroup::kDp,
+          base(model_.hidden, in, lora(linear) ? r : 0, out.base));
+    if (!full_) out_.all_.back().held = out.base;
     if (!lora(linear)) return;
     out.lora_a = add(cols_of(hf::lora_a(layer, linear), r, global_in, out.column0, in), ReplicaGroup::kDp,
                      Kind::kTrained, Init::kKaimingUniform, matrix(r, in, Kind::kTrained));
-    const Tensor place = out.joined.cols == 0 ? Tensor{} : out.joined.col_range(in, in + r);
+    const Tensor place = out.base.lora_b({0, model_.hidden}, {0, r});
     out.lora_b = add(whole(hf::lora_b(layer, linear), model_.hidden, r), ReplicaGroup::kWorld, Kind::kTrained,
                      Init::kZero, lora_b(model_.hidden, place));
   }
@@ -249,7 +247,7 @@ class ParameterBuilder {
   const ModelConfig& model_;
   const PescConfig& pesc_;
   const Mesh& mesh_;
-  DType compute_;
+  Precision precision_;
   const ModelParameters::Arenas& arenas_;
   ModelParameters& out_;
   bool full_;
@@ -302,8 +300,8 @@ void row_grads(GradCursor& cursor, RowLinear& linear) {
 }  // namespace
 
 ModelParameters::ModelParameters(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
-                                 DType compute, const Arenas& arenas) {
-  ParameterBuilder(model, pesc, mesh, compute, arenas, *this).build();
+                                 const Precision& precision, const Arenas& arenas) {
+  ParameterBuilder(model, pesc, mesh, precision, arenas, *this).build();
 
   Arena* optimizer = arenas.optimizer;
   if (optimizer == nullptr) return;
@@ -381,7 +379,7 @@ int64_t ModelParameters::trained_elements() const {
 
 int64_t ModelParameters::frozen_bytes() const {
   int64_t n = 0;
-  for (const Parameter& p : all_) n += p.trained ? 0 : p.value.bytes();
+  for (const Parameter& p : all_) n += p.trained ? 0 : p.value.bytes() + p.held.scales.bytes();
   return n;
 }
 

@@ -22,7 +22,7 @@ void shared_ffn_forward(const Pass& pass, int64_t layer, const LayerParameters& 
     return ffn_forward_in_blocks(pass, layer, p, saved, x.x, dropped, residual, f, meanwhile);
   const Batch& b = pass.batch;
   const Tensor gate_up = saved.gate_up.row_range(0, b.padded);
-  const int64_t columns = p.down.weight.cols;
+  const int64_t columns = p.down.base.in;
   const Beside h(pass.ws.wide2, b.padded, columns, columns_beside_input(p.down, pass.tp.size()));
   const Dropout mask = pass.full_dropout(layer, DropoutSite::kDown, p.down.column0);
   const Tensor second =
@@ -40,7 +40,7 @@ Tensor shared_ffn_backward(const Pass& pass, int64_t layer, const LayerParameter
     return ffn_backward_in_blocks(pass, layer, p, saved, df, dropped, dx.x, through_a);
   const Batch& b = pass.batch;
   const Tensor gate_up = saved.gate_up.row_range(0, b.padded);
-  const int64_t columns = p.down.weight.cols;
+  const int64_t columns = p.down.base.in;
   const Tensor h = pass.ws.wide2.leading(b.padded, columns);
   if (p.down.dweight.cols > 0) swiglu_forward(pass.stream, gate_up, h);
   const Beside dh(pass.ws.wide, b.padded, columns, p.down.joined_columns());
