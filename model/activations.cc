@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "model/batch.h"
-#include "model/ffn_blocks.h"
 #include "model/lora_linear.h"
+#include "model/shared_ffn.h"
 #include "ops/adapter.h"
 #include "ops/attention.h"
 #include "ops/gemm.h"

@@ -56,7 +56,7 @@ inline ModelConfig odd_llama() {
   return m;
 }
 
-// So wide that on a CPU the FFN of many_rows() goes in blocks (ffn_blocks.h).
+// So wide that on a CPU the FFN of many_rows() goes in blocks (shared_ffn.h).
 inline ModelConfig wide_llama() {
   ModelConfig m = tiny_llama();
   m.ffn = 400;
