@@ -20,6 +20,7 @@
 #include "runtime/ranks.h"
 #include "tests/assemble.h"
 #include "tests/device.h"
+#include "tests/model/layout.h"
 
 namespace pesc {
 
@@ -190,19 +191,6 @@ inline HostBatch batch_of_rows(const Rows& rows, Range range) {
   return b;
 }
 
-struct Layout {
-  int tp = 1, ep = 1;
-  double headroom = 2;
-  int threads = 1;
-  int64_t cache_slots = 0;
-  Purpose purpose = Purpose::kTraining;
-  int chunks = 1;
-  Reduce reduce = Reduce::kAtEnd;
-  Overlap overlap = Overlap::kOn;
-  Recompute recompute = Recompute::kNone;
-  DType compute = DType::kF32;
-};
-
 // A model on a layout of `world`, its share of the rows, and training steps on them.
 class Rig {
  public:
@@ -213,16 +201,7 @@ class Rig {
     validate_layout(model, pesc, world.size(), layout.tp, layout.ep);
     const Mesh& mesh = ranks.mesh();
     batch = batch_of_rows(rows, split_range(static_cast<int64_t>(rows.size()), mesh.dp(), mesh.dp_rank()));
-    DecoderOptions o;
-    o.device = test_device(layout.threads);
-    o.capacity = {std::max<int64_t>(count_tokens(rows), 1), model.max_positions, layout.headroom, 8,
-                  layout.chunks};
-    o.max_positions = model.max_positions;
-    o.cache_slots = layout.cache_slots;
-    o.purpose = layout.purpose;
-    o.overlap = layout.overlap;
-    o.recompute = layout.recompute;
-    o.compute = layout.compute;
+    const DecoderOptions o = options_of(model, pesc, mesh, layout, std::max<int64_t>(count_tokens(rows), 1));
     decoder = std::make_unique<Decoder>(model, pesc, mesh, ranks.groups(), o);
     randomise(*decoder);
   }
