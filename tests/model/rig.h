@@ -15,7 +15,7 @@
 
 #include "model/decoder.h"
 #include "model/hf_names.h"
-#include "ops/core/bf16.h"
+#include "ops/core/check.h"
 #include "runtime/optimizer.h"
 #include "runtime/ranks.h"
 #include "tests/assemble.h"
@@ -128,13 +128,9 @@ inline void randomise(Decoder& d, const Parameter& p) {
       host.push_back(static_cast<float>((norm ? 1.0 : 0.0) + scale * v));
     }
   }
-  if (p.value.dtype == DType::kBF16) {
-    std::vector<uint16_t> narrow(host.size());
-    std::transform(host.begin(), host.end(), narrow.begin(), f32_to_bf16);
-    copy_from_host(d.stream(), narrow.data(), p.value);
-  } else {
-    copy_from_host(d.stream(), host.data(), p.value);
-  }
+  const FrozenLinear to = p.held.out > 0 ? p.held : FrozenLinear::of(p.value);
+  PESC_CHECK(FrozenWriter(d.stream(), to).write(0, s.rows, host.data()) < 0, s.name,
+             " does not hold its noise");
 }
 inline void randomise(Decoder& d) {
   for (const Parameter& p : d.parameters().all()) randomise(d, p);
