@@ -52,7 +52,7 @@ struct Decoder::Memory {
          const Sizes& sizes, Arenas&& in)
       : arenas(std::move(in)),
         parameters(
-            m, p, mesh, o.compute,
+            m, p, mesh, o.precision(),
             {arenas.weights, arenas.copies, o.purpose == Purpose::kTraining ? &arenas.optimizer : nullptr}),
         saved(allocate_saved(m, p, mesh, parameters, sizes, o.purpose, o.recompute, arenas.activations)),
         ws(allocate_workspace(m, p, mesh, parameters, sizes, o.capacity, arenas.workspace)),

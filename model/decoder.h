@@ -7,6 +7,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -42,8 +43,11 @@ struct DecoderOptions {
   Purpose purpose = Purpose::kTraining;
   Recompute recompute = Recompute::kNone;  // of training
   DType compute = DType::kF32;             // of weights and activations: F32, or BF16 on CUDA
+  std::optional<FrozenFormat> frozen;      // of the frozen linears; absent: as `compute`
   Overlap overlap = Overlap::kOn;
   GpuUse gpu_use = GpuUse::kExclusive;  // decides what NCCL takes
+
+  [[nodiscard]] Precision precision() const { return {compute, frozen.value_or(plain_format(compute))}; }
 };
 
 // Whether collectives have a stream of their own.

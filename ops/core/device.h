@@ -117,6 +117,8 @@ class HostCopies {
 
 // Waits for the work enqueued on `stream`, then for the copy: `to` is filled when it returns.
 void copy_to_host(Stream& stream, const Tensor& from, void* to);
+// The same of an F32 or BF16 tensor, as float32; resizes `to`.
+void copy_to_host(Stream& stream, const Tensor& from, std::vector<float>& to);
 // `from` may be changed as soon as it returns. The copy itself is ordered on `stream`, whose later work finds
 // it in `to`; it may not be complete yet, so that another stream that reads `to` must follow this one.
 void copy_from_host(Stream& stream, const void* from, const Tensor& to);
