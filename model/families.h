@@ -25,26 +25,45 @@ enum class Biases {
   kQkv,  // q_proj, k_proj and v_proj, whatever config.json says
 };
 
+// keys_of a form: the keys of config.json that a family with this form reads. In a family that does not read
+// them they must have the value that changes nothing.
+using ConfigKeys = std::span<const std::string_view>;
+
 // Norms of the heads of q and k, before the rotary embedding.
 enum class QkNorm { kNone };
+constexpr ConfigKeys keys_of(QkNorm /*norm*/) {
+  return {};
+}
 
 // Where the RMSNorms stand.
 enum class NormPlaces { kBeforeBlocks };  // before attention, before the FFN, before the head
+constexpr ConfigKeys keys_of(NormPlaces /*places*/) {
+  return {};
+}
 
 // The function of the gated FFN: down(activation(gate(x)) * up(x)).
 enum class Activation { kSilu };
 
 // Multipliers of the embedding, the residual, the attention scores or the logits.
 enum class Multipliers { kNone };
+constexpr ConfigKeys keys_of(Multipliers /*multipliers*/) {
+  return {};
+}
 
 // Caps of the attention scores or the logits: cap * tanh(x / cap).
 enum class SoftCaps { kNone };
-
-// How rotary frequencies follow from the positions (RopeConfig in model/config.h).
-enum class RopeKind { kDefault, kLinear, kLlama3 };
+constexpr ConfigKeys keys_of(SoftCaps /*caps*/) {
+  return {};
+}
 
 // Layers that rotate q and k.
 enum class RopeLayers { kAll };
+constexpr ConfigKeys keys_of(RopeLayers /*layers*/) {
+  return {};
+}
+
+// How rotary frequencies follow from the positions (RopeConfig in model/config.h).
+enum class RopeKind { kDefault, kLinear, kLlama3 };
 
 // Layers whose attention sees a sliding window, and the keys of config.json that say so.
 enum class WindowLayers {

@@ -1,6 +1,9 @@
 // The names of families and of their traits in config.json.
 #include <array>
 #include <optional>
+#include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "ops/core/check.h"

@@ -5,7 +5,11 @@
 #include <array>
 #include <cmath>
 #include <optional>
+#include <span>
+#include <string>
+#include <string_view>
 
+#include "model/families.h"
 #include "ops/core/check.h"
 #include "runtime/hf/config_parts.h"
 #include "runtime/hf/safetensors.h"
@@ -13,49 +17,11 @@
 namespace pesc {
 namespace {
 
-// The keys of config.json that a family with this form reads; in a family without it they must be neutral.
-// A new value of one of these enums names its keys here.
-using Keys = std::span<const std::string_view>;
-Keys keys_of(QkNorm norm) {
-  switch (norm) {
-    case QkNorm::kNone:
-      return {};
-  }
-  throw InternalError("keys_of: no such QkNorm");
-}
-Keys keys_of(NormPlaces places) {
-  switch (places) {
-    case NormPlaces::kBeforeBlocks:
-      return {};
-  }
-  throw InternalError("keys_of: no such NormPlaces");
-}
-Keys keys_of(Multipliers multipliers) {
-  switch (multipliers) {
-    case Multipliers::kNone:
-      return {};
-  }
-  throw InternalError("keys_of: no such Multipliers");
-}
-Keys keys_of(SoftCaps caps) {
-  switch (caps) {
-    case SoftCaps::kNone:
-      return {};
-  }
-  throw InternalError("keys_of: no such SoftCaps");
-}
-Keys keys_of(RopeLayers layers) {
-  switch (layers) {
-    case RopeLayers::kAll:
-      return {};
-  }
-  throw InternalError("keys_of: no such RopeLayers");
-}
-
 // What a key that is not neutral asks for.
 struct Form {
   const char* what;
-  Keys (*keys)(const FamilyTraits&) = nullptr;  // null: no family has this form
+  ConfigKeys (*keys)(const FamilyTraits&) =
+      nullptr;  // those that the family reads; null: no family has this form
 };
 
 constexpr Form kBias = {"biases on other linears than q, k and v"};
@@ -155,7 +121,7 @@ bool is_neutral(const nlohmann::json& value, double neutral) {
 void refuse(const ConfigFields& fields, const FamilyTraits& traits, const Neutral& n) {
   const nlohmann::json* value = fields.find(n.key);
   if (value == nullptr || is_neutral(*value, n.value)) return;
-  const Keys read = n.form->keys != nullptr ? n.form->keys(traits) : Keys{};
+  const ConfigKeys read = n.form->keys != nullptr ? n.form->keys(traits) : ConfigKeys{};
   if (std::ranges::find(read, n.key) != read.end()) return;
   const std::string only = value->is_boolean() ? (n.value == 0 ? "false" : "true") : str_cat(n.value);
   refuse_beyond_row(fields, n.key, str_cat(shown(*value), ", which means ", n.form->what, ","), traits,

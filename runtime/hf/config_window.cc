@@ -1,5 +1,6 @@
 // The sliding window of config.json. Families say in different keys which layers have one.
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "ops/core/check.h"
