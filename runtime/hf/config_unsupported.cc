@@ -20,8 +20,8 @@ namespace {
 // What a key that is not neutral asks for.
 struct Form {
   const char* what;
-  ConfigKeys (*keys)(const FamilyTraits&) =
-      nullptr;  // those that the family reads; null: no family has this form
+  // Those keys that the family reads itself; null where no family here has this form.
+  ConfigKeys (*keys)(const FamilyTraits&) = nullptr;
 };
 
 constexpr Form kBias = {"biases on other linears than q, k and v"};
