@@ -282,16 +282,16 @@ void Decoder::layer_backward(const Pass& p, int64_t i, const Tensor& dx, const L
   if (done && i + 1 < model_.layers) done(i + 1);
   const Beside dh(m.ws.dslice, batch_.slice, model_.hidden, w.gate_up.joined_columns());
   Tensor through_a = m.ws.delta.row_range(0, batch_.slice);
-  RouterTerm router;
+  LowRankTerm router_term;
   if (exchange_ == nullptr) {
     through_a = shared_ffn_backward(p, i, w, saved, dx, h, dropped, dh, through_a);
   } else {
     for (size_t c = 0; c < chunks_.size(); ++c) chunk_backward(p, i, c, dx, h, dropped, dh);
     if (w.gate_up.lora_columns() == 0) through_a = {};
-    router =
+    router_term =
         moe_route_backward(p, w.moe, x2, rstd, w.post_norm, m.saved.balance.row_range(i, i + 1), saved.moe);
   }
-  rmsnorm_backward(stream_, {dh.x, x2, w.post_norm, rstd, dx, w.dpost_norm, {mask, through_a}, router});
+  rmsnorm_backward(stream_, {dh.x, x2, w.post_norm, rstd, dx, w.dpost_norm, {mask, through_a}, router_term});
   if (options_.recompute == Recompute::kCheap) input_again(p, i);
   attention_block_backward(p, i, w, m.rope, saved, dx);
 }

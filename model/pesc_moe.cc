@@ -265,8 +265,8 @@ void moe_input_gradient(const Pass& pass, int64_t layer, size_t c, const BatchCh
               mine(pass.ws.delta), mine(dy), df);
 }
 
-RouterTerm moe_route_backward(const Pass& pass, const MoeParameters& p, const Tensor& x, const Tensor& rstd,
-                              const Tensor& norm, const Tensor& balance_grad, const MoeSaved& saved) {
+LowRankTerm moe_route_backward(const Pass& pass, const MoeParameters& p, const Tensor& x, const Tensor& rstd,
+                               const Tensor& norm, const Tensor& balance_grad, const MoeSaved& saved) {
   const PhaseScope phase(pass.stream, Phase::kAdapters);
   const int64_t n = pass.batch.slice_real;
   const Tensor dlogits = pass.ws.dlogits.row_range(0, n);

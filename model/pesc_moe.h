@@ -7,6 +7,7 @@
 
 #include "model/parameters.h"
 #include "model/pass.h"
+#include "ops/low_rank.h"
 #include "ops/router.h"
 #include "parallel/expert_exchange.h"
 
@@ -52,8 +53,8 @@ void moe_input_gradient(const Pass& pass, int64_t layer, size_t c, const BatchCh
 // The router's backward from ws.dweights and the balance gradient [1, E], but for the gradient of the FFN's
 // input, which is the term that it returns. That input is RMSNorm of x [S, H] with rstd [1, S] and the weight
 // norm. After moe_input_gradient of all chunks. Uses ws.dlogits.
-[[nodiscard]] RouterTerm moe_route_backward(const Pass& pass, const MoeParameters& p, const Tensor& x,
-                                            const Tensor& rstd, const Tensor& norm,
-                                            const Tensor& balance_grad, const MoeSaved& saved);
+[[nodiscard]] LowRankTerm moe_route_backward(const Pass& pass, const MoeParameters& p, const Tensor& x,
+                                             const Tensor& rstd, const Tensor& norm,
+                                             const Tensor& balance_grad, const MoeSaved& saved);
 
 }  // namespace pesc
