@@ -7,8 +7,8 @@
 // A block takes one row (the backward's are in ops/rmsnorm_backward.cuh), and a thread keeps what it has read
 // of it in registers: kHeld packs, threads apart. Rows that are longer than that are read twice.
 #include "ops/core/column_sums.cuh"
-#include "ops/core/dropout_mask.cuh"
 #include "ops/cuda_ops.h"
+#include "ops/dropout_mask.cuh"
 #include "ops/rmsnorm.h"
 #include "ops/rmsnorm_backward.cuh"
 

@@ -5,7 +5,7 @@
 
 #include <cuda_pipeline.h>
 
-#include "ops/core/dropout_mask.cuh"
+#include "ops/dropout_mask.cuh"
 
 namespace pesc::cuda {
 
