@@ -57,11 +57,8 @@ struct MoeSaved {
   std::vector<int32_t> chosen;        // [slice_real, k] `experts` on the host
   Tensor hidden;                      // [M, d] adapters before GELU (the only round's)
   Tensor received, received_weights;  // [C, H], [C, k] F32; ep > 1
-  struct Chunk {
-    ExchangePlan plan;
-    ExpertGroups groups;  // of the only round
-  };
-  std::array<Chunk, kMaxChunks> chunks;
+  Tensor indices;                     // [chunks, N] I32 of the plans; ep > 1
+  std::array<ExchangePlan, kMaxChunks> plans;  // of the chunks
 };
 
 struct LayerSaved {
@@ -108,6 +105,7 @@ struct Sizes {
   int chunks = 1;
   int64_t chunk_slice = 0;                // tokens of a chunk
   int64_t capacity = 0, assignments = 0;  // of a chunk's round
+  int64_t indices = 0;                    // of a chunk's plan: ExpertExchange::index_count
   DType compute = DType::kF32;
   Sizes(const Capacity& capacity, const PescConfig& pesc, const Mesh& mesh, DType compute);
 };

@@ -382,7 +382,7 @@ std::vector<float> Decoder::chosen_weights(int64_t layer) {
 int Decoder::exchange_rounds() const {
   int rounds = 0;
   for (const LayerSaved& l : memory_->saved.layers)
-    for (const MoeSaved::Chunk& c : l.moe.chunks) rounds = std::max(rounds, c.plan.rounds);
+    for (const ExchangePlan& plan : l.moe.plans) rounds = std::max(rounds, plan.rounds);
   return rounds;
 }
 

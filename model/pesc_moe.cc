@@ -17,15 +17,9 @@ int64_t assignments(const ExpertGroups& g) {
   return g.offsets.empty() ? 0 : g.offsets.back();
 }
 
-int64_t round_rows(const ExchangePlan& plan, int round, int ep) {
-  int64_t rows = 0;
-  for (int r = 0; r < ep; ++r) rows += plan.round_recv[static_cast<size_t>(round * ep + r)];
-  return rows;
-}
-
 // The rows of one round, on the rank that holds their experts.
 struct Round {
-  ExpertGroups groups;
+  const ExpertGroups& groups;
   Tensor f, weights, hidden;
 };
 
@@ -43,33 +37,30 @@ class Trip {
       : pass_(pass),
         exchange_(exchange),
         saved_(saved),
-        chunk_(saved.chunks[c]),
+        plan_(saved.plans[c]),
         begin_(chunks[c].rows.begin),
         tokens_(chunks[c].batch.slice_real),
         first_(static_cast<int64_t>(c) * exchange.capacity()),
-        rows_(round_rows(chunk_.plan, round, exchange.size())),
+        rows_(plan_.received(round)),
         round_(round) {
     const int64_t most = exchange.capacity() * std::min(pass.pesc.moe.top_k, exchange.local_experts());
     first_assignment_ = static_cast<int64_t>(c) * most;
   }
 
-  [[nodiscard]] bool kept() const { return chunk_.plan.rounds == 1; }
+  [[nodiscard]] bool kept() const { return plan_.rounds == 1; }
   [[nodiscard]] Tensor received(const Tensor& buffer) const {
     return buffer.row_range(first_, first_ + rows_);
   }
   [[nodiscard]] Round round() const {
-    Round r;
-    r.groups = kept() ? chunk_.groups : exchange_.groups(chunk_.plan, round_);
-    r.f = f();
-    r.weights = weights();
+    const ExpertGroups& groups = plan_.groups[static_cast<size_t>(round_)];
     const Tensor& hidden = kept() ? saved_.hidden : pass_.ws.hidden;
-    r.hidden = hidden.row_range(first_assignment_, first_assignment_ + assignments(r.groups));
-    return r;
+    return {groups, f(), weights(),
+            hidden.row_range(first_assignment_, first_assignment_ + assignments(groups))};
   }
 
   void send_rows() const { dispatch(saved_.dropped, f()); }
   void send_weights() const {
-    exchange_.dispatch_slots(lane(), chunk_.plan, round_, home(saved_.weights), weights(), scratch());
+    exchange_.dispatch_slots(lane(), plan_, round_, home(saved_.weights), weights(), scratch());
   }
   void send_gradient(const Tensor& dy) const {
     if (!kept()) {  // the rows of several rounds were not kept: they come again
@@ -80,10 +71,10 @@ class Trip {
   }
   // What the adapters wrote to ws.received_out is added to `to` [S, H] at home.
   void return_rows(const Tensor& to) const {
-    exchange_.combine(lane(), chunk_.plan, round_, received(pass_.ws.received_out), home(to), scratch());
+    exchange_.combine(lane(), plan_, round_, received(pass_.ws.received_out), home(to), scratch());
   }
   void return_weight_gradients() const {
-    exchange_.combine_slots(lane(), chunk_.plan, round_, received(pass_.ws.received_dweights),
+    exchange_.combine_slots(lane(), plan_, round_, received(pass_.ws.received_dweights),
                             home(pass_.ws.dweights), scratch());
   }
 
@@ -96,13 +87,13 @@ class Trip {
     return received(kept() ? saved_.received_weights : pass_.ws.received_weights);
   }
   void dispatch(const Tensor& slice, const Tensor& out) const {
-    exchange_.dispatch(lane(), chunk_.plan, round_, home(slice), out, scratch());
+    exchange_.dispatch(lane(), plan_, round_, home(slice), out, scratch());
   }
 
   const Pass& pass_;
   const ExpertExchange& exchange_;
   const MoeSaved& saved_;
-  const MoeSaved::Chunk& chunk_;
+  const ExchangePlan& plan_;
   int64_t begin_, tokens_;                   // at home
   int64_t first_, first_assignment_, rows_;  // on the expert rank
   int round_;
@@ -114,7 +105,7 @@ template <class Work>
 void for_trips(const Pass& pass, const ExpertExchange& exchange, std::span<const BatchChunk> chunks,
                const MoeSaved& saved, Work&& work) {
   for (size_t c = 0; c < chunks.size(); ++c) {
-    const int rounds = saved.chunks[c].plan.rounds;
+    const int rounds = saved.plans[c].rounds;
     for (int round = 0; round < rounds; ++round) {
       const Trip trip(pass, exchange, chunks, saved, c, round);
       if (round + 1 == rounds) {
@@ -166,10 +157,11 @@ void moe_prepare(const Pass& pass, int64_t layer, const ExpertExchange& exchange
   finish_host_copy(pass.stream, saved.experts.row_range(0, n), saved.chosen.data());
   if (tape != nullptr) tape->record(pass.batch, layer, saved.chosen);
   for (size_t c = 0; c < chunks.size(); ++c) {
-    MoeSaved::Chunk& chunk = saved.chunks[c];
     int32_t* chosen = saved.chosen.data() + std::min(chunks[c].rows.begin, n) * k;
-    chunk.plan = exchange.prepare(tensor_of(chosen, chunks[c].batch.slice_real, k));
-    if (chunk.plan.rounds == 1) chunk.groups = exchange.groups(chunk.plan, 0);
+    const auto row = static_cast<int64_t>(c);
+    saved.plans[c] =
+        exchange.prepare(pass.stream.communication(), tensor_of(chosen, chunks[c].batch.slice_real, k),
+                         saved.indices.row_range(row, row + 1));
   }
 }
 
@@ -179,7 +171,7 @@ void moe_forward(const Pass& pass, const MoeParameters& p, const ExpertExchange&
   const PhaseScope phase(s, Phase::kAdapters);
   if (exchange.size() == 1) {
     const int64_t n = pass.batch.slice_real;
-    const ExpertGroups& groups = saved.chunks[0].groups;
+    const ExpertGroups& groups = saved.plans[0].groups[0];
     const Round r{groups, saved.dropped.row_range(0, n), saved.weights.row_range(0, n),
                   saved.hidden.row_range(0, assignments(groups))};
     return adapter_forward(s, adapter_args(pass, p, r, y.row_range(0, n)), pass.scratch);
@@ -227,7 +219,7 @@ void moe_backward(const Pass& pass, const MoeParameters& p, const ExpertExchange
   const Tensor delta = pass.ws.delta.row_range(0, pass.batch.slice);
   const float scale = static_cast<float>(pass.pesc.moe.scale);
   if (exchange.size() == 1) {
-    const ExpertGroups& groups = saved.chunks[0].groups;
+    const ExpertGroups& groups = saved.plans[0].groups[0];
     fill_zero(s, delta.row_range(n, delta.rows));
     return adapter_backward(
         s,
