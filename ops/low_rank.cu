@@ -1,5 +1,5 @@
-// Adds a low-rank term on a GPU: ops/low_rank.h. The rank is small (the experts of a router), so that a
-// thread sums over it in registers, in rising order.
+// Adds a low-rank term on a GPU: ops/low_rank.h. The rank is small: a thread sums over it in registers, in
+// rising order.
 #include "ops/core/vectors.cuh"
 #include "ops/cuda_ops.h"
 #include "ops/low_rank.h"
