@@ -40,6 +40,7 @@ Sizes::Sizes(const Capacity& c, const PescConfig& pesc, const Mesh& mesh, DType 
   const int64_t limit = std::max<int64_t>(1, chunk_slice * ep);
   capacity = std::clamp<int64_t>(static_cast<int64_t>(std::ceil(balanced * c.exchange_headroom)), 1, limit);
   assignments = capacity * std::min<int64_t>(k, pesc.moe.experts / ep);
+  indices = ExpertExchange::index_count(ep, k, chunk_slice, capacity);
 }
 
 const char* recompute_name(Recompute recompute) {
@@ -100,6 +101,7 @@ Saved allocate_saved(const ModelConfig& m, const PescConfig& pesc, const Mesh& m
       take(own.routing, s.moe.probs, n.slice, moe.experts, DType::kF32);
       take(own.routing, s.moe.experts, n.slice, moe.top_k, DType::kI32);
       take(own.routing, s.moe.weights, n.slice, moe.top_k, DType::kF32);
+      take(own.routing, s.moe.indices, n.chunks, n.indices, DType::kI32);
       take(own.adapters, s.moe.hidden, n.chunks * n.assignments, moe.adapter_dim, n.compute);
       take(own.adapters, s.moe.received, n.chunks * n.capacity, h, n.compute);
       take(own.adapters, s.moe.received_weights, n.chunks * n.capacity, moe.top_k, DType::kF32);

@@ -18,10 +18,13 @@
 #include "model/head.h"
 #include "model/lora_linear.h"
 #include "model/parameters.h"
-#include "model/pesc_moe.h"
+#include "model/pass.h"
+#include "model/routing_tape.h"
 #include "parallel/communicator.h"
+#include "parallel/expert_exchange.h"
 #include "parallel/gpu_world.h"
 #include "parallel/mesh.h"
+#include "parallel/tensor_parallel.h"
 
 namespace pesc {
 
@@ -129,7 +132,7 @@ class Decoder {
   void layer_forward(const Pass& pass, int64_t i, RoutingTape* tape, const Tensor& next, Run run);
   void input_again(const Pass& pass, int64_t i);
   void layer_backward(const Pass& pass, int64_t i, const Tensor& dx, const LayerDone& done);
-  void chunk_backward(const Pass& pass, int64_t i, size_t c, const Tensor& dy, const Tensor& h,
+  void chunk_backward(const Pass& pass, int64_t i, size_t c, const Tensor& df, const Tensor& h,
                       const Tensor& dropped, const Beside& dh);
 
   ModelConfig model_;

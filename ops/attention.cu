@@ -1,11 +1,11 @@
 // Causal attention on the GPU: by a library where it takes the call (ops/attention_library.h), else by our
-// own tile kernels (ops/core/attention_tiles.cuh): exact in float32, deterministic, any head_dim up to 256,
+// own tile kernels (ops/attention_tiles.cuh): exact in float32, deterministic, any head_dim up to 256,
 // any segments; the scores are never stored.
 #include <vector>
 
 #include "ops/attention.h"
 #include "ops/attention_library.h"
-#include "ops/core/attention_tiles.cuh"
+#include "ops/attention_tiles.cuh"
 #include "ops/cuda_ops.h"
 
 namespace pesc::cuda {

@@ -3,8 +3,8 @@
 // T tokens, F columns; all tensors of one element type, any row strides. With a LoRA path the backward first
 // makes the gradient before the mask (a product); one kernel then does all the rest, and leaves dropout(h) in
 // dh for the weight gradient (a product).
-#include "ops/core/dropout_mask.cuh"
 #include "ops/cuda_ops.h"
+#include "ops/dropout_mask.cuh"
 #include "ops/swiglu.h"
 
 namespace pesc::cuda {

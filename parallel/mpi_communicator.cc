@@ -4,8 +4,6 @@
 // reduce_scatter and all_reduce work in chunks, whose pieces stay in the cache between arriving and being
 // added. `at` and `n` below count elements. Every operation has a tag of its own, so that ranks that
 // disagree about what comes next hang with a name instead of mixing data.
-#include "parallel/mpi_communicator.h"
-
 #include <mpi.h>
 
 #include <algorithm>
@@ -14,6 +12,7 @@
 #include <utility>
 
 #include "parallel/mpi_requests.h"
+#include "parallel/mpi_session.h"
 #include "parallel/rank_order.h"
 
 namespace pesc {

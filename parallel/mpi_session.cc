@@ -1,11 +1,12 @@
 // MPI from its start to its end, and what it knows of this rank's host.
+#include "parallel/mpi_session.h"
+
 #include <mpi.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <exception>
 
-#include "parallel/mpi_communicator.h"
 #include "parallel/mpi_requests.h"
 
 namespace pesc {

@@ -13,7 +13,7 @@
 #include <tuple>
 #include <vector>
 
-#include "model/pesc_moe.h"
+#include "model/routing_tape.h"
 #include "runtime/routing_record.h"
 
 namespace pesc {

@@ -1,4 +1,5 @@
-// The mpi communicator: host memory, any number of ranks, on OpenMPI.
+// MPI from its start to its end, and the communicator of all ranks: host memory, any number of ranks, on
+// OpenMPI.
 #pragma once
 
 #include <memory>
