@@ -121,7 +121,7 @@ TEST(AdviceOnMpi, NamesTheSettingsOfTheEnvironment) {
   const char* environment[] = {"PATH=/bin", "OMPI_MCA_pml=ucx", "XOMPI_MCA_a=b", "OMPI_MCA_btl=\x1b[31m",
                                nullptr};
   const std::string text = advice_on_mpi(environment);
-  EXPECT_NE(text.find("these settings: OMPI_MCA_pml=ucx, OMPI_MCA_btl=\\x1b[31m; unset"), std::string::npos)
+  EXPECT_NE(text.find("these settings: OMPI_MCA_pml=ucx, OMPI_MCA_btl=\\x1B[31m; unset"), std::string::npos)
       << text;
   const char* nothing[] = {"PATH=/bin", nullptr};
   EXPECT_NE(advice_on_mpi(nothing).find("no OMPI_MCA_ variable is set"), std::string::npos);
