@@ -164,7 +164,7 @@ def split_comment(comment):
 
 
 def cell(text):
-    return text.replace("|", "\\|")
+    return text.replace("|", "\\|").replace("*", "\\*")
 
 
 def row(path, field, kind, choice):
@@ -176,8 +176,8 @@ def row(path, field, kind, choice):
     if kind is not None:
         values = [(v.name, split_comment(v.comment)[0]) for v in kind.children]
         shown = " \\| ".join("`%s`" % name for name, _ in values)
-        said = "; ".join("`%s`: %s" % (name, text.rstrip(".")) for name, text in values if text)
-        meaning = (meaning + " " + said + "." if said else meaning).strip()
+        said = " ".join("`%s`: %s." % (name, text.rstrip(".")) for name, text in values if text)
+        meaning = (meaning + " " + said).strip()
     else:
         shown = field.type
     if field.repeated:

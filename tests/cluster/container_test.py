@@ -19,6 +19,7 @@ import unittest
 SOURCE = pathlib.Path(sys.argv.pop(1) if len(sys.argv) > 1 else ".").resolve()
 CONTAINER = SOURCE / "cluster" / "container"
 NOT_TESTED = 77  # ctest says Skipped
+CERTIFICATES = "/etc/certificates-of-the-host.crt"
 MIRRORS = {"debian": ("http://deb.debian.org/debian", "main"), "ubuntu": ("http://archive.ubuntu.com/ubuntu", "main,universe")}
 
 
@@ -111,6 +112,10 @@ class Steps(unittest.TestCase):
                 raise unittest.SkipTest("no network: " + made.stdout.strip().splitlines()[-1])
             raise AssertionError("debootstrap: " + made.stdout)
         shutil.copy("/etc/resolv.conf", cls.root / "etc/resolv.conf")
+        # Where the machine's way to the network has a certificate of its own, so has the folder's.
+        certificates = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
+        if os.path.isfile(certificates):
+            shutil.copy(certificates, cls.root / CERTIFICATES.lstrip("/"))
         files = subprocess.run(["git", "-C", str(SOURCE), "ls-files", "-z"], stdout=subprocess.PIPE, check=True).stdout.decode().split("\0")
         cls.arguments, copies, cls.commands = dockerfile()
         for source, to in copies:
@@ -124,7 +129,8 @@ class Steps(unittest.TestCase):
         """(exit code, output) of a shell command in the folder, with namespaces of its own: nothing stays mounted or running."""
         mounts = ("mount -t proc proc {0}/proc && mount --rbind /sys {0}/sys && mount --rbind /dev {0}/dev && "
                   "exec chroot {0} /usr/bin/env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "
-                  "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 sh -e -c \"$1\"").format(self.root)
+                  "OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 {1} sh -e -c \"$1\"").format(
+                      self.root, "PIP_CERT=" + CERTIFICATES if (self.root / CERTIFICATES.lstrip("/")).exists() else "")
         command = command.format(**{**self.arguments, **arguments}) if arguments or "{" in command else command
         done = subprocess.run(["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "sh", "-c", mounts, "sh",
                                command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds,
