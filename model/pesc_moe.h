@@ -1,4 +1,4 @@
-// The PESC layer (model/README.md): y = f(x) + sum over the chosen experts of w_e A_e(f(x)), with the router
+// The PESC layer (design section 1): y = f(x) + sum over the chosen experts of w_e A_e(f(x)), with the router
 // on the FFN input and the adapters on its output. Tokens travel to the ranks that hold their experts; only
 // the weighted sums of adapter outputs come back. With one rank per expert group nothing is copied or sent.
 #pragma once

@@ -1,4 +1,4 @@
-// Token exchange between the ranks of an expert-parallel group (parallel/README.md), in three phases:
+// Token exchange between the ranks of an expert-parallel group (design section 3), in three phases:
 //   prepare      from the top-k choice, before the FFN runs: counts are exchanged, the send plan is built
 //   dispatch     rows travel to the ranks that hold their experts, once per (token, rank)
 //   combine      one row per (token, rank) comes back; home adds them up per token in rank order
