@@ -44,6 +44,7 @@ libgtest-dev
 libgmock-dev
 strace
 iproute2
+debootstrap
 slurmctld
 slurmd
 slurm-client

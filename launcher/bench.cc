@@ -1,6 +1,6 @@
-// pesc bench: times the training step of an experiment and compares it with the speed of light (design
-// section 7): the FLOP that the mathematics needs over the GEMM rate measured right after the timed steps, on
-// the same ranks.
+// pesc bench: times the training step of an experiment and compares it with the speed of light
+// (tests/bench/README.md): the FLOP that the mathematics needs over the GEMM rate measured right after the
+// timed steps, on the same ranks.
 //
 // Time by phase is measured in further steps, by marks in the stream's work.
 //

@@ -1,4 +1,4 @@
-// The adapter experts of PESC (design section 1), grouped by expert:
+// The adapter experts of PESC (model/README.md), grouped by expert:
 //   A_e(f) = scale * Up_e gelu(Down_e f),  out_row = sum over the row's experts here of w * A_e(f_row), exact
 //   (erf) GELU.
 // R rows, H hidden, d adapter size, E local experts, M assignments sorted by expert, k weight slots per row.

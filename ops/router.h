@@ -1,4 +1,4 @@
-// The router of PESC (design section 1): logits = x R^T in float32; S = top-k (ties to the lower expert, in
+// The router of PESC (model/README.md): logits = x R^T in float32; S = top-k (ties to the lower expert, in
 // falling order); weights = softmax over the kept logits; and the statistics of the balance loss over the
 // real tokens. T tokens, H hidden, E experts, k choices.
 #pragma once

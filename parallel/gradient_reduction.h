@@ -1,5 +1,5 @@
 // The gradient reduction table: a gradient is summed over exactly the ranks that hold the same piece of its
-// parameter (design section 3), and its norm is counted once, by replica 0.
+// parameter (parallel/README.md), and its norm is counted once, by replica 0.
 //
 // Parameters of one group of ranks share one flat buffer, so that each group costs one collective.
 #pragma once

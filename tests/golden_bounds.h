@@ -1,6 +1,6 @@
 // How far golden_check lets a run be from the recorded float32 numbers.
 //
-// float32: the design's tolerances. bf16: an element carries 8 bits, so every rounding costs up to u = 2^-9
+// float32: see tests/README.md. bf16: an element carries 8 bits, so every rounding costs up to u = 2^-9
 // of it. About twelve roundings lie one after the other on the way through a layer (norm, q k v, rotation,
 // attention, o, residual, norm, gate and up, SwiGLU, down, adapters, residual) and six outside the layers;
 // they are as good as independent, so an activation is off by about e = u sqrt(12 L + 6), one standard

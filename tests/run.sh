@@ -2,14 +2,15 @@
 # Installs what is missing, builds, and runs the tests of a tier; each tier has those before it. At the end it says what each
 # part took.
 #
-#   tests/run.sh unit      format, layering, and what needs one process: a minute after the build, on two cores
+#   tests/run.sh unit      format, layering, links of the pages, and what needs one process: a minute after the build, on two cores
 #   tests/run.sh quick     and ranks, three golden layouts, bad input: four minutes after the build
 #   tests/run.sh           and all golden layouts, the program end to end, a sample of faults and layouts, sanitizers, fuzz corpora:
 #                          25 minutes from nothing are the aim; some 35 by its parts on two cores
-#   tests/run.sh full      and all layouts, the whole replay, every fault, hosts, Slurm, the program under the sanitizers, fuzzing
+#   tests/run.sh full      and all layouts, the whole replay, every fault, hosts, Slurm, containers, the program under the sanitizers,
+#                          fuzzing
 #
-# Hosts, Slurm and a full disk need root: run `full` as root or as a user who may sudo. Tests of a GPU are skipped where there is
-# none; tests/gpu/device.sh runs those.
+# Hosts, Slurm, containers and a full disk need root: run `full` as root or as a user who may sudo; containers need the network. Tests
+# of a GPU are skipped where there is none; tests/gpu/device.sh runs those.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 tier=${1:-standard}
@@ -52,10 +53,10 @@ fi
 part "packages"
 cluster/install-deps.sh --tests
 
-part "format and layering"
+part "format, layering, links"
 format=$(command -v clang-format-14 || command -v clang-format)
 git ls-files '*.cc' '*.h' '*.cu' '*.cuh' | xargs -r "$format" --dry-run -Werror
-python3 tests/layering_test.py .
+for test in layering links field_table; do python3 -B "tests/${test}_test.py" .; done
 
 part "build"
 cmake --preset release -DPESC_BUILD_TESTS=ON -DPESC_UNITY_BUILD=ON > /dev/null
@@ -72,7 +73,7 @@ run_tests_as_root() {
     return
   fi
   local code=0
-  sudo -p "tests/run.sh: the tests of hosts, Slurm and a full disk need root; password of %p: " env "${run_as_root[@]}" \
+  sudo -p "tests/run.sh: the tests of hosts, Slurm, containers and a full disk need root; password of %p: " env "${run_as_root[@]}" \
     ctest --test-dir build/release --output-on-failure --no-tests=error "$@" | tee -a "$log" || code=$?
   # After a failure too, or the next run could not write there.
   sudo -p "tests/run.sh: to give you build/release back; password of %p: " chown -R "$(id -u):$(id -g)" build/release
@@ -116,10 +117,10 @@ part "the whole replay; Slurm beside it, which mostly waits"
 # Where only sudo makes root, Slurm runs with the hosts instead.
 if [[ $(id -u) == 0 ]]; then
   run_tests -R '^end_to_end\.(replay|slurm)$' -j 2
-  privileged='^(end_to_end\.hosts|faults\.matrix)$'
+  privileged='^(end_to_end\.hosts|faults\.matrix|cluster\.container)$'
 else
   run_tests -R '^end_to_end\.replay$'
-  privileged='^(end_to_end\.(hosts|slurm)|faults\.matrix)$'
+  privileged='^(end_to_end\.(hosts|slurm)|faults\.matrix|cluster\.container)$'
 fi
 part "every layout, all bad input"
 run_tests -L '^full$' -E "^end_to_end\.(replay|slurm)$|$privileged" -j "$jobs"

@@ -1,7 +1,7 @@
 // Errors of pesc, and checks of invariants.
 //
-// A user's mistake and a broken invariant are different types with different exit codes (design section 4). A
-// message says what was wrong, where (file, line, tensor, field) and what to do.
+// A user's mistake and a broken invariant are different types with different exit codes (launcher/README.md).
+// A message says what was wrong, where (file, line, tensor, field) and what to do.
 #pragma once
 
 #include <sstream>

@@ -1,4 +1,4 @@
-// What a checkpoint saves and what a verified one holds (design section 5).
+// What a checkpoint saves and what a verified one holds (runtime/README.md).
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// The checkpoints of one run directory: saving with the commit protocol of the design's section 5, finding
+// The checkpoints of one run directory: saving with the commit protocol of runtime/README.md, finding
 // the newest that verifies, pruning.
 //
 //   step-N/           committed: shard-RRRRR.safetensors, manifest.pb

@@ -1,4 +1,4 @@
-// The order of operations is the whole point here: see the commit protocol in the design, section 5.
+// The order of operations is the whole point here: see the commit protocol in runtime/README.md.
 #include <algorithm>
 #include <map>
 #include <utility>

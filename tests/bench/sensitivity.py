@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How far two curves of a recipe part that differ by rounding alone; see "How exact" in README.md.
+"""How far two curves of a recipe part that differ by rounding alone; see tests/bench/two-cores.md.
 
   tests/bench/sensitivity.py [--device CPU|CUDA] [--threads N] [--ranks N,TP,EP] [FIELD=VALUE ...]
 

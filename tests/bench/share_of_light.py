@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""A training step's share of the speed of light against its bar, on a machine that does nothing else; see "How fast" in
-README.md.
+"""A training step's share of the speed of light against its bar, on a machine that does nothing else; see
+tests/bench/two-cores.md.
 
   tests/bench/share_of_light.py [--steps N]
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a checkpoint written behind the steps costs them; see "How fast" in README.md.
+"""What a checkpoint written behind the steps costs them; see tests/bench/two-cores.md.
 
     tests/faults/save_stall.py [quickstart|gigabyte] [--ranks N] [--saves N] [--between STEPS] [--no-bar]
 
