@@ -27,7 +27,7 @@
 
 namespace pesc {
 
-// Asks the running loop to save and stop at the next step boundary; safe in a signal handler.
+// Asks the training loop to save and stop at the next step boundary. Async-signal-safe.
 void request_preemption();
 [[nodiscard]] bool preemption_was_requested();  // of this process
 

@@ -9,7 +9,8 @@
 
 namespace pesc {
 
-// A request to stop ends it between two batches, on all ranks: the step is then saved without this record.
+// A request to stop ends the evaluation between two batches, on all ranks; the step is then saved without
+// this record.
 void Trainer::evaluate_and_log() {
   const auto losses = held_out_loss(job_, *decoder_, *eval_, job_.config.train.micro_batch,
                                     job_.config.train.eval_rows, preemption_was_requested);
@@ -19,7 +20,7 @@ void Trainer::evaluate_and_log() {
     return;
   }
   if (!job_.first()) return;
-  // Beside the datasets', for one of them may have any name.
+  // Not among the datasets, since a dataset may have any name.
   nlohmann::json record = {
       {"kind", "held_out"}, {"step", step_}, {"held_out_loss_total", losses->total.loss}};
   char part[64];

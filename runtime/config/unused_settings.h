@@ -1,4 +1,4 @@
-// Settings that are right by themselves and still change nothing, because of what another one says.
+// Settings that are valid but have no effect because of another setting.
 #pragma once
 
 #include <vector>
@@ -9,8 +9,8 @@
 
 namespace pesc {
 
-// Of those that have another value than their default. One file may serve several modes (`--set
-// train.mode=LORA`), so these are warnings; what is left is the caller's to say.
+// The settings without effect whose value differs from the default. They are warnings, not errors, because
+// one file may serve several modes (`--set train.mode=LORA`). The caller prints them.
 [[nodiscard]] std::vector<UnusedSetting> unused_settings(const proto::Experiment& experiment,
                                                          const FieldPlaces& places);
 
