@@ -58,7 +58,7 @@ struct HostMatrix {
   }
 };
 
-// max |a - b| / max |b|, the design's relative error; max |a - b| where b is zero.
+// max |a - b| / max |b|, the relative error of tests/README.md; max |a - b| where b is zero.
 [[nodiscard]] inline double relative_error(const std::vector<double>& a, const std::vector<double>& b) {
   PESC_CHECK(a.size() == b.size(), a.size(), " against ", b.size(), " values");
   double worst = 0;
