@@ -19,7 +19,7 @@ void check_one_copy(const SlurmJob& job);
 // Throws UsageError, naming `what` ("mpirun", "the MPI library"), when `text` is not of Open MPI 4, the
 // supported version.
 void check_open_mpi(const std::string& what, const std::string& text);
-// Throws UsageError when mpirun is not in PATH or not supported.
+// Throws UsageError when mpirun is not in PATH, does not run, or is of an unsupported version.
 void check_mpirun();
 
 // Throws IoError when one of the folders is missing, cannot be written, or has less room than Open MPI and

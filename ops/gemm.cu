@@ -162,7 +162,8 @@ int fastest(Queue& queue, const Gemm& g, const Key& key, const Matmul& matmul,
   }
   Layouts layouts;
   set_layouts(layouts, g, key, g.c.rows, depth(g));
-  synchronize(queue);  // has the watcher's time limit; the waits below, for these GEMMs alone, have none
+  // This wait has the watcher's time limit; the waits below, for these GEMMs alone, have none.
+  synchronize(queue);
   const Events events;
   std::array<float, kCandidates> best;
   best.fill(INFINITY);

@@ -20,7 +20,7 @@ struct StepInput {
   std::vector<LocalBatch> micro_batches;  // this rank's share of each
   bool flag = false;                      // the output's `flagged` tells all ranks that one rank set it
   RoutingTape* tape = nullptr;
-  Poison poison = Poison::kNone;  // for tests: corrupts this rank's gradient or its share of the loss
+  Poison poison = Poison::kNone;  // for tests: a corruption of this rank's numbers
 };
 
 struct StepOutput {
