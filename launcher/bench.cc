@@ -21,6 +21,7 @@
 #include "runtime/evaluation.h"
 #include "runtime/gemm_rate.h"
 #include "runtime/hf/atomic_file.h"
+#include "runtime/machine.h"
 #include "runtime/training_step.h"
 
 namespace pesc {
@@ -176,7 +177,6 @@ nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& 
 
 void print(const Job& job, const HostPlacement& placement, const nlohmann::json& j, const Timing& t,
            double rate) {
-  constexpr double kGiB = 1024.0 * 1024 * 1024;
   double sum = 0;
   std::printf("\n%-24s %10s\n", "phase of a step", "ms");
   for (int p = 0; p < kPhases; ++p) {

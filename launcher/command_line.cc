@@ -89,12 +89,15 @@ void check_flags_of_verb(const CommandLine& c, const std::vector<std::string>& g
 }
 
 // Once, by one rank: settings that nothing reads because of others.
-void warn_of_unused(const ExperimentConfig& config, const std::string& verb) {
+void warn_of_unused(const ExperimentConfig& config, const CommandLine& command) {
   using Concerns = UnusedSetting::Concerns;
-  const bool answers = verb == "eval" || verb == "generate";
+  const bool answers = command.verb == "eval" || command.verb == "generate";
+  const bool trains = command.verb == "train";
+  const bool launched = command.generation > 0;  // `pesc launch` counts from 1
   for (const UnusedSetting& u : config.unused) {
     const bool said = u.concerns == Concerns::kAll || (u.concerns == Concerns::kAnswers && answers) ||
-                      (u.concerns == Concerns::kTraining && verb == "train");
+                      (u.concerns == Concerns::kTraining && trains) ||
+                      (u.concerns == Concerns::kWithoutLaunch && trains && !launched);
     if (said) LOG(WARNING) << u.text;
   }
 }
@@ -184,7 +187,7 @@ ExperimentConfig read_experiment(const Process& process, const CommandLine& comm
     const bool runs = command.verb != "bench" && command.verb != "plan";
     config = load_experiment(command.config, command.overrides,
                              runs ? ExperimentUse::kRun : ExperimentUse::kBench);
-    if (process.world.rank() == 0) warn_of_unused(config, command.verb);
+    if (process.world.rank() == 0) warn_of_unused(config, command);
     if (command.shape.empty()) return;
     config.model.shape = load_shape(command.shape, config.model.links);
     config.model.path.clear();

@@ -8,7 +8,7 @@
 #include "launcher/command_line.h"
 #include "runtime/evaluation.h"
 #include "runtime/hf/atomic_file.h"
-#include "runtime/terminal.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -34,7 +34,7 @@ void print_table(const Report& r) {
               "experts (share)");
   for (const auto& [tag, h] : r.losses.tags) {
     const auto m = r.matches.tags.find(tag);
-    print_line(terminal_text(tag), h, m == r.matches.tags.end() ? ExactMatch{} : m->second);
+    print_line(printable(tag, kUncut), h, m == r.matches.tags.end() ? ExactMatch{} : m->second);
   }
   std::printf("\n");
   print_line("all", r.losses.total, r.matches.total);
@@ -71,10 +71,10 @@ nlohmann::json to_json(const Report& r, const GenerateSection& how, int samples)
 void print_samples(const nlohmann::json& j) {
   for (const auto& s : j.value("samples", nlohmann::json::array())) {
     const auto text = [&s](const char* key) {
-      return terminal_text(s[key].get<std::string>(), Keep::kLines);
+      return printable(s[key].get<std::string>(), kUncut, Keep::kLines);
     };
     std::printf("\n[%s] %s\n  answer:   %s\n  expected: %s\n",
-                terminal_text(s["dataset"].get<std::string>()).c_str(), text("question").c_str(),
+                printable(s["dataset"].get<std::string>(), kUncut).c_str(), text("question").c_str(),
                 text("answer").c_str(), text("expected").c_str());
   }
 }

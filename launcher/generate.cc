@@ -2,17 +2,44 @@
 #include <glog/logging.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "launcher/command_line.h"
 #include "launcher/standard_output.h"
 #include "runtime/data/row_file.h"
 #include "runtime/data/template.h"
+#include "runtime/data/unknown_characters.h"
 #include "runtime/evaluation.h"
-#include "runtime/terminal.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
+namespace {
+
+// Questions with characters that the tokenizer does not know, and those of the first.
+struct UnknownInPrompts {
+  int64_t rows = 0;
+  int64_t first = 0;  // its number among the questions, from 0
+  std::string characters;
+
+  void look(const Tokenizer& tokenizer, const Row& row, int64_t number, int64_t limit) {
+    std::string found = unknown_characters(tokenizer, row, limit);
+    if (found.empty() || rows++ > 0) return;
+    first = number;
+    characters = std::move(found);
+  }
+  [[nodiscard]] std::string text(const std::string& source, int64_t of) const {
+    const std::string which =
+        of == 1 ? "" : str_cat(": ", rows, " of ", of, " questions, first number ", first + 1);
+    return str_cat(source, which, ": the tokenizer has no piece for ", characters,
+                   "; the model reads such characters as unknown");
+  }
+};
+
+}  // namespace
+
 int run_generate(const Process& process, const CommandLine& command) {
   together(process.world, [&] {
     if (command.prompt.empty() == command.prompts.empty())
@@ -48,12 +75,17 @@ int run_generate(const Process& process, const CommandLine& command) {
     }
     if (!read.unused_warning.empty() && job.first()) LOG(WARNING) << read.unused_warning;
     if (rows.empty()) throw DataError(command.prompts + ": no row with a question");
+    UnknownInPrompts unknown;
     const Range mine = split_range(static_cast<int64_t>(rows.size()), mesh.dp(), mesh.dp_rank());
     for (int64_t i = 0; i < static_cast<int64_t>(rows.size()); ++i) {
       Prompt p{i, encode_prompt(*job.tokenizer, rows[static_cast<size_t>(i)], limit)};
       longest = std::max(longest, static_cast<int64_t>(p.tokens.size()));
+      if (std::ranges::any_of(p.tokens, [&](int32_t id) { return job.tokenizer->is_unknown(id); }))
+        unknown.look(*job.tokenizer, rows[static_cast<size_t>(i)], i, limit);
       if (i >= mine.begin && i < mine.end) prompts.push_back(std::move(p));
     }
+    if (unknown.rows > 0 && job.first())
+      LOG(WARNING) << unknown.text(command.prompts.empty() ? "--prompt" : command.prompts, std::ssize(rows));
   });
   together(process.world, [&] {
     if (longest < limit) return;
@@ -72,7 +104,7 @@ int run_generate(const Process& process, const CommandLine& command) {
   // To a file or a pipe goes what the model wrote, to a terminal nothing that drives it.
   const bool shown = stream && ::isatty(STDOUT_FILENO) != 0;
   const auto print = [shown](const std::string& answer) {
-    const std::string text = shown ? terminal_text(answer, Keep::kLines) : answer;
+    const std::string text = shown ? printable(answer, kUncut, Keep::kLines) : answer;
     std::fwrite(text.data(), 1, text.size(), stdout);
     flush_standard_output();
   };

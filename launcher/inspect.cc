@@ -14,7 +14,7 @@
 #include "runtime/checkpoint/manifest.h"
 #include "runtime/checkpoint/run_identity.h"
 #include "runtime/checkpoint/store.h"
-#include "runtime/terminal.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -66,12 +66,12 @@ void print_tensors(const proto::Manifest& manifest) {
     line.bytes += t.rows() * t.cols() * static_cast<int64_t>(sizeof(float));
   }
   size_t longest = 0;
-  for (const auto& [name, lines] : tensors) longest = std::max(longest, terminal_text(name).size());
+  for (const auto& [name, lines] : tensors) longest = std::max(longest, printable(name, kUncut).size());
   const auto width = static_cast<int>(std::clamp<size_t>(longest, 6, 100));
   std::printf("\n%-*s %-14s %12s  %-26s %s\n", width, "tensor", "shape", "bytes", "kinds", "where");
   for (const auto& [name, lines] : tensors) {
     for (const auto& [key, line] : lines) {
-      std::printf("%-*s %-14s %12lld  %-26s %s\n", width, terminal_text(name).c_str(), key.first.c_str(),
+      std::printf("%-*s %-14s %12lld  %-26s %s\n", width, printable(name, kUncut).c_str(), key.first.c_str(),
                   static_cast<long long>(line.bytes), line.kinds.c_str(), key.second.c_str());
     }
   }
@@ -81,7 +81,7 @@ void print_checkpoint(const LoadedCheckpoint& c, bool verified) {
   const CheckpointState& s = c.state;
   std::map<proto::TensorKind, int64_t> elements;
   for (const auto& t : c.manifest->tensors()) elements[t.kind()] += t.rows() * t.cols();
-  std::printf("checkpoint  %s\n", terminal_text(c.directory).c_str());
+  std::printf("checkpoint  %s\n", printable(c.directory, kUncut).c_str());
   std::printf("bytes       %s\n",
               verified ? "every one verified" : "not verified (--verify reads every one)");
   std::printf("step        %lld\n", static_cast<long long>(s.step));
@@ -92,11 +92,11 @@ void print_checkpoint(const LoadedCheckpoint& c, bool verified) {
   std::printf("base        %s\n",
               s.base_digest.empty()
                   ? "none (random initial weights)"
-                  : terminal_text(str_cat(s.base_path, ", digest ", s.base_digest)).c_str());
+                  : printable(str_cat(s.base_path, ", digest ", s.base_digest), kUncut).c_str());
   for (const auto& [name, value] : s.versions)
-    std::printf("version     %s %s\n", terminal_text(name).c_str(), terminal_text(value).c_str());
+    std::printf("version     %s %s\n", printable(name, kUncut).c_str(), printable(value, kUncut).c_str());
   for (const auto& [name, value] : s.extra)
-    std::printf("extra       %s, %zu bytes\n", terminal_text(name).c_str(), value.size());
+    std::printf("extra       %s, %zu bytes\n", printable(name, kUncut).c_str(), value.size());
   std::printf("size        %s in %d files\n", size_text(c.bytes).c_str(), c.manifest->files_size());
   for (const auto& file : c.manifest->files())
     std::printf("            %s  %lld\n", file.name().c_str(), static_cast<long long>(file.size()));
@@ -109,7 +109,7 @@ void print_checkpoint(const LoadedCheckpoint& c, bool verified) {
   std::printf("\nconfig\n");
   for (size_t begin = 0; begin < s.config_text.size();) {
     const size_t end = std::min(s.config_text.find('\n', begin), s.config_text.size());
-    std::printf("  %s\n", terminal_text(s.config_text.substr(begin, end - begin)).c_str());
+    std::printf("  %s\n", printable(s.config_text.substr(begin, end - begin), kUncut).c_str());
     begin = end + 1;
   }
 }
@@ -139,7 +139,7 @@ int list_run_directory(FileSystem& files, Communicator& world, const std::string
         found.emplace_back(*step, name);
       }
     } else if (looks_like_checkpoint_name(name)) {
-      std::printf("%-16s no checkpoint: no such name is given to one\n", terminal_text(name).c_str());
+      std::printf("%-16s no checkpoint: no such name is given to one\n", printable(name, kUncut).c_str());
     } else if (step_of_directory(name.substr(0, name.find('.')))) {
       others.push_back(name);
     }
@@ -159,7 +159,7 @@ int list_run_directory(FileSystem& files, Communicator& world, const std::string
                   size_text(c.bytes).c_str(), of_this_run ? "" : ", of another run");
       if (newest.empty() && of_this_run) newest = name;
     } catch (const DataError& error) {
-      std::printf("%-16s DAMAGED   %s\n", name.c_str(), terminal_text(error.what()).c_str());
+      std::printf("%-16s DAMAGED   %s\n", name.c_str(), printable(error.what(), kUncut).c_str());
       ++damaged;
     }
   }
@@ -167,7 +167,7 @@ int list_run_directory(FileSystem& files, Communicator& world, const std::string
     const char* what = name.find(".tmp.") != std::string::npos   ? "being written, or left over"
                        : name.find(".bad.") != std::string::npos ? "damaged and put aside"
                                                                  : "being removed, or left over";
-    std::printf("%-16s %s\n", terminal_text(name).c_str(), what);
+    std::printf("%-16s %s\n", printable(name, kUncut).c_str(), what);
   }
   std::printf("%s\n",
               newest.empty() ? "nothing to resume from" : str_cat("a restart resumes from ", newest).c_str());
@@ -182,7 +182,7 @@ LoadedCheckpoint open_for_comparison(FileSystem& files, Communicator& world, con
   CheckpointStore store(files, directory, {});
   Discovery found = store.find_newest(world);
   for (const std::string& line : found.passed_over())
-    std::fprintf(stderr, "%s\n", terminal_text(line).c_str());
+    std::fprintf(stderr, "%s\n", printable(line, kUncut).c_str());
   if (!found.checkpoint) throw DataError(str_cat("'", directory, "' holds no checkpoint that verifies"));
   return *found.checkpoint;
 }
@@ -190,8 +190,8 @@ LoadedCheckpoint open_for_comparison(FileSystem& files, Communicator& world, con
 void print_differing_states(const LoadedCheckpoint& a, const LoadedCheckpoint& b) {
   const auto line = [](const char* what, const auto& x, const auto& y) {
     if (x != y)
-      std::printf("%s: %s -> %s\n", what, terminal_text(str_cat(x)).c_str(),
-                  terminal_text(str_cat(y)).c_str());
+      std::printf("%s: %s -> %s\n", what, printable(str_cat(x), kUncut).c_str(),
+                  printable(str_cat(y), kUncut).c_str());
   };
   line("step", a.state.step, b.state.step);
   line("data rows consumed", a.state.cursor, b.state.cursor);
@@ -204,17 +204,17 @@ void print_differing_states(const LoadedCheckpoint& a, const LoadedCheckpoint& b
   }
   try {
     for (const std::string& d : experiment_differences(a.state.config_text, b.state.config_text))
-      std::printf("config %s\n", terminal_text(d).c_str());
+      std::printf("config %s\n", printable(d, kUncut).c_str());
   } catch (const DataError& error) {  // written by another version of the schema
-    std::printf("config: cannot be compared: %s\n", terminal_text(error.what()).c_str());
+    std::printf("config: cannot be compared: %s\n", printable(error.what(), kUncut).c_str());
   }
 }
 
 int compare(FileSystem& files, Communicator& world, const std::string& first, const std::string& second) {
   const LoadedCheckpoint a = open_for_comparison(files, world, first);
   const LoadedCheckpoint b = open_for_comparison(files, world, second);
-  std::printf("%s -> %s, every byte of both verified\n", terminal_text(a.directory).c_str(),
-              terminal_text(b.directory).c_str());
+  std::printf("%s -> %s, every byte of both verified\n", printable(a.directory, kUncut).c_str(),
+              printable(b.directory, kUncut).c_str());
   print_differing_states(a, b);
   Stream stream{Device{}};
   const std::vector<TensorComparison> all = compare_checkpoints(files, stream, a, b);
@@ -226,7 +226,7 @@ int compare(FileSystem& files, Communicator& world, const std::string& first, co
   for (const TensorComparison& c : all) {
     Worst& w = worst[c.kind];
     ++w.tensors;
-    const std::string label = terminal_text(str_cat(c.name, " (", c.kind, ")"));
+    const std::string label = printable(str_cat(c.name, " (", c.kind, ")"), kUncut);
     switch (c.verdict) {
       case Verdict::kEqual:
         ++w.equal;

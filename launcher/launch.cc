@@ -22,6 +22,8 @@
 #include "runtime/checkpoint/run_lock.h"
 #include "runtime/clock.h"
 
+extern char** environ;
+
 namespace pesc {
 namespace {
 
@@ -41,6 +43,18 @@ class Supervisor {
         first_step_(std::max<int64_t>(0, newest_checkpoint(config.run_dir))) {}
 
   int run() {
+    try {
+      const int code = supervise();
+      if (!restartable(code)) take_back();
+      return code;
+    } catch (const Error&) {
+      take_back();
+      throw;
+    }
+  }
+
+ private:
+  int supervise() {
     int64_t fruitless = 0;
     double stood_since =
         -1;  // the last sign of progress before the failure from which there is no recovery yet
@@ -60,6 +74,7 @@ class Supervisor {
       const int64_t from = std::max<int64_t>(0, newest_checkpoint(config_.run_dir));
       JobEnd end = run_job(options_, *placement, config_, lock_.generation(), mark, signals_);
       static_cast<void>(mark.remove_leftovers());
+      claimed_ = claimed_ || has_begun(config_.run_dir + "/metrics.jsonl", lock_.generation());
       if (stood_since >= 0 && end.first_step_at >= 0) {
         restart_seconds_.push_back(started + end.first_step_at - stood_since);
         stood_since = -1;
@@ -72,6 +87,7 @@ class Supervisor {
       }
       const bool other_hosts = blame_.launch_ended(hosts_of_the_dead(end), hosts_);
       const bool repeated = repeats_.launch_ended(end) && !other_hosts;
+      const bool same_start = starts_.launch_ended(end) && !other_hosts;
       record(end, *placement, from);
       if (end.code == 0) return 0;
       if (!restartable(end.code)) {
@@ -94,7 +110,15 @@ class Supervisor {
       begun_ = begun_ || ranks_began(end);
       if (!begun_ && silent_ones(hosts_).empty()) {
         say("mpirun has ended before any rank began, and would again; its own words are above. Not started "
-            "again");
+            "again; " +
+            advice_on_mpi(environ));
+        return static_cast<int>(ExitCode::kUsage);
+      }
+      if (same_start && silent_ones(hosts_).empty()) {
+        say(str_cat("two launches in a row have ended alike, with exit code ", end.code,
+                    ", before any rank had begun its set-up; that does not go away by itself, and what was "
+                    "said is above. Not started again; ",
+                    advice_on_mpi(environ)));
         return static_cast<int>(ExitCode::kUsage);
       }
       if (repeated) {
@@ -122,7 +146,12 @@ class Supervisor {
     }
   }
 
- private:
+  // A refused start leaves the directory of a run as it was. One that is new keeps the record of why.
+  void take_back() {
+    if (claimed_ || !lock_.was_in_use()) return;
+    for (const std::string& line : lock_.take_back()) say(line);
+  }
+
   static void say(const std::string& text) { std::fprintf(stderr, "pesc launch: %s\n", text.c_str()); }
   static std::string checkpoint_text(int64_t newest) {
     return newest < 0 ? "there is no checkpoint yet" : str_cat("the newest checkpoint is step ", newest);
@@ -235,7 +264,9 @@ class Supervisor {
   Progress progress_;
   HostBlame blame_;
   RepeatedFailure repeats_;
-  bool begun_ = false;  // a rank of a launch of ours
+  RepeatedStart starts_;
+  bool begun_ = false;    // a rank of a launch of ours
+  bool claimed_ = false;  // a launch of ours was not refused
 };
 
 }  // namespace

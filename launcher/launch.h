@@ -6,8 +6,9 @@
 // a job that hangs, reports every failure, and restarts from the newest checkpoint. The first restart is
 // after 1 s; the pauses then double up to recovery.longest_pause_s. It gives up after recovery.max_restarts
 // failures without a new checkpoint. It does not restart after bad usage (64) or bad data (65), after a
-// launch that mpirun refused before any rank began, or when the same step ends with the same internal error
-// (70) or crash in two launches in a row. launcher/README.md has the table of faults.
+// launch that mpirun refused before any rank began, when the same step ends with the same internal error (70)
+// or crash in two launches in a row, or when MPI ends two starts in a row in the same way before any rank's
+// first heartbeat (64). launcher/README.md has the table of faults.
 //
 // SIGTERM, SIGINT, SIGHUP and SIGUSR1 make the ranks save. The exit code is then 75 if the ranks reported
 // that they saved, or if no ranks were running; otherwise it is that of the job: an exit code, or 128 + a

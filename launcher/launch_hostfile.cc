@@ -6,17 +6,21 @@
 #include <netinet/in.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <chrono>
-#include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <set>
 #include <sstream>
 #include <string_view>
+#include <system_error>
 
 #include "ops/core/check.h"
+#include "runtime/filesystem/file_kind.h"
 #include "runtime/recovery/rank_files.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -37,19 +41,9 @@ std::string lower(std::string text) {
   return text;
 }
 
-// What may be a stranger's bytes, for a message.
-std::string quoted(const std::string& text) {
-  std::string out = "'";
-  for (const char c : text.substr(0, 60)) {
-    if (c >= ' ' && c <= '~') {
-      out += c;
-    } else {
-      char hex[8];
-      std::snprintf(hex, sizeof(hex), "\\x%02x", static_cast<unsigned char>(c));
-      out += hex;
-    }
-  }
-  return out + (text.size() > 60 ? "...'" : "'");
+// A word of the file, for a message.
+std::string cited_word(const std::string& word) {
+  return in_quotes(word, 60);
 }
 
 bool is_ipv4(const std::string& name) {
@@ -141,34 +135,36 @@ std::string join_equals(const std::string& text) {
 void check_name(const std::string& name, const HostfileLine& line) {
   const size_t colon = name.find(':');
   if (const size_t at = name.find('@'); at != std::string::npos) {
-    line.refuse(str_cat(quoted(name), " names a user; write '", name.substr(at + 1),
+    line.refuse(str_cat(cited_word(name), " names a user; write '", name.substr(at + 1),
                         "' alone, and the user into ~/.ssh/config (Host ", name.substr(at + 1), ", User ",
                         name.substr(0, at), ")"));
   }
   if (name.find_first_of(",;") != std::string::npos)
-    line.refuse(str_cat(quoted(name), ": one host stands on a line; write each on a line of its own"));
+    line.refuse(str_cat(cited_word(name), ": one host stands on a line; write each on a line of its own"));
   if (name.find_first_of("[]{}*?") != std::string::npos)
-    line.refuse(str_cat(quoted(name),
+    line.refuse(str_cat(cited_word(name),
                         ": ranges of hosts are not expanded; write each host on a line of its own"
                         " (`scontrol show hostnames` expands Slurm's)"));
   if (colon != std::string::npos) {
     const std::string slots = name.substr(colon + 1);
     if (colon > 0 && !slots.empty() && slots.find_first_not_of("0123456789") == std::string::npos &&
         name.find(':', 0) == name.rfind(':')) {
-      line.refuse(str_cat(quoted(name), " is not how a hostfile gives slots; write '", name.substr(0, colon),
-                          " slots=", slots, "'"));
+      line.refuse(str_cat(cited_word(name), " is not how a hostfile gives slots; write '",
+                          name.substr(0, colon), " slots=", slots, "'"));
     }
-    line.refuse(str_cat(quoted(name), " is no host name; instead of an IPv6 address write the host's name"));
+    line.refuse(
+        str_cat(cited_word(name), " is no host name; instead of an IPv6 address write the host's name"));
   }
   if (name.find('=') != std::string::npos)
-    line.refuse(str_cat(quoted(name), ": a line begins with the name of a host; write 'name slots=N'"));
+    line.refuse(str_cat(cited_word(name), ": a line begins with the name of a host; write 'name slots=N'"));
   if (name[0] == '^' || name[0] == '+')
-    line.refuse(str_cat(quoted(name), ": hosts are not excluded or counted here; list those to use by name"));
-  if (name[0] == '/') line.refuse(str_cat(quoted(name), " is no host name; comments begin with #"));
+    line.refuse(
+        str_cat(cited_word(name), ": hosts are not excluded or counted here; list those to use by name"));
+  if (name[0] == '/') line.refuse(str_cat(cited_word(name), " is no host name; comments begin with #"));
   const bool good = std::all_of(name.begin(), name.end(),
                                 [](char c) { return is_alnum(c) || c == '.' || c == '-' || c == '_'; });
   if (!good || !is_alnum(name[0]) || name.size() > kLongestName)
-    line.refuse(str_cat(quoted(name), " is no host name (letters, digits, dots and dashes)"));
+    line.refuse(str_cat(cited_word(name), " is no host name (letters, digits, dots and dashes)"));
 }
 
 void take_keyword(const std::string& word, Host& host, const HostfileLine& line) {
@@ -177,13 +173,13 @@ void take_keyword(const std::string& word, Host& host, const HostfileLine& line)
   const std::string example = str_cat("; write '", host.name, " slots=N'");
   if (equals == std::string::npos) {
     if (key.find_first_not_of("0123456789") == std::string::npos)
-      line.refuse(str_cat(quoted(word), " is no keyword; write '", host.name, " slots=", word, "'"));
-    line.refuse(str_cat(quoted(word), " is no keyword with a value", example));
+      line.refuse(str_cat(cited_word(word), " is no keyword; write '", host.name, " slots=", word, "'"));
+    line.refuse(str_cat(cited_word(word), " is no keyword with a value", example));
   }
   const bool slots = key == "slots" || key == "cpu" || key == "count";
   const bool most = key == "max_slots" || key == "max-slots" || key == "slots_max" || key == "slots-max";
   if (!slots && !most) {
-    line.refuse(str_cat("the keyword ", quoted(key), " is not known", example,
+    line.refuse(str_cat("the keyword ", cited_word(key), " is not known", example,
                         " (and max_slots=M where more than N may run)"));
   }
   int& field = slots ? host.slots : host.max_slots;
@@ -191,13 +187,17 @@ void take_keyword(const std::string& word, Host& host, const HostfileLine& line)
   const char* last = word.data() + word.size();
   const auto [end, error] = std::from_chars(word.data() + equals + 1, last, field);
   if (error != std::errc() || end != last || field < 1 || field > kMostSlots)
-    line.refuse(str_cat(quoted(word), " is no number of slots", example));
+    line.refuse(str_cat(cited_word(word), " is no number of slots", example));
 }
 
 // The bytes of the file, where they are text in lines.
 std::string read_text(const std::string& path) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored))
+    throw UsageError(str_cat("--hostfile ", path, " is a folder; name a file with one host a line"));
+  errno = 0;
   std::ifstream in(path, std::ios::binary);
-  if (!in) throw UsageError(str_cat("--hostfile ", path, " cannot be read"));
+  if (!in) throw UsageError(str_cat("--hostfile ", path, " cannot be read: ", std::strerror(errno)));
   std::string text(kMostBytes + 1, '\0');
   in.read(text.data(), static_cast<std::streamsize>(text.size()));
   text.resize(static_cast<size_t>(in.gcount()));
@@ -206,8 +206,13 @@ std::string read_text(const std::string& path) {
   const HostfileLine first{path, 1};
   if (text.starts_with("\xef\xbb\xbf"))
     first.refuse("the file begins with a byte order mark; save it as UTF-8 without one");
-  if (text.find('\0') != std::string::npos || text.starts_with("\xff\xfe") || text.starts_with("\xfe\xff"))
-    first.refuse("the file is not text in lines (UTF-16, or binary); save it as UTF-8");
+  // Of an empty file the caller says that it names no host.
+  if (const std::string kind = other_kind(std::string_view(text).substr(0, kFirstBytes), FileUse::kHostfile);
+      !text.empty() && !kind.empty()) {
+    first.refuse(str_cat("the file ", kind));
+  }
+  if (text.find('\0') != std::string::npos)
+    first.refuse("the file is binary, and a hostfile is text with one host a line; give the right file");
   return text;
 }
 

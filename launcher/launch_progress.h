@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
 
 #include "launcher/launch_job.h"
@@ -26,7 +27,8 @@ class Progress {
 
 // Finds a repeated failure: the same step of the same section ends with the same internal error (70) or crash
 // in two launches in a row. External causes (SIGKILL, a hang, an I/O error) and failures during set-up, which
-// has no step, do not count; recovery.max_restarts limits them.
+// has no step, do not count here: recovery.max_restarts limits them, and RepeatedStart finds repeated
+// failures to start.
 class RepeatedFailure {
  public:
   // A launch has ended. Returns whether it ended as the one before.
@@ -44,6 +46,20 @@ class RepeatedFailure {
     bool operator==(const Failure&) const = default;
   };
   Failure last_;
+};
+
+// Finds a start that fails again: in two launches in a row MPI has ended them before any rank came to its
+// first heartbeat, with the same exit code and the same words. That is the surroundings (a setting such as
+// OMPI_MCA_pml=ucx where there is no such component), and they stay as they are. An exit code of the ranks'
+// own, and a signal that comes from outside, may be chance.
+class RepeatedStart {
+ public:
+  // A launch has ended. Returns whether it ended so, and as the one before.
+  [[nodiscard]] bool launch_ended(const JobEnd& end);
+
+ private:
+  int code_ = 0;  // 0: it was no such end
+  std::set<std::string> words_;
 };
 
 }  // namespace pesc

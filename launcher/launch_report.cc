@@ -8,14 +8,17 @@
 #include <fstream>
 #include <map>
 #include <set>
+#include <string_view>
 
 #include "launcher/launch_process.h"
 #include "ops/core/check.h"
+#include "runtime/checkpoint/run_identity.h"
 
 namespace pesc {
 namespace {
 
 constexpr size_t kRanksNamed = 16;  // more are counted
+constexpr size_t kMostOfSetting = 200;
 constexpr const char* kNoticed = "noticed that process rank ";
 
 const std::deque<std::string>& lines_of(const JobEnd& end, int rank) {
@@ -109,6 +112,23 @@ bool ranks_began(const JobEnd& end) {
   return false;
 }
 
+std::string advice_on_mpi(const char* const* environment) {
+  constexpr std::string_view kPrefix = "OMPI_MCA_";
+  std::string set;
+  for (; *environment != nullptr; ++environment) {
+    const std::string_view entry(*environment);
+    if (!entry.starts_with(kPrefix)) continue;
+    set += (set.empty() ? "" : ", ") + printable_name(std::string(entry.substr(0, kMostOfSetting)));
+  }
+  if (set.empty()) {
+    return "no OMPI_MCA_ variable is set here; settings may also stand in ~/.openmpi/mca-params.conf and "
+           "Open "
+           "MPI's openmpi-mca-params.conf";
+  }
+  return str_cat("the environment gives Open MPI these settings: ", set,
+                 "; unset what this machine does not have (ompi_info lists the components that it has)");
+}
+
 double seconds_that_count(const std::string& metrics, int64_t first_step) {
   std::map<int64_t, double> steps;
   std::ifstream in(metrics);
@@ -122,6 +142,17 @@ double seconds_that_count(const std::string& metrics, int64_t first_step) {
   double sum = 0;
   for (auto at = steps.upper_bound(first_step); at != steps.end(); ++at) sum += at->second;
   return sum;
+}
+
+bool has_begun(const std::string& metrics, uint64_t generation) {
+  std::ifstream in(metrics);
+  for (std::string line; std::getline(in, line);) {
+    if (line.find("\"kind\":\"launch\"") == std::string::npos) continue;
+    const nlohmann::json j = nlohmann::json::parse(line, nullptr, false);
+    if (j.is_object() && j.value("kind", "") == "launch" && j.value("launch", uint64_t{0}) == generation)
+      return true;
+  }
+  return false;
 }
 
 int64_t last_step(const JobEnd& end) {

@@ -22,9 +22,17 @@ namespace pesc {
 // refused the launch.
 [[nodiscard]] bool ranks_began(const JobEnd& end);
 
+// A sentence on where to look when MPI does not start: the Open MPI settings in `environment` (which ends
+// with a null pointer), by name and value, or where else there may be settings.
+[[nodiscard]] std::string advice_on_mpi(const char* const* environment);
+
 // The seconds of the steps after `first_step`, from the text of a run's metrics.jsonl. Of a step that several
 // launches computed, the last counts.
 [[nodiscard]] double seconds_that_count(const std::string& metrics, int64_t first_step);
+
+// Whether this launch has begun to train, from the text of a run's metrics.jsonl; until then it may be
+// refused.
+[[nodiscard]] bool has_begun(const std::string& metrics, uint64_t generation);
 
 // The newest step that any rank has finished; 0: none.
 [[nodiscard]] int64_t last_step(const JobEnd& end);

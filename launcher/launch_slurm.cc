@@ -69,26 +69,8 @@ std::string text_of(const char* value) {
   return value == nullptr ? "" : value;
 }
 
-}  // namespace
-
-std::optional<std::vector<std::string>> expand_node_list(const std::string& list) {
-  std::vector<std::string> names;
-  std::string item;
-  int depth = 0;
-  for (size_t i = 0; i <= list.size(); ++i) {
-    if (i == list.size() || (list[i] == ',' && depth == 0)) {
-      if (!add_item(item, names)) return std::nullopt;
-      item.clear();
-      continue;
-    }
-    depth += list[i] == '[' ? 1 : list[i] == ']' ? -1 : 0;
-    item += list[i];
-  }
-  return names;
-}
-
 // "2(x3),1": the tasks of each node. Nothing where it is no such list, or not of so many nodes.
-static std::optional<int> tasks_of(const std::string& list, size_t nodes) {
+std::optional<int> tasks_of(const std::string& list, size_t nodes) {
   size_t counted = 0;
   int64_t sum = 0;
   for (size_t begin = 0; begin <= list.size();) {
@@ -109,6 +91,24 @@ static std::optional<int> tasks_of(const std::string& list, size_t nodes) {
   }
   if (counted != nodes || sum > (1 << 30)) return std::nullopt;
   return static_cast<int>(sum);
+}
+
+}  // namespace
+
+std::optional<std::vector<std::string>> expand_node_list(const std::string& list) {
+  std::vector<std::string> names;
+  std::string item;
+  int depth = 0;
+  for (size_t i = 0; i <= list.size(); ++i) {
+    if (i == list.size() || (list[i] == ',' && depth == 0)) {
+      if (!add_item(item, names)) return std::nullopt;
+      item.clear();
+      continue;
+    }
+    depth += list[i] == '[' ? 1 : list[i] == ']' ? -1 : 0;
+    item += list[i];
+  }
+  return names;
 }
 
 SlurmJob read_slurm_job(const Variables& variable, const std::string& host, const AskSlurm& ask) {

@@ -11,7 +11,7 @@
 #include "launcher/launch_checks.h"
 #include "launcher/launch_mark.h"
 #include "launcher/standard_output.h"
-#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_session.h"
 
 namespace pesc {
 namespace {

@@ -1,8 +1,10 @@
 // pesc train: tunes on the ranks of this job, resuming from the newest checkpoint of run_dir.
 #include <csignal>
 #include <cstdio>
+#include <string>
 
 #include "launcher/command_line.h"
+#include "ops/core/check.h"
 #include "runtime/trainer.h"
 
 namespace pesc {
@@ -10,6 +12,21 @@ namespace {
 
 void save_and_stop(int) {
   request_preemption();
+}
+
+std::string last_words(const TrainResult& r, const std::string& run_dir) {
+  if (r.ran == 0 && r.preempted)
+    return str_cat("stopped in the evaluation at step ", r.steps, ", which is saved; see ", run_dir);
+  if (r.ran == 0 && r.evaluated)
+    return str_cat("done: the evaluation at step ", r.steps, " has been made up for; see ", run_dir);
+  if (r.ran == 0)
+    return str_cat("nothing to do: ", run_dir, " stands at step ", r.steps,
+                   " already; remove it to start anew");
+  char text[100];
+  std::snprintf(text, sizeof(text), "%s after step %lld, %.1f s, loss %.4f; see ",
+                r.preempted ? "stopped and saved" : "done", static_cast<long long>(r.steps), r.seconds,
+                r.loss);
+  return text + run_dir;
 }
 
 }  // namespace
@@ -39,14 +56,7 @@ int run_train(const Process& process, const CommandLine& command) {
                  static_cast<double>(bytes) / (1 << 20));
   }
   const TrainResult result = trainer.run();
-  if (job.first() && result.ran == 0) {
-    std::fprintf(stderr, "nothing to do: %s stands at step %lld already; remove it to start anew\n",
-                 job.config.run_dir.c_str(), static_cast<long long>(result.steps));
-  } else if (job.first()) {
-    std::fprintf(stderr, "%s after step %lld, %.1f s, loss %.4f; see %s\n",
-                 result.preempted ? "stopped and saved" : "done", static_cast<long long>(result.steps),
-                 result.seconds, result.loss, job.config.run_dir.c_str());
-  }
+  if (job.first()) std::fprintf(stderr, "%s\n", last_words(result, job.config.run_dir).c_str());
   return static_cast<int>(result.preempted ? ExitCode::kPreempted : ExitCode::kOk);
 }
 

@@ -4,8 +4,8 @@
 #include <cmath>
 
 #include "model/batch.h"
-#include "model/ffn_blocks.h"
 #include "model/lora_linear.h"
+#include "model/shared_ffn.h"
 #include "ops/adapter.h"
 #include "ops/attention.h"
 #include "ops/gemm.h"
@@ -40,6 +40,7 @@ Sizes::Sizes(const Capacity& c, const PescConfig& pesc, const Mesh& mesh, DType 
   const int64_t limit = std::max<int64_t>(1, chunk_slice * ep);
   capacity = std::clamp<int64_t>(static_cast<int64_t>(std::ceil(balanced * c.exchange_headroom)), 1, limit);
   assignments = capacity * std::min<int64_t>(k, pesc.moe.experts / ep);
+  indices = ExpertExchange::index_count(ep, k, chunk_slice, capacity);
 }
 
 const char* recompute_name(Recompute recompute) {
@@ -78,12 +79,12 @@ Saved allocate_saved(const ModelConfig& m, const PescConfig& pesc, const Mesh& m
     take(own.input, s.x, n.slice, h, n.compute);
     take(own.rest, s.rstd1, 1, n.slice, DType::kF32);
     take(own.rest, s.rstd2, 1, n.slice, DType::kF32);
-    take(own.rest, s.qkv, n.padded, p.qkv.weight.rows, n.compute);
+    take(own.rest, s.qkv, n.padded, p.qkv.base.out, n.compute);
     const int64_t beside_o = columns_beside_input(p.o, mesh.tp());
-    take(own.attention, s.attention, n.padded, p.o.weight.cols + beside_o, n.compute);
+    take(own.attention, s.attention, n.padded, p.o.base.in + beside_o, n.compute);
     take(own.attention, s.lse, m.heads / mesh.tp(), n.padded, DType::kF32);
     take(own.rest, s.x2, n.slice, h, n.compute);
-    take(own.rest, s.gate_up, n.padded, p.gate_up.weight.rows, n.compute);
+    take(own.rest, s.gate_up, n.padded, p.gate_up.base.out, n.compute);
     take(own.rest, s.a_qkv, n.padded, p.qkv.lora_columns(), n.compute);
     take(own.rest, s.a_gate_up, n.padded, p.gate_up.lora_columns(), n.compute);
     const bool apart = own.rest && !own.attention;  // kCheap: a_o outlives what it stands beside
@@ -100,6 +101,7 @@ Saved allocate_saved(const ModelConfig& m, const PescConfig& pesc, const Mesh& m
       take(own.routing, s.moe.probs, n.slice, moe.experts, DType::kF32);
       take(own.routing, s.moe.experts, n.slice, moe.top_k, DType::kI32);
       take(own.routing, s.moe.weights, n.slice, moe.top_k, DType::kF32);
+      take(own.routing, s.moe.indices, n.chunks, n.indices, DType::kI32);
       take(own.adapters, s.moe.hidden, n.chunks * n.assignments, moe.adapter_dim, n.compute);
       take(own.adapters, s.moe.received, n.chunks * n.capacity, h, n.compute);
       take(own.adapters, s.moe.received_weights, n.chunks * n.capacity, moe.top_k, DType::kF32);
@@ -137,9 +139,9 @@ Workspace allocate_workspace(const ModelConfig& m, const PescConfig& pesc, const
     w.gathered = arena.allocate(n.padded, h + beside, n.compute);
     w.gathered2 = arena.allocate(n.padded, h, n.compute);
   }
-  const int64_t down = p.down.weight.cols + p.down.joined_columns();
-  w.wide = arena.allocate(n.padded, std::max(down, p.qkv.weight.rows), n.compute);
-  w.wide2 = arena.allocate(n.padded, std::max(down, p.o.weight.cols + p.o.joined_columns()), n.compute);
+  const int64_t down = p.down.base.in + p.down.joined_columns();
+  w.wide = arena.allocate(n.padded, std::max(down, p.qkv.base.out), n.compute);
+  w.wide2 = arena.allocate(n.padded, std::max(down, p.o.base.in + p.o.joined_columns()), n.compute);
   const int64_t lora =
       std::max({p.qkv.lora_columns(), p.gate_up.lora_columns(), p.o.lora_columns(), p.down.lora_columns()});
   w.lora_slice = arena.allocate(n.slice, lora, n.compute);
@@ -196,20 +198,20 @@ struct GemmTrials {
         gradient(alone, part.dlora_b);
       }
       gradient(lora_a, w->dlora_a);
-      if (w->lora_columns() > w->joined_columns()) output(alone, n.padded, w->weight.rows, n.compute);
+      if (w->lora_columns() > w->joined_columns()) output(alone, n.padded, w->base.out, n.compute);
     }
     for (const RowLinear* w : {&layer.o, &layer.down}) {
       gradient(alone, w->dweight);
       gradient(alone, w->dlora_b);
       gradient(lora_a, w->dlora_a);
       if (w->lora_columns() == 0) continue;
-      if (w->joined_columns() == 0) output(alone, n.padded, w->weight.rows, n.compute);
-      output(alone, n.padded, w->weight.cols + w->joined_columns(), n.compute);  // the input's gradient
+      if (w->joined_columns() == 0) output(alone, n.padded, w->base.out, n.compute);
+      output(alone, n.padded, w->base.in + w->joined_columns(), n.compute);  // the input's gradient
     }
     if (pesc.mode != TrainMode::kPesc) return;
     gradient(adapters, layer.moe.ddown);
     gradient(adapters, layer.moe.dup);
-    output(adapters, rows, p.layers.front().qkv.weight.cols, n.compute);
+    output(adapters, rows, p.layers.front().qkv.base.in, n.compute);
   }
 };
 
@@ -223,11 +225,16 @@ int64_t scratch_bytes(const ModelConfig& m, const PescConfig& pesc, const Mesh& 
   const GemmTrials trials(parameters, pesc, n, rows, device);
   const AttentionShape shape{m.heads / tp, std::max<int64_t>(m.kv_heads / tp, 1), m.head_dim, 1.0F};
   int64_t bytes = attention_scratch_bytes(device, shape, n.padded, c.max_sequence, n.compute);
-  bytes = std::max({bytes, trials.alone, trials.lora_a});
+  int64_t frozen = 0;  // of the products with frozen weights
+  const LayerParameters& p = parameters.layers.front();
+  for (const FrozenLinear* w : {&p.qkv.base, &p.o.base, &p.gate_up.base, &p.down.base})
+    frozen = std::max(frozen, linear_scratch_bytes(device, *w, n.padded));
+  bytes = std::max({bytes, frozen + trials.alone, trials.lora_a});
   bytes = std::max(
       bytes, lora_scratch_bytes(device, n.padded, shape.q_heads * m.head_dim, n.compute) + trials.lora_a);
-  bytes = std::max(bytes, swiglu_scratch_bytes(device, n.padded, m.ffn / tp, n.compute) +
-                              ffn_blocks_scratch_bytes(device, pesc, n.padded) + trials.lora_a);
+  const int64_t swiglu = swiglu_scratch_bytes(device, n.padded, m.ffn / tp, n.compute);
+  bytes = std::max(
+      bytes, std::max(swiglu, frozen) + ffn_blocks_scratch_bytes(device, pesc, n.padded) + trials.lora_a);
   if (pesc.mode == TrainMode::kPesc) {
     const MoeConfig& moe = pesc.moe;
     bytes = std::max(bytes, router_scratch_bytes(device, n.slice, moe.experts, m.hidden, n.compute));

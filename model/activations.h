@@ -48,6 +48,75 @@ inline constexpr int kMaxChunks = 2;
 [[nodiscard]] int usual_exchange_chunks(DeviceKind device, const PescConfig& pesc, const Mesh& mesh,
                                         int64_t max_tokens);
 
+// Buffers by phase: what each holds where it is used for more than one thing, or shares memory with another.
+//
+// A layer's phases: Fa attention block, Ff norm, FFN and adapters; Bf and Ba the same backward, Bf first.
+// R is the recompute: with kBlock Fa and Ff again, right before Bf; with kCheap, between Bf and Ba, this
+// layer's attention, and the adapters and the output of the layer below, which is this layer's input (of the
+// first layer, the embedding). The last layer needs no R of its attention, or with kBlock none at all. h1 and
+// h2 are the outputs of the layer's two norms, act is SwiGLU's, att the attention's, dy the gradient of the
+// layer's output; x|y: y stands beside x; "of all": gathered over tp.
+//
+//   workspace      Fa                  Ff                   Bf                       Ba
+//   h              h1|a_qkv            h2|a_gate_up         h2 (1)                   h1 (1)
+//   dropped        dropout(h1)         dropout(h2)          dropout(h2)              dropout(h1)
+//   gathered (2)   h1|a_qkv of all,    h2|a of all, then    df of all, h2 of all     dx2 of all, h1 of all
+//                  then sums of o      sums of f            (3), sums of dh2|da      (3), sums of dh1|da
+//   wide           dropout(att)        dropout(act)         dact|da_down             dqkv
+//   wide2          -                   act|a_down           act (3)                  datt|da_o
+//   dslice         -                   -                    df, then dh2|da          dh1|da
+//   delta          -                   R: the output that   gradient of dropout(f),  gradient of dropout(h1)
+//                                      nobody reads         then of dropout(h2)
+//   dx             -                   -                    dy, then dx2             dx2, then dx: dy below
+//   lora_slice (4) a_qkv               a_gate_up            da_down, then da         da_o, then da_qkv
+//   lora_full (4)  sums of a_o         sums of a_down       da_down of all, then da  da_o of all, then da_qkv
+//
+// (1) where dropped has no copy of it. (2) tp > 1; with tp = 1 nothing is gathered, gathered is h and
+// gathered2 is dslice. (3) with trained dense weights. (4) but for what stands beside another matrix, or with
+// tp = 1 in its own place. On a CPU the FFN takes the first rows of wide and wide2 block by block
+// (ffn_blocks.h).
+//
+//   workspace, elsewhere
+//   gathered (2)   the embedding's sums, the last norm's output of all, dx of all for the embedding
+//   h              the last norm's output
+//   gathered2      the gradient of the last norm's output of all (with tp = 1 in dslice, where it stays)
+//   dslice         the gradient of the last norm's output
+//   dx             the gradient of x_final
+//   logits         logits, then their gradient; in generation the pieces of all tp ranks
+//   max            the largest logit of a row; in generation first the numbers of the rows, I32
+//
+// Of the adapters. With ep > 1 each chunk has its part of the received rows, of one round at a time; with ep
+// = 1 the adapters read moe.dropped and moe.weights, and write y and delta, where they stand.
+//
+//   workspace                              Ff, R                        Bf
+//   received, received_weights, hidden     rows of dropout(f), weights, adapters before GELU: of plans with
+//                                          several rounds; those of one round stand in moe.received*, .hidden
+//   received_out                           adapters' output             gradient of dropout(f)
+//   received2, received_dweights           -                            rows of dy, gradient of the weights
+//   dweights                               -                            gradient of the weights, at home
+//   dlogits                                -                            gradient of the logits, which the
+//                                                                       norm's backward reads last
+//
+//   saved                                  kNone   kCheap                   kBlock       inference
+//   x                                      own     shared (5)               own          shared
+//   x_final                                own     is x (5)                 own          own
+//   rstd1, rstd2, qkv, x2, gate_up, a_*    own     own                      shared       shared
+//   attention, lse                         own     shared                   shared       shared
+//   moe.f                                  own     own                      shared       shared
+//   moe.dropped                            is f    shared, or is f (6)      is f         is f
+//   moe.hidden, moe.received*              own     shared                   shared       shared
+//   the routing: all else of moe           own     own                      own          shared
+//
+// own: each layer has one. shared: one for all layers, which in the forward holds the values of the layer
+// that ran last; R fills it before it is read. (5) in PESC: y is written where x stood, which Fa has read;
+// elsewhere own. (6) shared with a dropout of the adapters: f outlives its masking, from which R makes x and
+// dropped.
+//
+//   gate_up        Ff: gate and up; from Bf on their gradient
+//   moe.f          where moe.dropped is f: the FFN's output, then dropout(f), masked in its place by the
+//                  operation that writes y = x2 + f
+//   attention      att|a_o with tp = 1; with kCheap a_o is also in a_o, from where R brings it
+
 struct MoeSaved {
   Tensor f;                           // [S, H] FFN output
   Tensor dropped;                     // [S, H] dropout(f): in kCheap one for all layers, else in f's place
@@ -57,11 +126,8 @@ struct MoeSaved {
   std::vector<int32_t> chosen;        // [slice_real, k] `experts` on the host
   Tensor hidden;                      // [M, d] adapters before GELU (the only round's)
   Tensor received, received_weights;  // [C, H], [C, k] F32; ep > 1
-  struct Chunk {
-    ExchangePlan plan;
-    ExpertGroups groups;  // of the only round
-  };
-  std::array<Chunk, kMaxChunks> chunks;
+  Tensor indices;                     // [chunks, N] I32 of the plans; ep > 1
+  std::array<ExchangePlan, kMaxChunks> plans;  // of the chunks
 };
 
 struct LayerSaved {
@@ -108,6 +174,7 @@ struct Sizes {
   int chunks = 1;
   int64_t chunk_slice = 0;                // tokens of a chunk
   int64_t capacity = 0, assignments = 0;  // of a chunk's round
+  int64_t indices = 0;                    // of a chunk's plan: ExpertExchange::index_count
   DType compute = DType::kF32;
   Sizes(const Capacity& capacity, const PescConfig& pesc, const Mesh& mesh, DType compute);
 };

@@ -16,8 +16,8 @@ namespace {
 struct Heads {  // this rank's, out of the width of the fused qkv weight
   int64_t q, kv, dim;
   Heads(const Pass& pass, const LayerParameters& p)
-      : q(p.o.weight.cols / pass.model.head_dim),
-        kv((p.qkv.weight.rows / pass.model.head_dim - q) / 2),
+      : q(p.o.base.in / pass.model.head_dim),
+        kv((p.qkv.base.out / pass.model.head_dim - q) / 2),
         dim(pass.model.head_dim) {}
   [[nodiscard]] Tensor q_of(const Tensor& qkv) const { return qkv.col_range(0, q * dim); }
   [[nodiscard]] Tensor k_of(const Tensor& qkv) const { return qkv.col_range(q * dim, (q + kv) * dim); }
@@ -52,7 +52,7 @@ void attend(const Pass& pass, const AttentionForward& args) {
 Tensor saved_a_o(const Pass& pass, const LayerParameters& p, const LayerSaved& saved) {
   const int64_t beside = columns_beside_input(p.o, pass.tp.size());
   if (beside == 0) return saved.a_o.row_range(0, pass.batch.slice);
-  return Beside(saved.attention, pass.batch.padded, p.o.weight.cols, beside).a;
+  return Beside(saved.attention, pass.batch.padded, p.o.base.in, beside).a;
 }
 
 }  // namespace
@@ -113,8 +113,7 @@ void attention_block_forward(const Pass& pass, int64_t layer, const LayerParamet
   const Tensor x = saved.x.row_range(0, b.slice);
   const Beside h(pass.ws.h, b.slice, x.cols, p.qkv.joined_columns());
   const Tensor qkv = saved.qkv.row_range(0, b.padded);
-  const Beside attended(saved.attention, b.padded, p.o.weight.cols,
-                        columns_beside_input(p.o, pass.tp.size()));
+  const Beside attended(saved.attention, b.padded, p.o.base.in, columns_beside_input(p.o, pass.tp.size()));
   const Tensor& out = attended.x;
 
   const Dropout mask = pass.slice_dropout(layer, DropoutSite::kQkv);
@@ -161,8 +160,7 @@ void attention_again(const Pass& pass, const LayerParameters& p, const LayerSave
   const Batch& b = pass.batch;
   const Heads heads(pass, p);
   const Tensor qkv = saved.qkv.row_range(0, b.padded);
-  const Beside attended(saved.attention, b.padded, p.o.weight.cols,
-                        columns_beside_input(p.o, pass.tp.size()));
+  const Beside attended(saved.attention, b.padded, p.o.base.in, columns_beside_input(p.o, pass.tp.size()));
   attend(pass, {heads.shape(), b.segments, heads.q_of(qkv), heads.k_of(qkv), heads.v_of(qkv), attended.x,
                 saved.lse.col_range(0, b.padded)});
   if (attended.a.cols == 0) return;
@@ -176,11 +174,10 @@ void attention_block_backward(const Pass& pass, int64_t layer, const LayerParame
   const Batch& b = pass.batch;
   const Heads heads(pass, p);
   const Tensor qkv = saved.qkv.row_range(0, b.padded);
-  const Beside attended(saved.attention, b.padded, p.o.weight.cols,
-                        columns_beside_input(p.o, pass.tp.size()));
+  const Beside attended(saved.attention, b.padded, p.o.base.in, columns_beside_input(p.o, pass.tp.size()));
   const Tensor& out = attended.x;
   // Rows as far apart as those of `out`, which a library may ask for.
-  const Beside dattended(pass.ws.wide2, b.padded, p.o.weight.cols, columns_beside_input(p.o, pass.tp.size()));
+  const Beside dattended(pass.ws.wide2, b.padded, p.o.base.in, columns_beside_input(p.o, pass.tp.size()));
   const Tensor& dout = dattended.x;
   const LoraBranch lora = row_backward(pass, p.o, pass.full_dropout(layer, DropoutSite::kO, p.o.column0), dx,
                                        out, saved_a_o(pass, p, saved), dattended);

@@ -6,11 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "model/families.h"
+
 namespace pesc {
-
-enum class Family { kLlama, kMistral, kQwen2 };
-
-enum class RopeKind { kDefault, kLinear, kLlama3 };
 
 // Rotary position embedding (Su et al., 2021). `linear` divides positions by `factor`; `llama3` interpolates
 // by wavelength (Llama 3.1 model card).
@@ -36,10 +34,11 @@ struct ModelConfig {
   int64_t max_positions = 0;
   double rms_eps = 1e-5;
   RopeConfig rope;
-  bool qkv_bias = false;
+  bool qkv_bias = false;  // as the family's row says
   bool tied_embeddings = false;
   int64_t bos_id = -1;           // -1: the model names none
   std::vector<int64_t> eos_ids;  // may be empty
+  int64_t pad_id = -1;           // -1: the model names none; nothing here pads with it
   // 0: none. Otherwise a position sees at most this many positions, itself included. No kernel here does
   // that: whoever knows the sequence length refuses one that is longer (at or below the window it changes
   // nothing).

@@ -1,10 +1,13 @@
 #include "model/decoder.h"
 
 #include <algorithm>
+#include <utility>
 
+#include "model/moe_layer.h"
 #include "model/shared_ffn.h"
 #include "ops/embedding.h"
 #include "ops/gemm.h"
+#include "ops/low_rank.h"
 #include "ops/reduce.h"
 #include "ops/rmsnorm.h"
 #include "ops/router.h"
@@ -52,7 +55,7 @@ struct Decoder::Memory {
          const Sizes& sizes, Arenas&& in)
       : arenas(std::move(in)),
         parameters(
-            m, p, mesh, o.compute,
+            m, p, mesh, o.precision(),
             {arenas.weights, arenas.copies, o.purpose == Purpose::kTraining ? &arenas.optimizer : nullptr}),
         saved(allocate_saved(m, p, mesh, parameters, sizes, o.purpose, o.recompute, arenas.activations)),
         ws(allocate_workspace(m, p, mesh, parameters, sizes, o.capacity, arenas.workspace)),
@@ -178,20 +181,18 @@ void Decoder::layer_forward(const Pass& p, int64_t i, RoutingTape* tape, const T
                             .rstd = saved.rstd2.col_range(0, batch_.slice),
                             .dropped = {mask, second}});
   if (exchange_ == nullptr) return shared_ffn_forward(p, i, w, saved, h, dropped, x2, next);
-  const Meanwhile route = [&] {
-    if (run == Run::kAgain) return lane_.routed.set(stream_);
-    moe_route(p, i, w.moe, h.x, m.saved.stats.row_range(2 * i, 2 * i + 2), tape, saved.moe);
-  };
-  for (size_t c = 0; c < chunks_.size(); ++c) {
+  const MoeLayer moe(p, i, w.moe, *exchange_, chunks_, saved.moe);
+  const auto route = [&] { return moe.route(h.x, m.saved.stats.row_range(2 * i, 2 * i + 2), tape); };
+  const auto ffn = [&](size_t c, const Meanwhile& overlapped) {
     const auto& [begin, end] = chunks_[c].rows;
     shared_ffn_forward(p.over(chunks_[c].batch), i, w, ffn_rows(saved, chunks_[c]), h.rows({begin, end}),
-                       dropped.row_range(begin, end), {}, saved.moe.f.row_range(begin, end),
-                       c == 0 ? route : Meanwhile{});
-    moe_residual(p, i, c, chunks_[c], x2, next, saved.moe);
-  }
+                       dropped.row_range(begin, end), {}, saved.moe.f.row_range(begin, end), overlapped);
+  };
   // The whole FFN is enqueued before the host waits for the choice and the counts.
-  if (run == Run::kFirst) moe_prepare(p, i, *exchange_, chunks_, tape, saved.moe);
-  moe_forward(p, w.moe, *exchange_, chunks_, next, saved.moe);
+  auto output = run == Run::kFirst ? moe.prepare(moe.ffn(x2, next, route, ffn), tape)
+                                   : moe.ffn(
+                                         x2, next, [&] { return moe.keep_plan(); }, ffn);
+  moe.combine(moe.experts(moe.dispatch(std::move(output))));
 }
 
 // What Recompute::kCheap did not keep of layer i, for its attention's backward; and of the layer below, whose
@@ -205,9 +206,9 @@ void Decoder::input_again(const Pass& p, int64_t i) {
   if (i == 0) return embed(x);
   LayerSaved& below = m.saved.layers[static_cast<size_t>(i - 1)];
   const Tensor x2 = below.x2.row_range(0, batch_.slice);
-  lane_.routed.set(stream_);
-  for (size_t c = 0; c < chunks_.size(); ++c) moe_residual(p, i - 1, c, chunks_[c], x2, x, below.moe);
-  moe_forward(p, m.parameters.layers[static_cast<size_t>(i - 1)].moe, *exchange_, chunks_, x, below.moe);
+  const MoeParameters& w = m.parameters.layers[static_cast<size_t>(i - 1)].moe;
+  const MoeLayer moe(p, i - 1, w, *exchange_, chunks_, below.moe);
+  moe.combine(moe.experts(moe.dispatch(moe.mask(moe.keep_plan(), x2, x))));
 }
 
 void Decoder::balance(int64_t tokens, double coef) {
@@ -263,7 +264,7 @@ void Decoder::backward(const LayerDone& done) {
 
 void Decoder::layer_backward(const Pass& p, int64_t i, const Tensor& dx, const LayerDone& done) {
   Memory& m = *memory_;
-  const LayerSaved& saved = m.saved.layers[static_cast<size_t>(i)];
+  LayerSaved& saved = m.saved.layers[static_cast<size_t>(i)];
   const LayerParameters& w = m.parameters.layers[static_cast<size_t>(i)];
   // The last layer's values still stand where the forward left them. The output again goes nowhere.
   if (options_.recompute == Recompute::kBlock && i + 1 < model_.layers)
@@ -271,44 +272,53 @@ void Decoder::layer_backward(const Pass& p, int64_t i, const Tensor& dx, const L
   const Tensor x2 = saved.x2.row_range(0, batch_.slice);
   const Tensor rstd = saved.rstd2.col_range(0, batch_.slice);
   const Tensor h = m.ws.h.leading(batch_.slice, model_.hidden);
-  if (exchange_ != nullptr) moe_send_gradient(p, *exchange_, chunks_, dx, saved.moe);
   // The FFN's input again, for trained weights, or what LoRA saw of it.
   const Dropout mask = p.slice_dropout(i, DropoutSite::kGateUp);
   const bool two = drops(w.gate_up.lora_columns(), mask);
   const Tensor dropped = two ? m.ws.dropped.row_range(0, batch_.slice) : h;
-  rmsnorm_apply(stream_, x2, w.post_norm, rstd, two ? Tensor{} : h, {mask, two ? dropped : Tensor{}});
-  if (exchange_ != nullptr) moe_backward(p, w.moe, *exchange_, chunks_, dx, saved.moe);
-  // What others wait for in this layer is on its way: now the gradients of the layer above may go.
-  if (done && i + 1 < model_.layers) done(i + 1);
+  const auto make_ffn_input = [&] {
+    rmsnorm_apply(stream_, x2, w.post_norm, rstd, two ? Tensor{} : h, {mask, two ? dropped : Tensor{}});
+  };
   const Beside dh(m.ws.dslice, batch_.slice, model_.hidden, w.gate_up.joined_columns());
   Tensor through_a = m.ws.delta.row_range(0, batch_.slice);
-  RouterTerm router;
+  LowRankTerm router_term;
   if (exchange_ == nullptr) {
+    make_ffn_input();
+    if (done && i + 1 < model_.layers) done(i + 1);
     through_a = shared_ffn_backward(p, i, w, saved, dx, h, dropped, dh, through_a);
   } else {
-    for (size_t c = 0; c < chunks_.size(); ++c) chunk_backward(p, i, c, dx, h, dropped, dh);
+    const MoeLayer moe(p, i, w.moe, *exchange_, chunks_, saved.moe);
+    auto dispatched = moe.dispatch_grad(dx);
+    make_ffn_input();
+    auto combining = moe.experts_backward(std::move(dispatched));
+    // What other ranks wait for in this layer is enqueued: now the gradients of the layer above may be
+    // reduced.
+    if (done && i + 1 < model_.layers) done(i + 1);
+    // The gradient of f stands where the gradient of the FFN's input is going to.
+    const auto place = [&](size_t c) {
+      return dh.rows(chunks_[c].rows).all.leading(chunks_[c].rows.size(), model_.hidden);
+    };
+    auto ffn_done = moe.ffn_backward(std::move(combining), place, [&](size_t c, const Tensor& df) {
+      chunk_backward(p, i, c, df, h, dropped, dh);
+    });
     if (w.gate_up.lora_columns() == 0) through_a = {};
-    router =
-        moe_route_backward(p, w.moe, x2, rstd, w.post_norm, m.saved.balance.row_range(i, i + 1), saved.moe);
+    router_term =
+        moe.route_backward(std::move(ffn_done), {x2, rstd, w.post_norm}, m.saved.balance.row_range(i, i + 1));
   }
-  rmsnorm_backward(stream_, {dh.x, x2, w.post_norm, rstd, dx, w.dpost_norm, {mask, through_a}, router});
+  rmsnorm_backward(stream_, {dh.x, x2, w.post_norm, rstd, dx, w.dpost_norm, {mask, through_a}, router_term});
   if (options_.recompute == Recompute::kCheap) input_again(p, i);
   attention_block_backward(p, i, w, m.rope, saved, dx);
 }
 
-// The FFN's backward of chunk c, once what its adapters gave has come home: dh and what comes through A, in
-// ws.delta. The gradient of f stands where dh is going to.
-void Decoder::chunk_backward(const Pass& p, int64_t i, size_t c, const Tensor& dy, const Tensor& h,
+// The FFN's backward of chunk c from df [rows, H]: dh, and what comes through A, in ws.delta.
+void Decoder::chunk_backward(const Pass& p, int64_t i, size_t c, const Tensor& df, const Tensor& h,
                              const Tensor& dropped, const Beside& dh) {
   Memory& m = *memory_;
   const BatchChunk& chunk = chunks_[c];
   const auto mine = [&chunk](const Tensor& t) { return t.row_range(chunk.rows.begin, chunk.rows.end); };
-  const Beside to = dh.rows(chunk.rows);
-  const Tensor df = to.all.leading(chunk.rows.size(), model_.hidden);
-  moe_input_gradient(p, i, c, chunk, dy, df);
   (void)shared_ffn_backward(p.over(chunk.batch), i, m.parameters.layers[static_cast<size_t>(i)],
                             ffn_rows(m.saved.layers[static_cast<size_t>(i)], chunk), df, mine(h),
-                            mine(dropped), to, mine(m.ws.delta));
+                            mine(dropped), dh.rows(chunk.rows), mine(m.ws.delta));
 }
 
 std::vector<float> Decoder::logits(const std::vector<int32_t>& rows) {
@@ -382,7 +392,7 @@ std::vector<float> Decoder::chosen_weights(int64_t layer) {
 int Decoder::exchange_rounds() const {
   int rounds = 0;
   for (const LayerSaved& l : memory_->saved.layers)
-    for (const MoeSaved::Chunk& c : l.moe.chunks) rounds = std::max(rounds, c.plan.rounds);
+    for (const ExchangePlan& plan : l.moe.plans) rounds = std::max(rounds, plan.rounds);
   return rounds;
 }
 

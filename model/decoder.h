@@ -7,6 +7,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,10 +18,13 @@
 #include "model/head.h"
 #include "model/lora_linear.h"
 #include "model/parameters.h"
-#include "model/pesc_moe.h"
+#include "model/pass.h"
+#include "model/routing_tape.h"
 #include "parallel/communicator.h"
+#include "parallel/expert_exchange.h"
 #include "parallel/gpu_world.h"
 #include "parallel/mesh.h"
+#include "parallel/tensor_parallel.h"
 
 namespace pesc {
 
@@ -42,8 +46,11 @@ struct DecoderOptions {
   Purpose purpose = Purpose::kTraining;
   Recompute recompute = Recompute::kNone;  // of training
   DType compute = DType::kF32;             // of weights and activations: F32, or BF16 on CUDA
+  std::optional<FrozenFormat> frozen;      // of the frozen linears; absent: as `compute`
   Overlap overlap = Overlap::kOn;
   GpuUse gpu_use = GpuUse::kExclusive;  // decides what NCCL takes
+
+  [[nodiscard]] Precision precision() const { return {compute, frozen.value_or(plain_format(compute))}; }
 };
 
 // Whether collectives have a stream of their own.
@@ -125,7 +132,7 @@ class Decoder {
   void layer_forward(const Pass& pass, int64_t i, RoutingTape* tape, const Tensor& next, Run run);
   void input_again(const Pass& pass, int64_t i);
   void layer_backward(const Pass& pass, int64_t i, const Tensor& dx, const LayerDone& done);
-  void chunk_backward(const Pass& pass, int64_t i, size_t c, const Tensor& dy, const Tensor& h,
+  void chunk_backward(const Pass& pass, int64_t i, size_t c, const Tensor& df, const Tensor& h,
                       const Tensor& dropped, const Beside& dh);
 
   ModelConfig model_;

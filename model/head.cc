@@ -2,24 +2,12 @@
 
 #include <algorithm>
 
-#include "ops/core/bf16.h"
+#include "ops/core/device.h"
 #include "ops/cross_entropy.h"
 #include "ops/gemm.h"
 #include "ops/reduce.h"
 
 namespace pesc {
-namespace {
-
-// A tensor of either compute type as float32.
-void floats_to_host(Stream& s, const Tensor& t, std::vector<float>& out) {
-  out.resize(static_cast<size_t>(t.size()));
-  if (t.dtype == DType::kF32) return copy_to_host(s, t, out.data());
-  std::vector<uint16_t> narrow(out.size());
-  copy_to_host(s, t, narrow.data());
-  std::transform(narrow.begin(), narrow.end(), out.begin(), bf16_to_f32);
-}
-
-}  // namespace
 
 void head_loss(const Pass& pass, const ModelParameters& p, const Tensor& x, HeadMode mode, float grad_scale,
                const Tensor& dx, const HeadResult& result) {
@@ -82,7 +70,7 @@ std::vector<float> head_logits(const Pass& pass, const ModelParameters& p, const
     const Tensor own = gathered.col_range(tp.rank() * c * piece, (tp.rank() + 1) * c * piece);
     linear_forward(s, rows.row_range(begin, begin + c), p.head, own.reshaped(c, piece).col_range(0, mine));
     if (tp.size() > 1) tp.all_gather(s, own, gathered);
-    floats_to_host(s, gathered, host);
+    copy_to_host(s, gathered, host);
     for (int r = 0; r < tp.size(); ++r) {
       const Range range = split_range(vocab, tp.size(), r);
       for (int64_t i = 0; i < c; ++i) {

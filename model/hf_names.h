@@ -1,4 +1,5 @@
-// Names of tensors in Hugging Face checkpoints of the Llama family, and of what PESC and LoRA add to them.
+// Names of tensors in Hugging Face checkpoints, which all families of model/families.h share with Llama, and
+// of what PESC and LoRA add to them.
 #pragma once
 
 #include <cstdint>

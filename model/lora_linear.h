@@ -8,32 +8,18 @@
 // W x and A x are reduce-scattered and B is applied on the slice. Gradients are added to.
 //
 // dropout(x) and what the path through A gives to the gradient of x are the business of the operation that
-// makes x (a norm, SwiGLU): here they come in and go out. Where W and B stand side by side (parameters.h) so
-// do x and a, and their gradients.
+// makes x (a norm, SwiGLU): here they come in and go out. Where W and B stand side by side (frozen_linear.h)
+// so do x and a, and their gradients.
 #pragma once
 
 #include <functional>
 
+#include "model/frozen_linear.h"
 #include "model/parameters.h"
 #include "model/pass.h"
 #include "ops/lora.h"
 
 namespace pesc {
-
-// Two matrices side by side in one: [rows, columns + beside].
-struct Beside {
-  Tensor all, x, a;
-  // In the first rows of a flat buffer.
-  Beside(const Tensor& buffer, int64_t rows, int64_t columns, int64_t beside)
-      : all(buffer.leading(rows, columns + beside)),
-        x(all.col_range(0, columns)),
-        a(all.col_range(columns, columns + beside)) {}
-  [[nodiscard]] Beside rows(const Range& range) const {
-    Beside some = *this;
-    for (Tensor* t : {&some.all, &some.x, &some.a}) *t = t->row_range(range.begin, range.end);
-    return some;
-  }
-};
 
 // Columns beside the input of a row-parallel linear: on one rank alone, since several sum `a` up first.
 [[nodiscard]] inline int64_t columns_beside_input(const RowLinear& w, int tp) {
@@ -73,5 +59,61 @@ void row_forward(const Pass& pass, const RowLinear& w, const Beside& x, const Te
 // joined_columns() or nothing beside it. Returns the way back through A, which is left to the caller.
 [[nodiscard]] LoraBranch row_backward(const Pass& pass, const RowLinear& w, const Dropout& dropout,
                                       const Tensor& dy, const Tensor& x, const Tensor& a, const Beside& dx);
+
+// The same four in steps, for a chain of them that goes over the gathered tokens block by block
+// (shared_ffn.h). A step without a block handles all tokens. Blocks go in order, each through the whole
+// chain.
+
+// Some of the gathered tokens.
+struct TokenBlock {
+  Range rows;
+  int64_t tokens = 0;  // P: all of them
+  [[nodiscard]] static TokenBlock all(int64_t tokens) { return {{0, tokens}, tokens}; }
+  [[nodiscard]] bool first() const { return rows.begin == 0; }
+  [[nodiscard]] bool last() const { return rows.end == tokens; }
+  [[nodiscard]] Tensor of(const Tensor& t) const { return t.row_range(rows.begin, rows.end); }
+};
+
+struct ColumnForward {
+  Beside x;        // [P, H] gathered, with joined_columns() beside it; may stand in ws.gathered
+  Tensor a_slice;  // [S, R] where nothing stands beside x: gathered by the first block
+  Tensor y, a;     // [P, out], [P, R] written block by block
+};
+[[nodiscard]] ColumnForward column_forward_gather(const Pass& pass, const ColumnLinears& w, const Beside& x,
+                                                  const Tensor& dropped, const Tensor& y, const Tensor& a,
+                                                  const Meanwhile& meanwhile);
+void column_forward_block(const Pass& pass, const ColumnLinears& w, const TokenBlock& block,
+                          const ColumnForward& forward);
+
+struct RowForward {
+  Tensor residual, y, a;  // [S, H] or absent, [S, H], [S, r]
+};
+// x and dropped of the block. With several tp ranks the sums stand in ws.gathered, where the tokens of the
+// block may have stood; the last block reduces them.
+void row_forward_block(const Pass& pass, const RowLinear& w, const TokenBlock& block, const Beside& x,
+                       const Tensor& dropped, const RowForward& forward);
+
+struct RowBackward {
+  Tensor dy_slice, dy;  // [S, H], [P, H] gathered; may stand in ws.gathered
+  Tensor da;            // [P, r] where nothing stands beside dx: made by the first block
+};
+[[nodiscard]] RowBackward row_backward_gather(const Pass& pass, const RowLinear& w, const Tensor& dy,
+                                              const Tensor& a);
+// dropout, x and dx of the block.
+[[nodiscard]] LoraBranch row_backward_block(const Pass& pass, const RowLinear& w, const TokenBlock& block,
+                                            RowBackward& backward, const Dropout& dropout, const Tensor& x,
+                                            const Beside& dx);
+
+struct ColumnBackward {
+  Tensor dy;          // [P, out]
+  Tensor x, dropped;  // [S, H], x with trained weights alone
+  Tensor a, da;       // [P, R], da written where nothing stands beside dx
+  Beside dx;          // [S, H]; on one rank written block by block, else by the last
+  Tensor through_a;   // [S, H]
+};
+// With trained weights there is one block.
+void column_backward_block(const Pass& pass, const ColumnLinears& w, const TokenBlock& block,
+                           const ColumnBackward& backward);
+Tensor column_backward_finish(const Pass& pass, const ColumnLinears& w, const ColumnBackward& backward);
 
 }  // namespace pesc

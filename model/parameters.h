@@ -2,10 +2,10 @@
 // ranks hold the same piece, and how it starts. Loading, gradient reduction, the optimizer, checkpoints and
 // export all read it.
 //
-// Frozen matrices stand in the compute type (F32 or BF16); norms, biases and routers are F32. What is trained
-// is held in F32, and matrices have a copy in a BF16 compute type, written by the optimizer or
-// refresh_copies. The copies of LoRA's B stand beside the frozen weights that they are added to, as further
-// columns: [W, B] [x, a]^T is one product, and so is [dx, da] = dy [W, B].
+// The frozen weights of the linears are FrozenLinears, in a format of their own; embeddings and the head
+// stand in the compute type (F32 or BF16); norms, biases and routers are F32. What is trained is held in F32,
+// and matrices have a copy in a BF16 compute type, written by the optimizer or refresh_copies. The copies of
+// LoRA's B stand beside the frozen weights that they are added to where the format has them there.
 //
 // Local letters: HQ, HK query and KV heads on this rank, D head_dim, H hidden, F FFN columns on this rank, V
 // vocabulary rows on this rank, r LoRA rank, d adapter size, E experts on this rank.
@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "model/config.h"
+#include "model/frozen_linear.h"
 #include "model/weight_source.h"
 #include "ops/core/arena.h"
 #include "parallel/gradient_reduction.h"
@@ -39,7 +40,8 @@ struct Parameter {
   bool trained = false;
   bool dense = false;  // stands in the dense checkpoint
   Init init = Init::kNormal;
-  Tensor value;       // [rows, cols] of this rank's piece, contiguous; F32 when trained
+  Tensor value;       // [rows, cols] of this rank's piece; F32 when trained, and contiguous
+  FrozenLinear held;  // a frozen linear's: its format, and the same memory as `value`; else absent
   Tensor copy;        // the value rounded to the compute type, which the model uses; absent in float32
   Tensor grad;        // trained: the same shape, inside the group's flat gradient buffer
   Tensor exp_avg;     // trained: AdamW's first moment
@@ -50,30 +52,29 @@ struct Parameter {
 struct ColumnLinears {
   struct Part {
     Linear linear = Linear::kQ;
-    int64_t begin = 0, end = 0;  // rows of `weight`, columns of the output
+    int64_t begin = 0, end = 0;  // rows of `base`, columns of the output
     Tensor dweight, dbias;       // all-parameters mode
     int64_t lora_begin = -1;  // column of this part's r columns in the stacked LoRA activations; -1: no LoRA
     Tensor lora_b, dlora_b;   // [end - begin, r]
   };
-  Tensor weight;           // [out, H]
-  Tensor joined;           // [out, H + R]: weight, and each part's B in its rows and columns; or absent
+  FrozenLinear base;       // [out, H]; each part's B in its rows and columns beside it, or not
   Tensor bias;             // [1, out] or absent
   Tensor lora_a, dlora_a;  // [R, H], R = r * parts with LoRA
   std::vector<Part> parts;
   [[nodiscard]] int64_t lora_columns() const { return lora_a.rows; }
-  [[nodiscard]] int64_t joined_columns() const { return joined.cols > 0 ? lora_columns() : 0; }
+  [[nodiscard]] int64_t joined_columns() const { return base.lora_columns(); }
 };
 
 // A linear that is cut by input columns over tp: o or down.
 struct RowLinear {
   Linear linear = Linear::kO;
-  Tensor weight, dweight;  // [H, in]
-  Tensor joined;           // [H, in + r]: weight and B; or absent
+  FrozenLinear base;       // [H, in]; B beside it, or not
+  Tensor dweight;          // [H, in], all-parameters mode
   int64_t column0 = 0;     // global input column of local column 0
   Tensor lora_a, dlora_a;  // [r, in]
   Tensor lora_b, dlora_b;  // [H, r]
   [[nodiscard]] int64_t lora_columns() const { return lora_a.rows; }
-  [[nodiscard]] int64_t joined_columns() const { return joined.cols > 0 ? lora_columns() : 0; }
+  [[nodiscard]] int64_t joined_columns() const { return base.lora_columns(); }
 };
 
 struct MoeParameters {
@@ -92,6 +93,14 @@ struct LayerParameters {
   MoeParameters moe;               // absent without experts
 };
 
+// What the weights are computed with, and how the frozen ones of the linears are held.
+struct Precision {
+  DType compute = DType::kF32;  // F32 or BF16
+  FrozenFormat frozen = FrozenFormat::kF32;
+  Precision(DType type) : Precision(type, plain_format(type)) {}  // NOLINT: held as computed with
+  Precision(DType type, FrozenFormat format) : compute(type), frozen(format) {}
+};
+
 class ModelParameters {
  public:
   struct Arenas {
@@ -100,8 +109,8 @@ class ModelParameters {
     Arena* optimizer;  // gradients and moments; null: none are kept, for inference
   };
   // Lays out this rank's pieces. With planning arenas nothing is allocated and only the shapes hold.
-  ModelParameters(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh, DType compute,
-                  const Arenas& arenas);
+  ModelParameters(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
+                  const Precision& precision, const Arenas& arenas);
 
   // Fills the values: dense ones from `source` where it is given, the rest as `init` says; and the copies.
   void initialise(Stream& stream, WeightSource* source, uint64_t seed, double init_std);

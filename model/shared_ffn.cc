@@ -1,9 +1,39 @@
+// F columns of the FFN on this rank, H hidden, P gathered tokens, S of the slice. Where the tp group has one
+// rank the gathered tokens are the slice's own and the partial sums the output.
 #include "model/shared_ffn.h"
 
-#include "model/ffn_blocks.h"
+#include <algorithm>
+
+#include "ops/core/threads.h"
 #include "ops/swiglu.h"
 
 namespace pesc {
+namespace {
+
+// Products of fewer rows spend too much of their time on the weight (OpenBLAS brings it into panels for
+// each).
+constexpr int64_t kFewest = 128;
+
+template <class Fn>
+void for_blocks(int64_t tokens, int64_t blocks, Fn&& fn) {
+  for (int64_t i = 0; i < blocks; ++i)
+    fn(TokenBlock{{tokens * i / blocks, tokens * (i + 1) / blocks}, tokens});
+}
+
+}  // namespace
+
+int64_t ffn_blocks(const Stream& stream, int64_t columns, int64_t hidden, int64_t tokens) {
+  // gate and up, h and its dropped copy (or dh and what LoRA's backward takes); the tokens and the sums.
+  const int64_t row_bytes = (4 * columns + 2 * hidden) * dtype_bytes(DType::kF32);
+  return std::max<int64_t>(1, tokens / rows_in_cache(stream, row_bytes, kFewest));
+}
+
+int64_t ffn_blocks(const Pass& pass, const LayerParameters& p) {
+  if (p.down.dweight.cols > 0) return 1;
+  // The sums of a block take the place of the gathered tokens that they come from, row for row.
+  if (p.gate_up.joined_columns() > 0) return 1;
+  return ffn_blocks(pass.stream, p.down.base.in, p.down.base.out, pass.batch.padded);
+}
 
 LayerSaved ffn_rows(const LayerSaved& saved, const BatchChunk& chunk) {
   const Range& rows = chunk.rows;
@@ -18,38 +48,63 @@ LayerSaved ffn_rows(const LayerSaved& saved, const BatchChunk& chunk) {
 void shared_ffn_forward(const Pass& pass, int64_t layer, const LayerParameters& p, const LayerSaved& saved,
                         const Beside& x, const Tensor& dropped, const Tensor& residual, const Tensor& f,
                         const Meanwhile& meanwhile) {
-  if (ffn_blocks(pass, p) > 1)
-    return ffn_forward_in_blocks(pass, layer, p, saved, x.x, dropped, residual, f, meanwhile);
   const Batch& b = pass.batch;
-  const Tensor gate_up = saved.gate_up.row_range(0, b.padded);
-  const int64_t columns = p.down.weight.cols;
-  const Beside h(pass.ws.wide2, b.padded, columns, columns_beside_input(p.down, pass.tp.size()));
+  const Workspace& ws = pass.ws;
+  const int64_t columns = p.down.base.in;
+  const ColumnForward gate_up =
+      column_forward_gather(pass, p.gate_up, x, dropped, saved.gate_up.row_range(0, b.padded),
+                            saved.a_gate_up.row_range(0, b.padded), meanwhile);
+  const RowForward down{residual, f, saved.a_down.row_range(0, b.slice)};
   const Dropout mask = pass.full_dropout(layer, DropoutSite::kDown, p.down.column0);
-  const Tensor second =
-      drops(p.down.lora_columns(), mask) ? pass.ws.wide.leading(b.padded, columns) : Tensor{};
-  column_forward(pass, p.gate_up, x, dropped, gate_up, saved.a_gate_up.row_range(0, b.padded), meanwhile);
-  swiglu_forward(pass.stream, gate_up, h.x, {mask, second});
-  row_forward(pass, p.down, h, second.cols > 0 ? second : h.x, residual, f,
-              saved.a_down.row_range(0, b.slice));
+  for_blocks(b.padded, ffn_blocks(pass, p), [&](const TokenBlock& block) {
+    const int64_t n = block.rows.size();
+    const Beside h(ws.wide2, n, columns, columns_beside_input(p.down, pass.tp.size()));
+    const Tensor second = drops(p.down.lora_columns(), mask) ? ws.wide.leading(n, columns) : Tensor{};
+    column_forward_block(pass, p.gate_up, block, gate_up);
+    swiglu_forward(pass.stream, block.of(gate_up.y), h.x,
+                   {mask.rows(block.rows.begin, block.rows.end), second});
+    row_forward_block(pass, p.down, block, h, second.cols > 0 ? second : h.x, down);
+  });
 }
 
 Tensor shared_ffn_backward(const Pass& pass, int64_t layer, const LayerParameters& p, const LayerSaved& saved,
                            const Tensor& df, const Tensor& x, const Tensor& dropped, const Beside& dx,
                            const Tensor& through_a) {
-  if (ffn_blocks(pass, p) > 1)
-    return ffn_backward_in_blocks(pass, layer, p, saved, df, dropped, dx.x, through_a);
   const Batch& b = pass.batch;
-  const Tensor gate_up = saved.gate_up.row_range(0, b.padded);
-  const int64_t columns = p.down.weight.cols;
-  const Tensor h = pass.ws.wide2.leading(b.padded, columns);
+  const Workspace& ws = pass.ws;
+  const int64_t columns = p.down.base.in;
+  const int64_t blocks = ffn_blocks(pass, p);
+  const Tensor gate_up = saved.gate_up.row_range(0, b.padded);  // and its gradient
+  const Tensor h = ws.wide2.leading(b.padded, columns);
   if (p.down.dweight.cols > 0) swiglu_forward(pass.stream, gate_up, h);
-  const Beside dh(pass.ws.wide, b.padded, columns, p.down.joined_columns());
-  const LoraBranch lora =
-      row_backward(pass, p.down, pass.full_dropout(layer, DropoutSite::kDown, p.down.column0), df, h,
-                   saved.a_down.row_range(0, b.slice), dh);
-  swiglu_backward(pass.stream, {dh.x, gate_up, gate_up, lora}, pass.scratch);
-  return column_backward(pass, p.gate_up, gate_up, x, dropped, saved.a_gate_up.row_range(0, b.padded), dx,
-                         through_a);
+  RowBackward down = row_backward_gather(pass, p.down, df, saved.a_down.row_range(0, b.slice));
+
+  Arena::Scope scope(pass.scratch);
+  // In blocks ws.lora_full holds what the blocks to come still read of `down`.
+  const int64_t r = p.gate_up.lora_columns();
+  const Tensor da =
+      blocks > 1 ? pass.scratch.allocate(b.padded, r, df.dtype) : ws.lora_full.leading(b.padded, r);
+  const ColumnBackward back{gate_up, x, dropped, saved.a_gate_up.row_range(0, b.padded), da, dx, through_a};
+  const Dropout mask = pass.full_dropout(layer, DropoutSite::kDown, p.down.column0);
+  for_blocks(b.padded, blocks, [&](const TokenBlock& block) {
+    const Beside dh(ws.wide, block.rows.size(), columns, p.down.joined_columns());
+    const Tensor rows = block.of(gate_up);
+    const LoraBranch lora =
+        row_backward_block(pass, p.down, block, down, mask.rows(block.rows.begin, block.rows.end), h, dh);
+    swiglu_backward(pass.stream, {dh.x, rows, rows, lora}, pass.scratch);
+    column_backward_block(pass, p.gate_up, block, back);
+  });
+  return column_backward_finish(pass, p.gate_up, back);
+}
+
+int64_t ffn_blocks_scratch_bytes(const Device& device, const PescConfig& pesc, int64_t padded) {
+  if (device.kind == DeviceKind::kCuda || pesc.mode == TrainMode::kFull) return 0;
+  int64_t columns = 0;
+  for (const Linear linear : pesc.lora.targets)
+    if (linear == Linear::kGate || linear == Linear::kUp) columns += pesc.lora.rank;
+  Arena arena = Arena::planning("FFN blocks scratch");
+  (void)arena.allocate(padded, columns);
+  return arena.peak();
 }
 
 }  // namespace pesc

@@ -1,11 +1,11 @@
 // Causal attention on the GPU: by cuDNN where it applies (ops/attention_library.h), else by our own tile
-// kernels (ops/core/attention_tiles.cuh), which compute in float32, are deterministic, take any head_dim up
-// to 256 and any segments, and never store the scores.
+// kernels (ops/attention_tiles.cuh), which compute in float32, are deterministic, take any head_dim up to 256
+// and any segments, and never store the scores.
 #include <vector>
 
 #include "ops/attention.h"
 #include "ops/attention_library.h"
-#include "ops/core/attention_tiles.cuh"
+#include "ops/attention_tiles.cuh"
 #include "ops/cuda_ops.h"
 
 namespace pesc::cuda {

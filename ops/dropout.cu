@@ -1,7 +1,7 @@
 // Dropout on a GPU: the masks of the CPU, bit for bit. T tokens, C columns; the tensors of a call have one
 // element type, any row strides.
-#include "ops/core/dropout_mask.cuh"
 #include "ops/cuda_ops.h"
+#include "ops/dropout_mask.cuh"
 
 namespace pesc::cuda {
 namespace {

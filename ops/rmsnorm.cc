@@ -133,11 +133,11 @@ void rmsnorm_backward(Stream& stream, const RmsNormBackward& args) {
   check(args.x, args.weight, args.rstd, args.dx);
   PESC_CHECK(args.dy.dtype == DType::kF32 && args.dy.rows == args.x.rows && args.dy.cols == args.x.cols,
              "dy ", args.dy.rows, "x", args.dy.cols, " for x ", args.x.rows, "x", args.x.cols);
-  const RouterTerm& router = args.router;
-  PESC_CHECK(!args.dweight.present() || (!args.dropped.x.present() && !router.dlogits.present()),
-             "a trained norm with terms of LoRA or a router");
+  const LowRankTerm& low_rank = args.low_rank;
+  PESC_CHECK(!args.dweight.present() || (!args.dropped.x.present() && !low_rank.present()),
+             "a trained norm with a dropped or a low-rank term");
   if (args.dropped.x.present()) dropout_add(stream, args.dropped.mask, args.dropped.x, args.dy);
-  if (router.dlogits.present()) add_router_term(stream, router, args.dy.row_range(0, router.dlogits.rows));
+  if (low_rank.present()) add_low_rank_term(stream, low_rank, args.dy.row_range(0, low_rank.left.rows));
   parallel_for(stream, args.x.rows, row_grain(args.x.cols), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) backward_row(args, t);
   });

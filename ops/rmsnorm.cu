@@ -7,8 +7,8 @@
 // A block takes one row (the backward's are in ops/rmsnorm_backward.cuh), and a thread keeps what it has read
 // of it in registers: kHeld packs, threads apart. Rows that are longer than that are read twice.
 #include "ops/core/column_sums.cuh"
-#include "ops/core/dropout_mask.cuh"
 #include "ops/cuda_ops.h"
+#include "ops/dropout_mask.cuh"
 #include "ops/rmsnorm.h"
 #include "ops/rmsnorm_backward.cuh"
 
@@ -210,33 +210,32 @@ void rmsnorm_backward(Stream& stream, const RmsNormBackward& args) {
   check_like(args.dx, args.x, "dx");
   check_like(args.dy, args.x, "dy");
   check_dropped(args.dropped.mask, args.dropped.x, args.x);
-  const RouterTerm& router = args.router;
+  const LowRankTerm& low_rank = args.low_rank;
   const bool trained = args.dweight.present();
-  PESC_CHECK(!router.dlogits.present() ||
-                 (router.dlogits.rows <= args.x.rows && router.dlogits.cols == router.weight.rows &&
-                  router.weight.cols == args.x.cols),
-             "dlogits ", router.dlogits.rows, "x", router.dlogits.cols, ", router ", router.weight.rows, "x",
-             router.weight.cols, " for x ", args.x.rows, "x", args.x.cols);
-  PESC_CHECK(!trained ||
-                 (args.dweight.dtype == DType::kF32 && args.dweight.rows == 1 &&
-                  args.dweight.cols == args.x.cols && !args.dropped.x.present() && !router.dlogits.present()),
-             "dweight of ", args.dweight.cols, " ", dtype_name(args.dweight.dtype), " for ", args.x.cols,
-             " columns, or a trained norm with terms of LoRA or a router");
+  PESC_CHECK(!low_rank.present() ||
+                 (low_rank.left.rows <= args.x.rows && low_rank.left.cols == low_rank.right.rows &&
+                  low_rank.right.cols == args.x.cols),
+             "a low-rank term of ", low_rank.left.rows, "x", low_rank.left.cols, " and ", low_rank.right.rows,
+             "x", low_rank.right.cols, " for x ", args.x.rows, "x", args.x.cols);
+  PESC_CHECK(
+      !trained || (args.dweight.dtype == DType::kF32 && args.dweight.rows == 1 &&
+                   args.dweight.cols == args.x.cols && !args.dropped.x.present() && !low_rank.present()),
+      "dweight of ", args.dweight.cols, " ", dtype_name(args.dweight.dtype), " for ", args.x.cols,
+      " columns, or a trained norm with a dropped or a low-rank term");
   if (args.x.rows == 0) return;
-  const Tensor router_weight = router.dlogits.present() ? router.weight : Tensor{};
+  const Tensor right = low_rank.present() ? low_rank.right : Tensor{};
   with_types(args.x, args.weight, [&](auto t, auto w) {
     using T = decltype(t);
     using W = decltype(w);
     with_masked_pack<T>(
-        args.dropped.mask, {args.x, args.dy, args.dx, args.weight, args.dropped.x, router_weight},
-        [&](auto width) {
+        args.dropped.mask, {args.x, args.dy, args.dx, args.weight, args.dropped.x, right}, [&](auto width) {
           constexpr int kWidth = decltype(width)::value;
-          const Gradient<T> from{
-              view<const T>(args.dy), Mask(args.dropped.mask), view_or_none<const T>(args.dropped.x),
-              view_or_none<const float>(router.dlogits), view_or_none<const float>(router_weight)};
+          const Gradient<T> from{view<const T>(args.dy), Mask(args.dropped.mask),
+                                 view_or_none<const T>(args.dropped.x),
+                                 view_or_none<const float>(low_rank.left), view_or_none<const float>(right)};
           const int64_t packs = args.x.cols / kWidth;
           const unsigned threads = threads_for(packs, kMost);
-          if (kWidth == kPack<T> && ring_packs(packs, router_weight.rows) > 0) {
+          if (kWidth == kPack<T> && ring_packs(packs, right.rows) > 0) {
             if constexpr (kWidth == kPack<T>)
               launch_ring_backward<kWidth, T, W>(stream, from, view<const T>(args.x),
                                                  pointer<const W>(args.weight), args.rstd.f32(),

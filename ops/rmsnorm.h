@@ -3,7 +3,7 @@
 #pragma once
 
 #include "ops/dropout.h"
-#include "ops/router.h"
+#include "ops/low_rank.h"
 
 namespace pesc {
 
@@ -26,16 +26,16 @@ void rmsnorm_forward(Stream& stream, const RmsNormForward& args);
 void rmsnorm_apply(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& rstd, const Tensor& y,
                    const DroppedCopy& dropped = {});
 
-// The gradient of y is dy + dropped + router, of which the last two may be absent.
+// The gradient of y is dy + dropped + low_rank, of which the last two may be absent.
 struct RmsNormBackward {
-  Tensor dy;       // [T, H]; used up where there are terms: what it holds afterwards is not said
+  Tensor dy;       // [T, H]; clobbered when `dropped` or `low_rank` is given
   Tensor x;        // [T, H]
   Tensor weight;   // [1, H]
   Tensor rstd;     // [1, T]
   Tensor dx;       // [T, H], added to
-  Tensor dweight;  // [1, H], added to; absent when the weight is frozen, as it must be where there are terms
-  DroppedTerm dropped{};  // [T, H]
-  RouterTerm router{};    // of the first tokens
+  Tensor dweight;  // [1, H], added to; absent when the weight is frozen, as it must be with either term
+  DroppedTerm dropped{};   // [T, H]
+  LowRankTerm low_rank{};  // [T', H]: of the first T' <= T tokens
 };
 void rmsnorm_backward(Stream& stream, const RmsNormBackward& args);
 

@@ -1,18 +1,18 @@
 // RMSNorm's backward on a GPU: see ops/rmsnorm.cu. Three kernels: rows in a ring of shared memory, rows that
-// a block holds in registers (more experts than the ring's registers take, or single elements), and long
+// a block holds in registers (a larger rank than the ring's registers take, or single elements), and long
 // rows.
 #pragma once
 
 #include <cuda_pipeline.h>
 
-#include "ops/core/dropout_mask.cuh"
+#include "ops/dropout_mask.cuh"
 
 namespace pesc::cuda {
 
 inline constexpr int kRows = 2;         // of a block without a ring
 inline constexpr unsigned kMost = 512;  // threads of a block
 inline constexpr int kStages = 3;       // of a ring
-inline constexpr int kHeldExperts = 8;
+inline constexpr int kHeldRank = 8;
 
 // As many threads as a row has packs, in whole warps.
 inline unsigned threads_for(int64_t packs, unsigned most) {
@@ -28,10 +28,10 @@ struct Gradient {
   View<const T> dy;
   Mask mask;
   View<const T> dropped;
-  View<const float> dlogits, router;
+  View<const float> left, right;  // of the low-rank term
 };
 
-// g [rows, N] = (dy + dropped + dlogits R) w of rows t0 and the next, from `column` on.
+// g [rows, N] = (dy + dropped + left right) w of rows t0 and the next, from `column` on.
 template <int N, int R, class T, class W>
 __device__ __forceinline__ void gradient_packs(const Gradient<T>& from, const W* w, int64_t t0, int64_t rows,
                                                int64_t column, float (&g)[R][N]) {
@@ -46,12 +46,12 @@ __device__ __forceinline__ void gradient_packs(const Gradient<T>& from, const W*
 #pragma unroll
     for (int j = 0; j < N; ++j) g[i][j] += term[j];
   }
-  for (int64_t e = 0; e < from.router.rows; ++e) {
+  for (int64_t e = 0; e < from.right.rows; ++e) {
     float weight[N];
-    load_floats<N>(from.router.row(e) + column, weight);
+    load_floats<N>(from.right.row(e) + column, weight);
 #pragma unroll
     for (int i = 0; i < R; ++i) {
-      const float d = t0 + i < from.dlogits.rows ? from.dlogits.row(t0 + i)[e] : 0.0F;
+      const float d = t0 + i < from.left.rows ? from.left.row(t0 + i)[e] : 0.0F;
 #pragma unroll
       for (int j = 0; j < N; ++j) g[i][j] += d * weight[j];
     }
@@ -143,7 +143,7 @@ __global__ void long_backward_kernel(Gradient<T> from, View<const T> x, const W*
 
 // What the rows of a ring need of their tokens.
 struct RowScalars {
-  float dlogits[kHeldExperts];
+  float left[kHeldRank];
   float rstd;
   int32_t position;
   int64_t sample;
@@ -151,8 +151,8 @@ struct RowScalars {
 
 // The same with a ring of kStages groups of kR rows in shared memory: a thread copies its packs ahead and
 // reads only those, so that rows are on their way while others are summed. A block goes over many groups and
-// keeps the weights of the norm and, with kRouter, of at most kHeldExperts experts in registers.
-template <int N, int kHeld, int kR, bool kRouter, class T, class W>
+// keeps the weights of the norm and, with kLowRank, at most kHeldRank rows of the right factor in registers.
+template <int N, int kHeld, int kR, bool kLowRank, class T, class W>
 __global__ void __launch_bounds__(kMost, 1)
     ring_backward_kernel(Gradient<T> from, View<const T> x, const W* w, const float* rstd, View<T> dx) {
   extern __shared__ __align__(16) unsigned char ring[];
@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(kMost, 1)
   const int first = static_cast<int>(threadIdx.x);
   const int lane = first % kWarp;
   const int warp = first / kWarp;
-  const int experts = static_cast<int>(from.router.rows);
+  const int rank = static_cast<int>(from.right.rows);
   const bool has_dropped = from.dropped.data != nullptr;
   const int streams = has_dropped ? 4 : 3;
   enum { kX, kDx, kDy, kDropped };
@@ -200,36 +200,35 @@ __global__ void __launch_bounds__(kMost, 1)
     const int64_t t = group * kR + q;
     if (q >= kR || t >= x.rows) return;
     RowScalars& to = scalars[place][q];
-    if (kRouter && field < experts) {
-      if (t < from.dlogits.rows) {
-        __pipeline_memcpy_async(&to.dlogits[field], from.dlogits.row(t) + field, sizeof(float));
+    if (kLowRank && field < rank) {
+      if (t < from.left.rows) {
+        __pipeline_memcpy_async(&to.left[field], from.left.row(t) + field, sizeof(float));
       } else {
-        to.dlogits[field] = 0;
+        to.left[field] = 0;
       }
     }
-    if (field == kHeldExperts) __pipeline_memcpy_async(&to.rstd, rstd + t, sizeof(float));
+    if (field == kHeldRank) __pipeline_memcpy_async(&to.rstd, rstd + t, sizeof(float));
     if (from.mask.threshold == 0) return;
-    if (field == kHeldExperts + 1)
+    if (field == kHeldRank + 1)
       __pipeline_memcpy_async(&to.position, from.mask.positions + t, sizeof(int32_t));
-    if (field == kHeldExperts + 2)
-      __pipeline_memcpy_async(&to.sample, from.mask.samples + t, sizeof(int64_t));
+    if (field == kHeldRank + 2) __pipeline_memcpy_async(&to.sample, from.mask.samples + t, sizeof(int64_t));
   };
 
   float weight[kHeld][N];
-  float router[kRouter ? kHeld : 1][kRouter ? kHeldExperts : 1][N] = {};
+  float right[kLowRank ? kHeld : 1][kLowRank ? kHeldRank : 1][N] = {};
 #pragma unroll
   for (int k = 0; k < kHeld; ++k) {
     const int64_t i = first + k * threads;
     if (i >= packs) break;
     load_floats<N>(w + i * N, weight[k]);
-    if constexpr (kRouter) {
+    if constexpr (kLowRank) {
 #pragma unroll
-      for (int e = 0; e < kHeldExperts; ++e)
-        if (e < experts) load_floats<N>(from.router.row(e) + i * N, router[k][e]);
+      for (int e = 0; e < kHeldRank; ++e)
+        if (e < rank) load_floats<N>(from.right.row(e) + i * N, right[k][e]);
     }
   }
-  for (int i = first; i < (kStages + 1) * kR * kHeldExperts; i += threads)
-    scalars[i / (kR * kHeldExperts)][i / kHeldExperts % kR].dlogits[i % kHeldExperts] = 0;
+  for (int i = first; i < (kStages + 1) * kR * kHeldRank; i += threads)
+    scalars[i / (kR * kHeldRank)][i / kHeldRank % kR].left[i % kHeldRank] = 0;
   __syncthreads();
 
   int64_t ahead = blockIdx.x;
@@ -274,11 +273,11 @@ __global__ void __launch_bounds__(kMost, 1)
 #pragma unroll
           for (int j = 0; j < N; ++j) g[k][q][j] += term[j];
         }
-        if constexpr (kRouter) {
+        if constexpr (kLowRank) {
 #pragma unroll
-          for (int e = 0; e < kHeldExperts; ++e)
+          for (int e = 0; e < kHeldRank; ++e)
 #pragma unroll
-            for (int j = 0; j < N; ++j) g[k][q][j] += mine.dlogits[e] * router[k][e][j];
+            for (int j = 0; j < N; ++j) g[k][q][j] += mine.left[e] * right[k][e][j];
         }
         float values[N];
         load_floats<N>(elements(slot(stage, kX, q, k)), values);
@@ -313,20 +312,20 @@ __global__ void __launch_bounds__(kMost, 1)
   }
 }
 
-// Whether rows of so many packs fit a ring, and with how many packs of a row a thread: 0 if not. A router
-// takes two rows at a time and one pack of each, for the sake of registers.
-[[nodiscard]] inline int ring_packs(int64_t packs, int64_t experts) {
-  if (experts > kHeldExperts || packs > (experts > 0 ? 1 : 2) * static_cast<int64_t>(kMost)) return 0;
-  return experts > 0 ? 1 : 2;
+// Whether rows of so many packs fit a ring, and with how many packs of a row a thread: 0 if not. A
+// low-rank term takes two rows at a time and one pack of each, for the sake of registers.
+[[nodiscard]] inline int ring_packs(int64_t packs, int64_t rank) {
+  if (rank > kHeldRank || packs > (rank > 0 ? 1 : 2) * static_cast<int64_t>(kMost)) return 0;
+  return rank > 0 ? 1 : 2;
 }
 
 template <int N, class T, class W>
 void launch_ring_backward(Stream& stream, const Gradient<T>& from, const View<const T>& x, const W* w,
                           const float* rstd, const View<T>& dx) {
-  const auto launch = [&](auto held, auto rows, auto router) {
+  const auto launch = [&](auto held, auto rows, auto low_rank) {
     constexpr int kHeld = decltype(held)::value;
     constexpr int kR = decltype(rows)::value;
-    const auto kernel = ring_backward_kernel<N, kHeld, kR, decltype(router)::value, T, W>;
+    const auto kernel = ring_backward_kernel<N, kHeld, kR, decltype(low_rank)::value, T, W>;
     const int64_t packs = x.cols / N;
     const unsigned threads = threads_for((packs + kHeld - 1) / kHeld, kMost);
     const int streams = from.dropped.data != nullptr ? 4 : 3;
@@ -340,7 +339,7 @@ void launch_ring_backward(Stream& stream, const Gradient<T>& from, const View<co
         from, x, w, rstd, dx);
     PESC_LAUNCHED("rmsnorm_ring_backward");
   };
-  if (from.router.rows > 0) {
+  if (from.right.rows > 0) {
     launch(std::integral_constant<int, 1>{}, std::integral_constant<int, 2>{}, std::true_type{});
   } else {
     launch(std::integral_constant<int, 2>{}, std::integral_constant<int, 1>{}, std::false_type{});

@@ -160,11 +160,6 @@ void router_backward(Stream& stream, const RouterBackward& args, Arena& scratch)
   linear_backward_weight(stream, dlogits, x, args.dweight);
 }
 
-void add_router_term(Stream& stream, const RouterTerm& term, const Tensor& dx) {
-  if (stream.on_cuda()) return cuda_ops().add_router_term(stream, term, dx);
-  linear_backward_input(stream, term.dlogits, term.weight, dx, 1.0F, 1.0F);
-}
-
 void balance_loss(Stream& stream, const Tensor& stats, double tokens, int64_t top_k, double coef,
                   const Tensor& loss, const Tensor& balance_grad) {
   if (stream.on_cuda())

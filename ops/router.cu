@@ -127,24 +127,6 @@ void router_backward(Stream& stream, const RouterBackward& args, Arena& scratch)
   });
 }
 
-void add_router_term(Stream& stream, const RouterTerm& term, const Tensor& dx) {
-  const int64_t tokens = term.dlogits.rows;
-  PESC_CHECK(dx.rows == tokens && dx.cols == term.weight.cols && term.dlogits.cols == term.weight.rows,
-             "dlogits ", tokens, "x", term.dlogits.cols, ", router ", term.weight.rows, "x", term.weight.cols,
-             " for dx ", dx.rows, "x", dx.cols);
-  if (dx.size() == 0) return;
-  with_element(dx.dtype, [&](auto element) {
-    using T = decltype(element);
-    with_pack<T>({dx, term.weight}, [&](auto width) {
-      constexpr int kWidth = decltype(width)::value;
-      const RowGrid g((tokens + kTokens - 1) / kTokens, dx.cols / kWidth);
-      input_gradient<kWidth, T><<<g.grid, g.block, 0, stream_of(stream)>>>(
-          view<const float>(term.dlogits), view<const float>(term.weight), view<T>(dx));
-      PESC_LAUNCHED("router_input_gradient");
-    });
-  });
-}
-
 void balance_loss(Stream& stream, const Tensor& stats, double tokens, int64_t top_k, double coef,
                   const Tensor& loss, const Tensor& balance_grad) {
   PESC_CHECK(stats.rows == 2 && balance_grad.size() == stats.cols && balance_grad.contiguous() &&

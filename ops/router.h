@@ -22,10 +22,10 @@ void router_forward(Stream& stream, const RouterForward& args, Arena& scratch);
 
 // With dw the gradient of the k weights and balance_grad_i = d loss / d prob_(t,i) (the same for every
 // token):
-//   dlogits_S = w (dw - sum w dw);  dlogits += p (g - sum p g);  dweight += dlogits^T x;  dx += dlogits R,
-// the last of which is left to whom dx belongs, as a RouterTerm.
-// The router's input x is given as it was, or with `rstd` as what RMSNorm made it of (ops/rmsnorm.h): then
-// x rstd norm stands for it, which need not be made again.
+//   dlogits_S = w (dw - sum w dw);  dlogits += p (g - sum p g);  dweight += dlogits^T x;  dx += dlogits R.
+// dx is not written here: the caller adds {dlogits, R}, a low-rank term (ops/low_rank.h), where it completes
+// dx. The router's input x is given as it was, or with `rstd` as what RMSNorm made it of (ops/rmsnorm.h):
+// then x rstd norm stands for it, which need not be made again.
 struct RouterBackward {
   Tensor x;             // [T, H]
   Tensor weight;        // [E, H]
@@ -40,14 +40,6 @@ struct RouterBackward {
   Tensor norm{};        // [1, H], with rstd: the weight
 };
 void router_backward(Stream& stream, const RouterBackward& args, Arena& scratch);
-
-// dlogits R [T, H], not yet multiplied. Absent: dlogits is.
-struct RouterTerm {
-  Tensor dlogits;  // [T, E] F32
-  Tensor weight;   // [E, H] F32
-};
-// dx [T, H] += the term.
-void add_router_term(Stream& stream, const RouterTerm& term, const Tensor& dx);
 
 // From the statistics of the whole micro-batch, reduced over all ranks: stats [2, E] and the number of real
 // tokens.

@@ -231,37 +231,6 @@ static __global__ void add_weight_runs(const float* partial, int64_t runs, View<
   }
 }
 
-// dx[t, h] += sum_e dlogits[t, e] weight[e, h]; a thread takes kTokens tokens of N columns.
-template <int N, class T>
-static __global__ void input_gradient(View<const float> dlogits, View<const float> weight, View<T> dx) {
-  const int64_t groups = (dx.rows + kTokens - 1) / kTokens;
-  PESC_FOR_ROWS(group, groups) {
-    const int64_t first = group * kTokens;
-    PESC_FOR_COLUMNS(i, dx.cols / N) {
-      float sums[kTokens][N] = {};
-      for (int64_t e = 0; e < weight.rows; ++e) {
-        float w[N];
-        load_floats<N>(weight.row(e) + i * N, w);
-#pragma unroll
-        for (int t = 0; t < kTokens; ++t) {
-          const float d = dlogits.row(first + t < dx.rows ? first + t : dx.rows - 1)[e];
-#pragma unroll
-          for (int j = 0; j < N; ++j) sums[t][j] += d * w[j];
-        }
-      }
-#pragma unroll
-      for (int t = 0; t < kTokens; ++t) {
-        if (first + t >= dx.rows) break;
-        float out[N];
-        load_floats<N>(dx.row(first + t) + i * N, out);
-#pragma unroll
-        for (int j = 0; j < N; ++j) out[j] += sums[t][j];
-        store_floats<N>(dx.row(first + t) + i * N, out);
-      }
-    }
-  }
-}
-
 static __global__ void balance_kernel(View<const float> stats, double tokens, double top_k, double coef,
                                       float* loss, float* balance_grad) {
   const auto experts = static_cast<double>(stats.cols);

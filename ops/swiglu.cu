@@ -2,10 +2,9 @@
 //   dup = dh gate s;  dgate = dh up s (1 + gate (1 - s))
 // T tokens, F columns; all tensors have one element type and any row stride. With a LoRA path the backward
 // first computes the gradient before the mask (a GEMM); one kernel then does everything elementwise and
-// leaves
-// dropout(h) in dh, for the weight gradient (a GEMM).
-#include "ops/core/dropout_mask.cuh"
+// leaves dropout(h) in dh, for the weight gradient (a GEMM).
 #include "ops/cuda_ops.h"
+#include "ops/dropout_mask.cuh"
 #include "ops/swiglu.h"
 
 namespace pesc::cuda {

@@ -4,8 +4,6 @@
 // reduce_scatter and all_reduce work in chunks, so that a piece is still in the cache when it is added. `at`
 // and `n` below count elements. Every operation has its own tag, so that ranks that disagree about the next
 // operation end with HangError instead of mixing data.
-#include "parallel/mpi_communicator.h"
-
 #include <mpi.h>
 
 #include <algorithm>
@@ -14,6 +12,7 @@
 #include <utility>
 
 #include "parallel/mpi_requests.h"
+#include "parallel/mpi_session.h"
 #include "parallel/rank_order.h"
 
 namespace pesc {

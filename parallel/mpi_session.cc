@@ -1,11 +1,12 @@
 // Initialising and finalising MPI, and this rank's place on its host.
+#include "parallel/mpi_session.h"
+
 #include <mpi.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <exception>
 
-#include "parallel/mpi_communicator.h"
 #include "parallel/mpi_requests.h"
 
 namespace pesc {

@@ -9,7 +9,7 @@
 #include <numeric>
 
 #include "runtime/data/template.h"
-#include "runtime/terminal.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -130,7 +130,7 @@ void check_finite(const HeldOutLosses& losses, bool speaker) {
   for (const auto& [tag, h] : losses.tags) {
     if (std::isfinite(h.loss)) continue;
     throw AgreedError(ExitCode::kInternal,
-                      str_cat("the held-out loss of dataset '", terminal_text(tag), "' is ", h.loss,
+                      str_cat("the held-out loss of dataset '", printable(tag, kUncut), "' is ", h.loss,
                               ": the model's weights or activations are not finite numbers; look at the base "
                               "model's files, or go back to an earlier checkpoint"),
                       speaker);

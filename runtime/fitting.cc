@@ -221,7 +221,7 @@ double needed_bytes(const ExperimentConfig& config, const ModelConfig& model, in
   if (options.device.kind == DeviceKind::kCpu && use.purpose == Purpose::kTraining) {
     Arena weights = Arena::planning("weights"), copies = Arena::planning("bf16 copies"),
           optimizer = Arena::planning("optimizer");
-    const ModelParameters parameters(model, config.pesc, mesh, options.compute,
+    const ModelParameters parameters(model, config.pesc, mesh, options.precision(),
                                      {weights, copies, &optimizer});
     bytes += planned_snapshot_bytes(parameters, mesh, model.kv_heads);
   }

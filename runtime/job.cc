@@ -6,6 +6,7 @@
 #include <span>
 
 #include "ops/core/cuda.h"
+#include "runtime/base_digest.h"
 #include "runtime/decoder_options.h"
 #include "runtime/filesystem/filesystem.h"
 #include "runtime/fitting.h"
@@ -39,6 +40,9 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
       job.special = agree_on_special_tokens(special, *job.tokenizer, job.model);
       for (const std::string& warning : job.special.warnings) {
         if (world.rank() == 0) LOG(WARNING) << warning;
+      }
+      for (const std::string& note : job.special.notes) {
+        if (world.rank() == 0) LOG(INFO) << note;
       }
     }
     if (!c.model.path.empty() && weights == BaseWeights::kFromFiles)
@@ -159,27 +163,6 @@ std::vector<TrainedTensor> trained_tensors(const Decoder& decoder, bool with_opt
   return all;
 }
 
-std::string base_digest(Job& job) {
-  Communicator& world = job.ranks->world();
-  const size_t parts = job.base == nullptr ? 0 : job.base->digest_parts();
-  const auto ranks = static_cast<size_t>(world.size());
-  std::string mine;  // of parts rank, rank + ranks, ...
-  std::string tokenizer;
-  together(world, [&] {
-    for (size_t part = static_cast<size_t>(world.rank()); part < parts; part += ranks)
-      mine += job.base->part_digest(part);
-    tokenizer = tokenizer_digest(job.config.model.tokenizer, job.config.model.links);
-  });
-  const std::vector<std::string> all = world.host_all_gather(mine);
-  std::vector<std::string> digests;
-  for (size_t part = 0; part < parts; ++part) {
-    const std::string& of_rank = all[part % ranks];
-    const size_t length = HfFolder::kDigestLength;
-    digests.push_back(of_rank.substr(part / ranks * length, length));
-  }
-  return (parts == 0 ? std::string("random") : HfFolder::content_digest(digests)) + "+tokenizer:" + tokenizer;
-}
-
 int64_t load_trained_values(Job& job, Decoder& decoder, const std::string& directory, CheckpointUse use) {
   Communicator& world = job.ranks->world();
   CheckpointStore store(posix_filesystem(), job.config.run_dir, {});
@@ -204,7 +187,7 @@ int64_t load_trained_values(Job& job, Decoder& decoder, const std::string& direc
     }
     checkpoint = *found.checkpoint;
   }
-  const std::string digest = base_digest(job);
+  const BaseDigest digest = base_digest(job);
   together(world, [&] {
     const CheckpointNotes notes = check_same_run(job, checkpoint, digest, use);
     if (job.first() && !notes.information.empty()) LOG(INFO) << notes.information;

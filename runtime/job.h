@@ -61,9 +61,6 @@ void log_data(const Job& job, const char* what, const Dataset& data);
 // This rank's trained pieces, as checkpoints see them.
 [[nodiscard]] std::vector<TrainedTensor> trained_tensors(const Decoder& decoder, bool with_optimizer);
 
-// The digest of the base's files and of the tokenizer, the same on every rank. Collective.
-[[nodiscard]] std::string base_digest(Job& job);
-
 // Loads the weights of the newest checkpoint of config.run_dir, or of the checkpoint `directory` if given,
 // into the decoder, without optimizer state. Returns its step. Refuses a checkpoint of another model, and
 // logs what changes rounding (runtime/same_run.h). Throws when no checkpoint verifies. Collective.

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 
 #include "ops/core/check.h"
 
@@ -84,6 +85,20 @@ std::string progress_line(const StepMetrics& m, double seconds_per_step) {
                 m.grad_norm, rate / 1000, light,
                 clock_text(seconds_per_step * static_cast<double>(m.steps - m.step)).c_str());
   return text;
+}
+
+bool has_evaluation(const std::string& path, int64_t step) {
+  bool found = false;
+  std::ifstream in(path);
+  for (std::string line; std::getline(in, line);) {
+    const nlohmann::json j = nlohmann::json::parse(line, nullptr, false);
+    if (!j.is_object() || !j.contains("step") || !j["step"].is_number_integer()) continue;
+    const std::string kind = j.value("kind", "");
+    const auto of = j["step"].get<int64_t>();
+    if (kind == "held_out" && of == step) found = true;
+    if (kind == "launch" && of < step) found = false;  // which computes the step again
+  }
+  return found;
 }
 
 MetricsLog::MetricsLog(const std::string& path, uint64_t launch) : path_(path), launch_(launch) {

@@ -63,4 +63,8 @@ class MetricsLog {
   bool told_ = false;
 };
 
+// Whether the run's records at `path` hold the evaluation of this step, made after the step was last
+// computed. False where there is no such file.
+[[nodiscard]] bool has_evaluation(const std::string& path, int64_t step);
+
 }  // namespace pesc

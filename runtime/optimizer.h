@@ -6,29 +6,9 @@
 
 #include "model/decoder.h"
 #include "parallel/gradient_reduction.h"
+#include "runtime/config/adamw_config.h"
 
 namespace pesc {
-
-struct AdamWConfig {
-  double beta1 = 0.9;
-  double beta2 = 0.999;
-  double eps = 1e-8;
-  double weight_decay = 0;
-  double clip_norm = 0;  // 0: no clipping
-};
-
-enum class Schedule { kConstant, kLinear, kCosine };
-
-// Learning rate of step 0, 1, ...: rises linearly over `warmup` steps, then stays, or falls to min_ratio * lr
-// at `total` steps linearly or by half a cosine.
-struct LearningRate {
-  double lr = 0;
-  Schedule schedule = Schedule::kConstant;
-  int64_t warmup = 0;
-  int64_t total = 0;
-  double min_ratio = 0;
-  [[nodiscard]] double at(int64_t step) const;
-};
 
 // When the gradients of a layer are reduced over ranks: after the whole backward, or on the communication
 // stream while the backward computes the layers below.

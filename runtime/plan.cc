@@ -121,7 +121,7 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
   p.memory = device_memory(model, c.pesc, mesh, options);
   Arena weights = Arena::planning("weights"), copies = Arena::planning("bf16 copies"),
         optimizer = Arena::planning("optimizer");
-  const ModelParameters parameters(model, c.pesc, mesh, c.train.compute, {weights, copies, &optimizer});
+  const ModelParameters parameters(model, c.pesc, mesh, options.precision(), {weights, copies, &optimizer});
   double reduced = 0;  // bytes that one rank sends for the gradients
   for (const Parameter& q : parameters.all()) {
     const int64_t whole = q.spec.global_rows * q.spec.global_cols;

@@ -12,7 +12,7 @@
 #include "parallel/gradient_reduction.h"
 #include "parallel/host_cores.h"
 #include "parallel/mesh.h"
-#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_session.h"
 
 namespace pesc {
 

@@ -1,30 +1,56 @@
 #include "runtime/routing_tape.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
+#include <iterator>
+#include <set>
+#include <utility>
+
+#include "ops/core/check.h"
+#include "runtime/filesystem/filesystem.h"
 
 namespace pesc {
 namespace {
 
-struct Record {
-  uint32_t step = 0;
-  uint32_t layer = 0;
-  int64_t sample = 0;
-  int32_t position = 0;
-  int32_t tokens = 0;
-  int32_t top_k = 0;
-  int32_t zero = 0;
-};
-static_assert(sizeof(Record) == 32);
+constexpr int32_t kMostTokens = 1 << 24;
+
+// A mixture of runs, or of launches that call themselves by one number, is nobody's routing.
+void refuse_mixtures(const std::string& directory, const std::vector<RoutingFile>& files) {
+  for (size_t i = 1; i < files.size(); ++i) {
+    const RoutingOwner &a = files[i - 1].owner, &b = files[i].owner;
+    const std::string both = str_cat("debug.routing_replay: '", directory, "' holds ");
+    if (a.run != b.run) {
+      throw DataError(str_cat(both, "the records of two runs: '", routing_file_name(a), "' of run ", a.run,
+                              " and '", routing_file_name(b), "' of run ", b.run, "; leave those of one"));
+    }
+    if (a.launch == b.launch && a.ranks != b.ranks) {
+      throw DataError(str_cat(both, "records of two launches under one number: '", routing_file_name(a),
+                              "' of ", a.ranks, " ranks and '", routing_file_name(b), "' of ", b.ranks,
+                              "; leave those of one"));
+    }
+  }
+}
 
 }  // namespace
 
-RoutingRecorder::RoutingRecorder(const std::string& directory, uint64_t launch, int rank, int64_t top_k)
-    : top_k_(top_k) {
+RoutingRecorder::RoutingRecorder(const std::string& directory, const RoutingOwner& owner)
+    : top_k_(owner.top_k) {
   std::error_code error;
   std::filesystem::create_directories(directory, error);
-  path_ = str_cat(directory, "/routing-", launch, "-", rank, ".bin");
-  file_.open(path_, std::ios::binary | std::ios::trunc);
+  path_ = join_path(directory, routing_file_name(owner));
+  // Of two runs that begin at the same time only one makes it.
+  const int fd = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  if (fd < 0 && errno == EEXIST) {
+    throw UsageError(str_cat("debug.routing_record: '", path_, "' is there already; run ", owner.run,
+                             " does not write over it: name another folder"));
+  }
+  if (fd >= 0) ::close(fd);
+  file_.open(path_, std::ios::binary | std::ios::app);
+  file_ << routing_first_line(owner) << std::flush;
   if (!file_) throw IoError(str_cat(path_, ": cannot be written; debug.routing_record names its directory"));
 }
 
@@ -34,6 +60,7 @@ void RoutingRecorder::begin_step(int64_t step) {
 }
 
 void RoutingRecorder::end_step() {
+  put({step_, kEndOfStep, -1, 0, 0, static_cast<int32_t>(top_k_), 0});
   file_.write(records_.data(), static_cast<std::streamsize>(records_.size()));
   file_.flush();  // a run that is killed leaves whole steps
   records_.clear();
@@ -46,14 +73,8 @@ void RoutingRecorder::record(const Batch& batch, int64_t layer, const std::vecto
     size_t end = begin + 1;
     while (end < samples.size() && samples[end] == samples[begin] && positions[end] == positions[end - 1] + 1)
       ++end;
-    const Record head{step_,
-                      static_cast<uint32_t>(layer),
-                      samples[begin],
-                      positions[begin],
-                      static_cast<int32_t>(end - begin),
-                      static_cast<int32_t>(top_k_),
-                      0};
-    records_.append(reinterpret_cast<const char*>(&head), sizeof(head));
+    put({step_, static_cast<uint32_t>(layer), samples[begin], positions[begin],
+         static_cast<int32_t>(end - begin), static_cast<int32_t>(top_k_), 0});
     for (size_t i = begin * static_cast<size_t>(top_k_); i < end * static_cast<size_t>(top_k_); ++i) {
       records_.push_back(static_cast<char>(experts[i]));
     }
@@ -67,28 +88,58 @@ void RoutingRecorder::flush() {
 }
 
 RoutingReplay::RoutingReplay(const std::string& directory, int64_t top_k) : top_k_(top_k) {
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
-    if (entry.path().extension() != ".bin") continue;
-    std::ifstream in(entry.path(), std::ios::binary);
-    Record head;
-    while (in.read(reinterpret_cast<char*>(&head), sizeof(head))) {
-      if (head.tokens < 0 || head.tokens > (1 << 24))
-        throw DataError(entry.path().string() + ": damaged routing record");
-      if (head.top_k != top_k)
-        throw DataError(
-            str_cat(entry.path().string(), ": recorded with moe.top_k ", head.top_k, ", not ", top_k));
-      Run run;
-      run.position = head.position;
-      run.experts.resize(static_cast<size_t>(head.tokens) * static_cast<size_t>(top_k));
-      if (!in.read(reinterpret_cast<char*>(run.experts.data()),
-                   static_cast<std::streamsize>(run.experts.size()))) {
-        throw DataError(entry.path().string() + ": truncated routing record");
+  const std::vector<RoutingFile> files = routing_files(directory);
+  if (files.empty()) throw DataError(directory + ": no recorded routing (debug.routing_replay)");
+  refuse_mixtures(directory, files);
+  // The last launch first: the run went on from what it computed. A step counts where every rank has finished
+  // it.
+  std::set<uint32_t> taken;
+  for (auto end = files.rbegin(); end != files.rend();) {
+    const RoutingOwner& launch = end->owner;
+    std::map<uint32_t, Runs> steps;
+    std::map<uint32_t, int> ranks;  // that have finished it
+    for (; end != files.rend() && end->owner.launch == launch.launch; ++end) {
+      for (auto& [step, runs] : read_steps(*end)) {
+        ++ranks[step];
+        for (auto& [key, of_sample] : runs) {
+          std::vector<Run>& all = steps[step][key];
+          std::move(of_sample.begin(), of_sample.end(), std::back_inserter(all));
+        }
       }
-      runs_[{head.step, head.layer, head.sample}].push_back(std::move(run));
+    }
+    for (const auto& [step, finished] : ranks) {
+      if (finished == launch.ranks && taken.insert(step).second) runs_.merge(steps[step]);
     }
   }
-  if (runs_.empty()) throw DataError(directory + ": no recorded routing (debug.routing_replay)");
+}
+
+std::map<uint32_t, RoutingReplay::Runs> RoutingReplay::read_steps(const RoutingFile& file) const {
+  const auto refuse = [&](const std::string& why) { throw DataError(str_cat(file.path, ": ", why)); };
+  if (file.owner.top_k != top_k_)
+    refuse(str_cat("recorded with moe.top_k ", file.owner.top_k, ", not ", top_k_));
+  std::ifstream in(file.path, std::ios::binary);
+  in.seekg(static_cast<std::streamoff>(file.records_at));
+  std::map<uint32_t, Runs> finished;
+  Runs runs;
+  RoutingRecord head;
+  while (in.read(reinterpret_cast<char*>(&head), sizeof(head))) {
+    if (head.tokens < 0 || head.tokens > kMostTokens || head.top_k != top_k_)
+      refuse("damaged routing record");
+    if (head.layer == kEndOfStep) {
+      if (!finished.try_emplace(head.step, std::move(runs)).second)
+        refuse(str_cat("holds step ", head.step, " twice"));
+      runs = {};
+      continue;
+    }
+    Run run;
+    run.position = head.position;
+    run.experts.resize(static_cast<size_t>(head.tokens) * static_cast<size_t>(top_k_));
+    if (!in.read(reinterpret_cast<char*>(run.experts.data()),
+                 static_cast<std::streamsize>(run.experts.size())))
+      break;
+    runs[{head.step, head.layer, head.sample}].push_back(std::move(run));
+  }
+  return finished;
 }
 
 const uint8_t* RoutingReplay::find(int64_t layer, int64_t sample, int32_t position) const {

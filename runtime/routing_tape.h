@@ -1,9 +1,9 @@
 // Recorded routing (a test mode): the expert choices of a run, so that another layout can replay them and be
 // compared over any number of steps. Without a replay, rounding would change some choices.
 //
-// One file per launch and rank, `routing-LAUNCH-RANK.bin`: records { step u32, layer u32, sample i64,
-// position i32, tokens i32, k i32, 0 i32 } followed by tokens * k bytes of expert numbers, for consecutive
-// positions of one sample. A step that a later launch repeated is in both files, with the same choices.
+// A record names the run and the launch that made it (runtime/routing_record.h). A resumed run adds to its
+// own record. A step that several launches computed is in the files of all of them; a replay takes it from
+// the last one that has all of it.
 #pragma once
 
 #include <cstdint>
@@ -13,13 +13,16 @@
 #include <tuple>
 #include <vector>
 
-#include "model/pesc_moe.h"
+#include "model/routing_tape.h"
+#include "runtime/routing_record.h"
 
 namespace pesc {
 
 class RoutingRecorder : public RoutingTape {
  public:
-  RoutingRecorder(const std::string& directory, uint64_t launch, int rank, int64_t top_k);
+  // REQUIRES: check_routing_folder() has accepted the folder for this run. Throws UsageError when a record of
+  // this launch and rank exists already; IoError.
+  RoutingRecorder(const std::string& directory, const RoutingOwner& owner);
   // Starts the records of a step. Drops records since the last begin_step without end_step, so that a
   // recomputed step is recorded once.
   void begin_step(int64_t step);
@@ -31,6 +34,8 @@ class RoutingRecorder : public RoutingTape {
   void flush();
 
  private:
+  void put(const RoutingRecord& head) { records_.append(reinterpret_cast<const char*>(&head), sizeof(head)); }
+
   std::string path_;
   std::ofstream file_;
   std::string records_;  // since begin_step
@@ -40,7 +45,8 @@ class RoutingRecorder : public RoutingTape {
 
 class RoutingReplay : public RoutingTape {
  public:
-  // Reads every routing-*.bin of the directory. Throws DataError for a damaged one or another k.
+  // Reads every routing-*.bin of the directory. Throws DataError, naming the files, for a damaged one,
+  // another k, and files of several runs, or of one launch with different numbers of ranks.
   RoutingReplay(const std::string& directory, int64_t top_k);
   void set_step(int64_t step) { step_ = static_cast<uint32_t>(step); }
   // Throws DataError when a token of this rank's batches was not recorded in the step, or with an expert that
@@ -57,10 +63,13 @@ class RoutingReplay : public RoutingTape {
     int32_t position = 0;
     std::vector<uint8_t> experts;
   };
+  using Runs = std::map<Key, std::vector<Run>>;
+  // The steps of a file that were finished, by step.
+  [[nodiscard]] std::map<uint32_t, Runs> read_steps(const RoutingFile& file) const;
   // The k experts of a token in this step; null: not recorded.
   [[nodiscard]] const uint8_t* find(int64_t layer, int64_t sample, int32_t position) const;
 
-  std::map<Key, std::vector<Run>> runs_;
+  Runs runs_;
   int64_t top_k_;
   uint32_t step_ = 0;
 };

@@ -14,19 +14,8 @@
 namespace pesc {
 namespace {
 
-constexpr const char* kTokenizerPart = "+tokenizer:";
-
 std::string layout_text(int world, int tp, int ep) {
   return str_cat(world, world == 1 ? " rank" : " ranks", " (tp ", tp, ", ep ", ep, ")");
-}
-
-// The part of base_digest() that is the tokenizer's; empty where there is none.
-std::string tokenizer_part(const std::string& digest) {
-  const size_t at = digest.find(kTokenizerPart);
-  return at == std::string::npos ? "" : digest.substr(at + std::string(kTokenizerPart).size());
-}
-std::string weights_part(const std::string& digest) {
-  return digest.substr(0, digest.find(kTokenizerPart));
 }
 
 void check_tokenizer(const Job& job, const LoadedCheckpoint& c, const std::string& digest) {
@@ -100,9 +89,10 @@ std::string template_digest(const Tokenizer& tokenizer) {
   return text;
 }
 
-CheckpointNotes check_same_run(const Job& job, const LoadedCheckpoint& checkpoint, const std::string& digest,
+CheckpointNotes check_same_run(const Job& job, const LoadedCheckpoint& checkpoint, const BaseDigest& base,
                                CheckpointUse use) {
   const CheckpointState& s = checkpoint.state;
+  const std::string& digest = base.to_compare(s.base_digest);
   CheckpointNotes notes;
   check_tokenizer(job, checkpoint, digest);
   notes.information = check_base(s, job.config.model.path, digest);

@@ -4,6 +4,7 @@
 #include <map>
 #include <string>
 
+#include "runtime/base_digest.h"
 #include "runtime/checkpoint/checkpoint.h"
 #include "runtime/config/same_run.h"
 #include "runtime/job.h"
@@ -22,13 +23,13 @@ inline constexpr const char* kTemplateDigest = "template_digest";
 [[nodiscard]] std::string template_digest(const Tokenizer& tokenizer);
 
 // Compares the run that saved the checkpoint with this one: base model, tokenizer and template, then the
-// configuration (see runtime/config/same_run.h), then versions and layout. `digest`: base_digest(). Throws
-// UsageError naming each field that must not differ with both values, DataError for another base model.
-// Returns what is to be said once: another path, and in one line all that changes rounding.
+// configuration (see runtime/config/same_run.h), then versions and layout. `digest`: base_digest() (of either
+// form). Throws UsageError naming each field that must not differ with both values, DataError for another
+// base model. Returns what is to be said once: another path, and in one line all that changes rounding.
 struct CheckpointNotes {
   std::string information, warning;  // empty: nothing to say
 };
 [[nodiscard]] CheckpointNotes check_same_run(const Job& job, const LoadedCheckpoint& checkpoint,
-                                             const std::string& digest, CheckpointUse use);
+                                             const BaseDigest& digest, CheckpointUse use);
 
 }  // namespace pesc

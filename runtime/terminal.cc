@@ -5,13 +5,10 @@
 #include <unistd.h>
 
 #include <array>
-#include <cstdio>
 #include <fstream>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "runtime/data/utf8.h"
 
 namespace pesc {
 namespace {
@@ -54,14 +51,6 @@ bool is_terminal(const std::string& path) {
   return yes;
 }
 
-// Bytes of the character that begins at `at`; 0 where none does.
-size_t utf8_length(std::string_view text, size_t at) {
-  const auto lead = static_cast<unsigned char>(text[at]);
-  const size_t length = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
-  const std::string_view character = text.substr(at, length);
-  return character.size() == length && valid_utf8_prefix(character) == length ? length : 0;
-}
-
 }  // namespace
 
 bool writes_to_terminal() {
@@ -75,27 +64,6 @@ bool writes_to_terminal() {
     if (changes_output(word)) return false;
   }
   return is_terminal(parent + "/fd/2");
-}
-
-std::string terminal_text(std::string_view text, Keep keep) {
-  std::string out;
-  for (size_t at = 0; at < text.size();) {
-    const auto byte = static_cast<unsigned char>(text[at]);
-    const size_t length = utf8_length(text, at);
-    // U+0080 to U+009F are control characters too.
-    const bool second_page = length == 2 && byte == 0xc2 && static_cast<unsigned char>(text[at + 1]) < 0xa0;
-    const bool kept = keep == Keep::kLines && (byte == '\n' || byte == '\t');
-    if (length > 0 && !second_page && (kept || (byte >= 0x20 && byte != 0x7f))) {
-      out += text.substr(at, length);
-      at += length;
-      continue;
-    }
-    char escaped[8];
-    std::snprintf(escaped, sizeof(escaped), "\\x%02x", byte);
-    out += escaped;
-    ++at;
-  }
-  return out;
 }
 
 }  // namespace pesc

@@ -40,25 +40,25 @@ bool preemption_was_requested() {
 Trainer::Trainer(Job& job, RankWatch& watch, uint64_t generation)
     : job_(job), watch_(watch), spikes_(job.config.train.loss_spike_ratio), generation_(generation) {
   terminal_ = writes_to_terminal();
+  try {
+    prepare();
+  } catch (...) {
+    if (lock_ != nullptr && !claimed_) {
+      for (const std::string& line : lock_->take_back()) LOG(WARNING) << line;
+    }
+    throw;
+  }
+}
+
+void Trainer::prepare() {
   prepare_run_directory();  // first: a directory that is taken or not ours ends the run before any work
   load_data();
-  decoder_ = make_training_decoder(job, job.config.train.micro_batch, job.config.train.seq_len);
-  training_step_ = std::make_unique<TrainingStep>(job, *decoder_, train_->tags());
-  digest_ = base_digest(job);
-  job.base.reset();  // its mapped pages would stay resident beside the arenas
+  decoder_ = make_training_decoder(job_, job_.config.train.micro_batch, job_.config.train.seq_len);
+  training_step_ = std::make_unique<TrainingStep>(job_, *decoder_, train_->tags());
+  digest_ = base_digest(job_);
+  job_.base.reset();  // its mapped pages would stay resident beside the arenas
   resume();
-  together(job.ranks->world(), [&] { store_->reserve(job.device, trained_tensors(*decoder_, true)); });
-  const ExperimentConfig& c = job.config;
-  if (c.pesc.mode == TrainMode::kPesc) {
-    together(job.ranks->world(), [&] {
-      if (!c.routing_record.empty()) {
-        recorder_ = std::make_unique<RoutingRecorder>(c.routing_record, generation_, job.mesh().rank(),
-                                                      c.pesc.moe.top_k);
-      }
-      if (!c.routing_replay.empty())
-        replay_ = std::make_unique<RoutingReplay>(c.routing_replay, c.pesc.moe.top_k);
-    });
-  }
+  together(job_.ranks->world(), [&] { store_->reserve(job_.device, trained_tensors(*decoder_, true)); });
   measure_gemm_rate();
 }
 
@@ -79,16 +79,12 @@ void Trainer::prepare_run_directory() {
   });
   const auto mine = static_cast<int64_t>(generation_);
   generation_ = static_cast<uint64_t>(world.host_all_gather(std::span(&mine, 1)).front());
-  together(world, [&] { watch_.report_to(c.run_dir, generation_, c.faults); });
   CheckpointOptions options;
   options.keep = static_cast<int>(c.checkpoint.keep);
   options.keep_every = c.checkpoint.keep_every;
   options.still_ours = [this] { return still_ours(); };
   store_ = std::make_unique<CheckpointStore>(posix_filesystem(), c.run_dir, options);
   saver_ = std::make_unique<AsyncSaver>(*store_);
-  if (job_.first()) {
-    for (const std::string& line : store_->clean_leftovers(generation_)) LOG(WARNING) << line;
-  }
 }
 
 // Asked on rank 0. Under a supervisor, which holds the lock, a newer launch's number says that it is not.
@@ -143,12 +139,18 @@ void Trainer::resume() {
     cursor_ = s.cursor;
     set_length();
     started_save_ = committed_step_ = s.step;
+    resume_evaluation(s);
     if (job_.first()) LOG(INFO) << "resumed from " << found.checkpoint->directory << " at step " << step_;
   }
+  const LoadedCheckpoint* resumed = found.checkpoint ? &*found.checkpoint : nullptr;
+  const RoutingOwner owner = check_routing(resumed);
+  together(world, [&] { watch_.report_to(c.run_dir, generation_, c.faults); });
+  // Only now is it sure that this configuration may go on with the run.
+  claimed_ = true;
   together(world, [&] {
     if (!job_.first()) return;
-    // Only now is it sure that this configuration may go on with the run.
-    const std::string note = store_->claim(found.checkpoint ? &*found.checkpoint : nullptr, generation_);
+    for (const std::string& line : store_->clean_leftovers(generation_)) LOG(WARNING) << line;
+    const std::string note = store_->claim(resumed, generation_);
     if (!note.empty()) LOG(WARNING) << note;
     AtomicFile resolved(c.run_dir + "/experiment.textproto");
     resolved.write(c.text);
@@ -156,8 +158,35 @@ void Trainer::resume() {
     metrics_ = std::make_unique<MetricsLog>(c.run_dir + "/metrics.jsonl", generation_);
     metrics_->write({{"kind", "launch"}, {"step", step_}, {"ranks", world.size()}});
   });
+  if (!owner.run.empty()) {
+    together(world, [&] { recorder_ = std::make_unique<RoutingRecorder>(c.routing_record, owner); });
+  }
   watch_.enter(Section::kSetup, step_);
   watch_.faults().reach(Section::kSetup, step_);
+}
+
+// Whose record debug.routing_record is; nobody's where nothing is recorded. Reads what is to be replayed.
+RoutingOwner Trainer::check_routing(const LoadedCheckpoint* resumed) {
+  Communicator& world = job_.ranks->world();
+  const ExperimentConfig& c = job_.config;
+  RoutingOwner owner;
+  if (c.pesc.mode != TrainMode::kPesc) return owner;
+  if (!c.routing_replay.empty()) {
+    together(world, [&] { replay_ = std::make_unique<RoutingReplay>(c.routing_replay, c.pesc.moe.top_k); });
+  }
+  if (c.routing_record.empty()) return owner;
+  std::string run;
+  together(world, [&] {
+    if (!job_.first()) return;
+    run = store_->identify(resumed, generation_).id;
+    check_routing_folder(c.routing_record, run);
+  });
+  owner.run = world.host_all_gather(run).front();
+  owner.launch = generation_;
+  owner.rank = world.rank();
+  owner.ranks = world.size();
+  owner.top_k = c.pesc.moe.top_k;
+  return owner;
 }
 
 void Trainer::measure_gemm_rate() {
@@ -237,12 +266,13 @@ CheckpointState Trainer::state() const {
   s.seed = job_.config.train.seed;
   s.config_text = job_.config.text;
   s.base_path = job_.config.model.path;
-  s.base_digest = digest_;
+  s.base_digest = digest_.value;
   s.versions = run_versions(job_);
   s.extra[kTemplateDigest] = template_digest(*job_.tokenizer);
   s.extra[kRecentLosses] = spikes_.save();
   s.extra[kTrainingRows] = rows_;
   s.extra[kUpdates] = updates_.save();
+  if (evaluation_due_) s.extra[kEvaluationDue] = "1";
   int rank = 0;
   for (const std::string& mine : job_.ranks->world().host_all_gather(gemm_choices(decoder_->stream())))
     s.extra[kGemmChoices + std::to_string(rank++)] = mine;
@@ -282,8 +312,13 @@ TrainResult Trainer::run() {
 }
 
 TrainResult Trainer::run_steps() {
-  const TrainSection& t = job_.config.train;
   TrainResult result;
+  if (evaluation_due_) {
+    evaluate_and_log();
+    result.evaluated = !evaluation_due_;
+    result.preempted = preempt_agreed_;
+    if (preempt_agreed_) return result;  // the step is saved already
+  }
   bool broken = false;  // the last step's loss says that the weights may be
   while (step_ < steps_) {
     watch_.enter(Section::kStep, step_);
@@ -295,16 +330,12 @@ TrainResult Trainer::run_steps() {
     if (++result.ran == 1 && job_.first() && job_.device.kind == DeviceKind::kCuda)
       LOG(INFO) << "attention of the first step: " << attention_library(decoder_->stream());
     poll_save();
-    if (eval_ != nullptr && t.eval_every > 0 && step_ % t.eval_every == 0) {
-      watch_.enter(Section::kEval, step_);
-      watch_.faults().reach(Section::kEval, step_);
-      evaluate_and_log();
-    }
+    if (evaluates_at(step_)) evaluate_and_log();
     const int64_t every = job_.config.checkpoint.every_steps;
     save_due_ |= every > 0 && step_ % every == 0;
     if (save_due_ && worth_saving(m)) start_save(LastSave::kNo);
     if (preempt_agreed_) {
-      result.preempted = step_ < steps_;
+      result.preempted = step_ < steps_ || (evaluation_due_ && !broken);
       break;
     }
   }

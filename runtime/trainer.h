@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/base_digest.h"
 #include "runtime/checkpoint/async_saver.h"
 #include "runtime/checkpoint/run_lock.h"
 #include "runtime/checkpoint/store.h"
@@ -27,14 +28,18 @@
 
 namespace pesc {
 
+// A key of a checkpoint's `extra`: the evaluation at its step was skipped because the run was told to stop.
+inline constexpr const char* kEvaluationDue = "evaluation_due";
+
 // Asks the training loop to save and stop at the next step boundary. Async-signal-safe.
 void request_preemption();
 [[nodiscard]] bool preemption_was_requested();  // of this process
 
 struct TrainResult {
-  int64_t steps = 0;  // done in all
-  int64_t ran = 0;    // in this launch
-  bool preempted = false;
+  int64_t steps = 0;       // done in all
+  int64_t ran = 0;         // in this launch
+  bool preempted = false;  // steps are left, or the evaluation of the last one
+  bool evaluated = false;  // first of all, what the launch before had left out
   double loss = 0;
   double seconds = 0;
 };
@@ -59,8 +64,10 @@ class Trainer {
   void check_length(const CheckpointState& saved) const;
   void check_rows_alike();
   void check_same_rows(const CheckpointState& saved) const;
+  void prepare();
   void prepare_run_directory();
   void resume();
+  [[nodiscard]] RoutingOwner check_routing(const LoadedCheckpoint* resumed);
   void measure_gemm_rate();
   StepMetrics train_step();
   [[nodiscard]] Update guard(const StepMetrics& m, int retries) const;
@@ -71,7 +78,9 @@ class Trainer {
   [[nodiscard]] std::string where_to_look(const std::string& rows) const;
   [[nodiscard]] std::string last_good() const;
   [[nodiscard]] bool still_ours() const noexcept;
+  [[nodiscard]] bool evaluates_at(int64_t step) const;
   void evaluate_and_log();
+  void resume_evaluation(const CheckpointState& saved);
   // Saving goes on behind the steps that follow; one save at a time.
   enum class Patience { kPoll, kWait };
   enum class LastSave { kNo, kYes };
@@ -98,8 +107,8 @@ class Trainer {
   LossSpikes spikes_;
   UpdateCount updates_;
   LearningRate lr_;
-  std::string digest_;  // of the base
-  std::string rows_;    // row_record() of train_
+  BaseDigest digest_;
+  std::string rows_;  // row_record() of train_
   uint64_t generation_ = 0;
   int64_t steps_ = 0;            // of the whole run
   int64_t step_ = 0;             // done
@@ -109,8 +118,10 @@ class Trainer {
   int64_t committed_step_ = -1;  // of the newest checkpoint that stands
   double gemm_rate_ = 0;         // FLOP/s of all ranks together
   double mean_seconds_ = 0;
+  bool claimed_ = false;  // no longer refused: the run directory is this launch's
   bool preempt_agreed_ = false;
   bool save_due_ = false;
+  bool evaluation_due_ = false;  // at step_, where a request to stop has left it out
   bool terminal_ = false;
 };
 

@@ -21,6 +21,12 @@ void Trainer::load_data() {
   check_rows_alike();
   log_data(job_, "training data", *train_);
   if (eval_) log_data(job_, "held-out data", *eval_);
+  if (eval_ && c.train.eval_every > 0 && job_.first()) {
+    std::vector<int64_t> sizes;
+    for (const DatasetContent& file : eval_->content()) sizes.push_back(file.rows);
+    if (const std::string text = beyond_all_rows(sizes, c.train.eval_rows); !text.empty())
+      LOG(WARNING) << text;
+  }
   set_length();
   tell_length();
 }

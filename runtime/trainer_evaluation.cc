@@ -2,21 +2,33 @@
 #include <glog/logging.h>
 
 #include <cstdio>
+#include <span>
 
 #include "runtime/evaluation.h"
-#include "runtime/terminal.h"
+#include "runtime/metrics.h"
+#include "runtime/text/printable.h"
 #include "runtime/trainer.h"
 
 namespace pesc {
 
-// A request to stop ends the evaluation between two batches, on all ranks; the step is then saved without
-// this record.
+bool Trainer::evaluates_at(int64_t step) const {
+  const int64_t every = job_.config.train.eval_every;
+  return eval_ != nullptr && every > 0 && step > 0 && step % every == 0;
+}
+
+// A request to stop ends the evaluation between two batches, on all ranks. The step is then saved without
+// this record, and the checkpoint says so: a run that resumes from it evaluates first.
 void Trainer::evaluate_and_log() {
+  watch_.enter(Section::kEval, step_);
+  watch_.faults().reach(Section::kEval, step_);
   const auto losses = held_out_loss(job_, *decoder_, *eval_, job_.config.train.micro_batch,
                                     job_.config.train.eval_rows, preemption_was_requested);
+  evaluation_due_ = !losses;
   if (!losses) {
     preempt_agreed_ = true;
-    if (job_.first()) LOG(INFO) << "asked to stop: the evaluation at step " << step_ << " is left out";
+    if (job_.first())
+      LOG(INFO) << "asked to stop: the evaluation at step " << step_
+                << " is left out; the run makes up for it when it is started again";
     return;
   }
   if (!job_.first()) return;
@@ -29,11 +41,23 @@ void Trainer::evaluate_and_log() {
   for (const auto& [tag, h] : losses->tags) {
     record["held_out_loss"][tag] = h.loss;
     std::snprintf(part, sizeof(part), " %.4f", h.loss);
-    text += str_cat("  ", terminal_text(tag), part);
+    text += str_cat("  ", printable(tag, kUncut), part);
   }
   metrics_->write(record);
   std::fprintf(stderr, "%sheld-out loss at step %lld:%s\n", terminal_ ? "\r\033[K" : "",
                static_cast<long long>(step_), text.c_str());
+}
+
+// The checkpoint still says so when a launch has made up for it: the records know.
+void Trainer::resume_evaluation(const CheckpointState& saved) {
+  const auto due = saved.extra.find(kEvaluationDue);
+  if (due == saved.extra.end() || !evaluates_at(saved.step)) return;
+  bool done = false;
+  together(job_.ranks->world(), [&] {
+    if (job_.first()) done = has_evaluation(job_.config.run_dir + "/metrics.jsonl", saved.step);
+  });
+  const int64_t mine = done ? 1 : 0;
+  evaluation_due_ = job_.ranks->world().host_all_gather(std::span(&mine, 1)).front() == 0;
 }
 
 }  // namespace pesc

@@ -2,7 +2,7 @@
 
 #include "ops/gemm.h"
 #include "parallel/gpu_world.h"
-#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_session.h"
 
 namespace pesc {
 

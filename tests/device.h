@@ -7,7 +7,7 @@
 #include <string_view>
 
 #include "parallel/gpu_world.h"
-#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_session.h"
 
 namespace pesc {
 

@@ -21,7 +21,7 @@
 #include <utility>
 #include <vector>
 
-#include "model/pesc_moe.h"
+#include "model/routing_tape.h"
 
 namespace pesc {
 

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "model/decoder.h"
+#include "runtime/decoder_options.h"
 #include "runtime/hf/hf_folder.h"
 #include "runtime/optimizer.h"
 #include "runtime/ranks.h"
@@ -98,14 +99,14 @@ class Check {
   [[nodiscard]] Communicator& world() const { return ranks_.world(); }
 
   std::unique_ptr<Decoder> make(const PescConfig& pesc, DType compute) {
-    DecoderOptions o;
-    o.device = device_;
-    o.capacity.max_tokens = split_range(case_.batch, mesh().dp(), 0).size() * case_.seq;
-    o.capacity.max_sequence = case_.seq;
-    o.capacity.exchange_headroom = headroom_;
-    o.capacity.exchange_chunks = chunks_;
-    o.max_positions = case_.seq;
-    o.compute = compute;
+    ExperimentConfig c;
+    c.pesc = pesc;
+    c.train.compute = compute;
+    c.parallel.exchange_headroom = headroom_;
+    c.parallel.exchange_chunks = chunks_;
+    c.parallel.overlap = Overlap::kOn;
+    const DecoderOptions o =
+        decoder_options(c, mesh(), device_, {Purpose::kTraining, case_.batch, case_.seq, 0});
     std::unique_ptr<Decoder> d;
     together(world(), [&] {
       d = std::make_unique<Decoder>(case_.model, pesc, mesh(), ranks_.groups(), o);

@@ -1,7 +1,11 @@
 #include "ops/core/device.h"
 
+#include <algorithm>
 #include <cstring>
 #include <new>
+
+#include "ops/core/bf16.h"
+#include "ops/core/check.h"
 
 namespace pesc {
 namespace {
@@ -149,6 +153,15 @@ void HostCopies::wait() {
 void copy_to_host(Stream& stream, const Tensor& from, void* to) {
   if (stream.on_cuda()) return cuda::copy_to_host(stream.queue(), from, to);
   copy_rows(from, to);
+}
+
+void copy_to_host(Stream& stream, const Tensor& from, std::vector<float>& to) {
+  PESC_CHECK(from.dtype == DType::kF32 || from.dtype == DType::kBF16, dtype_name(from.dtype), " as float32");
+  to.resize(static_cast<size_t>(from.size()));
+  if (from.dtype == DType::kF32) return copy_to_host(stream, from, to.data());
+  std::vector<uint16_t> narrow(to.size());
+  copy_to_host(stream, from, narrow.data());
+  std::transform(narrow.begin(), narrow.end(), to.begin(), bf16_to_f32);
 }
 
 void copy_from_host(Stream& stream, const void* from, const Tensor& to) {

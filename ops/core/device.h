@@ -122,6 +122,8 @@ class HostCopies {
 // Waits for the work enqueued on `stream`, copies, and returns when `to` is filled. The rows of `to` are
 // packed.
 void copy_to_host(Stream& stream, const Tensor& from, void* to);
+// The same for an F32 or BF16 tensor, converted to float32; `to` is resized.
+void copy_to_host(Stream& stream, const Tensor& from, std::vector<float>& to);
 // `from` (packed rows) may be overwritten as soon as the call returns. The copy is ordered on `stream` and
 // may not be complete yet: another stream that reads `to` must first wait for `stream`.
 void copy_from_host(Stream& stream, const void* from, const Tensor& to);

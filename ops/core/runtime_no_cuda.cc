@@ -1,24 +1,8 @@
 // A build without CUDA: see ops/core/cuda.h.
 #include "ops/core/cuda.h"
-#include "ops/cuda_ops.h"
+#include "ops/core/no_cuda.h"
 
-namespace pesc {
-namespace {
-
-[[noreturn]] void refuse() {
-  throw UsageError(
-      "parallel.device: CUDA: this pesc was built without CUDA; install the CUDA toolkit, configure again "
-      "(CMake says "
-      "whether it found nvcc) and build, or set parallel.device: CPU");
-}
-
-}  // namespace
-
-const CudaOps& cuda_ops() {
-  refuse();
-}
-
-namespace cuda {
+namespace pesc::cuda {
 
 bool built() {
   return false;
@@ -103,5 +87,4 @@ void upload(Queue&, const void*, void*, int64_t) {
   refuse();
 }
 
-}  // namespace cuda
-}  // namespace pesc
+}  // namespace pesc::cuda

@@ -13,6 +13,7 @@
 #include "ops/core/check.h"
 #include "runtime/checkpoint/run_identity.h"
 #include "runtime/filesystem/filesystem.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -104,12 +105,12 @@ HeldFile::HeldFile(std::string path, const std::string& what)
     Owner owner;
     const bool known = parse(text, owner);
     if (!known || !is_gone(owner)) {
-      throw UsageError(str_cat(
-          what, " is in use by ",
-          known ? str_cat("pid ", owner.pid, " on host ", printable_name(owner.host)) : "another process",
-          "; wait for it, stop it, or give another directory. This file system has no locks: if that "
-          "process is gone, remove '",
-          path_, "'"));
+      throw UsageError(
+          str_cat(what, " is in use by ",
+                  known ? str_cat("pid ", owner.pid, " on host ", printable(owner.host)) : "another process",
+                  "; wait for it, stop it, or give another directory. This file system has no locks: if that "
+                  "process is gone, remove '",
+                  path_, "'"));
     }
     // Of two that see this, one moves the file away; the other must not move away the one's new file.
     const std::string aside = str_cat(path_, ".gone.", ::getpid());

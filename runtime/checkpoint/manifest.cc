@@ -13,6 +13,7 @@
 
 #include "ops/core/check.h"
 #include "runtime/filesystem/file_kind.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -46,10 +47,7 @@ class Validator {
     if (!holds) throw DataError(str_cat(where_, ": ", parts...));
   }
   static std::string label(const proto::ManifestTensor& tensor) {
-    std::string name = tensor.name().substr(0, 200);
-    for (char& c : name)
-      if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
-    return str_cat("tensor '", name, "' (", kind_name(tensor.kind()), ")");
+    return str_cat("tensor ", in_quotes(tensor.name()), " (", kind_name(tensor.kind()), ")");
   }
 
   void check_files() const {

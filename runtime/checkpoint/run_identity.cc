@@ -7,6 +7,7 @@
 #include "ops/core/check.h"
 #include "runtime/checkpoint/manifest.h"
 #include "runtime/checkpoint/store.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -43,7 +44,7 @@ bool alike(const proto::Manifest& a, const proto::Manifest& b) {
 
 RunIdentity parse_run_identity(const std::string& text, const std::string& where) {
   const auto damaged = [&](const std::string& line) {
-    return DataError(str_cat("'", where, "' is damaged (line '", printable_name(line.substr(0, 80)),
+    return DataError(str_cat("'", where, "' is damaged (line '", printable(line.substr(0, 80)),
                              "'): remove it, and the run gets a new one from its newest checkpoint"));
   };
   RunIdentity run;
@@ -147,21 +148,6 @@ bool looks_like_checkpoint_name(const std::string& name) {
   return !side || !all_digits(rest.substr(5));
 }
 
-std::string printable_name(const std::string& name) {
-  std::string out;
-  for (const char c : name) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte >= 0x20 && byte < 0x7f) {
-      out += c;
-    } else {
-      char escaped[8];
-      std::snprintf(escaped, sizeof(escaped), "\\x%02x", byte);
-      out += escaped;
-    }
-  }
-  return out;
-}
-
 void remove_checkpoint_folder(FileSystem& files, const std::string& path) {
   const FileKind kind = files.kind(path);
   if (kind == FileKind::kNone) return;
@@ -169,7 +155,7 @@ void remove_checkpoint_folder(FileSystem& files, const std::string& path) {
     throw IoError(str_cat("'", path, "' stays: it is not a folder that pesc has made"));
   if (const std::string name = foreign_name(files, path); !name.empty())
     throw IoError(
-        str_cat("'", path, "' stays: it holds '", printable_name(name), "', which pesc has not written"));
+        str_cat("'", path, "' stays: it holds '", printable(name), "', which pesc has not written"));
   files.remove_all(path);
 }
 

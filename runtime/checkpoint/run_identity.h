@@ -52,9 +52,6 @@ void write_run_identity(FileSystem& files, const std::string& run_dir, const Run
 // "step-5-copy".
 [[nodiscard]] bool looks_like_checkpoint_name(const std::string& name);
 
-// A file's name for a message: what could drive a terminal is escaped.
-[[nodiscard]] std::string printable_name(const std::string& name);
-
 // Removes a folder that holds nothing but files of a checkpoint. Throws IoError, and then nothing is removed,
 // when it is no folder or holds anything else: that is the user's.
 void remove_checkpoint_folder(FileSystem& files, const std::string& path);

@@ -23,9 +23,6 @@
 namespace pesc {
 namespace {
 
-constexpr const char* kLock = "pesc.lock";
-constexpr const char* kGeneration = "pesc.generation";
-
 // A directory stands after a power cut once the one above it is synced; so all that have to be made. One that
 // may not be read cannot be opened to sync it.
 void make_directories(const std::string& run_dir) {
@@ -44,7 +41,7 @@ void make_directories(const std::string& run_dir) {
 void refuse_a_strangers_directory(const std::string& run_dir) {
   const auto names = posix_filesystem().list(run_dir);
   const bool ours = std::any_of(names.begin(), names.end(), [](const std::string& name) {
-    return name == kLock || name == kGeneration || step_of_directory(name).has_value();
+    return name == kLockFile || name == kGenerationFile || step_of_directory(name).has_value();
   });
   if (!names.empty() && !ours)
     throw UsageError(str_cat("'", run_dir, "' is not a run directory of ours: it is not empty (it has '",
@@ -68,7 +65,7 @@ void write_file(int fd, const std::string& path, const std::string& text) {
 
 void write_generation(const std::string& run_dir, uint64_t generation) {
   FileSystem& files = posix_filesystem();
-  const std::string path = join_path(run_dir, kGeneration);
+  const std::string path = join_path(run_dir, kGenerationFile);
   const std::string text = str_cat(generation, '\n');
   const auto file = files.create_file(path + ".new");
   file->append(std::as_bytes(std::span(text)));
@@ -114,20 +111,39 @@ void RunLock::lock(const std::string& path, const LockCalls& calls) {
 }
 
 RunLock RunLock::acquire(const std::string& run_dir, const LockCalls& calls) {
-  make_directories(run_dir);
-  refuse_a_strangers_directory(run_dir);
+  const std::string path = join_path(run_dir, kLockFile);
+  for (int tries = 0; tries < 10; ++tries) {
+    auto before = std::make_unique<FolderBefore>(run_dir);
+    make_directories(run_dir);
+    refuse_a_strangers_directory(run_dir);
+    // Not inherited by the ranks: the lock goes when its holder dies, whoever else lives on.
+    const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+    if (fd < 0) throw io_error("open", path, errno);
+    RunLock lock(run_dir, fd);
+    lock.lock(path, calls);
+    if (!lock.is_in_place()) continue;  // a start that was refused has just removed it
+    lock.before_ = std::move(before);
+    try {
+      lock.before_->read();
+      const uint64_t generation = current_generation(run_dir);
+      char host[256] = {};
+      if (::gethostname(host, sizeof host - 1) != 0) host[0] = '?';
+      write_file(fd, path, str_cat("pid ", ::getpid(), " on host ", host, '\n'));
+      lock.generation_ = generation;
+      lock.next_generation();
+      lock.generation_at_start_ = lock.generation_;
+    } catch (const Error&) {
+      static_cast<void>(lock.before_->put_back());
+      throw;
+    }
+    return lock;
+  }
+  throw UsageError(str_cat("run directory '", run_dir, "' is being taken by another process; try again"));
+}
 
-  const std::string path = join_path(run_dir, kLock);
-  // Not inherited by the ranks: the lock goes when its holder dies, whoever else lives on.
-  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
-  if (fd < 0) throw io_error("open", path, errno);
-  RunLock lock(run_dir, fd);
-  lock.lock(path, calls);
-  char host[256] = {};
-  if (::gethostname(host, sizeof host - 1) != 0) host[0] = '?';
-  write_file(fd, path, str_cat("pid ", ::getpid(), " on host ", host, '\n'));
-  lock.next_generation();
-  return lock;
+std::vector<std::string> RunLock::take_back() noexcept {
+  if (before_ == nullptr || !still_ours()) return {};
+  return std::exchange(before_, nullptr)->put_back();
 }
 
 void RunLock::next_generation() {
@@ -137,7 +153,7 @@ void RunLock::next_generation() {
 
 uint64_t RunLock::current_generation(const std::string& run_dir) {
   FileSystem& files = posix_filesystem();
-  const std::string path = join_path(run_dir, kGeneration);
+  const std::string path = join_path(run_dir, kGenerationFile);
   if (!files.exists(path)) return 0;
   std::string text = files.read_all(path, 64);
   if (!text.empty() && text.back() == '\n') text.pop_back();
@@ -152,20 +168,25 @@ RunLock::RunLock(RunLock&& other) noexcept
     : run_dir_(std::move(other.run_dir_)),
       fd_(std::exchange(other.fd_, -1)),
       held_(std::move(other.held_)),
-      generation_(other.generation_) {}
+      before_(std::move(other.before_)),
+      generation_(other.generation_),
+      generation_at_start_(other.generation_at_start_) {}
 
 RunLock::~RunLock() {
   if (fd_ >= 0) ::close(fd_);
 }
 
+bool RunLock::is_in_place() const noexcept {
+  struct stat held {
+  }, named{};
+  if (fd_ < 0 || ::fstat(fd_, &held) != 0 || ::stat(join_path(run_dir_, kLockFile).c_str(), &named) != 0)
+    return false;
+  return held.st_ino == named.st_ino && held.st_dev == named.st_dev;
+}
+
 bool RunLock::still_ours() const noexcept {
   try {
-    struct stat held {
-    }, named{};
-    if (fd_ < 0 || ::fstat(fd_, &held) != 0 || ::stat(join_path(run_dir_, kLock).c_str(), &named) != 0)
-      return false;
-    return held.st_ino == named.st_ino && held.st_dev == named.st_dev &&
-           current_generation(run_dir_) == generation_;
+    return is_in_place() && current_generation(run_dir_) == generation_;
   } catch (const std::exception&) {
     return false;
   }

@@ -10,7 +10,9 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "runtime/checkpoint/folder_before.h"
 #include "runtime/checkpoint/held_file.h"
 
 namespace pesc {
@@ -25,9 +27,9 @@ struct LockCalls {
 
 class RunLock {
  public:
-  // Makes the directory if it is not there. Throws UsageError when another process holds it (naming its pid
-  // and host) or when it is not empty and not a run directory of ours, IoError when it cannot be read or
-  // written, DataError when the generation file is damaged.
+  // Makes the directory if it is not there; where it throws, everything is as before. Throws UsageError when
+  // another process holds it (naming its pid and host) or when it is not empty and not a run directory of
+  // ours, IoError when it cannot be read or written, DataError when the generation file is damaged.
   [[nodiscard]] static RunLock acquire(const std::string& run_dir,
                                        const LockCalls& calls = system_lock_calls());
   // The number of the newest launch; 0 when there has been none. IoError, DataError.
@@ -40,6 +42,12 @@ class RunLock {
   ~RunLock();
 
   [[nodiscard]] uint64_t generation() const { return generation_; }
+  // The start is refused, and nothing of it runs any more: the directory is as it was before acquire(), but
+  // for what is not a launch's (runtime/checkpoint/folder_before.h). Lines of what could not be put back.
+  // Nothing is done where another launch has the directory by now.
+  [[nodiscard]] std::vector<std::string> take_back() noexcept;
+  // Whether there had been a launch in the directory before.
+  [[nodiscard]] bool was_in_use() const { return generation_at_start_ > 1; }
   // A new number under the same lock, for ranks that are started again. IoError, DataError.
   void next_generation();
   // False when another launch has taken the directory (the lock file replaced or a newer generation), or when
@@ -47,12 +55,15 @@ class RunLock {
   [[nodiscard]] bool still_ours() const noexcept;
 
  private:
+  [[nodiscard]] bool is_in_place() const noexcept;
   void lock(const std::string& path, const LockCalls& calls);
   RunLock(std::string run_dir, int fd) : run_dir_(std::move(run_dir)), fd_(fd) {}
   std::string run_dir_;
   int fd_ = -1;
   std::unique_ptr<HeldFile> held_;  // where nothing else locks
+  std::unique_ptr<FolderBefore> before_;
   uint64_t generation_ = 0;
+  uint64_t generation_at_start_ = 0;
 };
 
 }  // namespace pesc

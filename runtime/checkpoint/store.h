@@ -130,6 +130,10 @@ class CheckpointStore {
   // disk.
   [[nodiscard]] Discovery find_newest(Communicator& world);
 
+  // Local; rank 0 calls it after find_newest(). The run that goes on from `resumed` (null: from nothing): as
+  // the run directory names it, else a new one, which claim() writes down.
+  [[nodiscard]] const RunIdentity& identify(const LoadedCheckpoint* resumed, uint64_t generation);
+
   // Local; rank 0 calls it after find_newest(), before the first save, with what is resumed from (null:
   // nothing). Gives the run directory an identity where it has none. Returns a line for the log, or nothing.
   // IoError.
@@ -158,6 +162,7 @@ class CheckpointStore {
   std::shared_ptr<HostBuffer> host_ = std::make_shared<HostBuffer>();  // also held by a save in progress
   std::shared_ptr<HostCopies> copies_ = std::make_shared<HostCopies>();
   RunIdentity run_;
+  bool run_is_new_ = false;             // and not written yet
   std::set<int64_t> damaged_;           // steps that find_newest passed over: they do not count as kept
   std::set<int64_t> ours_;              // steps known to be of this run
   std::set<std::string> named_;         // what is not ours and has been said

@@ -9,12 +9,13 @@
 #include <iterator>
 
 #include "configs/schema/experiment.pb.h"
+#include "model/families.h"
 #include "ops/core/check.h"
 #include "runtime/config/resolved.h"
 #include "runtime/config/text_parser.h"
 #include "runtime/config/unused_settings.h"
-#include "runtime/data/tags.h"
 #include "runtime/filesystem/file_kind.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -54,19 +55,21 @@ class Checker {
   const FieldPlaces& places_;
 };
 
+// The schema's name of a family is its model type in capitals.
+const FamilyTraits& read_shape_family(const std::string& name, const Checker& check) {
+  std::string model_type;
+  for (const char c : name) model_type += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  const FamilyTraits* traits = find_family(model_type);
+  check.require(traits != nullptr, "model.shape.family",
+                str_cat("is ", name, ", which has no row in model/families.h"));
+  return *traits;
+}
+
 void read_shape(const proto::Shape& p, const Checker& check, ModelSection& out) {
   ModelConfig& m = out.shape;
-  switch (p.family()) {
-    case proto::Shape::LLAMA:
-      m.family = Family::kLlama;
-      break;
-    case proto::Shape::MISTRAL:
-      m.family = Family::kMistral;
-      break;
-    case proto::Shape::QWEN2:
-      m.family = Family::kQwen2;
-      break;
-  }
+  const FamilyTraits& traits = read_shape_family(proto::Shape::Family_Name(p.family()), check);
+  m.family = traits.family;
+  m.qkv_bias = traits.qkv_bias();
   const auto size = [&check](const char* name, bool set, int64_t value, int64_t high) {
     const std::string field = str_cat("model.shape.", name);
     check.require(set, field, "is not set; a model with random weights needs it");
@@ -94,7 +97,6 @@ void read_shape(const proto::Shape& p, const Checker& check, ModelSection& out) 
   m.rms_eps = p.rms_eps();
   m.rope.theta = p.rope_theta();
   m.tied_embeddings = p.tied_embeddings();
-  m.qkv_bias = m.family == Family::kQwen2;
   out.init_std = p.init_std();
 }
 
@@ -248,9 +250,8 @@ void read_compute(const proto::Experiment& e, const Checker& check, ExperimentCo
 
 void read_data(const proto::Data& p, const Checker& check, ExperimentConfig& out) {
   const auto check_tag = [&check](const std::string& tag, const std::string& source) {
-    check.require(
-        is_printable(tag), source + ".tag",
-        str_cat("is '", made_printable(tag), "'; a tag is text in UTF-8 without control characters"));
+    check.require(is_printable(tag), source + ".tag",
+                  str_cat("is '", printable(tag), "'; a tag is text in UTF-8 without control characters"));
   };
   for (int i = 0; i < p.train_size(); ++i) {
     const proto::Source& s = p.train(i);
@@ -334,7 +335,7 @@ ExperimentConfig parse_experiment(const std::string& text, const std::string& wh
   const Checker check(out.places);
   check.require(
       is_printable(e.name()), "name",
-      str_cat("is '", made_printable(e.name()), "'; a name is text in UTF-8 without control characters"));
+      str_cat("is '", printable(e.name()), "'; a name is text in UTF-8 without control characters"));
   out.name = e.name();
   out.run_dir = e.run_dir();
   read_train(e.train(), check, out);

@@ -10,10 +10,14 @@
 
 #include "model/activations.h"
 #include "model/config.h"
+#include "model/decoder.h"
+#include "parallel/mesh.h"
+#include "runtime/config/adamw_config.h"
 #include "runtime/config/field_places.h"
+#include "runtime/config/learning_rate.h"
 #include "runtime/hf/mapped_file.h"
-#include "runtime/optimizer.h"
 #include "runtime/recovery/fault.h"
+#include "runtime/recovery/recovery_section.h"
 
 namespace pesc {
 
@@ -83,20 +87,9 @@ struct GenerateSection {
   uint64_t seed = 1;
 };
 
-// Limits in seconds.
-struct RecoverySection {
-  double step_limit = 0;  // 0: learned
-  double setup_limit = 1800, checkpoint_limit = 600, eval_limit = 1800;
-  int64_t max_restarts = 3;
-  double stop_limit = 600;
-  bool smaller_layout = false;
-  double host_wait = 600;
-  double longest_pause = 60;
-};
-
 // A setting that nothing reads because of another one: said once, by those whom it concerns.
 struct UnusedSetting {
-  enum class Concerns { kAll, kTraining, kAnswers };
+  enum class Concerns { kAll, kTraining, kAnswers, kWithoutLaunch };  // the last: `pesc train` by itself
   Concerns concerns = Concerns::kAll;
   std::string text;  // "e.textproto:9: moe.experts has no effect in train.mode LORA"
 };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <map>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -22,6 +23,14 @@ struct PathPart {
   std::string name;
   std::optional<int> index;
 };
+
+// By the path of a group of fields that exclude each other ("train.length"): the one that was set, and by
+// what.
+struct ChosenField {
+  const FieldDescriptor* field;
+  std::string assignment;
+};
+using ChosenFields = std::map<std::string, ChosenField>;
 
 class Override {
  public:
@@ -44,7 +53,49 @@ class Override {
     }
   }
 
+  // Notes which of the fields that exclude each other are set, and fails where another one was noted before.
+  void choose(const Message& root, ChosenFields& chosen) const {
+    const Descriptor* d = root.GetDescriptor();
+    std::string path;
+    for (size_t i = 0; i < parts_.size(); ++i) {
+      const FieldDescriptor& f = find(*d, parts_[i]);
+      choose_field(f, path, chosen);
+      path += f.name();
+      if (parts_[i].index) path += str_cat("[", *parts_[i].index, "]");
+      if (i + 1 == parts_.size()) break;
+      if (f.message_type() == nullptr) fail("'", f.name(), "' is a value and has no fields");
+      d = f.message_type();
+      path += '.';
+    }
+    // A group of fields at once: train={steps: 5}.
+    const FieldDescriptor& last = find(*d, parts_.back());
+    if (last.message_type() == nullptr || last.is_repeated()) return;
+    const std::unique_ptr<Message> group(
+        google::protobuf::MessageFactory::generated_factory()->GetPrototype(d)->New());
+    read_value(*group, last, false);
+    choose_set(group->GetReflection()->GetMessage(*group, &last), path + ".", chosen);
+  }
+
  private:
+  void choose_field(const FieldDescriptor& f, const std::string& prefix, ChosenFields& chosen) const {
+    if (f.containing_oneof() == nullptr) return;
+    const auto [known, is_new] =
+        chosen.try_emplace(prefix + f.containing_oneof()->name(), ChosenField{&f, where_});
+    if (is_new || known->second.field == &f) return;
+    fail(prefix, f.name(), " and ", prefix, known->second.field->name(), " (", known->second.assignment,
+         ") exclude each other; leave one out");
+  }
+
+  void choose_set(const Message& group, const std::string& prefix, ChosenFields& chosen) const {
+    std::vector<const FieldDescriptor*> set;
+    group.GetReflection()->ListFields(group, &set);
+    for (const FieldDescriptor* f : set) {
+      choose_field(*f, prefix, chosen);
+      if (f->message_type() != nullptr && !f->is_repeated())
+        choose_set(group.GetReflection()->GetMessage(group, f), str_cat(prefix, f->name(), "."), chosen);
+    }
+  }
+
   template <class... Parts>
   [[noreturn]] void fail(const Parts&... parts) const {
     throw UsageError(str_cat(where_, ": ", parts...));
@@ -180,6 +231,11 @@ class Override {
 
 void apply_override(const std::string& assignment, Message& message) {
   Override(assignment).apply(message);
+}
+
+void check_overrides_agree(const std::vector<std::string>& assignments, const Message& message) {
+  ChosenFields chosen;
+  for (const std::string& assignment : assignments) Override(assignment).choose(message, chosen);
 }
 
 }  // namespace pesc

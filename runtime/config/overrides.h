@@ -11,11 +11,17 @@
 #include <google/protobuf/message.h>
 
 #include <string>
+#include <vector>
 
 namespace pesc {
 
 // Applies one assignment. Setting one field of a oneof (train.steps, train.epochs) clears the other. Throws
 // UsageError naming the assignment and the nearest valid field or enum value.
 void apply_override(const std::string& assignment, google::protobuf::Message& message);
+
+// Refuses two assignments of one command line to different fields that exclude each other: which one is meant
+// nobody knows. (One that replaces a field of the file is meant.) Throws UsageError naming both.
+void check_overrides_agree(const std::vector<std::string>& assignments,
+                           const google::protobuf::Message& message);
 
 }  // namespace pesc

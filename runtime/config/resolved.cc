@@ -141,6 +141,7 @@ proto::Experiment read_experiment_text(const std::string& text, const std::strin
   parse_text(text, where, e, locations);
   places.file = where;
   collect_places(e, &locations.tree, "", places);
+  check_overrides_agree(overrides, e);
   for (const std::string& o : overrides) {
     apply_override(o, e);
     place_override(o, places);

@@ -3,6 +3,9 @@
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/text_format.h>
 
+#include <cstdint>
+#include <numeric>
+
 #include "ops/core/check.h"
 #include "runtime/config/text_parser.h"
 
@@ -50,6 +53,10 @@ class Finder {
     out_.push_back({concerns, str_cat(places_.prefix(found[0]), joined(found),
                                       found.size() == 1 ? " has" : " have", " no effect ", why)});
   }
+  // A setting that acts otherwise than it reads.
+  void say(Concerns concerns, const std::string& field, const std::string& what) {
+    out_.push_back({concerns, str_cat(places_.prefix(field), field, " ", what)});
+  }
   [[nodiscard]] std::vector<UnusedSetting> take() { return std::move(out_); }
 
  private:
@@ -89,6 +96,26 @@ void look_at_training(const proto::Experiment& e, Finder& find) {
   if (e.checkpoint().every_steps() == 0)
     find.look(Concerns::kTraining, "checkpoint", e.checkpoint(), {"asynchronous", "on_error", "keep_every"},
               "with checkpoint.every_steps 0, which saves at the end alone");
+  find.look(Concerns::kWithoutLaunch, "recovery", e.recovery(),
+            {"max_restarts", "stop_limit_s", "smaller_layout", "host_wait_s", "longest_pause_s"},
+            "without `pesc launch`, which alone restarts and stops the ranks");
+}
+
+// Only a step that is saved can be kept.
+void look_at_kept_checkpoints(const proto::Checkpoint& c, Finder& find) {
+  const int64_t saved = c.every_steps();
+  const int64_t kept = c.keep_every();
+  if (saved <= 0 || kept <= 0 || kept % saved == 0) return;
+  constexpr int64_t kMost = int64_t{1} << 40;  // of a field; the product of two may overflow
+  const int64_t factor = saved / std::gcd(saved, kept);
+  const bool ever = kept <= kMost / factor;
+  find.say(Concerns::kTraining, "checkpoint.keep_every",
+           str_cat("is ", kept, ", no multiple of checkpoint.every_steps, which is ", saved,
+                   ": of the steps that are "
+                   "saved, ",
+                   ever ? str_cat("those that are multiples of ", kept * factor, " are kept for good")
+                        : std::string("none is kept for good"),
+                   "; take a multiple of ", saved));
 }
 
 }  // namespace
@@ -97,6 +124,7 @@ std::vector<UnusedSetting> unused_settings(const proto::Experiment& e, const Fie
   Finder find(places);
   look_at_mode(e, find);
   look_at_training(e, find);
+  look_at_kept_checkpoints(e.checkpoint(), find);
   if (e.parallel().device() == proto::Parallel::CPU)
     find.look(Concerns::kAll, "parallel", e.parallel(), {"share_gpu", "overlap", "time_kernels"},
               "with parallel.device CPU");

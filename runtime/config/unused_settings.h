@@ -1,4 +1,5 @@
-// Settings that are valid but have no effect because of another setting.
+// Settings that are valid but have no effect, or less than they say, because of another setting or because of
+// how the run was started.
 #pragma once
 
 #include <vector>

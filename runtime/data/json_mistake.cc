@@ -6,9 +6,14 @@
 #include <cstdio>
 
 #include "ops/core/check.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
+
+std::string cited(std::string_view text) {
+  return in_quotes(text, kCited);
+}
 
 // What a reader of JSON has seen of the text before some byte.
 struct Context {
@@ -86,7 +91,7 @@ std::string about_end(std::string_view text, const Context& c) {
   if (text.find_first_not_of(" \t\r\n") == std::string_view::npos) return "there is no text";
   if (c.in_string) {
     return str_cat("the row ends within the string that begins at byte ", c.string_start + 1, ", ",
-                   shown(text.substr(c.string_start)), ": its closing quote is missing");
+                   cited(text.substr(c.string_start)), ": its closing quote is missing");
   }
   return "the line ends before its object does. A row is one object on one line; objects over several lines "
          "are read as elements of one JSON array, [{...}, {...}], and a list of rows inside an object is to "
@@ -99,20 +104,13 @@ std::string about_rest(std::string_view text, size_t at) {
     return "',' (a comma) stands behind the object; lines of JSON have none between them: take it away, or "
            "write the whole file as one JSON array, [{...}, {...}]";
   if (c == '{' || c == '[')
-    return str_cat(shown(text.substr(at)),
+    return str_cat(cited(text.substr(at)),
                    " stands behind the object on the same line: two objects on one line; "
                    "give each a line of its own");
-  return str_cat(shown(text.substr(at)), " stands behind the object");
+  return str_cat(cited(text.substr(at)), " stands behind the object");
 }
 
 }  // namespace
-
-std::string shown(std::string_view text) {
-  constexpr size_t kMost = 40;
-  std::string out = "'";
-  for (const char c : text.substr(0, kMost)) out += c >= 0x20 && c < 0x7F ? c : '?';
-  return out + (text.size() > kMost ? "...'" : "'");
-}
 
 std::string json_mistake(std::string_view text, size_t position, std::string_view reason) {
   // Behind its own words the parser quotes the text.
@@ -133,22 +131,22 @@ std::string json_mistake(std::string_view text, size_t position, std::string_vie
   if (says("surrogate")) {
     const size_t escape = text.substr(0, at + 1).rfind("\\u");
     return str_cat("a lone surrogate, ",
-                   shown(text.substr(escape == std::string_view::npos ? at : escape, 6)),
+                   cited(text.substr(escape == std::string_view::npos ? at : escape, 6)),
                    ": half of a character; the text was cut inside it");
   }
   if (c.in_string) {
     if (static_cast<unsigned char>(text[at]) < 0x20) return about_bare_byte(text[at]);
     const size_t escape = text.substr(0, at + 1).rfind('\\');
     if (escape != std::string_view::npos && at - escape < 6) {
-      return str_cat(shown(text.substr(escape, 6)),
+      return str_cat(cited(text.substr(escape, 6)),
                      " is no escape of JSON; a backslash itself is written \\\\");
     }
   }
-  if (says("number overflow")) return str_cat(shown(word_at(text, at)), " is too large for a number");
+  if (says("number overflow")) return str_cat(cited(word_at(text, at)), " is too large for a number");
   if (const std::string about = about_word(word_at(text, at)); !about.empty()) return about;
   const std::string_view rest = text.substr(at);
   if (rest.front() == '\'')
-    return str_cat(shown(rest),
+    return str_cat(cited(rest),
                    ": names and texts stand in double quotes, not in single ones (Python's "
                    "notation; json.dumps writes JSON)");
   for (const std::string_view quote : {"\xE2\x80\x9C", "\xE2\x80\x9D", "\xE2\x80\x98", "\xE2\x80\x99"}) {
@@ -157,14 +155,14 @@ std::string json_mistake(std::string_view text, size_t position, std::string_vie
   }
   if ((rest.front() == '}' || rest.front() == ']') && c.previous == ',')
     return str_cat("a comma stands before the closing '", rest.substr(0, 1), "'");
-  if (rest.front() == '/' || rest.front() == '#') return str_cat(shown(rest), ": JSON has no comments");
-  if (c.depth == 0) return str_cat("the row begins with ", shown(text), "; a row is one JSON object, {...}");
+  if (rest.front() == '/' || rest.front() == '#') return str_cat(cited(rest), ": JSON has no comments");
+  if (c.depth == 0) return str_cat("the row begins with ", cited(text), "; a row is one JSON object, {...}");
   if (c.previous == '{' || c.previous == ',') {
-    if (of_word(rest.front())) return str_cat(shown(rest), ": a name stands in double quotes");
+    if (of_word(rest.front())) return str_cat(cited(rest), ": a name stands in double quotes");
   }
   if (const size_t expected = reason.rfind("expected "); expected != std::string_view::npos)
-    return str_cat(shown(rest), " stands where ", reason.substr(expected + 9), " is expected");
-  return str_cat(shown(rest), " cannot stand here");
+    return str_cat(cited(rest), " stands where ", reason.substr(expected + 9), " is expected");
+  return str_cat(cited(rest), " cannot stand here");
 }
 
 }  // namespace pesc

@@ -7,8 +7,8 @@
 
 namespace pesc {
 
-// Text of a file, cut and cleaned for a message: 'text' or 'text...'.
-[[nodiscard]] std::string shown(std::string_view text);
+// Bytes of the text that a message cites.
+inline constexpr size_t kCited = 40;
 
 // `position` is the number of bytes that the parser had read when it gave up, `reason` its message. What
 // comes back names what stands there and, where it can be told, what to do about it. Linear in the text.

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "runtime/data/json_mistake.h"
-#include "runtime/data/tags.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -87,8 +87,7 @@ bool RowEvents::value_comes(bool empty) {
   if (of_row && fields.size() < 200) {
     fields += fields.empty() ? "\"" : ", \"";
     fields +=
-        (field_ == kOther ? made_printable(other_) : std::string(kFieldNames[static_cast<size_t>(field_)])) +
-        "\"";
+        (field_ == kOther ? printable(other_) : std::string(kFieldNames[static_cast<size_t>(field_)])) + "\"";
   }
   const bool other = (of_row && field_ == kOther) || (in_value() && key_ == kOtherKey);
   if (!other) return true;

@@ -3,7 +3,7 @@
 #include <array>
 
 #include "ops/core/check.h"
-#include "runtime/data/tags.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -105,8 +105,8 @@ void FieldCounts::add(const FieldCounts& other) {
 std::string FieldCounts::text() const {
   std::string out;
   for (const auto& [name, rows] : rows_of_) {
-    out += str_cat(out.empty() ? "\"" : ", \"", made_printable(name), "\" (", rows,
-                   rows == 1 ? " row)" : " rows)");
+    out +=
+        str_cat(out.empty() ? "\"" : ", \"", printable(name), "\" (", rows, rows == 1 ? " row)" : " rows)");
   }
   if (others_ > 0) out += ", and others";
   return out;

@@ -6,12 +6,15 @@
 #include <chrono>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <utility>
 
 #include "ops/core/check.h"
 #include "runtime/data/json_mistake.h"
+#include "runtime/data/one_object.h"
 #include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/mapped_file.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -107,6 +110,7 @@ class RowFile {
     if (in_.peek() == '[') {
       read_array();
     } else {
+      in_lines_ = true;
       read_lines();
     }
     if (!report_.fields.unused.empty()) {
@@ -150,6 +154,7 @@ class RowFile {
       note(error.what(), "; dropped");
       return;
     } catch (const DataError& error) {
+      refuse_one_object(where);
       if (options_.on_bad_row == OnBadRow::kFail) {
         if (options_.policy_field.empty()) throw;
         throw DataError(str_cat(error.what(), " (", options_.policy_field, ": SKIP leaves such rows out)"));
@@ -160,6 +165,19 @@ class RowFile {
     }
     ++report_.rows;
     callback_(std::move(row), where);
+  }
+
+  // Looked for where the first of the lines is no row; in either case an error, since there are no other
+  // rows.
+  void refuse_one_object(const std::string& where) {
+    if (!in_lines_ || looked_for_object_ || report_.rows + report_.empty > 0) return;
+    looked_for_object_ = true;
+    const std::string_view line = text_.text();
+    const size_t last = line.find_last_not_of(" \t\r");
+    const bool closed = last != std::string_view::npos && line[last] == '}' && !text_.too_long();
+    const auto lines = closed ? ObjectLines::kOne : ObjectLines::kSeveral;
+    if (const std::string text = about_one_object(path_, lines); !text.empty())
+      throw DataError(str_cat(where, ": ", text));
   }
 
   void note(const std::string& what, const char* outcome) {
@@ -188,7 +206,7 @@ class RowFile {
     std::string text;
     for (int i = 0; i < 40 && in_.peek() != kEnd && in_.peek() != '\n'; ++i)
       text += static_cast<char>(in_.get());
-    return shown(text);
+    return in_quotes(text, kCited);
   }
 
   void read_array() {
@@ -248,6 +266,8 @@ class RowFile {
   ByteReader in_;
   RowText text_;
   RowsReport report_;
+  bool in_lines_ = false;
+  bool looked_for_object_ = false;
   Clock::time_point told_ = Clock::now();
 };
 

@@ -42,8 +42,9 @@ using RowCallback = std::function<void(Row&& row, const std::string& where)>;
 // thrown as DataError; with kSkip it is counted and left out. A row with an empty answer is left out in
 // either case, but for Answers::kAllButLast, where it is thrown. What breaks the array itself (a missing
 // comma, no closing bracket, text behind it) is a DataError in either case, since what follows cannot be told
-// from it. Throws DataError when there is no such file or it is not a regular one, IoError when it cannot be
-// read. Errors of the callback pass through.
+// from it; and so is a file that is one object with the rows inside, {"train": [...]}. Throws DataError when
+// there is no such file or it is not a regular one, IoError when it cannot be read. Errors of the callback
+// pass through.
 RowsReport for_each_row(const std::string& path, const RowOptions& options, const RowCallback& callback);
 
 [[nodiscard]] std::vector<Row> read_rows(const std::string& path, const RowOptions& options = {},

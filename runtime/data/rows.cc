@@ -6,7 +6,8 @@
 #include "ops/core/check.h"
 #include "runtime/data/json_mistake.h"
 #include "runtime/data/row_events.h"
-#include "runtime/data/utf8.h"
+#include "runtime/text/printable.h"
+#include "runtime/text/utf8.h"
 
 namespace pesc {
 namespace {
@@ -71,8 +72,8 @@ void take_messages(std::vector<RowItem>& items, const std::string& where, Answer
       row.turns.back().learned = items[i].learned.value_or(true);
       answered = true;
     } else {
-      throw DataError(
-          str_cat(where, ": ", place, ".role is ", shown(role), "; roles are system, user and assistant"));
+      throw DataError(str_cat(where, ": ", place, ".role is ", in_quotes(role, kCited),
+                              "; roles are system, user and assistant"));
     }
   }
   if (row.turns.empty()) throw DataError(str_cat(where, ": \"messages\" has no user and assistant message"));

@@ -42,6 +42,13 @@ int64_t Sampler::steps_for(double epochs, int64_t global_batch) const {
   return (rows_for(epochs) + global_batch - 1) / global_batch;
 }
 
+std::string beyond_all_rows(const std::vector<int64_t>& sizes, int64_t limit) {
+  const int64_t total = std::reduce(sizes.begin(), sizes.end(), int64_t{0});
+  if (limit <= total) return "";
+  return str_cat("train.eval_rows asks for ", limit, " rows at a time, but data.eval has ", total,
+                 ": all of them are taken");
+}
+
 std::vector<int64_t> rows_of_every_file(const std::vector<int64_t>& sizes, int64_t limit) {
   const int64_t total = std::reduce(sizes.begin(), sizes.end(), int64_t{0});
   const int64_t wanted = limit <= 0 ? total : std::min(limit, total);

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "model/batch.h"
@@ -52,6 +53,8 @@ class Sampler {
 // share in proportion to its size, evenly spread over its rows, and at least one unless it is empty (so that
 // more than `limit` rows may be chosen). All rows where `limit` is 0 or at least their number.
 [[nodiscard]] std::vector<int64_t> rows_of_every_file(const std::vector<int64_t>& sizes, int64_t limit);
+// What is to be said of a limit that is above what the files hold; empty where it is not.
+[[nodiscard]] std::string beyond_all_rows(const std::vector<int64_t>& sizes, int64_t limit);
 
 // How the global indices of one step are divided over micro-batches and data-parallel ranks. Every rank has
 // the same number of micro-batches; its share of one may be empty.

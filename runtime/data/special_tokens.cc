@@ -1,104 +1,20 @@
 #include "runtime/data/special_tokens.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
-#include <optional>
+#include <set>
+#include <string_view>
 
 #include "ops/core/check.h"
-#include "runtime/data/tags.h"
-#include "runtime/hf/json_file.h"
-#include "runtime/hf/mapped_file.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
 
-using nlohmann::json;
 using Source = SpecialToken::Source;
 
-constexpr const char* kConfig = "config.json";
-constexpr const char* kGeneration = "generation_config.json";
-constexpr const char* kTokenizerConfig = "tokenizer_config.json";
-constexpr const char* kTokensMap = "special_tokens_map.json";
-constexpr uint64_t kMaxSpecialTokensBytes = uint64_t{16} << 20;
+constexpr const char* kTokenizerFile = "tokenizer.model";
 
-std::optional<json> read_if_there(const std::string& folder, const char* name, Links links) {
-  if (folder.empty() || !folder_has(folder, name)) return std::nullopt;
-  json document = read_json_file(folder, name, kMaxSpecialTokensBytes, links);
-  if (!document.is_object()) throw DataError(str_cat(folder, "/", name, ": is no JSON object"));
-  return document;
-}
-
-// A token id, a list of them, or null.
-void take_ids(const json& document, const std::string& file, const char* key, int64_t vocab,
-              std::vector<SpecialToken>& to) {
-  const auto found = document.find(key);
-  if (found == document.end() || found->is_null()) return;
-  for (const json& id : found->is_array() ? *found : json::array({*found})) {
-    if (!id.is_number_unsigned() || id.get<uint64_t>() >= static_cast<uint64_t>(vocab)) {
-      throw DataError(str_cat(file, ": ", key, " is ", made_printable(id.dump(-1, ' ', true)),
-                              "; it must be token ids from 0 to ", vocab - 1, " (vocab_size is ", vocab,
-                              ")"));
-    }
-    to.push_back({file, key, id.get<int64_t>(), {}, Source::kGeneration});
-  }
-}
-
-// "</s>" or {"content": "</s>", ...}; nothing for null.
-std::optional<std::string> text_of(const json& value, const std::string& file, const std::string& key) {
-  if (value.is_null()) return std::nullopt;
-  if (value.is_string()) return value.get<std::string>();
-  if (value.is_object() && value.contains("content") && value["content"].is_string())
-    return value["content"].get<std::string>();
-  throw DataError(str_cat(file, ": ", key, " is neither a text nor an object with a text \"content\""));
-}
-
-// Ids of tokens that were added to the tokenizer: {"32000": {"content": "<|im_end|>", "special": true}}.
-void take_added_tokens(const json& document, const std::string& file, int64_t vocab, SpecialTokenFiles& out) {
-  const auto added = document.find("added_tokens_decoder");
-  if (added == document.end() || !added->is_object()) return;
-  for (const auto& [id, token] : added->items()) {
-    if (!token.is_object()) continue;
-    const std::optional<std::string> text =
-        text_of(token, file, "added_tokens_decoder." + made_printable(id));
-    const auto special = token.find("special");
-    if (special != token.end() && !special->is_boolean()) {
-      throw DataError(
-          str_cat(file, ": added_tokens_decoder.", made_printable(id), ".special is neither true nor false"));
-    }
-    if (text && special != token.end() && special->get<bool>()) out.texts.push_back(*text);
-    for (SpecialToken& end : out.ends) {
-      if (!text || end.file != file || end.text != *text) continue;
-      if (id.empty() || id.size() > 9 || id.find_first_not_of("0123456789") != std::string::npos ||
-          std::stoll(id) >= vocab) {
-        throw DataError(str_cat(file, ": added_tokens_decoder gives ", end.key, " ", made_printable(*text),
-                                " the id ", made_printable(id), "; ids go from 0 to ", vocab - 1,
-                                " (vocab_size is ", vocab, ")"));
-      }
-      end.id = std::stoll(id);
-    }
-  }
-}
-
-void take_texts(const json& document, const std::string& file, SpecialTokenFiles& out) {
-  const auto take = [&](const char* key, std::vector<SpecialToken>* to) {
-    const auto found = document.find(key);
-    if (found == document.end()) return;
-    const std::optional<std::string> text = text_of(*found, file, key);
-    if (!text || text->empty()) return;
-    out.texts.push_back(*text);
-    if (to != nullptr) to->push_back({file, key, -1, *text, Source::kTokenizer});
-  };
-  take("bos_token", &out.begins);
-  take("eos_token", &out.ends);
-  for (const char* key : {"pad_token", "sep_token", "cls_token", "mask_token"}) take(key, nullptr);
-  const auto additional = document.find("additional_special_tokens");
-  if (additional == document.end() || !additional->is_array()) return;
-  for (const json& value : *additional) {
-    if (const auto text = text_of(value, file, "additional_special_tokens")) out.texts.push_back(*text);
-  }
-}
-
-// The id of a statement; -1 where the tokenizer has no such piece.
+// The id of a statement; -1 where neither a file nor the tokenizer gives the text one.
 int64_t id_of(const SpecialToken& token, const Tokenizer& tokenizer) {
   return token.id >= 0 ? token.id : tokenizer.piece_id(token.text);
 }
@@ -107,90 +23,171 @@ std::string said_by(const SpecialToken& token) {
   return str_cat(token.key, " of ", token.file);
 }
 
-}  // namespace
-
-SpecialPieces SpecialTokenFiles::pieces() const {
-  SpecialPieces all;
-  all.texts = texts;
-  for (const SpecialToken& token : ends) {
-    if (token.id >= 0) all.ids.push_back(token.id);
-  }
-  return all;
+std::string text_in_quotes(const SpecialToken& token) {
+  return in_quotes(token.text);
 }
 
-SpecialTokenFiles read_special_tokens(const ModelConfig& model, const std::string& model_folder,
-                                      const std::string& tokenizer_folder, Links links) {
-  SpecialTokenFiles out;
-  const std::string config = model_folder.empty() ? kConfig : model_folder + "/" + kConfig;
-  if (model.bos_id >= 0) out.begins.push_back({config, "bos_token_id", model.bos_id, {}, Source::kModel});
-  for (const int64_t id : model.eos_ids) out.ends.push_back({config, "eos_token_id", id, {}, Source::kModel});
-  if (const auto document = read_if_there(model_folder, kGeneration, links)) {
-    const std::string file = model_folder + "/" + kGeneration;
-    take_ids(*document, file, "bos_token_id", model.vocab, out.begins);
-    take_ids(*document, file, "eos_token_id", model.vocab, out.ends);
-  }
-  for (const char* name : {kTokenizerConfig, kTokensMap}) {
-    if (const auto document = read_if_there(tokenizer_folder, name, links)) {
-      const std::string file = tokenizer_folder + "/" + name;
-      take_texts(*document, file, out);
-      take_added_tokens(*document, file, model.vocab, out);
-    }
-  }
-  return out;
+// "eos_token of FILE is token 7 ('<|end|>')"
+std::string statement(const SpecialToken& token, int64_t id) {
+  if (id < 0)
+    return str_cat(said_by(token), " is ", text_in_quotes(token), ", which the tokenizer has no piece for");
+  return str_cat(said_by(token), " is token ", id,
+                 token.text.empty() ? "" : str_cat(" (", text_in_quotes(token), ")"));
 }
 
-SpecialTokens agree_on_special_tokens(const SpecialTokenFiles& files, const Tokenizer& tokenizer,
-                                      const ModelConfig& model) {
-  SpecialTokens out{tokenizer.bos_id(), tokenizer.eos_id(), {}, {}};
+// What the files say that is not what the tokenizer has.
+class Contradiction {
+ public:
+  // `own`: the tokenizer's; -1: it has none, and is not one of those that are compared.
+  Contradiction(std::string about, int64_t own) : about_(std::move(about)) {
+    if (own >= 0) said_.push_back(str_cat(kTokenizerFile, " has token ", own));
+  }
+  void add(std::string what) {
+    ++others_;
+    constexpr size_t kMost = 8;
+    if (said_.size() < kMost) said_.push_back(std::move(what));
+  }
+  void tell(const std::string& done, std::vector<std::string>& warnings) const {
+    if (others_ == 0) return;
+    std::string text = str_cat("the files do not agree on ", about_, ": ");
+    for (size_t i = 0; i < said_.size(); ++i) text += (i == 0 ? "" : "; ") + said_[i];
+    warnings.push_back(str_cat(text, ". ", done));
+  }
+
+ private:
+  std::string about_;
+  std::vector<std::string> said_;
+  int others_ = 0;
+};
+
+void agree_on_begin(const SpecialTokenFiles& files, const Tokenizer& tokenizer, SpecialTokens& out) {
+  if (out.begin < 0) return;
+  Contradiction others("the token that begins a text", out.begin);
   for (const SpecialToken& token : files.begins) {
     const int64_t id = id_of(token, tokenizer);
-    if (out.begin < 0 || id < 0 || id == out.begin) continue;
+    if (id == out.begin) continue;
     if (token.source == Source::kModel) {
       throw DataError(str_cat("the tokenizer begins a text with token ", out.begin, ", the model with ", id,
                               " (", said_by(token), "); use the tokenizer that belongs to the model"));
     }
-    out.warnings.push_back(str_cat(said_by(token), " is token ", id, "; texts begin with token ", out.begin,
-                                   " of tokenizer.model"));
+    others.add(statement(token, id));
   }
+  others.tell(str_cat("Texts begin with token ", out.begin), out.warnings);
+}
+
+// config.json and generation_config.json may list several, of which the learned one is one.
+void agree_on_end(const SpecialTokenFiles& files, const Tokenizer& tokenizer, const ModelConfig& model,
+                  SpecialTokens& out) {
   bool learned = false;
-  std::string named;  // by those files that say where generation stops
-  std::vector<int64_t> ordinary;
+  std::set<std::string_view> with_learned;  // files
+  std::string named;                        // by those files that say where generation stops
   for (const SpecialToken& token : files.ends) {
     const int64_t id = id_of(token, tokenizer);
-    if (id < 0) {
-      out.warnings.push_back(str_cat(said_by(token), " is '", made_printable(token.text),
-                                     "', which the tokenizer has no piece for; no answer ends with it"));
-      continue;
-    }
+    if (id < 0) continue;
     PESC_CHECK(id < model.vocab, "token ", id, " of ", model.vocab);
     out.stops.push_back(id);
-    if (id < tokenizer.vocab_size() && !tokenizer.is_control(static_cast<int32_t>(id)))
-      ordinary.push_back(id);
+    if (id == out.end) with_learned.insert(token.file);
     if (token.source == Source::kTokenizer) continue;
     learned |= id == out.end;
     constexpr size_t kMost = 200;
     if (named.size() < kMost) named += str_cat(named.empty() ? "" : ", ", id, " (", said_by(token), ")");
   }
   if (out.end >= 0 && !named.empty() && !learned) {
-    throw DataError(str_cat("answers are learned with token ", out.end,
-                            " at their end (that of tokenizer.model), but "
-                            "the model ends a text with token ",
-                            named,
-                            ": nothing would stop behind an answer; use the "
-                            "tokenizer that belongs to the model, or add ",
-                            out.end, " to eos_token_id of its config.json"));
+    throw DataError(
+        str_cat("answers are learned with token ", out.end, " at their end (that of ", kTokenizerFile,
+                "), but the model ends a text with token ", named,
+                ": nothing would stop behind an answer; use the tokenizer that belongs to the model, or add ",
+                out.end, " to eos_token_id of its config.json"));
   }
   if (out.end >= 0) out.stops.push_back(out.end);
   std::ranges::sort(out.stops);
   out.stops.erase(std::ranges::unique(out.stops).begin(), out.stops.end());
-  if (!ordinary.empty()) {
-    const std::string text = tokenizer.decode(std::vector<int32_t>{static_cast<int32_t>(ordinary.front())});
-    out.warnings.push_back(str_cat(ordinary.size(),
-                                   " of the tokens that end an answer are ordinary pieces of text, "
-                                   "token ",
-                                   ordinary.front(), " ('", made_printable(text),
-                                   "') first: an answer ends where such text stands in it (eos_token_id)"));
+
+  Contradiction others("the token that ends an answer", out.end);
+  for (const SpecialToken& token : files.ends) {
+    const int64_t id = id_of(token, tokenizer);
+    if (id < 0 || (out.end >= 0 && !with_learned.contains(token.file))) others.add(statement(token, id));
   }
+  std::string stops;
+  for (const int64_t id : out.stops) stops += str_cat(stops.empty() ? "" : ", ", id);
+  others.tell(str_cat(out.end < 0 ? std::string("No answer is learned with an end")
+                                  : str_cat("Answers are learned with token ", out.end, " at their end"),
+                      stops.empty() ? std::string() : str_cat(", and generation stops at token ", stops)),
+              out.warnings);
+}
+
+// Nothing here pads with a token: rows of a micro-batch lie end to end.
+void agree_on_padding(const SpecialTokenFiles& files, const Tokenizer& tokenizer, SpecialTokens& out) {
+  std::set<int64_t> ids;
+  for (const SpecialToken& token : files.pads) ids.insert(id_of(token, tokenizer));
+  if (ids.size() < 2) return;
+  Contradiction all("the token that pads", -1);
+  for (const SpecialToken& token : files.pads) all.add(statement(token, id_of(token, tokenizer)));
+  all.tell("None of them counts: no row is padded with a token here", out.warnings);
+}
+
+// Of a text that begins or ends: the first id counts, and the tokenizer's own piece only where no file gives
+// one.
+void agree_on_ids(const SpecialTokenFiles& files, const Tokenizer& tokenizer, SpecialTokens& out) {
+  std::set<std::string_view> done;
+  for (const auto* role : {&files.begins, &files.ends, &files.pads}) {
+    for (const SpecialToken& token : *role) {
+      if (token.text.empty() || token.id < 0 || !done.insert(token.text).second) continue;
+      const int64_t piece = tokenizer.piece_id(token.text);
+      Contradiction ids(str_cat("the id of ", text_in_quotes(token)), piece);
+      bool differ = piece >= 0 && piece != token.id;
+      for (const AddedToken& a : files.added) differ |= a.text == token.text && a.id != token.id;
+      if (!differ) continue;
+      for (const AddedToken& a : files.added) {
+        if (a.text == token.text) ids.add(str_cat(a.file, " has token ", a.id));
+      }
+      ids.tell(str_cat("Token ", token.id, " is taken"), out.warnings);
+    }
+  }
+}
+
+// The template puts both, whatever the file says of texts that are encoded by themselves.
+void tell_of_added_ends(const SpecialTokenFiles& files, SpecialTokens& out) {
+  const std::string always = "as the published recipe does";
+  if (const auto& adds = files.adds_begin; adds && adds->adds != (out.begin >= 0)) {
+    out.warnings.push_back(str_cat(
+        adds->file, ": add_bos_token is ", adds->adds ? "true" : "false", "; ",
+        adds->adds
+            ? std::string("no token is put in front of a text, for tokenizer.model has none that begins one")
+            : str_cat("token ", out.begin, " is put in front of every text nevertheless, ", always)));
+  }
+  if (const auto& adds = files.adds_end; adds && out.end >= 0) {
+    const std::string text = str_cat(adds->file, ": add_eos_token is ", adds->adds ? "true" : "false",
+                                     "; token ", out.end, " is put behind every answer",
+                                     adds->adds ? ", and behind no question, " : " nevertheless, ", always);
+    (adds->adds ? out.warnings : out.notes).push_back(text);
+  }
+}
+
+void tell_of_ordinary_stops(const Tokenizer& tokenizer, SpecialTokens& out) {
+  const auto ordinary = [&](int64_t id) {
+    return id != out.end && id < tokenizer.vocab_size() && !tokenizer.is_control(static_cast<int32_t>(id));
+  };
+  const auto first = std::ranges::find_if(out.stops, ordinary);
+  if (first == out.stops.end()) return;
+  const std::string text = tokenizer.decode(std::vector<int32_t>{static_cast<int32_t>(*first)});
+  out.warnings.push_back(str_cat(std::ranges::count_if(out.stops, ordinary),
+                                 " of the tokens that end an answer are ordinary pieces of text, token ",
+                                 *first, " ('", printable(text),
+                                 "') first: an answer ends where such text stands in it (eos_token_id)"));
+}
+
+}  // namespace
+
+SpecialTokens agree_on_special_tokens(const SpecialTokenFiles& files, const Tokenizer& tokenizer,
+                                      const ModelConfig& model) {
+  SpecialTokens out{tokenizer.bos_id(), tokenizer.eos_id(), {}, {}, {}};
+  agree_on_ids(files, tokenizer, out);
+  agree_on_begin(files, tokenizer, out);
+  agree_on_end(files, tokenizer, model, out);
+  agree_on_padding(files, tokenizer, out);
+  tell_of_added_ends(files, out);
+  tell_of_ordinary_stops(tokenizer, out);
   return out;
 }
 

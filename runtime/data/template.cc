@@ -5,8 +5,8 @@
 #include <string_view>
 
 #include "ops/core/check.h"
-#include "runtime/data/tags.h"
-#include "runtime/data/utf8.h"
+#include "runtime/text/printable.h"
+#include "runtime/text/utf8.h"
 
 namespace pesc {
 namespace {
@@ -24,7 +24,7 @@ std::string difference(std::string_view before, std::string_view after) {
     std::string_view part = text.substr(begin, at - begin + kEachSide);
     const bool cut = part.size() < text.size() - begin;
     part = part.substr(0, cut ? valid_utf8_prefix(part) : part.size());
-    return str_cat("'", begin > 0 ? "..." : "", made_printable(part), cut ? "...'" : "'");
+    return str_cat("'", begin > 0 ? "..." : "", printable(part), cut ? "...'" : "'");
   };
   return str_cat(around(before), " becomes ", around(after));
 }

@@ -67,8 +67,8 @@ struct SpecialPieces {
 
 // The tokenizer of a Hugging Face folder: its sentencepiece `tokenizer.model`. Throws DataError, naming the
 // file, when there is none, it is no regular file, a link leads out of the folder, or it is damaged; IoError
-// when it cannot be read. (`add_bos_token` and the like in tokenizer_config.json do not matter: the template
-// places those tokens.)
+// when it cannot be read. (`add_bos_token` and the like in tokenizer_config.json change nothing: the template
+// places those tokens. Where they say otherwise, agree_on_special_tokens tells.)
 [[nodiscard]] std::unique_ptr<Tokenizer> open_tokenizer(const std::string& folder,
                                                         const SpecialPieces& special = {},
                                                         Links links = Links::kInside);

@@ -5,6 +5,7 @@
 #include <cctype>
 
 #include "ops/core/check.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -94,19 +95,6 @@ bool is_text(std::string_view first) {
   });
 }
 
-// The beginning of the first line, fit for a message.
-std::string quoted(std::string_view text) {
-  constexpr size_t kShown = 60;
-  std::string_view line = text.substr(0, text.find_first_of("\r\n"));
-  const bool cut = line.size() > kShown;
-  std::string out = "'";
-  for (const char c : line.substr(0, kShown)) {
-    const auto byte = static_cast<unsigned char>(c);
-    out += byte < 0x20 || byte >= 0x7F ? '?' : c;
-  }
-  return out + (cut ? "...'" : "'");
-}
-
 const char* needed(FileUse use) {
   switch (use) {
     case FileUse::kJson:
@@ -121,6 +109,8 @@ const char* needed(FileUse use) {
       return "a checkpoint's manifest is needed here";
     case FileUse::kText:
       return "protobuf text is needed here";
+    case FileUse::kHostfile:
+      return "a hostfile is text with one host a line";
   }
   return "";
 }
@@ -143,7 +133,9 @@ std::string advice(std::string_view what, FileUse use) {
 std::string other_kind(std::string_view first, FileUse use) {
   if (first.empty()) {
     return str_cat("is empty (0 bytes); ", needed(use),
-                   use == FileUse::kText || use == FileUse::kRows ? "" : ", so copy or download it again");
+                   use == FileUse::kText || use == FileUse::kRows || use == FileUse::kHostfile
+                       ? ""
+                       : ", so copy or download it again");
   }
   // First, since the length that a safetensors file begins with may look like anything.
   if (is_safetensors(first)) {
@@ -193,7 +185,9 @@ std::string other_kind(std::string_view first, FileUse use) {
   }
   constexpr size_t kSurelyText = 16;
   if (is_binary(use) && first.size() >= kSurelyText && is_text(first)) {
-    return str_cat("is text that begins ", quoted(first), ", and ", needed(use), "; download the file again");
+    const std::string_view line = first.substr(0, first.find_first_of("\r\n"));
+    return str_cat("is text that begins ", in_quotes(line, 60), ", and ", needed(use),
+                   "; download the file again");
   }
   return "";
 }

@@ -16,6 +16,7 @@ enum class FileUse {
   kSentencePiece,  // tokenizer.model
   kManifest,       // of a checkpoint
   kText,           // protobuf text
+  kHostfile,       // of `pesc launch`
 };
 
 // As many bytes from the start of a file as `other_kind` looks at; a shorter file gives all it has.

@@ -5,12 +5,13 @@
 
 #include "ops/core/check.h"
 #include "runtime/hf/safetensors.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 
 std::string shown(const nlohmann::json& value) {
   if (value.is_structured()) return value.is_array() ? "a list" : "an object";
-  return printable(value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace));
+  return in_quotes(value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace));
 }
 
 ConfigFields::ConfigFields(const nlohmann::json& object, std::string where)

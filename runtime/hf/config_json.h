@@ -1,9 +1,9 @@
 // config.json of a Hugging Face model folder, in the words of transformers 4 (rope_theta, rope_scaling) and 5
 // (rope_parameters).
 //
-// Supported are the dense decoders LlamaForCausalLM, MistralForCausalLM and Qwen2ForCausalLM, without
-// quantisation, with SwiGLU and the rope kinds default, linear and llama3. Anything else is refused by name:
-// a model that loads is computed as transformers computes it. A key that is absent means what it means there.
+// Supported are the dense decoders of the families in model/families.h, without quantisation. Anything else
+// is refused by name: a model that loads is computed as transformers computes it. A key that is absent means
+// what it means there.
 #pragma once
 
 #include <string>
@@ -26,7 +26,7 @@ namespace pesc {
 inline constexpr double kUsualInitializerRange = 0.02;  // as in transformers
 
 // Writes `folder`/config.json, atomically, for weights in float32. transformers 4 and 5 both load it. Throws
-// IoError, and DataError for a Qwen2 model with a sliding window (which layers have one is not known any
+// IoError, and DataError for a model whose upper layers have a sliding window (which ones is not known any
 // more). initializer_range: the deviation that the dense weights began with, which other programs give to
 // weights that they add.
 void write_model_config(const std::string& folder, const ModelConfig& config,
@@ -34,8 +34,5 @@ void write_model_config(const std::string& folder, const ModelConfig& config,
 
 // `folder`/config.json's own, or the usual one.
 [[nodiscard]] double read_initializer_range(const std::string& folder);
-
-// "llama", "mistral", "qwen2".
-[[nodiscard]] const char* family_name(Family family);
 
 }  // namespace pesc

@@ -2,10 +2,13 @@
 // each ignores what it does not know, so both are written and agree.
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <string>
 
+#include "model/families.h"
 #include "ops/core/check.h"
 #include "runtime/hf/atomic_file.h"
 #include "runtime/hf/config_json.h"
+#include "runtime/hf/config_parts.h"
 #include "runtime/hf/json_file.h"
 
 namespace pesc {
@@ -13,25 +16,14 @@ namespace {
 
 using nlohmann::ordered_json;
 
-const char* architecture_name(Family family) {
-  switch (family) {
-    case Family::kLlama:
-      return "LlamaForCausalLM";
-    case Family::kMistral:
-      return "MistralForCausalLM";
-    case Family::kQwen2:
-      return "Qwen2ForCausalLM";
-  }
-  throw InternalError("unknown model family");
-}
-
 // The kind and its numbers, without theta; null for the default kind.
 ordered_json rope_scaling(const RopeConfig& rope) {
+  const char* kind = rope_kind_name(rope.kind);
   ordered_json out;
   if (rope.kind == RopeKind::kLinear) {
-    out = {{"rope_type", "linear"}, {"type", "linear"}, {"factor", rope.factor}};
+    out = {{"rope_type", kind}, {"type", kind}, {"factor", rope.factor}};
   } else if (rope.kind == RopeKind::kLlama3) {
-    out = {{"rope_type", "llama3"},
+    out = {{"rope_type", kind},
            {"factor", rope.factor},
            {"low_freq_factor", rope.low_freq_factor},
            {"high_freq_factor", rope.high_freq_factor},
@@ -42,7 +34,8 @@ ordered_json rope_scaling(const RopeConfig& rope) {
 
 void add_rope(const RopeConfig& rope, ordered_json& out) {
   const ordered_json scaling = rope_scaling(rope);
-  ordered_json parameters = scaling.is_null() ? ordered_json{{"rope_type", "default"}} : scaling;
+  ordered_json parameters =
+      scaling.is_null() ? ordered_json{{"rope_type", rope_kind_name(rope.kind)}} : scaling;
   parameters.erase("type");
   parameters["rope_theta"] = rope.theta;
   out["rope_parameters"] = parameters;
@@ -50,19 +43,16 @@ void add_rope(const RopeConfig& rope, ordered_json& out) {
   out["rope_theta"] = rope.theta;
 }
 
-void add_family(const ModelConfig& config, ordered_json& out) {
+void add_window(const ModelConfig& config, ordered_json& out) {
   const ordered_json window =
       config.sliding_window > 0 ? ordered_json(config.sliding_window) : ordered_json();
-  switch (config.family) {
-    case Family::kLlama:
-      out["attention_bias"] = false;
-      out["mlp_bias"] = false;
-      out["pretraining_tp"] = 1;
+  switch (traits_of(config.family).window_layers) {
+    case WindowLayers::kNone:
       break;
-    case Family::kMistral:
+    case WindowLayers::kAll:
       out["sliding_window"] = window;
       break;
-    case Family::kQwen2:
+    case WindowLayers::kUpper:
       out["sliding_window"] = window;
       out["use_sliding_window"] = false;
       out["max_window_layers"] = config.layers;
@@ -81,13 +71,16 @@ double read_initializer_range(const std::string& folder) {
 
 void write_model_config(const std::string& folder, const ModelConfig& config, double initializer_range) {
   const std::string path = (std::filesystem::path(folder) / "config.json").string();
-  if (config.family == Family::kQwen2 && config.sliding_window > 0) {
-    throw DataError(str_cat(path, ": a Qwen2 model with a sliding window cannot be written"));
+  const FamilyTraits& traits = traits_of(config.family);
+  if (traits.window_layers == WindowLayers::kUpper && config.sliding_window > 0) {
+    throw DataError(
+        str_cat(path, ": a ", traits.model_type,
+                " model with a sliding window cannot be written: which layers have it is not known"));
   }
-  PESC_CHECK(config.qkv_bias == (config.family == Family::kQwen2), "only Qwen2 has biases on q, k and v");
+  PESC_CHECK(config.qkv_bias == traits.qkv_bias(), "biases of a ", traits.model_type, " model");
   ordered_json out;
-  out["architectures"] = ordered_json::array({architecture_name(config.family)});
-  out["model_type"] = family_name(config.family);
+  out["architectures"] = ordered_json::array({std::string(traits.architecture)});
+  out["model_type"] = std::string(traits.model_type);
   out["dtype"] = "float32";
   out["torch_dtype"] = "float32";
   out["vocab_size"] = config.vocab;
@@ -98,10 +91,12 @@ void write_model_config(const std::string& folder, const ModelConfig& config, do
   out["num_key_value_heads"] = config.kv_heads;
   out["head_dim"] = config.head_dim;
   out["max_position_embeddings"] = config.max_positions;
-  out["hidden_act"] = "silu";
+  out["hidden_act"] = std::string(activation_names(traits.activation).front());
   out["rms_norm_eps"] = config.rms_eps;
   add_rope(config.rope, out);
-  add_family(config, out);
+  add_window(config, out);
+  for (const ConfigConstant& constant : traits.constants)
+    out[std::string(constant.key)] = ordered_json::parse(constant.json);
   out["attention_dropout"] = 0.0;
   out["initializer_range"] = initializer_range;
   out["tie_word_embeddings"] = config.tied_embeddings;

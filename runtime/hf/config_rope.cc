@@ -17,15 +17,12 @@
 
 #include "ops/core/check.h"
 #include "runtime/hf/config_parts.h"
-#include "runtime/hf/safetensors.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
 
 using namespace std::string_view_literals;
-
-constexpr double kDefaultTheta = 10000.0;
-constexpr auto kKinds = "default, linear, llama3";
 
 // Keys of every kind. attention_factor and (without a kind that scales) factor are for values that change
 // nothing.
@@ -58,19 +55,19 @@ void refuse_nested(const ConfigFields& fields) {
 }
 
 // The kind that `rope_type`, or `type` as older files say, names; both must agree.
-std::string read_kind(const ConfigFields& fields) {
+std::string read_kind(const ConfigFields& fields, const FamilyTraits& traits) {
   const std::optional<std::string> kind = fields.string("rope_type");
   const std::optional<std::string> old_kind = fields.string("type");
   if (kind && old_kind && *kind != *old_kind) {
-    fields.fail("type", str_cat(printable(*old_kind), " contradicts rope_type ", printable(*kind),
+    fields.fail("type", str_cat(in_quotes(*old_kind), " contradicts rope_type ", in_quotes(*kind),
                                 "; they are two spellings of one setting"));
   }
   if (kind || old_kind) return kind ? *kind : *old_kind;
   for (const auto& [key, value] : fields.object_items()) {
     if (value.is_null() || key == "rope_theta" || key == "partial_rotary_factor") continue;
     fields.fail("rope_type",
-                str_cat("is missing, but ", printable(key), " stands in the dictionary; say which of ",
-                        kKinds, " is meant, or take ", printable(key), " out"));
+                str_cat("is missing, but ", in_quotes(key), " stands in the dictionary; say which of ",
+                        rope_kind_names(traits.rope_kinds), " is meant, or take ", in_quotes(key), " out"));
   }
   return "default";
 }
@@ -114,25 +111,32 @@ void read_llama3(const ConfigFields& fields, int64_t max_positions, RopeConfig& 
 
 // The rope of one dictionary: `rope_parameters` or `rope_scaling`. Its own rope_theta, if any, goes into
 // `theta`.
-RopeConfig read_dictionary(const ConfigFields& fields, int64_t max_positions, std::optional<double>& theta) {
+RopeConfig read_dictionary(const ConfigFields& fields, const FamilyTraits& traits, int64_t max_positions,
+                           std::optional<double>& theta) {
   RopeConfig rope;
   refuse_nested(fields);
-  const std::string kind = read_kind(fields);
+  const std::string name = read_kind(fields, traits);
   theta = fields.positive("rope_theta");
-  if (kind == "default") {
-    refuse_other_keys(fields, kind, kDefaultKeys);
-    require_one(fields, "factor",
-                "the rope kind 'default' does not scale; say rope_type linear if it should");
-  } else if (kind == "linear") {
-    refuse_other_keys(fields, kind, kLinearKeys);
-    rope.kind = RopeKind::kLinear;
-    rope.factor = read_factor(fields);
-  } else if (kind == "llama3") {
-    refuse_other_keys(fields, kind, kLlama3Keys);
-    read_llama3(fields, max_positions, rope);
-  } else {
-    fields.fail(fields.has("rope_type") ? "rope_type" : "type",
-                str_cat("the rope kind ", printable(kind), " is not supported; supported are ", kKinds));
+  const auto kind = std::ranges::find(traits.rope_kinds, name, rope_kind_name);
+  if (kind == traits.rope_kinds.end()) {
+    refuse_beyond_row(fields, fields.has("rope_type") ? "rope_type" : "type",
+                      str_cat("the rope kind ", in_quotes(name)), traits, rope_kind_names(traits.rope_kinds));
+  }
+  switch (*kind) {
+    case RopeKind::kDefault:
+      refuse_other_keys(fields, name, kDefaultKeys);
+      require_one(fields, "factor",
+                  "the rope kind 'default' does not scale; say rope_type linear if it should");
+      break;
+    case RopeKind::kLinear:
+      refuse_other_keys(fields, name, kLinearKeys);
+      rope.kind = RopeKind::kLinear;
+      rope.factor = read_factor(fields);
+      break;
+    case RopeKind::kLlama3:
+      refuse_other_keys(fields, name, kLlama3Keys);
+      read_llama3(fields, max_positions, rope);
+      break;
   }
   require_one(fields, "attention_factor", "a scaled attention is not supported; only 1 is");
   require_one(fields, "partial_rotary_factor", "a partly rotated head is not supported; only 1 is");
@@ -147,7 +151,7 @@ bool same_kind(const RopeConfig& a, const RopeConfig& b) {
 }  // namespace
 
 // Both spellings may stand in one file (this project writes both), but not contradict each other.
-RopeConfig read_rope(const ConfigFields& fields, int64_t max_positions) {
+RopeConfig read_rope(const ConfigFields& fields, const FamilyTraits& traits, int64_t max_positions) {
   require_one(fields, "partial_rotary_factor", "a partly rotated head is not supported; only 1 is");
   // Spellings of other programs would otherwise be passed over.
   for (const auto& [key, value] : fields.object_items()) {
@@ -166,7 +170,7 @@ RopeConfig read_rope(const ConfigFields& fields, int64_t max_positions) {
     const std::optional<ConfigFields> dictionary = fields.object(key);
     if (!dictionary) continue;
     std::optional<double> own_theta;
-    const RopeConfig read = read_dictionary(*dictionary, max_positions, own_theta);
+    const RopeConfig read = read_dictionary(*dictionary, traits, max_positions, own_theta);
     if (rope && !same_kind(*rope, read)) fields.fail(key, "contradicts rope_parameters");
     rope = read;
     if (theta && own_theta && *theta != *own_theta) {
@@ -176,7 +180,7 @@ RopeConfig read_rope(const ConfigFields& fields, int64_t max_positions) {
     if (own_theta) theta = own_theta;
   }
   RopeConfig out = rope.value_or(RopeConfig{});
-  out.theta = theta.value_or(kDefaultTheta);
+  out.theta = theta.value_or(traits.defaults.rope_theta);
   return out;
 }
 

@@ -12,6 +12,7 @@
 #include "ops/core/check.h"
 #include "runtime/hf/dtype_convert.h"
 #include "runtime/hf/json_file.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 
@@ -19,16 +20,18 @@ std::string some_of(std::span<const std::string> names) {
   constexpr size_t kShown = 5;
   std::string out;
   for (size_t i = 0; i < std::min(names.size(), kShown); ++i)
-    out += (i == 0 ? "" : ", ") + printable(names[i]);
+    out += (i == 0 ? "" : ", ") + in_quotes(names[i]);
   if (names.size() > kShown) out += " and " + std::to_string(names.size() - kShown) + " more";
   return out;
 }
 
 namespace {
 
+constexpr const char* kConfigName = "config.json";
 constexpr const char* kSingle = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr uint64_t kMaxIndexBytes = 64 << 20;
+constexpr uint64_t kMostConfigBytes = 16 << 20;
 constexpr uint64_t kDigestBlock = 1 << 20;
 
 // The weight files of a folder, whether anything names them or not, sorted; of PyTorch's own only an adapter,
@@ -74,7 +77,7 @@ std::vector<std::string> file_names(const Map& map) {
                 "or name the base"));
   }
   if (files.size() == 1 && files.front().find("-of-") == std::string::npos) {
-    throw DataError(str_cat(none, "; it holds ", printable(files.front()), ": rename it to ", kSingle,
+    throw DataError(str_cat(none, "; it holds ", in_quotes(files.front()), ": rename it to ", kSingle,
                             " if it is the whole model"));
   }
   if (!files.empty()) {
@@ -89,7 +92,7 @@ std::vector<std::string> file_names(const Map& map) {
        it.increment(error)) {
     const std::string kind = it->path().extension().string();
     if (std::ranges::find(kOthers, kind) == kOthers.end()) continue;
-    throw DataError(str_cat(none, "; it holds ", printable(it->path().filename().string()),
+    throw DataError(str_cat(none, "; it holds ", in_quotes(it->path().filename().string()),
                             ", which must be converted to safetensors first"));
   }
   throw DataError(str_cat(none, "; give the folder of a Hugging Face model with safetensors files"));
@@ -109,9 +112,12 @@ class Digest {
     for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<unsigned char>(value >> (8 * i));
     add(bytes.data(), bytes.size());
   }
+  void add_text(const std::string& text) {
+    add_number(text.size());
+    add(text.data(), text.size());
+  }
   void add_file(const std::string& name, const MappedFile& file) {
-    add_number(name.size());
-    add(name.data(), name.size());
+    add_text(name);
     add_number(file.size());
     std::vector<std::byte> block(std::min(file.size(), kDigestBlock));
     for (uint64_t at = 0; at < file.size(); at += kDigestBlock) {
@@ -179,7 +185,7 @@ HfFolder::WeightMap HfFolder::read_index() {
   for (const auto& [tensor, file_name] : map->items()) {
     if (!file_name.is_string()) {
       throw DataError(
-          str_cat(where, ": weight_map: the file of tensor ", printable(tensor), " is not a string"));
+          str_cat(where, ": weight_map: the file of tensor ", in_quotes(tensor), " is not a string"));
     }
     tensors[file_name.get<std::string>()].push_back(tensor);
   }
@@ -194,12 +200,12 @@ HfFolder::WeightMap HfFolder::read_index() {
 void HfFolder::open_index(const WeightMap& map) {
   const std::string where = (std::filesystem::path(folder_) / kIndex).string();
   for (const auto& [name, tensors] : map) {
-    add_file(name, str_cat(where, ": tensor ", printable(tensors.front())));
+    add_file(name, str_cat(where, ": tensor ", in_quotes(tensors.front())));
     const SafetensorsFile& file = files_.at(name);
     for (const std::string& tensor : tensors) {
       const SafetensorsEntry* entry = file.header().find(tensor);
       if (entry == nullptr) {
-        throw DataError(str_cat(file.path(), ": there is no tensor ", printable(tensor), ", which ", where,
+        throw DataError(str_cat(file.path(), ": there is no tensor ", in_quotes(tensor), ", which ", where,
                                 " places there"));
       }
       places_.emplace(tensor, Place{&file, entry});
@@ -269,11 +275,11 @@ void HfFolder::read(const std::string& name, int64_t global_rows, int64_t global
   const std::array<int64_t, 2> want = {global_rows, global_cols};
   const Place* place = locate(name);
   if (place == nullptr) {
-    throw DataError(str_cat(folder_, ": there is no tensor ", printable(name),
+    throw DataError(str_cat(folder_, ": there is no tensor ", in_quotes(name),
                             " (the model needs one of shape ", shape_text(want), ")"));
   }
   const auto& [file, entry] = *place;
-  const std::string where = str_cat(file->path(), ": tensor ", printable(entry->name));
+  const std::string where = str_cat(file->path(), ": tensor ", in_quotes(entry->name));
   const std::vector<int64_t>& shape = entry->shape;
   const bool matches = (shape.size() == 1 && global_rows == 1 && shape[0] == global_cols) ||
                        (shape.size() == 2 && shape[0] == global_rows && shape[1] == global_cols);
@@ -282,7 +288,7 @@ void HfFolder::read(const std::string& name, int64_t global_rows, int64_t global
         str_cat(where, " has shape ", shape_text(shape), ", but config.json asks for ", shape_text(want)));
   }
   if (!entry->dtype || !converts_to_f32(*entry->dtype)) {
-    throw DataError(str_cat(where, " is ", printable(entry->type),
+    throw DataError(str_cat(where, " is ", in_quotes(entry->type),
                             "; weights must be F32, BF16 or F16: give the model in one of these"));
   }
   const std::span<const std::byte> bytes = file->bytes(*entry);
@@ -350,11 +356,18 @@ std::vector<std::string> HfFolder::names() const {
 std::string HfFolder::part_digest(size_t part) const {
   Digest digest;
   if (part == 0) {
-    digest.add_file("config.json", MappedFile(path_in_folder(folder_, "config.json", folder_, links_)));
+    digest.add_text(kConfigName);
+    digest.add_text(canonical_json(read_json_file(folder_, kConfigName, kMostConfigBytes, links_)));
   } else {
     const auto& [name, file] = *std::next(files_.begin(), static_cast<std::ptrdiff_t>(part - 1));
     digest.add_file(name, file.file());
   }
+  return digest.hex();
+}
+
+std::string HfFolder::raw_config_digest() const {
+  Digest digest;
+  digest.add_file(kConfigName, MappedFile(path_in_folder(folder_, kConfigName, folder_, links_)));
   return digest.hex();
 }
 

@@ -17,7 +17,7 @@
 
 namespace pesc {
 
-// "'a', 'b' and 7 more": the first of `names`, tamed as by `printable`.
+// "'a', 'b' and 7 more": the first of `names`, tamed as by `in_quotes`.
 [[nodiscard]] std::string some_of(std::span<const std::string> names);
 
 class HfFolder : public WeightSource {
@@ -50,11 +50,14 @@ class HfFolder : public WeightSource {
   // Whether two tensors have the same shape and hold the same values. Reads both.
   [[nodiscard]] bool same_values(const std::string& a, const std::string& b) const;
   // Identifies the base: XXH3-128 in hexadecimal of config.json's and every weights file's digest, in order
-  // of name. A file's digest is the XXH3-128 of its name, size and bytes; that reads all of it, a few GB/s at
-  // best, so ranks share the files.
+  // of name. A weights file's digest is the XXH3-128 of its name, size and bytes; that reads all of it, a few
+  // GB/s at best, so ranks share the files. Part 0 is config.json, of which the canonical text is taken
+  // (canonical_json): only a changed value changes its digest.
   static constexpr size_t kDigestLength = 32;  // characters
   [[nodiscard]] size_t digest_parts() const { return files_.size() + 1; }
   [[nodiscard]] std::string part_digest(size_t part) const;
+  // Part 0 as an older pesc took it, of the bytes of config.json.
+  [[nodiscard]] std::string raw_config_digest() const;
   [[nodiscard]] static std::string content_digest(const std::vector<std::string>& parts);
 
  private:

@@ -1,6 +1,7 @@
 #include "runtime/hf/json_file.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 #include <vector>
 
@@ -8,11 +9,25 @@
 #include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/mapped_file.h"
 #include "runtime/hf/safetensors.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
 
 constexpr int kMaxDepth = 64;
+
+// Below this every whole number is a float64 of its own.
+constexpr double kWholeBelow = 9007199254740992.0;
+
+// JSON has one kind of number: 10000.0, 1e4 and 10000 are the same.
+void make_whole(nlohmann::json& value) {
+  if (value.is_structured()) {
+    for (nlohmann::json& child : value) make_whole(child);
+  } else if (value.is_number_float()) {
+    const auto number = value.get<double>();
+    if (std::abs(number) < kWholeBelow && number == std::trunc(number)) value = static_cast<int64_t>(number);
+  }
+}
 
 }  // namespace
 
@@ -32,7 +47,7 @@ nlohmann::json parse_json_document(std::string_view text, const std::string& fil
     } else if (event == json::parse_event_t::key) {
       const auto& key = value.get_ref<const std::string&>();
       if (!keys.back().insert(key).second) {
-        throw DataError(str_cat(file_name, ": the key ", printable(key), " appears twice in one object"));
+        throw DataError(str_cat(file_name, ": the key ", in_quotes(key), " appears twice in one object"));
       }
     }
     return true;
@@ -44,8 +59,14 @@ nlohmann::json parse_json_document(std::string_view text, const std::string& fil
     const auto line = 1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n');
     throw DataError(str_cat(file_name, ":", line, ": not valid JSON near byte ", at));
   } catch (const json::exception& error) {
-    throw DataError(str_cat(file_name, ": not usable JSON: ", printable(error.what())));
+    throw DataError(str_cat(file_name, ": not usable JSON: ", in_quotes(error.what())));
   }
+}
+
+std::string canonical_json(const nlohmann::json& document) {
+  nlohmann::json whole = document;
+  make_whole(whole);
+  return whole.dump();  // its objects have their keys in order
 }
 
 nlohmann::json read_json_file(const std::string& folder, const std::string& name, uint64_t max_bytes,

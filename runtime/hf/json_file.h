@@ -19,4 +19,8 @@ namespace pesc {
 [[nodiscard]] nlohmann::json read_json_file(const std::string& folder, const std::string& name,
                                             uint64_t max_bytes, Links links = Links::kInside);
 
+// The same text for all documents of the same values, however they were written: keys in order, no white
+// space, a whole number without point and exponent.
+[[nodiscard]] std::string canonical_json(const nlohmann::json& document);
+
 }  // namespace pesc

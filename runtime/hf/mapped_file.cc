@@ -14,6 +14,7 @@
 #include "ops/core/check.h"
 #include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/safetensors.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace fs = std::filesystem;
@@ -111,7 +112,7 @@ std::string MappedFile::first_bytes() const {
 
 std::string path_in_folder(const std::string& folder, std::string_view name, const std::string& named_by,
                            Links links) {
-  const std::string where = str_cat(named_by, ": file name ", printable(name));
+  const std::string where = str_cat(named_by, ": file name ", in_quotes(name));
   if (name.empty() || name == "." || name == ".." || name.find('/') != std::string_view::npos ||
       name.find('\0') != std::string_view::npos) {
     throw DataError(str_cat(where, " is not the plain name of a file inside ", folder));

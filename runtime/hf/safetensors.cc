@@ -12,12 +12,12 @@
 #include "ops/core/check.h"
 #include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/safetensors_types.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
 
 constexpr size_t kMaxRank = 16;
-constexpr size_t kMaxShownName = 120;
 constexpr size_t kMaxDigits = 1 << 20;  // in a row, in a header
 
 // Receives the JSON events of a header. `State` is what the next event must be.
@@ -152,7 +152,7 @@ class HeaderReader {
     const bool in_tensor = state_ == State::kTensor || state_ == State::kField || state_ == State::kDType ||
                            state_ == State::kShape || state_ == State::kShapeItem ||
                            state_ == State::kOffsets || state_ == State::kOffsetItem;
-    const std::string tensor = in_tensor ? str_cat("tensor ", printable(entry_.name), ": ") : "";
+    const std::string tensor = in_tensor ? str_cat("tensor ", in_quotes(entry_.name), ": ") : "";
     throw DataError(str_cat(file_, ": ", tensor, what));
   }
 
@@ -209,7 +209,7 @@ class HeaderReader {
       seen = &saw_offsets_;
       next = State::kOffsets;
     } else {
-      fail(str_cat("unknown field ", printable(name), "; known are dtype, shape, data_offsets"));
+      fail(str_cat("unknown field ", in_quotes(name), "; known are dtype, shape, data_offsets"));
     }
     if (std::exchange(*seen, true)) fail(str_cat("the field ", name, " appears twice"));
     state_ = next;
@@ -301,7 +301,7 @@ void check_names(SafetensorsHeader& header, const std::string& file_name) {
                                         [&](uint32_t a, uint32_t b) { return name_of(a) == name_of(b); });
   if (twice != header.by_name.end()) {
     throw DataError(
-        str_cat(file_name, ": tensor ", printable(name_of(*twice)), " appears twice in the header"));
+        str_cat(file_name, ": tensor ", in_quotes(name_of(*twice)), " appears twice in the header"));
   }
 }
 
@@ -311,14 +311,14 @@ void check_cover(const SafetensorsHeader& header, uint64_t data_bytes, const std
   for (const SafetensorsEntry& t : header.tensors) {
     const std::string where = t.begin == end && t.end <= data_bytes
                                   ? ""
-                                  : str_cat(file_name, ": tensor ", printable(t.name), " at data bytes [",
+                                  : str_cat(file_name, ": tensor ", in_quotes(t.name), " at data bytes [",
                                             t.begin, ", ", t.end, "] ");
     if (t.end > data_bytes) {
       throw DataError(
           str_cat(where, "lies beyond the ", data_bytes, " bytes of data; the file is cut short"));
     }
     if (t.begin < end) {
-      throw DataError(str_cat(where, "overlaps tensor ", printable(before->name), ", which ends at ", end));
+      throw DataError(str_cat(where, "overlaps tensor ", in_quotes(before->name), ", which ends at ", end));
     }
     if (t.begin > end) throw DataError(str_cat(where, "leaves a gap after byte ", end));
     end = t.end;
@@ -326,7 +326,7 @@ void check_cover(const SafetensorsHeader& header, uint64_t data_bytes, const std
   }
   if (end != data_bytes) {
     throw DataError(str_cat(file_name, ": ", data_bytes - end, " bytes follow the last tensor",
-                            before == nullptr ? "" : " " + printable(before->name),
+                            before == nullptr ? "" : " " + in_quotes(before->name),
                             "; the file is damaged or not what its header says"));
   }
 }
@@ -360,16 +360,6 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> file, const std::
   return header;
 }
 
-std::string printable(std::string_view name) {
-  std::string out = "'";
-  for (const char c : name.substr(0, kMaxShownName)) {
-    const auto byte = static_cast<unsigned char>(c);
-    out += byte < 0x20 || byte == 0x7F ? '?' : c;
-  }
-  out += name.size() > kMaxShownName ? "...'" : "'";
-  return out;
-}
-
 std::string shape_text(std::span<const int64_t> shape) {
   std::string out = "[";
   for (size_t i = 0; i < shape.size(); ++i) out += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
@@ -381,7 +371,7 @@ SafetensorsFile::SafetensorsFile(const std::string& path)
 
 const SafetensorsEntry& SafetensorsFile::at(std::string_view name) const {
   const SafetensorsEntry* entry = header_.find(name);
-  if (entry == nullptr) throw DataError(str_cat(path(), ": there is no tensor ", printable(name)));
+  if (entry == nullptr) throw DataError(str_cat(path(), ": there is no tensor ", in_quotes(name)));
   return *entry;
 }
 

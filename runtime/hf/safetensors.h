@@ -57,8 +57,6 @@ struct SafetensorsHeader {
 [[nodiscard]] SafetensorsHeader parse_safetensors(std::span<const std::byte> file,
                                                   const std::string& file_name);
 
-// A name out of a stranger's file made fit for a message: quoted, control bytes replaced, long ones cut.
-[[nodiscard]] std::string printable(std::string_view name);
 // "[2, 3]"
 [[nodiscard]] std::string shape_text(std::span<const int64_t> shape);
 

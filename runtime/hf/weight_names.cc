@@ -2,33 +2,24 @@
 
 #include <algorithm>
 #include <array>
-#include <optional>
 #include <set>
 #include <string_view>
 
+#include "model/families.h"
 #include "model/hf_names.h"
 #include "ops/core/check.h"
-#include "runtime/hf/config_json.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
 
 using namespace std::string_view_literals;
 
-// What the files of a family hold beside the language model, and a run on text does not need. A family or a
-// weight format that brings more parts gets a row for each.
-struct SkippedPart {
-  std::optional<Family> family;  // absent: every family
-  std::string_view prefix;
-};
-constexpr std::array<SkippedPart, 6> kSkippedParts = {{
-    {std::nullopt, "vision_tower."},
-    {std::nullopt, "model.vision_tower."},
-    {std::nullopt, "vision_model."},
-    {std::nullopt, "multi_modal_projector."},
-    {std::nullopt, "model.multi_modal_projector."},
-    {std::nullopt, "model.mm_projector."},
-}};
+// What folders hold beside the language model, and a run on text does not need. A weight format that brings
+// more parts gets a line for each.
+constexpr std::array kSkippedParts = {
+    "vision_tower."sv,          "model.vision_tower."sv,          "vision_model."sv,
+    "multi_modal_projector."sv, "model.multi_modal_projector."sv, "model.mm_projector."sv};
 
 // Buffers that old versions of transformers saved: derived from config.json, never learned.
 constexpr std::array kDerivedBuffers = {".rotary_emb.inv_freq"sv,   ".rotary_emb.cos_cached"sv,
@@ -49,10 +40,8 @@ bool has_mark(std::string_view name, std::string_view mark) {
   return name.find(mark) != std::string_view::npos;
 }
 
-bool is_skipped(std::string_view name, Family family) {
-  return std::ranges::any_of(kSkippedParts, [&](const SkippedPart& part) {
-    return (!part.family || *part.family == family) && name.starts_with(part.prefix);
-  });
+bool is_skipped(std::string_view name) {
+  return std::ranges::any_of(kSkippedParts, [&](std::string_view part) { return name.starts_with(part); });
 }
 
 bool is_derived(std::string_view name, const SafetensorsEntry* entry) {
@@ -101,7 +90,7 @@ int64_t layer_of(std::string_view name) {
         "tie_word_embeddings to true, else a file is missing";
   } else if (const auto it = folder.unlisted().find(first); it != folder.unlisted().end()) {
     why = str_cat(
-        "; ", printable(first), " stands in ", it->second,
+        "; ", in_quotes(first), " stands in ", it->second,
         ", but model.safetensors.index.json does not list it: the index belongs to other files, download "
         "the folder again");
   } else {
@@ -111,11 +100,12 @@ int64_t layer_of(std::string_view name) {
     });
     if (missing.size() == wanted && !names.empty()) {
       const std::string& shown = like != names.end() ? *like : names.front();
-      why = str_cat("; the names in the files are other ones, for instance ", printable(shown),
+      why = str_cat("; the names in the files are other ones, for instance ", in_quotes(shown),
                     ": save the model as transformers does (save_pretrained), under the names of its family");
     } else if (layer_of(first) > 0 && layer_of(first) == layer_of(missing.back())) {
-      why = str_cat("; config.json says num_hidden_layers ", model.layers, " and model_type ",
-                    family_name(model.family), ": it belongs to other weights, or a file is missing");
+      why =
+          str_cat("; config.json says num_hidden_layers ", model.layers, " and model_type ",
+                  traits_of(model.family).model_type, ": it belongs to other weights, or a file is missing");
     } else {
       why = "; config.json belongs to other weights, or a file is missing";
     }
@@ -127,7 +117,7 @@ int64_t layer_of(std::string_view name) {
 
 [[noreturn]] void refuse_left_over(const HfFolder& folder, const ModelConfig& model,
                                    const std::vector<std::string>& left) {
-  std::string why = str_cat("config.json describes a ", family_name(model.family),
+  std::string why = str_cat("config.json describes a ", traits_of(model.family).model_type,
                             " model, which has no such tensors: it belongs to other weights");
   const auto beyond = std::ranges::max_element(left, {}, layer_of);
   if (std::ranges::any_of(left, is_adapter)) {
@@ -151,7 +141,7 @@ LeftOver left_over(const HfFolder& folder, const ModelConfig& model, const std::
   const auto sort = [&](const std::string& name, const SafetensorsEntry* entry) {
     if (wanted.contains(name) || is_derived(name, entry)) return;
     if (name == hf::kHead && model.tied_embeddings) return;  // check_tied_head
-    if (is_skipped(name, model.family)) {
+    if (is_skipped(name)) {
       out.skipped.push_back(name);
     } else if (is_computed(name) || is_adapter(name)) {
       out.computed.push_back(name);
@@ -190,7 +180,7 @@ WeightReport compare_weights(HfFolder& folder, const ModelConfig& model,
   if (!left.skipped.empty()) {
     report.summary +=
         str_cat("; ", left.skipped.size(), " tensors of parts that are not for text are skipped, such as ",
-                printable(left.skipped.front()));
+                in_quotes(left.skipped.front()));
   }
   report.warnings = folder.warnings();
   if (!left.other.empty()) {

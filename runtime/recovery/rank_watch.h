@@ -17,9 +17,11 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
-#include "runtime/config/experiment.h"
+#include "runtime/recovery/fault.h"
 #include "runtime/recovery/rank_files.h"
+#include "runtime/recovery/recovery_section.h"
 
 namespace pesc {
 

@@ -14,6 +14,7 @@
 #include "ops/embedding.h"
 #include "ops/init.h"
 #include "ops/lora.h"
+#include "ops/low_rank.h"
 #include "ops/reduce.h"
 #include "ops/rmsnorm.h"
 #include "ops/rope.h"
@@ -249,8 +250,8 @@ void router(Bench& b) {
   b.time("router_backward", Rate::kBytes, bytes_of({x}), [&] {
     router_backward(b.s, {x, w, probs, experts, weights, dweights, balance, dw, dlogits}, b.memory);
   });
-  b.time("add_router_term", Rate::kBytes, bytes_of({dx, dx}), [&] {
-    add_router_term(b.s, {dlogits, w}, dx);
+  b.time("add_low_rank_term", Rate::kBytes, bytes_of({dx, dx}), [&] {
+    add_low_rank_term(b.s, {dlogits, w}, dx);
   });
 }
 

@@ -32,9 +32,8 @@ class BadInput(harness.EndToEnd):
 
     @classmethod
     def saved_files(cls):
-        """Lock, number and signs of life of a launch belong to whoever holds the directory; the rest is the run."""
-        return {path: digest for path, digest in harness.digests(cls.path("saved")).items()
-                if path.split(os.sep)[0] not in ("pesc.lock", "pesc.generation", "heartbeats", "deaths")}
+        """All of them: a start that is refused takes back its lock, its number and the signs of life of its ranks, too."""
+        return harness.digests(cls.path("saved"))
 
     def refused(self, code, words, verb="train", ranks=(1, 4), config=harness.QUICKSTART, flags=(), **fields):
         """The saved run, continued with these fields changed, is refused on each number of ranks."""

@@ -97,7 +97,7 @@ class Evaluation(unittest.TestCase):
         result, report = self.report({"data.eval[0].path": path}, "--samples", "1")
         for character in "\x1b\x9b\x07":
             self.assertNotIn(character, result.out)
-        self.assertIn("a\\x1b[31mb", result.out)
+        self.assertIn("a\\x1B[31mb", result.out)
         self.assertEqual(report["samples"][0]["question"], "a\x1b[31mb")
 
     # --- numbers and lengths
@@ -138,8 +138,8 @@ class Evaluation(unittest.TestCase):
         for ranks in (0, 2):
             with self.subTest(ranks=ranks):
                 run = self.path("stopped-%d" % ranks)
-                process = harness.start(ranks, *self.words("train", {
-                    "run_dir": run, "data.eval[0].path": path, "train.eval_every": 1, "train.steps": 9}))
+                settings = {"run_dir": run, "data.eval[0].path": path, "train.eval_every": 1, "train.steps": 9 if ranks else 1}
+                process = harness.start(ranks, *self.words("train", settings))
                 beat, until = os.path.join(run, "heartbeats", "rank-0"), time.monotonic() + 60
                 while time.monotonic() < until and process.poll() is None:
                     if "section 3" in read_if_there(beat):
@@ -153,6 +153,15 @@ class Evaluation(unittest.TestCase):
                 self.assertLess(time.monotonic() - asked, 10)
                 self.assertIn("the evaluation at step 1 is left out", result.err)
                 self.assertEqual([n for n in os.listdir(run) if n.startswith("step-")], ["step-1"])
+                if ranks > 0:
+                    continue
+                # It was the last step: started again, the run evaluates, once.
+                again = self.call("train", {**settings, "train.eval_rows": 8})
+                self.assertIn("held-out loss at step 1", again.err)
+                self.assertIn("done: the evaluation at step 1 has been made up for", again.err)
+                self.assertIn("nothing to do", self.call("train", {**settings, "train.eval_rows": 8}).err)
+                evaluated = [r["step"] for r in harness.read_jsonl(os.path.join(run, "metrics.jsonl")) if "held_out_loss" in r]
+                self.assertEqual(evaluated, [1])
 
     def test_eval_and_generate_end_at_a_signal(self):
         path = self.path("long.jsonl")

@@ -1,10 +1,10 @@
 """Recorded routing: a record without what a step needs ends all ranks before the step, with one message; a step that is
-computed once more is recorded once."""
+computed once more is recorded once; a folder holds the record of one run."""
 
 import os
 
 import harness
-from harness import DATA
+from harness import DATA, USAGE
 
 SMALL = dict(tp=1, ep=2, train__steps=3, train__global_batch=8, train__micro_batch=4, train__seq_len=64, train__log_every=1)
 
@@ -14,7 +14,16 @@ class Routing(harness.EndToEnd):
 
     def record(self, tape, **fields):
         self.train(2, "recorded-" + tape, debug__routing_record=self.path(tape), **{**SMALL, **fields})
-        return harness.digests(self.path(tape))
+        return self.records(tape)
+
+    def records(self, tape):
+        """{name: bytes behind the first line, which says whose they are}"""
+        found = {}
+        for name in os.listdir(self.path(tape)):
+            with open(self.path(tape, name), "rb") as file:
+                self.assertRegex(file.readline(), rb"^pesc routing 1 run [0-9a-f]{32} launch \d+ rank [01] of 2 top_k \d+\n$")
+                found[name] = file.read()
+        return found
 
     def test_a_step_that_was_not_recorded(self):
         self.record("short", train__steps=2)
@@ -37,7 +46,14 @@ class Routing(harness.EndToEnd):
         retried = [r.get("nonfinite") for r in harness.curve(self.path("recorded-again"))]
         self.assertEqual(retried, [None, "retried", None])
         self.assertEqual(plain, again)
-        self.assertTrue(all(os.path.getsize(self.path("plain", name)) > 0 for name in plain))
+        self.assertTrue(all(plain.values()))
+        # Another run does not write into that folder; the run itself goes on with its record.
+        result = harness.pesc(2, "train", *self.experiment("stranger", debug__routing_record=self.path("plain"), **SMALL), seconds=60)
+        self.assert_refused(result, USAGE, "'%s' holds the record of run" % self.path("plain"), "and this is run")
+        self.assertFalse(os.path.exists(self.path("stranger")))
+        self.assertEqual(self.records("plain"), plain)
+        self.train(2, "recorded-plain", debug__routing_record=self.path("plain"), **{**SMALL, "train__steps": 4})
+        self.assertEqual(len(self.records("plain")), 4)
 
 
 if __name__ == "__main__":

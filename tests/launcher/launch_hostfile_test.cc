@@ -108,7 +108,9 @@ TEST_F(Hostfile, RefusesTheRestWithFileLineAndWhatToWrite) {
       {"--host slots=2\n", 1, "no host name"},
       {"n\xc3\xb6"
        "de slots=2\n",
-       1, "\\xc3"},
+       1,
+       "'n\xc3\xb6"
+       "de' is no host name"},
       {"a slots=0\n", 1, "no number of slots"},
       {"a slots=-1\n", 1, "no number of slots"},
       {"a slots=2.5\n", 1, "no number of slots"},
@@ -130,6 +132,32 @@ TEST_F(Hostfile, RefusesTheRestWithFileLineAndWhatToWrite) {
 TEST_F(Hostfile, OfAFileThatIsNotThereOrHasNoEnd) {
   EXPECT_THROW(static_cast<void>(read_hostfile((folder_ / "none").string())), UsageError);
   EXPECT_NE(refusal(std::string(5 << 20, '\n')).find("too long"), std::string::npos);
+}
+
+TEST_F(Hostfile, WhatIsNoHostfileIsCalledByItsName) {
+  using namespace std::string_literals;
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"\x1F\x8B\x08\x00\x00\x00\x00\x00"s, "is compressed with gzip"},
+      {"PK\x03\x04\x14\x00"s, "is a zip archive"},
+      {"\x7F"
+       "ELF\x02\x01"s,
+       "is a program"},
+      {"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"},
+      {"<!DOCTYPE html>\n<html>", "is a web page"},
+      {"a\0 slots=2\0\n\0\0"s, "is binary"},
+      {"a\0 \0s\0"s, "is text in UTF-16"},
+  };
+  for (const auto& [bytes, says] : cases) {
+    const std::string what = refusal(bytes);
+    EXPECT_NE(what.find(path() + ":1: the file " + says), std::string::npos) << what;
+  }
+  try {
+    (void)read_hostfile(folder_.string());
+    ADD_FAILURE() << "a folder was read";
+  } catch (const UsageError& e) {
+    EXPECT_NE(std::string(e.what()).find("is a folder; name a file with one host a line"), std::string::npos)
+        << e.what();
+  }
 }
 
 TEST_F(Hostfile, TooFewSlotsAreRefused) {

@@ -59,6 +59,74 @@ TEST(RepeatedFailure, IsNothingThatMayBeChance) {
   }
 }
 
+// As Open MPI 4.1.4 says it with OMPI_MCA_pml=ucx where there is no such component.
+JobEnd without_component(const std::string& pid, int code = 1) {
+  JobEnd end;
+  end.code = code;
+  end.last_lines[kMpirunItself] = {
+      "--------------------------------------------------------------------------",
+      "No components were able to be opened in the pml framework.",
+      "  Host:      vm",
+      "  Framework: pml",
+      "mpirun detected that one or more processes exited with non-zero status, thus causing",
+      "  Process name: [[" + pid + ",1],0]",
+      "  Exit code:    1"};
+  end.last_lines[0] = {"*** An error occurred in MPI_Init_thread",
+                       "*** reported by process [" + pid + "81793,0]", "*** on a NULL communicator"};
+  return end;
+}
+
+TEST(RepeatedStart, IsTheSameWordsTwiceInARowBeforeAnyHeartbeat) {
+  RepeatedStart starts;
+  EXPECT_FALSE(starts.launch_ended(without_component("38890")));
+  JobEnd other_rank = without_component("1207");  // which rank speaks first is chance
+  other_rank.last_lines[1] = other_rank.last_lines[0];
+  other_rank.last_lines.erase(0);
+  other_rank.last_lines[kMpirunItself].pop_front();
+  other_rank.last_lines[kMpirunItself].push_back(
+      "[vm:4711] 1 more process has sent help message help-mca-base.txt / find-available:none found");
+  EXPECT_TRUE(starts.launch_ended(other_rank));
+  EXPECT_TRUE(starts.launch_ended(without_component("3")));
+  EXPECT_FALSE(starts.launch_ended(without_component("3", 2)));  // another code
+  EXPECT_FALSE(starts.launch_ended(crashed(1, Section::kSetup, 0)));
+  EXPECT_FALSE(starts.launch_ended(without_component("3", 2)));  // not in a row
+  JobEnd silent;
+  silent.code = 139;
+  RepeatedStart crashes;
+  EXPECT_FALSE(crashes.launch_ended(silent));
+  EXPECT_TRUE(crashes.launch_ended(silent));
+}
+
+TEST(RepeatedStart, IsNothingThatMayBeChance) {
+  JobEnd hung = without_component("1");
+  hung.hang = "no rank has come to its set-up";
+  JobEnd beat = without_component("1");
+  beat.heartbeats.emplace_back();
+  JobEnd died = without_component("1");
+  died.deaths.emplace_back();
+  for (const JobEnd& end : {without_component("1", 137), without_component("1", 74),
+                            without_component("1", 75), without_component("1", 0), hung, beat, died}) {
+    RepeatedStart starts;
+    for (int i = 0; i < 3; ++i) EXPECT_FALSE(starts.launch_ended(end)) << end.code;
+  }
+  RepeatedStart starts;
+  JobEnd other = without_component("1");
+  other.last_lines.clear();
+  other.last_lines[kMpirunItself] = {"ORTE was unable to reliably start one or more daemons."};
+  EXPECT_FALSE(starts.launch_ended(without_component("1")));
+  EXPECT_FALSE(starts.launch_ended(other));
+}
+
+TEST(AdviceOnMpi, NamesTheSettingsOfTheEnvironment) {
+  const char* environment[] = {"PATH=/bin", "OMPI_MCA_pml=ucx", "XOMPI_MCA_a=b", "OMPI_MCA_btl=\x1b[31m",
+                               nullptr};
+  const std::string text = advice_on_mpi(environment);
+  EXPECT_NE(text.find("these settings: OMPI_MCA_pml=ucx, OMPI_MCA_btl=\\x1b[31m; unset"), std::string::npos)
+      << text;
+  const char* nothing[] = {"PATH=/bin", nullptr};
+  EXPECT_NE(advice_on_mpi(nothing).find("no OMPI_MCA_ variable is set"), std::string::npos);
+}
+
 TEST(RanksBegan, IsFalseWhereMpirunItselfRefuses) {
   JobEnd end;
   end.code = 1;
@@ -78,6 +146,18 @@ TEST(RanksBegan, IsFalseWhereMpirunItselfRefuses) {
   EXPECT_TRUE(ranks_began(end));
   EXPECT_TRUE(ranks_began(failed(70, Section::kSetup, 0)));
   EXPECT_TRUE(ranks_began(crashed(1, Section::kSetup, 0)));
+}
+
+TEST(HasBegun, IsWhatTheRecordsSayOfALaunch) {
+  const auto path = std::filesystem::temp_directory_path() / str_cat("pesc-begun-", ::getpid());
+  EXPECT_FALSE(has_begun(path, 1));  // no file
+  std::ofstream(path) << R"({"kind":"launch","launch":1,"step":0})" << '\n'
+                      << R"({"kind":"step","launch":2,"step":1})" << '\n'
+                      << R"({"kind":"launch","launch":3,"st)";
+  EXPECT_TRUE(has_begun(path, 1));
+  EXPECT_FALSE(has_begun(path, 2));
+  EXPECT_FALSE(has_begun(path, 3));
+  std::filesystem::remove(path);
 }
 
 TEST(SecondsThatCount, AreThoseOfTheLastLaunchThatComputedAStep) {

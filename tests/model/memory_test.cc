@@ -32,10 +32,7 @@ TEST(Memory, ThePlanIsWhatIsTaken) {
   for (const PescConfig& pesc : {tiny_pesc(), full_tuning(), dense_only()}) {
     const ModelConfig model = tiny_llama();
     Ranks ranks(*world, 1, 1, model.kv_heads);
-    DecoderOptions o;
-    o.capacity = {100, 50, 2, 16};
-    o.max_positions = 50;
-    o.cache_slots = 3;
+    DecoderOptions o = options_of(model, pesc, ranks.mesh(), {.cache_slots = 3}, 100);
     const auto plan = Decoder::plan(model, pesc, ranks.mesh(), o);
     const Decoder decoder(model, pesc, ranks.mesh(), ranks.groups(), o);
     const auto arenas = decoder.arenas();
@@ -58,11 +55,12 @@ TEST(Memory, PlansOfLargeLayoutsNeedNoRanks) {
   model.heads = model.kv_heads = 32;
   model.head_dim = 128;
   model.vocab = 32000;
-  DecoderOptions o;
-  o.capacity = {4096, 2048, 2, 1024};
-  o.max_positions = 2048;
-  const auto one = Decoder::plan(model, tiny_pesc(), Mesh(1, 0, 1, 1), o);
-  const auto eight = Decoder::plan(model, tiny_pesc(), Mesh(64, 5, 8, 8), o);
+  model.max_positions = 2048;
+  const auto plan = [&](const Mesh& mesh, const Layout& layout) {
+    return Decoder::plan(model, tiny_pesc(), mesh, options_of(model, tiny_pesc(), mesh, layout, 4096));
+  };
+  const auto one = plan(Mesh(1, 0, 1, 1), {});
+  const auto eight = plan(Mesh(64, 5, 8, 8), {.tp = 8, .ep = 8});
   ASSERT_EQ(one.front().name, "weights");
   EXPECT_GT(one.front().bytes, int64_t{24} << 30);
   EXPECT_LT(eight.front().bytes, one.front().bytes / 7);

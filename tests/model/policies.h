@@ -36,13 +36,9 @@ inline Outcome three_steps(Communicator& world, const ModelConfig& model, const 
     EXPECT_GT(rig.decoder->exchange_rounds(), 1);
   }
   out.values = rig.values();
-  DecoderOptions o;
-  o.device = test_device(layout.threads);
-  o.capacity = {count_tokens(rows), model.max_positions, layout.headroom, 8, layout.chunks};
-  o.max_positions = model.max_positions;
-  o.recompute = layout.recompute;
-  o.compute = layout.compute;
-  const auto planned = Decoder::plan(model, pesc, rig.ranks.mesh(), o);
+  const Mesh& mesh = rig.ranks.mesh();
+  const auto planned =
+      Decoder::plan(model, pesc, mesh, options_of(model, pesc, mesh, layout, count_tokens(rows)));
   const auto taken = rig.decoder->arenas();
   EXPECT_EQ(planned.size(), taken.size());
   for (size_t i = 0; i < planned.size(); ++i) EXPECT_EQ(planned[i].bytes, taken[i].bytes) << planned[i].name;

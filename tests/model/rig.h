@@ -15,11 +15,12 @@
 
 #include "model/decoder.h"
 #include "model/hf_names.h"
-#include "ops/core/bf16.h"
+#include "ops/core/check.h"
 #include "runtime/optimizer.h"
 #include "runtime/ranks.h"
 #include "tests/assemble.h"
 #include "tests/device.h"
+#include "tests/model/layout.h"
 
 namespace pesc {
 
@@ -56,7 +57,7 @@ inline ModelConfig odd_llama() {
   return m;
 }
 
-// So wide that on a CPU the FFN of many_rows() goes in blocks (ffn_blocks.h).
+// So wide that on a CPU the FFN of many_rows() goes in blocks (shared_ffn.h).
 inline ModelConfig wide_llama() {
   ModelConfig m = tiny_llama();
   m.ffn = 400;
@@ -127,13 +128,9 @@ inline void randomise(Decoder& d, const Parameter& p) {
       host.push_back(static_cast<float>((norm ? 1.0 : 0.0) + scale * v));
     }
   }
-  if (p.value.dtype == DType::kBF16) {
-    std::vector<uint16_t> narrow(host.size());
-    std::transform(host.begin(), host.end(), narrow.begin(), f32_to_bf16);
-    copy_from_host(d.stream(), narrow.data(), p.value);
-  } else {
-    copy_from_host(d.stream(), host.data(), p.value);
-  }
+  const FrozenLinear to = p.held.out > 0 ? p.held : FrozenLinear::of(p.value);
+  PESC_CHECK(FrozenWriter(d.stream(), to).write(0, s.rows, host.data()) < 0, s.name,
+             " does not hold its noise");
 }
 inline void randomise(Decoder& d) {
   for (const Parameter& p : d.parameters().all()) randomise(d, p);
@@ -190,19 +187,6 @@ inline HostBatch batch_of_rows(const Rows& rows, Range range) {
   return b;
 }
 
-struct Layout {
-  int tp = 1, ep = 1;
-  double headroom = 2;
-  int threads = 1;
-  int64_t cache_slots = 0;
-  Purpose purpose = Purpose::kTraining;
-  int chunks = 1;
-  Reduce reduce = Reduce::kAtEnd;
-  Overlap overlap = Overlap::kOn;
-  Recompute recompute = Recompute::kNone;
-  DType compute = DType::kF32;
-};
-
 // A model on a layout of `world`, its share of the rows, and training steps on them.
 class Rig {
  public:
@@ -213,16 +197,7 @@ class Rig {
     validate_layout(model, pesc, world.size(), layout.tp, layout.ep);
     const Mesh& mesh = ranks.mesh();
     batch = batch_of_rows(rows, split_range(static_cast<int64_t>(rows.size()), mesh.dp(), mesh.dp_rank()));
-    DecoderOptions o;
-    o.device = test_device(layout.threads);
-    o.capacity = {std::max<int64_t>(count_tokens(rows), 1), model.max_positions, layout.headroom, 8,
-                  layout.chunks};
-    o.max_positions = model.max_positions;
-    o.cache_slots = layout.cache_slots;
-    o.purpose = layout.purpose;
-    o.overlap = layout.overlap;
-    o.recompute = layout.recompute;
-    o.compute = layout.compute;
+    const DecoderOptions o = options_of(model, pesc, mesh, layout, std::max<int64_t>(count_tokens(rows), 1));
     decoder = std::make_unique<Decoder>(model, pesc, mesh, ranks.groups(), o);
     randomise(*decoder);
   }

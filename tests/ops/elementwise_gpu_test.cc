@@ -43,7 +43,7 @@ class RmsNormGpu : public GpuTwin {
                            dx.view,
                            {},
                            {on_cpu, term.view},
-                           experts > 0 ? RouterTerm{dlogits.view, router.view} : RouterTerm{}});
+                           experts > 0 ? LowRankTerm{dlogits.view, router.view} : LowRankTerm{}});
     const auto run = [&]() -> Outputs {
       const OnGpu gx(gpu(), x, t), gw(gpu(), w), gdy(gpu(), dy, t), gterm(gpu(), term, t);
       const OnGpu grouter(gpu(), router), gdlogits(gpu(), dlogits), gdx(gpu(), before, t);
@@ -63,7 +63,7 @@ class RmsNormGpu : public GpuTwin {
                                gdx.view,
                                {},
                                {on_gpu, gterm.view},
-                               experts > 0 ? RouterTerm{gdlogits.view, grouter.view} : RouterTerm{}});
+                               experts > 0 ? LowRankTerm{gdlogits.view, grouter.view} : LowRankTerm{}});
       return {gy.host(), gdropped.host(), gdx.host()};
     };
     compare(str_cat(shape_name(t, rows, cols, gap), ", ", experts, " experts"), run, {y, dropped, dx},

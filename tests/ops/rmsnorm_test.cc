@@ -212,7 +212,7 @@ TEST(RmsNorm, DroppedCopyAndTermsOfTheGradient) {
         HostMatrix::normal(kTokens - 2, kExperts, 7);  // the last two tokens are padding
     HostMatrix whole = dy, used_up = dy, dx(kTokens, kHidden, 0, 0.5F), got = dx;
     dropout_add(stream, mask, term.view, whole.view);
-    add_router_term(stream, {dlogits.view, router.view}, whole.view.row_range(0, kTokens - 2));
+    add_low_rank_term(stream, {dlogits.view, router.view}, whole.view.row_range(0, kTokens - 2));
     rmsnorm_backward(stream, {whole.view, x.view, w.view, rstd.view, dx.view, {}});
     rmsnorm_backward(stream, {used_up.view,
                               x.view,

@@ -3,6 +3,7 @@
 
 #include <optional>
 
+#include "ops/low_rank.h"
 #include "ops/router.h"
 #include "tests/ops/gpu_twin.h"
 
@@ -116,7 +117,7 @@ TEST_F(RouterGpu, Backward) {
             {f.x.view, f.weight.view, f.probs.view, f.experts(), f.weights.view, dweights.view, balance.view,
              dweight.view, dlogits.view, norm ? rstd.view : Tensor{}, norm ? scale.view : Tensor{}},
             host);
-        add_router_term(cpu, {dlogits.view, f.weight.view}, dx.view);
+        add_low_rank_term(cpu, {dlogits.view, f.weight.view}, dx.view);
         const auto run = [&]() -> Outputs {
           const OnGpu gx(gpu(), f.x, t), gweight(gpu(), f.weight), gprobs(gpu(), f.probs),
               gweights(gpu(), f.weights);
@@ -133,7 +134,7 @@ TEST_F(RouterGpu, Backward) {
                            norm ? gscale.view : Tensor{}},
                           memory);
           EXPECT_LE(memory.peak(), bytes);
-          add_router_term(gpu(), {gdlogits.view, gweight.view}, gdx.view);
+          add_low_rank_term(gpu(), {gdlogits.view, gweight.view}, gdx.view);
           return {gdweight.host(), gdx.host(), gdlogits.host()};
         };
         compare(str_cat(shape_name(t, s.tokens, s.hidden, s.gap), ", ", s.experts, " experts",

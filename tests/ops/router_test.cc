@@ -9,6 +9,7 @@
 #include <numeric>
 #include <set>
 
+#include "ops/low_rank.h"
 #include "ops/rmsnorm.h"
 #include "tests/ops/host_matrix.h"
 
@@ -60,7 +61,7 @@ struct Router {
                      dweight.view, dlogits.view, rstd, norm},
                     scratch);
     EXPECT_EQ(scratch.used(), 0);
-    add_router_term(stream, {dlogits.view, weight.view}, dx.view);
+    add_low_rank_term(stream, {dlogits.view, weight.view}, dx.view);
     EXPECT_TRUE(dlogits.gaps_untouched());
   }
 };

@@ -112,7 +112,11 @@ class ExpertExchangeTest : public testing::Test {
         : routing(routing_of(c, comm.rank(), comm.size())),
           rows(rows_of(c, comm.rank(), comm.size())),
           exchange(comm, c.experts, c.top_k, c.capacity),
-          plan(exchange.prepare(tensor_of(routing.experts.data(), routing.tokens, c.top_k))),
+          most_indices(ExpertExchange::index_count(
+              comm.size(), c.top_k, *std::max_element(c.tokens.begin(), c.tokens.end()), c.capacity)),
+          memory("indices", stream.device(), most_indices * 4),
+          indices(memory.allocate(1, most_indices, DType::kI32)),
+          plan(exchange.prepare(stream, tensor_of(routing.experts.data(), routing.tokens, c.top_k), indices)),
           scratch("scratch", stream.device(),
                   ExpertExchange::scratch_bytes(comm.size(), c.top_k, routing.tokens, kCols)) {}
     // The reference's rows of one round.
@@ -124,6 +128,9 @@ class ExpertExchangeTest : public testing::Test {
     Routing routing;
     std::vector<Row> rows;
     ExpertExchange exchange;
+    int64_t most_indices;
+    Arena memory;
+    Tensor indices;
     ExchangePlan plan;
     Arena scratch;
   };
@@ -214,6 +221,8 @@ TEST_F(ExpertExchangeTest, PlansWithoutSendingOnOneRank) {
     EXPECT_EQ(s.plan.received(), s.routing.tokens);
     EXPECT_EQ(s.plan.recv_experts, s.routing.experts);
     EXPECT_EQ(ExpertExchange::scratch_bytes(1, c.top_k, 1000, 1000), 0);
+    EXPECT_EQ(ExpertExchange::index_count(1, c.top_k, 1000, 1), 0);
+    EXPECT_TRUE(s.plan.indices.empty());
     Tensor rows = tensor_of(static_cast<float*>(nullptr), s.routing.tokens, kCols);
     EXPECT_THROW(s.exchange.dispatch(stream_, s.plan, 0, rows, rows, s.scratch), InternalError);
     EXPECT_THROW(s.exchange.combine(stream_, s.plan, 0, rows, rows, s.scratch), InternalError);
@@ -224,8 +233,9 @@ TEST_F(ExpertExchangeTest, PlansWithoutSendingOnOneRank) {
 TEST_F(ExpertExchangeTest, GroupsByExpert) {
   for_cases([&](const Case& c) {
     const Setup s(c, *comm_, stream_);
+    ASSERT_EQ(s.plan.groups.size(), static_cast<size_t>(s.plan.rounds));
     for (int round = 0; round < s.plan.rounds; ++round) {
-      const ExpertGroups groups = s.exchange.groups(s.plan, round);
+      const ExpertGroups& groups = s.plan.groups.at(static_cast<size_t>(round));
       // With one rank there is one round, of all rows.
       const std::span<const Row> rows = size_ == 1 ? std::span<const Row>(s.rows) : s.round_rows(round);
       std::vector<int64_t> offsets = {0};
@@ -248,6 +258,69 @@ TEST_F(ExpertExchangeTest, GroupsByExpert) {
   });
 }
 
+// The indices of every round, on the device, against everybody's routing in plain loops.
+TEST_F(ExpertExchangeTest, IndicesMatchEverybodysRoutingOnSeveralRanks) {
+  ASSERT_GT(size_, 1);
+  for_cases([&](const Case& c) {
+    const Setup s(c, *comm_, stream_);
+    const int64_t slots = s.plan.tokens * c.top_k;
+    ASSERT_EQ(s.plan.indices.size(), static_cast<size_t>(s.plan.rounds));
+    int64_t stored = 0;
+    for (int round = 0; round < s.plan.rounds; ++round) {
+      // What this rank sends in this round: of every rank's window of received rows, those that are from
+      // here.
+      std::vector<int32_t> token;
+      std::vector<int32_t> there;
+      std::vector<int32_t> back(static_cast<size_t>(slots), -1);
+      for (int d = 0; d < size_; ++d) {
+        const std::vector<Row> rows = rows_of(c, d, size_);
+        const auto end = std::min(rows.size(), static_cast<size_t>((round + 1) * c.capacity));
+        for (auto i = static_cast<size_t>(round * c.capacity); i < end; ++i) {
+          if (rows[i].source != rank_) continue;
+          token.push_back(static_cast<int32_t>(rows[i].token));
+          for (int64_t j = 0; j < c.top_k; ++j) {
+            const int64_t slot = rows[i].token * c.top_k + j;
+            const bool holds = rows[i].experts[static_cast<size_t>(j)] >= 0;
+            if (holds) back[static_cast<size_t>(slot)] = static_cast<int32_t>(there.size());
+            there.push_back(static_cast<int32_t>(holds ? slot : slots));
+          }
+        }
+      }
+      for (int64_t i = 0; i < slots; ++i) {
+        int32_t& place = back[static_cast<size_t>(i)];
+        if (place < 0) place = static_cast<int32_t>(static_cast<int64_t>(there.size()) + i);
+      }
+      const RoundIndices& indices = s.plan.indices[static_cast<size_t>(round)];
+      const auto host = [&](const Tensor& t) {
+        std::vector<int32_t> values(static_cast<size_t>(t.cols));
+        if (t.cols > 0) copy_to_host(stream_, t, values.data());
+        return values;
+      };
+      EXPECT_EQ(host(indices.token), token) << round;
+      EXPECT_EQ(host(indices.slot_there), there) << round;
+      EXPECT_EQ(host(indices.slot_back), back) << round;
+      stored += indices.token.cols + indices.slot_there.cols + indices.slot_back.cols;
+    }
+    EXPECT_LE(stored, s.most_indices);
+  });
+}
+
+// Where every token goes to every rank, a plan has as many indices as index_count says; one less is refused.
+TEST_F(ExpertExchangeTest, TheBoundOnIndicesIsMetOnSeveralRanks) {
+  ASSERT_GT(size_, 1);
+  const Case c{2 * size_, 2 * size_, 9, Load::kRandom, {6}};
+  const Setup s(c, *comm_, stream_);
+  int64_t stored = 0;
+  for (const RoundIndices& i : s.plan.indices) stored += i.token.cols + i.slot_there.cols + i.slot_back.cols;
+  EXPECT_EQ(stored, s.most_indices);
+  EXPECT_EQ(s.plan.rounds, (6 * size_ + 8) / 9);
+  Tensor small = s.indices.col_range(0, s.most_indices - 1);
+  Routing routing = s.routing;
+  EXPECT_THROW(
+      (void)s.exchange.prepare(stream_, tensor_of(routing.experts.data(), routing.tokens, c.top_k), small),
+      InternalError);
+}
+
 TEST_F(ExpertExchangeTest, DispatchThenCombineWithIdentityExpertsOnSeveralRanks) {
   ASSERT_GT(size_, 1);
   for_cases([&](const Case& c) {
@@ -258,6 +331,9 @@ TEST_F(ExpertExchangeTest, DispatchThenCombineWithIdentityExpertsOnSeveralRanks)
       f[i] = feature(rank_, static_cast<int64_t>(i) / kCols, static_cast<int64_t>(i) % kCols);
     const OnDevice home(stream_, f, s.plan.tokens, kCols);
     OnDevice sum(stream_, y, s.plan.tokens, kCols);
+    // What travels is packed by the indices on the device, which prepare has made: nothing is made of these.
+    s.plan.pair_token.clear();
+    s.plan.slot_pair.clear();
     const int64_t before = comm_->bytes_sent();
     int64_t remote = 0;
     for (int round = 0; round < s.plan.rounds; ++round) {
@@ -380,7 +456,7 @@ TEST_F(ExpertExchangeTest, Refuses) {
   EXPECT_THROW(ExpertExchange(*comm_, size_, 1, 0), InternalError);
   const ExpertExchange exchange(*comm_, size_, 1, 4);
   std::vector<int32_t> chosen = {size_};
-  EXPECT_THROW((void)exchange.prepare(tensor_of(chosen.data(), 1, 1)), InternalError);
+  EXPECT_THROW((void)exchange.prepare(stream_, tensor_of(chosen.data(), 1, 1), {}), InternalError);
 }
 
 }  // namespace

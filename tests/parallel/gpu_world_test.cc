@@ -5,7 +5,7 @@
 
 #include <gtest/gtest.h>
 
-#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_session.h"
 
 namespace pesc {
 namespace {

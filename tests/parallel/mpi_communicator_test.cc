@@ -2,8 +2,6 @@
 // Every collective of the mpi communicator against locally computed results: values are pure functions of
 // (rank, index), so that each rank can compute what all the others hold. Sums are compared bit for bit with
 // the sum in rank order, and with float64.
-#include "parallel/mpi_communicator.h"
-
 #include <gtest/gtest.h>
 #include <mpi.h>
 
@@ -12,6 +10,8 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
+
+#include "parallel/mpi_session.h"
 
 namespace pesc {
 namespace {

@@ -1,9 +1,9 @@
 // A session that starts and ends MPI itself, in a process that no mpirun started, and a communicator that
 // outlives it.
+#include "parallel/mpi_session.h"
+
 #include <gtest/gtest.h>
 #include <mpi.h>
-
-#include "parallel/mpi_communicator.h"
 
 namespace pesc {
 namespace {

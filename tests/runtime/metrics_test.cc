@@ -53,6 +53,30 @@ TEST_F(Metrics, ANewStartKeepsWhatWasMeasuredUnderTheLaunchThatMeasuredIt) {
   EXPECT_EQ(all[6]["loss"], 40.0);
 }
 
+TEST_F(Metrics, AnEvaluationCountsUntilItsStepIsComputedAgain) {
+  EXPECT_FALSE(has_evaluation(path(), 4));  // no file
+  const auto evaluated = [](int64_t n) { return nlohmann::json{{"kind", "held_out"}, {"step", n}}; };
+  {
+    MetricsLog log(path(), 1);
+    log.write({{"kind", "launch"}, {"step", 0}});
+    log.write(step(2, 1));
+    log.write(evaluated(2));
+    log.write(step(4, 1));
+    EXPECT_FALSE(has_evaluation(path(), 4));
+    log.write(evaluated(4));
+  }
+  EXPECT_TRUE(has_evaluation(path(), 2));
+  EXPECT_TRUE(has_evaluation(path(), 4));
+  MetricsLog log(path(), 2);
+  log.write({{"kind", "launch"}, {"step", 4}});  // goes on behind it
+  EXPECT_TRUE(has_evaluation(path(), 4));
+  log.write({{"kind", "launch"}, {"step", 3}});
+  EXPECT_TRUE(has_evaluation(path(), 2));
+  EXPECT_FALSE(has_evaluation(path(), 4));
+  std::ofstream(path(), std::ios::app) << "torn";
+  EXPECT_FALSE(has_evaluation(path(), 4));
+}
+
 TEST_F(Metrics, ALineInWhichTheProcessDiedIsTakenAway) {
   const std::string whole = "{\"step\": 1, \"launch\": 1}\n";
   for (const std::string& torn :

@@ -10,6 +10,8 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <iterator>
+#include <map>
 
 #include "ops/core/check.h"
 
@@ -195,6 +197,91 @@ TEST_F(RunLockTest, AStrangersDirectoryIsRefused) {
   // With a checkpoint in it, it is a run directory, whatever else lies there.
   std::filesystem::create_directory(root_ + "/step-5");
   EXPECT_EQ(RunLock::acquire(root_).generation(), 1U);
+}
+
+// The names and bytes of all files below a folder, and its folders.
+std::map<std::string, std::string> contents(const std::string& folder) {
+  std::map<std::string, std::string> all;
+  if (!std::filesystem::exists(folder)) return all;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
+    std::ifstream in(entry.path(), std::ios::binary);
+    all[entry.path()] = entry.is_directory()
+                            ? "folder"
+                            : std::string(std::istreambuf_iterator<char>(in), {}) +
+                                  str_cat(entry.last_write_time().time_since_epoch().count());
+  }
+  return all;
+}
+
+void write_lines(const std::string& path, const std::string& text) {
+  std::filesystem::create_directories(std::filesystem::path(path).parent_path());
+  std::ofstream(path, std::ios::app) << text;
+}
+
+TEST_F(RunLockTest, ARefusedStartLeavesTheDirectoryAsItWas) {
+  const std::string dir = root_ + "/a";
+  { const RunLock first = RunLock::acquire(dir); }
+  write_lines(dir + "/heartbeats/rank-0", "launch 1");
+  write_lines(dir + "/deaths/launch-1-rank-0", "{}");
+  write_lines(dir + "/launches.jsonl", "{\"launch\": 1}\n");
+  write_lines(dir + "/step-5/manifest.pb", "x");
+  write_lines(dir + "/pesc.lock", "of another process\n");
+  const auto before = contents(root_);
+  {
+    RunLock refused = RunLock::acquire(dir);
+    EXPECT_EQ(refused.generation(), 2U);
+    EXPECT_TRUE(refused.was_in_use());
+    write_lines(dir + "/heartbeats/rank-0", "launch 2");
+    write_lines(dir + "/heartbeats/rank-1", "launch 2");
+    write_lines(dir + "/deaths/launch-2-rank-1", "{}");
+    write_lines(dir + "/launches.jsonl", "{\"launch\": 2}\n");
+    EXPECT_NE(contents(root_), before);
+    EXPECT_TRUE(refused.take_back().empty());
+    EXPECT_TRUE(refused.take_back().empty());  // once
+  }
+  EXPECT_EQ(contents(root_), before);
+  EXPECT_EQ(RunLock::acquire(dir).generation(), 2U);
+}
+
+TEST_F(RunLockTest, ARefusedStartInANewDirectoryLeavesNone) {
+  {
+    RunLock refused = RunLock::acquire(root_ + "/runs/a");
+    EXPECT_FALSE(refused.was_in_use());
+    write_lines(root_ + "/runs/a/heartbeats/rank-0", "launch 1");
+    EXPECT_TRUE(refused.take_back().empty());
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(root_));
+  // What is not a launch's stays, and its folder with it.
+  {
+    RunLock refused = RunLock::acquire(root_ + "/runs/b");
+    write_lines(root_ + "/runs/b/notes", "mine");
+    EXPECT_TRUE(refused.take_back().empty());
+  }
+  EXPECT_TRUE(std::filesystem::exists(root_ + "/runs/b/notes"));
+  EXPECT_FALSE(std::filesystem::exists(root_ + "/runs/b/pesc.lock"));
+}
+
+// Another launch has the directory by now: what is there is its.
+TEST_F(RunLockTest, ATakenDirectoryIsNotPutBack) {
+  const std::string dir = root_ + "/a";
+  { const RunLock first = RunLock::acquire(dir); }
+  RunLock refused = RunLock::acquire(dir);
+  std::filesystem::remove(dir + "/pesc.lock");
+  const RunLock newer = RunLock::acquire(dir);
+  const auto before = contents(root_);
+  EXPECT_TRUE(refused.take_back().empty());
+  EXPECT_EQ(contents(root_), before);
+  EXPECT_TRUE(newer.still_ours());
+}
+
+TEST_F(RunLockTest, ADamagedGenerationLeavesTheLockAsItWas) {
+  const std::string dir = root_ + "/a";
+  { const RunLock first = RunLock::acquire(dir); }
+  std::ofstream(dir + "/pesc.generation") << "x";
+  write_lines(dir + "/pesc.lock", "of another process\n");
+  const auto before = contents(root_);
+  EXPECT_THROW((void)RunLock::acquire(dir), DataError);
+  EXPECT_EQ(contents(root_), before);
 }
 
 TEST_F(RunLockTest, UnusableDirectoriesAndDamagedGenerations) {

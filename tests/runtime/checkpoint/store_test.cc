@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "parallel/mpi_communicator.h"
+#include "parallel/mpi_session.h"
 #include "tests/runtime/checkpoint/trained_set.h"
 #include "tests/runtime/filesystem/faulty_filesystem.h"
 

@@ -359,6 +359,18 @@ TEST(Experiment, SettingsThatHaveNoEffectAreNamed) {
        "train.on_loss_spike has no effect"},
       {{"checkpoint.on_error=CONTINUE"}, Concerns::kTraining, "checkpoint.on_error has no effect"},
       {{"checkpoint.asynchronous=false"}, Concerns::kTraining, "checkpoint.asynchronous has no effect"},
+      {{"checkpoint.every_steps=10", "checkpoint.keep_every=15"},
+       Concerns::kTraining,
+       "--set checkpoint.keep_every=15: checkpoint.keep_every is 15, no multiple of checkpoint.every_steps, "
+       "which "
+       "is 10: of the steps that are saved, those that are multiples of 30 are kept for good"},
+      {{"checkpoint.every_steps=1099511627776", "checkpoint.keep_every=1099511627775"},
+       Concerns::kTraining,
+       "none is kept for good"},
+      {{"recovery.max_restarts=1", "recovery.host_wait_s=5"},
+       Concerns::kWithoutLaunch,
+       "recovery.max_restarts, recovery.host_wait_s have no effect without `pesc launch`"},
+      {{"recovery.smaller_layout=true"}, Concerns::kWithoutLaunch, "recovery.smaller_layout has no effect"},
       {{"generate.top_p=0.5"},
        Concerns::kAnswers,
        "generate.top_p has no effect with generate.temperature 0"},
@@ -371,6 +383,10 @@ TEST(Experiment, SettingsThatHaveNoEffectAreNamed) {
     EXPECT_EQ(found[0].concerns, c.concerns) << c.text;
   }
   EXPECT_TRUE(unused({"generate.temperature=1", "generate.top_p=0.5", "generate.seed=2"}).empty());
+  EXPECT_TRUE(unused({"checkpoint.every_steps=5", "checkpoint.keep_every=15"}).empty());
+  // The ranks themselves end at these.
+  EXPECT_TRUE(
+      unused({"recovery.step_limit_s=9", "recovery.setup_limit_s=9", "recovery.eval_limit_s=9"}).empty());
   EXPECT_TRUE(unused({"parallel.ep=2", "parallel.exchange_headroom=3"}).empty());
   EXPECT_FALSE(unused({"parallel.exchange_headroom=0.5"}).empty());
   EXPECT_FALSE(unused({"parallel.exchange_chunks=2"}).empty());

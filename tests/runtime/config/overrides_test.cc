@@ -66,6 +66,30 @@ TEST(Overrides, OneOfFieldsThatExcludeEachOtherReplacesTheOther) {
   EXPECT_FALSE(with({"model.path=x", "model.shape.vocab=5"}).model().has_path());
 }
 
+// In one command line nobody can tell which of the two is meant; one that replaces a field of the file is
+// meant.
+TEST(Overrides, TwoThatExcludeEachOtherAreRefusedByBothNames) {
+  const auto refused = [](const std::vector<std::string>& assignments) {
+    try {
+      check_overrides_agree(assignments, start());
+    } catch (const UsageError& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(refused({"train.steps=5", "train.seed=1", "train.epochs=2"}),
+            "--set train.epochs=2: train.epochs and train.steps (--set train.steps=5) exclude each other; "
+            "leave one out");
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "model.shape and model.path (--set model.path=x)",
+                      refused({"model.path=x", "model.shape.vocab=5"}));
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "train.warmup_ratio and train.warmup_steps",
+                      refused({"train={steps: 5 warmup_steps: 1}", "train.warmup_ratio=0.5"}));
+  EXPECT_EQ(refused({"train.steps=5", "train.steps=6", "train.warmup_steps=1", "model.path=x"}), "");
+  EXPECT_EQ(refused({"train.epochs=5"}), "");  // start() has steps
+  EXPECT_EQ(refused({"model.shape.vocab=5", "model.shape.hidden=6", "data.train[0].path=a", "data.eval=[]"}),
+            "");
+}
+
 TEST(Overrides, Lists) {
   EXPECT_EQ(targets("lora.target=v_proj, o_proj"), (Strings{"v_proj", "o_proj"}));
   EXPECT_EQ(targets("lora.target=[v_proj,o_proj]"), (Strings{"v_proj", "o_proj"}));

@@ -207,12 +207,41 @@ TEST_F(RowFiles, FormsThatAreNoLinesOfRowsAreCalledByName) {
                       refusal("{\n  \"corpus\": \"a\"\n}\n"));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "one JSON array",
                       refusal("{\n \"data\": [\n  " + row_text("a") + "\n ]\n}\n"));
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":1: \"data\" holds a list of objects",
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "\"data\" holds a list of objects",
                       refusal("{\"data\": [" + row_text("a") + "]}\n"));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":1: not valid JSON at byte 16 of the row: ',' (a comma)",
                       refusal(row_text("a") + ",\n" + row_text("b") + ",\n"));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":2: not valid JSON",
                       refusal(row_text("a") + "\n" + row_text("b") + row_text("c") + "\n"));
+}
+
+TEST_F(RowFiles, AFileThatIsOneObjectIsRefusedWithItsKeys) {
+  const std::string rows = "[" + row_text("a") + ", " + row_text("b") + "]";
+  const std::string both =
+      "{\"version\": 1, \"train\": " + rows + ", \"test\": " + rows + ", \"tags\": [[{}], {}]}";
+  for (const RowOptions& options : {RowOptions{}, kSkipping, RowOptions{.max_bytes = 10}}) {
+    const std::string message = refusal(both, options);
+    EXPECT_EQ(
+        message,
+        ":1: the file is one JSON object with the keys \"version\", \"train\", \"test\", \"tags\"; rows are "
+        "expected as JSON Lines, one object a line, or as one JSON array, [{...}, {...}]; \"train\", "
+        "\"test\" hold "
+        "lists of objects, which look like rows: write each list into a file of its own");
+  }
+  // Over several lines, the last of them without a newline, behind a byte order mark.
+  EXPECT_PRED_FORMAT2(
+      ::testing::IsSubstring,
+      "with the key \"data\"; rows are expected as JSON Lines, one object a line, or as one JSON array, "
+      "[{...}, {...}]; \"data\" holds a list of objects, which looks like the rows",
+      refusal("\xEF\xBB\xBF\n{\n \"data\":\n " + rows + "\n}"));
+  const std::string columns = refusal("{\"ids\": [1, 2],\n \"split\": {\"a\": [{}]}}");
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "with the keys \"ids\", \"split\"; rows are", columns);
+  EXPECT_PRED_FORMAT2(::testing::IsNotSubstring, "look", columns);
+  // A row that is wrong by itself, and rows behind one another, are none.
+  for (const std::string& text :
+       {std::string("{\"instruction\": [{}]}"), std::string("{\"ids\": [1, 2], \"split\": {\"a\": [{}]}}"),
+        "{\"data\": " + rows + "}\n{\"data\": []}", std::string("{\"data\": [{}")})
+    EXPECT_PRED_FORMAT2(::testing::IsNotSubstring, "the file is one", refusal(text));
 }
 
 TEST_F(RowFiles, ErrorsOfTheCallbackPassThroughWhenSkipping) {

@@ -98,6 +98,147 @@ TEST_F(SpecialTokenTest, TokenizerFilesNameThemByText) {
                       refusal(model_of(300, 1, {2})));
 }
 
+// Ids are looked up in all files together: a text that one of them gives an id to is no stranger in the
+// other.
+TEST_F(SpecialTokenTest, OneTextIsOneTokenInAllFiles) {
+  const std::string config = folder_.write(
+      "tokenizer_config.json",
+      R"({"eos_token": "<|end|>", "added_tokens_decoder": {"270": {"content": "<|end|>", "special": true}}})");
+  const std::string map =
+      folder_.write("special_tokens_map.json", R"({"eos_token": {"content": "<|end|>"}})");
+  SpecialTokens tokens = agree(model_of(300, 1, {2}));
+  EXPECT_EQ(tokens.stops, (Ids{2, 270}));
+  ASSERT_EQ(tokens.warnings.size(), 1U);
+  EXPECT_EQ(
+      tokens.warnings[0],
+      "the files do not agree on the token that ends an answer: tokenizer.model has token 2; eos_token of " +
+          config + " is token 270 ('<|end|>'); eos_token of " + map +
+          " is token 270 ('<|end|>'). Answers are learned with token 2 at their end, and generation stops at "
+          "token "
+          "2, 270");
+  const std::string added = folder_.write("added_tokens.json", R"({"<|end|>": 271, "<|pad|>": 272})");
+  tokens = agree(model_of(300, 1, {2}));
+  EXPECT_EQ(tokens.stops, (Ids{2, 270}));
+  ASSERT_EQ(tokens.warnings.size(), 2U);
+  EXPECT_EQ(tokens.warnings[0], "the files do not agree on the id of '<|end|>': " + config +
+                                    " has token 270; " + added + " has token 271. Token 270 is taken");
+  folder_.write("tokenizer_config.json", "{}");
+  EXPECT_EQ(agree(model_of(300, 1, {2})).stops, (Ids{2, 271}));
+}
+
+TEST_F(SpecialTokenTest, FilesThatNameOtherBeginsAreSaidOnce) {
+  const std::string config = folder_.write("tokenizer_config.json", R"({"bos_token": "<|begin|>"})");
+  const std::string generation = folder_.write("generation_config.json", R"({"bos_token_id": 5})");
+  const SpecialTokens tokens = agree(model_of(300, 1, {2}));
+  ASSERT_EQ(tokens.warnings.size(), 1U);
+  EXPECT_EQ(tokens.warnings[0],
+            "the files do not agree on the token that begins a text: tokenizer.model has token 1; "
+            "bos_token_id of " +
+                generation + " is token 5; bos_token of " + config +
+                " is '<|begin|>', which the tokenizer has no piece for. Texts begin with token 1");
+  EXPECT_EQ(tokens.begin, 1);
+}
+
+TEST_F(SpecialTokenTest, FilesThatNameOtherEndsAreSaidThoughOneHasTheLearnedOne) {
+  folder_.write("generation_config.json", R"({"eos_token_id": [2, 281]})");
+  EXPECT_TRUE(agree(model_of(300, 1, {280, 2})).warnings.empty());
+  const SpecialTokens tokens = agree(model_of(300, 1, {280}));
+  ASSERT_EQ(tokens.warnings.size(), 1U);
+  EXPECT_PRED_FORMAT2(
+      ::testing::IsSubstring,
+      "tokenizer.model has token 2; eos_token_id of " + folder_.path() + "/config.json is token 280. Answers",
+      tokens.warnings[0]);
+}
+
+TEST_F(SpecialTokenTest, PaddingIsComparedAndCountsNowhere) {
+  folder_.write("tokenizer_config.json", R"({"pad_token": "<|pad|>"})");
+  folder_.write("added_tokens.json", R"({"<|pad|>": 272})");
+  ModelConfig model = model_of(300, 1, {2});
+  EXPECT_TRUE(agree(model).warnings.empty());
+  model.pad_id = 272;
+  EXPECT_TRUE(agree(model).warnings.empty());
+  model.pad_id = 0;
+  const SpecialTokens tokens = agree(model);
+  ASSERT_EQ(tokens.warnings.size(), 1U);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "config.json is token 0; pad_token of ", tokens.warnings[0]);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "is token 272 ('<|pad|>'). None of them counts",
+                      tokens.warnings[0]);
+  EXPECT_EQ(tokens.stops, (Ids{2}));
+}
+
+TEST_F(SpecialTokenTest, IdsOfAddedTokensOutsideTheVocabularyAreRefusedInEveryRole) {
+  for (const char* key : {"bos_token", "eos_token", "pad_token"}) {
+    folder_.write("special_tokens_map.json", str_cat(R"({")", key, R"(": "<|x|>"})"));
+    for (const char* value : {"300", "-1", "2.5", "\"7\"", "99999999999"}) {
+      const std::string added = folder_.write("added_tokens.json", str_cat(R"({"<|x|>": )", value, "}"));
+      const std::string message = refusal(model_of(300, 1, {2}));
+      EXPECT_PRED_FORMAT2(::testing::IsSubstring, added + ": gives " + key + " <|x|> of ", message) << value;
+      EXPECT_PRED_FORMAT2(::testing::IsSubstring, "from 0 to 299", message) << value;
+    }
+  }
+  folder_.write("special_tokens_map.json", "{}");
+  EXPECT_EQ(refusal(model_of(300, 1, {2})), "accepted");  // nobody uses it
+  folder_.write("generation_config.json", R"({"pad_token_id": 300})");
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "generation_config.json: pad_token_id is 300",
+                      refusal(model_of(300, 1, {2})));
+}
+
+// The template puts begin and end as the recipe does; a file that says otherwise is named with what is done.
+TEST_F(SpecialTokenTest, WhatATokenizerWouldAddByItselfChangesNothingAndIsSaid) {
+  const auto told = [&](const std::string& text, const Tokenizer& tokenizer = ByteTokenizer()) {
+    folder_.write("tokenizer_config.json", text);
+    return agree(model_of(300, -1, {2}), tokenizer);
+  };
+  const std::string file = folder_ / "tokenizer_config.json";
+  SpecialTokens tokens = told(R"({"add_bos_token": false, "add_eos_token": true})");
+  ASSERT_EQ(tokens.warnings.size(), 2U);
+  EXPECT_EQ(tokens.warnings[0],
+            file +
+                ": add_bos_token is false; token 1 is put in front of every text nevertheless, "
+                "as the published recipe does");
+  EXPECT_EQ(tokens.warnings[1],
+            file +
+                ": add_eos_token is true; token 2 is put behind every answer, and behind no "
+                "question, as the published recipe does");
+  EXPECT_EQ(tokens.begin, 1);
+  EXPECT_EQ(tokens.end, 2);
+  tokens = told(R"({"add_bos_token": true, "add_eos_token": false})");
+  EXPECT_TRUE(tokens.warnings.empty());
+  ASSERT_EQ(tokens.notes.size(), 1U);
+  EXPECT_EQ(tokens.notes[0],
+            file +
+                ": add_eos_token is false; token 2 is put behind every answer nevertheless, as the "
+                "published recipe does");
+  tokens = told(R"({"add_bos_token": null})");
+  EXPECT_TRUE(tokens.warnings.empty() && tokens.notes.empty());
+  tokens = told(R"({"add_bos_token": true})", ByteTokenizer(-1, 2));
+  ASSERT_EQ(tokens.warnings.size(), 1U);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "add_bos_token is true; no token is put in front",
+                      tokens.warnings[0]);
+  EXPECT_TRUE(told(R"({"add_bos_token": false})", ByteTokenizer(-1, 2)).warnings.empty());
+  folder_.write("tokenizer_config.json", R"({"add_bos_token": "yes"})");
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "add_bos_token is neither true nor false",
+                      refusal(model_of(300, 1, {2})));
+}
+
+// The piece of the sentencepiece file is compared too.
+TEST_F(SpecialTokenTest, AnIdOtherThanThePieceIsSaid) {
+  train_sentencepiece(folder_, kLlamaLike);
+  const auto tokenizer = open_tokenizer(folder_.path());
+  const std::string file = folder_.write(
+      "tokenizer_config.json",
+      R"({"eos_token": "</s>", "added_tokens_decoder": {"2": {"content": "</s>", "special": true}}})");
+  EXPECT_TRUE(agree(model_of(430, 1, {2}), *tokenizer).warnings.empty());
+  folder_.write(
+      "tokenizer_config.json",
+      R"({"eos_token": "</s>", "added_tokens_decoder": {"425": {"content": "</s>", "special": true}}})");
+  const SpecialTokens tokens = agree(model_of(430, 1, {2}), *tokenizer);
+  ASSERT_EQ(tokens.warnings.size(), 2U);
+  EXPECT_EQ(tokens.warnings[0], "the files do not agree on the id of '</s>': tokenizer.model has token 2; " +
+                                    file + " has token 425. Token 425 is taken");
+  EXPECT_EQ(tokens.stops, (Ids{2, 425}));
+}
+
 TEST_F(SpecialTokenTest, AnOrdinaryPieceThatEndsAnswersIsSaid) {
   const SpecialTokens tokens = agree(model_of(300, 1, {2, 'x' + 3}));
   ASSERT_EQ(tokens.warnings.size(), 1U);

@@ -3,36 +3,9 @@
 #include <gtest/gtest.h>
 
 #include "runtime/data/share.h"
-#include "runtime/data/utf8.h"
 
 namespace pesc {
 namespace {
-
-TEST(Tags, OnlyTextWithoutControlCharactersIsPrintable) {
-  for (const char* good :
-       {"", "math", "two words", "caf\xC3\xA9", "\xE6\x97\xA5", "\xF0\x9F\x98\x80", "a\xC2\xA0z"})
-    EXPECT_TRUE(is_printable(good)) << good;
-  for (const char* bad : {"\xFF", "caf\xE9", "a\nb", "\x1B[31m", "\x7F", "\xC2\x9B", "a\t"}) {
-    EXPECT_FALSE(is_printable(bad)) << bad;
-    EXPECT_TRUE(is_printable(made_printable(bad))) << bad;
-  }
-}
-
-TEST(Tags, WhatIsNotPrintableIsWrittenAsBytes) {
-  EXPECT_EQ(made_printable("caf\xE9.x"), "caf\\xE9.x");
-  EXPECT_EQ(made_printable("a\nb\x7F"), "a\\x0Ab\\x7F");
-  EXPECT_EQ(made_printable("\xC2\x9Bm\xC3\xA9"), "\\xC2\\x9Bm\xC3\xA9");
-  EXPECT_EQ(made_printable("\xE6\x97"), "\\xE6\\x97");
-  EXPECT_EQ(made_printable("plain"), "plain");
-  for (const std::string& piece : {std::string("\xFF"), std::string("\xE6\x97\xA5"), std::string("x")}) {
-    std::string text;
-    for (int i = 0; i < 100000; ++i) text += piece;
-    const std::string made = made_printable(text);
-    EXPECT_LT(made.size(), 300U);
-    EXPECT_TRUE(is_printable(made)) << made;
-    EXPECT_TRUE(made.ends_with("..."));
-  }
-}
 
 TEST(Tags, TheSourceThenTheRowThenTheFile) {
   EXPECT_EQ(tag_of("s", "r", "/d/f.jsonl"), "s");

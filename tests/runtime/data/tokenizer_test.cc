@@ -7,7 +7,7 @@
 #include <sstream>
 
 #include "ops/core/check.h"
-#include "runtime/data/utf8.h"
+#include "runtime/text/utf8.h"
 #include "tests/runtime/data/test_tokenizers.h"
 
 namespace pesc {

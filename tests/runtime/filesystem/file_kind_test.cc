@@ -15,7 +15,8 @@ namespace {
 using namespace std::string_literals;
 
 constexpr FileUse kUses[] = {FileUse::kJson,          FileUse::kRows,     FileUse::kSafetensors,
-                             FileUse::kSentencePiece, FileUse::kManifest, FileUse::kText};
+                             FileUse::kSentencePiece, FileUse::kManifest, FileUse::kText,
+                             FileUse::kHostfile};
 
 struct Other {
   std::string bytes;

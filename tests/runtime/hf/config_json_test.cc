@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "tests/runtime/hf/expect_equal.h"
 #include "tests/runtime/hf/temp_folder.h"
 
 namespace pesc {
@@ -278,6 +279,32 @@ TEST(ConfigJson, ValuesThatChangeNothingAreTaken) {
   EXPECT_EQ(rope(json::object()).kind, RopeKind::kDefault);
 }
 
+// transformers drops them while it trains; here nothing of the base model is dropped.
+TEST(ConfigJson, DropoutOfTheBaseModelIsRefusedByName) {
+  for (const char* key : {"attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop",
+                          "dropout", "hidden_dropout_prob", "layerdrop"}) {
+    const std::string message = data_error([&] { (void)parse(with(base(), key, 0.1)); });
+    EXPECT_EQ(message.rfind(std::string("F: ") + key + ": '0.1' means that training drops", 0), 0U)
+        << message;
+    EXPECT_NE(message.find("only 0 is"), std::string::npos) << message;
+    for (const json& neutral : {json(0), json(0.0), json(false), json(nullptr)}) {
+      EXPECT_EQ(parse(with(base(), key, neutral)).hidden, parse(base()).hidden) << key;
+    }
+  }
+  EXPECT_EQ(parse(with(base(), "classifier_dropout", 0.1)).hidden, parse(base()).hidden);
+}
+
+TEST(ConfigJson, PaddingIsATokenOrNone) {
+  EXPECT_EQ(parse(with(base(), "pad_token_id", 3)).pad_id, 3);
+  for (const json& none : {json(-1), json(nullptr)})
+    EXPECT_EQ(parse(with(base(), "pad_token_id", none)).pad_id, -1);
+  const int64_t vocab = parse(base()).vocab;
+  for (const json& bad : {json(vocab), json(2.5), json("3"), json::array({3})}) {
+    const std::string message = data_error([&] { (void)parse(with(base(), "pad_token_id", bad)); });
+    EXPECT_EQ(message.rfind("F: pad_token_id: must be token ids from 0 to ", 0), 0U) << message;
+  }
+}
+
 TEST(ConfigJson, RefusesBrokenText) {
   const auto message = [](const std::string& text) {
     return data_error([&] { (void)parse_model_config(text, "F"); });
@@ -291,30 +318,6 @@ TEST(ConfigJson, RefusesBrokenText) {
             std::string::npos);
   EXPECT_NE(data_error([&] { (void)read_model_config(folder / "no"); }).find("not a folder"),
             std::string::npos);
-}
-
-void expect_equal(const ModelConfig& a, const ModelConfig& b) {
-  EXPECT_EQ(a.family, b.family);
-  EXPECT_EQ(a.vocab, b.vocab);
-  EXPECT_EQ(a.hidden, b.hidden);
-  EXPECT_EQ(a.ffn, b.ffn);
-  EXPECT_EQ(a.layers, b.layers);
-  EXPECT_EQ(a.heads, b.heads);
-  EXPECT_EQ(a.kv_heads, b.kv_heads);
-  EXPECT_EQ(a.head_dim, b.head_dim);
-  EXPECT_EQ(a.max_positions, b.max_positions);
-  EXPECT_EQ(a.rms_eps, b.rms_eps);
-  EXPECT_EQ(a.rope.kind, b.rope.kind);
-  EXPECT_EQ(a.rope.theta, b.rope.theta);
-  EXPECT_EQ(a.rope.factor, b.rope.factor);
-  EXPECT_EQ(a.rope.low_freq_factor, b.rope.low_freq_factor);
-  EXPECT_EQ(a.rope.high_freq_factor, b.rope.high_freq_factor);
-  EXPECT_EQ(a.rope.original_max_positions, b.rope.original_max_positions);
-  EXPECT_EQ(a.qkv_bias, b.qkv_bias);
-  EXPECT_EQ(a.tied_embeddings, b.tied_embeddings);
-  EXPECT_EQ(a.bos_id, b.bos_id);
-  EXPECT_EQ(a.eos_ids, b.eos_ids);
-  EXPECT_EQ(a.sliding_window, b.sliding_window);
 }
 
 TEST(ConfigJson, WhatIsWrittenReadsBack) {

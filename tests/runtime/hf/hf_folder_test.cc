@@ -9,6 +9,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <thread>
+#include <utility>
 
 #include "runtime/data/tokenizer.h"
 #include "runtime/hf/config_json.h"
@@ -450,10 +451,41 @@ TEST(HfFolder, DigestNamesTheContent) {
   const std::string one = digest("{}", 1.0F, "model.safetensors");
   EXPECT_EQ(one.size(), 32U);
   EXPECT_EQ(one.find_first_not_of("0123456789abcdef"), std::string::npos);
-  EXPECT_EQ(digest("{}", 1.0F, "model.safetensors"), one);  // whatever the folder is called
-  EXPECT_NE(digest("{ }", 1.0F, "model.safetensors"), one);
+  EXPECT_EQ(digest("{}", 1.0F, "model.safetensors"), one);     // whatever the folder is called
+  EXPECT_EQ(digest("{ }\n", 1.0F, "model.safetensors"), one);  // nor how config.json is written
+  EXPECT_NE(digest("{\"a\": 1}", 1.0F, "model.safetensors"), one);
   EXPECT_NE(digest("{}", 1.0000001F, "model.safetensors"), one);
   EXPECT_NE(digest("{}", 1.0F, "shard.safetensors"), one);
+}
+
+// Only a changed value of config.json changes the digest; the one of older checkpoints goes by its bytes.
+TEST(HfFolder, DigestOfTheConfigurationIsOfItsValues) {
+  const TempFolder folder;
+  write_tensors(folder / "model.safetensors", {entry_of("t", DType::kF32, {1}, {1.0F})});
+  write_file(folder / "config.json", "{}");
+  const HfFolder hf(folder.path());
+  const auto of = [&](const std::string& text) {
+    write_file(folder / "config.json", text);
+    return std::pair(hf.part_digest(0), hf.raw_config_digest());
+  };
+  const auto [values, raw] =
+      of(R"({"hidden_size": 32, "rope_theta": 10000.0, "scaling": {"a": 0.5, "b": null}})");
+  EXPECT_EQ(values.size(), HfFolder::kDigestLength);
+  EXPECT_EQ(raw.size(), HfFolder::kDigestLength);
+  for (const char* same :
+       {"{\"hidden_size\": 32, \"rope_theta\": 10000.0, \"scaling\": {\"a\": 0.5, \"b\": null}}\n",
+        "{\n  \"scaling\": {\"b\": null, \"a\": 5e-1},\r\n\t\"rope_theta\": 1e4, \"hidden_size\": 32}",
+        R"({"hidden\u005fsize": 32, "rope_theta": 10000, "scaling": {"a": 0.50, "b": null}})"}) {
+    EXPECT_EQ(of(same).first, values) << same;
+    EXPECT_NE(of(same).second, raw) << same;
+  }
+  for (const char* other :
+       {R"({"hidden_size": 33, "rope_theta": 10000.0, "scaling": {"a": 0.5, "b": null}})",
+        R"({"hidden_size": 32, "rope_theta": 10000.5, "scaling": {"a": 0.5, "b": null}})",
+        R"({"hidden_size": "32", "rope_theta": 10000.0, "scaling": {"a": 0.5, "b": null}})",
+        R"({"hidden_size": 32, "rope_theta": 10000.0, "scaling": {"a": 0.5}})",
+        R"({"hidden_size": 32, "rope_theta": 10000.0, "scaling": {"a": 0.5, "b": false}})"})
+    EXPECT_NE(of(other).first, values) << other;
 }
 
 // An independent reading of a whole F32 tensor: header through a JSON document, offset by hand.

@@ -193,9 +193,7 @@ TEST(Safetensors, EveryCutOfAGoodFileIsRefused) {
   for (size_t n = 0; n < whole.size(); ++n) EXPECT_THROW((void)parse(whole.substr(0, n)), DataError) << n;
 }
 
-TEST(Safetensors, MessagesTameNames) {
-  EXPECT_EQ(printable("a\x1b[2J\n"), "'a?[2J?'");
-  EXPECT_LT(printable(std::string(1'000'000, 'n')).size(), 200U);
+TEST(Safetensors, ShapesAsText) {
   EXPECT_EQ(shape_text(std::vector<int64_t>{2, 3}), "[2, 3]");
 }
 

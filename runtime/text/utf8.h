@@ -44,4 +44,12 @@ namespace pesc {
   return i;
 }
 
+// Bytes of the character that `text` begins with; 0 where it begins with none.
+[[nodiscard]] constexpr size_t first_character(std::string_view text) {
+  for (size_t bytes = 1; bytes <= 4 && bytes <= text.size(); ++bytes) {
+    if (valid_utf8_prefix(text.substr(0, bytes)) == bytes) return bytes;
+  }
+  return 0;
+}
+
 }  // namespace pesc

@@ -1,9 +1,9 @@
 // Learning-rate schedules against their formulas.
+#include "runtime/config/learning_rate.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
-
-#include "runtime/optimizer.h"
 
 namespace pesc {
 namespace {

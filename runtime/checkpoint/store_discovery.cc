@@ -8,6 +8,7 @@
 
 #include "runtime/checkpoint/manifest.h"
 #include "runtime/checkpoint/store.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -188,7 +189,7 @@ Discovery CheckpointStore::find_newest(Communicator& world) {
                             ? "checkpoints are named step-N, N without zeros before it"
                             : "";
       if (!why.empty()) {
-        found.ignored.push_back(str_cat("'", path(printable_name(name)), "' is no checkpoint: ", why));
+        found.ignored.push_back(str_cat("'", path(printable(name)), "' is no checkpoint: ", why));
         named_.insert(name);
       } else if (step) {
         names += name + '\n';

@@ -5,15 +5,25 @@
 
 #include "runtime/checkpoint/manifest.h"
 #include "runtime/checkpoint/store.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
+
+const RunIdentity& CheckpointStore::identify(const LoadedCheckpoint* resumed, uint64_t generation) {
+  if (run_.id.empty()) {
+    run_ = new_run_identity(resumed == nullptr ? nullptr : resumed->manifest.get(), generation);
+    run_is_new_ = true;
+  }
+  return run_;
+}
 
 std::string CheckpointStore::claim(const LoadedCheckpoint* resumed, uint64_t generation) {
   const proto::Manifest* manifest = resumed == nullptr ? nullptr : resumed->manifest.get();
   std::string note;
-  if (run_.id.empty()) {
-    run_ = new_run_identity(manifest, generation);
+  static_cast<void>(identify(resumed, generation));
+  if (run_is_new_) {
     write_run_identity(files_, run_dir_, run_, generation);
+    run_is_new_ = false;
     if (run_.from_step >= 0)
       note = str_cat("'", resumed->directory,
                      "' is of another run; this run goes on from it as a run of its own, ",
@@ -35,7 +45,7 @@ std::string CheckpointStore::why_not_ours(int64_t step, const proto::Manifest& n
   const std::string manifest = join_path(directory, kManifestName);
   if (!files_.exists(manifest)) return str_cat("it holds no ", kManifestName);
   if (const std::string name = foreign_name(files_, directory); !name.empty())
-    return str_cat("it holds '", printable_name(name), "', which pesc has not written");
+    return str_cat("it holds '", printable(name), "', which pesc has not written");
   try {
     const proto::Manifest m = parse_manifest(files_.read_all(manifest, kMaxManifestBytes), kManifestName);
     if (m.step() != step) return str_cat("it holds the checkpoint of step ", m.step());

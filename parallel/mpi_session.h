@@ -1,4 +1,4 @@
-// The mpi communicator: collectives over host memory, for any number of ranks, on Open MPI.
+// The MPI session of a rank, and the communicator of all ranks: collectives over host memory, on Open MPI.
 #pragma once
 
 #include <memory>

@@ -3,7 +3,7 @@
 // with dropout, with and without experts, and with LoRA on all, some and none of its linears. The reference
 // has so many threads that its caches hold all tokens in one block; its choice of experts is replayed, as
 // rounding may exchange two that are all but equal.
-#include "model/ffn_blocks.h"
+#include "model/shared_ffn.h"
 
 #include <gtest/gtest.h>
 
@@ -62,24 +62,24 @@ void same_in_blocks(PescConfig pesc) {
   }
 }
 
-TEST(FfnBlocks, Experts) {
+TEST(SharedFfnInBlocks, Experts) {
   same_in_blocks(tiny_pesc());
 }
 
-TEST(FfnBlocks, LoraAlone) {
+TEST(SharedFfnInBlocks, LoraAlone) {
   PescConfig pesc = dense_only();
   pesc.lora = tiny_pesc().lora;
   same_in_blocks(pesc);
 }
 
-TEST(FfnBlocks, LoraOnSomeLinears) {
+TEST(SharedFfnInBlocks, LoraOnSomeLinears) {
   same_in_blocks(odd_pesc());
   PescConfig down = tiny_pesc();
   down.lora.targets = {Linear::kV, Linear::kDown};
   same_in_blocks(down);
 }
 
-TEST(FfnBlocks, NoLoraOnTheFfn) {
+TEST(SharedFfnInBlocks, NoLoraOnTheFfn) {
   PescConfig pesc = tiny_pesc();
   pesc.lora.targets = {Linear::kQ, Linear::kO};
   same_in_blocks(pesc);

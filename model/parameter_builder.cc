@@ -1,0 +1,262 @@
+#include "model/parameter_builder.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "model/hf_names.h"
+#include "ops/core/check.h"
+
+namespace pesc {
+namespace {
+
+ShardSpec rows_of(std::string name, int64_t rows, int64_t cols, int64_t begin, int64_t count) {
+  return {std::move(name), rows, cols, begin, count, 0, cols, 0, 1};
+}
+ShardSpec cols_of(std::string name, int64_t rows, int64_t cols, int64_t begin, int64_t count) {
+  return {std::move(name), rows, cols, 0, rows, begin, count, 0, 1};
+}
+ShardSpec whole(std::string name, int64_t rows, int64_t cols) {
+  return {std::move(name), rows, cols, 0, rows, 0, cols, 0, 1};
+}
+
+}  // namespace
+
+ParameterBuilder::ParameterBuilder(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
+                                   const Precision& precision, const ModelParameters::Arenas& arenas,
+                                   ModelParameters& out)
+    : model_(model),
+      pesc_(pesc),
+      mesh_(mesh),
+      precision_(precision),
+      arenas_(arenas),
+      out_(out),
+      full_(pesc.mode == TrainMode::kFull) {
+  const int tp = mesh.tp();
+  heads_ = model.heads / tp;
+  kv_parts_ = static_cast<int>(std::min<int64_t>(model.kv_heads, tp));
+  kv_heads_ = model.kv_heads / kv_parts_;
+  kv_index_ = mesh.tp_rank() * kv_parts_ / tp;
+}
+
+void ParameterBuilder::build() {
+  out_.vocab = split_range(model_.vocab, mesh_.tp(), mesh_.tp_rank());
+  out_.embedding = vocab_table(hf::kEmbedding, out_.dembedding);
+  if (model_.tied_embeddings) {
+    out_.head = out_.embedding;
+    slots_.add(out_.all_.size() - 1, out_.dhead);
+  } else {
+    out_.head = vocab_table(hf::kHead, out_.dhead);
+  }
+  out_.final_norm = norm(hf::kFinalNorm, out_.dfinal_norm);
+  out_.layers.resize(static_cast<size_t>(model_.layers));
+  for (int64_t i = 0; i < model_.layers; ++i) {
+    out_.first_of_layer_.push_back(out_.all_.size());
+    build_layer(i, out_.layers[static_cast<size_t>(i)]);
+  }
+}
+
+void ParameterBuilder::build_gradients(Arena& optimizer) {
+  std::array<int64_t, kReplicaGroups> elements{};
+  for (const Parameter& p : out_.all_) {
+    if (p.trained) elements[static_cast<size_t>(p.group)] += p.spec.size();
+  }
+  std::array<Tensor, kReplicaGroups> avg;
+  std::array<Tensor, kReplicaGroups> avg_sq;
+  for (size_t g = 0; g < kReplicaGroups; ++g) {
+    out_.flat_grad_[g] = optimizer.allocate(1, elements[g]);
+    avg[g] = optimizer.allocate(1, elements[g]);
+    avg_sq[g] = optimizer.allocate(1, elements[g]);
+  }
+  std::array<int64_t, kReplicaGroups> offset{};
+  const auto layer_begins = [&] {
+    for (size_t g = 0; g < kReplicaGroups; ++g) out_.layer_begin_[g].push_back(offset[g]);
+  };
+  for (size_t i = 0; i < out_.all_.size(); ++i) {
+    Parameter& p = out_.all_[i];
+    const size_t layer = out_.layer_begin_[0].size();
+    if (layer < out_.layers.size() && i == out_.first_of_layer_[layer]) layer_begins();
+    if (!p.trained) continue;
+    const auto g = static_cast<size_t>(p.group);
+    const int64_t end = offset[g] + p.spec.size();
+    p.grad = out_.flat_grad_[g].col_range(offset[g], end).reshaped(p.spec.rows, p.spec.cols);
+    p.exp_avg = avg[g].col_range(offset[g], end).reshaped(p.spec.rows, p.spec.cols);
+    p.exp_avg_sq = avg_sq[g].col_range(offset[g], end).reshaped(p.spec.rows, p.spec.cols);
+    offset[g] = end;
+  }
+  layer_begins();  // the end of the last
+  slots_.fill(out_.all_);
+}
+
+ParameterBuilder::Held ParameterBuilder::matrix(int64_t rows, int64_t cols, Kind kind) {
+  if (kind == Kind::kFrozen || precision_.compute == DType::kF32) {
+    const Tensor t = arenas_.weights.allocate(rows, cols, precision_.compute);
+    return {t, t};
+  }
+  const Tensor value = arenas_.weights.allocate(rows, cols);
+  return {value, arenas_.copies.allocate(rows, cols, precision_.compute)};
+}
+
+ParameterBuilder::Held ParameterBuilder::base(int64_t out, int64_t in, int64_t lora_columns,
+                                              FrozenLinear& base) {
+  if (full_) {
+    const Held held = matrix(out, in, Kind::kTrained);
+    base = FrozenLinear::of(held.used);
+    return held;
+  }
+  base = FrozenLinear::allocate(arenas_.weights, precision_.frozen, out, in, lora_columns);
+  return {base.weight, base.weight};
+}
+
+ParameterBuilder::Held ParameterBuilder::lora_b(int64_t rows, const Tensor& place) {
+  if (place.cols == 0) return matrix(rows, pesc_.lora.rank, Kind::kTrained);
+  return {arenas_.weights.allocate(rows, pesc_.lora.rank), place};
+}
+
+ParameterBuilder::Held ParameterBuilder::exact(int64_t rows, int64_t cols) {
+  const Tensor t = arenas_.weights.allocate(rows, cols);
+  return {t, t};
+}
+
+Tensor ParameterBuilder::add(ShardSpec spec, ReplicaGroup group, Kind kind, Init init, const Held& held,
+                             Tensor& grad) {
+  PESC_CHECK(held.value.rows == spec.rows && held.value.cols == spec.cols, spec.name);
+  slots_.add(out_.all_.size(), grad);
+  Parameter p;
+  p.spec = std::move(spec);
+  p.group = group;
+  p.trained = kind == Kind::kTrained;
+  p.init = init;
+  p.value = held.value;
+  if (held.used.dtype != held.value.dtype) p.copy = held.used;
+  out_.all_.push_back(std::move(p));
+  return held.used;
+}
+
+Tensor ParameterBuilder::dense(ShardSpec spec, ReplicaGroup group, const Held& held, Tensor& grad,
+                               Init init) {
+  add(std::move(spec), group, dense_kind(), init, held, grad);
+  out_.all_.back().dense = true;
+  return held.used;
+}
+
+Tensor ParameterBuilder::vocab_table(const std::string& name, Tensor& grad) {
+  return dense(rows_of(name, model_.vocab, model_.hidden, out_.vocab.begin, out_.vocab.size()),
+               ReplicaGroup::kDp, matrix(out_.vocab.size(), model_.hidden, dense_kind()), grad);
+}
+
+Tensor ParameterBuilder::norm(const std::string& name, Tensor& grad) {
+  return dense(whole(name, 1, model_.hidden), ReplicaGroup::kWorld, exact(1, model_.hidden), grad,
+               Init::kOnes);
+}
+
+ParameterBuilder::Cut ParameterBuilder::column_cut(Linear linear) const {
+  const int64_t d = model_.head_dim;
+  if (linear == Linear::kQ)
+    return {model_.heads * d, mesh_.tp_rank() * heads_ * d, heads_ * d, ReplicaGroup::kDp};
+  if (linear == Linear::kK || linear == Linear::kV)
+    return {model_.kv_heads * d, kv_index_ * kv_heads_ * d, kv_heads_ * d, ReplicaGroup::kDpKv};
+  const int64_t f = model_.ffn / mesh_.tp();
+  return {model_.ffn, mesh_.tp_rank() * f, f, ReplicaGroup::kDp};
+}
+
+void ParameterBuilder::build_columns(int64_t layer, std::span<const Linear> linears, BiasTerm bias,
+                                     ColumnLinears& out) {
+  int64_t rows = 0;
+  int64_t with_lora = 0;
+  for (const Linear l : linears) {
+    rows += column_cut(l).count;
+    with_lora += lora(l) ? 1 : 0;
+  }
+  const int64_t h = model_.hidden;
+  const bool biased = bias == BiasTerm::kPresent;
+  Stack weight{base(rows, h, with_lora * pesc_.lora.rank, out.base)};
+  Stack biases{biased ? exact(rows, 1) : Held{}};
+  out.parts.resize(linears.size());  // before slots point into it
+  for (size_t i = 0; i < linears.size(); ++i) {
+    const Cut cut = column_cut(linears[i]);
+    ColumnLinears::Part& part = out.parts[i];
+    part.linear = linears[i];
+    part.begin = weight.next;
+    part.end = weight.next + cut.count;
+    dense(rows_of(hf::weight(layer, part.linear), cut.global, h, cut.begin, cut.count), cut.group,
+          weight.take(cut.count), part.dweight);
+    if (!full_) out_.all_.back().held = out.base.rows(part.begin, part.end);
+    if (!biased) continue;
+    const Tensor mine = biases.take(cut.count).value.reshaped(1, cut.count);
+    dense(cols_of(hf::bias(layer, part.linear), 1, cut.global, cut.begin, cut.count), cut.group, {mine, mine},
+          part.dbias, Init::kZero);
+  }
+  if (biased) out.bias = biases.buffer.value.reshaped(1, rows);
+  if (with_lora > 0) build_column_lora(layer, with_lora * pesc_.lora.rank, out);
+}
+
+void ParameterBuilder::build_column_lora(int64_t layer, int64_t columns, ColumnLinears& out) {
+  const int64_t r = pesc_.lora.rank;
+  Stack a{matrix(columns, model_.hidden, Kind::kTrained)};
+  out.lora_a = a.buffer.used;
+  for (ColumnLinears::Part& part : out.parts) {
+    if (!lora(part.linear)) continue;
+    part.lora_begin = a.next;
+    add(whole(hf::lora_a(layer, part.linear), r, model_.hidden), ReplicaGroup::kWorld, Kind::kTrained,
+        Init::kKaimingUniform, a.take(r), out.dlora_a);
+  }
+  for (ColumnLinears::Part& part : out.parts) {
+    if (!lora(part.linear)) continue;
+    const Cut cut = column_cut(part.linear);
+    const Tensor place = out.base.lora_b({part.begin, part.end}, {part.lora_begin, part.lora_begin + r});
+    part.lora_b = add(rows_of(hf::lora_b(layer, part.linear), cut.global, r, cut.begin, cut.count), cut.group,
+                      Kind::kTrained, Init::kZero, lora_b(cut.count, place), part.dlora_b);
+  }
+}
+
+void ParameterBuilder::build_row(int64_t layer, Linear linear, int64_t global_in, RowLinear& out) {
+  const int64_t in = global_in / mesh_.tp();
+  const int64_t r = pesc_.lora.rank;
+  out.linear = linear;
+  out.column0 = in * mesh_.tp_rank();
+  dense(cols_of(hf::weight(layer, linear), model_.hidden, global_in, out.column0, in), ReplicaGroup::kDp,
+        base(model_.hidden, in, lora(linear) ? r : 0, out.base), out.dweight);
+  if (!full_) out_.all_.back().held = out.base;
+  if (!lora(linear)) return;
+  out.lora_a = add(cols_of(hf::lora_a(layer, linear), r, global_in, out.column0, in), ReplicaGroup::kDp,
+                   Kind::kTrained, Init::kKaimingUniform, matrix(r, in, Kind::kTrained), out.dlora_a);
+  out.lora_b =
+      add(whole(hf::lora_b(layer, linear), model_.hidden, r), ReplicaGroup::kWorld, Kind::kTrained,
+          Init::kZero, lora_b(model_.hidden, out.base.lora_b({0, model_.hidden}, {0, r})), out.dlora_b);
+}
+
+void ParameterBuilder::build_moe(int64_t layer, MoeParameters& out) {
+  const MoeConfig& moe = pesc_.moe;
+  const int64_t h = model_.hidden;
+  const int64_t d = moe.adapter_dim;
+  const Range mine = mesh_.experts(moe.experts);
+  out.router = add(whole(hf::router(layer), moe.experts, h), ReplicaGroup::kWorld, Kind::kTrained,
+                   Init::kKaimingUniform, exact(moe.experts, h), out.drouter);
+  Stack down{matrix(mine.size() * d, h, Kind::kTrained)};
+  Stack up{matrix(mine.size() * h, d, Kind::kTrained)};
+  out.down = down.buffer.used;
+  out.up = up.buffer.used;
+  for (int64_t e = mine.begin; e < mine.end; ++e) {
+    add(whole(hf::adapter_down(layer, e), d, h), ReplicaGroup::kExpert, Kind::kTrained, Init::kKaimingUniform,
+        down.take(d), out.ddown);
+  }
+  for (int64_t e = mine.begin; e < mine.end; ++e) {
+    add(whole(hf::adapter_up(layer, e), h, d), ReplicaGroup::kExpert, Kind::kTrained, Init::kZero, up.take(h),
+        out.dup);
+  }
+}
+
+void ParameterBuilder::build_layer(int64_t i, LayerParameters& out) {
+  static constexpr std::array kQkv{Linear::kQ, Linear::kK, Linear::kV};
+  static constexpr std::array kGateUp{Linear::kGate, Linear::kUp};
+  out.input_norm = norm(hf::input_norm(i), out.dinput_norm);
+  out.post_norm = norm(hf::post_norm(i), out.dpost_norm);
+  build_columns(i, kQkv, model_.qkv_bias ? BiasTerm::kPresent : BiasTerm::kAbsent, out.qkv);
+  build_row(i, Linear::kO, model_.heads * model_.head_dim, out.o);
+  build_columns(i, kGateUp, BiasTerm::kAbsent, out.gate_up);
+  build_row(i, Linear::kDown, model_.ffn, out.down);
+  if (pesc_.mode == TrainMode::kPesc) build_moe(i, out.moe);
+}
+
+}  // namespace pesc

@@ -1,0 +1,20 @@
+// The choice of experts of a recorded run, or a recorder of this one (a test mode).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "model/batch.h"
+
+namespace pesc {
+
+// `experts` are [slice_real, k] expert numbers of one layer, in falling-logit order.
+class RoutingTape {
+ public:
+  virtual ~RoutingTape() = default;
+  // True when `experts` was filled with the recorded choice.
+  virtual bool replay(const Batch& batch, int64_t layer, std::vector<int32_t>& experts) = 0;
+  virtual void record(const Batch& batch, int64_t layer, const std::vector<int32_t>& experts) = 0;
+};
+
+}  // namespace pesc

@@ -1,0 +1,58 @@
+#include "runtime/base_digest.h"
+
+#include <string_view>
+#include <vector>
+
+#include "runtime/hf/hf_folder.h"
+
+namespace pesc {
+namespace {
+
+constexpr std::string_view kTokenizerPart = "+tokenizer:";
+
+}  // namespace
+
+std::string weights_part(const std::string& digest) {
+  return digest.substr(0, digest.find(kTokenizerPart));
+}
+
+std::string tokenizer_part(const std::string& digest) {
+  const size_t at = digest.find(kTokenizerPart);
+  return at == std::string::npos ? "" : digest.substr(at + kTokenizerPart.size());
+}
+
+const std::string& BaseDigest::to_compare(const std::string& saved) const {
+  return weights_part(saved) == weights_part(of_raw_config) ? of_raw_config : value;
+}
+
+BaseDigest base_digest(Job& job) {
+  Communicator& world = job.ranks->world();
+  // One more than the folder has: config.json as an older pesc took it.
+  const size_t parts = job.base == nullptr ? 0 : job.base->digest_parts() + 1;
+  const auto ranks = static_cast<size_t>(world.size());
+  std::string mine;  // of parts rank, rank + ranks, ...
+  std::string tokenizer;
+  together(world, [&] {
+    for (size_t part = static_cast<size_t>(world.rank()); part < parts; part += ranks)
+      mine += part + 1 == parts ? job.base->raw_config_digest() : job.base->part_digest(part);
+    tokenizer = tokenizer_digest(job.config.model.tokenizer, job.config.model.links);
+  });
+  const std::vector<std::string> all = world.host_all_gather(mine);
+  std::vector<std::string> digests;
+  for (size_t part = 0; part < parts; ++part) {
+    const std::string& of_rank = all[part % ranks];
+    const size_t length = HfFolder::kDigestLength;
+    digests.push_back(of_rank.substr(part / ranks * length, length));
+  }
+  const std::string end = str_cat(kTokenizerPart, tokenizer);
+  if (parts == 0) return {"random" + end, "random" + end};
+  const std::string raw_config = digests.back();
+  digests.pop_back();
+  BaseDigest both;
+  both.value = HfFolder::content_digest(digests) + end;
+  digests.front() = raw_config;
+  both.of_raw_config = HfFolder::content_digest(digests) + end;
+  return both;
+}
+
+}  // namespace pesc

@@ -1,0 +1,1 @@
+// The precompiled test_headers.h belongs to a target, and a target needs a source.

@@ -1,0 +1,41 @@
+// How a test runs a model, and the decoder's options for that, which come from where a run's do.
+#pragma once
+
+#include "runtime/decoder_options.h"
+#include "runtime/optimizer.h"
+#include "tests/device.h"
+
+namespace pesc {
+
+struct Layout {
+  int tp = 1, ep = 1;
+  double headroom = 2;
+  int threads = 1;
+  int64_t cache_slots = 0;
+  Purpose purpose = Purpose::kTraining;
+  int chunks = 1;
+  Reduce reduce = Reduce::kAtEnd;
+  Overlap overlap = Overlap::kOn;
+  Recompute recompute = Recompute::kNone;
+  DType compute = DType::kF32;
+};
+
+// `tokens`: the most that a rank has, whose rows have any lengths up to model.max_positions. A few supervised
+// rows have logits at one time, so that there are several chunks of them.
+inline DecoderOptions options_of(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
+                                 const Layout& layout, int64_t tokens) {
+  ExperimentConfig c;
+  c.pesc = pesc;
+  c.train.recompute = layout.recompute;
+  c.train.compute = layout.compute;
+  c.parallel.exchange_headroom = layout.headroom;
+  c.parallel.exchange_chunks = layout.chunks;
+  c.parallel.overlap = layout.overlap;
+  DecoderOptions o = decoder_options(c, mesh, test_device(layout.threads),
+                                     {layout.purpose, mesh.dp(), model.max_positions, layout.cache_slots});
+  o.capacity.max_tokens = tokens;
+  o.capacity.head_chunk = 8;
+  return o;
+}
+
+}  // namespace pesc
