@@ -8,6 +8,7 @@
 
 #include "ops/core/check.h"
 #include "runtime/checkpoint/run_identity.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -54,14 +55,13 @@ std::vector<RoutingFile> routing_files(const std::string& folder) {
     RoutingFile file{entry.path(), {}, end + 1};
     if (end == std::string::npos || !parse_first_line(begin.substr(0, end), file.owner)) {
       throw DataError(
-          str_cat("'", printable_name(file.path),
+          str_cat("'", printable(file.path),
                   "' does not say which run has recorded it (an older pesc, or damage); record again, in a "
                   "folder of its own"));
     }
     if (name != routing_file_name(file.owner)) {
-      throw DataError(str_cat("'", printable_name(file.path), "' is what run ",
-                              printable_name(file.owner.run), " recorded as ", routing_file_name(file.owner),
-                              "; give it that name again"));
+      throw DataError(str_cat("'", printable(file.path), "' is what run ", printable(file.owner.run),
+                              " recorded as ", routing_file_name(file.owner), "; give it that name again"));
     }
     files.push_back(file);
   }
@@ -85,7 +85,7 @@ void check_routing_folder(const std::string& folder, const std::string& run) {
   }
   for (const RoutingFile& file : files) {
     if (file.owner.run != run)
-      refuse(str_cat("holds the record of run ", printable_name(file.owner.run), " ('",
+      refuse(str_cat("holds the record of run ", printable(file.owner.run), " ('",
                      routing_file_name(file.owner), "')"));
   }
 }
