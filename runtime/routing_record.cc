@@ -7,7 +7,6 @@
 #include <tuple>
 
 #include "ops/core/check.h"
-#include "runtime/checkpoint/run_identity.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {
