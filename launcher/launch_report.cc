@@ -12,6 +12,7 @@
 
 #include "launcher/launch_process.h"
 #include "ops/core/check.h"
+#include "runtime/checkpoint/run_identity.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {
@@ -118,7 +119,7 @@ std::string advice_on_mpi(const char* const* environment) {
   for (; *environment != nullptr; ++environment) {
     const std::string_view entry(*environment);
     if (!entry.starts_with(kPrefix)) continue;
-    set += (set.empty() ? "" : ", ") + printable(entry.substr(0, kMostOfSetting));
+    set += (set.empty() ? "" : ", ") + printable(std::string(entry.substr(0, kMostOfSetting)));
   }
   if (set.empty()) {
     return "no OMPI_MCA_ variable is set here; settings may also stand in ~/.openmpi/mca-params.conf and "

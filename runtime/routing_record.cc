@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "ops/core/check.h"
+#include "runtime/checkpoint/run_identity.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {
@@ -59,8 +60,9 @@ std::vector<RoutingFile> routing_files(const std::string& folder) {
                   "folder of its own"));
     }
     if (name != routing_file_name(file.owner)) {
-      throw DataError(str_cat("'", printable(file.path), "' is what run ", printable(file.owner.run),
-                              " recorded as ", routing_file_name(file.owner), "; give it that name again"));
+      throw DataError(str_cat("'", printable(file.path), "' is what run ",
+                              printable(file.owner.run), " recorded as ", routing_file_name(file.owner),
+                              "; give it that name again"));
     }
     files.push_back(file);
   }
