@@ -1,12 +1,12 @@
-// pesc bench: times the training step of an experiment and compares it with the speed of light
-// (tests/bench/README.md): the FLOP that the mathematics needs over the GEMM rate measured right after the
-// timed steps, on the same ranks.
+// pesc bench: times the training step of an experiment and compares it with the speed of light: the FLOP that
+// the mathematics needs, over the GEMM rate that the same ranks measure right after the timed steps
+// (tests/bench/README.md).
 //
-// Time by phase is measured in further steps, by marks in the stream's work.
+// The time by phase is measured in additional steps, by timing events on the stream.
 //
-// Rows come from data.train where the experiment has it, else they are random tokens: full rows, or of random
-// lengths from --shortest to train.seq_len, as real rows are. A model.shape, or one that --shape names, has
-// random weights. Nothing is written but the report.
+// Rows come from data.train if the experiment has it. Otherwise they are random tokens: full rows, or rows of
+// random lengths from --shortest to train.seq_len. A model.shape, or the shape of --shape, has random
+// weights. Nothing is written except the report.
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -28,7 +28,7 @@ namespace pesc {
 namespace {
 
 constexpr int kWarmUp = 3;
-constexpr int kPhaseSteps = 3;  // timed phase by phase, after the others: the marks cost a little
+constexpr int kPhaseSteps = 3;  // steps timed by phase, after the others, since timing events cost a little
 
 // Tokens of row `index`: from `shortest` to `longest`, each as likely.
 int64_t random_length(int64_t index, int64_t shortest, int64_t longest) {
@@ -111,7 +111,7 @@ Timing time_steps(Communicator& world, Job& job, Decoder& decoder, const BatchSo
     input.micro_batches = source.step(i);
     decoder.stream().synchronize();
     world.barrier();
-    // To the end of the device's work, which the step itself does not wait for.
+    // Includes the device's work, for which the step itself does not wait.
     const auto start = std::chrono::steady_clock::now();
     StepMetrics m = training.run(input, {}).metrics;
     decoder.stream().synchronize();

@@ -1,9 +1,9 @@
-// pesc inspect: what is in a checkpoint, whether every byte of it is right, and how two differ. One rank, no
-// experiment file; tensors are read a band at a time.
+// pesc inspect: shows the contents of a checkpoint, verifies its bytes, and compares two checkpoints. One
+// rank, no experiment file; tensors are read in bands.
 //
-// --checkpoint and --against name a step-N folder, or a run directory: alone it is listed, compared it stands
-// for its newest checkpoint that verifies. A comparison verifies both first: of a damaged one it would say
-// nothing. Exit codes: 0; 1 when a compared tensor differs; 65 when anything looked at is damaged.
+// --checkpoint and --against name a step-N folder or a run directory. A run directory alone is listed; in a
+// comparison it stands for its newest checkpoint that verifies. A comparison verifies both checkpoints first.
+// Exit codes: 0; 1 when a compared tensor differs; 65 when a checkpoint is damaged.
 #include <algorithm>
 #include <cstdio>
 #include <map>

@@ -2,25 +2,28 @@
 //
 //   pesc launch -n N [--hostfile H] -- train --config E [--set ...]
 //
-// It holds the run directory's lock, starts mpirun, watches exit status and heartbeats, ends what hangs, says
-// of each failure what is known, and starts again from the newest checkpoint: after 1 s, then with pauses
-// that double up to recovery.longest_pause_s, until recovery.max_restarts failures have brought no new
-// checkpoint. Bad usage (64) and bad data (65) are not tried again, nor a launch that mpirun refuses before
-// any rank begins, nor a step that ends with the same internal error (70) or crash in two launches in a row,
-// nor a start that MPI ends in the same way twice in a row before any rank's first heartbeat (64). SIGTERM,
-// SIGINT, SIGHUP and SIGUSR1 make the ranks save; then it ends with 75: only when they said so, or when none
-// were running. Otherwise with what ended them: an exit code, or 128 + a signal. A second signal, more than a
-// second later, ends the ranks at once, and so does the end of recovery.stop_limit_s.
+// It holds the run directory's lock, starts mpirun, watches its exit status and the ranks' heartbeats, kills
+// a job that hangs, reports every failure, and restarts from the newest checkpoint. The first restart is
+// after 1 s; the pauses then double up to recovery.longest_pause_s. It gives up after recovery.max_restarts
+// failures without a new checkpoint. It does not restart after bad usage (64) or bad data (65), after a
+// launch that mpirun refused before any rank began, when the same step ends with the same internal error (70)
+// or crash in two launches in a row, or when MPI ends two starts in a row in the same way before any rank's
+// first heartbeat (64). launcher/README.md has the table of faults.
 //
-// Its own death loses nothing: mpirun is told (PR_SET_PDEATHSIG), ranks end when mpirun is gone, and the next
-// `pesc launch` removes what is left over before it starts.
+// SIGTERM, SIGINT, SIGHUP and SIGUSR1 make the ranks save. The exit code is then 75 if the ranks reported
+// that they saved, or if no ranks were running; otherwise it is that of the job: an exit code, or 128 + a
+// signal. A second signal, more than a second later, ends the ranks at once, and so does the end of
+// recovery.stop_limit_s.
 //
-// With a hostfile every host is asked before the first launch and after each one (launch_hosts.h). Those that
-// do not answer are left out where the others have slots for all ranks, or where recovery.smaller_layout lets
-// it go on with fewer; otherwise it waits for them, recovery.host_wait_s at most. A host that answers, but on
-// which all that died in two launches in a row without a new checkpoint has died, is left out in the same
-// way, until `pesc launch` is started anew. Inside a Slurm allocation
-// mpirun starts the ranks through Slurm; -n is by default the allocation's number of tasks.
+// When the supervisor itself dies, mpirun gets a signal (PR_SET_PDEATHSIG), the ranks end when mpirun is
+// gone, and the next `pesc launch` removes what is left over before it starts.
+//
+// With a hostfile, every host is asked before the first launch and after each one (launch_hosts.h). A host
+// that does not answer is left out if the others have slots for all ranks, or if recovery.smaller_layout
+// allows fewer ranks; otherwise the supervisor waits for it, at most recovery.host_wait_s. A host that
+// answers is left out in the same way, until `pesc launch` is started again, when in two launches in a row
+// without a new checkpoint all ranks that died were on it. Inside a Slurm allocation mpirun starts the ranks
+// through Slurm; -n defaults to the allocation's number of tasks.
 #pragma once
 
 namespace pesc {

@@ -1,4 +1,4 @@
-// What is looked at before anything is started: what mpirun would refuse, it would refuse for ever.
+// Checks before the first launch, of conditions under which every launch would fail.
 #pragma once
 
 #include <cstdint>
@@ -13,17 +13,17 @@ namespace pesc {
 void check_not_inside_a_launch(const Variables& variable);
 void check_one_copy(const SlurmJob& job);
 
-// "Open MPI 4.1.4" of what `mpirun --version` or MPI_Get_library_version says; empty: it is not Open MPI, or
-// does not say.
+// "Open MPI 4.1.4", found in the output of `mpirun --version` or MPI_Get_library_version; empty when it is
+// not there.
 [[nodiscard]] std::string open_mpi_version(const std::string& text);
-// Open MPI 4 is supported. Throws UsageError, naming `what` ("mpirun", "the MPI library"), where `text` is of
-// another major version or of another MPI.
+// Throws UsageError, naming `what` ("mpirun", "the MPI library"), when `text` is not of Open MPI 4, the
+// supported version.
 void check_open_mpi(const std::string& what, const std::string& text);
-// mpirun in PATH. UsageError.
+// Throws UsageError when mpirun is not in PATH, does not run, or is of an unsupported version.
 void check_mpirun();
 
-// The least that Open MPI and the ranks of this host write there. Throws IoError where a folder is missing,
-// cannot be written, or has less room.
+// Throws IoError when one of the folders is missing, cannot be written, or has less room than Open MPI and
+// the ranks of this host need there.
 void check_room(const std::string& temporary_folder, const std::string& shared_memory, int ranks_here);
 
 }  // namespace pesc

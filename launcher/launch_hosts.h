@@ -24,10 +24,10 @@ struct Host {
 // One that mpirun reaches without the network, by the names that read_hostfile gives it.
 [[nodiscard]] bool is_this_host(const std::string& name);
 
-// Asks every host in the way that ranks are started, `mpirun --host NAME`, and so through the same agent
-// (ssh, or Slurm) with the operator's own OMPI_MCA_* settings; sets `silent`. At most about 10 s for up to 32
-// hosts. What an earlier launch left on a host is removed there by the same question; notes say of what was
-// found. `program` and `run_dir` must be on all hosts.
+// Asks every host by `mpirun --host NAME`, and so through the agent (ssh, or Slurm) and the OMPI_MCA_*
+// settings with which ranks are started; writes `silent`. Takes at most about 10 s for up to 32 hosts. On
+// each host it also removes what an earlier launch left there, and adds a note about it. REQUIRES: `program`
+// and `run_dir` exist on all hosts.
 [[nodiscard]] std::vector<std::string> look_at_hosts(std::vector<Host>& hosts, const std::string& program,
                                                      const std::string& run_dir, const LaunchMark& mark);
 // The same on every node of this Slurm allocation, by one srun, to clean up; Slurm itself knows which nodes

@@ -1,4 +1,4 @@
-// One launch of the job: mpirun from its start to its end, under watch.
+// One launch of the job: runs mpirun and watches it from its start to its end.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,8 @@
-// What belongs to one launch, so that it can be found and removed, also by a later supervisor: processes by
-// PESC_LAUNCH in their environment, Open MPI's session files and shared-memory segments by the directory that
-// they were told to use. The mark names the run directory's lock file (device and inode) and the generation:
-// whoever holds the lock knows that every other process with this run directory's mark is left over.
+// The mark of a launch, by which its processes and files can be found and removed, also by a later
+// supervisor: processes by PESC_LAUNCH in their environment, Open MPI's session files and shared-memory
+// segments by their directory. The mark contains the device and inode of the run directory's lock file, and
+// the generation. Whoever holds the lock knows that every other process with this run directory's mark is
+// left over.
 #pragma once
 
 #include <sys/types.h>

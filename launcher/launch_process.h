@@ -13,18 +13,18 @@
 
 namespace pesc {
 
-constexpr int kMpirunItself = -1;  // among ranks, as the source of a line
+constexpr int kMpirunItself = -1;  // in place of a rank: the line is mpirun's own
 
 // Whether PATH has such a program.
 bool is_in_path(const std::string& program);
 
-// Starts words[0] from PATH in a session of its own, stdin from /dev/null, `mark` ("NAME=value"; empty: none)
-// in its environment. It gets SIGINT when the supervisor dies. SIGTERM is blocked in it: Slurm sends it to
-// every process of a job at once, which tells ranks to save, and mpirun would kill them 2 s later. mpirun
-// lets through to its ranks what is blocked for itself. Throws IoError.
+// Starts words[0] from PATH in its own session, with stdin from /dev/null and `mark` ("NAME=value"; empty:
+// none) in its environment. It gets SIGINT when the supervisor dies. SIGTERM is blocked in it: Slurm sends
+// SIGTERM to every process of a job at once, which tells the ranks to save, and mpirun would kill them 2 s
+// later. A signal that is blocked for mpirun still reaches its ranks. Throws IoError.
 pid_t start_process(std::vector<std::string> words, const std::string& mark, int out, int err);
 
-// What a program said on both outputs, and how it ended; at most `limit` is waited for it.
+// The output of a program, stdout and stderr together, and how it ended. It is killed after `limit`.
 struct Answer {
   int status = 0;     // as of waitpid
   bool late = false;  // it was killed

@@ -1,5 +1,5 @@
-// Which checkpoints stand, as the supervisor sees them without reading a tensor: the manifest verifies and
-// the files have the sizes that it says. A flipped bit in a tensor is for the ranks to find.
+// The checkpoints as the supervisor sees them, without reading a tensor: the manifest verifies, and the files
+// have the sizes that it gives. The ranks find flipped bits in tensors.
 #pragma once
 
 #include <cstdint>
@@ -10,11 +10,11 @@
 
 namespace pesc {
 
-// The step of the newest; -1: none.
+// The step of the newest checkpoint; -1: none.
 [[nodiscard]] int64_t newest_checkpoint(const std::string& run_dir);
 
-// Whether launches get anywhere. A checkpoint from before, however high its step, is no progress: it may be
-// one that the ranks pass over as damaged.
+// Whether launches make progress: whether they commit new checkpoints. An old checkpoint of a higher step
+// does not count, since the ranks may skip it as damaged.
 class Progress {
  public:
   // Launch `generation` has ended. Returns whether it has committed a checkpoint newer than all that launches
@@ -25,9 +25,10 @@ class Progress {
   int64_t best_ = -1;
 };
 
-// Finds a failure that comes again: the same step of the same section ends with the same internal error (70)
-// or crash in two launches in a row. What comes from outside (SIGKILL, a hang, an I/O error) may be chance,
-// and set-up has no step: those are tried as often as recovery.max_restarts allows, but for RepeatedStart.
+// Finds a repeated failure: the same step of the same section ends with the same internal error (70) or crash
+// in two launches in a row. External causes (SIGKILL, a hang, an I/O error) and failures during set-up, which
+// has no step, do not count here: recovery.max_restarts limits them, and RepeatedStart finds repeated
+// failures to start.
 class RepeatedFailure {
  public:
   // A launch has ended. Returns whether it ended as the one before.

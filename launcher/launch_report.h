@@ -1,4 +1,4 @@
-// What is said of a launch that has ended: to the user, and in launches.jsonl.
+// Reports of a launch that has ended, for the user and for launches.jsonl.
 #pragma once
 
 #include <cstdint>
@@ -12,28 +12,29 @@
 
 namespace pesc {
 
-// Each rank: where it was and why it ended; of those that died, their last lines.
+// For the user: where each rank was and why it ended, and the last lines of the ranks that died.
 [[nodiscard]] std::string report_of(const JobEnd& end, uint64_t generation);
 
-// The hosts on which ranks died of themselves, not because the job was ended; "" stands for one not known.
+// The hosts on which ranks died by themselves, not because the job was ended; "" stands for an unknown host.
 [[nodiscard]] std::set<std::string> hosts_of_the_dead(const JobEnd& end);
 
-// Whether any rank came to run: it has left a sign of life, said something, or died. Otherwise mpirun itself
-// has refused the launch.
+// Whether any rank has begun: it has a heartbeat, has printed something, or has died. Otherwise mpirun itself
+// refused the launch.
 [[nodiscard]] bool ranks_began(const JobEnd& end);
 
-// Where to look when MPI does not start: the settings of Open MPI in `environment` (ends with a null
-// pointer), by name and value, or where else there may be some. A sentence.
+// A sentence on where to look when MPI does not start: the Open MPI settings in `environment` (which ends
+// with a null pointer), by name and value, or where else there may be settings.
 [[nodiscard]] std::string advice_on_mpi(const char* const* environment);
 
-// Seconds that the steps beyond `first_step` took, by a run's metrics.jsonl: of a step that several launches
-// have computed, the last counts.
+// The seconds of the steps after `first_step`, from the text of a run's metrics.jsonl. Of a step that several
+// launches computed, the last counts.
 [[nodiscard]] double seconds_that_count(const std::string& metrics, int64_t first_step);
 
-// Whether this launch has come to train, by a run's metrics.jsonl; before, it may be refused.
+// Whether this launch has begun to train, from the text of a run's metrics.jsonl; until then it may be
+// refused.
 [[nodiscard]] bool has_begun(const std::string& metrics, uint64_t generation);
 
-// The newest that any rank has done; 0: none.
+// The newest step that any rank has finished; 0: none.
 [[nodiscard]] int64_t last_step(const JobEnd& end);
 
 // One line of launches.jsonl. `silent`: the hosts that did not answer after this launch, and why.

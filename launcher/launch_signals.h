@@ -39,8 +39,7 @@ class StopSignals {
   Clock::time_point counted_;  // the last
 };
 
-// No signal comes while it lives. For fork(): the child calls in_child(), which only does what is
-// async-signal-safe.
+// Blocks all signals while it lives, for fork(). The child calls in_child(), which is async-signal-safe.
 class HeldSignals {
  public:
   HeldSignals();
@@ -54,10 +53,10 @@ class HeldSignals {
   sigset_t before_;
 };
 
-// Asks the ranks to save and stop. One that knows is enough, since all agree at every step; so those of this
-// host are told by their own numbers, and only where there are none yet, or none here, mpirun by SIGUSR1,
-// which it forwards (a wrapper of it may not, or die of it; and so does mpirun itself when it is ending, its
-// ranks being gone).
+// Asks the ranks to save and stop. It is enough that one rank knows, since all ranks agree at every step. So
+// the ranks of this host get the signal directly, by process id. Only when this host has none (yet), mpirun
+// gets SIGUSR1, which it forwards; a wrapper of mpirun might not forward it or might die of it, as mpirun
+// itself does after its ranks have ended.
 void tell_ranks(pid_t mpirun, const std::vector<Heartbeat>& ranks, const LaunchMark& mark);
 
 }  // namespace pesc

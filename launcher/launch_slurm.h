@@ -1,5 +1,6 @@
-// Slurm's variables, and whether they are of the job that this process is in. A shell that outlived its job,
-// a container, or a file of settings may leave them behind; mpirun would believe them.
+// Slurm's environment variables, and whether they belong to the job that this process is in. A shell that
+// outlived its job, a container, or a settings file may carry those of another job, and mpirun would use
+// them.
 #pragma once
 
 #include <functional>
@@ -22,10 +23,11 @@ struct SlurmJob {
 
 // The value of a variable; nullptr: it is not set.
 using Variables = std::function<const char*(const char* name)>;
-// What Slurm says of a job's state: "" where it knows no such job that has not ended, nothing where it cannot
-// be asked.
+// A job's state from Slurm: "" when Slurm knows no such running or pending job, nothing when Slurm does not
+// answer.
 using AskSlurm = std::function<std::optional<std::string>(const std::string& job)>;
-// Believes SLURM_JOB_ID where the variables agree with each other, with Slurm, and with the host.
+// Reads the job of the variables. It counts only if the variables are consistent with each other, with
+// Slurm's answer and with the host; otherwise `left_over` says why not.
 [[nodiscard]] SlurmJob read_slurm_job(const Variables& variable, const std::string& host,
                                       const AskSlurm& ask);
 

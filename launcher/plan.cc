@@ -1,4 +1,4 @@
-// pesc plan: what a training run will take of memory, arithmetic, links and time, and whether it fits; on one
+// pesc plan: the memory, FLOP, link traffic and time of a training run, and whether it fits. Runs on one
 // rank, without the device, the data or the weights.
 #include "runtime/plan.h"
 
@@ -14,7 +14,7 @@
 namespace pesc {
 namespace {
 
-// What the ranks are planned to run on, and what of it nobody has said.
+// The device that the plan assumes, and a text that says which parts of it are assumptions.
 struct Machine {
   MachineRates rates;
   MemoryRoom room;

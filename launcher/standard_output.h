@@ -1,25 +1,25 @@
-// What a verb writes besides a run directory: standard output, and the file of --out. Neither may be lost
-// without a word.
+// The outputs of a verb besides a run directory: standard output, and the file of --out. An error on either
+// must be reported.
 #pragma once
 
 #include <string>
 
 namespace pesc {
 
-// From here on a write beyond the limit on file sizes, or into a pipe that nobody reads, fails with an errno
-// instead of ending the process by a signal. First thing in every process.
+// Ignores SIGXFSZ and SIGPIPE, so that a write beyond the file size limit, or to a pipe without a reader,
+// fails with an errno instead of ending the process. Call it first in every process.
 void ignore_write_signals();
-// In a child, before another program: as it expects them. Async-signal-safe.
+// Restores the default actions in a child before exec. Async-signal-safe.
 void default_write_signals();
 
-// In the middle of a verb: flushes standard output. Why it could not be is told at the end.
+// Flushes standard output in the middle of a verb. check_standard_output() reports an error.
 void flush_standard_output();
-// At the end of a verb: flushes standard output, and says so where any of it could not be written. Returns
-// the exit code: `code`, or 74 where that would be a success.
+// Flushes standard output at the end of a verb, and reports if any of it could not be written. Returns the
+// exit code: `code`, or 74 instead of a success.
 [[nodiscard]] int check_standard_output(int code);
 
-// Before a verb's work: throws IoError unless a file can be made at `path`, the argument of --out, or
-// UsageError where something else than a file is there. Leaves what is there untouched.
+// Checks `path`, the argument of --out, before a verb's work. Throws IoError when a file cannot be created
+// there, and UsageError when something other than a file is there. Changes nothing.
 void check_out_file(const std::string& path);
 // The same of a folder, which is made at the end.
 void check_out_folder(const std::string& path);

@@ -1,11 +1,11 @@
-// What the forward keeps for the backward, and the transient buffers of both: explicit structs whose size is
-// known before the first step. Norm outputs, SwiGLU outputs, gathered inputs and dropout masks are derived
-// again always; what else is, `Recompute` says.
+// The tensors that the forward keeps for the backward, and the workspace of both: structs whose sizes are
+// known before the first step. The backward always recomputes norm outputs, SwiGLU outputs, gathered inputs
+// and dropout masks; `Recompute` chooses what else.
 //
-// Activations and their gradients are of the compute type (F32 or BF16); what is marked F32 always is.
+// Activations and their gradients have the compute type (F32 or BF16), except those marked F32.
 //
 // S tokens of this rank's slice, P = S * tp gathered tokens (both with padding), C received rows per exchange
-// round, those of the chunks one after the other.
+// round, chunk after chunk.
 #pragma once
 
 #include <array>
@@ -18,8 +18,8 @@
 
 namespace pesc {
 
-// What a decoder is for. Inference keeps nothing for a backward: its layers share one set of buffers, and
-// there are no gradients and moments.
+// The purpose of a decoder. For inference all layers share one set of buffers, and there are no gradients or
+// moments.
 enum class Purpose { kTraining, kInference };
 
 // What training keeps of each layer. Tensors that are not kept are one memory for all layers, which the
@@ -33,7 +33,7 @@ enum class Purpose { kTraining, kInference };
 enum class Recompute { kNone, kCheap, kBlock };
 [[nodiscard]] const char* recompute_name(Recompute recompute);  // "NONE", "CHEAP", "BLOCK"
 
-// The largest micro-batch share and exchange that a run will see; every size below follows from it.
+// The largest share of a micro-batch, and the largest exchange, of a run. All sizes below follow from it.
 struct Capacity {
   int64_t max_tokens = 0;    // T of one rank
   int64_t max_sequence = 0;  // tokens of the longest sequence
@@ -43,8 +43,8 @@ struct Capacity {
 };
 
 inline constexpr int kMaxChunks = 2;
-// What suits a training run: two chunks, one exchanging under the other's FFN, on GPUs that exchange, where
-// half of the slice's tokens still make products that fill the chip.
+// The default for a training run: 2 on GPUs with ep > 1, so that one chunk's exchange overlaps with the
+// other's FFN, if half of the slice's tokens still fill the chip; else 1.
 [[nodiscard]] int usual_exchange_chunks(DeviceKind device, const PescConfig& pesc, const Mesh& mesh,
                                         int64_t max_tokens);
 
@@ -168,7 +168,7 @@ struct Workspace {
   Tensor max, sums, loss;                      // [1, chunk], [2, chunk], [1, chunk] F32
 };
 
-// The sizes that planning and running share.
+// The sizes from which both the plan and the run allocate.
 struct Sizes {
   int64_t slice = 0, padded = 0;
   int chunks = 1;
@@ -185,10 +185,10 @@ struct Sizes {
 [[nodiscard]] Workspace allocate_workspace(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
                                            const ModelParameters& parameters, const Sizes& sizes,
                                            const Capacity& capacity, Arena& arena);
-// Bytes that the exchange may take from its own scratch arena at one time.
+// The peak bytes of the exchange's own scratch arena.
 [[nodiscard]] int64_t exchange_bytes(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
                                      const Sizes& sizes);
-// Bytes that the ops may take from the scratch arena at one time.
+// The peak bytes of the ops' scratch arena.
 [[nodiscard]] int64_t scratch_bytes(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
                                     const ModelParameters& parameters, const Sizes& sizes,
                                     const Capacity& capacity, const Device& device);

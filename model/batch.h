@@ -1,5 +1,5 @@
-// One rank's share of a micro-batch: sequences of any length laid end to end, with no padding but the few
-// tokens that make the tensor-parallel slices equal.
+// One rank's share of a micro-batch: packed sequences of any length, padded only by the few tokens that make
+// the tensor-parallel slices equal.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@ struct HostBatch {
   std::vector<int32_t> positions;  // [T] within the sequence
   std::vector<int64_t> samples;    // [T] global number of the row: keys the dropout masks
   std::vector<int32_t> starts{0};  // [sequences + 1]
-  // Decoding with a KV cache: the cache slot of each sequence and how many of its tokens stand there already.
-  // Empty in training.
+  // Decoding with a KV cache: the cache slot of each sequence, and the number of its tokens that are in the
+  // cache already. Empty in training.
   std::vector<int32_t> slots, past;  // [sequences]
   [[nodiscard]] int64_t size() const { return static_cast<int64_t>(tokens.size()); }
 };
@@ -36,7 +36,7 @@ struct Batch {
   Tensor samples;          // [1, padded] I64
   Tensor slice_positions;  // [1, slice]
   Tensor slice_samples;    // [1, slice]
-  // positions and samples in the order of the FFN's rows: chunk by chunk, each gathered over tp
+  // positions and samples in the order of the FFN's rows: chunk by chunk, each chunk gathered over tp
   Tensor chunked_positions, chunked_samples;  // [1, padded]
   Tensor rows;                                // [1, N] I32 supervised positions, rising
   Tensor targets;                             // [1, N] I32
@@ -47,12 +47,12 @@ struct Batch {
   [[nodiscard]] int64_t supervised() const { return rows.cols; }
 };
 
-// The rows of a slice in `chunks` runs, one or two: the FFN and the exchange take one after the other. The
-// first of them is the longer.
+// Splits the rows of a slice into `chunks` (1 or 2) ranges, the first of which is the longer. The FFN and the
+// token exchange process them one after the other, so that they overlap.
 [[nodiscard]] std::vector<Range> chunk_rows(int64_t slice, int chunks);
 
-// Rows `rows` of every rank's slice, as a batch for what works on tokens one by one; no ids, targets or
-// segments.
+// Rows `rows` of every rank's slice as a batch, for ops that work on each token separately. It has no ids,
+// targets or segments.
 struct BatchChunk {
   Range rows;
   Batch batch;

@@ -1,5 +1,4 @@
-// What a dense base model is, and what is added to it. Plain structs: the files they come from belong to
-// runtime.
+// The dense base model and what is added to it, as plain structs. runtime/ reads the files they come from.
 #pragma once
 
 #include <cstdint>
@@ -39,9 +38,9 @@ struct ModelConfig {
   int64_t bos_id = -1;           // -1: the model names none
   std::vector<int64_t> eos_ids;  // may be empty
   int64_t pad_id = -1;           // -1: the model names none; nothing here pads with it
-  // 0: none. Otherwise a position sees at most this many positions, itself included. No kernel here does
-  // that: whoever knows the sequence length refuses one that is longer (at or below the window it changes
-  // nothing).
+  // 0: none. Otherwise a position attends to at most this many positions, itself included. No kernel
+  // implements it: the callers that know the sequence length refuse a longer one; up to this length the
+  // window changes nothing.
   int64_t sliding_window = 0;
 };
 

@@ -1,8 +1,8 @@
 // The whole model on one rank: embedding, decoder layers, head; forward and backward of one micro-batch at a
 // time.
 //
-// All memory comes from named arenas that are laid out before the first step; `Decoder::plan` says what they
-// will be for any layout, with no device and no communicator.
+// All memory comes from named arenas that are laid out before the first step. `Decoder::plan` computes their
+// sizes for any layout, without a device or a communicator. model/README.md walks through a layer.
 #pragma once
 
 #include <functional>
@@ -35,7 +35,7 @@ struct Groups {
   Communicator& ep;
 };
 
-// Whether a GPU's collectives have a stream of their own, beside the computation's. The results are the same.
+// Whether collectives on a GPU run on a stream of their own, concurrently with kernels. Results are the same.
 enum class Overlap { kOff, kOn };
 
 struct DecoderOptions {
@@ -88,39 +88,39 @@ class Decoder {
   [[nodiscard]] const PescConfig& pesc() const { return pesc_; }
   [[nodiscard]] const Mesh& mesh() const { return mesh_; }
 
-  // Embedding and layers. Collective over world; a rank without tokens joins with none.
+  // Embedding and layers. Collective over world; a rank without tokens takes part with an empty batch.
   void forward(const HostBatch& batch, const PassOptions& options);
   // Sums the routing statistics of the forward over world and derives the balance loss and its gradient.
   // `tokens`: real tokens of the micro-batch over all ranks; `coef`: weight of one layer's loss in the total.
   // Collective over world.
   void balance(int64_t tokens, double coef);
-  // Loss of the batch's supervised rows, added up until take_loss_sum(); with kLossAndGradient the backward
-  // may follow.
+  // Adds the loss of the batch's supervised rows to the sum of take_loss_sum(). With kLossAndGradient,
+  // backward() may follow.
   void loss(HeadMode mode, float grad_scale, std::vector<float>* row_losses = nullptr);
-  // Called with a layer, the last one first, once the work that completes its trained gradients is enqueued,
-  // at a moment when what it enqueues on the communication stream delays no other collective.
+  // Called for each layer, the last one first, after the work that completes its trained gradients is
+  // enqueued, and after this layer's critical collectives, so that a gradient reduction does not delay them.
   using LayerDone = std::function<void(int64_t layer)>;
-  // Adds to the gradients of the trained parameters. After loss(kLossAndGradient).
+  // Adds to the gradients of the trained parameters. REQUIRES: loss(kLossAndGradient) before.
   void backward(const LayerDone& done = {});
-  // Logits [rows, vocab] on the host of positions `rows` of the local batch, the same on every tp rank.
+  // Returns the logits [rows, vocab] of positions `rows` of the local batch, the same on every tp rank.
   // Collective over tp.
   [[nodiscard]] std::vector<float> logits(const std::vector<int32_t>& rows);
 
   void zero_gradients();
-  // Nats summed over supervised rows since the last reset, of this dp rank (the same on its tp ranks); then
-  // resets.
+  // Returns the loss in nats, summed over this dp rank's supervised rows since the last call, and resets it.
+  // The same on all its tp ranks.
   [[nodiscard]] double take_loss_sum();
-  // [1, 1] F64 of device memory for sums of the caller (the gradient norm).
+  // A [1, 1] F64 device tensor for the caller's sums (the gradient norm).
   [[nodiscard]] Tensor scalar() const;
   // Host copies after `balance`: the loss of each layer; assignments of each expert [layers, E] over all
   // ranks.
   [[nodiscard]] std::vector<float> balance_losses();
   [[nodiscard]] std::vector<float> expert_assignments();
-  // What the last forward chose: [slice_real, k] of a layer. And the batch it ran.
+  // The last forward's expert choices and their weights, [slice_real, k] of a layer; and its batch.
   [[nodiscard]] std::vector<int32_t> chosen_experts(int64_t layer);
   [[nodiscard]] std::vector<float> chosen_weights(int64_t layer);
   [[nodiscard]] const Batch& batch() const { return batch_; }
-  // Received rows and exchange rounds of the last forward, over its layers (for tests and metrics).
+  // The largest number of exchange rounds of the last forward, over its layers.
   [[nodiscard]] int exchange_rounds() const;
 
  private:

@@ -1,5 +1,5 @@
-// The speed of light of a training step (tests/bench/README.md): the FLOP that the mathematics needs, padding
-// not counted.
+// The FLOP that the mathematics of a training step needs, without padding. Over a GEMM rate they give the
+// speed of light of the step (tests/bench/README.md).
 //   frozen linears           4 per weight and token (forward and input gradient); 6 where they are trained
 //   LoRA, router, adapters   6 per weight that the token passes
 //   causal attention         3.5 * 4 * length * heads * head_dim / 2 per token and layer

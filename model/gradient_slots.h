@@ -1,6 +1,5 @@
-// Which tensor of the model's structs is the gradient of which parameter. The builder of the parameters adds
-// a slot beside each value; in which order does not matter. Once the gradients have their memory, `fill`
-// points every slot at its own.
+// Maps the gradient tensors in the model's structs to parameters. The parameter builder registers a slot for
+// each value, in any order. Once the gradients are allocated, `fill` points every slot to its gradient.
 #pragma once
 
 #include <cstddef>

@@ -1,7 +1,7 @@
 // The routed part of a PESC layer: y = f(x) + sum over the chosen experts of w_e A_e(f(x)), with the router
-// on the FFN's input and the adapters on its output. The rows of f travel to the ranks that hold the experts
-// of their token; only the weighted sums of adapter outputs come back. With one rank per expert group nothing
-// is copied or sent.
+// on the FFN's input and the adapters on its output (model/README.md). The rows of f are sent to the ranks
+// that hold the experts of their token; only the weighted sums of adapter outputs are sent back. With one
+// rank per expert group nothing is copied or sent.
 //
 // A layer of one micro-batch runs in phases. Each takes the state that the phase before it returned, so that
 // the order below is the only one that compiles (tests/model/wrong_order).
@@ -18,8 +18,8 @@
 //               ffn_backward -> FfnDone                     calls the FFN's backward chunk by chunk
 //               route_backward
 //
-// Between two phases the caller may enqueue what it likes. Two streams are used: the token exchange runs on
-// stream.communication(), all else on `stream`; the events of pass.lane order them.
+// Between two phases the caller may enqueue other work. The token exchange runs on stream.communication(),
+// everything else on `stream`; the events of pass.lane order the two.
 //
 // S tokens of the slice with padding, H hidden, E experts, k choices.
 #pragma once

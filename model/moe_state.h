@@ -1,7 +1,7 @@
-// What a phase of MoeLayer leaves behind for the next one. A state can be moved and not copied, MoeLayer
-// alone makes one, and a phase consumes the state that it takes: phases in another order do not compile, and
-// a state that was consumed already, or is another layer's, is refused when it runs. It carries the tensor
-// that the phases share: y in the forward, dy in the backward.
+// The state that a phase of MoeLayer returns and the next phase consumes. It can be moved but not copied, and
+// only MoeLayer creates it. So phases in another order do not compile; a state that was consumed already, or
+// that is another layer's, throws InternalError. It carries the tensor that the phases share: y in the
+// forward, dy in the backward.
 #pragma once
 
 #include <utility>

@@ -1,5 +1,5 @@
-// Lays out the parameters of one rank: lists them in the table, gives each its memory, and adds a gradient
-// slot beside each value.
+// Lays out the parameters of one rank: adds them to the table, allocates their memory, and registers a
+// gradient slot for each.
 #pragma once
 
 #include <span>
@@ -48,16 +48,17 @@ class ParameterBuilder {
   [[nodiscard]] Kind dense_kind() const { return full_ ? Kind::kTrained : Kind::kFrozen; }
   [[nodiscard]] bool lora(Linear linear) const { return !full_ && pesc_.lora.on(linear); }
 
-  // A matrix that the products read.
+  // A matrix that GEMMs read.
   Held matrix(int64_t rows, int64_t cols, Kind kind);
   // The weight of a linear with so many columns of LoRA's B: frozen, or trained in all-parameters mode.
   Held base(int64_t out, int64_t in, int64_t lora_columns, FrozenLinear& base);
-  // LoRA's B: its copy stands in `place` where that is there.
+  // LoRA's B. Its copy is in `place` if that has data.
   Held lora_b(int64_t rows, const Tensor& place);
   // A norm, a bias or a router: F32 whatever the compute type.
   Held exact(int64_t rows, int64_t cols);
 
-  // Lists a parameter, whose gradient goes to the slot; the tensor that the model computes with.
+  // Adds a parameter to the table, with `grad` as its gradient slot. Returns the tensor that the model
+  // computes with.
   Tensor add(ShardSpec spec, ReplicaGroup group, Kind kind, Init init, const Held& held, Tensor& grad);
   // A dense tensor: trained only in all-parameters mode.
   Tensor dense(ShardSpec spec, ReplicaGroup group, const Held& held, Tensor& grad, Init init = Init::kNormal);

@@ -1,11 +1,11 @@
-// The one table of the model's parameters: name, global shape, this rank's piece, frozen or trained, which
-// ranks hold the same piece, and how it starts. Loading, gradient reduction, the optimizer, checkpoints and
-// export all read it.
+// The table of the model's parameters: name, global shape, this rank's piece, frozen or trained, the ranks
+// that hold the same piece, and the initial value. Loading, gradient reduction, the optimizer, checkpoints
+// and export read it.
 //
-// The frozen weights of the linears are FrozenLinears, in a format of their own; embeddings and the head
-// stand in the compute type (F32 or BF16); norms, biases and routers are F32. What is trained is held in F32,
-// and matrices have a copy in a BF16 compute type, written by the optimizer or refresh_copies. The copies of
-// LoRA's B stand beside the frozen weights that they are added to where the format has them there.
+// The frozen weights of the linears are FrozenLinears, in a format of their own. Embeddings and the head are
+// in the compute type (F32 or BF16). Norms, biases and routers are F32. A trained parameter is F32; a trained
+// matrix also has a rounded copy when the compute type is BF16, which the optimizer and refresh_copies write.
+// The copies of LoRA's B are concatenated to the frozen weights where the format allows it.
 //
 // Local letters: HQ, HK query and KV heads on this rank, D head_dim, H hidden, F FFN columns on this rank, V
 // vocabulary rows on this rank, r LoRA rank, d adapter size, E experts on this rank.
@@ -38,17 +38,18 @@ struct Parameter {
   ShardSpec spec;  // the name is the Hugging Face one; PESC and LoRA names as in tests/goldens/README.md
   ReplicaGroup group = ReplicaGroup::kWorld;
   bool trained = false;
-  bool dense = false;  // stands in the dense checkpoint
+  bool dense = false;  // a parameter of the dense base model
   Init init = Init::kNormal;
   Tensor value;       // [rows, cols] of this rank's piece; F32 when trained, and contiguous
-  FrozenLinear held;  // a frozen linear's: its format, and the same memory as `value`; else absent
-  Tensor copy;        // the value rounded to the compute type, which the model uses; absent in float32
+  FrozenLinear held;  // of a frozen linear: its format, and the same memory as `value`
+  Tensor copy;        // `value` rounded to BF16, which the model computes with; no data in float32
   Tensor grad;        // trained: the same shape, inside the group's flat gradient buffer
   Tensor exp_avg;     // trained: AdamW's first moment
   Tensor exp_avg_sq;  // trained: AdamW's second moment
 };
 
-// Linears that read the same input and are cut by output columns over tp: q,k,v or gate,up, stacked by rows.
+// Linears that read the same input and are split by output columns over tp, stacked by rows: q,k,v or
+// gate,up.
 struct ColumnLinears {
   struct Part {
     Linear linear = Linear::kQ;
@@ -65,7 +66,7 @@ struct ColumnLinears {
   [[nodiscard]] int64_t joined_columns() const { return base.lora_columns(); }
 };
 
-// A linear that is cut by input columns over tp: o or down.
+// A linear that is split by input columns over tp: o or down.
 struct RowLinear {
   Linear linear = Linear::kO;
   FrozenLinear base;       // [H, in]; B beside it, or not
@@ -93,7 +94,7 @@ struct LayerParameters {
   MoeParameters moe;               // absent without experts
 };
 
-// What the weights are computed with, and how the frozen ones of the linears are held.
+// The compute type, and the format of the linears' frozen weights.
 struct Precision {
   DType compute = DType::kF32;  // F32 or BF16
   FrozenFormat frozen = FrozenFormat::kF32;
@@ -112,12 +113,13 @@ class ModelParameters {
   ModelParameters(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
                   const Precision& precision, const Arenas& arenas);
 
-  // Fills the values: dense ones from `source` where it is given, the rest as `init` says; and the copies.
+  // Writes all values: dense ones from `source` if given, all others by their `init`. Also writes the copies.
   void initialise(Stream& stream, WeightSource* source, uint64_t seed, double init_std);
-  // Rounds the trained values into their copies: after anybody but the optimizer has changed them.
+  // Rounds the trained values into their copies. Call it after every change of them that the optimizer did
+  // not make.
   void refresh_copies(Stream& stream) const;
 
-  // Tells every piece which of its replicas this rank holds, out of how many: (replica, replicas) of a group.
+  // Sets replica and replicas of every piece; `lookup` returns the pair for a group.
   template <class Lookup>
   void set_replicas(const Lookup& lookup) {
     for (Parameter& p : all_) std::tie(p.spec.replica, p.spec.replicas) = lookup(p.group);
@@ -129,11 +131,11 @@ class ModelParameters {
   [[nodiscard]] const Tensor& flat_grad(ReplicaGroup group) const {
     return flat_grad_[static_cast<int>(group)];
   }
-  // Of those, what belongs to layers [begin, end), and what belongs to none; [1, n].
+  // The parts of flat_grad of layers [begin, end), and of no layer; [1, n].
   [[nodiscard]] Tensor layer_grads(ReplicaGroup group, int64_t begin, int64_t end) const;
   [[nodiscard]] Tensor other_grads(ReplicaGroup group) const;
   [[nodiscard]] int64_t trained_elements() const;  // of this rank
-  // Bytes of the frozen values of this rank (what tp divides) and of its adapters (what ep divides).
+  // Bytes of this rank's frozen values, which tp divides, and of its adapters, which ep divides.
   [[nodiscard]] int64_t frozen_bytes() const;
   [[nodiscard]] int64_t expert_bytes() const;
 

@@ -1,4 +1,4 @@
-// What every module's forward and backward need to know about the pass they are in.
+// The context of a forward or backward of one micro-batch, which every module gets.
 #pragma once
 
 #include <array>
@@ -13,11 +13,12 @@
 
 namespace pesc {
 
-enum class PassKind { kTrain, kEval };  // kEval: no dropout, and nothing is needed for a backward
+enum class PassKind { kTrain, kEval };  // kEval: without dropout
 
-// What orders the token exchange, on stream.communication(), and the computation: for every chunk the points
-// where its f is there, where rows have arrived, and where what the adapters returned has been added up at
-// home. The scratch is the exchange's alone.
+// The scratch of the token exchange, which runs on stream.communication(), and the events between that stream
+// and the compute stream. routed: the router's choice is written. ready[c]: the FFN output of chunk c is
+// written. arrived[c]: the rows of chunk c are received. combined[c]: the adapters' results of chunk c are
+// added at home.
 struct ExchangeLane {
   Arena& scratch;
   StreamMark routed;
@@ -37,12 +38,12 @@ struct Pass {
   uint64_t seed = 0;  // of the dropout masks
   uint32_t step = 0;  // optimizer step
 
-  // The same pass over a part of its batch, which must outlive it.
+  // The same context for a part of the batch. REQUIRES: `part` outlives it.
   [[nodiscard]] Pass over(const Batch& part) const {
     return {stream, tp, ws, scratch, lane, model, pesc, part, kind, seed, step};
   }
 
-  // The mask of an input whose rows are this rank's slice of the tokens, or all of them.
+  // The dropout mask of an input whose rows are this rank's slice of the tokens, or all gathered tokens.
   [[nodiscard]] Dropout slice_dropout(int64_t layer, DropoutSite site) const {
     return make(layer, site, batch.slice_samples, batch.slice_positions, 0);
   }

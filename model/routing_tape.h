@@ -1,4 +1,4 @@
-// The choice of experts of a recorded run, or a recorder of this one (a test mode).
+// Replaying the expert choices of a recorded run, or recording those of this one (a test mode).
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ namespace pesc {
 class RoutingTape {
  public:
   virtual ~RoutingTape() = default;
-  // True when `experts` was filled with the recorded choice.
+  // Fills `experts` with the recorded choice and returns true, or returns false.
   virtual bool replay(const Batch& batch, int64_t layer, std::vector<int32_t>& experts) = 0;
   virtual void record(const Batch& batch, int64_t layer, const std::vector<int32_t>& experts) = 0;
 };

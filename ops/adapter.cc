@@ -1,10 +1,10 @@
-// The adapter experts on the CPU. The rows of an expert are taken in blocks of at most kBlockRows: gathered
-// into scratch (not when they stand next to each other), multiplied, and added to the rows of the output,
-// expert by expert, block by block. A row occurs once in an expert, so that a block's rows are distinct and
+// The adapter experts on the CPU. The rows of an expert are processed in blocks of at most kBlockRows:
+// gathered into scratch (unless they are adjacent), multiplied, and added to the output rows, expert by
+// expert and block by block. A row occurs at most once in an expert, so the rows of a block are distinct, and
 // each output row is summed in expert order whatever the number of threads.
 //
-// The weight w * scale of an assignment is folded into its d columns before the Up product, not into its H
-// columns after it. With n rows in a block, h [n, d] = F Down^T, g = gelu(h), F [n, H] the rows of f:
+// The weight w * scale of an assignment is multiplied into its d columns before the Up GEMM, not into its H
+// columns after it. With n rows in a block, F [n, H] the rows of f, h [n, d] = F Down^T and g = gelu(h):
 //   forward    out[rows] += (w scale g) Up^T
 //   backward   p [n, d] = dY Up;  dw = scale sum_d(p g);  dh = w scale p gelu'(h)
 //              dUp += dY^T (w scale g);  dDown += dh^T F;  df[rows] += dh Down
@@ -24,10 +24,10 @@ namespace pesc {
 namespace {
 
 constexpr int64_t kBlockRows = 256;
-constexpr int64_t kGeluWork = 4;  // against an element of a copy
+constexpr int64_t kGeluWork = 4;  // the cost of a GELU, in copied elements
 
-// Scratch of one block. The forward uses `rows0` for F, then for the Up product; the backward F, dY and two
-// of the narrow ones. Both take all of it, so that one figure is what is used.
+// Scratch of one block. The forward uses rows0 for F and then for the result of the Up GEMM; the backward
+// uses all of it. Both allocate all of it, so that the planned size is the size used.
 struct Block {
   Tensor rows0, rows1;      // [block, H]
   Tensor narrow0, narrow1;  // [block, d]
@@ -66,7 +66,7 @@ void for_each_piece(const AdapterGroups& groups, Use use) {
   }
 }
 
-// The rows of `in` that the piece names: a view where they stand together, else gathered into `space`.
+// The rows of `in` that the piece names: a view where they are adjacent, else gathered into `space`.
 Tensor take_rows(Stream& stream, const Piece& piece, const Tensor& in, const Tensor& space) {
   if (piece.contiguous) return in.row_range(piece.first_row, piece.first_row + piece.n());
   const Tensor out = space.row_range(0, piece.n());
@@ -74,7 +74,8 @@ Tensor take_rows(Stream& stream, const Piece& piece, const Tensor& in, const Ten
   return out;
 }
 
-// out[rows of the piece] += a [n, d] b^T, b [H, d] or, with kNo, a b, b [d, H]; `space` takes the product.
+// out[rows of the piece] += a [n, d] b^T with b [H, d], or with kNo a b with b [d, H]. The result passes
+// through `space` unless the rows are adjacent.
 void add_product(Stream& stream, const Piece& piece, const Tensor& a, const Tensor& b, Transpose trans_b,
                  const Tensor& out, const Tensor& space) {
   Gemm product{.a = a, .b = b, .trans_b = trans_b, .c = {}};

@@ -3,12 +3,12 @@
 //   forward    out[rows] += (w scale g) Up^T
 //   backward   p = dY Up;  dw = scale sum_d(p g);  dh = w scale p gelu'(h)
 //              dUp += dY^T (w scale g);  dDown += dh^T F;  df[rows] += dh Down
-// Grouped: the rows of a run of assignments are brought together in the order of the experts (not when they
-// stand so already), multiplied expert by expert, and what comes out is summed row by row. Dense: all rows
-// and experts at once on [R, E d] with zeros elsewhere, so that what is not a number in one row's f or one
-// expert's weights may reach the others. f, down, up, hidden, out and their gradients have one element type;
-// the weights of the assignments, ddown and dup are F32. Sums over experts are in expert order or inside one
-// product.
+// Grouped: the rows of a run of assignments are gathered in expert order (unless they are adjacent),
+// multiplied expert by expert, and the results are summed row by row. Dense: all rows and experts at once, on
+// [R, E d] with zeros where a row did not choose an expert, so that a NaN in one row's f or one expert's
+// weights may spread to others. f, down, up, hidden, out and their gradients have one element type; the
+// weights of the assignments, ddown and dup are F32. Sums over experts are taken in expert order, or inside
+// one GEMM.
 #include <vector>
 
 #include "ops/adapter.h"
@@ -122,10 +122,11 @@ Tensor take_rows(Stream& stream, const Run& run, const Lists& lists, const Tenso
   return out;
 }
 
-// What the experts of a run give to rows of `out`, which may take the products themselves.
+// Adds the results of a run's experts to rows of `out`. Where those are adjacent, the GEMMs write to `out`
+// directly.
 class RunOutput {
  public:
-  // add: to what `out` holds; without, all of it is written. `space` takes the products.
+  // add: `out` is added to; otherwise all of it is written. `space` holds the results of the GEMMs.
   RunOutput(Stream& stream, const Run& run, const Tensor& out, bool add, const Tensor& space)
       : run_(run), out_(out), add_(add), products_(space.row_range(0, run.n())) {
     if (!run.contiguous) return;

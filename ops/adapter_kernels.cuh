@@ -1,4 +1,4 @@
-// The kernels between the products of the adapter experts, and launches of those with two forms: see
+// The kernels between the GEMMs of the adapter experts, for both forms of ops/adapter_scratch.h: see
 // ops/adapter.cu.
 #pragma once
 
@@ -15,8 +15,8 @@ __device__ __forceinline__ float gelu_grad(float x) {
   return fmaf(x, 0.398942280F * expf(-0.5F * x * x), normcdff(x));
 }
 
-// The d columns of each assignment in a narrow tensor. Grouped: its row. Dense: those of its expert in its
-// row of [R, E d].
+// Where the d columns of each assignment lie in a narrow tensor. Grouped: in the assignment's own row. Dense:
+// in its row of [R, E d], at the columns of its expert.
 struct Cells {
   const int32_t* slot;     // [count]
   const int32_t* inverse;  // dense: [R k], 1 + the assignment of a slot or 0
@@ -43,8 +43,8 @@ __device__ __forceinline__ Cell cell_of(const Cells& cells, int64_t i, int32_t s
   return {slot / static_cast<int32_t>(cells.top_k), cells.expert_of(i)};
 }
 
-// Dense: the cells of no assignment. Those between an assignment's and the next of its row, going round, are
-// zeroed with it, and rows without any by themselves.
+// Dense form: zeroes the cells without an assignment. The cells between an assignment and the next one of its
+// row (cyclically) are zeroed together with it; rows without assignments are zeroed separately.
 template <int N, int kLanes, class T>
 class Zeros {
  public:
@@ -78,8 +78,8 @@ class Zeros {
   int64_t row_, packs_, all_, first_, count_;
 };
 
-// scaled = w scale gelu(source), and hidden = source where they are two; `scaled` may be absent. kLanes
-// threads take an assignment.
+// Writes scaled = w scale gelu(source) (optional), and hidden = source unless they are one tensor. kLanes
+// threads process an assignment.
 template <int N, int kLanes, bool kDense, class T>
 __global__ void gelu_kernel(Cells cells, View<const T> source, const float* weights, float scale,
                             View<T> hidden, View<T> scaled) {
@@ -109,14 +109,15 @@ __global__ void gelu_kernel(Cells cells, View<const T> source, const float* weig
   }
 }
 
-// dweights = scale sum_d(p gelu(h)), scaled = w scale gelu(h), dh = w scale p gelu'(h); kLanes lanes of
-// a warp take an assignment. dh may be p.
+// Writes dweights = scale sum_d(p gelu(h)), scaled = w scale gelu(h), dh = w scale p gelu'(h). kLanes threads
+// of a warp process an assignment. dh may alias p.
 template <int N, int kLanes, bool kDense, class T>
 __global__ void gelu_gradients(Cells cells, View<const T> p, View<const T> hidden, const float* weights,
                                float scale, View<T> dh, View<T> scaled, float* dweights) {
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int64_t step = index_step() / kLanes;
-  // The lanes of a warp go round together: those beyond the end take the last assignment again, unwritten.
+  // All threads of a warp stay in the loop for the shuffles: those beyond the end repeat the last assignment
+  // without writing.
   for (int64_t at = first_index() / kLanes; at - at % (kWarp / kLanes) < cells.count; at += step) {
     const bool real = at < cells.count;
     const int64_t i = real ? at : cells.count - 1;
@@ -158,12 +159,12 @@ __global__ void gelu_gradients(Cells cells, View<const T> p, View<const T> hidde
   }
 }
 
-// A narrow tensor as rows of d columns, for the question of alignment.
+// A narrow tensor as rows of d columns, to test its alignment.
 inline Tensor narrow(const Tensor& t, int64_t dim) {
   return {t.data, t.dtype, t.rows, dim, t.ld};
 }
 
-// Calls f(lanes of an assignment, whether dense), both as types.
+// Calls f(threads per assignment, whether dense), both as integral constants.
 template <int N, class F>
 void with_form(const Cells& cells, F f) {
   const auto with_lanes = [&](auto dense) {
@@ -219,8 +220,8 @@ inline void launch_gradients(Stream& stream, const AdapterBackward& args, const 
   });
 }
 
-// The rows of assignments [first, first + out.rows): every row of `in` is read once and written once for each
-// of its assignments.
+// Writes out[i - first] = in[row of assignment i] for assignments [first, first + out.rows). Every row of
+// `in` is read once and written once for each of its assignments.
 template <int N, class T>
 __global__ void spread_rows(View<const T> in, const int32_t* inverse, int64_t top_k, int64_t first,
                             View<T> out) {
@@ -236,8 +237,8 @@ __global__ void spread_rows(View<const T> in, const int32_t* inverse, int64_t to
   }
 }
 
-// The way back: a row of out is, or with `add` grows by, the sum over its assignments among those of `in`,
-// [first, first + in.rows), in their order, which is that of the experts.
+// The reverse: a row of out is written with (or, with `add`, added to by) the sum of its assignments' rows of
+// `in`, which holds assignments [first, first + in.rows), in expert order.
 template <int N, class T>
 __global__ void sum_rows(View<const T> in, const int32_t* inverse, int64_t top_k, int64_t first, bool add,
                          View<T> out) {
@@ -278,7 +279,7 @@ __global__ void side_by_side(View<const T> up, View<T> side) {
   }
 }
 
-// The way back: dup [E * H, d] += side [H, E * d]
+// The reverse: dup [E * H, d] += side [H, E * d]
 template <int N>
 __global__ void add_stacked(View<const float> side, View<float> dup) {
   PESC_FOR_ROWS(h, side.rows) {

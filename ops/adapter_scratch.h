@@ -1,10 +1,10 @@
-// How the adapter experts are laid out on a GPU, and the scratch that takes: a function of sizes alone, so
-// that a plan needs no GPU. Letters as in ops/adapter.h.
+// The layout of the adapter experts on a GPU and the scratch that it takes, as functions of sizes only, so
+// that `pesc plan` needs no GPU. Letters as in ops/adapter.h.
 //
-// Two forms of the same products. Grouped: expert by expert on rows brought together, 2 M H d multiplications
-// each, and every row moved several times. Dense: one product over all rows and all experts, with zeros where
-// a row is not at an expert; 2 R H E d multiplications, nothing moved. For few and small experts the dense
-// form wins.
+// Two forms compute the same result. Grouped: rows are gathered by expert, and each expert has its own GEMM
+// of its rows; 2 M H d multiplications per projection, and every row is copied several times. Dense: one GEMM
+// over all rows and all experts, with zeros where a row did not choose an expert; 2 R H E d multiplications,
+// no copies. The dense form is faster for few and small experts.
 #pragma once
 
 #include <algorithm>
@@ -16,9 +16,10 @@ namespace pesc {
 
 enum class AdapterForm { kGrouped, kDense };
 
-// Columns of the hidden size that a product could take on in the time of moving an assignment's rows: about
-// 400 at 600 TFLOP/s (bf16) and 4 TB/s, and some 27 at float32 rates. A grouped product also runs at three
-// quarters of the rate of the dense one.
+// Compares the cost of the extra multiplications of the dense form with that of the copies of the grouped
+// one. In the time in which an assignment's rows are copied, a GEMM does about 400 more columns per row in
+// bf16 (at 600 TFLOP/s and 4 TB/s) and about 27 in float32. A grouped GEMM runs at 3/4 of the rate of a dense
+// one.
 [[nodiscard]] inline AdapterForm adapter_form(DType dtype, int64_t rows, int64_t assignments, int64_t experts,
                                               int64_t dim) {
   const int64_t moving = dtype == DType::kBF16 ? 1200 : 80;
@@ -26,10 +27,10 @@ enum class AdapterForm { kGrouped, kDense };
   return dense ? AdapterForm::kDense : AdapterForm::kGrouped;
 }
 
-// The lists of assignments in device memory, in one piece; at most k for each row.
+// The lists of assignments in device memory, in one allocation, for up to k assignments per row.
 struct AdapterLists {
   Tensor all;            // [1, 2 R k] I32
-  Tensor inverse, slot;  // [1, R k]: 1 + the assignment of a slot, or 0; the slot of an assignment
+  Tensor inverse, slot;  // [1, R k]: 1 + the assignment of a choice, or 0; the choice of an assignment
 
   AdapterLists(Arena& scratch, int64_t rows, int64_t top_k)
       : all(scratch.allocate(1, 2 * rows * top_k, DType::kI32)),
@@ -37,7 +38,7 @@ struct AdapterLists {
         slot(all.col_range(rows * top_k, all.cols)) {}
 };
 
-// A run of assignments of one or several experts.
+// Scratch of the grouped form for a run of up to `run` assignments, of one or several experts.
 struct AdapterGroupedScratch {
   static constexpr int64_t kRunRows = 32768;
   static constexpr int64_t kRunBytes = int64_t{256} << 20;  // of rows0
@@ -54,11 +55,11 @@ struct AdapterGroupedScratch {
         scaled(scratch.allocate(run, dim, dtype)) {}
 };
 
-// `columns` >= E d
+// Scratch of the dense form. REQUIRES: columns >= E d.
 struct AdapterDenseScratch {
   Tensor offsets;        // [1, E + 1] I32
   Tensor p, dh, scaled;  // [R, E d]
-  Tensor up_all;         // [H, E d]: the experts' Up side by side
+  Tensor up_all;         // [H, E d]: the experts' Up matrices, concatenated by columns
   Tensor dup_all;        // [H, E d] F32
 
   AdapterDenseScratch(Arena& scratch, int64_t rows, int64_t hidden, int64_t experts, int64_t columns,
@@ -70,13 +71,13 @@ struct AdapterDenseScratch {
         up_all(scratch.allocate(hidden, columns, dtype)),
         dup_all(scratch.allocate(hidden, columns)) {}
 
-  // The largest E d that adapter_form makes dense: with M <= R k, E d < k (400 + 4 d / 3).
+  // The largest E d for which adapter_form can return kDense: with M <= R k, E d < k (400 + 4 d / 3).
   [[nodiscard]] static int64_t most_columns(int64_t top_k, int64_t dim) {
     return top_k * (400 + (4 * dim + 2) / 3);
   }
 };
 
-// What either form takes at most.
+// The larger of the two forms' scratch.
 [[nodiscard]] inline int64_t adapter_gpu_scratch_bytes(int64_t rows, int64_t top_k, int64_t hidden,
                                                        int64_t dim, DType dtype) {
   if (rows == 0) return 0;

@@ -1,14 +1,14 @@
-// Causal attention on the CPU. The work is cut into items of one segment and one KV head, each done by one
-// thread, so that dk and dv have one writer and nothing depends on the number of threads. An item packs its
-// keys and values once (ops/core/micro_gemm.h) and takes the queries in tiles of kTileRows rows; a tile's
-// products stop at the last key that its last row sees, so that the masked half is hardly computed.
+// Causal attention on the CPU. A work item is one segment and one KV head; one thread processes it, so that
+// dk and dv have one writer and results do not depend on the number of threads. An item packs its keys and
+// values once (ops/core/micro_gemm.h) and processes the queries in tiles of kTileRows rows. The GEMMs of a
+// tile stop at the last key that its last row attends to, so that little of the masked half is computed.
 //
 //   forward    s = q k^T;  p = exp(scale (s - max));  o = p v / sum(p);  lse = scale max + log(sum(p))
 //   backward   p = exp(scale s - lse);  dp = do v^T;  ds = scale p (dp - delta),  delta = sum over D of do o
 //              dq = ds k;  dk += ds^T q;  dv += p^T do
 // dk and dv are summed over blocks of kBlock queries, for which p and ds are kept.
 //
-// A few queries over many keys (decoding) are not worth packing for: they read k and v where they stand.
+// A few queries over many keys (decoding) do not repay packing: they read k and v in place.
 #include "ops/attention.h"
 
 #include <algorithm>
@@ -26,7 +26,7 @@ namespace pesc {
 namespace {
 
 constexpr int64_t kBlock = 8 * kTileRows;
-// Up to this many rows (queries times heads of a group) the keys are read in place.
+// Up to this many rows (queries times heads of a group), keys and values are read in place.
 constexpr int64_t kDirectRows = 8;
 
 enum class Pass { kForward, kBackward };
@@ -64,7 +64,7 @@ struct Item {
   int64_t kv_head;
 };
 
-// Gives the items to threads, the costliest first, always to the thread with least to do.
+// Assigns the items to threads: the most expensive first, always to the thread with the least work.
 std::vector<std::vector<Item>> assign(std::span<const AttentionSegment> segments, int64_t kv_heads,
                                       int threads) {
   std::vector<Item> items;
@@ -116,13 +116,13 @@ void scale_row(float* x, int64_t n, float factor) {
 struct Rows {
   int64_t token, head;  // of the first one
   int64_t count;
-  int64_t seen;    // keys that the first row sees
+  int64_t seen;    // keys that the first row attends to
   int64_t growth;  // more keys per row: 1 for queries, 0 for heads
   int64_t out_stride;
   [[nodiscard]] int64_t last_seen() const { return seen + (count - 1) * growth; }
 };
 
-// From the scores in `space.p` to out and lse.
+// Turns the scores in space.p into probabilities and writes out and lse.
 void finish_rows(const AttentionForward& args, const Rows& rows, const Panels& values, const Tensor& space) {
   const int64_t d = args.shape.head_dim;
   const Edge edge(rows.seen, rows.count, rows.growth);
@@ -191,13 +191,13 @@ void forward_direct(const AttentionForward& args, const Item& item, const Worksp
   }
 }
 
-// What the blocks of one item share in the backward.
+// The state that the blocks of one item share in the backward.
 struct PackedItem {
   Panels keys_t, values_t, keys;
 };
 
-// p, ds and dq of the tile whose first row is query `first` of the segment and row `row` of the block, whose
-// delta is given.
+// Writes p, ds and dq of the tile that starts at query `first` of the segment and row `row` of the block,
+// given the block's delta.
 void backward_tile(const AttentionBackward& args, const Item& item, int64_t head, int64_t first, int64_t row,
                    const PackedItem& packed, const float* delta, const Workspace& space) {
   const AttentionSegment& s = item.segment;
@@ -218,9 +218,9 @@ void backward_tile(const AttentionBackward& args, const Item& item, int64_t head
                               at(args.dq, token, head, d), args.dq.ld);
 }
 
-// dk and dv of the item's keys += those of queries [begin, end), whose p and ds stand in the workspace. Tiles
-// of keys and of queries start at the same multiples of kTileRows: of a tile on the diagonal, p and ds are
-// zero above it.
+// Adds the contribution of queries [begin, end), whose p and ds are in the workspace, to dk and dv of the
+// item's keys. Tiles of keys and of queries start at the same multiples of kTileRows; in a tile on the
+// diagonal, p and ds are zero above it.
 void add_key_gradients(const AttentionBackward& args, const Item& item, int64_t head, int64_t begin,
                        int64_t end, const Workspace& space) {
   const int64_t d = args.shape.head_dim;

@@ -1,6 +1,6 @@
-// Causal attention on the GPU: by a library where it takes the call (ops/attention_library.h), else by our
-// own tile kernels (ops/attention_tiles.cuh): exact in float32, deterministic, any head_dim up to 256,
-// any segments; the scores are never stored.
+// Causal attention on the GPU: by cuDNN where it applies (ops/attention_library.h), else by our own tile
+// kernels (ops/attention_tiles.cuh), which compute in float32, are deterministic, take any head_dim up to 256
+// and any segments, and never store the scores.
 #include <vector>
 
 #include "ops/attention.h"
@@ -38,7 +38,7 @@ struct Tiles {
   unsigned count;
 };
 
-// The tiles of all segments' queries, in device memory from `scratch`. The last ones of a segment have the
+// The query tiles of all segments, in device memory from `scratch`. The last tiles of a segment attend to the
 // most keys, so they come first.
 Tiles upload_tiles(Stream& stream, std::span<const AttentionSegment> segments, Arena& scratch) {
   std::vector<AttentionTile> tiles;
@@ -49,7 +49,8 @@ Tiles upload_tiles(Stream& stream, std::span<const AttentionSegment> segments, A
           static_cast<unsigned>(tiles.size())};
 }
 
-// Launches with kColumns columns of the head per thread, shared memory for that many tiles and score tiles.
+// Launches a kernel with kColumns columns of the head per thread and shared memory for `tiles` tiles and
+// `scores` score tiles.
 template <class T, class Kernel>
 void launch(Stream& stream, Kernel kernel, const AttentionViews<T>& views, const Tiles& tiles, int64_t heads,
             int shared_tiles, int score_tiles) {

@@ -1,10 +1,10 @@
 // Attention by cuDNN's fused kernels, through graphs of its frontend: see ops/attention_library.h.
 //
-// Sequences of one length that is a multiple of 128 are a dense batch. All others are ragged ones: groups of
-// neighbours, in graphs for so many sequences (a power of two) of up to so many tokens, so that real batches,
-// no two of which are alike, have few graphs. A graph is built once and kept. The backward is the
-// deterministic one, which stores the scores' gradients, 2 HQ L^2 bytes a sequence: a call takes as many
-// sequences as kLibraryBackwardBytes hold.
+// Sequences of one length that is a multiple of 128 form a dense batch. All others form ragged batches:
+// groups of adjacent sequences, in graphs for a power of two of sequences of up to a bucketed length, so that
+// real batches, whose lengths all differ, need few graphs. A graph is built once and cached. The
+// deterministic backward stores the gradients of the scores, 2 HQ L^2 bytes per sequence: a call takes as
+// many sequences as fit kLibraryBackwardBytes.
 #include <algorithm>
 #include <bit>
 #include <limits>
@@ -28,10 +28,9 @@ struct Plan {
   int64_t workspace = 0;
 };
 
-constexpr int64_t kTile = 128;  // tokens: the library's kernels divide sequences by it
+constexpr int64_t kTile = 128;  // tokens; cuDNN's kernels split sequences into tiles of this size
 
-// The first sequence's start and the common length of segments that are a dense batch; length 0: they are
-// not.
+// The start and the common length of segments that form a dense batch; length 0 when they do not.
 struct Uniform {
   int64_t begin = 0, length = 0;
 };
@@ -53,29 +52,29 @@ bool aligned(const Tensor& t) {
   return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && (t.ld * dtype_bytes(t.dtype)) % 16 == 0;
 }
 
-// What of shapes, types and places the library takes; its plans may still refuse.
+// Whether cuDNN supports the shapes, types and alignments of a call; building a plan may still fail.
 bool acceptable(const AttentionShape& shape, const Tensor& q, const Tensor& k, const Tensor& v,
                 const Tensor& out) {
   const bool places = aligned(q) && aligned(k) && aligned(v) && aligned(out) && q.ld == k.ld && q.ld == v.ld;
   return q.dtype == DType::kBF16 && shape.head_dim % 8 == 0 && shape.head_dim <= kLibraryMaxHeadDim && places;
 }
 
-// Neighbours of a ragged batch that go together, and the graphs' shape.
+// A group of adjacent sequences of a ragged batch, and the shape of its graph.
 struct Group {
   size_t begin, end;
   Shape shape;
 };
 
-// The steps of lengths that graphs are made for: 128, 256, 384, 512, 768, 1024, 1536, ...
+// The bucketed lengths of graphs: 128, 256, 384, 512, 768, 1024, 1536, ...
 int64_t step_up(int64_t length) {
   int64_t step = kTile;
   while (step < length && !(step > kTile && step * 3 / 2 >= length)) step *= 2;
   return step >= length ? step : step * 3 / 2;
 }
 
-// Empty: not the library's. The same for the same segments and arena, forward and backward: sequences go
-// together as long as what library_workspace_bytes announced holds them, a power of two of them, of the
-// step's length.
+// The groups of a ragged batch; empty where cuDNN does not apply. The same for forward and backward of the
+// same segments and arena: a group grows, in powers of two of sequences of the bucketed length, as long as it
+// fits library_workspace_bytes.
 std::vector<Group> ragged_groups(const AttentionShape& heads, std::span<const AttentionSegment> segments,
                                  const Tensor& q, const Tensor& out, const Arena& scratch) {
   constexpr int64_t kMostElements = std::numeric_limits<int32_t>::max();
@@ -117,9 +116,9 @@ void* at_row(const Tensor& t, int64_t row) {
 struct AttentionCache {
   cudnnHandle_t handle = nullptr;
   std::map<Shape, Plan> forward, backward;
-  std::map<Shape, bool> ragged;  // whether both were there, and had room, at the first forward
-  std::string refusal;           // why a shape got no plan
-  int64_t calls = 0;             // that were the library's
+  std::map<Shape, bool> ragged;  // whether both plans existed, and had room, at the first forward
+  std::string refusal;           // why the last refused shape has no plan
+  int64_t calls = 0;             // computed by cuDNN
 
   AttentionCache() = default;
   AttentionCache(const AttentionCache&) = delete;
@@ -133,7 +132,8 @@ struct AttentionCache {
 
 namespace {
 
-// Without a handle the library does not start here (a part of it is missing, say): `refusal` then tells.
+// The stream's cache. Without a handle cuDNN could not be initialised (a part of it is missing, for example),
+// and `refusal` says why.
 AttentionCache& cache_of(const Stream& stream) {
   Queue& queue = stream.queue();
   if (queue.attention != nullptr) return *queue.attention;
@@ -148,7 +148,7 @@ AttentionCache& cache_of(const Stream& stream) {
   return cache;
 }
 
-// The plan of a shape; one without a graph where the library has none, which `refusal` then explains.
+// The plan of a shape; one without a graph where cuDNN has none, and `refusal` says why.
 const Plan& plan_of(AttentionCache& cache, std::map<Shape, Plan>& plans, const Shape& shape,
                     std::shared_ptr<fe::graph::Graph> (*make)(const Shape&)) {
   const auto found = plans.find(shape);
@@ -177,8 +177,8 @@ int64_t free_bytes(const Arena& scratch) {
   return scratch.capacity() - scratch.used() - Arena::kAlignment;
 }
 
-// Sequences of one backward call: as many as the announced workspace holds, or fewer where the library wants
-// more. 0: it has no plan that fits.
+// The number of sequences of one backward call: as many as the planned workspace holds, or fewer where cuDNN
+// asks for more memory. 0: no plan fits.
 int64_t backward_batch(AttentionCache& cache, const AttentionShape& heads, Shape shape,
                        const Arena& scratch) {
   shape.batch = std::clamp<int64_t>(kLibraryBackwardBytes / library_sequence_bytes(heads, shape.length), 1,
@@ -206,7 +206,7 @@ Shape shape_of(const AttentionShape& heads, std::span<const AttentionSegment> se
           false};
 }
 
-// The numbers of a group in device memory, by the names that the graphs have for them.
+// The lengths and offsets of a group in device memory, by their ids in the graph.
 void add_places(Stream& stream, const Group& group, std::span<const AttentionSegment> segments,
                 Arena& scratch, std::unordered_map<int64_t, void*>& tensors) {
   const auto batch = static_cast<size_t>(group.shape.batch);
@@ -228,7 +228,7 @@ void add_places(Stream& stream, const Group& group, std::span<const AttentionSeg
   tensors[kOffsetsStats] = at + batch + 2 * (batch + 1);
 }
 
-constexpr int64_t kPlacesBytes = int64_t{64} << 10;  // more than the numbers of a group take
+constexpr int64_t kPlacesBytes = int64_t{64} << 10;  // at least the lengths and offsets of a group
 
 bool ragged_taken(AttentionCache& cache, const Shape& shape, const Arena& scratch) {
   const auto settled = cache.ragged.find(shape);

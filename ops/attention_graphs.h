@@ -1,5 +1,4 @@
-// Graphs of cuDNN's frontend for causal attention, forward and deterministic backward
-// (ops/attention_cudnn.cc).
+// cuDNN frontend graphs for causal attention, forward and deterministic backward, for ops/attention_cudnn.cc.
 #pragma once
 
 #include <cudnn_frontend.h>
@@ -10,8 +9,9 @@
 
 namespace pesc::cuda {
 
-// Names of tensors towards the library. The last ones are of ragged graphs, in int32: kLengthsQ and
-// kLengthsKv [batch], tokens; the others [batch + 1], elements from a tensor's beginning to each sequence's.
+// The ids of the tensors of a graph. Those from kLengthsQ on exist in ragged graphs only and are int32:
+// kLengthsQ and kLengthsKv [batch] in tokens; the offsets [batch + 1] in elements from the start of the
+// tensor.
 enum AttentionUid : int64_t {
   kQ = 1,
   kK,
@@ -31,9 +31,9 @@ enum AttentionUid : int64_t {
   kOffsetsStats
 };
 
-// `batch` sequences of `length` tokens; rows of q, k, v (and their gradients) and of out (and its) so many
-// elements apart. The log-sum-exps are [batch, q_heads, length] in float32. Ragged: sequences of up to
-// `length` tokens (none as well) that stand where offsets say; the log-sum-exps are [tokens, q_heads].
+// `batch` sequences of `length` tokens. ld_qkv is the row stride of q, k, v and their gradients, ld_out that
+// of out and its gradient, in elements. The log-sum-exps are [batch, q_heads, length] in float32. Ragged:
+// sequences of 0 to `length` tokens at the given offsets; the log-sum-exps are [tokens, q_heads].
 struct AttentionGraphShape {
   int64_t batch, length, q_heads, kv_heads, head_dim, ld_qkv, ld_out;
   float scale;
@@ -41,7 +41,7 @@ struct AttentionGraphShape {
   auto operator<=>(const AttentionGraphShape&) const = default;
 };
 
-// Not yet built: what is wrong with a shape, building it says.
+// The graphs are returned before they are built; building one reports what cuDNN does not support.
 [[nodiscard]] std::shared_ptr<cudnn_frontend::graph::Graph> attention_forward_graph(
     const AttentionGraphShape& shape);
 [[nodiscard]] std::shared_ptr<cudnn_frontend::graph::Graph> attention_backward_graph(

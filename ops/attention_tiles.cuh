@@ -14,7 +14,7 @@ namespace pesc::cuda {
 
 inline constexpr int kTile = 32;
 inline constexpr int kRowThreads = kThreads / kTile;  // 8
-inline constexpr int kScores = kTile / kRowThreads;   // 4 of a row's scores are one thread's
+inline constexpr int kScores = kTile / kRowThreads;   // scores of a row that one thread owns: 4
 inline constexpr int kScoreStride = kTile + 1;
 
 // Rows [first, first + kTile) of one segment's queries (forward, dq) or keys (dk, dv).
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kThreads)
   float total = 0;
   const int end = min(t.kv_len, t.first + rows + before);  // keys that the tile's last row sees
   for (int key = 0; key < end; key += kTile) {
-    __syncthreads();  // the tiles before are read
+    __syncthreads();  // all threads have read the previous tiles
     load_tile(a.k, t.kv_begin + key, min(kTile, end - key), kv_column, dim, keys);
     load_tile(a.v, t.kv_begin + key, min(kTile, end - key), kv_column, dim, values);
     __syncthreads();

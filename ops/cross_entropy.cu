@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kRowThreads = 512;
 
-// Values that are not numbers are passed over, as on the CPU; the sums then show them.
+// The maximum ignores NaN, as on the CPU; a NaN then shows in the sums.
 template <int N, class T>
 __global__ void max_kernel(View<const T> logits, float* max) {
   const T* row = logits.row(blockIdx.x);
@@ -56,7 +56,7 @@ __global__ void grad_kernel(View<T> logits, const int32_t* targets, int64_t voca
   T* row = logits.row(r);
   const float top = max[r];
   const float factor = scale / sums.row(0)[r];
-  const int64_t target = targets[r] - vocab_begin;  // outside [0, V) it meets no column
+  const int64_t target = targets[r] - vocab_begin;  // outside [0, V) it matches no column
   for (int64_t i = threadIdx.x; i < logits.cols / N; i += blockDim.x) {
     float values[N];
     load_floats<N>(row + i * N, values);

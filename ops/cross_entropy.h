@@ -1,6 +1,6 @@
-// Cross entropy over a vocabulary that is cut over ranks (Shoeybi et al., 2019, section 3): three local steps
-// between which the caller reduces over the tp group. N supervised rows, V local vocabulary columns starting
-// at `vocab_begin`.
+// Cross entropy over a vocabulary that is split over the tp group (Shoeybi et al., 2019, section 3): three
+// local steps, with the caller's all-reduces in between. N supervised rows, V local vocabulary columns
+// starting at global id `vocab_begin`.
 //   1. cross_entropy_max    row maximum                        -> all-reduce max
 //   2. cross_entropy_sums   sum of exp(l - max), target logit  -> all-reduce sum
 //   3. cross_entropy_grad   loss and dlogits = (softmax - onehot) * scale, in place
@@ -22,7 +22,7 @@ void cross_entropy_sums(Stream& stream, const Tensor& logits, const Tensor& targ
 // `scale`.
 void cross_entropy_grad(Stream& stream, const Tensor& logits, const Tensor& targets, int64_t vocab_begin,
                         const Tensor& max, const Tensor& sums, float scale, const Tensor& loss);
-// The loss alone, from the reduced sums.
+// loss [1, N] F32 written, from the reduced sums, without a gradient.
 void cross_entropy_loss(Stream& stream, const Tensor& sums, const Tensor& loss);
 
 }  // namespace pesc

@@ -1,6 +1,7 @@
-// The operations of ops/*.h on a CUDA device, one entry for each public function that runs on a stream. X.cc
-// hands over when the stream is on a GPU; X.cu defines pesc::cuda::NAME with the same signature. A build
-// without CUDA has no table: asking for it is a UsageError.
+// The table of the CUDA implementations of the ops in ops/*.h, with one entry for each public function that
+// runs on a stream. X.cc calls cuda_ops().NAME when the stream is on a GPU; X.cu defines pesc::cuda::NAME
+// with the same signature. In a build without CUDA, cuda_ops() throws UsageError. See ops/README.md for how
+// to add an op.
 #pragma once
 
 #include "ops/adamw.h"

@@ -1,6 +1,6 @@
-// Dropout on the CPU. Every row of x is one token; the bits of a row are made in blocks of kCounters counters
-// (eight columns each) laid out as arrays, so that the compiler turns the Philox rounds into vector
-// multiplies: the state stands in 64-bit lanes of which only the low halves count.
+// Dropout on the CPU. Every row of x is one token. The bits of a row are computed in blocks of kCounters
+// counters (eight columns each) laid out as arrays, so that the compiler vectorises the Philox rounds; the
+// state is in 64-bit lanes of which only the low halves are used.
 //
 // T tokens, C columns. Elements are independent, so nothing depends on the number of threads.
 #include "ops/dropout.h"
@@ -20,7 +20,7 @@ constexpr int64_t kCounters = 32;
 constexpr int64_t kColumns = 8 * kCounters;
 constexpr int kRounds = 7;
 
-// Counter words 1..3 and the key, which all columns of a row share.
+// Counter words 1 to 3 and the key, which all columns of a row share.
 struct RowKey {
   uint32_t c1, c2, c3, k0, k1;
 };

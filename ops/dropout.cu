@@ -6,7 +6,8 @@
 namespace pesc::cuda {
 namespace {
 
-// y = (base +) mask(x); `base` with data null: none. y may be x or base: a thread writes what it alone read.
+// y = mask(x), or base + mask(x) where base has data. y may alias x or base: a thread writes only elements
+// that no other thread reads.
 template <int N, class T>
 __global__ void mask_kernel(Mask mask, View<const T> x, View<const T> base, View<T> y) {
   PESC_FOR_ROWS(r, x.rows) {
@@ -27,7 +28,7 @@ __global__ void mask_kernel(Mask mask, View<const T> x, View<const T> base, View
   }
 }
 
-// sum = x + f, dropped = mask(f); dropped may be f.
+// sum = x + f, dropped = mask(f); dropped may alias f.
 template <int N, class T>
 __global__ void residual_kernel(Mask mask, View<const T> x, View<const T> f, View<T> sum, View<T> dropped) {
   PESC_FOR_ROWS(r, x.rows) {

@@ -1,7 +1,7 @@
-// Dropout by counter: the mask of an element is a pure function of (seed, step, layer, site, sample, position
-// in the sample, column), so that it does not depend on layout, padding or packing. Philox4x32-7
-// (ops/core/philox.h) makes the 16 bits of eight neighbouring columns at once: those of a column are the low
-// (even) or high (odd) half of word column % 8 / 2 of
+// Counter-based dropout. The mask of an element is a pure function of (seed, step, layer, site, sample,
+// position in the sample, column), so that it does not depend on layout, padding or packing. One call of
+// Philox4x32-7 (ops/core/philox.h) gives 16 bits to each of eight adjacent columns: the low (even column) or
+// high (odd column) half of word column % 8 / 2 of
 //   counter = {column / 8, position, low32(sample), layer << 8 | site}        layer < 2^24
 //   key     = {low32(seed) ^ high32(sample) * 0x85EBCA6B, step ^ high32(seed) * 0x9E3779B9}    (mod 2^32)
 // An element is kept when its 16 bits >= threshold = round(rate * 2^16), at most 2^16 - 1, and is then scaled
@@ -16,21 +16,21 @@
 
 namespace pesc {
 
-// The inputs that have a mask of their own. q, k, v share one, gate and up share one, all experts of a token
-// share one.
+// The inputs with a mask of their own: q, k and v share one, gate and up share one, and so do all experts of
+// a token.
 enum class DropoutSite : uint32_t { kQkv = 0, kO = 1, kGateUp = 2, kDown = 3, kAdapter = 4 };
 
 struct Dropout {
-  float rate = 0;  // 0: nothing is dropped and nothing is computed
+  float rate = 0;  // in [0, 1); 0: no dropout, and the fields below are not read
   uint64_t seed = 0;
   uint32_t step = 0;
   uint32_t layer = 0;
   DropoutSite site = DropoutSite::kQkv;
   Tensor samples;       // [1, T] I64
   Tensor positions;     // [1, T] I32
-  int64_t column0 = 0;  // global column of column 0, for inputs that are cut over tp
+  int64_t column0 = 0;  // the global column of local column 0, for inputs that are split over tp
 
-  // The mask of some of the rows.
+  // The mask of rows [begin, end).
   [[nodiscard]] Dropout rows(int64_t begin, int64_t end) const {
     Dropout some = *this;
     some.samples = samples.col_range(begin, end);
@@ -43,18 +43,19 @@ struct Dropout {
   [[nodiscard]] float scale() const { return 65536.0F / (65536.0F - static_cast<float>(threshold())); }
 };
 
-// What an operation writes besides its output: y = the output, dropped. Absent: y is.
+// A second output of an operation: y = dropout(its output). Optional: unused when `y` has no data.
 struct DroppedCopy {
   Dropout mask;
   Tensor y;
 };
-// What an operation adds to its input first: x, dropped. Absent: x is.
+// A term mask * x * scale that an operation adds to its input first. Optional: unused when `x` has no data.
 struct DroppedTerm {
   Dropout mask;
   Tensor x;
 };
 
-// y [T, C] = mask * x * scale, written; y may alias x. With rate = 0 a copy (nothing when aliased).
+// y [T, C] = mask * x * scale is written; y may alias x. With rate = 0 this copies x (or does nothing when
+// aliased).
 void dropout(Stream& stream, const Dropout& mask, const Tensor& x, const Tensor& y);
 // y [T, C] = base + mask * x * scale; y may alias base or x.
 void dropout_sum(Stream& stream, const Dropout& mask, const Tensor& x, const Tensor& base, const Tensor& y);
@@ -62,8 +63,8 @@ void dropout_sum(Stream& stream, const Dropout& mask, const Tensor& x, const Ten
 inline void dropout_add(Stream& stream, const Dropout& mask, const Tensor& x, const Tensor& y) {
   dropout_sum(stream, mask, x, y, y);
 }
-// sum [T, C] = x + f and dropped = dropout(f), which may be f itself: the residual that goes round the
-// adapters, and their input.
+// Writes sum [T, C] = x + f, the residual stream past the adapters, and dropped [T, C] = dropout(f), the
+// adapters' input. dropped may alias f.
 void dropout_residual(Stream& stream, const Dropout& mask, const Tensor& x, const Tensor& f,
                       const Tensor& sum, const Tensor& dropped);
 

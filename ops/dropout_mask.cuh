@@ -1,5 +1,5 @@
-// The masks of ops/dropout.h inside kernels: the same bits as on the CPU. One Philox call makes those of
-// eight columns; packs of four or eight columns start at a multiple of their width, or are single elements.
+// The dropout masks of ops/dropout.h inside kernels, bit for bit those of the CPU. One Philox call gives the
+// mask of eight columns. REQUIRES: a pack of N = 4 or 8 columns starts at a multiple of N; otherwise N = 1.
 #pragma once
 
 #include "ops/core/philox.h"
@@ -8,7 +8,7 @@
 
 namespace pesc::cuda {
 
-// What all elements share. A threshold of 0 keeps everything.
+// The constants of a mask, passed to kernels by value. A threshold of 0 keeps every element.
 struct Mask {
   const int64_t* samples = nullptr;
   const int32_t* positions = nullptr;
@@ -31,7 +31,7 @@ struct Mask {
   }
 };
 
-// A token's.
+// The mask of one row (token).
 class RowMask {
  public:
   __device__ __forceinline__ RowMask(const Mask& mask, int64_t row) : mask_(mask) {
@@ -41,7 +41,7 @@ class RowMask {
     sample_ = static_cast<uint32_t>(sample);
     key0_ = mask.key0 ^ static_cast<uint32_t>(sample >> 32) * 0x85EBCA6BU;
   }
-  // values = mask * values * scale, N of them from `column` of the tensor on.
+  // values *= mask * scale, for the N columns of the tensor from `column` on.
   template <int N>
   __device__ __forceinline__ void apply(int64_t column, float (&values)[N]) const {
     static_assert(N == 1 || N == 4 || N == 8);
@@ -75,14 +75,14 @@ class RowMask {
   uint32_t position_ = 0, sample_ = 0, key0_ = 0;
 };
 
-// with_pack, with single elements too where the mask does not start on a pack.
+// with_pack, but with single elements where the mask's column0 is not a multiple of the pack.
 template <class T, class F>
 void with_masked_pack(const Dropout& mask, std::initializer_list<Tensor> tensors, F f) {
   if (mask.column0 % kPack<T> != 0) return f(std::integral_constant<int, 1>{});
   with_pack<T>(tensors, f);
 }
 
-// Whether identities and rate fit `rows` tokens.
+// Checks the rate, and the shapes and types of samples and positions for `rows` tokens.
 inline void check_mask(const Dropout& mask, int64_t rows) {
   PESC_CHECK(mask.rate >= 0 && mask.rate < 1, "dropout rate ", mask.rate, " is not in [0, 1)");
   if (mask.rate == 0) return;

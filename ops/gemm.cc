@@ -1,12 +1,12 @@
-// General products on the CPU: OpenBLAS sgemm, which runs single-threaded; the larger of m and n is cut into
-// one piece per thread of the stream, at multiples of kCut so that its register tiles stay whole.
+// GEMM on the CPU by single-threaded OpenBLAS sgemm. The larger of m and n is split into one piece per thread
+// of the stream, at multiples of kCut so that OpenBLAS's register tiles stay whole.
 //
-// sgemm copies both matrices into panels first, and clears C where beta is 0: a third of the time where one
-// side is small, as with tokens times a small weight. On processors with AVX-512, OpenBLAS (0.3.18 or newer)
-// has kernels that do neither, for products of up to kUnpacked multiplications whose right matrix is not
-// transposed. A product of many rows and a small right matrix, which is transposed first where it has to be,
-// is given to it in such pieces; and one that sums over many tokens into a small C in runs of kSums terms.
-// Cuts in rows and columns do not change what an element sums.
+// sgemm first packs both matrices, and clears C where beta is 0. Where one matrix is small (tokens times a
+// small weight) that is a third of the time. On processors with AVX-512, OpenBLAS (0.3.18 or newer) has
+// kernels that do neither, for up to kUnpacked multiplications and a right matrix that is not transposed. So
+// a GEMM of many rows with a small right matrix (transposed first where needed) is split into pieces of that
+// size, and a GEMM that sums over many tokens into a small C into runs of kSums terms. Splitting rows and
+// columns does not change the sum of an element.
 #include "ops/gemm.h"
 
 #include <cblas.h>
@@ -23,16 +23,16 @@ namespace pesc {
 namespace {
 
 constexpr int64_t kCut = 32;
-// A product of fewer multiplications than this stays on one thread.
+// A GEMM of fewer multiplications than this stays on one thread.
 constexpr int64_t kThreadWork = int64_t{1} << 18;
 
-constexpr int64_t kUnpacked = 1000000;  // of OpenBLAS's sgemm_small_kernel_permit
-constexpr int64_t kUnpackedCols = 128;  // of a piece, measured: more or fewer are slower
-constexpr int64_t kUnpackedB = 100000;  // elements of the small matrix; larger ones are as fast in panels
+constexpr int64_t kUnpacked = 1000000;  // the limit of OpenBLAS's sgemm_small_kernel_permit
+constexpr int64_t kUnpackedCols = 128;  // columns of a piece; measured: more or fewer are slower
+constexpr int64_t kUnpackedB = 100000;  // elements of the small matrix; larger ones are as fast when packed
 constexpr int64_t kUnpackedRows = 64;   // fewer do not pay for transposing the small matrix
 constexpr int64_t kNarrow = 64;         // columns up to which these kernels are faster with a beta too
 constexpr int64_t kNarrowSums = 4096;   // elements of C = A^T B up to which its sums are cut
-constexpr int64_t kSums = 240;          // their terms in one piece: kUnpacked / kNarrowSums, in eights
+constexpr int64_t kSums = 240;          // terms of a run: kUnpacked / kNarrowSums, a multiple of eight
 
 bool has_unpacked_kernels() {
   static const bool has = [] {
@@ -61,7 +61,7 @@ CBLAS_TRANSPOSE cblas(Transpose t) {
   return t == Transpose::kYes ? CblasTrans : CblasNoTrans;
 }
 
-// Leading dimension as BLAS wants it: a single row may come with any.
+// The leading dimension for BLAS: a single row may have any stride, which BLAS would refuse.
 blasint leading(const Tensor& t) {
   return static_cast<blasint>(std::max<int64_t>({t.ld, t.cols, 1}));
 }
@@ -80,7 +80,7 @@ void sgemm(const Gemm& g) {
               g.b.f32(), leading(g.b), g.beta, g.c.f32(), leading(g.c));
 }
 
-// b^T, on memory of this thread that stands until the next call.
+// b^T in thread-local memory, valid until this thread's next call.
 Tensor transposed(const Tensor& b) {
   thread_local std::vector<float> memory;
   memory.resize(static_cast<size_t>(kUnpackedB));
@@ -90,7 +90,7 @@ Tensor transposed(const Tensor& b) {
   return out;
 }
 
-// How a product is cut into pieces that OpenBLAS does not bring into panels.
+// How a GEMM is split into pieces that OpenBLAS does not pack.
 enum class Unpacked { kNo, kRows, kSums };
 
 Unpacked unpacked(const Gemm& g, int64_t k) {
@@ -104,7 +104,7 @@ Unpacked unpacked(const Gemm& g, int64_t k) {
   return rows ? Unpacked::kRows : Unpacked::kNo;
 }
 
-// Neither matrix transposed.
+// c = a b (+ c); neither matrix is transposed.
 void sgemm_in_rows(const Gemm& g) {
   const int64_t cols = std::min(g.c.cols, kUnpackedCols);
   int64_t rows = kUnpacked / (cols * g.b.rows);
@@ -165,7 +165,7 @@ void gemm(Stream& stream, const Gemm& args) {
   single_threaded_blas();
   const int64_t larger = std::max(m, n);
   const int64_t cuts = (larger + kCut - 1) / kCut;
-  // The grain in cuts that makes a piece worth a thread.
+  // The least number of cuts per thread.
   const int64_t grain = std::max<int64_t>(1, kThreadWork / std::max<int64_t>(1, m * n / larger * k * kCut));
   const Unpacked way = unpacked(args, k);
   Gemm whole = args;

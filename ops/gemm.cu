@@ -1,11 +1,11 @@
-// General products on the GPU: cuBLASLt, which is column-major; a row-major matrix is its own transpose
-// there, so C^T = op(B)^T op(A)^T is asked for. float32 products are IEEE float32 (no TF32); bf16 ones add up
-// in float32 and round once, into float32 or bf16.
+// GEMM on the GPU by cuBLASLt. cuBLASLt is column-major, where a row-major matrix is its transpose, so this
+// file asks for C^T = op(B)^T op(A)^T. float32 GEMMs are IEEE float32 (no TF32); bf16 GEMMs accumulate in
+// float32 and round once, to float32 or bf16.
 //
-// The choice of a kernel for a shape is kept: the library's first, or, for large bf16 products of a stream
-// that says so (KernelChoice::kTimed), the fastest of its first eight. Split sums are allowed only through
-// the workspace (added up in a step of their own), so that the order of every sum is a function of the shape
-// and the choice. Choices can be written down and given to a later run, which then takes the same.
+// The kernel of a shape is chosen once: cuBLASLt's first, or, for large bf16 GEMMs of a stream with
+// KernelChoice::kTimed, the fastest of its first eight. Split-K is allowed only through the workspace (with a
+// separate reduction), so that the order of every sum is a function of the shape and the kernel.
+// gemm_choices() writes the choices down; a later run that is given them takes the same kernels.
 #include <array>
 #include <bit>
 #include <cmath>
@@ -50,13 +50,13 @@ int64_t alignment(const Tensor& t) {
   return bytes;
 }
 
-// Where C stands before: what beta multiplies.
+// D: what beta multiplies.
 const Tensor& before(const Gemm& g) {
   return g.from.present() && g.beta != 0.0F ? g.from : g.c;
 }
 
-// A varying extent counts as the end of its range (1, 2, 4, ..., 1024, 2048, 3072, ...); places that move
-// with it, as the least alignment that they have in common.
+// The key of a GEMM. A varying extent counts as the end of its bucket (1, 2, 4, ..., 1024, 2048, 3072, ...),
+// and pointers that move with it count with the least alignment that they share.
 constexpr int64_t kRange = 1024;
 constexpr int64_t kLeastAlignment = 16;
 int64_t range_end(int64_t n) {
@@ -64,7 +64,7 @@ int64_t range_end(int64_t n) {
                     : (n + kRange - 1) / kRange * kRange;
 }
 
-// Whether g's number of rows is within a range and may be taken for its end: no row has to be longer for it.
+// Whether g's number of rows lies inside a bucket and may count as its end, which needs no longer row stride.
 bool in_range(const Gemm& g, int64_t k) {
   if (g.trans_a == Transpose::kYes && g.trans_b == Transpose::kYes) return false;
   const int64_t rows = g.trans_a == Transpose::kYes ? k : g.c.rows;
@@ -97,7 +97,7 @@ void set_layout(cublasLtMatrixLayout_t& layout, DType dtype, int64_t rows, int64
                                        static_cast<uint64_t>(rows), ld));
 }
 
-// For the product of that size: the real one, or the key's.
+// The matrix layouts for a given size: the GEMM's own, or that of its key.
 void set_layouts(Layouts& layouts, const Gemm& g, const Key& key, int64_t m, int64_t k) {
   const bool ta = g.trans_a == Transpose::kYes;
   set_layout(layouts.a, g.a.dtype, ta ? k : m, ta ? m : k, key.lda);
@@ -131,8 +131,8 @@ struct Preference {
 };
 
 constexpr int kCandidates = 8;
-constexpr int64_t kTimedWork = int64_t{1} << 30;  // multiplications: smaller products are all launch
-constexpr int kRounds = 2;                        // of timing, after one that loads the kernels
+constexpr int64_t kTimedWork = int64_t{1} << 30;  // multiplications; smaller GEMMs are bound by their launch
+constexpr int kRounds = 2;                        // timed rounds, after one that loads the kernels
 
 struct Events {
   cudaEvent_t begin = nullptr, end = nullptr;
@@ -148,9 +148,8 @@ struct Events {
   Events& operator=(const Events&) = delete;
 };
 
-// The candidate that took least time, in the library's order where two are within a hundredth. Where C is
-// added to, the results go to the queue's trials, or, without room there, the first candidate is taken: the
-// choice is a function of the layout of the arenas and of the times.
+// Returns the index of the fastest candidate; of candidates within 1 % the first in cuBLASLt's order. With
+// beta != 0 the trials write to the queue's trial arena; without room there it returns 0.
 int fastest(Queue& queue, const Gemm& g, const Key& key, const Matmul& matmul,
             std::span<const cublasLtMatmulHeuristicResult_t> candidates) {
   std::optional<Arena::Scope> scope;
@@ -163,7 +162,8 @@ int fastest(Queue& queue, const Gemm& g, const Key& key, const Matmul& matmul,
   }
   Layouts layouts;
   set_layouts(layouts, g, key, g.c.rows, depth(g));
-  synchronize(queue);  // bounded, unlike the waits below, which are for these products alone
+  // This wait has the watcher's time limit; the waits below, for these GEMMs alone, have none.
+  synchronize(queue);
   const Events events;
   std::array<float, kCandidates> best;
   best.fill(INFINITY);
@@ -186,7 +186,7 @@ int fastest(Queue& queue, const Gemm& g, const Key& key, const Matmul& matmul,
   return static_cast<int>(choice);
 }
 
-// In the library's terms A is our b and B our a; their names here are ours.
+// cuBLASLt's A is our b and its B our a; the names here are ours.
 void choose(Queue& queue, const Gemm& g, const Key& key, Matmul& matmul) {
   const bool timed = queue.products == KernelChoice::kTimed && g.a.dtype == DType::kBF16 &&
                      key.m * key.n >= kTimedWork / key.k;
@@ -196,7 +196,7 @@ void choose(Queue& queue, const Gemm& g, const Key& key, Matmul& matmul) {
   PESC_CUDA(cublasLtMatmulDescSetAttribute(matmul.desc, CUBLASLT_MATMUL_DESC_TRANSA, &op_b, sizeof(op_b)));
   PESC_CUDA(cublasLtMatmulDescSetAttribute(matmul.desc, CUBLASLT_MATMUL_DESC_TRANSB, &op_a, sizeof(op_a)));
   const Layouts& layouts = matmul.layouts;
-  set_layouts(matmul.layouts, g, key, key.m, key.k);  // the candidates depend on the key alone
+  set_layouts(matmul.layouts, g, key, key.m, key.k);  // so that the candidates depend on the key only
 
   Preference preference;
   preference.set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(Queue::kWorkspaceBytes));
@@ -258,7 +258,7 @@ void multiply_by_choice(Queue& queue, const Gemm& g, int64_t k, bool varies) {
   Layouts layouts;
   set_layouts(layouts, g, key, g.c.rows, k);
   if (multiply(queue, g, matmul, layouts, matmul.algo, g.c.data) == CUBLAS_STATUS_SUCCESS) return;
-  multiply_by_choice(queue, g, k, false);  // a kernel of the range's end that does not take this size
+  multiply_by_choice(queue, g, k, false);  // the bucket's kernel does not support this size
 }
 
 }  // namespace
@@ -295,7 +295,8 @@ void gemm(Stream& stream, const Gemm& g) {
   multiply_by_choice(queue, g, k, in_range(g, k));
 }
 
-// One line: the library's version; then one for each product timed here or before: its key and its candidate.
+// The first line is the library's version; then one line per timed GEMM, of this or the earlier run: its key
+// and its candidate.
 std::string gemm_choices(const Stream& stream) {
   const auto& cache = stream.queue().gemms;
   std::map<std::array<int64_t, 12>, int> sorted;

@@ -1,8 +1,9 @@
-// General matrix product on the device of the stream: C = alpha op(A) op(B) + beta C, row-major, any row
-// stride. On the CPU: OpenBLAS sgemm, one single-threaded piece per thread of the stream, so that results
-// depend only on shapes and on the number of threads. C = alpha op(A) op(B) + beta from, where that stands
-// elsewhere. With beta = 0, C is written and may hold anything
-// before. Empty products (a dimension of zero) are ordinary: K = 0 scales C by beta.
+// GEMM on the device of the stream, row-major, any row stride:
+//   C = alpha op(A) op(B) + beta D,  D = C unless `from` is given
+// With beta = 0, C need not be initialised. A dimension of zero is allowed: with k = 0, C = beta D.
+//
+// On the CPU: OpenBLAS sgemm, one single-threaded piece per thread of the stream, so that results depend on
+// the shapes and the number of threads only. On a GPU: cuBLASLt (ops/gemm.cu).
 #pragma once
 
 #include <string>
@@ -14,9 +15,9 @@ namespace pesc {
 
 enum class Transpose { kNo, kYes };
 
-// kVaries: a product whose rows (m, or k when trans_a) change from call to call (those at an expert). On a
-// GPU its kernel is chosen once for a range of sizes, not for each anew; and so it is for any number of rows
-// that does not end a range, as the tokens of real batches do not.
+// kVaries: the number of rows (m, or k when trans_a) differs from call to call, as the rows of an expert do.
+// On a GPU such a GEMM shares one kernel with all sizes of its bucket (the size rounded up), so that new
+// sizes start no new search. A kFixed GEMM does so too unless its number of rows is the end of a bucket.
 enum class Extent { kFixed, kVaries };
 
 struct Gemm {
@@ -27,12 +28,12 @@ struct Gemm {
   Tensor c;  // [m, n]
   float alpha = 1.0F;
   float beta = 0.0F;
-  Tensor from{};  // [m, n] of c's type: what beta multiplies, where that is not C itself
+  Tensor from{};  // D [m, n], of c's type; optional: D is C
   Extent extent = Extent::kFixed;
 };
 void gemm(Stream& stream, const Gemm& args);
 
-// The three products of a linear layer y = x W^T with W [out, in] as Hugging Face stores it.
+// The three GEMMs of a linear layer y = x W^T with W [out, in], as Hugging Face stores it.
 // y [t, out] = alpha x [t, in] W^T + beta y
 void linear_forward(Stream& stream, const Tensor& x, const Tensor& w, const Tensor& y, float alpha = 1.0F,
                     float beta = 0.0F);
@@ -43,22 +44,22 @@ void linear_backward_input(Stream& stream, const Tensor& dy, const Tensor& w, co
 void linear_backward_weight(Stream& stream, const Tensor& dy, const Tensor& x, const Tensor& dw,
                             float alpha = 1.0F);
 
-// Where a stream's products that add to their output (beta is not 0) write while their kernels are timed
-// (KernelChoice::kTimed): what is free of `scratch` at that time, which must outlive the stream's products.
-// Without it, or where it has too little room, such a product takes the library's first kernel. So the choice
-// depends on what was planned, and never on the device memory that happens to be free.
+// Gives a stream the arena into which GEMMs with beta != 0 write while their kernels are timed
+// (KernelChoice::kTimed). It must outlive the stream's last GEMM. Without it, or where less of it is free
+// than gemm_trial_bytes, such a GEMM takes cuBLASLt's first kernel. So the choice depends on the planned
+// arenas, never on the device memory that happens to be free.
 void set_gemm_trials(Stream& stream, Arena* scratch);
-// What a product into `rows` rows that are `ld` elements apart takes there; 0 on a device that times nothing.
+// Bytes of that arena that a GEMM takes whose C has `rows` rows with stride `ld`; 0 on a device that times
+// nothing.
 [[nodiscard]] int64_t gemm_trial_bytes(const Device& device, int64_t rows, int64_t ld, DType type);
 
-// The kernels that KernelChoice::kTimed has chosen on this stream so far, as text; empty without any. Given
-// to a stream before its first product, on the same GPU model and library version, they are taken again, bit
-// for bit.
+// The kernels that KernelChoice::kTimed has chosen on this stream so far, as text; empty when there are none.
+// A stream of the same GPU model and library version that gets this text before its first GEMM takes the same
+// kernels, and so gives the same bits.
 [[nodiscard]] std::string gemm_choices(const Stream& stream);
 void set_gemm_choices(Stream& stream, const std::string& text);
 
-// The library behind the products and the kernels it chose on this machine, for records: results depend on
-// them.
+// The GEMM library and the processor that it detected, for logs: results depend on them.
 [[nodiscard]] std::string gemm_library();
 
 }  // namespace pesc

@@ -1,4 +1,5 @@
-// What ops/gemm.cu keeps of the products that it has met, by all that the choice of a kernel depends on.
+// The cache of ops/gemm.cu: descriptors and kernels, keyed by everything that the choice of a kernel depends
+// on.
 #pragma once
 
 #include <cublasLt.h>
@@ -11,7 +12,7 @@
 namespace pesc::cuda {
 namespace products {
 
-// Descriptors are destroyed with their owner; failures of that are of no use to anybody.
+// Owns its descriptors. Errors of their destruction are ignored.
 struct Layouts {
   cublasLtMatrixLayout_t a = nullptr, b = nullptr, from = nullptr, c = nullptr;
   Layouts() = default;
@@ -38,7 +39,7 @@ struct Matmul {
   }
 };
 
-// All that the choice of a kernel depends on.
+// Everything that the choice of a kernel depends on.
 struct Key {
   int64_t m, n, k, lda, ldb, ldc, ld_from;
   int64_t align_a, align_b, align_c, align_from;  // bytes, at most 256

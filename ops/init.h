@@ -1,6 +1,6 @@
-// Initial values as pure functions of (seed, stream, element): the same on every layout. `row0`, `col0` place
-// the local piece in the global tensor of `global_cols` columns; `stream_id` tells tensors apart (a hash of
-// the name).
+// Initial values as pure functions of (seed, stream_id, element), the same on every layout. The local piece
+// starts at (row0, col0) of the global tensor, which has `global_cols` columns; `stream_id` is a hash of the
+// tensor's name.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,6 @@
-// The LoRA down projection in plain products: the same on every device. With dropout the backward makes the
-// masked input again in scratch, from the same counters, and then the gradient before the mask in its place.
+// The A projection of LoRA in GEMMs and dropout ops, the same on every device. With dropout the backward
+// recomputes dropout(x) in scratch from the same counters, and then overwrites it with the gradient before
+// the mask.
 #include "ops/lora.h"
 
 #include "ops/gemm.h"

@@ -1,9 +1,9 @@
-// The first half of LoRA (Hu et al., 2021): a = scale * dropout(x) A^T, A [r, in], scale = alpha / rank; the
-// second half is y += a B^T, a plain product. Several linears that read the same input stack their A's by
-// rows. T tokens, I input columns, R stacked rank.
+// The A projection of LoRA (Hu et al., 2021): a = scale * dropout(x) A^T with A [r, in] and scale = alpha /
+// rank. The B projection, y += a B^T, is a plain GEMM. Linears that read the same input stack their A
+// matrices by rows. T tokens, I input columns, R stacked rank.
 //
-// The operation that makes x makes dropout(x) as well, and its backward takes what comes back along; where x
-// simply stands in memory, lora_down_backward does.
+// The op that produces x also produces dropout(x), and its backward accumulates the gradient through A (a
+// LoraBranch). Where x is a plain tensor, lora_down_backward does both.
 #pragma once
 
 #include "ops/core/arena.h"
@@ -19,8 +19,9 @@ struct LoraDownForward {
 };
 void lora_down_forward(Stream& stream, const LoraDownForward& args);
 
-// The way back, given dout, the gradient of `out`: da += scale * dout^T dropout(x), and into the gradient of
-// x goes mask * scale * dout A. Absent: dout is.
+// The backward of the A projection, given dout, the gradient of `out`:
+//   da += scale dout^T dropout(x);  dx += mask * scale dout A
+// Optional as a field of other ops: unused when `dout` has no data.
 struct LoraBranch {
   Tensor dout;  // [T, R], any row stride
   Tensor a;     // [R, I]
@@ -28,20 +29,21 @@ struct LoraBranch {
   Dropout dropout;
   Tensor da;  // [R, I] F32, added to
 
-  // The way back of some of the tokens.
+  // The branch for tokens [begin, end).
   [[nodiscard]] LoraBranch rows(int64_t begin, int64_t end) const {
     return {dout.row_range(begin, end), a, scale, dropout.rate > 0 ? dropout.rows(begin, end) : dropout, da};
   }
 };
-// The two products of it: da += scale dout^T dropped, dropped = dropout(x) [T, I]; and the gradient of
-// dropout(x), [T, I] written.
+// The two GEMMs of the backward: da += scale dout^T dropped, where dropped [T, I] = dropout(x); and ddropped
+// [T, I] = scale dout A, written: the gradient before the mask.
 void lora_weight_gradient(Stream& stream, const LoraBranch& branch, const Tensor& dropped);
 void lora_input_gradient(Stream& stream, const LoraBranch& branch, const Tensor& ddropped);
-// Both for an x [T, I] that stands in memory: dx [T, I] is added to.
+// Both GEMMs and the mask, for a plain tensor x [T, I]: dx [T, I] is added to.
 void lora_down_backward(Stream& stream, const LoraBranch& branch, const Tensor& x, const Tensor& dx,
                         Arena& scratch);
 
-// Scratch bytes of lora_down_backward; `activations` is the element type of x (F32 on the CPU).
+// Bytes that lora_down_backward may take from `scratch`. `activations` is the element type of x (F32 on the
+// CPU).
 [[nodiscard]] int64_t lora_scratch_bytes(const Device& device, int64_t tokens, int64_t columns,
                                          DType activations = DType::kF32);
 

@@ -1,4 +1,4 @@
-// Small data movements and sums: fills, copies, additions, gathers, the norm, the finite check. C columns.
+// Data movement and sums: fills, copies, additions, gathers, sums for norms. C columns.
 #pragma once
 
 #include "ops/core/arena.h"
@@ -17,7 +17,7 @@ void bias_backward(Stream& stream, const Tensor& dy,
 
 // out [n, C] = rows index[i] of in; index [1, n] I32. out is written.
 void gather_rows(Stream& stream, const Tensor& in, const Tensor& index, const Tensor& out);
-// Row index[i] of out += row i of in [n, C], in rising i.
+// Row index[i] of out += row i of in [n, C], in rising order of i; index [1, n] I32.
 void scatter_add_rows(Stream& stream, const Tensor& in, const Tensor& index, const Tensor& out);
 
 // out [1, 1] F64 += the sum of squares of x, taken in F64 in a fixed order.

@@ -7,33 +7,34 @@
 
 namespace pesc {
 
-// With `delta` present, x_out = x + delta is written first and normalised (the fused residual); x_out may
-// alias x.
+// With `delta`, x_out = x + delta is written first and then normalised (the fused residual). x_out may alias
+// x.
 struct RmsNormForward {
   Tensor x;       // [T, H]
-  Tensor delta;   // [T, H] or absent
-  Tensor x_out;   // [T, H], written when delta is present
+  Tensor delta;   // [T, H], optional
+  Tensor x_out;   // [T, H], written when delta is given
   Tensor weight;  // [1, H]
   float eps = 1e-5F;
-  Tensor y;               // [T, H], any row stride
-  Tensor rstd;            // [1, T]
-  DroppedCopy dropped{};  // [T, H] of y
+  Tensor y;               // [T, H] written, any row stride
+  Tensor rstd;            // [1, T] written
+  DroppedCopy dropped{};  // [T, H]: dropout(y), optional
 };
 void rmsnorm_forward(Stream& stream, const RmsNormForward& args);
 
-// Derives y again from the saved rstd, bitwise what rmsnorm_forward wrote, and its dropped copy. Either may
-// be absent.
+// Recomputes y from the saved rstd, bit for bit as rmsnorm_forward wrote it, and dropped.y = dropout(y).
+// Either is optional.
 void rmsnorm_apply(Stream& stream, const Tensor& x, const Tensor& weight, const Tensor& rstd, const Tensor& y,
                    const DroppedCopy& dropped = {});
 
-// The gradient of y is dy + dropped + low_rank, of which the last two may be absent.
+// The backward. The gradient of y is dy + dropped + low_rank; the last two terms are optional. REQUIRES: the
+// weight is frozen (no dweight) when either term is given.
 struct RmsNormBackward {
-  Tensor dy;       // [T, H]; clobbered when `dropped` or `low_rank` is given
-  Tensor x;        // [T, H]
-  Tensor weight;   // [1, H]
-  Tensor rstd;     // [1, T]
-  Tensor dx;       // [T, H], added to
-  Tensor dweight;  // [1, H], added to; absent when the weight is frozen, as it must be with either term
+  Tensor dy;               // [T, H]; clobbered when `dropped` or `low_rank` is given
+  Tensor x;                // [T, H]
+  Tensor weight;           // [1, H]
+  Tensor rstd;             // [1, T]
+  Tensor dx;               // [T, H], added to
+  Tensor dweight;          // [1, H], added to; optional: the weight is frozen
   DroppedTerm dropped{};   // [T, H]
   LowRankTerm low_rank{};  // [T', H]: of the first T' <= T tokens
 };

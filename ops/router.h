@@ -1,13 +1,13 @@
-// The router of PESC (model/README.md): logits = x R^T in float32; S = top-k (ties to the lower expert, in
-// falling order); weights = softmax over the kept logits; and the statistics of the balance loss over the
-// real tokens. T tokens, H hidden, E experts, k choices.
+// The router of PESC (Wu et al., 2024; model/README.md): logits = x R^T in float32; S = the top-k experts in
+// falling order of their logits, ties to the lower expert; weights = softmax over the logits of S. It also
+// adds up the statistics of the balance loss over the real tokens. T tokens, H hidden, E experts, k choices.
 #pragma once
 
 #include "ops/core/arena.h"
 
 namespace pesc {
 
-enum class Routing { kTopK, kReplay };  // kReplay: `experts` holds the choice already (a recorded run)
+enum class Routing { kTopK, kReplay };  // kReplay: reads the choice of a recorded run from `experts`
 
 struct RouterForward {
   Tensor x;        // [T, H]
@@ -20,12 +20,12 @@ struct RouterForward {
 };
 void router_forward(Stream& stream, const RouterForward& args, Arena& scratch);
 
-// With dw the gradient of the k weights and balance_grad_i = d loss / d prob_(t,i) (the same for every
-// token):
-//   dlogits_S = w (dw - sum w dw);  dlogits += p (g - sum p g);  dweight += dlogits^T x;  dx += dlogits R.
-// dx is not written here: the caller adds {dlogits, R}, a low-rank term (ops/low_rank.h), where it completes
-// dx. The router's input x is given as it was, or with `rstd` as what RMSNorm made it of (ops/rmsnorm.h):
-// then x rstd norm stands for it, which need not be made again.
+// The backward. With dw the gradient of the k weights and g_i = balance_grad_i = d loss / d prob_(t,i), the
+// same for every token:
+//   dlogits_S = w (dw - sum w dw);  dlogits += p (g - sum p g);  dweight += dlogits^T x;  dx += dlogits R
+// dx is not written here: the caller adds the low-rank term {dlogits, R} (ops/low_rank.h) to it. `x` is the
+// router's input. With `rstd`, `x` is instead the input of the RMSNorm before the router, and the router's
+// input is x * rstd * norm, so that it need not be recomputed.
 struct RouterBackward {
   Tensor x;             // [T, H]
   Tensor weight;        // [E, H]
@@ -36,20 +36,19 @@ struct RouterBackward {
   Tensor balance_grad;  // [1, E]
   Tensor dweight;       // [E, H], added to
   Tensor dlogits;       // [T, E] F32, written
-  Tensor rstd{};        // [1, T] F32 or absent
-  Tensor norm{};        // [1, H], with rstd: the weight
+  Tensor rstd{};        // [1, T] F32, optional
+  Tensor norm{};        // [1, H], with rstd: the norm's weight
 };
 void router_backward(Stream& stream, const RouterBackward& args, Arena& scratch);
 
-// From the statistics of the whole micro-batch, reduced over all ranks: stats [2, E] and the number of real
-// tokens.
-//   loss = E * sum_i share_i * mean_prob_i;  balance_grad_i = coef * E * share_i / tokens
-// share_i = assignments_i / (tokens * k). Writes loss [1, 1] and balance_grad [1, E]. With no tokens both are
-// 0.
+// The balance loss of a whole micro-batch, from stats [2, E], summed over all ranks, and the number of real
+//   tokens: loss = E * sum_i share_i * mean_prob_i;  balance_grad_i = coef * E * share_i / tokens
+//   share_i = assignments_i / (tokens * k)
+// Writes loss [1, 1] and balance_grad [1, E]; with no tokens both are 0.
 void balance_loss(Stream& stream, const Tensor& stats, double tokens, int64_t top_k, double coef,
                   const Tensor& loss, const Tensor& balance_grad);
 
-// `activations` is the element type of x (F32 on the CPU).
+// Bytes that either call may take from `scratch`. `activations` is the element type of x (F32 on the CPU).
 [[nodiscard]] int64_t router_scratch_bytes(const Device& device, int64_t tokens, int64_t experts,
                                            int64_t hidden, DType activations = DType::kF32);
 

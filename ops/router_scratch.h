@@ -1,8 +1,8 @@
-// The router's scratch on a GPU: a function of sizes alone, so that a plan needs no GPU. Letters as in
+// The router's scratch on a GPU, as a function of sizes only, so that `pesc plan` needs no GPU. Letters as in
 // ops/router.h.
 //
-// Beside bf16 activations a product takes bf16. A float32 number is the sum of kRouterParts of those, so that
-// the parts of a factor give its product in float32: [kRouterParts E] rows or columns for E.
+// With bf16 activations a GEMM takes bf16 operands only. A float32 factor is written as the sum of
+// kRouterParts bf16 parts, stacked along E; the sum of the parts' results has float32 precision.
 #pragma once
 
 #include "ops/core/arena.h"
@@ -12,7 +12,7 @@ namespace pesc {
 inline constexpr int64_t kRouterParts = 3;
 
 struct RouterScratch {
-  int64_t parts;  // 1: the products are float32 themselves
+  int64_t parts;  // P: kRouterParts with bf16 activations; 1: the GEMMs are in float32
   Tensor factor;  // BF16: the router's weight [P E, H] or, backward, dlogits [T, P E]; absent where P is 1
   Tensor
       product;  // F32: the logits [T, P E] or, backward and where P is not 1, the weight's gradient [P E, H]

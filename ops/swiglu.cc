@@ -17,7 +17,7 @@ void forward_row(const float* gate, const float* up, int64_t n, float* h) {
   for (int64_t i = 0; i < n; ++i) h[i] = silu(gate[i]) * up[i];
 }
 
-// dgate and dup may be gate and up.
+// dgate may alias gate, and dup up.
 void backward_row(const float* dh, const float* gate, const float* up, int64_t n, float* dgate, float* dup) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
@@ -30,7 +30,7 @@ void backward_row(const float* dh, const float* gate, const float* up, int64_t n
   }
 }
 
-constexpr int64_t kFewest = 64;  // rows at a time: their products are LoRA's small ones
+constexpr int64_t kFewest = 64;  // rows at a time; with fewer, LoRA's small GEMMs are slow
 
 void check(const Tensor& gate_up, const Tensor& h) {
   PESC_CHECK(gate_up.dtype == DType::kF32 && h.dtype == DType::kF32, dtype_name(gate_up.dtype), ", ",
@@ -62,7 +62,7 @@ void swiglu_backward(Stream& stream, const SwigluBackward& args, Arena& scratch)
   check(args.gate_up, args.dh);
   check(args.dgate_up, args.dh);
   const bool lora = args.lora.dout.present();
-  // In work: gate and up, dh, h, and what goes through LoRA's A.
+  // Tensors in use per row: gate and up, dh, h, and the gradient through LoRA's A.
   const int64_t most =
       lora ? rows_in_cache(stream, 5 * args.dh.cols * dtype_bytes(DType::kF32), kFewest) : args.dh.rows;
   for (int64_t begin = 0; begin < args.dh.rows; begin += most) {

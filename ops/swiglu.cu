@@ -1,8 +1,8 @@
 // SwiGLU on a GPU. With s = 1 / (1 + exp(-gate)):
 //   dup = dh gate s;  dgate = dh up s (1 + gate (1 - s))
-// T tokens, F columns; all tensors of one element type, any row strides. With a LoRA path the backward first
-// makes the gradient before the mask (a product); one kernel then does all the rest, and leaves dropout(h) in
-// dh for the weight gradient (a product).
+// T tokens, F columns; all tensors have one element type and any row stride. With a LoRA path the backward
+// first computes the gradient before the mask (a GEMM); one kernel then does everything elementwise and
+// leaves dropout(h) in dh, for the weight gradient (a GEMM).
 #include "ops/cuda_ops.h"
 #include "ops/dropout_mask.cuh"
 #include "ops/swiglu.h"
@@ -14,7 +14,7 @@ __device__ __forceinline__ float sigmoid(float z) {
   return __fdividef(1.0F, 1.0F + __expf(-z));
 }
 
-// h and its dropped copy, of which either may be absent.
+// Writes h and dropout(h). Either is optional.
 template <int N, class T>
 __global__ void forward_kernel(View<const T> gate_up, int64_t cols, View<T> h, Mask mask, View<T> dropped) {
   PESC_FOR_ROWS(r, gate_up.rows) {
@@ -34,8 +34,8 @@ __global__ void forward_kernel(View<const T> gate_up, int64_t cols, View<T> h, M
   }
 }
 
-// dh += mask(term) first, and dropout(h) left in dh, where there is a term. dgate_up may be gate_up: a thread
-// writes only what it alone has read.
+// With a term: adds mask(term) to dh first, and leaves dropout(h) in dh. dgate_up may alias gate_up: a thread
+// writes only elements that no other thread reads.
 template <int N, class T>
 __global__ void backward_kernel(View<T> dh, View<const T> gate_up, View<T> dgate_up, Mask mask,
                                 View<const T> term) {
@@ -48,7 +48,7 @@ __global__ void backward_kernel(View<T> dh, View<const T> gate_up, View<T> dgate
       load_floats<N>(gate_up.row(r) + i * N, gate);
       load_floats<N>(gate_up.row(r) + dh.cols + i * N, up);
       if (term.data != nullptr) {
-        // One mask serves both: the factors of ones.
+        // The mask is applied to ones, so that both uses share one Philox call.
         float plus[N], factor[N];
         load_floats<N>(term.row(r) + i * N, plus);
 #pragma unroll
@@ -56,7 +56,7 @@ __global__ void backward_kernel(View<T> dh, View<const T> gate_up, View<T> dgate
         row.apply(i * N, factor);
 #pragma unroll
         for (int j = 0; j < N; ++j) {
-          // A dropped value counts as zero even when it is not a number.
+          // A dropped value counts as zero even when it is NaN.
           d[j] += factor[j] > 0 ? plus[j] * factor[j] : 0.0F;
           plus[j] = factor[j] > 0 ? up[j] * gate[j] * sigmoid(gate[j]) * factor[j] : 0.0F;
         }
@@ -81,7 +81,7 @@ void check(const Tensor& gate_up, const Tensor& h) {
              gate_up.cols, " for ", h.rows, "x", h.cols);
 }
 
-// Gate and up as tensors of their own, for the question of alignment.
+// Gate and up as separate tensors, to test their alignment.
 Tensor gate_of(const Tensor& t) {
   return t.col_range(0, t.cols / 2);
 }

@@ -6,19 +6,21 @@
 
 namespace pesc {
 
-// h [T, F] written, and its dropped copy; either may be absent.
+// Writes h [T, F] and dropped.y = dropout(h). Either is optional.
 void swiglu_forward(Stream& stream, const Tensor& gate_up, const Tensor& h, const DroppedCopy& dropped = {});
 
-// The gradient of h is dh and what comes through the LoRA path of the down projection, whose input is h.
+// The backward. `lora` is the A projection of the down projection, whose input is h: its gradient is added to
+// dh, and its da is added to.
 struct SwigluBackward {
-  Tensor dh;        // [T, F]; used up where there is a LoRA path
+  Tensor dh;        // [T, F]; clobbered when `lora` is given
   Tensor gate_up;   // [T, 2F]
   Tensor dgate_up;  // [T, 2F] written; may alias gate_up
   LoraBranch lora{};
 };
 void swiglu_backward(Stream& stream, const SwigluBackward& args, Arena& scratch);
 
-// `columns` = F, with a LoRA path; `activations` is the element type of h.
+// Bytes that swiglu_backward with `lora` may take from `scratch`. `columns` is F, `activations` the element
+// type of h (F32 on the CPU).
 [[nodiscard]] int64_t swiglu_scratch_bytes(const Device& device, int64_t tokens, int64_t columns,
                                            DType activations = DType::kF32);
 

@@ -1,6 +1,6 @@
-// What the ranks of an expert-parallel group agree on for the tokens of one layer and micro-batch: who sends
-// which rows to whom, in how many rounds, and the indices by which rows are packed and added up again. The
-// letters are those of parallel/expert_exchange.h, whose `prepare` makes a plan.
+// The plan of the token exchange of one layer and micro-batch: which rows each rank sends to which rank, in
+// how many rounds, and the indices by which rows are packed and added. ExpertExchange::prepare builds it.
+// Letters as in parallel/expert_exchange.h.
 #pragma once
 
 #include <cstdint>
@@ -15,21 +15,21 @@ namespace pesc {
 struct ExpertGroups {
   std::vector<int64_t> offsets;  // [local experts + 1] into the arrays below
   std::vector<int32_t> row;      // [M] row within the round, rising within an expert
-  std::vector<int32_t> slot;     // [M] row * k + j: which of the row's k weight slots
+  std::vector<int32_t> slot;     // [M] row * k + j: the assignment is the row's j-th choice
 };
 
-// The indices of one round on the device; P' of the P pairs travel in it.
+// The device indices of one round, in which P' of the P pairs are sent.
 struct RoundIndices {
   Tensor token;  // [1, P'] I32: home token of each row sent. dispatch gathers by it, combine adds up by it
-  // dispatch_slots: where each value sent stands among the T k values at home; T k (a zero is appended there)
-  // for a choice whose expert is elsewhere.
+  // For dispatch_slots: the index of each sent value among the T k values at home; T k, the index of an
+  // appended zero, for a choice whose expert is on another rank.
   Tensor slot_there;  // [1, P' k] I32
-  // combine_slots: where each value at home stands among the P' k that came back; P' k + itself (the old
-  // values are appended there) for one that another round carries.
+  // For combine_slots: the index of each value at home among the P' k returned values; P' k + its own index,
+  // where the old values are appended, for a choice of another round.
   Tensor slot_back;  // [1, T k] I32
 };
 
-// Immutable once prepared: dispatch and combine of the forward, of a recompute and of the backward read it.
+// Immutable after prepare: dispatch and combine of the forward, of a recompute and of the backward read it.
 struct ExchangePlan {
   int64_t tokens = 0;  // T
   int rounds = 1;
@@ -54,22 +54,23 @@ struct ExchangePlan {
   [[nodiscard]] std::span<const int64_t> receives(int round) const;
 };
 
-// The steps of ExpertExchange::prepare that need no communication. In this order:
+// The local steps of ExpertExchange::prepare, in this order:
 
-// From the group's choices [T * k], global expert numbers: pair_token, send_rows, slot_pair. Returns the
-// local expert numbers of every pair [P * k], -1 where the choice is another rank's.
+// Fills pair_token, send_rows and slot_pair from the choices [T * k] (global expert numbers). Returns the
+// local expert numbers of every pair [P * k], -1 where the choice belongs to another rank.
 [[nodiscard]] std::vector<int32_t> plan_pairs(std::span<const int32_t> chosen, int64_t top_k, int ep,
                                               int64_t local_experts, ExchangePlan& plan);
-// From counts[s * ep + d], the rows from rank s to rank d: rounds, recv_rows, round_send, round_recv. A rank
-// receives at most `capacity` rows in a round.
+// Fills rounds, recv_rows, round_send and round_recv from counts[s * ep + d], the rows from rank s to rank d.
+// A rank receives at most `capacity` rows in a round.
 void plan_rounds(std::span<const int64_t> counts, int rank, int64_t capacity, ExchangePlan& plan);
-// From recv_experts: the groups of all rounds.
+// Fills the groups of all rounds from recv_experts.
 void group_by_expert(int64_t local_experts, int64_t top_k, int64_t capacity, ExchangePlan& plan);
-// The indices of all rounds, one after the other: token, slot_there and slot_back of each. `plan.indices`
-// become views of `memory` [1, n] I32, which the caller fills with what is returned.
+// Returns the indices of all rounds in sequence: token, slot_there and slot_back of each. plan.indices become
+// views of `memory` [1, n] I32, to which the caller copies the returned values.
 [[nodiscard]] std::vector<int32_t> plan_indices(int64_t top_k, const Tensor& memory, ExchangePlan& plan);
 
-// The most values that plan_indices returns where no rank of the group has more than `tokens` tokens.
+// The largest number of values that plan_indices returns when no rank of the group has more than `tokens`
+// tokens.
 [[nodiscard]] int64_t most_indices(int ep, int64_t top_k, int64_t tokens, int64_t capacity);
 
 }  // namespace pesc

@@ -1,15 +1,14 @@
-// Token exchange between the ranks of an expert-parallel group (design section 3), in three phases:
-//   prepare      from the top-k choice, while the FFN runs: counts are exchanged, the plan is built, its
-//   indices
-//                go to the device
-//   dispatch     rows travel to the ranks that hold their experts, once per (token, rank)
-//   combine      one row per (token, rank) comes back; home adds them up per token in rank order
+// Token exchange between the ranks of an expert-parallel group (parallel/README.md), in three phases:
+//   prepare    from the top-k choice, while the FFN runs: exchanges counts, builds the plan, uploads its
+//              indices
+//   dispatch   sends rows to the ranks that hold their experts, once per (token, rank)
+//   combine    returns one row per (token, rank); the home rank adds them per token in rank order
 //
 // Letters: T tokens at home (real ones only, no padding), k choices per token, P (token, rank) pairs sent
-// from home, R rows received, M assignments (row, expert) of the received rows, H hidden. Received rows stand
-// in (source rank, token) order. Zero tokens, at home or received, are ordinary. At most `capacity` rows are
-// received at a time; more go in further rounds, the same number on all ranks of the group, agreed from the
-// counts. With ep = 1 nothing is sent and no plan rows are copied.
+// from home, R rows received, M assignments (row, expert) of the received rows, H hidden. Received rows are
+// in (source rank, token) order. A rank may have no tokens, and may receive none. A rank receives at most
+// `capacity` rows in a round; what exceeds it is sent in further rounds, so that no token is dropped. All
+// ranks of the group have the same number of rounds. With ep = 1 nothing is sent or copied.
 #pragma once
 
 #include <cstdint>
@@ -22,35 +21,40 @@ namespace pesc {
 
 class ExpertExchange {
  public:
-  // `ep` is the group; `experts` are spread evenly over it. `capacity`: received rows per round.
+  // `ep` is the group, over which `experts` are divided evenly. `capacity`: received rows per round. Throws
+  // UsageError when the group's size does not divide `experts`.
   ExpertExchange(Communicator& ep, int64_t experts, int64_t top_k, int64_t capacity);
 
-  // Collective over the ep group. `top_experts` [T, k] I32 in host memory, global expert numbers. `memory`
-  // [1, n] I32, n >= index_count, is the plan's for as long as it is used. Its indices are written on
-  // `stream`, once: dispatch and combine, which read them, are given the same stream.
+  // Builds the plan. Collective over the ep group; waits for the host collectives. `top_experts` [T, k] I32
+  // is in host memory, with global expert numbers. `memory` [1, n] I32, n >= index_count, belongs to the plan
+  // while it is used; its indices are uploaded on `stream`. REQUIRES: dispatch and combine get the same
+  // stream.
   [[nodiscard]] ExchangePlan prepare(Stream& stream, const Tensor& top_experts, const Tensor& memory) const;
 
-  // rows [T, c] at home -> out [R_round, c] on the expert ranks. Collective. `scratch` holds the packed rows.
+  // rows [T, c] at home -> out [R_round, c] written on the expert ranks. Collective. `scratch` holds the
+  // packed rows.
   void dispatch(Stream& stream, const ExchangePlan& plan, int round, const Tensor& rows, const Tensor& out,
                 Arena& scratch) const;
-  // Per-choice values at home [T, k] -> out [R_round, k] on the expert ranks: a row's weights for
-  // recv_experts, 0 where there is none. Collective.
+  // Per-choice values [T, k] at home -> out [R_round, k] written on the expert ranks: a row's values for
+  // recv_experts, 0 where recv_experts is -1. Collective.
   void dispatch_slots(Stream& stream, const ExchangePlan& plan, int round, const Tensor& values,
                       const Tensor& out, Arena& scratch) const;
-  // The conjugates. rows [R_round, c] -> home: out [T, c] += the rows of each token, in rank order.
-  // Collective.
+  // The conjugate of dispatch: rows [R_round, c] -> at home out [T, c] += the rows of each token, in rank
+  // order. Collective.
   void combine(Stream& stream, const ExchangePlan& plan, int round, const Tensor& rows, const Tensor& out,
                Arena& scratch) const;
-  // values [R_round, k] -> home: out [T, k], written for the choices carried in this round. Collective.
+  // The conjugate of dispatch_slots: values [R_round, k] -> at home out [T, k], written for the choices of
+  // this round. Collective.
   void combine_slots(Stream& stream, const ExchangePlan& plan, int round, const Tensor& values,
                      const Tensor& out, Arena& scratch) const;
 
   [[nodiscard]] int64_t capacity() const { return capacity_; }
   [[nodiscard]] int64_t local_experts() const { return local_experts_; }
   [[nodiscard]] int size() const { return ep_.size(); }
-  // Values of the `memory` of a plan, where no rank of the group has more than `tokens` tokens.
+  // The size of a plan's `memory` when no rank of the group has more than `tokens` tokens.
   [[nodiscard]] static int64_t index_count(int ep, int64_t top_k, int64_t tokens, int64_t capacity);
-  // Scratch bytes that dispatch, combine and their slot calls may need for T tokens of c columns of `rows`.
+  // Bytes that dispatch, combine and their per-choice forms may take from `scratch` for T tokens of c
+  // columns.
   [[nodiscard]] static int64_t scratch_bytes(int ep, int64_t top_k, int64_t tokens, int64_t cols,
                                              DType rows = DType::kF32);
 

@@ -21,7 +21,7 @@ std::vector<int> cores_of(pid_t process) {
   return cores;
 }
 
-// Whether mpirun has bound this process although its command line and settings say nothing of binding.
+// Whether mpirun has bound this process although neither its command line nor its settings ask for binding.
 bool bound_by_default() {
   if (std::getenv("OMPI_MCA_orte_bound_at_launch") == nullptr) return false;
   const bool asked = std::getenv("OMPI_MCA_hwloc_base_binding_policy") != nullptr ||

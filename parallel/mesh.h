@@ -1,8 +1,8 @@
-// Rank arithmetic, with no MPI and no GPU in it.
+// Rank arithmetic, without MPI or GPUs. parallel/README.md shows eight ranks.
 //
-// world = dp x tp with tensor-parallel ranks adjacent: rank = dp_rank * tp + tp_rank. ep divides world; an
-// expert- parallel group is `ep` consecutive ranks, so it folds over tp first, then over dp. Expert e lives
-// on rank e / (experts / ep) of each ep group.
+// world = dp x tp, and tensor-parallel ranks are adjacent: rank = dp_rank * tp + tp_rank. ep divides world;
+// an expert-parallel group is `ep` consecutive ranks, so it folds over tp first, then over dp. Expert e is on
+// rank e / (experts / ep) of each ep group.
 #pragma once
 
 #include <vector>
@@ -26,7 +26,7 @@ class Mesh {
   [[nodiscard]] int ep_rank() const { return rank_ % ep_; }
   [[nodiscard]] int ep_group() const { return rank_ / ep_; }
 
-  // The rank's experts [begin, end) of `experts`; experts must be divisible by ep (UsageError).
+  // This rank's experts [begin, end) of `experts`. Throws UsageError when ep does not divide `experts`.
   [[nodiscard]] Range experts(int64_t experts) const;
 
   // Members of this rank's tensor-parallel group, as world ranks in rising order.

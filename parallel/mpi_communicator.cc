@@ -1,9 +1,9 @@
-// Collectives of ours over point-to-point MPI messages: MPI's own reductions do not promise an order, and its
-// blocking calls wait without bound (and, without yielding, 8 ms a call when ranks outnumber cores).
+// Our own collectives over point-to-point MPI messages. MPI's reductions do not guarantee an order, and its
+// blocking calls wait without limit (and without yielding: 8 ms per call when ranks outnumber cores).
 //
-// reduce_scatter and all_reduce work in chunks, whose pieces stay in the cache between arriving and being
-// added. `at` and `n` below count elements. Every operation has a tag of its own, so that ranks that
-// disagree about what comes next hang with a name instead of mixing data.
+// reduce_scatter and all_reduce work in chunks, so that a piece is still in the cache when it is added. `at`
+// and `n` below count elements. Every operation has its own tag, so that ranks that disagree about the next
+// operation end with HangError instead of mixing data.
 #include <mpi.h>
 
 #include <algorithm>
@@ -19,7 +19,7 @@ namespace pesc {
 namespace {
 
 constexpr int64_t kChunkBytes = 256 << 10;  // of one piece of a reduction
-constexpr int64_t kDirectBytes = 8 << 10;   // all_reduce up to this size: everybody sends everything
+constexpr int64_t kDirectBytes = 8 << 10;   // all_reduce up to this size: every rank sends all to all
 
 enum Tag : int {
   kGatherTag = 1,
@@ -33,7 +33,7 @@ enum Tag : int {
 
 class MpiCommunicator final : public Communicator {
  public:
-  // Takes over `comm`.
+  // Owns `comm`.
   MpiCommunicator(MPI_Comm comm, std::string name, std::shared_ptr<MpiWaitPolicy> policy)
       : comm_(comm),
         rank_(rank_of(comm)),
@@ -151,7 +151,7 @@ class MpiCommunicator final : public Communicator {
   [[nodiscard]] double wait_limit() const override { return policy_->limit.count(); }
   [[nodiscard]] std::unique_ptr<Communicator> split(int colour, const std::string& name) override {
     PESC_CHECK(colour >= 0, "colour ", colour);
-    barrier();  // MPI_Comm_split waits without bound; after the barrier everybody is about to call it
+    barrier();  // MPI_Comm_split waits without limit; after the barrier all ranks are about to call it
     MPI_Comm part = MPI_COMM_NULL;
     check_mpi(MPI_Comm_split(comm_, colour, rank_, &part), rank_,
               str_cat("split of communicator '", name_, "' into '", name, "'"));
@@ -179,12 +179,12 @@ class MpiCommunicator final : public Communicator {
   }
 
   void wait(const char* operation) {
-    hung_ = true;  // unless the next line returns
+    hung_ = true;  // reset when the next line returns
     requests_.wait(*policy_, operation);
     hung_ = false;
   }
 
-  // The ranks after this one, in turn, so that not all send to rank 0 first.
+  // The other ranks, starting after this one, so that not all send to rank 0 first.
   template <class Fn>
   void for_peers(Fn&& fn) {
     for (int step = 1; step < size_; ++step) fn((rank_ + step) % size_);
@@ -254,8 +254,8 @@ class MpiCommunicator final : public Communicator {
     int64_t n;
   };
 
-  // out: the reduction of own piece; piece_of(r) is the local contribution to rank r's. `out` may be own
-  // piece.
+  // Writes `out` with the reduction of this rank's piece; piece_of(r) is the local contribution to rank r's
+  // piece. `out` may alias piece_of(rank()).
   template <class Op, class T, class PieceOf>
   void reduce_one_chunk(PieceOf&& piece_of, T* out, int tag, const char* operation) {
     const Piece<T> own = piece_of(rank_);
@@ -291,7 +291,7 @@ class MpiCommunicator final : public Communicator {
       all_reduce_block<Op>(data + at, std::min(block, n - at), operation);
   }
 
-  // Each rank reduces its piece of the block, and everybody gathers the pieces.
+  // Each rank reduces its piece of the block; then the pieces are all-gathered.
   template <class Op, class T>
   void all_reduce_block(T* data, int64_t n, const char* operation) {
     const auto piece_of = [&](int r) {

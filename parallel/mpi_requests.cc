@@ -1,4 +1,4 @@
-// Bounded waiting for MPI messages; see mpi_requests.h.
+// Waiting for MPI messages with a limit; see mpi_requests.h.
 #include "parallel/mpi_requests.h"
 
 #include <sched.h>
@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t kMaxMessage = int64_t{1} << 30;
 constexpr auto kSleepAfter = std::chrono::milliseconds(20);
 constexpr auto kSleep = std::chrono::microseconds(50);
-constexpr auto kStoodStill = std::chrono::seconds(5);  // between two polls, which are never so far apart
+constexpr auto kStoodStill = std::chrono::seconds(5);  // between two polls: the process was suspended
 
 template <class Fn>  // Fn(offset, bytes)
 void in_parts(int64_t bytes, Fn&& fn) {
@@ -80,7 +80,7 @@ void MpiRequests::wait(const MpiWaitPolicy& policy, const char* operation) {
     if (++polls <= policy.spins) continue;
     const auto now = std::chrono::steady_clock::now();
     if (polls == policy.spins + 1) begin = last = now;
-    // We were stopped ourselves, most likely with all the others (SIGSTOP, a suspended job or machine).
+    // This process was suspended, most likely together with all ranks (SIGSTOP, a suspended job or machine).
     if (now - last > kStoodStill) begin += now - last;
     last = now;
     if (now - begin > policy.limit) hang(policy, operation);
@@ -118,7 +118,7 @@ void MpiRequests::hang(const MpiWaitPolicy& policy, const char* operation) {
                           : str_cat("; ", e.bytes, e.receives ? " bytes from rank " : " bytes to rank ",
                                     e.peer, e.receives ? " did not come" : " were not taken");
   }
-  // What is still in flight cannot be taken back safely: the requests are left to MPI.
+  // Pending requests cannot be cancelled safely: they are left to MPI.
   requests_.clear();
   entries_.clear();
   throw HangError(str_cat(where(operation), " did not finish within ", policy.limit.count(), " s", missing));

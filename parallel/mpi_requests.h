@@ -1,9 +1,9 @@
-// Point-to-point messages in flight, and the one place where the mpi communicator waits.
+// Pending point-to-point messages, and the only place where the mpi communicator waits.
 //
-// A wait polls: first it spins, then it yields the core between polls (ranks may outnumber cores, and the
-// rank waited for may need this one), and after kSleepAfter it sleeps between them. It ends with HangError
-// after `limit`; the memory of the messages that never came stays in MPI's hands, so that the process should
-// end soon after (MpiSession::abort).
+// A wait polls: it spins first, then yields the core between polls (ranks may outnumber cores, and the peer
+// may need this core), and after kSleepAfter sleeps between polls. After `limit` it throws HangError. MPI
+// then still owns the buffers of the messages that did not arrive, so the process must end soon
+// (MpiSession::abort).
 #pragma once
 
 #include <mpi.h>
@@ -28,18 +28,18 @@ void check_mpi(int code, int rank, const std::string& what);
 
 class MpiRequests {
  public:
-  // Names for messages: this rank, the number of ranks, and the communicator.
+  // `rank`, `size` and `name` identify the communicator in error messages.
   MpiRequests(MPI_Comm comm, int rank, int size, std::string name)
       : comm_(comm), rank_(rank), size_(size), name_(std::move(name)) {}
 
-  // The memory belongs to MPI until `wait` returns. Any number of bytes; none sends nothing. Sender and
-  // receiver agree on the number of bytes; another number arriving is an IoError.
+  // Start a message of any size; 0 bytes sends nothing. MPI owns the memory until `wait` returns. REQUIRES:
+  // sender and receiver give the same number of bytes; if another number arrives, `wait` throws IoError.
   void send(const void* data, int64_t bytes, int to, int tag);
   void receive(void* data, int64_t bytes, int from, int tag);
   // A nonblocking collective that moves no payload.
   void add(MPI_Request request) { post(request, {-1, 0, false}); }
 
-  // Waits for everything posted since the last wait. `operation` is for messages.
+  // Waits for all requests posted since the last wait. `operation` is named in errors.
   void wait(const MpiWaitPolicy& policy, const char* operation);
 
  private:
@@ -64,7 +64,7 @@ class MpiRequests {
   std::vector<Entry> entries_;
 };
 
-// The communicator of mpi_communicator.cc; takes over `comm`.
+// The communicator of mpi_communicator.cc. It owns `comm`.
 [[nodiscard]] std::unique_ptr<Communicator> make_mpi_communicator(MPI_Comm comm, const std::string& name,
                                                                   std::shared_ptr<MpiWaitPolicy> policy);
 

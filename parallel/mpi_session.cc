@@ -1,4 +1,4 @@
-// MPI from its start to its end, and what it knows of this rank's host.
+// Initialising and finalising MPI, and this rank's place on its host.
 #include "parallel/mpi_session.h"
 
 #include <mpi.h>
@@ -12,7 +12,7 @@
 namespace pesc {
 namespace {
 
-// Polls before the first yield when ranks outnumber cores: the rank waited for may need this core.
+// Polls before the first yield when ranks outnumber cores: the peer may need this core.
 constexpr int kSpinsWhenCrowded = 0;
 
 }  // namespace
@@ -22,9 +22,9 @@ MpiSession::MpiSession() : policy_(std::make_shared<MpiWaitPolicy>()) {
   int up = 0;
   MPI_Initialized(&up);
   if (up == 0) {
-    // Read at start-up only, and left as they are when set already. Where ranks outnumber cores MPI's own
-    // waits (start-up, split, shut-down) must yield; and copying messages of up to 16 KiB through shared
-    // memory takes a third of the time of fetching them from the sender's.
+    // MPI reads these settings at start-up only; those that the user has set stay. Where ranks outnumber
+    // cores, MPI's own waits (start-up, split, shut-down) must yield. Copying messages of up to 16 KiB
+    // through shared memory takes a third of the time of reading them from the sender's memory.
     const char* ranks_here = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
     if (ranks_here != nullptr && std::atol(ranks_here) > std::ssize(share_cores(mine, 0).cores))
       setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
@@ -53,8 +53,8 @@ MpiSession::MpiSession() : policy_(std::make_shared<MpiWaitPolicy>()) {
 }
 
 MpiSession::~MpiSession() {
-  // While an exception passes through, other ranks may never come to MPI_Finalize: leaving without it makes
-  // mpirun end them.
+  // While an exception propagates, other ranks may never reach MPI_Finalize. A rank that exits without it
+  // makes mpirun end them.
   if (owns_ && std::uncaught_exceptions() == 0) MPI_Finalize();
 }
 

@@ -1,5 +1,4 @@
-// MPI from its start to its end, and the communicator of all ranks: host memory, any number of ranks, on
-// OpenMPI.
+// The MPI session of a rank, and the communicator of all ranks: collectives over host memory, on Open MPI.
 #pragma once
 
 #include <memory>
@@ -11,8 +10,8 @@ namespace pesc {
 
 struct MpiWaitPolicy;
 
-// Initialises MPI for the life of the object (once per process) unless it is already up, in which case the
-// object leaves it up. Uncaught errors elsewhere: `abort` ends all ranks with the given exit code.
+// Initialises MPI for the life of the object, once per process. Where MPI is already initialised, the object
+// leaves it so.
 class MpiSession {
  public:
   MpiSession();
@@ -25,13 +24,14 @@ class MpiSession {
   // This rank's number and the number of ranks on this host.
   [[nodiscard]] int local_rank() const { return local_rank_; }
   [[nodiscard]] int local_size() const { return local_size_; }
-  // What it was given of this host when it was started.
+  // The cores on which this rank was started.
   [[nodiscard]] const HostCores& cores() const { return cores_; }
-  // How long this session's communicators, old and new, wait for one operation before they throw HangError;
-  // 600 s unless set.
+  // Sets the seconds that this session's communicators, existing and new, wait for one operation before they
+  // throw HangError. The default is 600.
   void set_wait_limit(double seconds);
+  // Ends all ranks with this exit code (MPI_Abort).
   [[noreturn]] static void abort(int exit_code);
-  // The first line of what the MPI library says of itself.
+  // The first line of MPI_Get_library_version.
   [[nodiscard]] static std::string library_version();
 
  private:

@@ -1,12 +1,12 @@
-// The nccl communicator: device collectives on the communication stream of the caller's, host collectives
-// over MPI. On one stream no two operations of a rank are ever in flight beside each other, whatever their
-// communicators: in different orders on different ranks they could wait for each other. Communicators are
-// nonblocking, so that every wait can be bounded and named (NcclFlight). Those of the same ranks are one to
-// NCCL, which holds buffers for each of its own.
+// The nccl communicator: device collectives on the caller's communication stream, host collectives over MPI.
+// All operations of a rank, of whatever communicator, run on that one stream and so never concurrently:
+// concurrent collectives could deadlock when ranks start them in different orders. NCCL communicators are
+// nonblocking, so that every wait has a limit and names its operation (NcclFlight). Our communicators with
+// the same ranks share one NCCL communicator, since NCCL allocates buffers for each.
 //
-// Results are the same from run to run: the algorithm (ring), the protocol and the number of channels are
-// pinned, NVLS is off, and each sum is taken in the order of the ring, which is a function of the machine; it
-// is the same on all ranks.
+// Results are the same on all ranks and from run to run: the algorithm (ring), the protocol and the number of
+// channels are pinned, NVLS is off, and each sum is taken in the order of the ring, which depends on the
+// machine only.
 #include <nccl.h>
 #include <unistd.h>
 
@@ -23,7 +23,7 @@
 namespace pesc {
 namespace {
 
-// Settings that NCCL reads at its first call; those that the user made stay.
+// Sets the environment variables that NCCL reads at its first call, except those that the user has set.
 void pin_settings(int rank, GpuUse use) {
   setenv("NCCL_ALGO", "Ring", 0);
   setenv("NCCL_PROTO", "Simple", 0);
@@ -43,7 +43,7 @@ void pin_settings(int rank, GpuUse use) {
   setenv("NCCL_IB_DISABLE", "1", 0);
 }
 
-// By their world ranks, in the group's order.
+// NCCL communicators, by the world ranks of their group, in the group's order.
 using Connections = std::map<std::vector<int64_t>, std::weak_ptr<NcclConnection>>;
 
 struct Setup {
@@ -56,7 +56,7 @@ struct Setup {
 
 class NcclCommunicator final : public Communicator {
  public:
-  // Stands on the ranks of `host`. NCCL itself starts at the first operation, or at connect().
+  // A communicator over the ranks of `host`. NCCL is initialised at the first operation, or by connect().
   NcclCommunicator(std::unique_ptr<Communicator> host, Setup setup)
       : host_(std::move(host)), setup_(std::move(setup)) {
     peer_.name = host_->name();
@@ -68,7 +68,8 @@ class NcclCommunicator final : public Communicator {
     if (peer_.connection == nullptr) known = peer_.connection = std::make_shared<NcclConnection>();
   }
 
-  // Collective, where another communicator of these ranks has not done it.
+  // Initialises the NCCL communicator of these ranks. Collective, unless another communicator of the same
+  // ranks has done it.
   void connect() {
     NcclFlight& flight = *setup_.flight;
     if (peer_.connection->comm != nullptr) {
@@ -89,7 +90,7 @@ class NcclCommunicator final : public Communicator {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
     if (setup_.use == GpuUse::kShared) {
-      // All ranks' kernels must fit on the one GPU beside each other's work.
+      // The kernels of all ranks must fit on the shared GPU at the same time.
       config.minCTAs = 1;
       config.maxCTAs = kSharedNcclChannels;
     }
@@ -104,7 +105,7 @@ class NcclCommunicator final : public Communicator {
     flight.remove(&peer_);
     ncclComm_t comm = peer_.connection->comm;
     if (flight.aborted() || comm == nullptr || peer_.connection.use_count() > 1) return;
-    // While an exception passes through, other ranks may never come to a common end.
+    // While an exception propagates, other ranks may not reach ncclCommFinalize, which is collective.
     if (std::uncaught_exceptions() > 0) {
       (void)ncclCommAbort(comm);
       return;
@@ -177,7 +178,7 @@ class NcclCommunicator final : public Communicator {
       recv_at[r] = recv_at[r - 1] + recv_rows[r - 1] * width;
     }
     enqueue(stream, "all_to_all_v", in.bytes(), [&](cudaStream_t s) {
-      // Nothing throws once NCCL's group is open.
+      // Between ncclGroupStart and ncclGroupEnd nothing throws.
       const int64_t kept = send_rows[own] * width;
       if (kept > 0)
         PESC_CUDA(cudaMemcpyAsync(to + recv_at[own], from + send_at[own], static_cast<size_t>(kept),
@@ -255,7 +256,8 @@ class NcclCommunicator final : public Communicator {
     bytes_sent_ += 2 * data.bytes() * (size() - 1) / size();
   }
 
-  // Only when the call is through is the operation on the stream, before whatever comes next.
+  // The operation is on the stream only once the nonblocking call is complete; only then may more be
+  // enqueued.
   template <class Call>
   void enqueue(Stream& stream, const char* operation, int64_t bytes, Call call) {
     PESC_CHECK(!setup_.flight->aborted(), operation, " on '", name(), "' after NCCL was ended");
@@ -291,7 +293,7 @@ std::unique_ptr<Communicator> nccl_world(std::unique_ptr<Communicator> host, int
   (void)ncclGetVersion(&version);
   check_same_nccl(*host, version);
   Communicator* limits = host.get();
-  // The world outlives what is split from it, and the flight's last use.
+  // The world communicator outlives its splits and the last use of the watchdog.
   const int rank = host->rank();
   auto flight = std::make_shared<NcclFlight>(rank, [limits] { return limits->wait_limit(); });
   auto world = std::make_unique<NcclCommunicator>(

@@ -1,6 +1,6 @@
-// What NCCL has in flight on this rank: the live communicators and the operations enqueued but not finished,
-// so that a wait that lasts too long, or a lost peer, ends with the operation's name. NCCL's own waits have
-// no end.
+// The NCCL watchdog of a rank. It knows the live communicators and the operations that are enqueued but not
+// finished, so that a wait that takes too long, or a lost peer, ends with an error that names the operation.
+// NCCL's own waits have no limit.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -17,12 +17,12 @@
 
 namespace pesc {
 
-// NCCL's part of a communicator, of all those that have the same ranks. Null until the first operation.
+// The ncclComm_t that all our communicators with the same ranks share. Null until the first operation.
 struct NcclConnection {
   ncclComm_t comm = nullptr;
 };
 
-// A communicator as messages name it.
+// A communicator, with what error messages need to name it.
 struct NcclPeer {
   std::shared_ptr<NcclConnection> connection;
   std::string name;
@@ -41,16 +41,17 @@ class NcclFlight final : public cuda::Watcher {
   void add(const NcclPeer* peer) { peers_.push_back(peer); }
   void remove(const NcclPeer* peer);
 
-  // After an operation of `peer` was enqueued on the stream.
+  // Call after an operation of `peer` was enqueued on the stream.
   void enqueued(Stream& stream, const NcclPeer& peer, const char* operation, int64_t bytes);
-  // While the host waits for a stream: throws IoError when a communicator has failed, HangError when the wait
-  // is over.
+  // Called while the host waits for a stream. Throws IoError when a communicator has failed, HangError when
+  // the wait has reached its limit.
   void check(double seconds_waited) override;
 
-  // Waits until a call on a nonblocking communicator is through. `code` is what the call returned.
+  // Waits until a call on a nonblocking communicator is complete. `code` is the call's result. Throws as
+  // check().
   void settle(const NcclPeer& peer, ncclResult_t code, const std::string& operation);
 
-  // Ends all communicators, so that their kernels leave the GPU; nothing can be sent afterwards.
+  // Aborts all communicators, so that their kernels leave the GPU. No collective may follow.
   void abort_all() noexcept;
   [[nodiscard]] bool aborted() const { return aborted_; }
 

@@ -1,4 +1,4 @@
-// Reductions in rank order: out[i] = ((p0[i] + p1[i]) + p2[i]) + ..., the same bits on every rank.
+// Reductions in rank order, out[i] = ((p0[i] + p1[i]) + p2[i]) + ..., which give the same bits on every rank.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +22,7 @@ struct Max {  // a NaN on any rank is a NaN on all
   }
 };
 
-// pieces: one pointer per rank, each to n elements. `out` may be one of the pieces.
+// `pieces` holds one pointer per rank, each to n elements. `out` [n] is written and may alias a piece.
 template <class Op, class T>
 void reduce_in_rank_order(std::span<const T* const> pieces, int64_t n, T* out) {
   constexpr int64_t kBlock = 1024;  // stays in the first-level cache

@@ -1,5 +1,4 @@
-// One piece of one tensor: what every rank-aware part of the system (load, save, export, gradient reduction,
-// norm) reads.
+// One rank's piece of one tensor. Loading, saving, export, gradient reduction and the norm all read it.
 #pragma once
 
 #include <cstdint>
@@ -7,9 +6,9 @@
 
 namespace pesc {
 
-// The rectangle [row, row+rows) x [col, col+cols) of the global tensor `name` of shape [global_rows,
-// global_cols]. Vectors are [1, n]. The same rectangle may stand on several ranks: `replica` numbers them
-// from 0 in rank order, and `replicas` is how many there are. Gradients of a piece are summed over exactly
+// The rectangle [row, row + rows) x [col, col + cols) of the global tensor `name`, whose shape is
+// [global_rows, global_cols]. Vectors are [1, n]. Several ranks may hold the same rectangle: `replicas` is
+// their number, and `replica` numbers them from 0 in rank order. Gradients of a piece are summed over exactly
 // the ranks that hold it; replica 0 counts it in norms.
 struct ShardSpec {
   std::string name;
@@ -27,7 +26,7 @@ struct ShardSpec {
   friend bool operator==(const ShardSpec&, const ShardSpec&) = default;
 };
 
-// Part `index` of `parts` of `total` items in equal pieces of ceil(total / parts); trailing pieces may be
+// split_range: part `index` of `total` items in `parts` pieces of ceil(total / parts). The last pieces may be
 // short or empty.
 struct Range {
   int64_t begin = 0;

@@ -1,5 +1,5 @@
-// A group of one rank on any device: data moves within the device's memory. Host collectives are those of the
-// host communicator that it stands on.
+// A group of one rank on any device. Collectives copy within the device's memory; host collectives are those
+// of the underlying host communicator.
 #pragma once
 
 #include <memory>
@@ -8,7 +8,7 @@
 
 namespace pesc {
 
-// `host` must be a group of one.
+// REQUIRES: host->size() == 1.
 [[nodiscard]] std::unique_ptr<Communicator> solo_communicator(std::unique_ptr<Communicator> host);
 
 }  // namespace pesc

@@ -1,9 +1,8 @@
-// Tensor parallelism with sequence parallelism (Korthikanti et al., 2022): between blocks each rank of a tp
-// group holds its slice of the tokens; column-parallel linears read all of them, row-parallel linears end in
-// a reduce-scatter. The two collectives are each other's conjugate: the backward of one is the other.
+// Tensor parallelism with sequence parallelism (Korthikanti et al., 2022). Between blocks each rank of a tp
+// group holds its slice of the tokens. A column-parallel linear all-gathers them first; a row-parallel linear
+// ends with a reduce-scatter. The backward of one collective is the other.
 //
-// Token slices are equal: `padded` tokens = tp times ceil(tokens / tp). With tp = 1 nothing is copied or
-// sent.
+// Token slices are equal: `padded` tokens = tp * ceil(tokens / tp). With tp = 1 nothing is copied or sent.
 #pragma once
 
 #include "parallel/communicator.h"
@@ -18,14 +17,15 @@ class TensorParallel {
   [[nodiscard]] int rank() const { return tp_.rank(); }
   [[nodiscard]] Communicator& communicator() const { return tp_; }
 
-  // slice [t, c] contiguous -> all [t * tp, c]. Returns `slice` itself when tp = 1, else `out`.
+  // All-gathers slice [t, c], contiguous, into out [t * tp, c]. Returns `out`, or `slice` itself when tp = 1.
   Tensor gather(Stream& stream, const Tensor& slice, const Tensor& out) const;
-  // partial [t * tp, c] contiguous -> sum over ranks of this rank's rows [t, c]. Returns `partial` itself
-  // when tp = 1, else `out`.
+  // Reduce-scatters partial [t * tp, c], contiguous: out [t, c] is written with the sum over ranks of this
+  // rank's rows. Returns `out`, or `partial` itself when tp = 1.
   Tensor reduce_scatter(Stream& stream, const Tensor& partial, const Tensor& out) const;
 
-  // The same, begun: they run under what the stream is given next, up to finish(stream). Their input and
-  // output must stay as they are until then.
+  // The asynchronous forms: the collective overlaps with the work enqueued on `stream` before finish(stream),
+  // which makes `stream` wait for it. REQUIRES: until then nothing writes the input, and nothing reads or
+  // writes the output.
   Tensor start_gather(Stream& stream, const Tensor& slice, const Tensor& out) const;
   Tensor start_reduce_scatter(Stream& stream, const Tensor& partial, const Tensor& out) const;
   void finish(Stream& stream) const;

@@ -1,5 +1,5 @@
-// What a model knows of held-out rows: the loss, the share of answers that it generates exactly, and the
-// experts that it uses, each per dataset tag.
+// Evaluation on the rows of data.eval, per dataset tag: the loss, the share of answers that are generated
+// exactly, and the use of experts.
 #pragma once
 
 #include <cstdint>
@@ -22,20 +22,21 @@ struct HeldOut {
   double tokens = 0;
   std::vector<double> expert_share;  // [experts] over all layers; empty without experts
 };
-// The total beside the tags, of which one may have any name.
+// `total` is not one of the tags, since a tag may have any name.
 struct HeldOutLosses {
   HeldOut total;
   std::map<std::string, HeldOut> tags;
 };
 
-// Asked on every rank before every batch; the evaluation ends when any rank's answer is true.
+// Called on every rank before every batch; the evaluation ends when it returns true on any rank.
 using StopRequested = std::function<bool()>;
-// At most `limit` rows (0: all), of every file its share. Nothing when it was asked to stop. Throws
-// AgreedError when a loss is not finite. Collective.
+// The loss over at most `limit` rows (0: all), chosen by rows_of_every_file. Returns nothing when
+// stop_requested ended it. Throws AgreedError when a loss is not finite. Collective.
 [[nodiscard]] std::optional<HeldOutLosses> held_out_loss(Job& job, Decoder& decoder, const Dataset& data,
                                                          int64_t micro_batch, int64_t limit,
                                                          const StopRequested& stop_requested = {});
-// Throws AgreedError naming the first that is not finite. The same on every rank.
+// Throws AgreedError naming the first dataset whose loss is not finite. REQUIRES: the same losses on every
+// rank.
 void check_finite(const HeldOutLosses& losses, bool speaker);
 
 struct ExactMatch {
@@ -48,22 +49,24 @@ struct ExactMatches {
 };
 struct AnsweredRow {
   std::string tag, question, expected, answer;
-  std::string canonical{};  // `expected` as the tokenizer gives it back
-  // The answer equals that, but for white space at both ends.
+  std::string canonical{};  // `expected` after encoding and decoding
+  // Whether answer and canonical are equal, apart from white space at both ends.
   [[nodiscard]] bool exact() const;
 };
-// Generates the last answer of every row as `generate` says; rows without turns (plain text) are left out.
-// The answers in row order, the same on every rank. Rows whose prompt leaves no room in the cache count as
-// wrong, and answers that it cuts are compared as they are; both are said once. Collective.
+// Generates the last answer of every row with the settings of `generate`; rows without turns (plain text) are
+// skipped. Returns the answers in row order, the same on every rank. Rows whose prompt leaves no room in the
+// cache count as wrong, and answers that the cache cuts are compared as they are; the log says so once.
+// Collective.
 [[nodiscard]] std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vector<Row>& rows,
                                                    const GenerateSection& generate, int64_t cache_slots,
                                                    int64_t cache_length);
 [[nodiscard]] ExactMatches exact_match(const std::vector<AnsweredRow>& rows);
 
-// The answers of all ranks that the end of the cache cut, from what generate() counted on each. Collective.
+// The number of answers on all ranks that the end of the cache cut; `mine` is generate()'s count on this
+// rank. Collective.
 [[nodiscard]] int64_t cut_answers(const Job& job, int64_t mine);
 
-// The sampling that the experiment asks for, ended by stop_ids().
+// The sampling options of the experiment, with stop_ids() as stop tokens.
 [[nodiscard]] SamplingOptions sampling_options(const Job& job, const GenerateSection& generate);
 
 // The ids that end an answer (runtime/data/special_tokens.h).

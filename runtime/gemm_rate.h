@@ -1,13 +1,14 @@
-// The GEMM rate that the speed of light is measured against.
+// The measured GEMM rate, which defines the speed of light of a step.
 #pragma once
 
 #include "ops/core/device.h"
 
 namespace pesc {
 
-// FLOP/s of this rank: the median over at least `seconds` of back-to-back square products of random values in
-// the compute type, which all ranks should measure at the same time. On a GPU 8192^3, each product timed by
-// the device; takes 384 MiB in BF16 while it runs. On the CPU 1024^3, the mean (12 MiB).
+// FLOP/s of this rank: the median over at least `seconds` of back-to-back square GEMMs of random values in
+// the compute type. All ranks should measure at the same time. On a GPU the size is 8192^3, each GEMM is
+// timed by the device, and 384 MiB (BF16) are allocated meanwhile. On the CPU the size is 1024^3 (12 MiB),
+// and the result is the mean.
 [[nodiscard]] double measured_gemm_rate(Stream& stream, DType compute, double seconds);
 
 }  // namespace pesc

@@ -1,5 +1,5 @@
-// What every verb that runs the model has in common: configuration, ranks, base model, tokenizer, decoder.
-// All of it is checked by all ranks together before any of them starts work.
+// The parts that every verb needs that runs the model: configuration, ranks, base model, tokenizer, decoder.
+// All ranks check them and agree on errors before any rank starts work.
 #pragma once
 
 #include <memory>
@@ -42,27 +42,28 @@ enum class BaseWeights {
 
 // The rows of data.train, tokenised; those of data.eval, each once. Not collective.
 [[nodiscard]] std::unique_ptr<Dataset> load_training_data(const Job& job);
-// Where `rows` is given, it gets the text of every good row, with the tag that counts.
+// `rows`, if given, receives every good row with its resolved tag.
 [[nodiscard]] std::unique_ptr<Dataset> load_held_out_data(const Job& job, std::vector<Row>* rows = nullptr);
 // "training data: ..." and the warnings of its report, on the first rank.
 void log_data(const Job& job, const char* what, const Dataset& data);
 
-// A decoder for micro-batches of up to `rows` rows (over all dp ranks) of `sequence` tokens, with its dense
-// weights loaded and the rest at its initial values. Collective.
+// A decoder for micro-batches of up to `rows` rows (over all dp ranks) of `sequence` tokens. Its dense
+// weights are loaded, all others have their initial values. Collective.
 [[nodiscard]] std::unique_ptr<Decoder> make_training_decoder(Job& job, int64_t rows, int64_t sequence);
-// The same without anything for a backward, and with a KV cache of `cache_slots` sequences per dp rank (0:
-// none).
+// The same for inference: without gradients and optimizer state, with a KV cache of `cache_slots` sequences
+// per dp rank (0: no cache).
 [[nodiscard]] std::unique_ptr<Decoder> make_inference_decoder(Job& job, int64_t rows, int64_t sequence,
                                                               int64_t cache_slots);
-// Sequences of `length` tokens that a rank takes in one inference pass: at most 32, about 8k tokens together.
+// The number of sequences of `length` tokens per rank in one inference pass: at most 32, and about 8k tokens
+// in total.
 [[nodiscard]] int64_t inference_slots(int64_t length);
 
 // This rank's trained pieces, as checkpoints see them.
 [[nodiscard]] std::vector<TrainedTensor> trained_tensors(const Decoder& decoder, bool with_optimizer);
 
-// Loads the newest checkpoint of config.run_dir (or of `directory`, where given) into the decoder, values
-// only. Refuses one of another model, and says once what changes rounding (runtime/same_run.h). Throws when
-// there is none that verifies. Collective. Returns its step.
+// Loads the weights of the newest checkpoint of config.run_dir, or of the checkpoint `directory` if given,
+// into the decoder, without optimizer state. Returns its step. Refuses a checkpoint of another model, and
+// logs what changes rounding (runtime/same_run.h). Throws when no checkpoint verifies. Collective.
 int64_t load_trained_values(Job& job, Decoder& decoder, const std::string& directory, CheckpointUse use);
 
 }  // namespace pesc

@@ -1,4 +1,4 @@
-// What a run says of itself: one JSON object per step in metrics.jsonl, and a live progress line.
+// The metrics of a run: one JSON object per step in metrics.jsonl, and a live progress line.
 #pragma once
 
 #include <cstdint>
@@ -24,10 +24,10 @@ struct StepMetrics {
   double light_seconds = 0;  // flops over the measured GEMM rate of all ranks: the speed of light
   int64_t bytes_sent = 0;    // payload of rank 0 in this step
   int exchange_rounds = 1;
-  int retries = 0;         // the step was computed again: loss or gradient were not finite, or a spike
-  bool skipped = false;    // and again; no weights were updated
-  bool nonfinite = false;  // at the first try
-  bool spike = false;      // at the last try
+  int retries = 0;         // recomputations because of a non-finite loss or gradient, or a loss spike
+  bool skipped = false;    // the recomputation gave the same; the weights were not updated
+  bool nonfinite = false;  // in the first computation
+  bool spike = false;      // in the last computation
   std::vector<std::vector<double>> expert_share;         // [layers][experts], each layer sums to 1
   std::map<std::string, std::vector<double>> tag_share;  // dataset tag -> [experts] over all layers
   std::map<std::string, double> tag_tokens;
@@ -36,14 +36,13 @@ struct StepMetrics {
 // "step 12/300  loss 2.3456  balance 1.02  grad 0.51  23.1k tok/s  41% of light  1:23 left"
 [[nodiscard]] std::string progress_line(const StepMetrics& m, double seconds_per_step);
 
-// The file of one run, across restarts, which rank 0 alone writes. Every record carries the step that it is
-// about and, as `launch`, the launch that measured it. A new start keeps what was measured before: its first
-// record ({"kind": "launch"}) has the step from which it goes on, and for whoever reads the file, earlier
-// records of later steps count no more.
+// The metrics file of one run, across restarts; only rank 0 writes it. Every record has the step that it is
+// about and, as `launch`, the launch that measured it. A restart keeps the earlier records. Its first record
+// ({"kind": "launch"}) has the step from which it continues; a reader must drop earlier records of later
+// steps.
 //
-// A run does not end for its records: where they cannot be written (disk full), whole lines stay in the file,
-// the new records wait in memory, up to 16 MiB of them, and follow as soon as there is room; an error in the
-// log tells.
+// A failed write (disk full) does not end the run: the file keeps whole lines only, up to 16 MiB of new
+// records wait in memory and are written as soon as there is room, and the log has an error.
 class MetricsLog {
  public:
   MetricsLog(const std::string& path, uint64_t launch);  // throws IoError when it cannot be opened

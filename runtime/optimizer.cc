@@ -12,7 +12,7 @@ namespace pesc {
 
 namespace {
 
-// All layers are of one size, the same on all ranks.
+// The number of layers in a bucket. All layers have one size, the same on all ranks.
 int64_t layers_of(int64_t piece_bytes, const ModelParameters& p) {
   int64_t bytes = 0;
   for (int g = 0; g < kReplicaGroups; ++g) bytes += p.layer_grads(static_cast<ReplicaGroup>(g), 0, 1).bytes();
@@ -80,9 +80,9 @@ bool follows(const Tensor& a, const Tensor& b) {
          static_cast<const std::byte*>(a.data) + a.bytes() == static_cast<const std::byte*>(b.data);
 }
 
-// What one update takes: a trained parameter, and those that stand right behind it in every buffer.
+// The parameters of one AdamW launch: a trained parameter and those that follow it directly in every buffer.
 struct Neighbours {
-  Tensor value, grad, exp_avg, exp_avg_sq, copy;  // flat, but for a copy that is not contiguous
+  Tensor value, grad, exp_avg, exp_avg_sq, copy;  // flat, except a copy with a row stride
 
   explicit Neighbours(const Parameter& p)
       : value(flat(p.value)),

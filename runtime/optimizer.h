@@ -10,22 +10,24 @@
 
 namespace pesc {
 
-// When the gradients of a layer are summed over ranks: once the backward is through with everything, or while
-// it works on the layers below, on the communication stream.
+// When the gradients of a layer are reduced over ranks: after the whole backward, or on the communication
+// stream while the backward computes the layers below.
 enum class Reduce { kAtEnd, kBehindLayers };
 
-// Sums the gradients of one step over the ranks that hold the same pieces. The pieces in which it does so,
-// and with them the results bit for bit, do not depend on `when`.
+// Reduces the gradients of one step over the ranks that hold the same pieces, in buckets of whole layers. The
+// buckets, and so the results bit for bit, do not depend on `when`.
 class GradientSum {
  public:
-  // Layers go together until they have `piece_bytes` of gradients: a collective's start shall cost little.
+  // Layers are merged until a bucket has at least `piece_bytes` of gradients, so that the latency of a
+  // collective costs little.
   GradientSum(Decoder& decoder, const GradientReduction& reduction, Reduce when,
               int64_t piece_bytes = int64_t{8} << 20);
 
-  // For Decoder::backward of the step's last micro-batch, when nothing else will be added to the gradients.
+  // The callback for Decoder::backward of the step's last micro-batch, after which nothing is added to the
+  // gradients.
   [[nodiscard]] Decoder::LayerDone behind_layers();
-  // What is left; then the norm over every trained parameter counted once, before clipping. Collective over
-  // world.
+  // Reduces the remaining layers and all other gradients. Returns the L2 norm over every trained parameter,
+  // each counted once, before clipping. Collective over world.
   [[nodiscard]] double finish(Communicator& world);
 
  private:
@@ -34,11 +36,11 @@ class GradientSum {
   Decoder& decoder_;
   const GradientReduction& reduction_;
   Reduce when_;
-  int64_t piece_;  // layers
-  int64_t left_;   // layers [0, left_) are not summed yet
+  int64_t piece_;  // layers of a bucket
+  int64_t left_;   // layers [0, left_) are not reduced yet
 };
 
-// All of it after the backward.
+// Reduces all gradients after the backward, and returns the norm. Collective over world.
 [[nodiscard]] double reduce_gradients(Decoder& decoder, Communicator& world,
                                       const GradientReduction& reduction);
 

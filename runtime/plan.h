@@ -1,10 +1,10 @@
-// What a training run will take, before it starts and without its device: memory of a rank by arena, FLOP,
-// bytes that travel, and the time of a step from stated rates.
+// The memory of a rank by arena, the FLOP, the bytes sent and the time of a step of a training run, computed
+// without its device.
 //
-// The time is a sum of phases, each the larger of FLOP over a rate of arithmetic and bytes over a rate of
-// memory or of the links. Where collectives overlap (parallel.overlap on CUDA), the gradients of all layers
-// but the last are taken as summed behind the backward, and half of an exchange in two chunks as hidden by
-// the FFN. Experts are taken as balanced, rows as full.
+// The time is a sum of phases. A phase takes the larger of its FLOP over the arithmetic rate and its bytes
+// over the memory or link rate. Where collectives overlap (parallel.overlap on CUDA), the plan assumes that
+// the reduction of all gradients but those of layer 0 is hidden by the backward, and half of a token exchange
+// in two chunks by the FFN. It assumes balanced experts and full rows.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@ struct PlanPhase {
   double flops = 0;    // of one rank and step
   double bytes = 0;    // of device memory
   double sent = 0;     // by one rank
-  double seconds = 0;  // from the rates: what of it nothing else hides
+  double seconds = 0;  // from the rates, without what overlaps with other phases
 };
 
 struct Plan {
@@ -34,8 +34,8 @@ struct Plan {
   double flops = 0;                 // of a step, over all ranks: training_flops
   std::vector<PlanPhase> phases;
   double seconds = 0;              // of a step
-  double light_seconds = 0;        // flops over the GEMM rate of all ranks
-  double exchanged_per_token = 0;  // bytes that a token's rows take over the links, forward and backward
+  double light_seconds = 0;        // flops over the GEMM rate of all ranks: speed of light
+  double exchanged_per_token = 0;  // bytes sent per token for the token exchange, forward and backward
 };
 
 [[nodiscard]] Plan make_plan(const ExperimentConfig& config, const ModelConfig& model, int world,

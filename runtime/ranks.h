@@ -1,4 +1,4 @@
-// One rank of the job: its place on the host, its groups, and how all ranks agree on an error.
+// One rank of the job: its cores on the host, its process groups, and errors that all ranks agree on.
 #pragma once
 
 #include <functional>
@@ -18,24 +18,23 @@ namespace pesc {
 
 // Which CPUs a rank may use, and how many threads its operations get.
 struct HostPlacement {
-  int cores = 1;        // given to this rank and those that share them with it
+  int cores = 1;        // the cores of this rank and of those that share them with it
   int threads = 1;      // of this rank
   int local_rank = 0;   // number of this rank on its host
-  std::vector<int> on;  // the cores that this rank is to be bound to; empty: all that it was given
-  std::string why;      // what bounds cores and threads, for the log; empty: nothing does
+  std::vector<int> on;  // the cores to bind this rank to; empty: leave its affinity as it is
+  std::string why;      // what limits cores and threads, for the log; empty: nothing does
 };
-// A rank keeps to the cores that it was given. Those that several ranks were given alike are divided: blocks
-// of cores / sharers, or one core for several ranks when there are more ranks than cores. It has a thread for
-// each of its cores, and no more than its part of `quota`, the CPUs that the cgroup of the host's ranks may
-// use (cpu_quota.h; 0: no bound). `threads` > 0 overrides the number of threads, not the cores.
-// `online` is the number of cores of the host, for `why` alone.
+// Divides the cores that ranks share: each gets a block of cores / sharers, or several ranks get one core
+// when there are more ranks than cores. A rank has one thread per core, but no more than its part of `quota`,
+// the CPUs that the cgroup allows to the host's ranks (cpu_quota.h; 0: no limit). `threads` > 0 overrides the
+// number of threads, not the cores. `online` is the number of cores of the host, for `why` only.
 [[nodiscard]] HostPlacement divide_host(const HostCores& given, double quota, int online, int local_rank,
                                         int local_size, int threads);
-// The same on this host, and binds this process. Must run before the first thread is started.
+// The same for this host; also binds this process. REQUIRES: no thread has been started yet.
 HostPlacement place_rank_on_host(const HostCores& given, int local_rank, int local_size, int threads);
 
-// Takes this rank's GPU (device.index is set) and opens the world of all ranks' GPUs. Collective; throws
-// AgreedError.
+// Chooses this rank's GPU (device.index is written) and opens the communicator of all ranks' GPUs.
+// Collective. Throws AgreedError.
 [[nodiscard]] std::unique_ptr<Communicator> connect_gpus(Communicator& world, const HostPlacement& placement,
                                                          bool share_gpu, Device& device);
 
@@ -60,19 +59,19 @@ class Ranks {
   GradientReduction reduction_;
 };
 
-// An error that all ranks know of. Only `speaker` should print it.
+// An error that is the same on all ranks. Only the rank with `speaker` should print it.
 struct AgreedError : Error {
   AgreedError(ExitCode code, const std::string& what, bool is_speaker)
       : Error(code, what), speaker(is_speaker) {}
   bool speaker;
 };
 
-// Runs `work` on every rank; if it throws an Error on any, all ranks throw AgreedError with the code and text
-// of the lowest such rank. Collective; `work` itself must not be.
+// Runs `work` on every rank. If it throws an Error on any rank, all ranks throw AgreedError with the code and
+// text of the lowest such rank. Collective. REQUIRES: `work` makes no collective calls.
 void together(Communicator& world, const std::function<void()>& work);
 
-// For collective work that throws the same Error on every rank: makes it an AgreedError, which one rank
-// prints. A HangError is this rank's alone and passes as it is.
+// For collective work that throws the same Error on every rank: rethrows it as AgreedError, so that one rank
+// prints it. A HangError concerns this rank only and is not changed.
 void all_alike(const Communicator& world, const std::function<void()>& work);
 
 }  // namespace pesc

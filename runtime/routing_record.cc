@@ -60,9 +60,8 @@ std::vector<RoutingFile> routing_files(const std::string& folder) {
                   "folder of its own"));
     }
     if (name != routing_file_name(file.owner)) {
-      throw DataError(str_cat("'", printable(file.path), "' is what run ",
-                              printable(file.owner.run), " recorded as ", routing_file_name(file.owner),
-                              "; give it that name again"));
+      throw DataError(str_cat("'", printable(file.path), "' is what run ", printable(file.owner.run),
+                              " recorded as ", routing_file_name(file.owner), "; give it that name again"));
     }
     files.push_back(file);
   }

@@ -1,9 +1,9 @@
-// Recorded routing (a test mode): the choice of experts of a run, kept so that another layout can replay it
-// and be compared over any number of steps; rounding would flip choices otherwise.
+// Recorded routing (a test mode): the expert choices of a run, so that another layout can replay them and be
+// compared over any number of steps. Without a replay, rounding would change some choices.
 //
-// A record carries the run and the launch that made it (runtime/routing_record.h). A run that goes on adds to
-// its own record; a step that several of its launches have computed is in all of them, and a replay takes it
-// from the last that has all of it.
+// A record names the run and the launch that made it (runtime/routing_record.h). A resumed run adds to its
+// own record. A step that several launches computed is in the files of all of them; a replay takes it from
+// the last one that has all of it.
 #pragma once
 
 #include <cstdint>
@@ -20,17 +20,17 @@ namespace pesc {
 
 class RoutingRecorder : public RoutingTape {
  public:
-  // Of a folder that check_routing_folder() has found to be the run's. Throws UsageError where there is a
-  // record of this launch and rank already, IoError.
+  // REQUIRES: check_routing_folder() has accepted the folder for this run. Throws UsageError when a record of
+  // this launch and rank exists already; IoError.
   RoutingRecorder(const std::string& directory, const RoutingOwner& owner);
-  // The records that follow are of this step. Those of a try before, not kept yet, are forgotten: a step that
-  // is computed once more is recorded once.
+  // Starts the records of a step. Drops records since the last begin_step without end_step, so that a
+  // recomputed step is recorded once.
   void begin_step(int64_t step);
   // Keeps the records since begin_step.
   void end_step();
   bool replay(const Batch&, int64_t, std::vector<int32_t>&) override { return false; }
   void record(const Batch& batch, int64_t layer, const std::vector<int32_t>& experts) override;
-  // Writes out what was kept; throws IoError when it cannot.
+  // Flushes the file. Throws IoError.
   void flush();
 
  private:
@@ -49,11 +49,11 @@ class RoutingReplay : public RoutingTape {
   // another k, and files of several runs, or of one launch with different numbers of ranks.
   RoutingReplay(const std::string& directory, int64_t top_k);
   void set_step(int64_t step) { step_ = static_cast<uint32_t>(step); }
-  // Throws DataError where a token of this rank's batches was not recorded in the step, or with an expert
-  // that the model does not have. Asked before a step begins, when all ranks can still agree: in the middle
-  // of a forward the others would wait for this one.
+  // Throws DataError when a token of this rank's batches was not recorded in the step, or with an expert that
+  // the model does not have. Call it before a step, where all ranks can agree on the error; inside a forward
+  // the other ranks would wait in a collective.
   void check(const HostBatch& batch, int64_t layers, int64_t experts) const;
-  // Of a batch that was checked.
+  // REQUIRES: the batch passed check().
   bool replay(const Batch& batch, int64_t layer, std::vector<int32_t>& experts) override;
   void record(const Batch&, int64_t, const std::vector<int32_t>&) override {}
 

@@ -1,4 +1,4 @@
-// Every verb that loads a checkpoint asks here whether it belongs to the experiment.
+// Whether a checkpoint belongs to the experiment; every verb that loads one checks. See runtime/README.md.
 #pragma once
 
 #include <map>

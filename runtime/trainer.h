@@ -28,10 +28,10 @@
 
 namespace pesc {
 
-// Of a checkpoint's further state: the evaluation at its step was left out, for the run was told to stop.
+// A key of a checkpoint's `extra`: the evaluation at its step was skipped because the run was told to stop.
 inline constexpr const char* kEvaluationDue = "evaluation_due";
 
-// Asks the running loop to save and stop at the next step boundary; safe in a signal handler.
+// Asks the training loop to save and stop at the next step boundary. Async-signal-safe.
 void request_preemption();
 [[nodiscard]] bool preemption_was_requested();  // of this process
 

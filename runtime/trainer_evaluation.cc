@@ -16,8 +16,8 @@ bool Trainer::evaluates_at(int64_t step) const {
   return eval_ != nullptr && every > 0 && step > 0 && step % every == 0;
 }
 
-// A request to stop ends it between two batches, on all ranks: the step is then saved without this record,
-// and the checkpoint says so. Whoever goes on from it evaluates first.
+// A request to stop ends the evaluation between two batches, on all ranks. The step is then saved without
+// this record, and the checkpoint says so: a run that resumes from it evaluates first.
 void Trainer::evaluate_and_log() {
   watch_.enter(Section::kEval, step_);
   watch_.faults().reach(Section::kEval, step_);
@@ -32,7 +32,7 @@ void Trainer::evaluate_and_log() {
     return;
   }
   if (!job_.first()) return;
-  // Beside the datasets', for one of them may have any name.
+  // Not among the datasets, since a dataset may have any name.
   nlohmann::json record = {
       {"kind", "held_out"}, {"step", step_}, {"held_out_loss_total", losses->total.loss}};
   char part[64];

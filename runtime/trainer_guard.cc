@@ -1,5 +1,5 @@
-// The part of Trainer that looks at what a step has come to: whether it updates the weights, whether the run
-// goes on, whether its state is worth saving.
+// The part of Trainer that judges a step: whether it updates the weights, whether the run continues, whether
+// its state may be saved.
 #include <glog/logging.h>
 
 #include <algorithm>
@@ -8,8 +8,8 @@
 
 namespace pesc {
 
-// All ranks see the same loss and norm, so all do the same; nothing has been updated. A flipped bit does not
-// come twice, so the step is computed once more first.
+// All ranks see the same loss and norm, so all decide the same; nothing has been updated yet. The step is
+// first recomputed once, because a flipped bit does not repeat.
 Update Trainer::guard(const StepMetrics& m, int retries) const {
   const TrainSection& t = job_.config.train;
   const bool finite = is_finite(m);
@@ -69,7 +69,7 @@ void Trainer::check_skipped(const StepMetrics& m) const {
                     job_.first());
 }
 
-// A run that has learned nothing is no success, and saves nothing.
+// A run without a single update is a failure and saves nothing.
 void Trainer::check_updated(const TrainResult& result) const {
   if (result.ran == 0 || result.preempted || !updates_.none()) return;
   throw AgreedError(
@@ -79,8 +79,8 @@ void Trainer::check_updated(const TrainResult& result) const {
       job_.first());
 }
 
-// Weights from which no finite loss comes may be broken, finite as they are: they must not take the place of
-// a checkpoint that is good. The save waits for a batch that is not left out.
+// Weights that give a non-finite loss may be broken although they are finite, and must not replace a good
+// checkpoint. The save waits for a batch that is not skipped.
 bool Trainer::worth_saving(const StepMetrics& m) const {
   return !updates_.none() && (!m.skipped || is_finite(m));
 }

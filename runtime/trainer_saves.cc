@@ -1,5 +1,5 @@
-// The part of Trainer that saves: a checkpoint is started at a step's end and goes on behind the steps that
-// follow.
+// The part of Trainer that saves: a checkpoint is started at the end of a step and written during the next
+// steps.
 #include <glog/logging.h>
 
 #include <chrono>
@@ -9,7 +9,7 @@
 #include "runtime/trainer.h"
 
 namespace pesc {
-// The save reads what the optimizer is about to change.
+// A pending save reads the tensors that the optimizer is about to change, so its copy must come first.
 void Trainer::wait_for_copy() {
   if (!saver_->pending()) return;
   const double begin = now();
@@ -33,8 +33,8 @@ void Trainer::start_save(LastSave last) {
   metrics_->write({{"step", step_}, {"save_stall_seconds", now() - begin}});
 }
 
-// At every step boundary while a save is under way: the ranks agree on whether all are done, and exchange
-// what they have written when they are.
+// Called at every step boundary while a save is pending: the ranks find out whether all have written, and
+// then exchange their parts.
 void Trainer::poll_save() {
   if (!saver_->pending()) return;
   const double begin = now();
@@ -63,8 +63,8 @@ void Trainer::advance_save(Patience patience, LastSave last) {
   LOG(INFO) << "saved " << report->directory << " (" << report->bytes << " bytes)";
 }
 
-// Going on makes sense only where something stands to fall back to, another save is to come, and the run
-// directory is still this launch's.
+// After a failed save the run continues only if an earlier checkpoint exists, another save will follow, and
+// this launch still owns the run directory.
 void Trainer::answer_failed_save(const Error& error, LastSave last) {
   const bool go_on = job_.config.checkpoint.on_error == OnSaveError::kContinue && committed_step_ >= 0 &&
                      last == LastSave::kNo;

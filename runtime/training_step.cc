@@ -13,7 +13,7 @@
 namespace pesc {
 namespace {
 
-// NaN or infinity; 0: this poison is for something else.
+// The NaN or infinity that the fault puts into the gradient; 0 when it is not one of the gradient.
 float in_gradient(Poison p) {
   if (p == Poison::kNanGradient) return std::numeric_limits<float>::quiet_NaN();
   return p == Poison::kInfGradient ? std::numeric_limits<float>::infinity() : 0.0F;
@@ -44,7 +44,7 @@ struct TrainingStep::Counts {
   std::vector<double> tag_tokens;  // [tags] of this dp rank's rows
 };
 
-// Over all ranks: tokens of each micro-batch, then supervised tokens, squared lengths, flags.
+// Sums over all ranks: tokens of each micro-batch, then supervised tokens, squared lengths, flags.
 std::vector<double> TrainingStep::count_tokens(const StepInput& input) const {
   const size_t micros = input.micro_batches.size();
   std::vector<double> counts(micros + 3, 0.0);
@@ -59,8 +59,7 @@ std::vector<double> TrainingStep::count_tokens(const StepInput& input) const {
   return sum_over_ranks(job_.ranks->world(), counts);
 }
 
-// The host counts the choices that it has while the device works, and only then waits for what is summed
-// there.
+// The host counts its own expert choices while the device works, and only then waits for the device's sums.
 void TrainingStep::count_routing(const std::vector<int32_t>& tags, double layers_and_micros, Counts& counts,
                                  StepMetrics& m) {
   count_choices(job_, decoder_, tags, counts.tag_expert);
@@ -78,7 +77,8 @@ StepOutput TrainingStep::run(const StepInput& input, const BeforeUpdate& before_
   const bool moe = pesc.mode == TrainMode::kPesc;
   const auto layers_and_micros = static_cast<double>(job_.model.layers * static_cast<int64_t>(micros));
 
-  // The number of supervised tokens divides every gradient, so it comes before the first backward.
+  // Every gradient is divided by the number of supervised tokens, so that must be known before the first
+  // backward.
   const std::vector<double> tokens = count_tokens(input);
   StepOutput out;
   StepMetrics& m = out.metrics;
@@ -92,9 +92,9 @@ StepOutput TrainingStep::run(const StepInput& input, const BeforeUpdate& before_
   }
   counts.tag_tokens.resize(tags_.size());
   decoder_.zero_gradients();
-  // What is poisoned stays so whatever is added.
+  // NaN and infinity stay so whatever is added.
   if (const float value = in_gradient(input.poison); value != 0) poison_gradient(decoder_, value);
-  // Over MPI a sum is complete when its call returns, and has nothing to hide behind.
+  // Over MPI a reduction blocks until it is complete, so there is nothing to overlap.
   const bool behind = job_.config.parallel.overlap == Overlap::kOn && job_.device.kind == DeviceKind::kCuda;
   GradientSum gradients(decoder_, job_.ranks->reduction(), behind ? Reduce::kBehindLayers : Reduce::kAtEnd);
   for (size_t i = 0; i < micros; ++i) {

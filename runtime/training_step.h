@@ -1,5 +1,5 @@
-// One optimizer step over a global batch: accumulation, token-weighted loss, balance loss, reduction,
-// clipping, AdamW, and what is counted on the way.
+// One optimizer step over a global batch: accumulation over micro-batches, token-weighted loss, balance loss,
+// reduction, clipping, AdamW, and the step's metrics. runtime/README.md walks through a step.
 #pragma once
 
 #include <cstdint>
@@ -15,25 +15,25 @@
 namespace pesc {
 
 struct StepInput {
-  int64_t step = 0;  // done before this one
+  int64_t step = 0;  // steps done before this one
   double lr = 0;
   std::vector<LocalBatch> micro_batches;  // this rank's share of each
-  bool flag = false;                      // whatever one rank wants all to know of (preemption)
+  bool flag = false;                      // the output's `flagged` tells all ranks that one rank set it
   RoutingTape* tape = nullptr;
-  Poison poison = Poison::kNone;  // for tests: of this rank's gradient, or of its share of the loss
+  Poison poison = Poison::kNone;  // for tests: a corruption of this rank's numbers
 };
 
 struct StepOutput {
   StepMetrics metrics;
-  bool flagged = false;  // some rank's input had the flag
-  bool updated = true;   // as before_update said
+  bool flagged = false;  // some rank's input had the flag (preemption)
+  bool updated = true;   // what before_update returned
 };
 
-// Loss and gradient norm.
+// Whether loss and gradient norm are finite.
 [[nodiscard]] bool is_finite(const StepMetrics& m);
 
-// Asked, the same on all ranks, once loss and gradient norm are known and nothing has been updated: shall the
-// weights be? It may throw. Without an update the step can be run again.
+// Called on all ranks with the same metrics, after loss and gradient norm are known and before the update:
+// decides whether the weights are updated. It may throw. After kDiscard the step can be run again.
 enum class Update { kApply, kDiscard };
 using BeforeUpdate = std::function<Update(const StepMetrics&)>;
 
@@ -42,7 +42,7 @@ class TrainingStep {
   TrainingStep(Job& job, Decoder& decoder, std::vector<std::string> tags)
       : job_(job), decoder_(decoder), tags_(std::move(tags)) {}
 
-  // Collective over world. `metrics.light_seconds` and `metrics.steps` are the caller's to fill.
+  // Runs the step. Collective over world. The caller fills metrics.light_seconds and metrics.steps.
   [[nodiscard]] StepOutput run(const StepInput& input, const BeforeUpdate& before_update);
 
  private:

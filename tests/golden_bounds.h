@@ -1,17 +1,17 @@
 // How far golden_check lets a run be from the recorded float32 numbers.
 //
-// float32: see tests/README.md. bf16: an element carries 8 bits, so every rounding costs up to u = 2^-9
-// of it. About twelve roundings lie one after the other on the way through a layer (norm, q k v, rotation,
-// attention, o, residual, norm, gate and up, SwiGLU, down, adapters, residual) and six outside the layers;
-// they are as good as independent, so an activation is off by about e = u sqrt(12 L + 6), one standard
-// deviation, 1.1 % with the goldens' two layers. The worst element of a tensor, against its largest, is let
-// be 5 e off; a loss is a mean, 2 e; a gradient has the backward behind it as well, and sums that cancel, 10
-// e. Choices of experts are replayed for logits and gradients: where two logits are closer than rounding, up
-// to 5 % of the tokens choose otherwise, which is no error. The curve runs on its own choices; its gradient
-// norm gets 10 e. AdamW moves an element by up to about lr a step whatever its gradient's size, so elements
-// whose gradient is all rounding wander: after 20 steps parameters may differ by a quarter of the largest.
-// That is with the choices of the float32 run at every step: a token that chooses otherwise turns the
-// gradient of an expert that has two of them (0.25 of the largest was seen for one in the qwen2 case).
+// float32: the tolerances of tests/README.md. bf16: an element carries 8 bits, so every rounding costs up to
+// u = 2^-9 of it. About twelve roundings lie one after the other on the way through a layer (norm, q k v,
+// rotation, attention, o, residual, norm, gate and up, SwiGLU, down, adapters, residual) and six outside the
+// layers; they are as good as independent, so an activation is off by about e = u sqrt(12 L + 6), one
+// standard deviation, 1.1 % with the goldens' two layers. The worst element of a tensor, against its largest,
+// is let be 5 e off; a loss is a mean, 2 e; a gradient has the backward behind it as well, and sums that
+// cancel, 10 e. Choices of experts are replayed for logits and gradients: where two logits are closer than
+// rounding, up to 5 % of the tokens choose otherwise, which is no error. The curve runs on its own choices;
+// its gradient norm gets 10 e. AdamW moves an element by up to about lr a step whatever its gradient's size,
+// so elements whose gradient is all rounding wander: after 20 steps parameters may differ by a quarter of the
+// largest. That is with the choices of the float32 run at every step: a token that chooses otherwise turns
+// the gradient of an expert that has two of them (0.25 of the largest was seen for one in the qwen2 case).
 #pragma once
 
 #include <algorithm>

@@ -4,8 +4,8 @@
 // Runs reference cases (tests/goldens/README.md), one after the other, on the layout that mpirun gives and
 // compares every quantity with the recorded one: the dense model's logits and loss, the PESC model's logits
 // and routing, every gradient, the whole AdamW curve and the parameters after it. Exits 0 only within the
-// tolerances of tests/README.md: relative error max|a-b| / max|b| per tensor (per scalar for the curve;
-// absolute 1e-7 where b = 0).
+// tolerances of tests/README.md: relative error max|a-b| / max|b| per tensor (per scalar for the curve; absolute 1e-7
+// where b = 0).
 // --device cuda takes one GPU per rank; cuda-shared lets the ranks share GPUs (a test mode). --compute bf16,
 // on GPUs, has the bounds of golden_bounds.h.
 // --headroom sets the room for received rows (below about 0.5 they come in several rounds), --chunks 2

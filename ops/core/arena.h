@@ -1,9 +1,9 @@
-// Named arenas: every byte of device memory that a run uses comes from one of them, so that a run can say
-// before its first step what it needs.
+// Named arenas. Every byte of device memory that a run uses comes from one of them, so that the memory of a
+// run is known before its first step.
 //
-// The same layout code runs twice: over a *planning* arena, which only counts, and over a real one of that
-// many bytes. Allocation is a bump pointer; `Scope` gives back what was allocated since it began, in stack
-// order.
+// The same layout code runs twice: first over a planning arena, which only counts bytes, then over a real
+// arena of that size. Allocation moves a pointer. A `Scope` frees, at its end, everything allocated since its
+// start; scopes nest.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +20,8 @@ class Arena {
 
   // Counts bytes only; its tensors have no data.
   [[nodiscard]] static Arena planning(std::string name);
-  // Owns `bytes` of zeroed memory on the device. Throws UsageError (with the figure) when the memory is not
-  // to be had.
+  // Owns `bytes` of zeroed memory on the device. Throws UsageError, with the figure, when there is too
+  // little.
   Arena(std::string name, Device device, int64_t bytes);
   Arena(Arena&& other) noexcept;
   Arena& operator=(Arena&& other) noexcept;
@@ -29,8 +29,8 @@ class Arena {
   Arena& operator=(const Arena&) = delete;
   ~Arena();
 
-  // A contiguous [rows, cols] tensor, aligned to kAlignment. A real arena that is too small throws
-  // InternalError: what was planned is what is used.
+  // Returns a contiguous [rows, cols] tensor, aligned to kAlignment bytes; its contents are undefined. Throws
+  // InternalError when a real arena is exhausted, because a run must not use more than was planned.
   [[nodiscard]] Tensor allocate(int64_t rows, int64_t cols, DType dtype = DType::kF32);
 
   [[nodiscard]] bool is_planning() const { return planning_; }

@@ -1,4 +1,4 @@
-// Queues beside each other, and what orders them: see ops/core/cuda.h.
+// The communication stream, and the events that order streams: see ops/core/cuda.h.
 #include "ops/core/queue.h"
 
 namespace pesc::cuda {
@@ -11,14 +11,14 @@ std::shared_ptr<Queue> open_beside(const Queue& queue) {
   int lowest = 0;
   int highest = 0;
   PESC_CUDA(cudaDeviceGetStreamPriorityRange(&lowest, &highest));
-  // Else a collective's few blocks would stand behind all those of a product.
+  // Without priority a collective's few thread blocks would be scheduled after all blocks of a running GEMM.
   PESC_CUDA(cudaStreamCreateWithPriority(&beside->stream, cudaStreamNonBlocking, highest));
   beside->workspace = allocate(queue.index, "a communication stream's workspace", Queue::kWorkspaceBytes);
   beside->open_staging();
   return beside;
 }
 
-// An event may be recorded anew at once: those who wait for it wait for what it was when they were told to.
+// The event may be recorded again at once: a wait that was enqueued earlier keeps the recording that it saw.
 void follow(Queue& queue, Queue& other) {
   PESC_CUDA(cudaEventRecord(other.followed, other.stream));
   PESC_CUDA(cudaStreamWaitEvent(queue.stream, other.followed, 0));

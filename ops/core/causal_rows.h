@@ -1,5 +1,6 @@
-// The element-wise half of causal attention on tiles of a few rows of scores, in vectors: the softmax of the
-// forward and the gradients of the backward. Rows are `ld` floats apart, with room for whole vectors.
+// Vectorised elementwise parts of causal attention on the CPU, on tiles of a few rows of scores: the softmax
+// of the forward and the score gradients of the backward. Rows are `ld` floats apart and padded to whole
+// vectors.
 #pragma once
 
 #include <cmath>
@@ -18,8 +19,8 @@ namespace detail {
 
 }  // namespace detail
 
-// The keys that the rows of a tile see: row r sees seen + r * growth of them. Blocks of kLanes keys before
-// `first` are seen by all rows; from there to `width` the mask of a row says which lanes are.
+// The causal mask of a tile: row r attends to its first seen + r * growth keys. All rows attend to the keys
+// before `first` (a multiple of kLanes); from `first` to `width`, mask() selects the keys of a row.
 struct Edge {
   int64_t first, width, seen, growth;
   Edge(int64_t seen_first, int64_t rows, int64_t more)
@@ -39,8 +40,8 @@ struct RowSum {
   float sum;
 };
 
-// Turns the scores of R rows into exp(scale (s - max)), zero beyond the keys seen; sums gets {scale max,
-// sum}. The rows go side by side, because one short row is a chain of latencies.
+// Replaces the scores s of R rows by exp(scale (s - max)), and by 0 at masked keys; sums[r] is written with
+// {scale max, sum}. The rows are interleaved, since one short row alone would be bound by latency.
 template <int R>
 void exp_rows(float* p, int64_t ld, const Edge& edge, int64_t first_row, float scale, RowSum* sums) {
   using detail::Lanes;
@@ -82,7 +83,8 @@ void exp_rows(float* p, int64_t ld, const Edge& edge, int64_t first_row, float s
   }
 }
 
-// p = exp(scale s - lse) over s, ds = scale p (dp - delta) over dp, both zero beyond the keys seen.
+// p holds the scores s and is overwritten by exp(scale s - lse); ds holds dp and is overwritten by
+// scale p (dp - delta). Both are 0 at masked keys.
 inline void gradient_rows(float* p, float* ds, int64_t ld, int64_t rows, const Edge& edge, float scale,
                           const float* lse, const float* delta) {
   using detail::Lanes;

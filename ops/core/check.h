@@ -16,8 +16,8 @@ enum class ExitCode : int {
   kData = 65,       // bad input data: model files, tokenizer, rows, checkpoints
   kInternal = 70,   // a broken invariant: a bug of ours
   kIo = 74,         // input/output failure: disk full, unreadable, unwritable
-  kPreempted = 75,  // saved; start me again
-  kHang = 76,       // a bounded wait ended
+  kPreempted = 75,  // stopped after saving; start the job again to continue
+  kHang = 76,       // a wait exceeded its limit
 };
 
 class Error : public std::runtime_error {
@@ -37,7 +37,7 @@ struct DataError : Error {
 };
 struct IoError : Error {
   explicit IoError(const std::string& what, int number_ = 0) : Error(ExitCode::kIo, what), number(number_) {}
-  int number;  // errno; 0 where no system call failed (a file that is too short, or of another kind)
+  int number;  // errno; 0 where no system call failed (a file that is too short, or of the wrong kind)
 };
 struct InternalError : Error {
   explicit InternalError(const std::string& what) : Error(ExitCode::kInternal, what) {}

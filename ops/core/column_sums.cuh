@@ -1,5 +1,5 @@
-// Sums down the columns of [rows, cols] in a fixed order and in float32: each block sums a run of rows of its
-// columns, and the runs are then added up in order. The order depends on the shape alone.
+// Sums over the rows of [rows, cols] for every column, in float32 and in a fixed order: each block sums a run
+// of rows, and the runs are then added in order. The order depends on the shape only.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 
 namespace pesc::cuda {
 
-inline constexpr int64_t kSumRows = 64;  // at least, in a run
+inline constexpr int64_t kSumRows = 64;  // the least number of rows in a run
 inline constexpr int kSumThreads = 128;
 
 // partial[run, c .. c + N) = sum over the run's rows r of term(r, c)
@@ -39,7 +39,7 @@ static __global__ void add_column_runs(const float* partial, int64_t runs, int64
 
 // out [cols] F32 += the column sums of `Term`, a struct with
 //   __device__ void operator()(int64_t row, int64_t column, float (&values)[N]) const
-// that gives N neighbouring columns; N divides `cols`.
+// that gives the values of N adjacent columns. REQUIRES: N divides `cols`.
 template <int N, class Term>
 void add_column_sums(Stream& stream, const Term& term, int64_t rows, int64_t cols, float* out) {
   if (rows == 0 || cols == 0) return;

@@ -1,5 +1,5 @@
-// What the CUDA build gives the host code: devices, memory, copies and queues, without CUDA's headers. Built
-// from runtime_cuda.cc where CUDA is there, else from runtime_no_cuda.cc, whose every call is a
+// The CUDA runtime as host code sees it: devices, memory, copies and streams, without CUDA's headers.
+// Implemented by runtime_cuda.cc, or in a build without CUDA by runtime_no_cuda.cc, where every call throws
 // UsageError.
 #pragma once
 
@@ -14,9 +14,9 @@ namespace pesc {
 
 enum class DeviceKind { kCpu, kCuda };
 
-// Which of a library's kernels a BF16 product on a GPU takes: the first that the library names, or the
-// fastest of a few, timed at the first product of a shape and kept. Each choice is deterministic; the clock
-// is not.
+// Which of cuBLASLt's kernels a BF16 GEMM on a GPU takes: the first of its heuristic, or the fastest of a
+// few, which are timed at the first GEMM of a shape and kept. Every kernel is deterministic; which one is
+// fastest may differ from run to run.
 enum class KernelChoice { kFirst, kTimed };
 
 struct Device {
@@ -28,9 +28,9 @@ struct Device {
 
 namespace cuda {
 
-// Device memory of a queue besides its arenas: the products' workspace.
+// Device memory of a queue besides its arenas: the workspace of cuBLASLt.
 inline constexpr int64_t kQueueBytes = int64_t{32} << 20;
-// Left free for what the driver and the libraries load after the arenas are there: their kernels.
+// Left free for the kernels that the driver and the libraries load after the arenas are allocated.
 inline constexpr int64_t kLibraryBytes = int64_t{256} << 20;
 
 // A cudaStream_t and what belongs to it: ops/core/queue.h.
@@ -53,51 +53,51 @@ struct DeviceInfo {
   int64_t total_bytes = 0, free_bytes = 0;
   std::string versions;  // "driver 13.0, runtime 13.0, cuBLASLt 130100", for records: results depend on them
 };
-// Throws UsageError, saying what to do, when there is no GPU, no GPU of that number, or one that is too old
-// or for which this pesc has no kernels.
+// Throws UsageError, saying what to do, when there is no GPU, no GPU of that index, one older than
+// kMinimumMajor, or one for which this build has no kernels.
 [[nodiscard]] DeviceInfo device_info(int index);
 
-// The parts of these refusals that need no GPU. `kernels`: whether a kernel of this build can be loaded
-// there.
+// The checks of device_info that need no GPU, for tests. `kernels`: whether that GPU can load a kernel of
+// this build. They throw UsageError.
 enum class Kernels { kPresent, kMissing };
 void check_capability(int index, const DeviceInfo& info);
 void check_kernels(int index, const DeviceInfo& info, Kernels kernels);
 // For a UsageError: "`what` needs 90.10 GiB of GPU 2 (NVIDIA H100), which has 79.00 GiB free of 79.60 GiB".
 [[nodiscard]] std::string too_little_memory(int index, const DeviceInfo& info, const std::string& what,
                                             int64_t bytes);
-// For an allocation that failed. Throws that, and what to do in general.
+// Throws UsageError with the text of too_little_memory and what to do about it.
 [[noreturn]] void refuse_memory(int index, const DeviceInfo& info, const std::string& what, int64_t bytes);
 
-// A new queue on the device, refused as device_info does.
+// Opens a queue on the device. Throws as device_info does.
 [[nodiscard]] std::shared_ptr<Queue> open(const Device& device);
 void synchronize(Queue& queue);
 
-// A queue for collectives, copies and small kernels, but no products, with kQueueBytes of its own, beside
-// `queue`'s work; where both have work waiting, its own goes first.
+// Opens a queue on the device of `queue` for collectives, copies and small kernels, with a workspace of
+// kQueueBytes but without cuBLASLt. It has the higher priority: where both have work waiting, its work starts
+// first.
 [[nodiscard]] std::shared_ptr<Queue> open_beside(const Queue& queue);
-// What is enqueued on `queue` from now on comes after what `other` holds so far.
+// Makes `queue` wait for all work enqueued on `other` so far. The host does not block.
 void follow(Queue& queue, Queue& other);
-// A point in the work of a queue; see StreamMark in ops/core/device.h.
+// See StreamMark in ops/core/device.h.
 struct Mark;
 [[nodiscard]] std::shared_ptr<Mark> new_mark(const Queue& queue);
 void set(Mark& mark, Queue& queue);
 void hold(Queue& queue, const Mark& mark);
 
-// Stamps a point in the queue's work. Intervals: the seconds between neighbouring stamps made so far; waits
-// for the last, and forgets them all.
+// The first records a timed event on the queue. The second waits for the last such event, returns the seconds
+// between each two successive ones, and forgets them all.
 void stamp(Queue& queue);
 [[nodiscard]] std::vector<double> stamp_intervals(Queue& queue);
-// Ranges for profilers (NVTX), on the host's time line.
+// NVTX ranges for profilers, on the host's time line.
 void push_range(const char* name);
 void pop_range();
 
-// Copies `from`, packed rows, to the host once the work enqueued so far is done, beside the work that
-// follows. finish_host_copy waits for it alone. One copy at a time.
+// See ops/core/device.h.
 void start_host_copy(Queue& queue, const Tensor& from);
 void finish_host_copy(Queue& queue, void* to);
 
-// Asked now and then while the host waits for a queue with work that other ranks take part in; throws to end
-// the wait. One watcher per queue.
+// While the host waits for a queue, check() is called about ten times a second; it throws to end a wait for a
+// collective that has failed or takes too long. One watcher per queue.
 class Watcher {
  public:
   virtual ~Watcher() = default;
@@ -105,7 +105,8 @@ class Watcher {
 };
 void watch(Queue& queue, std::shared_ptr<Watcher> watcher);
 
-// Zeroed device memory. UsageError with the figures when there is too little; `what` names it.
+// Zeroed device memory. Throws UsageError with the figures when the device has too little free memory; `what`
+// names the buffer in the message.
 [[nodiscard]] void* allocate(int index, const std::string& what, int64_t bytes);
 void release(int index, void* memory) noexcept;
 
@@ -113,11 +114,11 @@ void release(int index, void* memory) noexcept;
 void copy_to_host(Queue& queue, const Tensor& from, void* to);
 void copy_from_host(Queue& queue, const void* from, const Tensor& to);
 
-// Page-locked host memory. UsageError with the figure when there is too little; `what` names it.
+// Page-locked host memory. Throws UsageError when the host has too little; `what` names the buffer.
 [[nodiscard]] void* host_allocate(int index, const std::string& what, int64_t bytes);
 void host_release(void* memory) noexcept;
 
-// A stream of copies to the host beside a queue's work; see HostCopies in ops/core/device.h.
+// See HostCopies in ops/core/device.h.
 struct Copies;
 [[nodiscard]] std::shared_ptr<Copies> open_copies(int index);
 void follow(Copies& copies, Queue& queue);
@@ -126,7 +127,8 @@ void end_copies(Copies& copies);
 void hold(Queue& queue, Copies& copies);
 void wait(Copies& copies);
 
-// Enqueues a copy of `bytes` of host memory, which the caller may change as soon as the call returns.
+// Enqueues a copy of `bytes` of host memory to device memory `to`. `from` may be overwritten as soon as the
+// call returns.
 void upload(Queue& queue, const void* from, void* to, int64_t bytes);
 
 }  // namespace cuda

@@ -14,7 +14,7 @@
 
 namespace pesc {
 
-// What a step's time is told apart by.
+// The phases into which benchmarks and plans split the time of a step.
 enum class Phase { kElementwise, kGemm, kAttention, kLora, kAdapters, kHead, kOptimizer, kCommunication };
 inline constexpr int kPhases = 8;
 [[nodiscard]] const char* phase_name(Phase phase);
@@ -29,19 +29,20 @@ class Stream {
   [[nodiscard]] cuda::Queue& queue() const { return *queue_; }  // on_cuda() only
   void synchronize();
 
-  // A stream of its own for collectives, beside this one's work. On the CPU there is none: communication() is
-  // this stream itself, as it is on a GPU before open_communication().
+  // Opens a second stream on which collectives run concurrently with this one's kernels. On the CPU this does
+  // nothing. communication() returns this stream itself on the CPU, and on a GPU before open_communication().
   void open_communication();
   [[nodiscard]] Stream& communication() { return communication_ != nullptr ? *communication_ : *this; }
-  // What is enqueued here from now on comes after what `other` holds so far; the host does not wait. The time
-  // that this stream then stands still is Phase::kCommunication. Nothing where both are the same.
+  // Makes this stream wait for all work enqueued on `other` so far (cudaStreamWaitEvent). The host does not
+  // block. The time that this stream then idles counts as Phase::kCommunication. Does nothing where both are
+  // the same stream.
   void follow(Stream& other);
 
-  // Time per phase, for benchmarks: from start_clock to stop_clock, which waits for the work.
+  // Time per phase, for benchmarks, from start_clock to stop_clock. stop_clock waits for the enqueued work.
   void start_clock(Phase first);
   [[nodiscard]] std::array<double, kPhases> stop_clock();  // seconds
   [[nodiscard]] Phase phase() const;
-  void enter(Phase phase);  // nothing without a clock
+  void enter(Phase phase);  // does nothing between stop_clock and start_clock
 
  private:
   struct PhaseClock {
@@ -54,8 +55,8 @@ class Stream {
   std::shared_ptr<Stream> communication_;
 };
 
-// What is enqueued while it lives belongs to `phase`; inner scopes take theirs out. Also a range for
-// profilers.
+// Work enqueued while the scope lives counts as `phase`; an inner scope's work counts as the inner phase.
+// Also an NVTX range for profilers.
 class PhaseScope {
  public:
   PhaseScope(Stream& stream, Phase phase);
@@ -69,38 +70,41 @@ class PhaseScope {
   bool entered_ = false;
 };
 
-// A point in the work of one stream that other streams wait for. Can be set again and again: hold means the
-// last time. On the CPU, and before it was set, hold is nothing.
+// A point in the work of one stream that other streams can wait for (cudaEvent). It may be recorded again; a
+// wait is for the latest recording. On the CPU, and before the first recording, waiting does nothing.
 class StreamMark {
  public:
-  // After what `stream` holds so far.
+  // Records the point after all work enqueued on `stream` so far.
   void set(Stream& stream);
-  // What is enqueued on `stream` from now on comes after the point; as Stream::follow.
+  // Makes `stream` wait for the recorded point. The host does not block; the idle time counts as in
+  // Stream::follow.
   void hold(Stream& stream) const;
 
  private:
   std::shared_ptr<cuda::Mark> mark_;
 };
 
-// A copy to the host of what the work enqueued so far makes of `from`, contiguous, which nobody changes
-// before finish_host_copy has waited for it; work enqueued in between runs beside it. One at a time.
+// start_host_copy enqueues a copy of `from` to pinned host memory, after the work enqueued on `stream` so far
+// and concurrent with later work. finish_host_copy waits for that copy alone and writes it to `to`. REQUIRES:
+// `from` is contiguous and is not written between the two calls; one copy at a time on a stream.
 void start_host_copy(Stream& stream, const Tensor& from);
 void finish_host_copy(Stream& stream, const Tensor& from, void* to);
 
-// Host memory for copies from the device: page-locked for a GPU, so that they run beside the host's work;
-// aligned to 64 bytes; not zeroed. Throws what the device or the host has to say when there is too little;
-// `what` names it.
+// Host memory for copies from the device, aligned to 64 bytes and not zeroed. For a GPU it is page-locked, so
+// that copies run asynchronously. Throws UsageError (GPU) or std::bad_alloc (CPU) when the host has too
+// little memory; `what` names the buffer in the message.
 [[nodiscard]] void* host_allocate(const Device& device, const std::string& what, int64_t bytes);
 void host_release(const Device& device, void* memory) noexcept;
 
-// Copies of many tensors to memory of host_allocate, beside the work of a stream. In this order:
+// Asynchronous copies of many tensors to memory of host_allocate, on a CUDA stream of their own. Call in this
+// order:
 //
-//   follow(stream)   the copies will hold what the work enqueued on `stream` so far makes of the tensors
-//   copy(from, to)   enqueued and not waited for; on the CPU complete when it returns
-//   end()            after the last copy
-//   hold(stream)     what is enqueued on `stream` from now on, and only that, comes after the copies: it may
-//                    change the tensors; the host does not wait
-//   wait()           the host waits until the copies are in `to`
+//   follow(stream)   the copies wait for the work enqueued on `stream` so far
+//   copy(from, to)   enqueues one copy; on the CPU it is complete when it returns
+//   end()            marks the end of the round, after the last copy
+//   hold(stream)     work enqueued on `stream` from now on waits for the copies, so that it may overwrite the
+//                    tensors; the host does not block
+//   wait()           blocks the host until the copies are in `to`
 //
 // copy, end and wait may be called by another thread than follow and hold. One round at a time.
 class HostCopies {
@@ -112,15 +116,16 @@ class HostCopies {
   void wait();
 
  private:
-  std::shared_ptr<cuda::Copies> copies_;  // nothing on the CPU
+  std::shared_ptr<cuda::Copies> copies_;  // null on the CPU
 };
 
-// Waits for the work enqueued on `stream`, then for the copy: `to` is filled when it returns.
+// Waits for the work enqueued on `stream`, copies, and returns when `to` is filled. The rows of `to` are
+// packed.
 void copy_to_host(Stream& stream, const Tensor& from, void* to);
-// The same of an F32 or BF16 tensor, as float32; resizes `to`.
+// The same for an F32 or BF16 tensor, converted to float32; `to` is resized.
 void copy_to_host(Stream& stream, const Tensor& from, std::vector<float>& to);
-// `from` may be changed as soon as it returns. The copy itself is ordered on `stream`, whose later work finds
-// it in `to`; it may not be complete yet, so that another stream that reads `to` must follow this one.
+// `from` (packed rows) may be overwritten as soon as the call returns. The copy is ordered on `stream` and
+// may not be complete yet: another stream that reads `to` must first wait for `stream`.
 void copy_from_host(Stream& stream, const void* from, const Tensor& to);
 
 }  // namespace pesc

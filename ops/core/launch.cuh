@@ -1,8 +1,8 @@
-// What the kernels of ops/*.cu share: element types, views, sums in a fixed order, launch sizes, uploads.
+// Shared by the kernels of ops/*.cu: element types, typed views, sums in a fixed order, launch sizes,
+// uploads.
 //
-// Inside pesc::cuda call other operations by qualified name (pesc::gemm(...) or cuda::gemm(...)): an
-// unqualified call finds both. Arithmetic is in float32 whatever the element type. Kernels use no
-// floating-point atomics.
+// Kernels compute in float32 whatever the element type, and use no floating-point atomics. Inside pesc::cuda
+// call other operations by qualified name (pesc::gemm or cuda::gemm): an unqualified call is ambiguous.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -40,13 +40,13 @@ struct View {
   int64_t rows, cols, ld;
   __device__ __forceinline__ T* row(int64_t r) const { return data + r * ld; }
 };
-// The dtype is checked. An absent tensor gives data == nullptr.
+// Throws InternalError when the dtype differs from T. An absent tensor gives data == nullptr.
 template <class T>
 [[nodiscard]] View<T> view(const Tensor& t) {
   PESC_CHECK(t.dtype == kDTypeOf<T>, "dtype is ", dtype_name(t.dtype), ", not ", dtype_name(kDTypeOf<T>));
   return {static_cast<T*>(t.data), t.rows, t.cols, t.ld};
 }
-// The same of a tensor that may be absent, whatever its dtype then says.
+// The same, without the check of the dtype where the tensor is absent.
 template <class T>
 [[nodiscard]] View<T> view_or_none(const Tensor& t) {
   return t.present() ? view<T>(t) : View<T>{nullptr, 0, 0, 0};
@@ -89,8 +89,7 @@ void with_element(DType dtype, F f) {
 inline constexpr int kWarp = 32;
 inline constexpr int kThreads = 256;
 
-// Blocks of `threads` for one thread per element; kernels stride over the grid (for_each_index), so a grid
-// may be smaller than that.
+// The number of blocks of `threads` threads for n elements, at most 2^20: kernels stride over the grid.
 [[nodiscard]] inline unsigned blocks_for(int64_t n, int threads = kThreads) {
   return static_cast<unsigned>(std::clamp<int64_t>((n + threads - 1) / threads, 1, 1 << 20));
 }
@@ -147,8 +146,8 @@ __device__ inline float block_max(float v) {
   return top;
 }
 
-// A copy of host values in device memory taken from `scratch` (which the caller's Scope gives back), ordered
-// on the stream; the values may change as soon as the call returns.
+// Copies host values to device memory from `scratch`, ordered on the stream, and returns the device pointer;
+// the caller's Scope frees it. `values` may be overwritten as soon as the call returns.
 template <class T>
 [[nodiscard]] T* upload(Stream& stream, std::span<const T> values, Arena& scratch) {
   const auto bytes = static_cast<int64_t>(values.size_bytes());

@@ -1,10 +1,9 @@
-// Products of a few rows with a packed matrix, in registers: C [m, n] = or += A [m, k] B [k, n], for the
-// inner loops of attention, whose pieces are too small (and too triangular) for a BLAS call each.
+// Small GEMMs in registers: C [m, n] = or += A [m, k] B [k, n] with m <= kTileRows and a packed B. For the
+// inner loops of attention, whose tiles are too small and too triangular for a BLAS call each.
 //
-// B stands in *panels* of kPanel columns: panel p holds columns [p kPanel, (p + 1) kPanel) as [k][kPanel],
-// zero beyond n. A is read element by element at any strides, so that A^T needs no copy. One call multiplies
-// up to kTileRows rows: 6 x 2 vectors of accumulators fit the registers of AVX2 (8 lanes) and AVX-512 (16
-// lanes).
+// B is packed in panels of kPanel columns: panel p holds columns [p kPanel, (p + 1) kPanel) as [k][kPanel],
+// zero beyond n. A is read element by element at any strides, so that A^T needs no copy. The 6 x 2 vectors of
+// accumulators of a tile fit the registers of AVX2 (8 lanes) and AVX-512 (16 lanes).
 #pragma once
 
 #include <algorithm>
@@ -49,7 +48,7 @@ namespace detail {
 
 using Lanes = float __attribute__((vector_size(kLanes * sizeof(float))));
 
-// Vectors stand in memory at any float.
+// Unaligned loads and stores.
 [[nodiscard, gnu::always_inline]] inline Lanes load(const float* from) {
   Lanes x;
   std::memcpy(&x, from, sizeof(x));
@@ -145,8 +144,8 @@ inline void transpose_block(const float* from, int64_t ld, float* to, int64_t to
 
 }  // namespace detail
 
-// out[j] = sum over d < dim of a[j * lda + d] b[j * ldb + d] for j < n. The lanes of kLanes sums are added up
-// together, by interleaving.
+// out[j] = sum over d < dim of a[j * lda + d] b[j * ldb + d] for j < n. The horizontal sums of kLanes vectors
+// are taken together, by interleaving them.
 inline void dot_rows(int64_t n, int64_t dim, const float* a, int64_t lda, const float* b, int64_t ldb,
                      float* out) {
   const int64_t whole = dim & -kLanes;

@@ -1,5 +1,6 @@
-// A queue of work on a GPU, for CUDA code: the stream, the products' library and its workspace, and the
-// pinned memory that uploads pass through. One host thread uses a queue.
+// A cudaStream_t and the state that belongs to it: the cuBLASLt handle and its workspace, the caches of GEMMs
+// and attention graphs, and the pinned memory through which uploads pass. For CUDA code. REQUIRES: one host
+// thread uses a queue.
 #pragma once
 
 #include <cublasLt.h>
@@ -31,26 +32,26 @@ struct Queue {
   int multiprocessors = 0;
   cudaStream_t stream = nullptr;
   cublasLtHandle_t blas = nullptr;
-  void* workspace = nullptr;  // kWorkspaceBytes of device memory for products and partial results
+  void* workspace = nullptr;  // kWorkspaceBytes of device memory, for cuBLASLt and for partial sums
   std::shared_ptr<Watcher> watcher;
   std::shared_ptr<GemmCache> gemms;
-  Arena* trials = nullptr;  // where products are timed: set_gemm_trials in ops/gemm.h
+  Arena* trials = nullptr;  // scratch for timing GEMMs: set_gemm_trials in ops/gemm.h
   std::shared_ptr<AttentionCache> attention;
 
-  // Uploads fill one half of the pinned memory while the copies from the other may still run; `left` is
-  // recorded when a half is full, and waited for before it is filled again.
+  // Uploads fill one half of the pinned memory while copies from the other half may still run. left[half] is
+  // recorded after the last copy from a half, and the host waits for it before it fills that half again.
   std::byte* staging = nullptr;
   int64_t staged = 0;
   int half = 0;
   std::array<cudaEvent_t, 2> left{};
 
-  cudaEvent_t followed = nullptr;  // recorded where another queue follows this one
+  cudaEvent_t followed = nullptr;  // recorded here when another queue is made to wait for this one
 
-  // Timed stamps: `stamps_used` of the events were recorded.
+  // Timed events, of which the first `stamps_used` are recorded.
   std::vector<cudaEvent_t> stamps;
   size_t stamps_used = 0;
 
-  // The copy to the host that runs beside the stream's work.
+  // start_host_copy: a second stream, the events around the copy, and its pinned memory.
   cudaStream_t side = nullptr;
   cudaEvent_t copy_ready = nullptr, copy_done = nullptr;
   std::byte* copied = nullptr;  // pinned
@@ -60,15 +61,14 @@ struct Queue {
   Queue(const Queue&) = delete;
   Queue& operator=(const Queue&) = delete;
   ~Queue();
-  void open_staging();  // and the events of a queue of any kind
+  void open_staging();  // allocates `staging` and creates `left` and `followed`
 };
 
-// Throws unless `code` is cudaSuccess: UsageError for memory that is not to be had, InternalError for all
-// else.
+// Throws unless `code` is success: UsageError when memory is exhausted, InternalError for anything else.
 void check(cudaError_t code, const char* call, const char* file, int line);
 void check(cublasStatus_t code, const char* call, const char* file, int line);
 
-// Whether the current GPU can load the kernels of this build.
+// Whether the current GPU can load a kernel of this build.
 [[nodiscard]] Kernels probe_kernels();
 
 [[nodiscard]] inline cudaStream_t stream_of(const Stream& stream) {

@@ -1,5 +1,5 @@
-// Rows added to rows that an index names, in rising order of the index's positions: the scatter of
-// ops/reduce.h and the gradient of ops/embedding.h.
+// Scatter-add of rows by index, in a fixed order: for scatter_add_rows (ops/reduce.h) and the gradient of the
+// embedding (ops/embedding.h).
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace pesc::cuda {
 
-enum class Outside { kError, kSkip };  // what an index outside the rows of `out` is
+enum class Outside { kError, kSkip };  // an index outside the rows of `out`: a trap, or skipped
 
 // Row index[i] - first of out [R, C] += row i of in [n, C], in rising i; index [1, n] I32. Each sum is taken
 // in float32 and rounded once into `out`. F32 or BF16 each.

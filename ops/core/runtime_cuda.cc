@@ -243,7 +243,8 @@ void copy_from_host(Queue& queue, const void* from, const Tensor& to) {
 void upload(Queue& queue, const void* from, void* to, int64_t bytes) {
   if (bytes == 0) return;
   if (bytes > Queue::kStagingBytes) {
-    synchronize(queue);  // a copy from pageable memory would wait for the stream by itself, without bound
+    // cudaMemcpyAsync from pageable memory waits for the stream by itself, without limit.
+    synchronize(queue);
     PESC_CUDA(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, queue.stream));
     synchronize(queue);  // `from` may be pinned, in which case the copy is still to come
     return;

@@ -1,6 +1,6 @@
-// Loops over the threads of a stream, on OpenMP. A loop is cut into at most stream.threads() equal ranges
-// that depend on its length, its grain and the number of threads alone, so that a loop whose pieces write
-// apart, or sum inside a piece only, is deterministic.
+// Parallel loops on OpenMP. A loop is split into at most stream.threads() equal ranges, which depend on its
+// length, its grain and the number of threads only. A loop is therefore deterministic where its ranges write
+// disjoint memory and sums do not cross ranges.
 #pragma once
 
 #include <algorithm>
@@ -11,8 +11,8 @@
 
 namespace pesc {
 
-// Calls f(begin, end) on ranges that cover [0, n), at most one per thread, none shorter than `grain` (>= 1)
-// unless n is. Serial on the calling thread where one range is enough. `f` must not throw: checks belong
+// Calls f(begin, end) on ranges that cover [0, n): at most one per thread, none shorter than `grain` (>= 1)
+// unless n is. A single range runs on the calling thread. REQUIRES: `f` does not throw; check arguments
 // before the loop.
 template <class F>
 void parallel_for(const Stream& stream, int64_t n, int64_t grain, F f) {
@@ -27,16 +27,16 @@ void parallel_for(const Stream& stream, int64_t n, int64_t grain, F f) {
   for (int64_t p = 0; p < pieces; ++p) f(n * p / pieces, n * (p + 1) / pieces);
 }
 
-// The grain of a loop over rows of `cols` elements whose work is small per element: a thread is worth waking
-// for some 16k of them.
+// The grain of a loop over rows of `cols` elements with little work per element: one more thread pays off
+// from about 16k elements.
 [[nodiscard]] inline int64_t row_grain(int64_t cols) {
   return std::max<int64_t>(1, 16384 / std::max<int64_t>(cols, 1));
 }
 
-// How many rows of `row_bytes`, in all tensors that a chain of operations has in work, the second-level
-// caches of its threads hold: a chain goes over so many at a time, and what one operation writes the next
-// finds there. All rows where nothing is gained by that: on a GPU, and where `fewest` do not fit, below which
-// the chain's operations are slow.
+// The number of rows that fit the second-level caches of the stream's threads, where `row_bytes` counts one
+// row of every tensor that a chain of operations touches. The chain then processes so many rows at a time,
+// and each operation reads from the cache what the one before wrote. Returns INT64_MAX (all rows) on a GPU,
+// and where fewer than `fewest` rows fit, since with fewer the operations themselves become slow.
 [[nodiscard]] inline int64_t rows_in_cache(const Stream& stream, int64_t row_bytes, int64_t fewest) {
   constexpr int64_t kCacheOfThread = int64_t{1} << 20;
   if (stream.on_cuda()) return std::numeric_limits<int64_t>::max();

@@ -1,5 +1,4 @@
-// Copies from a GPU to the host, and the page-locked memory that they go to: see ops/core/cuda.h and
-// HostCopies in ops/core/device.h.
+// Copies from a GPU to page-locked host memory: see ops/core/cuda.h, and HostCopies in ops/core/device.h.
 #include "ops/core/queue.h"
 
 namespace pesc::cuda {
@@ -49,8 +48,8 @@ void copy_to_host(Queue& queue, const Tensor& from, void* to) {
   synchronize(queue);
 }
 
-// Not the queue's side stream: the exchange's counts, for which the host waits in every layer, go through
-// that one and must not stand behind gigabytes.
+// A stream of its own, not the queue's `side`: the expert choices of every layer are copied on `side` while
+// the host waits for them, and must not be delayed by gigabytes of a checkpoint.
 struct Copies {
   int index = 0;
   cudaStream_t stream = nullptr;
@@ -74,7 +73,8 @@ std::shared_ptr<Copies> open_copies(int index) {
   copies->index = index;
   PESC_CUDA(cudaStreamCreateWithFlags(&copies->stream, cudaStreamNonBlocking));
   PESC_CUDA(cudaEventCreateWithFlags(&copies->ready, cudaEventDisableTiming));
-  // The thread that waits for it sleeps: spinning would take a core from the one that drives the GPU.
+  // A blocking event, so that the waiting thread sleeps: a spinning one would take a core from the thread
+  // that drives the GPU.
   PESC_CUDA(cudaEventCreateWithFlags(&copies->done, cudaEventDisableTiming | cudaEventBlockingSync));
   return copies;
 }

@@ -52,7 +52,7 @@ inline constexpr int kPack = static_cast<int>(16 / sizeof(T));
   return t.cols % n == 0 && (t.rows <= 1 || t.ld % n == 0) &&
          reinterpret_cast<uintptr_t>(t.data) % static_cast<uintptr_t>(bytes) == 0;
 }
-// Calls f(N) with N = kPack<T> where all the tensors that are there allow it, else with N = 1:
+// Calls f(N) with N = kPack<T> where all present tensors allow it, else with N = 1:
 //   with_pack<T>({x, y}, [&](auto n) { constexpr int N = decltype(n)::value; ... });
 template <class T, class F>
 void with_pack(std::initializer_list<Tensor> tensors, F f) {
@@ -73,8 +73,8 @@ struct RowGrid {
                 static_cast<unsigned>(std::clamp<int64_t>((rows + block.y - 1) / block.y, 1, 65535)));
   }
 };
-// The same with whole rows in a block, so that a thread takes several vectors of its row: for kernels that
-// make something of the row first (the key of its mask).
+// The same, but a block covers whole rows, so that a thread takes several vectors of one row: for kernels
+// that first compute something once per row, such as the key of its dropout mask.
 struct WholeRowGrid {
   dim3 grid, block;
   WholeRowGrid(int64_t rows, int64_t n) {
@@ -96,8 +96,8 @@ struct WholeRowGrid {
   return t.reshaped(1, t.size());
 }
 
-// A broken invariant that only the device can see (an index out of range): says so on the standard output
-// and ends the kernel with an error, which the next check of the stream reports as an InternalError.
+// Reports an index that is out of range: prints a line and traps. The next check of the stream then throws
+// InternalError.
 __device__ __noinline__ inline void bad_index(const char* what, int64_t value, int64_t limit) {
   printf("pesc: check failed on the GPU: %s is %lld, not in [0, %lld)\n", what, static_cast<long long>(value),
          static_cast<long long>(limit));
@@ -107,8 +107,8 @@ __device__ __forceinline__ void check_index(const char* what, int64_t value, int
   if (value < 0 || value >= limit) bad_index(what, value, limit);
 }
 
-// Device memory of the stream's queue for partial results of one operation. It is also the products'
-// workspace: what lies in it holds only until the next product or reduction on the stream.
+// The stream's workspace, for partial sums of one operation. cuBLASLt uses the same memory: its contents are
+// lost at the next GEMM or reduction on the stream.
 template <class T>
 [[nodiscard]] T* partials(const Stream& stream, int64_t count) {
   PESC_CHECK(count * static_cast<int64_t>(sizeof(T)) <= Queue::kWorkspaceBytes, count, " partial results");

@@ -1,16 +1,15 @@
-// Saving behind the training steps.
+// Asynchronous saving: a checkpoint is written while the training steps continue.
 //
 // start() returns at once; a background thread copies this rank's pieces to host memory and then writes them.
-// The next forward and backward go on meanwhile; only the optimizer step waits for the copy: on a GPU the
-// stream does, on one event, and not the host. poll(), which
-// all ranks call at every step boundary, agrees on whether every rank's background work is done and then does
-// the next phase of the save (runtime/checkpoint/store.h):
+// Only the next optimizer step waits for the copy; on a GPU the stream waits, on one event, and the host does
+// not block. All ranks call poll() at every step boundary. It finds out whether every rank's background work
+// is done, and then runs the next phase of the save (runtime/checkpoint/store.h):
 //
-//   start    begin; copy and write go to the background
-//   poll     all ranks have written: exchange; commit goes to rank 0's background
-//   poll     committed: finish, and the report comes back
+//   start    begin; starts copy and write in the background
+//   poll     when all ranks have written: exchange; starts commit in rank 0's background
+//   poll     when committed: finish; returns the report
 //
-// Every communicator call is made by the caller's thread. While nothing is pending, poll() sends nothing.
+// All communicator calls are made by the caller's thread. While no save is pending, poll() sends nothing.
 #pragma once
 
 #include <chrono>
@@ -28,28 +27,28 @@ class AsyncSaver {
  public:
   // The store outlives the saver.
   explicit AsyncSaver(CheckpointStore& store) : store_(store) {}
-  // Waits for this rank's background phase, so that nothing writes any more; what was not committed is left
-  // behind as a directory that the next launch cleans.
+  // Waits for this rank's background phase. An uncommitted save leaves a directory that the next launch
+  // deletes.
   ~AsyncSaver() = default;
   AsyncSaver(const AsyncSaver&) = delete;
   AsyncSaver& operator=(const AsyncSaver&) = delete;
 
-  // Called on all ranks, without communication. The device tensors may change, by work on `stream`, after
-  // wait_for_copy(), not before. One save at a time (InternalError): wait() first.
+  // Starts a save, on all ranks, without communication. REQUIRES: no tensor changes before wait_for_copy().
+  // Throws InternalError while another save is pending: call wait() first.
   void start(Communicator& world, Stream& stream, const CheckpointState& state,
              std::span<const TrainedTensor> tensors, uint64_t generation);
 
-  // Local. Until what is enqueued on `stream` may change the tensors given to start(); returns at once when
-  // no copy is under way. Every change of them, such as an optimizer step, comes after it.
+  // Local. After it, work enqueued on `stream` may change the tensors given to start(). Call it before every
+  // change of them, such as an optimizer step. Does nothing when no copy is pending.
   void wait_for_copy(Stream& stream);
 
-  // Collective while a save is pending. The report once it is committed, else nothing. Throws the same
-  // IoError on all ranks when it failed; then nothing is pending any more, and the checkpoints that were
-  // there are untouched. Never waits for the disk.
+  // Collective while a save is pending; never waits for the disk. Returns the report once the save is
+  // committed. Throws the same IoError on all ranks when it failed; then no save is pending, and existing
+  // checkpoints are untouched.
   [[nodiscard]] std::optional<SaveReport> poll(Communicator& world);
 
-  // Collective; as poll(), but until the save is over. Nothing when none was pending. No single communicator
-  // call waits for the disk for longer than about a tenth of a second, however slow the disk is.
+  // As poll(), but returns when the save is over; nothing when none was pending. Collective. No single
+  // communicator call waits longer than about 0.1 s for the disk, however slow it is.
   [[nodiscard]] std::optional<SaveReport> wait(Communicator& world);
 
   [[nodiscard]] bool pending() const { return save_.has_value(); }

@@ -1,4 +1,5 @@
-// What a checkpoint saves and what a verified one holds (runtime/README.md).
+// What is saved in a checkpoint, and a checkpoint that has been verified. runtime/README.md describes the
+// format.
 #pragma once
 
 #include <cstdint>
@@ -19,9 +20,9 @@ namespace proto {
 class Manifest;
 }  // namespace proto
 
-// This rank's piece of one trained parameter and its optimizer state, in device memory; F32 [spec.rows,
-// spec.cols], rows may be strided. An absent tensor is neither saved nor loaded, and then must be absent on
-// every rank.
+// This rank's piece of one trained parameter and its optimizer state, in device memory: F32 [spec.rows,
+// spec.cols], any row stride. A tensor without data is neither saved nor loaded. REQUIRES: it then has no
+// data on any rank.
 struct TrainedTensor {
   ShardSpec spec;
   Tensor value;
@@ -29,7 +30,7 @@ struct TrainedTensor {
   Tensor exp_avg_sq;
 };
 
-// All that a resumed run needs besides the tensors. The same on every rank.
+// Everything that a resumed run needs besides the tensors. The same on every rank.
 struct CheckpointState {
   int64_t step = 0;    // optimizer steps done
   int64_t cursor = 0;  // global sample indices consumed
@@ -51,9 +52,9 @@ struct LoadedCheckpoint {
   std::shared_ptr<const proto::Manifest> manifest;
 };
 
-// Fills this rank's pieces from the saved ones, whatever layout saved them: each rank reads only the byte
-// ranges that it needs. Not collective. Throws DataError naming a tensor that is not there or has another
-// shape; tensors loaded before it stay changed. Complete when it returns.
+// Writes this rank's pieces from a checkpoint of any layout, reading only the byte ranges that it needs. Not
+// collective; complete when it returns. Throws DataError, naming the tensor, when one is missing or has
+// another shape; tensors that were loaded before it keep the loaded values.
 void load_checkpoint(FileSystem& files, const LoadedCheckpoint& checkpoint, Stream& stream,
                      std::span<const TrainedTensor> tensors);
 

@@ -55,14 +55,14 @@ class ShardSnapshot {
   // Takes the room in `buffer`, which outlives it, for tensors of `device`, and copies nothing yet.
   ShardSnapshot(const Device& device, std::span<const TrainedTensor> tensors, HostBuffer& buffer);
 
-  // Between follow() and hold() of `copies`: after those the device tensors may change, and not before. What
-  // write() reads is there after copies.wait().
+  // Copies the pieces to host memory; call it between follow() and hold() of `copies`. The device tensors may
+  // change only after hold(); write() may be called after copies.wait().
   void copy(HostCopies& copies);
 
-  // Writes and syncs `directory`/`file_name`. Throws InternalError, naming the tensor, where an element is
-  // not finite: with such a state no run goes on. Returns the manifest's part: tensors with one piece each,
-  // and the file with its checksums; nothing is written, and no file returned, when there is nothing to
-  // write. Local. IoError.
+  // Writes and syncs `directory`/`file_name`. Local. Returns this rank's part of the manifest: tensors with
+  // one piece each, and the file with its checksums. Writes no file, and returns none, when this rank has no
+  // pieces. Throws InternalError, naming the tensor, when an element is not finite, since no run can continue
+  // from such a state; IoError.
   [[nodiscard]] proto::Manifest write(FileSystem& files, const std::string& directory,
                                       const std::string& file_name) const;
 

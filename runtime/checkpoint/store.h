@@ -1,30 +1,27 @@
-// The checkpoints of one run directory: saving with the commit protocol of runtime/README.md, finding
-// the newest that verifies, pruning.
+// The checkpoints of one run directory: saving (the commit protocol is in runtime/README.md), finding the
+// newest that verifies, pruning. Implemented in save.cc, discovery.cc, load.cc and prune.cc.
 //
 //   step-N/           committed: shard-RRRRR.safetensors, manifest.pb
-//   step-N.tmp.G/     being written by generation (launch) G; worth nothing
-//   step-N.bad.G/     was damaged or not of this run, and in the way of generation G's step-N; kept for
-//   whoever
-//                     wants to look
-//   step-N.old.G/     pruned by generation G, being unlinked
-//   pesc.run          names the run (runtime/checkpoint/run_identity.h)
+//   step-N.tmp.G/     being written by launch G; never read
+//   step-N.bad.G/     a damaged or foreign directory that launch G found in the place of its step-N, kept for
+//                     inspection
+//   step-N.old.G/     pruned by launch G, being deleted
+//   pesc.run          the identity of the run (runtime/checkpoint/run_identity.h)
 //
-// Removed is only what a manifest says to be of this run, and only where nothing else lies beside the
-// checkpoint's files: what the user or another run has put here stays, does not count as kept, and is named
-// once.
+// A checkpoint is deleted only when its manifest says that it is of this run, and when it contains no files
+// other than a checkpoint's. Anything else in the run directory is left alone, does not count as a kept
+// checkpoint, and is named in the log once.
 //
-// A save is a chain of phases, local and collective in turn, so that the local ones, which take the time, can
-// go to a background thread behind the training steps while every communicator stays with the step loop's
-// thread:
+// A save is a sequence of phases. The local ones, which take the time, may run on a background thread; the
+// collective ones run on the step loop's thread, which owns all communicators:
 //
-//   begin     local: which pieces this rank writes, and host memory for them
-//   copy      local: the pieces are copied; on a GPU the copies are enqueued
-//   hold      local: what the stream does from here on comes after the copies; before it the tensors must not
-//             change
-//   write     local: waits for the copies; shard written and synced, checksums taken
-//   exchange  collective: all parts to all ranks, or the error of one to all
-//   commit    local, rank 0 does the work: manifest, syncs, lock, rename, pruning
-//   finish    collective: all know whether it was committed
+//   begin     local: chooses the pieces that this rank writes and reserves host memory for them
+//   copy      local: copies the pieces to host memory; on a GPU it enqueues the copies
+//   hold      local: makes the stream wait for the copies. REQUIRES: no tensor changes before it
+//   write     local: waits for the copies, writes and syncs the shard, takes checksums
+//   exchange  collective: gives all parts to all ranks, or the error of one rank to all
+//   commit    local, work on rank 0 only: manifest, syncs, check of the lock, rename, pruning
+//   finish    collective: tells all ranks whether the checkpoint was committed
 #pragma once
 
 #include <cstdint>
@@ -61,12 +58,12 @@ struct SaveReport {
 
 struct Discovery {
   std::optional<LoadedCheckpoint> checkpoint;
-  // One line for each newer directory that was passed over, with the reason.
+  // One line, with the reason, for each newer directory that was skipped.
   std::vector<std::string> damaged;
   std::vector<std::string> others;   // checkpoints of other runs
   std::vector<std::string> ignored;  // named like a checkpoint, but none; on rank 0
-  // A fresh start; false also when all that is there is damaged or of other runs, which the caller must not
-  // mistake for one.
+  // No checkpoint exists. False also when all of them are damaged or of other runs: the caller must not start
+  // from scratch then.
   [[nodiscard]] bool none_there() const { return !checkpoint && damaged.empty() && others.empty(); }
   // All three, as lines of the log.
   [[nodiscard]] std::vector<std::string> passed_over() const;
@@ -118,17 +115,18 @@ class CheckpointStore {
   // Local. Takes the host memory for saves of these tensors now, so that the first one does not stop for it.
   void reserve(const Device& device, std::span<const TrainedTensor> tensors);
 
-  // All phases at once; collective. `generation` is the launch's number. Throws the same error on every rank
-  // (IoError for a full disk), and then the checkpoints that were there are untouched.
+  // Runs all phases. Collective. `generation` is the launch's number. Throws the same error on every rank
+  // (IoError for a full disk); existing checkpoints are then untouched.
   SaveReport save(Communicator& world, Stream& stream, const CheckpointState& state,
                   std::span<const TrainedTensor> tensors, uint64_t generation);
-  // Local. One save at a time (InternalError): the host copy is the store's, and free again when finish()
-  // returned or the PendingSave is gone. What `stream` has to do by now is in the checkpoint.
+  // Local. Starts a save of the tensors as they are after the work enqueued on `stream` so far. Throws
+  // InternalError while another save is in progress: the host memory is the store's, and is free again after
+  // finish() or when the PendingSave is destroyed.
   [[nodiscard]] PendingSave begin(Communicator& world, Stream& stream, const CheckpointState& state,
                                   std::span<const TrainedTensor> tensors, uint64_t generation);
 
-  // Collective. The newest directory of which every byte verifies, the same on all ranks; walks back past
-  // damaged ones, but not past one that cannot be read (IoError, the same on all ranks). Changes nothing on
+  // Collective. Finds the newest checkpoint of which every byte verifies, the same on all ranks. Skips
+  // damaged ones; throws IoError, the same on all ranks, for one that cannot be read. Changes nothing on
   // disk.
   [[nodiscard]] Discovery find_newest(Communicator& world);
 
@@ -144,9 +142,8 @@ class CheckpointStore {
   // See load_checkpoint().
   void load(const LoadedCheckpoint& checkpoint, Stream& stream, std::span<const TrainedTensor> tensors) const;
 
-  // Local; one rank calls it. Removes what earlier generations (< `generation`) left half written or half
-  // pruned; no such launch may still be running. Returns what could not be removed, to be logged; what is not
-  // ours is in it once.
+  // Local; one rank calls it. Deletes what launches before `generation` left half written or half pruned.
+  // REQUIRES: no such launch is still running. Returns lines for the log about what it could not delete.
   std::vector<std::string> clean_leftovers(uint64_t generation);
 
   [[nodiscard]] const std::string& run_dir() const { return run_dir_; }

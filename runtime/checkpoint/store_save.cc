@@ -1,4 +1,4 @@
-// The order of operations is the whole point here: see the commit protocol in runtime/README.md.
+// The commit protocol of runtime/README.md: its safety depends on the order of the operations below.
 #include <algorithm>
 #include <map>
 #include <utility>

@@ -1,6 +1,6 @@
 // An experiment as plain structs: read from a protobuf text file (configs/schema/experiment.proto),
-// overridden by
-// `--set` (runtime/config/overrides.h), checked. Protobuf stays behind this header.
+// overridden by `--set` (runtime/config/overrides.h), and checked. Code outside runtime/config does not see
+// protobuf.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,4 @@
-// The protobuf side of an experiment's text: where its fields stand, and the text with every default spelled
-// out.
+// The protobuf side of an experiment: reading its text, and the resolved text with every default spelled out.
 #pragma once
 
 #include <string>

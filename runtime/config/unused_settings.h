@@ -1,5 +1,5 @@
-// Settings that are right by themselves and still change nothing, or less than they say, because of what
-// another one says or because of how the run was started.
+// Settings that are valid but have no effect, or less than they say, because of another setting or because of
+// how the run was started.
 #pragma once
 
 #include <vector>
@@ -10,8 +10,8 @@
 
 namespace pesc {
 
-// Of those that have another value than their default. One file may serve several modes (`--set
-// train.mode=LORA`), so these are warnings; what is left is the caller's to say.
+// The settings without effect whose value differs from the default. They are warnings, not errors, because
+// one file may serve several modes (`--set train.mode=LORA`). The caller prints them.
 [[nodiscard]] std::vector<UnusedSetting> unused_settings(const proto::Experiment& experiment,
                                                          const FieldPlaces& places);
 

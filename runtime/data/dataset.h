@@ -1,6 +1,6 @@
-// All training (or held-out) rows, tokenised once. An epoch has `epoch_size()` entries: a file of weight w
-// and m rows stands in it with w * m entries (rounded, at least one): each row floor(w) times, and the rest
-// on a share of the rows that is drawn anew each epoch, as a function of (seed, epoch) alone.
+// All training (or evaluation) rows, tokenised once. An epoch has `epoch_size()` entries. A file of weight w
+// with m rows has w * m entries in it (rounded, at least one): each row floor(w) times, and the rest from a
+// subset of the rows that is drawn for each epoch as a function of (seed, epoch).
 #pragma once
 
 #include <cstdint>

@@ -1,9 +1,8 @@
-// The order of the data: an endless stream of row numbers, a pure function of (seed, epoch, index) that no
-// layout enters. Global index g is entry permutation_epoch(g % n) of epoch g / n. Step after step takes
-// `global_batch` indices; the cursor, which a checkpoint keeps, is the number taken so far. Micro-batch m of
-// a step takes `micro_batch` of the step's (the last one what is left), and the data-parallel ranks split
-// these in equal pieces of which the last may be short or empty. A step that crosses the end of an epoch runs
-// on into the next.
+// The order of the data: an infinite stream of row numbers, a pure function of (seed, epoch, index) and
+// independent of the layout. Global index g is entry permutation_epoch(g % n) of epoch g / n. Each step takes
+// the next `global_batch` indices; the cursor, which a checkpoint keeps, is the number taken so far.
+// Micro-batch m takes the step's m-th `micro_batch` indices (the last one the rest). The data-parallel ranks
+// split these in equal pieces; the last pieces may be short or empty. A step may cross the end of an epoch.
 #pragma once
 
 #include <cstdint>
@@ -18,13 +17,13 @@ namespace pesc {
 
 enum class RowOrder {
   kShuffled,
-  kAsRead,  // held-out sets: each row once, in the files' order
+  kAsRead,  // evaluation: each row once, in the files' order
 };
 
 class Sampler {
  public:
   Sampler(int64_t epoch_size, uint64_t seed, RowOrder order = RowOrder::kShuffled);
-  // These entries of [0, epoch_size) alone, in this order; an epoch has as many global indices as they are.
+  // Only these entries of [0, epoch_size), in this order; an epoch has entries.size() global indices.
   Sampler(int64_t epoch_size, std::vector<int64_t> entries);
 
   struct Place {
@@ -34,11 +33,10 @@ class Sampler {
   };
   [[nodiscard]] Place place(int64_t global_index) const;
   [[nodiscard]] int64_t row(int64_t global_index) const { return place(global_index).entry; }
-  // Rows in `epochs` epochs (which may be a fraction; see share_of): the stream's first so many. No row comes
-  // more often in them than `epochs`, rounded up, says; the last step of a run may have fewer rows than
-  // others.
+  // The number of rows of `epochs` epochs, which may be a fraction (see share_of). No row appears more than
+  // ceil(epochs) times in them.
   [[nodiscard]] int64_t rows_for(double epochs) const;
-  // Steps that see them: ceil(rows / global_batch).
+  // ceil(rows_for(epochs) / global_batch); the last step may have fewer rows.
   [[nodiscard]] int64_t steps_for(double epochs, int64_t global_batch) const;
 
   [[nodiscard]] int64_t epoch_size() const { return n_; }
@@ -51,23 +49,23 @@ class Sampler {
   std::vector<int64_t> entries_;  // empty: all
 };
 
-// `limit` of the rows that files of these sizes hold, numbered from the first file's on: from each file its
-// share by size, at least one of a file that has rows (so that more than `limit` may come out where there are
-// more files), evenly spread over it. All rows where `limit` is 0 or not less than their number.
+// Chooses `limit` of the rows of files with these sizes; rows are numbered over all files. Each file gives a
+// share in proportion to its size, evenly spread over its rows, and at least one unless it is empty (so that
+// more than `limit` rows may be chosen). All rows where `limit` is 0 or at least their number.
 [[nodiscard]] std::vector<int64_t> rows_of_every_file(const std::vector<int64_t>& sizes, int64_t limit);
 // What is to be said of a limit that is above what the files hold; empty where it is not.
 [[nodiscard]] std::string beyond_all_rows(const std::vector<int64_t>& sizes, int64_t limit);
 
-// How the global indices of one step fall to micro-batches and data-parallel ranks. Every rank has the same
-// number of micro-batches; its share of one may be empty.
+// How the global indices of one step are divided over micro-batches and data-parallel ranks. Every rank has
+// the same number of micro-batches; its share of one may be empty.
 struct BatchPlan {
   int64_t global_batch = 0;  // rows per step, over all ranks
   int64_t micro_batch = 0;   // rows per micro-batch, over all ranks
   int dp = 1;
 
   [[nodiscard]] int64_t micro_batches() const { return (global_batch + micro_batch - 1) / micro_batch; }
-  // Global indices of micro-batch `micro` of the step at `cursor`: all of them, and those of one dp rank.
-  // Nothing at or above `end` (an evaluation's last rows; by default there is no end).
+  // The global indices of micro-batch `micro` of the step at `cursor`, and those of one dp rank. Indices from
+  // `end` on are left out (the end of an evaluation).
   [[nodiscard]] Range micro_range(int64_t cursor, int64_t micro, int64_t end = INT64_MAX) const;
   [[nodiscard]] Range local_range(int64_t cursor, int64_t micro, int dp_rank, int64_t end = INT64_MAX) const;
 };
@@ -84,7 +82,7 @@ struct LocalBatch {
 [[nodiscard]] LocalBatch make_local_batch(const Dataset& dataset, const Sampler& sampler, int64_t first,
                                           int64_t count);
 
-// Over all dp ranks, from the data alone: what rank-local sums must add up to.
+// The number of supervised tokens of these global indices, over all dp ranks.
 [[nodiscard]] int64_t supervised_tokens(const Dataset& dataset, const Sampler& sampler, int64_t first,
                                         int64_t count);
 

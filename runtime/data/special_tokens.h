@@ -2,9 +2,9 @@
 //
 //   begin   the tokenizer's begin-of-text token, which the template puts in front of every text; -1: none
 //   end     the tokenizer's end-of-text token, which is learned behind every answer
-//   stops   whatever ends an answer in generation: all eos_token_id of config.json and
-//   generation_config.json, and
-//           the eos_token of tokenizer.model, tokenizer_config.json and special_tokens_map.json
+//   stops   every token that ends an answer in generation: all eos_token_id of config.json and
+//           generation_config.json, and the eos_token of tokenizer.model, tokenizer_config.json and
+//           special_tokens_map.json
 #pragma once
 
 #include <cstdint>

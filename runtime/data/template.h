@@ -1,14 +1,14 @@
 // The prompt template and what is learned of it:
 //
-//   {bos}[### System:\n{system}\n]### Human:\n{prompt}\n### Assistant:\n|{answer}{eos}|### Human:\n ...
-//   |{answer}{eos}
+//   {bos}[### System:\n{system}\n]### Human:\n{prompt}\n### Assistant:\n
+//   |{answer}{eos}|### Human:\n{prompt}\n### Assistant:\n|{answer}{eos} ...
 //
-// The system part is there only when the row has one; later turns follow the end-of-text token directly. Each
-// piece between bars is tokenised by itself (see tokenizer.h), so that generation stands at exactly the
-// boundary that training saw. Loss is on the answers and their end-of-text tokens only, less those of turns
-// that are not to be learned. Plain text (a corpus row) is {bos}{text}{eos} with no template, all of it
-// learned but the begin-of-text token, which nothing predicts. There is one begin-of-text token where the
-// tokenizer has one, none where not, and never two: in a text "<s>" is plain characters.
+// The system part exists only when the row has one; later turns follow the end-of-text token directly. Each
+// piece between bars is tokenised separately (see tokenizer.h), so that generation starts at the same
+// boundary as in training. The loss covers the answers and their end-of-text tokens, except in turns that are
+// not learned. Plain text (a corpus row) is {bos}{text}{eos} without a template; all of it except the
+// begin-of-text token is learned. A text has one begin-of-text token if the tokenizer has one, and "<s>"
+// inside a text is three characters.
 #pragma once
 
 #include <cstdint>

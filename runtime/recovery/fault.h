@@ -1,4 +1,4 @@
-// Faults that tests cause at a chosen step, rank and section of a run (debug.fault of the experiment).
+// Injected faults for tests, at a chosen step, rank and section of a run (debug.fault of the experiment).
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace pesc {
 
-// Where a rank is; each has its own limit of time.
+// The part of the run that a rank is in. Each has its own time limit.
 enum class Section { kSetup, kStep, kCheckpoint, kEval };
 [[nodiscard]] const char* section_name(Section s);
 
@@ -15,24 +15,25 @@ enum class FaultAction {
   kKill,   // SIGKILL to itself
   kStop,   // SIGSTOP to itself
   kThrow,  // InternalError
-  kNan,    // from here on the caller poisons its numbers
+  kNan,    // from here on the caller corrupts its own numbers: NaN or infinity in the gradient or the loss
   kInf,
   kNanLoss,
   kInfLoss,
 };
 
-// What the caller does to its numbers of a step.
+// How the caller corrupts the numbers of a step.
 enum class Poison { kNone, kNanGradient, kInfGradient, kNanLoss, kInfLoss };
 
 struct FaultPoint {
-  int64_t step = -1;  // -1: any. kStep: the step being made, 1 at the first; elsewhere: the steps done
+  int64_t step = -1;  // -1: any. kStep: the current step, from 1; elsewhere: the number of steps done
   int rank = 0;
   Section section = Section::kStep;
   FaultAction action = FaultAction::kKill;
-  bool always = false;  // each time and in every launch, not once in the first
+  bool always = false;  // in every launch and each time; otherwise once, in the first launch
 };
 
-// "step=7,rank=2,section=step,action=kill[,always]". Returns what is wrong with `text`; empty when nothing.
+// Parses "step=7,rank=2,section=step,action=kill[,always]". Returns what is wrong with `text`, or an empty
+// string.
 [[nodiscard]] std::string parse_fault(const std::string& text, FaultPoint& out);
 
 // The faults of one rank in one launch.
@@ -41,7 +42,7 @@ class FaultPoints {
   FaultPoints() = default;
   FaultPoints(std::vector<FaultPoint> points, int rank, uint64_t generation);
 
-  // Does what is due here, or returns what the caller has to do.
+  // Triggers a fault that is due here, or returns what the caller has to corrupt.
   Poison reach(Section section, int64_t step) {
     return points_.empty() ? Poison::kNone : fire(section, step);
   }

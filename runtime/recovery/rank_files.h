@@ -1,11 +1,11 @@
-// What a rank leaves in the run directory for the supervisor: a heartbeat while it lives, and its cause of
-// death.
+// The files that a rank writes to the run directory for the supervisor: a heartbeat while it runs, and the
+// cause of its death.
 //
 //   heartbeats/rank-R        one line of fixed length, rewritten in place at every step and section
 //   deaths/launch-G-rank-R   JSON, written once, right before the rank ends with an error
 //
-// A heartbeat is progress, not time: `count` rises by one at every step or section; whoever reads it takes
-// the time.
+// A heartbeat is progress, not time: `count` rises by one at every step or section; the reader measures the
+// time.
 #pragma once
 
 #include <cstdint>

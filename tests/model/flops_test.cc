@@ -33,7 +33,7 @@ PescConfig pesc_64() {
 // 8 full rows of 2048 tokens, every one supervised.
 constexpr StepTokens kFullRows{8.0 * 2048, 8.0 * 2048, 8.0 * 2048 * 2048};
 
-// Design section 7: on one H200 this shape has a floor of 614 ms at 787 TFLOP/s.
+// tests/bench/README.md: on one H200 this shape has a floor of 614 ms at 787 TFLOP/s.
 TEST(Flops, TheDesignsFloorOf7B) {
   const double flops = training_flops(llama_7b(), pesc_64(), kFullRows);
   EXPECT_NEAR(flops / 4.829e14, 1, 5e-4);

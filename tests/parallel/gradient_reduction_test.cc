@@ -1,6 +1,6 @@
 // ranks: 1 2 4 8
-// Which ranks a gradient is summed over, for every layout and number of KV heads, against the table of
-// parallel/README.md written as predicates over pairs of ranks. With PESC_TEST_DEVICE=cuda over NCCL.
+// The ranks over which a gradient is summed, for every layout and number of KV heads, against the table of
+// parallel/README.md as predicates over pairs of ranks. With PESC_TEST_DEVICE=cuda over NCCL.
 #include "parallel/gradient_reduction.h"
 
 #include <gtest/gtest.h>
