@@ -10,7 +10,7 @@
 #include "launcher/standard_output.h"
 #include "ops/core/check.h"
 #include "runtime/config/shapes.h"
-#include "runtime/config/text_parser.h"
+#include "runtime/config/unknown_names.h"
 
 namespace pesc {
 namespace {

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "launcher/command_line.h"
-#include "runtime/config/text_parser.h"
+#include "runtime/config/unknown_names.h"
 #include "runtime/fitting.h"
 #include "runtime/hf/atomic_file.h"
 #include "runtime/hf/config_json.h"

@@ -12,7 +12,7 @@
 #include "model/families.h"
 #include "ops/core/check.h"
 #include "runtime/config/resolved.h"
-#include "runtime/config/text_parser.h"
+#include "runtime/config/unknown_names.h"
 #include "runtime/config/unused_settings.h"
 #include "runtime/filesystem/file_kind.h"
 #include "runtime/text/printable.h"

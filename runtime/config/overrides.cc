@@ -11,6 +11,7 @@
 
 #include "ops/core/check.h"
 #include "runtime/config/text_parser.h"
+#include "runtime/config/unknown_names.h"
 
 namespace pesc {
 namespace {
@@ -109,9 +110,11 @@ class Override {
     }
   }
 
-  // "train" or "train[0]"
+  // "train" or "train[0]". A name with '-', as Megatron's flags have, is a name; no field has it.
   [[nodiscard]] PathPart parse_part(const std::string& piece) const {
-    const auto is_name = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; };
+    const auto is_name = [](char c) {
+      return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '-';
+    };
     const auto is_digit = [](char c) { return std::isdigit(static_cast<unsigned char>(c)) != 0; };
     const size_t bracket = std::min(piece.find('['), piece.size());
     PathPart part{piece.substr(0, bracket), std::nullopt};

@@ -9,7 +9,7 @@
 
 #include "ops/core/check.h"
 #include "runtime/config/experiment.h"
-#include "runtime/config/text_parser.h"
+#include "runtime/config/unknown_names.h"
 #include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/config_json.h"
 

@@ -4,12 +4,11 @@
 #include <google/protobuf/io/tokenizer.h>
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 
-#include <algorithm>
-#include <array>
 #include <compare>
-#include <numeric>
 
 #include "ops/core/check.h"
+#include "runtime/config/field_aliases.h"
+#include "runtime/config/unknown_names.h"
 
 namespace pesc {
 namespace {
@@ -17,37 +16,6 @@ namespace {
 using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
-
-// Levenshtein's distance, one row of the table at a time.
-size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t above = row[j];
-      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)});
-      diagonal = above;
-    }
-  }
-  return row[b.size()];
-}
-
-// A field that an earlier version had. Recorded configurations may hold it; for the rest it is an unknown
-// name about which more can be said than the nearest one.
-struct GoneField {
-  std::string_view message, name, advice;
-};
-constexpr std::array kGoneFields{
-    GoneField{"Parallel", "expert_exchange", "tokens always travel to their experts; leave it out"},
-    GoneField{"HeldOutSource", "weight", "every held-out row is read exactly once; leave it out"},
-};
-const GoneField* gone_field(std::string_view message, std::string_view name) {
-  const auto found = std::find_if(kGoneFields.begin(), kGoneFields.end(),
-                                  [&](const GoneField& g) { return g.message == message && g.name == name; });
-  return found == kGoneFields.end() ? nullptr : &*found;
-}
 
 std::vector<std::string> enum_names(const FieldDescriptor& f) {
   std::vector<std::string> names;
@@ -97,15 +65,13 @@ Explanation explain(const std::string& message, const Descriptor& root) {
     if (d != nullptr) return {unknown_field(parts[1], *d), parts[1]};
   } else if (parts.size() == 2 && is("Unknown enumeration value of \"", "\" for field \"")) {
     const std::vector<std::string> names = enum_candidates(root, parts[1]);
-    if (!names.empty()) {
-      return {str_cat("'", parts[0], "' is not a value of ", parts[1], "; did you mean '",
-                      nearest_name(parts[0], names), "'? It is one of ", joined(names)),
-              parts[0]};
-    }
+    if (!names.empty()) return {unknown_value(parts[0], parts[1], names), parts[0]};
   } else if (parts.size() >= 2 && is("Field \"", "\" is specified along with field \"")) {
     return {str_cat("'", parts[0], "' and '", parts[1], "' exclude each other; leave one out"), parts[0]};
   } else if (parts.size() == 1 && is("Non-repeated field \"", "\" is specified multiple times")) {
     return {str_cat("'", parts[0], "' is set twice; leave one out"), parts[0]};
+  } else if (message.starts_with("Expected integer or identifier, got: \"")) {
+    return {"the value of an enum stands without quotes", ""};
   }
   return {message, ""};
 }
@@ -147,20 +113,29 @@ class Collector : public google::protobuf::io::ErrorCollector {
     if (!e.name.empty()) at = position_before(text_, at, e.name);
     errors_ += str_cat(errors_.empty() ? "" : "\n", place_(at), ": ", e.message);
   }
-  // Of recorded text alone, which may have unknown fields. Those that are gone are no mistake.
+  // Of recorded text alone, which may have unknown fields. Those that are gone are no mistake; one that has
+  // another name now is reported as what it is.
   void AddWarning(int line, int column, const std::string& message) override {
     const std::vector<std::string> parts = quoted_parts(message);
-    if (parts.size() == 2 && gone_field(parts[0].substr(parts[0].rfind('.') + 1), parts[1]) != nullptr)
-      return;
+    if (parts.size() == 2) {
+      const std::string of = parts[0].substr(parts[0].rfind('.') + 1);
+      if (is_gone_field(of, parts[1])) return;
+      if (const std::string_view now = name_since_renaming(of, parts[1]); !now.empty()) {
+        if (renamed_.empty()) renamed_ = str_cat("'", parts[1], "' in ", of, " is ", now, " now");
+        return;
+      }
+    }
     AddError(line, column, message);
   }
   [[nodiscard]] const std::string& errors() const { return errors_; }
+  // "'steps' in Train is train.max_steps now": the first field with an old name; empty: none.
+  [[nodiscard]] const std::string& renamed() const { return renamed_; }
 
  private:
   const Descriptor& root_;
   const std::string& text_;
   Place place_;
-  std::string errors_;
+  std::string errors_, renamed_;
 };
 
 void parse(const std::string& text, Message& message, Collector& collector, TextLocations* locations) {
@@ -180,8 +155,13 @@ void parse_recorded_text(const std::string& text, const std::string& where, Mess
   parser.RecordErrorsTo(&collector);
   parser.AllowUnknownField(true);
   parser.SetRecursionLimit(32);
-  if (!parser.ParseFromString(text, &message) || !collector.errors().empty())
-    throw DataError(collector.errors());
+  const bool parsed = parser.ParseFromString(text, &message);
+  if (!collector.renamed().empty()) {
+    throw DataError(str_cat("the checkpoint was written by a pesc with the old field names (",
+                            collector.renamed(),
+                            "), which this one cannot load; use the pesc that wrote it, or another run_dir"));
+  }
+  if (!parsed || !collector.errors().empty()) throw DataError(collector.errors());
 }
 
 void parse_text(const std::string& text, const std::string& where, Message& message,
@@ -194,38 +174,6 @@ void parse_text(const std::string& text, const std::string& where, Message& mess
 void parse_inline_text(const std::string& text, const std::string& where, Message& message) {
   Collector collector(*message.GetDescriptor(), text, [&where](Position) { return where; });
   parse(text, message, collector, nullptr);
-}
-
-std::string unknown_field(const std::string& name, const Descriptor& message) {
-  if (const GoneField* gone = gone_field(message.name(), name))
-    return str_cat("no field '", name, "' in ", message.name(), "; ", gone->advice);
-  return str_cat("no field '", name, "' in ", message.name(), "; did you mean '",
-                 nearest_name(name, field_names(message)), "'?");
-}
-
-std::vector<std::string> field_names(const Descriptor& message) {
-  std::vector<std::string> names;
-  for (int i = 0; i < message.field_count(); ++i) names.push_back(message.field(i)->name());
-  return names;
-}
-
-std::string joined(const std::vector<std::string>& names) {
-  std::string out;
-  for (const std::string& n : names) out += (out.empty() ? "" : ", ") + n;
-  return out;
-}
-
-std::string nearest_name(const std::string& name, const std::vector<std::string>& candidates) {
-  std::string best;
-  size_t distance = SIZE_MAX;
-  for (const std::string& c : candidates) {
-    const size_t d = edit_distance(name, c);
-    if (d < distance) {
-      distance = d;
-      best = c;
-    }
-  }
-  return best;
 }
 
 }  // namespace pesc

@@ -7,7 +7,7 @@
 #include <numeric>
 
 #include "ops/core/check.h"
-#include "runtime/config/text_parser.h"
+#include "runtime/config/unknown_names.h"
 
 namespace pesc {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "configs/schema/experiment.pb.h"
 #include "ops/core/check.h"
-#include "runtime/config/text_parser.h"
+#include "runtime/config/unknown_names.h"
 
 namespace pesc {
 namespace {
