@@ -5,7 +5,7 @@
 // The time by phase is measured in additional steps, by timing events on the stream.
 //
 // Rows come from data.train if the experiment has it. Otherwise they are random tokens: full rows, or rows of
-// random lengths from --shortest to train.seq_len. A model.shape, or the shape of --shape, has random
+// random lengths from --shortest to data.max_seq_length. A model.shape, or the shape of --shape, has random
 // weights. Nothing is written except the report.
 #include <algorithm>
 #include <array>
@@ -52,11 +52,11 @@ void add_random_row(int64_t index, int64_t length, int64_t vocab, LocalBatch& ou
 class BatchSource {
  public:
   BatchSource(Job& job, int64_t shortest) : job_(job), shortest_(shortest) {
-    const int64_t seq_len = job.config.train.seq_len;
-    if (shortest_ == 0) shortest_ = seq_len;
-    if (shortest_ < 1 || shortest_ > seq_len)
-      throw UsageError(
-          str_cat("--shortest ", shortest, ": a row has from 1 to train.seq_len = ", seq_len, " tokens"));
+    const int64_t max_seq_length = job.config.data.max_seq_length;
+    if (shortest_ == 0) shortest_ = max_seq_length;
+    if (shortest_ < 1 || shortest_ > max_seq_length)
+      throw UsageError(str_cat("--shortest ", shortest,
+                               ": a row has from 1 to data.max_seq_length = ", max_seq_length, " tokens"));
     if (job.config.data.train.empty()) return;
     if (shortest != 0)
       throw UsageError("--shortest is for random rows, and data.train gives rows: leave one of them out");
@@ -69,16 +69,17 @@ class BatchSource {
   [[nodiscard]] std::vector<LocalBatch> step(int64_t step) const {
     const TrainSection& t = job_.config.train;
     std::vector<LocalBatch> batches;
-    const BatchPlan plan{t.global_batch, t.micro_batch, job_.mesh().dp()};
+    const BatchPlan plan{t.global_batch_size, t.micro_batch_rows(), job_.mesh().dp()};
     for (int64_t m = 0; m < plan.micro_batches(); ++m) {
-      const Range mine = plan.local_range(step * t.global_batch, m, job_.mesh().dp_rank());
+      const Range mine = plan.local_range(step * t.global_batch_size, m, job_.mesh().dp_rank());
       if (data_ != nullptr) {
         batches.push_back(make_local_batch(*data_, *sampler_, mine.begin, mine.size()));
         continue;
       }
       LocalBatch b;
       for (int64_t i = mine.begin; i < mine.end; ++i)
-        add_random_row(i, random_length(i, shortest_, t.seq_len), job_.model.vocab, b);
+        add_random_row(i, random_length(i, shortest_, job_.config.data.max_seq_length), job_.model.vocab_size,
+                       b);
       batches.push_back(std::move(b));
     }
     return batches;
@@ -141,14 +142,14 @@ nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& 
                       {"tp", job.mesh().tp()},
                       {"ep", job.mesh().ep()},
                       {"threads_per_rank", placement.threads},
-                      {"compute", dtype_name(job.config.train.compute)},
-                      {"recompute", recompute_name(job.config.train.recompute)},
+                      {"compute", dtype_name(job.config.train.compute_dtype)},
+                      {"recompute", recompute_name(job.config.train.recompute_granularity)},
                       {"steps", t.seconds.size()},
                       {"step_seconds_median", median(t.seconds)},
                       {"step_seconds", t.seconds},
                       {"tokens_per_second_median", median(t.tokens)},
                       {"gemm_flops_per_second", rate},
-                      {"share_of_light_median", median(t.light_flops) / rate},
+                      {"sol_fraction_median", median(t.light_flops) / rate},
                       {"bytes_sent_rank0_median", median(t.sent)}};
   int64_t bytes = 0;
   for (const ArenaSize& a : decoder.arenas()) {
@@ -190,7 +191,7 @@ void print(const Job& job, const HostPlacement& placement, const nlohmann::json&
       "\n%s: %d ranks (tp %d, ep %d) x %d threads, %s: %.1f ms a step, %.1fk tokens/s, %.3f of the speed of "
       "light (products %.1f TFLOP/s in this run), %.2f GiB of arenas",
       job.config.name.c_str(), job.mesh().world(), job.mesh().tp(), job.mesh().ep(), placement.threads,
-      dtype_name(job.config.train.compute), 1e3 * median(t.seconds), median(t.tokens) / 1e3,
+      dtype_name(job.config.train.compute_dtype), 1e3 * median(t.seconds), median(t.tokens) / 1e3,
       median(t.light_flops) / rate, rate / 1e12, j["arena_bytes_rank0"].get<double>() / kGiB);
   if (j.contains("device_bytes_taken"))
     std::printf(", %.2f GiB of the device taken, %.2f planned; attention: %s",
@@ -207,14 +208,15 @@ int run_bench(const Process& process, const CommandLine& command) {
   Job job = open_job(process.world, placement, std::move(config), DataUse::kAll, BaseWeights::kRandom);
   std::unique_ptr<BatchSource> source;
   together(process.world, [&] { source = std::make_unique<BatchSource>(job, command.shortest); });
-  const auto decoder = make_training_decoder(job, job.config.train.micro_batch, job.config.train.seq_len);
+  const auto decoder =
+      make_training_decoder(job, job.config.train.micro_batch_rows(), job.config.data.max_seq_length);
   TrainingStep training(job, *decoder, source->tags());
 
   const Timing t = time_steps(process.world, job, *decoder, *source, training, std::max(command.steps, 1));
   process.world.barrier();
   double rate = 0;
-  for (const double r :
-       sum_over_ranks(process.world, {measured_gemm_rate(decoder->stream(), job.config.train.compute, 2.0)}))
+  for (const double r : sum_over_ranks(
+           process.world, {measured_gemm_rate(decoder->stream(), job.config.train.compute_dtype, 2.0)}))
     rate += r;
 
   together(process.world, [&] {

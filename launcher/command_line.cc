@@ -200,7 +200,7 @@ ExperimentConfig read_experiment(const Process& process, const CommandLine& comm
 
 HostPlacement place(const Process& process, const ExperimentConfig& config) {
   HostPlacement p =
-      place_rank_on_host(process.cores, process.local_rank, process.local_size, config.parallel.threads);
+      place_rank_on_host(process.cores, process.local_rank, process.local_size, config.parallel.num_threads);
   if (process.world.rank() == 0 && !p.why.empty())
     std::fprintf(stderr, "rank 0 uses %d threads: %s\n", p.threads, p.why.c_str());
   return p;

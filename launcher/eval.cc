@@ -93,13 +93,13 @@ int run_eval(const Process& process, const CommandLine& command) {
     data = load_held_out_data(job, &rows);
   });
   log_data(job, "held-out data", *data);
-  const int64_t slots = inference_slots(c.train.seq_len);
+  const int64_t slots = inference_slots(c.data.max_seq_length);
   const int64_t micro_batch = slots * job.mesh().dp();
-  const auto decoder = make_inference_decoder(job, micro_batch, c.train.seq_len, slots);
+  const auto decoder = make_inference_decoder(job, micro_batch, c.data.max_seq_length, slots);
   if (!command.base) load_trained_values(job, *decoder, command.checkpoint, CheckpointUse::kAnswer);
   Report report;
   report.losses = *held_out_loss(job, *decoder, *data, micro_batch, 0);
-  report.answers = answer_rows(job, *decoder, rows, c.generate, slots, c.train.seq_len);
+  report.answers = answer_rows(job, *decoder, rows, c.generate, slots, c.data.max_seq_length);
   report.matches = exact_match(report.answers);
   together(process.world, [&] {
     if (!job.first()) return;

@@ -24,7 +24,7 @@ constexpr std::array<std::string_view, 9> kVerbs{"train", "launch", "eval",    "
 constexpr std::array kFlags{
     // clang-format off
     Flag{"config", "train eval generate export bench plan", "FILE", "the experiment: protobuf text, configs/schema/experiment.proto", &C::config},
-    Flag{"set", "train eval generate export bench plan", "FIELD=VALUE", "one field of the experiment: train.steps=20; any number of times", &C::overrides},
+    Flag{"set", "train eval generate export bench plan", "FIELD=VALUE", "one field of the experiment: train.max_steps=20; any number of times", &C::overrides},
     Flag{"checkpoint", "eval generate export inspect", "DIR", "a step-N folder; by default the newest of the experiment's run_dir. inspect also takes a run directory", &C::checkpoint},
     Flag{"base", "eval generate", "", "the dense base model, without any checkpoint", &C::base},
     Flag{"out", "eval export bench plan", "PATH", "where to write: a folder for export, a JSON file for the others", &C::out},
@@ -34,7 +34,7 @@ constexpr std::array kFlags{
     Flag{"prompts", "generate", "FILE", "rows whose last answers to generate", &C::prompts},
     Flag{"shape", "bench plan", "S", "instead of the experiment's model and data: a folder with config.json, a name of configs/models, 7B, 13B, 34B, 70B", &C::shape},
     Flag{"steps", "bench", "N", "steps to time", &C::steps, 1},
-    Flag{"shortest", "bench", "T", "random rows of T tokens to train.seq_len; by default all are full", &C::shortest, std::numeric_limits<int>::lowest()},
+    Flag{"shortest", "bench", "T", "random rows of T tokens to data.max_seq_length; by default all are full", &C::shortest, std::numeric_limits<int>::lowest()},
     Flag{"ranks", "plan", "N", "ranks of the job", &C::ranks, 1},
     Flag{"gpu", "plan", "NAME", "the GPU of each rank: A100-40, A100-80, H100-80, H200-141, B200-180", &C::gpu},
     Flag{"gemm_tflops", "plan", "T", "rate of a rank's matrix products, TFLOP/s", &C::gemm_tflops, kAboveZero},

@@ -55,8 +55,8 @@ int run_generate(const Process& process, const CommandLine& command) {
   const Mesh& mesh = job.mesh();
   // Beyond its sliding window the model would attend to less than all of the text, which is not supported.
   const int64_t limit = job.model.sliding_window > 0
-                            ? std::min(job.model.sliding_window, job.model.max_positions)
-                            : job.model.max_positions;
+                            ? std::min(job.model.sliding_window, job.model.max_position_embeddings)
+                            : job.model.max_position_embeddings;
   RowsReport read;
   together(process.world, [&] {
     RowOptions reading{.answers = Answers::kAllButLast};
@@ -93,7 +93,7 @@ int run_generate(const Process& process, const CommandLine& command) {
                             std::min(longest, limit), " tokens; this model takes fewer than ", limit,
                             job.model.sliding_window > 0 ? " (its sliding window)" : " (its positions)"));
   });
-  const int64_t length = std::min(longest + c.generate.max_tokens, limit);
+  const int64_t length = std::min(longest + c.generate.max_new_tokens, limit);
   const int64_t slots = inference_slots(length);
   const auto decoder = make_inference_decoder(job, slots * mesh.dp(), length, slots);
   if (!command.base) load_trained_values(job, *decoder, command.checkpoint, CheckpointUse::kAnswer);

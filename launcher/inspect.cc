@@ -79,7 +79,7 @@ void print_tensors(const proto::Manifest& manifest) {
 
 void print_checkpoint(const LoadedCheckpoint& c, bool verified) {
   const CheckpointState& s = c.state;
-  std::map<proto::TensorKind, int64_t> elements;
+  std::map<proto::TensorKind::Value, int64_t> elements;
   for (const auto& t : c.manifest->tensors()) elements[t.kind()] += t.rows() * t.cols();
   std::printf("checkpoint  %s\n", printable(c.directory, kUncut).c_str());
   std::printf("bytes       %s\n",
@@ -87,7 +87,7 @@ void print_checkpoint(const LoadedCheckpoint& c, bool verified) {
   std::printf("step        %lld\n", static_cast<long long>(s.step));
   std::printf("generation  %llu\n", static_cast<unsigned long long>(c.generation));
   std::printf("saved by    %s\n", layout_text(c).c_str());
-  std::printf("data        %lld rows consumed, seed %llu\n", static_cast<long long>(s.cursor),
+  std::printf("data        %lld rows consumed, seed %llu\n", static_cast<long long>(s.consumed_samples),
               static_cast<unsigned long long>(s.seed));
   std::printf("base        %s\n",
               s.base_digest.empty()
@@ -194,7 +194,7 @@ void print_differing_states(const LoadedCheckpoint& a, const LoadedCheckpoint& b
                   printable(str_cat(y), kUncut).c_str());
   };
   line("step", a.state.step, b.state.step);
-  line("data rows consumed", a.state.cursor, b.state.cursor);
+  line("data rows consumed", a.state.consumed_samples, b.state.consumed_samples);
   line("seed", a.state.seed, b.state.seed);
   line("saved by", layout_text(a), layout_text(b));
   line("base digest", a.state.base_digest, b.state.base_digest);

@@ -61,8 +61,8 @@ class Supervisor {
     for (const std::string& note : LaunchMark(config_.run_dir, lock_.generation()).remove_leftovers())
       say("left over from an earlier launch: " + note);
     check_room(temporary_folder(), kSharedMemoryFolder, ranks_of_this_host(options_));
-    if (config_.checkpoint.every_steps == 0)
-      say("checkpoint.every_steps is 0: only the end is saved, and after a fault all steps are done again");
+    if (config_.checkpoint.save_steps == 0)
+      say("checkpoint.save_steps is 0: only the end is saved, and after a fault all steps are done again");
     look();
     for (;;) {
       const std::optional<Placement> placement = wait_for_hosts();

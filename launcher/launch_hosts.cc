@@ -142,7 +142,7 @@ std::optional<Placement> place_on(const std::vector<Host>& hosts, int ranks, con
   if (!c.recovery.smaller_layout || slots < c.parallel.tp) return std::nullopt;
   p.smaller = true;
   p.ranks = slots / c.parallel.tp * c.parallel.tp;
-  p.ep = c.pesc.mode == TrainMode::kPesc ? largest_ep(c.parallel.ep, c.pesc.moe.experts, p.ranks) : 1;
+  p.ep = c.pesc.mode == TrainMode::kPesc ? largest_ep(c.parallel.ep, c.pesc.moe.num_experts, p.ranks) : 1;
   return p;
 }
 

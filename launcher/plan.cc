@@ -45,7 +45,7 @@ Machine gpu_machine(const ExperimentConfig& config, const CommandLine& command) 
   constexpr size_t kFigures = 4;
   Machine m;
   m.gpu = known_gpu(command.gpu.empty() ? kAssumedGpu : command.gpu);
-  m.rates = gpu_rates(m.gpu, config.train.compute);
+  m.rates = gpu_rates(m.gpu, config.train.compute_dtype);
   const std::vector<std::string> given = take_figures(command, m.rates);
   m.room.bytes = m.rates.device_memory;
   const std::string but = given.empty() ? "" : str_cat(", but for ", joined(given));
@@ -69,14 +69,14 @@ Machine cpu_machine(const ExperimentConfig& config, const CommandLine& command) 
                 ": the experiment runs on the CPU; plan for GPUs with --set parallel.device=CUDA"));
   }
   Machine m;
-  m.rates = cpu_rates(config.parallel.threads);
+  m.rates = cpu_rates(config.parallel.num_threads);
   const std::vector<std::string> given = take_figures(command, m.rates);
-  m.text = config.parallel.threads > 0
-               ? str_cat("each rank: ", config.parallel.threads, " CPU threads")
-               : "each rank: assuming one CPU thread; say how many with --set parallel.threads=N";
+  m.text = config.parallel.num_threads > 0
+               ? str_cat("each rank: ", config.parallel.num_threads, " CPU threads")
+               : "each rank: assuming one CPU thread; say how many with --set parallel.num_threads=N";
   if (!given.empty()) m.text += str_cat(", but for ", joined(given));
   m.room.bytes = m.rates.device_memory;
-  m.assumed = config.parallel.threads == 0 || command.device_gib == 0;
+  m.assumed = config.parallel.num_threads == 0 || command.device_gib == 0;
   if (command.device_gib > 0) return m;
   m.room = {host_memory(), MemoryRoom::Of::kHost, MemoryRoom::Against::kAll};
   m.text += "; assuming all ranks on this host; give the memory of each with --device_gib";
@@ -109,7 +109,7 @@ nlohmann::json to_json(const ExperimentConfig& config, const Plan& p, const Mach
                        const Fit& fit) {
   const MachineRates& rates = machine.rates;
   nlohmann::json j = {{"name", config.name},
-                      {"recompute", recompute_name(config.train.recompute)},
+                      {"recompute", recompute_name(config.train.recompute_granularity)},
                       {"ranks", p.world},
                       {"dp", p.dp},
                       {"tp", p.tp},
@@ -126,7 +126,7 @@ nlohmann::json to_json(const ExperimentConfig& config, const Plan& p, const Mach
                       {"flops_per_step", p.flops},
                       {"exchanged_bytes_per_token", p.exchanged_per_token},
                       {"step_seconds", p.seconds},
-                      {"share_of_light", p.light_seconds / p.seconds},
+                      {"sol_fraction", p.light_seconds / p.seconds},
                       {"rates",
                        {{"gemm", rates.gemm},
                         {"attention", rates.attention},

@@ -43,7 +43,7 @@ int run_train(const Process& process, const CommandLine& command) {
   process.watch.start(config.recovery);
   if (command.generation > 0) {
     together(process.world,
-             [&] { process.watch.report_to(config.run_dir, command.generation, config.faults); });
+             [&] { process.watch.report_to(config.run_dir, command.generation, config.debug.faults); });
   }
   Job job = open_job(process.world, placement, std::move(config), DataUse::kAll);
   Trainer trainer(job, process.watch, command.generation);

@@ -14,7 +14,7 @@
 
 namespace pesc {
 
-int usual_exchange_chunks(DeviceKind device, const PescConfig& pesc, const Mesh& mesh, int64_t max_tokens) {
+int usual_dispatch_chunks(DeviceKind device, const PescConfig& pesc, const Mesh& mesh, int64_t max_tokens) {
   constexpr int64_t kWorthCutting = 4096;
   const bool exchanges = pesc.mode == TrainMode::kPesc && mesh.ep() > 1;
   return device == DeviceKind::kCuda && exchanges && max_tokens >= kWorthCutting * mesh.tp() ? 2 : 1;
@@ -24,27 +24,27 @@ Sizes::Sizes(const Capacity& c, const PescConfig& pesc, const Mesh& mesh, DType 
   slice = (c.max_tokens + mesh.tp() - 1) / mesh.tp();
   padded = slice * mesh.tp();
   if (pesc.mode != TrainMode::kPesc) return;
-  const int64_t k = pesc.moe.top_k;
+  const int64_t k = pesc.moe.num_experts_per_tok;
   const int ep = mesh.ep();
   chunk_slice = slice;
   if (ep == 1) {
     assignments = slice * k;
     return;
   }
-  PESC_CHECK(1 <= c.exchange_chunks && c.exchange_chunks <= kMaxChunks, c.exchange_chunks, " chunks");
-  chunks = c.exchange_chunks;
+  PESC_CHECK(1 <= c.dispatch_chunks && c.dispatch_chunks <= kMaxChunks, c.dispatch_chunks, " chunks");
+  chunks = c.dispatch_chunks;
   chunk_slice = chunk_rows(slice, chunks).front().size();
   // Balanced, each rank receives what it sends: at most min(k, ep) rows a token. All tokens of the group is
   // the limit.
   const auto balanced = static_cast<double>(chunk_slice * std::min<int64_t>(k, ep));
   const int64_t limit = std::max<int64_t>(1, chunk_slice * ep);
-  capacity = std::clamp<int64_t>(static_cast<int64_t>(std::ceil(balanced * c.exchange_headroom)), 1, limit);
-  assignments = capacity * std::min<int64_t>(k, pesc.moe.experts / ep);
+  capacity = std::clamp<int64_t>(static_cast<int64_t>(std::ceil(balanced * c.buffer_factor)), 1, limit);
+  assignments = capacity * std::min<int64_t>(k, pesc.moe.num_experts / ep);
   indices = ExpertExchange::index_count(ep, k, chunk_slice, capacity);
 }
 
 const char* recompute_name(Recompute recompute) {
-  return recompute == Recompute::kNone ? "NONE" : recompute == Recompute::kCheap ? "CHEAP" : "BLOCK";
+  return recompute == Recompute::kNone ? "NONE" : recompute == Recompute::kSelective ? "SELECTIVE" : "FULL";
 }
 
 namespace {
@@ -56,9 +56,9 @@ struct Own {
     if (purpose == Purpose::kInference) return;
     const bool none = recompute == Recompute::kNone;
     routing = true;
-    input = recompute != Recompute::kCheap || mode != TrainMode::kPesc;
+    input = recompute != Recompute::kSelective || mode != TrainMode::kPesc;
     attention = adapters = none;
-    rest = recompute != Recompute::kBlock;
+    rest = recompute != Recompute::kFull;
   }
 };
 
@@ -68,7 +68,7 @@ Saved allocate_saved(const ModelConfig& m, const PescConfig& pesc, const Mesh& m
                      const ModelParameters& parameters, const Sizes& n, Purpose purpose, Recompute recompute,
                      Arena& arena) {
   Saved saved;
-  const int64_t h = m.hidden;
+  const int64_t h = m.hidden_size;
   const Own own(purpose, recompute, pesc.mode);
   for (const LayerParameters& p : parameters.layers) {
     const bool first = saved.layers.empty();
@@ -82,29 +82,29 @@ Saved allocate_saved(const ModelConfig& m, const PescConfig& pesc, const Mesh& m
     take(own.rest, s.qkv, n.padded, p.qkv.base.out, n.compute);
     const int64_t beside_o = columns_beside_input(p.o, mesh.tp());
     take(own.attention, s.attention, n.padded, p.o.base.in + beside_o, n.compute);
-    take(own.attention, s.lse, m.heads / mesh.tp(), n.padded, DType::kF32);
+    take(own.attention, s.lse, m.num_attention_heads / mesh.tp(), n.padded, DType::kF32);
     take(own.rest, s.x2, n.slice, h, n.compute);
     take(own.rest, s.gate_up, n.padded, p.gate_up.base.out, n.compute);
     take(own.rest, s.a_qkv, n.padded, p.qkv.lora_columns(), n.compute);
     take(own.rest, s.a_gate_up, n.padded, p.gate_up.lora_columns(), n.compute);
-    const bool apart = own.rest && !own.attention;  // kCheap: a_o outlives what it stands beside
+    const bool apart = own.rest && !own.attention;  // kSelective: a_o outlives what it stands beside
     take(own.rest, s.a_o, n.slice, p.o.lora_columns() - (apart ? 0 : beside_o), n.compute);
     take(own.rest, s.a_down, n.slice, p.down.lora_columns(), n.compute);
     if (pesc.mode == TrainMode::kPesc) {
       const MoeConfig& moe = pesc.moe;
       take(own.rest, s.moe.f, n.slice, h, n.compute);
-      if (apart && moe.dropout > 0) {  // f outlives its masking
+      if (apart && moe.adapter_dropout > 0) {  // f outlives its masking
         take(false, s.moe.dropped, n.slice, h, n.compute);
       } else {
         s.moe.dropped = s.moe.f;
       }
-      take(own.routing, s.moe.probs, n.slice, moe.experts, DType::kF32);
-      take(own.routing, s.moe.experts, n.slice, moe.top_k, DType::kI32);
-      take(own.routing, s.moe.weights, n.slice, moe.top_k, DType::kF32);
+      take(own.routing, s.moe.probs, n.slice, moe.num_experts, DType::kF32);
+      take(own.routing, s.moe.experts, n.slice, moe.num_experts_per_tok, DType::kI32);
+      take(own.routing, s.moe.weights, n.slice, moe.num_experts_per_tok, DType::kF32);
       take(own.routing, s.moe.indices, n.chunks, n.indices, DType::kI32);
       take(own.adapters, s.moe.hidden, n.chunks * n.assignments, moe.adapter_dim, n.compute);
       take(own.adapters, s.moe.received, n.chunks * n.capacity, h, n.compute);
-      take(own.adapters, s.moe.received_weights, n.chunks * n.capacity, moe.top_k, DType::kF32);
+      take(own.adapters, s.moe.received_weights, n.chunks * n.capacity, moe.num_experts_per_tok, DType::kF32);
     }
     saved.layers.push_back(std::move(s));
   }
@@ -112,10 +112,10 @@ Saved allocate_saved(const ModelConfig& m, const PescConfig& pesc, const Mesh& m
   const bool chained = purpose == Purpose::kTraining && !own.input;
   saved.x_final = chained ? saved.layers.front().x : arena.allocate(n.slice, h, n.compute);
   saved.rstd_final = arena.allocate(1, n.slice);
-  const int64_t experts = pesc.mode == TrainMode::kPesc ? pesc.moe.experts : 0;
-  saved.stats = arena.allocate(2 * m.layers, experts);
-  saved.balance = arena.allocate(m.layers, experts);
-  saved.balance_loss = arena.allocate(1, m.layers);
+  const int64_t experts = pesc.mode == TrainMode::kPesc ? pesc.moe.num_experts : 0;
+  saved.stats = arena.allocate(2 * m.num_hidden_layers, experts);
+  saved.balance = arena.allocate(m.num_hidden_layers, experts);
+  saved.balance_loss = arena.allocate(1, m.num_hidden_layers);
   return saved;
 }
 
@@ -123,13 +123,13 @@ Workspace allocate_workspace(const ModelConfig& m, const PescConfig& pesc, const
                              const ModelParameters& parameters, const Sizes& n, const Capacity& c,
                              Arena& arena) {
   Workspace w;
-  const int64_t h = m.hidden;
+  const int64_t h = m.hidden_size;
   const LayerParameters& p = parameters.layers.front();
   const int64_t beside = std::max(p.qkv.joined_columns(), p.gate_up.joined_columns());
   for (Tensor* t : {&w.h, &w.dslice}) *t = arena.allocate(n.slice, h + beside, n.compute);
   for (Tensor* t : {&w.delta, &w.dx}) *t = arena.allocate(n.slice, h, n.compute);
   const bool lora_on_norms = p.qkv.lora_columns() + p.gate_up.lora_columns() > 0;
-  w.dropped = arena.allocate(lora_on_norms && pesc.lora.dropout > 0 ? n.slice : 0, h, n.compute);
+  w.dropped = arena.allocate(lora_on_norms && pesc.lora.lora_dropout > 0 ? n.slice : 0, h, n.compute);
   if (mesh.tp() == 1) {
     // Nothing is gathered or scattered: both are views that nobody writes, but for the gradient of the last
     // norm's output, which stands where it would be scattered to.
@@ -147,9 +147,9 @@ Workspace allocate_workspace(const ModelConfig& m, const PescConfig& pesc, const
   w.lora_slice = arena.allocate(n.slice, lora, n.compute);
   w.lora_full = arena.allocate(n.padded, lora, n.compute);
   if (pesc.mode == TrainMode::kPesc) {
-    const int64_t k = pesc.moe.top_k;
+    const int64_t k = pesc.moe.num_experts_per_tok;
     w.dweights = arena.allocate(n.slice, k);
-    w.dlogits = arena.allocate(n.slice, pesc.moe.experts);
+    w.dlogits = arena.allocate(n.slice, pesc.moe.num_experts);
     if (mesh.ep() > 1) {
       for (Tensor* t : {&w.received, &w.received2, &w.received_out})
         *t = arena.allocate(n.chunks * n.capacity, h, n.compute);
@@ -161,7 +161,7 @@ Workspace allocate_workspace(const ModelConfig& m, const PescConfig& pesc, const
   const int64_t chunk = std::min(c.head_chunk, std::max<int64_t>(n.padded, 1));
   w.head_rows = arena.allocate(chunk, h, n.compute);
   w.head_drows = arena.allocate(chunk, h, n.compute);
-  w.logits = arena.allocate(chunk, split_range(m.vocab, mesh.tp(), 0).size(), n.compute);
+  w.logits = arena.allocate(chunk, split_range(m.vocab_size, mesh.tp(), 0).size(), n.compute);
   w.max = arena.allocate(1, chunk);
   w.sums = arena.allocate(2, chunk);
   w.loss = arena.allocate(1, chunk);
@@ -170,7 +170,8 @@ Workspace allocate_workspace(const ModelConfig& m, const PescConfig& pesc, const
 
 int64_t exchange_bytes(const ModelConfig& m, const PescConfig& pesc, const Mesh& mesh, const Sizes& n) {
   if (pesc.mode != TrainMode::kPesc) return 0;
-  return ExpertExchange::scratch_bytes(mesh.ep(), pesc.moe.top_k, n.chunk_slice, m.hidden, n.compute);
+  return ExpertExchange::scratch_bytes(mesh.ep(), pesc.moe.num_experts_per_tok, n.chunk_slice, m.hidden_size,
+                                       n.compute);
 }
 
 namespace {
@@ -223,7 +224,8 @@ int64_t scratch_bytes(const ModelConfig& m, const PescConfig& pesc, const Mesh& 
   const int tp = mesh.tp();
   const int64_t rows = mesh.ep() == 1 ? n.slice : n.capacity;
   const GemmTrials trials(parameters, pesc, n, rows, device);
-  const AttentionShape shape{m.heads / tp, std::max<int64_t>(m.kv_heads / tp, 1), m.head_dim, 1.0F};
+  const AttentionShape shape{m.num_attention_heads / tp, std::max<int64_t>(m.num_key_value_heads / tp, 1),
+                             m.head_dim, 1.0F};
   int64_t bytes = attention_scratch_bytes(device, shape, n.padded, c.max_sequence, n.compute);
   int64_t frozen = 0;  // of the products with frozen weights
   const LayerParameters& p = parameters.layers.front();
@@ -232,15 +234,15 @@ int64_t scratch_bytes(const ModelConfig& m, const PescConfig& pesc, const Mesh& 
   bytes = std::max({bytes, frozen + trials.alone, trials.lora_a});
   bytes = std::max(
       bytes, lora_scratch_bytes(device, n.padded, shape.q_heads * m.head_dim, n.compute) + trials.lora_a);
-  const int64_t swiglu = swiglu_scratch_bytes(device, n.padded, m.ffn / tp, n.compute);
+  const int64_t swiglu = swiglu_scratch_bytes(device, n.padded, m.intermediate_size / tp, n.compute);
   bytes = std::max(
       bytes, std::max(swiglu, frozen) + ffn_blocks_scratch_bytes(device, pesc, n.padded) + trials.lora_a);
   if (pesc.mode == TrainMode::kPesc) {
     const MoeConfig& moe = pesc.moe;
-    bytes = std::max(bytes, router_scratch_bytes(device, n.slice, moe.experts, m.hidden, n.compute));
-    bytes =
-        std::max(bytes, adapter_scratch_bytes(device, rows, moe.top_k, m.hidden, moe.adapter_dim, n.compute) +
-                            trials.adapters);
+    bytes = std::max(bytes, router_scratch_bytes(device, n.slice, moe.num_experts, m.hidden_size, n.compute));
+    bytes = std::max(bytes, adapter_scratch_bytes(device, rows, moe.num_experts_per_tok, m.hidden_size,
+                                                  moe.adapter_dim, n.compute) +
+                                trials.adapters);
   }
   return bytes + 64 * Arena::kAlignment;
 }

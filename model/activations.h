@@ -25,33 +25,34 @@ enum class Purpose { kTraining, kInference };
 // What training keeps of each layer. Tensors that are not kept are one memory for all layers, which the
 // backward of a layer finds filled again, bit for bit as the forward left it: by the same operations, in the
 // same order.
-//   kNone   all of LayerSaved
-//   kCheap  not what comes again without a product of a dense weight: the attention's output and lse, from
-//           qkv; with experts also the layer's input, from x2 and f of the layer below (of the first layer:
-//           from the tokens), and on the way what the adapters read and keep
-//   kBlock  the layer's input and the routing; the layer's forward runs again, but for the choice of experts
-enum class Recompute { kNone, kCheap, kBlock };
-[[nodiscard]] const char* recompute_name(Recompute recompute);  // "NONE", "CHEAP", "BLOCK"
+//   kNone       all of LayerSaved
+//   kSelective  not what is recomputed without a GEMM of a dense weight: the attention's output and lse,
+//               from qkv; with experts also the layer's input, from x2 and f of the layer below (of the
+//               first layer: from the tokens), and on the way what the adapters read and keep
+//   kFull       the layer's input and the routing; the layer's forward is recomputed but for the choice
+//               of experts
+enum class Recompute { kNone, kSelective, kFull };
+[[nodiscard]] const char* recompute_name(Recompute recompute);  // "NONE", "SELECTIVE", "FULL"
 
 // The largest share of a micro-batch, and the largest exchange, of a run. All sizes below follow from it.
 struct Capacity {
   int64_t max_tokens = 0;    // T of one rank
   int64_t max_sequence = 0;  // tokens of the longest sequence
-  double exchange_headroom = 2;
+  double buffer_factor = 2;
   int64_t head_chunk = 2048;  // supervised rows whose logits exist at one time
-  int exchange_chunks = 1;    // runs of the slice's tokens that are exchanged one by one: 1 or 2
+  int dispatch_chunks = 1;    // runs of the slice's tokens that are exchanged one by one: 1 or 2
 };
 
 inline constexpr int kMaxChunks = 2;
 // The default for a training run: 2 on GPUs with ep > 1, so that one chunk's exchange overlaps with the
 // other's FFN, if half of the slice's tokens still fill the chip; else 1.
-[[nodiscard]] int usual_exchange_chunks(DeviceKind device, const PescConfig& pesc, const Mesh& mesh,
+[[nodiscard]] int usual_dispatch_chunks(DeviceKind device, const PescConfig& pesc, const Mesh& mesh,
                                         int64_t max_tokens);
 
 // Buffers by phase: what each holds where it is used for more than one thing, or shares memory with another.
 //
 // A layer's phases: Fa attention block, Ff norm, FFN and adapters; Bf and Ba the same backward, Bf first.
-// R is the recompute: with kBlock Fa and Ff again, right before Bf; with kCheap, between Bf and Ba, this
+// R is the recompute: with kBlock Fa and Ff again, right before Bf; with kSelective, between Bf and Ba, this
 // layer's attention, and the adapters and the output of the layer below, which is this layer's input (of the
 // first layer, the embedding). The last layer needs no R of its attention, or with kBlock none at all. h1 and
 // h2 are the outputs of the layer's two norms, act is SwiGLU's, att the attention's, dy the gradient of the
@@ -97,7 +98,7 @@ inline constexpr int kMaxChunks = 2;
 //   dlogits                                -                            gradient of the logits, which the
 //                                                                       norm's backward reads last
 //
-//   saved                                  kNone   kCheap                   kBlock       inference
+//   saved                                  kNone   kSelective                   kBlock       inference
 //   x                                      own     shared (5)               own          shared
 //   x_final                                own     is x (5)                 own          own
 //   rstd1, rstd2, qkv, x2, gate_up, a_*    own     own                      shared       shared
@@ -115,18 +116,18 @@ inline constexpr int kMaxChunks = 2;
 //   gate_up        Ff: gate and up; from Bf on their gradient
 //   moe.f          where moe.dropped is f: the FFN's output, then dropout(f), masked in its place by the
 //                  operation that writes y = x2 + f
-//   attention      att|a_o with tp = 1; with kCheap a_o is also in a_o, from where R brings it
+//   attention      att|a_o with tp = 1; with kSelective a_o is also in a_o, from where R brings it
 
 struct MoeSaved {
-  Tensor f;                           // [S, H] FFN output
-  Tensor dropped;                     // [S, H] dropout(f): in kCheap one for all layers, else in f's place
-  Tensor probs;                       // [S, E] F32
-  Tensor experts;                     // [S, k] I32
-  Tensor weights;                     // [S, k] F32
-  std::vector<int32_t> chosen;        // [slice_real, k] `experts` on the host
-  Tensor hidden;                      // [M, d] adapters before GELU (the only round's)
-  Tensor received, received_weights;  // [C, H], [C, k] F32; ep > 1
-  Tensor indices;                     // [chunks, N] I32 of the plans; ep > 1
+  Tensor f;                     // [S, H] FFN output
+  Tensor dropped;               // [S, H] dropout(f): in kSelective one for all layers, else in f's place
+  Tensor probs;                 // [S, E] F32
+  Tensor experts;               // [S, k] I32
+  Tensor weights;               // [S, k] F32
+  std::vector<int32_t> chosen;  // [slice_real, k] `experts` on the host
+  Tensor hidden;                // [M, d] adapters before GELU (the only round's)
+  Tensor received, received_weights;           // [C, H], [C, k] F32; ep > 1
+  Tensor indices;                              // [chunks, N] I32 of the plans; ep > 1
   std::array<ExchangePlan, kMaxChunks> plans;  // of the chunks
 };
 

@@ -96,8 +96,8 @@ KvCache KvCache::allocate(const ModelConfig& model, const Mesh& mesh, int64_t sl
                           DType compute, Arena& arena) {
   KvCache cache;
   cache.max_length = max_length;
-  const int64_t columns = std::max<int64_t>(model.kv_heads / mesh.tp(), 1) * model.head_dim;
-  for (int64_t i = 0; i < model.layers; ++i) {
+  const int64_t columns = std::max<int64_t>(model.num_key_value_heads / mesh.tp(), 1) * model.head_dim;
+  for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
     cache.k.push_back(arena.allocate(slots * max_length, columns, compute));
     cache.v.push_back(arena.allocate(slots * max_length, columns, compute));
   }
@@ -109,7 +109,7 @@ void attention_block_forward(const Pass& pass, int64_t layer, const LayerParamet
   Stream& s = pass.stream;
   const Batch& b = pass.batch;
   const Heads heads(pass, p);
-  const float eps = static_cast<float>(pass.model.rms_eps);
+  const float eps = static_cast<float>(pass.model.rms_norm_eps);
   const Tensor x = saved.x.row_range(0, b.slice);
   const Beside h(pass.ws.h, b.slice, x.cols, p.qkv.joined_columns());
   const Tensor qkv = saved.qkv.row_range(0, b.padded);

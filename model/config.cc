@@ -36,21 +36,21 @@ const char* linear_name(Linear linear) {
 }
 
 bool LoraConfig::on(Linear linear) const {
-  return rank > 0 && std::find(targets.begin(), targets.end(), linear) != targets.end();
+  return r > 0 && std::find(target_modules.begin(), target_modules.end(), linear) != target_modules.end();
 }
 
 void validate_model(const ModelConfig& m) {
-  require_positive(m.vocab, "vocab_size");
-  require_positive(m.hidden, "hidden_size");
-  require_positive(m.ffn, "intermediate_size");
-  require_positive(m.layers, "num_hidden_layers");
-  require_positive(m.heads, "num_attention_heads");
-  require_positive(m.kv_heads, "num_key_value_heads");
+  require_positive(m.vocab_size, "vocab_size");
+  require_positive(m.hidden_size, "hidden_size");
+  require_positive(m.intermediate_size, "intermediate_size");
+  require_positive(m.num_hidden_layers, "num_hidden_layers");
+  require_positive(m.num_attention_heads, "num_attention_heads");
+  require_positive(m.num_key_value_heads, "num_key_value_heads");
   require_positive(m.head_dim, "head_dim");
-  require_positive(m.max_positions, "max_position_embeddings");
-  if (m.heads % m.kv_heads != 0) {
-    throw DataError(str_cat("model config: num_attention_heads (", m.heads,
-                            ") is not a multiple of num_key_value_heads (", m.kv_heads, ")"));
+  require_positive(m.max_position_embeddings, "max_position_embeddings");
+  if (m.num_attention_heads % m.num_key_value_heads != 0) {
+    throw DataError(str_cat("model config: num_attention_heads (", m.num_attention_heads,
+                            ") is not a multiple of num_key_value_heads (", m.num_key_value_heads, ")"));
   }
   if (m.head_dim % 2 != 0) {
     throw DataError(
@@ -71,27 +71,27 @@ void validate_layout(const ModelConfig& m, const PescConfig& pesc, int world, in
     throw UsageError(str_cat("impossible layout: parallel.ep is ", ep, ", which does not divide the ", world,
                              " ranks; start a multiple of ", ep, " ranks or change parallel.ep"));
   }
-  if (m.heads % tp != 0) {
-    throw UsageError(str_cat("impossible layout: the model's ", m.heads,
+  if (m.num_attention_heads % tp != 0) {
+    throw UsageError(str_cat("impossible layout: the model's ", m.num_attention_heads,
                              " attention heads are not divisible by parallel.tp = ", tp));
   }
-  if (m.ffn % tp != 0) {
-    throw UsageError(str_cat("impossible layout: the model's FFN of ", m.ffn,
+  if (m.intermediate_size % tp != 0) {
+    throw UsageError(str_cat("impossible layout: the model's FFN of ", m.intermediate_size,
                              " columns is not divisible by parallel.tp = ", tp));
   }
-  if (m.kv_heads % tp != 0 && tp % m.kv_heads != 0) {
-    throw UsageError(str_cat("impossible layout: of the model's ", m.kv_heads,
+  if (m.num_key_value_heads % tp != 0 && tp % m.num_key_value_heads != 0) {
+    throw UsageError(str_cat("impossible layout: of the model's ", m.num_key_value_heads,
                              " KV heads and parallel.tp = ", tp, " one must divide the other"));
   }
   if (pesc.mode == TrainMode::kPesc) {
     const MoeConfig& moe = pesc.moe;
-    if (moe.experts % ep != 0) {
-      throw UsageError(str_cat("impossible layout: moe.experts = ", moe.experts,
+    if (moe.num_experts % ep != 0) {
+      throw UsageError(str_cat("impossible layout: moe.num_experts = ", moe.num_experts,
                                " is not divisible by parallel.ep = ", ep));
     }
-    if (moe.top_k < 1 || moe.top_k > moe.experts) {
-      throw UsageError(
-          str_cat("moe.top_k is ", moe.top_k, "; it must be between 1 and moe.experts = ", moe.experts));
+    if (moe.num_experts_per_tok < 1 || moe.num_experts_per_tok > moe.num_experts) {
+      throw UsageError(str_cat("moe.num_experts_per_tok is ", moe.num_experts_per_tok,
+                               "; it must be between 1 and moe.num_experts = ", moe.num_experts));
     }
     if (moe.adapter_dim < 1)
       throw UsageError(str_cat("moe.adapter_dim is ", moe.adapter_dim, "; it must be positive"));

@@ -23,18 +23,18 @@ struct RopeConfig {
 // The dense decoder, as `config.json` of a Hugging Face folder describes it.
 struct ModelConfig {
   Family family = Family::kLlama;
-  int64_t vocab = 0;
-  int64_t hidden = 0;
-  int64_t ffn = 0;  // intermediate_size
-  int64_t layers = 0;
-  int64_t heads = 0;
-  int64_t kv_heads = 0;
+  int64_t vocab_size = 0;
+  int64_t hidden_size = 0;
+  int64_t intermediate_size = 0;
+  int64_t num_hidden_layers = 0;
+  int64_t num_attention_heads = 0;
+  int64_t num_key_value_heads = 0;
   int64_t head_dim = 0;
-  int64_t max_positions = 0;
-  double rms_eps = 1e-5;
+  int64_t max_position_embeddings = 0;
+  double rms_norm_eps = 1e-5;
   RopeConfig rope;
   bool qkv_bias = false;  // as the family's row says
-  bool tied_embeddings = false;
+  bool tie_word_embeddings = false;
   int64_t bos_id = -1;           // -1: the model names none
   std::vector<int64_t> eos_ids;  // may be empty
   int64_t pad_id = -1;           // -1: the model names none; nothing here pads with it
@@ -56,20 +56,20 @@ inline constexpr int kLinears = 7;
 [[nodiscard]] const char* linear_name(Linear linear);  // "q_proj", ... as Hugging Face names the module
 
 struct LoraConfig {
-  int64_t rank = 0;  // 0: no LoRA
-  double alpha = 16;
-  double dropout = 0;
-  std::vector<Linear> targets;
+  int64_t r = 0;  // 0: no LoRA
+  double lora_alpha = 16;
+  double lora_dropout = 0;
+  std::vector<Linear> target_modules;
   [[nodiscard]] bool on(Linear linear) const;
 };
 
 struct MoeConfig {
-  int64_t experts = 0;  // 0: the FFN stays dense
-  int64_t top_k = 2;
+  int64_t num_experts = 0;  // 0: the FFN stays dense
+  int64_t num_experts_per_tok = 2;
   int64_t adapter_dim = 0;
-  double scale = 1;
-  double dropout = 0;
-  double aux_coef = 0.01;
+  double adapter_scaling = 1;
+  double adapter_dropout = 0;
+  double router_aux_loss_coef = 0.01;
 };
 
 struct PescConfig {

@@ -106,8 +106,8 @@ Decoder::Decoder(const ModelConfig& model, const PescConfig& pesc, const Mesh& m
   set_gemm_trials(stream_, &memory_->arenas.scratch);
   if (pesc.mode == TrainMode::kPesc) {
     const Sizes sizes(options.capacity, pesc, mesh, options.compute);
-    exchange_ = std::make_unique<ExpertExchange>(groups.ep, pesc.moe.experts, pesc.moe.top_k,
-                                                 std::max<int64_t>(1, sizes.capacity));
+    exchange_ = std::make_unique<ExpertExchange>(
+        groups.ep, pesc.moe.num_experts, pesc.moe.num_experts_per_tok, std::max<int64_t>(1, sizes.capacity));
   }
   memory_->rope.fill(stream_, model_);
   fill_zero(stream_, memory_->loss_sum);
@@ -137,7 +137,7 @@ Pass Decoder::pass() {
 // The first layer's input [S, H] from the tokens.
 void Decoder::embed(const Tensor& x) {
   Memory& m = *memory_;
-  const Tensor partial = tp_.size() == 1 ? x : m.ws.gathered.leading(batch_.padded, model_.hidden);
+  const Tensor partial = tp_.size() == 1 ? x : m.ws.gathered.leading(batch_.padded, model_.hidden_size);
   embedding_forward(stream_, batch_.ids, m.parameters.embedding, m.parameters.vocab.begin, partial);
   tp_.reduce_scatter(stream_, partial, x);
 }
@@ -167,7 +167,7 @@ void Decoder::layer_forward(const Pass& p, int64_t i, RoutingTape* tape, const T
   attention_block_forward(p, i, w, m.rope, saved, batch_.cached ? &m.cache : nullptr);
 
   const Tensor x2 = saved.x2.row_range(0, batch_.slice);
-  const Beside h(m.ws.h, batch_.slice, model_.hidden, w.gate_up.joined_columns());
+  const Beside h(m.ws.h, batch_.slice, model_.hidden_size, w.gate_up.joined_columns());
   const Dropout mask = p.slice_dropout(i, DropoutSite::kGateUp);
   const Tensor second =
       drops(w.gate_up.lora_columns(), mask) ? m.ws.dropped.row_range(0, batch_.slice) : Tensor{};
@@ -176,7 +176,7 @@ void Decoder::layer_forward(const Pass& p, int64_t i, RoutingTape* tape, const T
                             .delta = {},
                             .x_out = {},
                             .weight = w.post_norm,
-                            .eps = static_cast<float>(model_.rms_eps),
+                            .eps = static_cast<float>(model_.rms_norm_eps),
                             .y = h.x,
                             .rstd = saved.rstd2.col_range(0, batch_.slice),
                             .dropped = {mask, second}});
@@ -195,12 +195,13 @@ void Decoder::layer_forward(const Pass& p, int64_t i, RoutingTape* tape, const T
   moe.combine(moe.experts(moe.dispatch(std::move(output))));
 }
 
-// What Recompute::kCheap did not keep of layer i, for its attention's backward; and of the layer below, whose
+// What Recompute::kSelective did not keep of layer i, for its attention's backward; and of the layer below, whose
 // output is the input of this one. The last layer's attention still stands where the forward left it.
 void Decoder::input_again(const Pass& p, int64_t i) {
   Memory& m = *memory_;
   const LayerSaved& saved = m.saved.layers[static_cast<size_t>(i)];
-  if (i + 1 < model_.layers) attention_again(p, m.parameters.layers[static_cast<size_t>(i)], saved);
+  if (i + 1 < model_.num_hidden_layers)
+    attention_again(p, m.parameters.layers[static_cast<size_t>(i)], saved);
   if (exchange_ == nullptr) return;
   const Tensor x = saved.x.row_range(0, batch_.slice);
   if (i == 0) return embed(x);
@@ -217,7 +218,7 @@ void Decoder::balance(int64_t tokens, double coef) {
   groups_.world.all_reduce_sum(stream_, saved.stats.reshaped(1, saved.stats.size()));
   for (int64_t i = 0; i < saved.balance.rows; ++i) {
     balance_loss(stream_, saved.stats.row_range(2 * i, 2 * i + 2), static_cast<double>(tokens),
-                 pesc_.moe.top_k, coef, saved.balance_loss.col_range(i, i + 1),
+                 pesc_.moe.num_experts_per_tok, coef, saved.balance_loss.col_range(i, i + 1),
                  saved.balance.row_range(i, i + 1));
   }
 }
@@ -225,25 +226,25 @@ void Decoder::balance(int64_t tokens, double coef) {
 Tensor Decoder::final_hidden(const Pass& p) {
   Memory& m = *memory_;
   const Tensor x = m.saved.x_final.row_range(0, batch_.slice);
-  const Tensor h = m.ws.h.leading(batch_.slice, model_.hidden);
+  const Tensor h = m.ws.h.leading(batch_.slice, model_.hidden_size);
   rmsnorm_forward(stream_, {.x = x,
                             .delta = {},
                             .x_out = {},
                             .weight = m.parameters.final_norm,
-                            .eps = static_cast<float>(model_.rms_eps),
+                            .eps = static_cast<float>(model_.rms_norm_eps),
                             .y = h,
                             .rstd = m.saved.rstd_final.col_range(0, batch_.slice)});
-  return p.tp.gather(stream_, h, m.ws.gathered.leading(batch_.padded, model_.hidden));
+  return p.tp.gather(stream_, h, m.ws.gathered.leading(batch_.padded, model_.hidden_size));
 }
 
 void Decoder::loss(HeadMode mode, float grad_scale, std::vector<float>* row_losses) {
   Memory& m = *memory_;
   const Pass p = pass();
   const Tensor all = final_hidden(p);
-  const Tensor dall = m.ws.gathered2.leading(batch_.padded, model_.hidden);
+  const Tensor dall = m.ws.gathered2.leading(batch_.padded, model_.hidden_size);
   head_loss(p, m.parameters, all, mode, grad_scale, dall, {m.loss_sum, row_losses});
   if (mode == HeadMode::kLoss) return;
-  const Tensor dh = tp_.reduce_scatter(stream_, dall, m.ws.dslice.leading(batch_.slice, model_.hidden));
+  const Tensor dh = tp_.reduce_scatter(stream_, dall, m.ws.dslice.leading(batch_.slice, model_.hidden_size));
   const Tensor dx = m.ws.dx.row_range(0, batch_.slice);
   fill_zero(stream_, dx);
   rmsnorm_backward(stream_, {dh, m.saved.x_final.row_range(0, batch_.slice), m.parameters.final_norm,
@@ -254,10 +255,10 @@ void Decoder::backward(const LayerDone& done) {
   Memory& m = *memory_;
   const Pass p = pass();
   const Tensor dx = m.ws.dx.row_range(0, batch_.slice);
-  for (int64_t i = model_.layers - 1; i >= 0; --i) layer_backward(p, i, dx, done);
+  for (int64_t i = model_.num_hidden_layers - 1; i >= 0; --i) layer_backward(p, i, dx, done);
   if (done) done(0);
   if (m.parameters.dembedding.cols > 0) {
-    const Tensor all = tp_.gather(stream_, dx, m.ws.gathered.leading(batch_.padded, model_.hidden));
+    const Tensor all = tp_.gather(stream_, dx, m.ws.gathered.leading(batch_.padded, model_.hidden_size));
     embedding_backward(stream_, batch_.ids, all, m.parameters.vocab.begin, m.parameters.dembedding);
   }
 }
@@ -267,11 +268,11 @@ void Decoder::layer_backward(const Pass& p, int64_t i, const Tensor& dx, const L
   LayerSaved& saved = m.saved.layers[static_cast<size_t>(i)];
   const LayerParameters& w = m.parameters.layers[static_cast<size_t>(i)];
   // The last layer's values still stand where the forward left them. The output again goes nowhere.
-  if (options_.recompute == Recompute::kBlock && i + 1 < model_.layers)
+  if (options_.recompute == Recompute::kFull && i + 1 < model_.num_hidden_layers)
     layer_forward(p, i, nullptr, m.ws.delta.row_range(0, batch_.slice), Run::kAgain);
   const Tensor x2 = saved.x2.row_range(0, batch_.slice);
   const Tensor rstd = saved.rstd2.col_range(0, batch_.slice);
-  const Tensor h = m.ws.h.leading(batch_.slice, model_.hidden);
+  const Tensor h = m.ws.h.leading(batch_.slice, model_.hidden_size);
   // The FFN's input again, for trained weights, or what LoRA saw of it.
   const Dropout mask = p.slice_dropout(i, DropoutSite::kGateUp);
   const bool two = drops(w.gate_up.lora_columns(), mask);
@@ -279,12 +280,12 @@ void Decoder::layer_backward(const Pass& p, int64_t i, const Tensor& dx, const L
   const auto make_ffn_input = [&] {
     rmsnorm_apply(stream_, x2, w.post_norm, rstd, two ? Tensor{} : h, {mask, two ? dropped : Tensor{}});
   };
-  const Beside dh(m.ws.dslice, batch_.slice, model_.hidden, w.gate_up.joined_columns());
+  const Beside dh(m.ws.dslice, batch_.slice, model_.hidden_size, w.gate_up.joined_columns());
   Tensor through_a = m.ws.delta.row_range(0, batch_.slice);
   LowRankTerm router_term;
   if (exchange_ == nullptr) {
     make_ffn_input();
-    if (done && i + 1 < model_.layers) done(i + 1);
+    if (done && i + 1 < model_.num_hidden_layers) done(i + 1);
     through_a = shared_ffn_backward(p, i, w, saved, dx, h, dropped, dh, through_a);
   } else {
     const MoeLayer moe(p, i, w.moe, *exchange_, chunks_, saved.moe);
@@ -293,10 +294,10 @@ void Decoder::layer_backward(const Pass& p, int64_t i, const Tensor& dx, const L
     auto combining = moe.experts_backward(std::move(dispatched));
     // What other ranks wait for in this layer is enqueued: now the gradients of the layer above may be
     // reduced.
-    if (done && i + 1 < model_.layers) done(i + 1);
+    if (done && i + 1 < model_.num_hidden_layers) done(i + 1);
     // The gradient of f stands where the gradient of the FFN's input is going to.
     const auto place = [&](size_t c) {
-      return dh.rows(chunks_[c].rows).all.leading(chunks_[c].rows.size(), model_.hidden);
+      return dh.rows(chunks_[c].rows).all.leading(chunks_[c].rows.size(), model_.hidden_size);
     };
     auto ffn_done = moe.ffn_backward(std::move(combining), place, [&](size_t c, const Tensor& df) {
       chunk_backward(p, i, c, df, h, dropped, dh);
@@ -306,7 +307,7 @@ void Decoder::layer_backward(const Pass& p, int64_t i, const Tensor& dx, const L
         moe.route_backward(std::move(ffn_done), {x2, rstd, w.post_norm}, m.saved.balance.row_range(i, i + 1));
   }
   rmsnorm_backward(stream_, {dh.x, x2, w.post_norm, rstd, dx, w.dpost_norm, {mask, through_a}, router_term});
-  if (options_.recompute == Recompute::kCheap) input_again(p, i);
+  if (options_.recompute == Recompute::kSelective) input_again(p, i);
   attention_block_backward(p, i, w, m.rope, saved, dx);
 }
 
@@ -358,7 +359,7 @@ Tensor Decoder::scalar() const {
 
 std::vector<float> Decoder::balance_losses() {
   if (exchange_ == nullptr) return {};
-  std::vector<float> out(static_cast<size_t>(model_.layers));
+  std::vector<float> out(static_cast<size_t>(model_.num_hidden_layers));
   copy_to_host(stream_, memory_->saved.balance_loss, out.data());
   return out;
 }
@@ -370,7 +371,7 @@ std::vector<float> Decoder::expert_assignments() {
   std::vector<float> all(static_cast<size_t>(stats.size()));
   copy_to_host(stream_, stats, all.data());
   std::vector<float> out;
-  for (size_t i = 0; i < static_cast<size_t>(model_.layers); ++i) {
+  for (size_t i = 0; i < static_cast<size_t>(model_.num_hidden_layers); ++i) {
     out.insert(out.end(), all.begin() + static_cast<int64_t>(2 * i * experts),
                all.begin() + static_cast<int64_t>((2 * i + 1) * experts));
   }

@@ -90,7 +90,7 @@ class Decoder {
 
   // Embedding and layers. Collective over world; a rank without tokens takes part with an empty batch.
   void forward(const HostBatch& batch, const PassOptions& options);
-  // Sums the routing statistics of the forward over world and derives the balance loss and its gradient.
+  // Sums the routing statistics of the forward over world and derives the aux loss and its gradient.
   // `tokens`: real tokens of the micro-batch over all ranks; `coef`: weight of one layer's loss in the total.
   // Collective over world.
   void balance(int64_t tokens, double coef);

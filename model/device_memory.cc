@@ -27,7 +27,7 @@ DeviceMemory device_memory(const ModelConfig& model, const PescConfig& pesc, con
     return m;
   }
   m.queues = cuda::kQueueBytes * (has_communication_stream(mesh, options) ? 2 : 1);
-  m.connections = nccl_bytes(mesh, model.kv_heads, options.gpu_use);
+  m.connections = nccl_bytes(mesh, model.num_key_value_heads, options.gpu_use);
   m.libraries = cuda::kLibraryBytes;
   m.context = kContextBytes;
   return m;

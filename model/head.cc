@@ -56,7 +56,7 @@ std::vector<float> head_logits(const Pass& pass, const ModelParameters& p, const
   Stream& s = pass.stream;
   Communicator& tp = pass.tp.communicator();
   const int64_t n = rows.rows;
-  const int64_t vocab = pass.model.vocab;
+  const int64_t vocab = pass.model.vocab_size;
   const int64_t mine = p.vocab.size();
   const int64_t piece = split_range(vocab, tp.size(), 0).size();
   std::vector<float> all(static_cast<size_t>(n * vocab));

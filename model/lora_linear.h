@@ -33,7 +33,7 @@ namespace pesc {
 }
 
 [[nodiscard]] inline float lora_scale(const Pass& pass) {
-  return static_cast<float>(pass.pesc.lora.alpha / static_cast<double>(pass.pesc.lora.rank));
+  return static_cast<float>(pass.pesc.lora.lora_alpha / static_cast<double>(pass.pesc.lora.r));
 }
 // One linear's columns of the stacked activations a [any, R].
 [[nodiscard]] inline Tensor lora_part(const ColumnLinears::Part& part, const Tensor& a) {

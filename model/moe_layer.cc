@@ -25,7 +25,7 @@ MoeLayer::Routed MoeLayer::route(const Tensor& x, const Tensor& stats, RoutingTa
   const int64_t n = pass_.batch.slice_real;
   const Tensor experts = saved_.experts.row_range(0, n);
   Routing routing = Routing::kTopK;
-  std::vector<int32_t> recorded(static_cast<size_t>(n * pass_.pesc.moe.top_k));
+  std::vector<int32_t> recorded(static_cast<size_t>(n * pass_.pesc.moe.num_experts_per_tok));
   if (tape != nullptr && tape->replay(pass_.batch, layer_, recorded)) {
     routing = Routing::kReplay;
     copy_from_host(s, recorded.data(), experts);
@@ -64,7 +64,7 @@ MoeLayer::FfnOutput<MoeLayer::Planned> MoeLayer::prepare(FfnOutput<Routed>&& out
                                                          RoutingTape* tape) const {
   const Tensor y = consume(std::move(output));
   const int64_t n = pass_.batch.slice_real;
-  const int64_t k = pass_.pesc.moe.top_k;
+  const int64_t k = pass_.pesc.moe.num_experts_per_tok;
   saved_.chosen.resize(static_cast<size_t>(n * k));
   finish_host_copy(pass_.stream, saved_.experts.row_range(0, n), saved_.chosen.data());
   if (tape != nullptr) tape->record(pass_.batch, layer_, saved_.chosen);

@@ -119,7 +119,7 @@ class MoeLayer {
   struct RouterInput {
     Tensor x, rstd, norm;
   };
-  // The router's backward from ws.dweights and the gradient of the balance loss [1, E]. The gradient of the
+  // The router's backward from ws.dweights and the gradient of the aux loss [1, E]. The gradient of the
   // FFN's input is not written: the caller adds the term that is returned, of the slice's first rows. Uses
   // ws.dlogits.
   [[nodiscard]] LowRankTerm route_backward(FfnDone&& done, const RouterInput& input,

@@ -11,7 +11,7 @@ AdapterForward adapter_args(const Pass& pass, const MoeParameters& parameters, c
           rows.weights,
           parameters.down,
           parameters.up,
-          static_cast<float>(pass.pesc.moe.scale),
+          static_cast<float>(pass.pesc.moe.adapter_scaling),
           rows.hidden,
           out};
 }
@@ -27,7 +27,8 @@ DispatchRound::DispatchRound(const Pass& pass, const ExpertExchange& exchange,
       first_(static_cast<int64_t>(c) * exchange.capacity()),
       rows_(plan_.received(round)),
       round_(round) {
-  const int64_t most = exchange.capacity() * std::min(pass.pesc.moe.top_k, exchange.local_experts());
+  const int64_t most =
+      exchange.capacity() * std::min(pass.pesc.moe.num_experts_per_tok, exchange.local_experts());
   first_assignment_ = static_cast<int64_t>(c) * most;
 }
 

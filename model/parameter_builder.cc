@@ -33,24 +33,24 @@ ParameterBuilder::ParameterBuilder(const ModelConfig& model, const PescConfig& p
       out_(out),
       full_(pesc.mode == TrainMode::kFull) {
   const int tp = mesh.tp();
-  heads_ = model.heads / tp;
-  kv_parts_ = static_cast<int>(std::min<int64_t>(model.kv_heads, tp));
-  kv_heads_ = model.kv_heads / kv_parts_;
+  heads_ = model.num_attention_heads / tp;
+  kv_parts_ = static_cast<int>(std::min<int64_t>(model.num_key_value_heads, tp));
+  kv_heads_ = model.num_key_value_heads / kv_parts_;
   kv_index_ = mesh.tp_rank() * kv_parts_ / tp;
 }
 
 void ParameterBuilder::build() {
-  out_.vocab = split_range(model_.vocab, mesh_.tp(), mesh_.tp_rank());
+  out_.vocab = split_range(model_.vocab_size, mesh_.tp(), mesh_.tp_rank());
   out_.embedding = vocab_table(hf::kEmbedding, out_.dembedding);
-  if (model_.tied_embeddings) {
+  if (model_.tie_word_embeddings) {
     out_.head = out_.embedding;
     slots_.add(out_.all_.size() - 1, out_.dhead);
   } else {
     out_.head = vocab_table(hf::kHead, out_.dhead);
   }
   out_.final_norm = norm(hf::kFinalNorm, out_.dfinal_norm);
-  out_.layers.resize(static_cast<size_t>(model_.layers));
-  for (int64_t i = 0; i < model_.layers; ++i) {
+  out_.layers.resize(static_cast<size_t>(model_.num_hidden_layers));
+  for (int64_t i = 0; i < model_.num_hidden_layers; ++i) {
     out_.first_of_layer_.push_back(out_.all_.size());
     build_layer(i, out_.layers[static_cast<size_t>(i)]);
   }
@@ -109,8 +109,8 @@ ParameterBuilder::Held ParameterBuilder::base(int64_t out, int64_t in, int64_t l
 }
 
 ParameterBuilder::Held ParameterBuilder::lora_b(int64_t rows, const Tensor& place) {
-  if (place.cols == 0) return matrix(rows, pesc_.lora.rank, Kind::kTrained);
-  return {arenas_.weights.allocate(rows, pesc_.lora.rank), place};
+  if (place.cols == 0) return matrix(rows, pesc_.lora.r, Kind::kTrained);
+  return {arenas_.weights.allocate(rows, pesc_.lora.r), place};
 }
 
 ParameterBuilder::Held ParameterBuilder::exact(int64_t rows, int64_t cols) {
@@ -141,23 +141,23 @@ Tensor ParameterBuilder::dense(ShardSpec spec, ReplicaGroup group, const Held& h
 }
 
 Tensor ParameterBuilder::vocab_table(const std::string& name, Tensor& grad) {
-  return dense(rows_of(name, model_.vocab, model_.hidden, out_.vocab.begin, out_.vocab.size()),
-               ReplicaGroup::kDp, matrix(out_.vocab.size(), model_.hidden, dense_kind()), grad);
+  return dense(rows_of(name, model_.vocab_size, model_.hidden_size, out_.vocab.begin, out_.vocab.size()),
+               ReplicaGroup::kDp, matrix(out_.vocab.size(), model_.hidden_size, dense_kind()), grad);
 }
 
 Tensor ParameterBuilder::norm(const std::string& name, Tensor& grad) {
-  return dense(whole(name, 1, model_.hidden), ReplicaGroup::kWorld, exact(1, model_.hidden), grad,
+  return dense(whole(name, 1, model_.hidden_size), ReplicaGroup::kWorld, exact(1, model_.hidden_size), grad,
                Init::kOnes);
 }
 
 ParameterBuilder::Cut ParameterBuilder::column_cut(Linear linear) const {
   const int64_t d = model_.head_dim;
   if (linear == Linear::kQ)
-    return {model_.heads * d, mesh_.tp_rank() * heads_ * d, heads_ * d, ReplicaGroup::kDp};
+    return {model_.num_attention_heads * d, mesh_.tp_rank() * heads_ * d, heads_ * d, ReplicaGroup::kDp};
   if (linear == Linear::kK || linear == Linear::kV)
-    return {model_.kv_heads * d, kv_index_ * kv_heads_ * d, kv_heads_ * d, ReplicaGroup::kDpKv};
-  const int64_t f = model_.ffn / mesh_.tp();
-  return {model_.ffn, mesh_.tp_rank() * f, f, ReplicaGroup::kDp};
+    return {model_.num_key_value_heads * d, kv_index_ * kv_heads_ * d, kv_heads_ * d, ReplicaGroup::kDpKv};
+  const int64_t f = model_.intermediate_size / mesh_.tp();
+  return {model_.intermediate_size, mesh_.tp_rank() * f, f, ReplicaGroup::kDp};
 }
 
 void ParameterBuilder::build_columns(int64_t layer, std::span<const Linear> linears, BiasTerm bias,
@@ -168,9 +168,9 @@ void ParameterBuilder::build_columns(int64_t layer, std::span<const Linear> line
     rows += column_cut(l).count;
     with_lora += lora(l) ? 1 : 0;
   }
-  const int64_t h = model_.hidden;
+  const int64_t h = model_.hidden_size;
   const bool biased = bias == BiasTerm::kPresent;
-  Stack weight{base(rows, h, with_lora * pesc_.lora.rank, out.base)};
+  Stack weight{base(rows, h, with_lora * pesc_.lora.r, out.base)};
   Stack biases{biased ? exact(rows, 1) : Held{}};
   out.parts.resize(linears.size());  // before slots point into it
   for (size_t i = 0; i < linears.size(); ++i) {
@@ -188,17 +188,17 @@ void ParameterBuilder::build_columns(int64_t layer, std::span<const Linear> line
           part.dbias, Init::kZero);
   }
   if (biased) out.bias = biases.buffer.value.reshaped(1, rows);
-  if (with_lora > 0) build_column_lora(layer, with_lora * pesc_.lora.rank, out);
+  if (with_lora > 0) build_column_lora(layer, with_lora * pesc_.lora.r, out);
 }
 
 void ParameterBuilder::build_column_lora(int64_t layer, int64_t columns, ColumnLinears& out) {
-  const int64_t r = pesc_.lora.rank;
-  Stack a{matrix(columns, model_.hidden, Kind::kTrained)};
+  const int64_t r = pesc_.lora.r;
+  Stack a{matrix(columns, model_.hidden_size, Kind::kTrained)};
   out.lora_a = a.buffer.used;
   for (ColumnLinears::Part& part : out.parts) {
     if (!lora(part.linear)) continue;
     part.lora_begin = a.next;
-    add(whole(hf::lora_a(layer, part.linear), r, model_.hidden), ReplicaGroup::kWorld, Kind::kTrained,
+    add(whole(hf::lora_a(layer, part.linear), r, model_.hidden_size), ReplicaGroup::kWorld, Kind::kTrained,
         Init::kKaimingUniform, a.take(r), out.dlora_a);
   }
   for (ColumnLinears::Part& part : out.parts) {
@@ -212,27 +212,27 @@ void ParameterBuilder::build_column_lora(int64_t layer, int64_t columns, ColumnL
 
 void ParameterBuilder::build_row(int64_t layer, Linear linear, int64_t global_in, RowLinear& out) {
   const int64_t in = global_in / mesh_.tp();
-  const int64_t r = pesc_.lora.rank;
+  const int64_t r = pesc_.lora.r;
   out.linear = linear;
   out.column0 = in * mesh_.tp_rank();
-  dense(cols_of(hf::weight(layer, linear), model_.hidden, global_in, out.column0, in), ReplicaGroup::kDp,
-        base(model_.hidden, in, lora(linear) ? r : 0, out.base), out.dweight);
+  dense(cols_of(hf::weight(layer, linear), model_.hidden_size, global_in, out.column0, in), ReplicaGroup::kDp,
+        base(model_.hidden_size, in, lora(linear) ? r : 0, out.base), out.dweight);
   if (!full_) out_.all_.back().held = out.base;
   if (!lora(linear)) return;
   out.lora_a = add(cols_of(hf::lora_a(layer, linear), r, global_in, out.column0, in), ReplicaGroup::kDp,
                    Kind::kTrained, Init::kKaimingUniform, matrix(r, in, Kind::kTrained), out.dlora_a);
-  out.lora_b =
-      add(whole(hf::lora_b(layer, linear), model_.hidden, r), ReplicaGroup::kWorld, Kind::kTrained,
-          Init::kZero, lora_b(model_.hidden, out.base.lora_b({0, model_.hidden}, {0, r})), out.dlora_b);
+  out.lora_b = add(whole(hf::lora_b(layer, linear), model_.hidden_size, r), ReplicaGroup::kWorld,
+                   Kind::kTrained, Init::kZero,
+                   lora_b(model_.hidden_size, out.base.lora_b({0, model_.hidden_size}, {0, r})), out.dlora_b);
 }
 
 void ParameterBuilder::build_moe(int64_t layer, MoeParameters& out) {
   const MoeConfig& moe = pesc_.moe;
-  const int64_t h = model_.hidden;
+  const int64_t h = model_.hidden_size;
   const int64_t d = moe.adapter_dim;
-  const Range mine = mesh_.experts(moe.experts);
-  out.router = add(whole(hf::router(layer), moe.experts, h), ReplicaGroup::kWorld, Kind::kTrained,
-                   Init::kKaimingUniform, exact(moe.experts, h), out.drouter);
+  const Range mine = mesh_.experts(moe.num_experts);
+  out.router = add(whole(hf::router(layer), moe.num_experts, h), ReplicaGroup::kWorld, Kind::kTrained,
+                   Init::kKaimingUniform, exact(moe.num_experts, h), out.drouter);
   Stack down{matrix(mine.size() * d, h, Kind::kTrained)};
   Stack up{matrix(mine.size() * h, d, Kind::kTrained)};
   out.down = down.buffer.used;
@@ -253,9 +253,9 @@ void ParameterBuilder::build_layer(int64_t i, LayerParameters& out) {
   out.input_norm = norm(hf::input_norm(i), out.dinput_norm);
   out.post_norm = norm(hf::post_norm(i), out.dpost_norm);
   build_columns(i, kQkv, model_.qkv_bias ? BiasTerm::kPresent : BiasTerm::kAbsent, out.qkv);
-  build_row(i, Linear::kO, model_.heads * model_.head_dim, out.o);
+  build_row(i, Linear::kO, model_.num_attention_heads * model_.head_dim, out.o);
   build_columns(i, kGateUp, BiasTerm::kAbsent, out.gate_up);
-  build_row(i, Linear::kDown, model_.ffn, out.down);
+  build_row(i, Linear::kDown, model_.intermediate_size, out.down);
   if (pesc_.mode == TrainMode::kPesc) build_moe(i, out.moe);
 }
 

@@ -38,7 +38,7 @@ void load(Stream& stream, WeightSource& source, const Parameter& p) {
     throw DataError(str_cat("tensor '", s.name, "' holds ", host[static_cast<size_t>(at)], " at [",
                             s.row + begin + at / s.cols, ", ", s.col + at % s.cols, "], which is more than ",
                             frozen_format_name(to.format),
-                            " can hold; set train.compute: F32, or take another base"));
+                            " can hold; set train.compute_dtype: F32, or take another base"));
   }
 }
 

@@ -54,7 +54,7 @@ struct Pass {
  private:
   [[nodiscard]] Dropout make(int64_t layer, DropoutSite site, const Tensor& samples, const Tensor& positions,
                              int64_t column0) const {
-    const double rate = site == DropoutSite::kAdapter ? pesc.moe.dropout : pesc.lora.dropout;
+    const double rate = site == DropoutSite::kAdapter ? pesc.moe.adapter_dropout : pesc.lora.lora_dropout;
     Dropout d;
     d.rate = kind == PassKind::kTrain ? static_cast<float>(rate) : 0.0F;
     d.seed = seed;

@@ -100,8 +100,8 @@ Tensor shared_ffn_backward(const Pass& pass, int64_t layer, const LayerParameter
 int64_t ffn_blocks_scratch_bytes(const Device& device, const PescConfig& pesc, int64_t padded) {
   if (device.kind == DeviceKind::kCuda || pesc.mode == TrainMode::kFull) return 0;
   int64_t columns = 0;
-  for (const Linear linear : pesc.lora.targets)
-    if (linear == Linear::kGate || linear == Linear::kUp) columns += pesc.lora.rank;
+  for (const Linear linear : pesc.lora.target_modules)
+    if (linear == Linear::kGate || linear == Linear::kUp) columns += pesc.lora.r;
   Arena arena = Arena::planning("FFN blocks scratch");
   (void)arena.allocate(padded, columns);
   return arena.peak();

@@ -28,7 +28,7 @@ void check_one_rank_per_gpu(Communicator& host, const std::string& gpu_id) {
     throw UsageError(
         str_cat("parallel.device: CUDA: ranks ", other->second, " and ", rank,
                 " would share one GPU: there are more ranks than GPUs on their host; start at most one "
-                "rank per GPU, or set parallel.share_gpu: true (a test mode, slow)"));
+                "rank per GPU, or set debug.share_gpu: true (a test mode, slow)"));
   }
 }
 

@@ -26,10 +26,10 @@ std::string trimmed(const std::string& s) {
 void count_choices(const Job& job, Decoder& decoder, const std::vector<int32_t>& tags,
                    std::vector<double>& share) {
   const Batch& b = decoder.batch();
-  const auto k = static_cast<size_t>(job.config.pesc.moe.top_k);
-  const auto experts = static_cast<size_t>(job.config.pesc.moe.experts);
+  const auto k = static_cast<size_t>(job.config.pesc.moe.num_experts_per_tok);
+  const auto experts = static_cast<size_t>(job.config.pesc.moe.num_experts);
   const auto first = static_cast<size_t>(std::min(b.slice * job.mesh().tp_rank(), b.tokens));
-  for (int64_t layer = 0; layer < job.model.layers; ++layer) {
+  for (int64_t layer = 0; layer < job.model.num_hidden_layers; ++layer) {
     const std::vector<int32_t> chosen = decoder.chosen_experts(layer);
     for (size_t i = 0; i < chosen.size(); ++i) {
       share[static_cast<size_t>(tags[first + i / k]) * experts + static_cast<size_t>(chosen[i])] += 1;
@@ -80,7 +80,7 @@ std::optional<HeldOutLosses> held_out_loss(Job& job, Decoder& decoder, const Dat
   const int64_t rows = limit > 0 ? std::min(limit, data.rows()) : data.rows();
   const size_t tags = data.tags().size();
   const bool moe = job.config.pesc.mode == TrainMode::kPesc;
-  const size_t experts = moe ? static_cast<size_t>(job.config.pesc.moe.experts) : 0;
+  const size_t experts = moe ? static_cast<size_t>(job.config.pesc.moe.num_experts) : 0;
   std::vector<double> sums(2 * tags, 0.0);
   std::vector<double> share(tags * experts, 0.0);
   std::vector<float> losses;
@@ -151,8 +151,8 @@ int64_t cut_answers(const Job& job, int64_t mine) {
 }
 
 SamplingOptions sampling_options(const Job& job, const GenerateSection& generate) {
-  return {generate.max_tokens, generate.temperature, generate.top_p,
-          generate.seed,       stop_ids(job),        job.tokenizer->vocab_size()};
+  return {generate.max_new_tokens, generate.temperature, generate.top_p,
+          generate.seed,           stop_ids(job),        job.tokenizer->vocab_size()};
 }
 
 std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vector<Row>& rows,
@@ -171,7 +171,7 @@ std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vect
                                 cache_length, {}, &cut);
   if (const int64_t all = cut_answers(job, cut); job.first() && all > 0) {
     LOG(WARNING) << all << " answers are cut where question and answer have the " << cache_length
-                 << " tokens of train.seq_len; they are compared as they are";
+                 << " tokens of data.max_seq_length; they are compared as they are";
   }
 
   // One tp rank of each dp rank tells the others: index, length, text.
@@ -203,7 +203,7 @@ std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vect
   }
   if (job.first() && answered < out.size()) {
     LOG(WARNING) << out.size() - answered << " of " << out.size()
-                 << " questions are longer than train.seq_len; they count as answered wrongly";
+                 << " questions are longer than data.max_seq_length; they count as answered wrongly";
   }
   return out;
 }

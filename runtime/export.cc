@@ -22,7 +22,7 @@ void export_dense(const Job& job, Decoder& decoder, const std::string& folder) {
     config.eos_ids.push_back(end);
   const ModelSection& section = job.config.model;
   write_model_config(folder, config,
-                     section.path.empty() ? section.init_std : read_initializer_range(section.path));
+                     section.path.empty() ? section.initializer_range : read_initializer_range(section.path));
   const std::string tokenizer = job.config.model.tokenizer + "/tokenizer.model";
   if (!std::filesystem::equivalent(job.config.model.tokenizer, folder, error)) {
     std::filesystem::copy_file(tokenizer, folder + "/tokenizer.model",

@@ -14,7 +14,7 @@ namespace {
 // The fields that decide about memory, and the number of ranks.
 struct Choice {
   Recompute recompute;
-  int64_t micro_batch, seq_len;
+  int64_t micro_batch, max_seq_length;
   int tp, ep, world;
 };
 
@@ -23,15 +23,19 @@ class Search {
   Search(const ExperimentConfig& config, const ModelConfig& model, int world, const DecoderUse& use,
          const MemoryRoom& room)
       : config_(config), model_(model), use_(use), room_(room) {
-    now_ = {config.train.recompute, config.train.micro_batch, config.train.seq_len,
-            config.parallel.tp,     config.parallel.ep,       world};
+    now_ = {config.train.recompute_granularity,
+            config.train.micro_batch_rows(),
+            config.data.max_seq_length,
+            config.parallel.tp,
+            config.parallel.ep,
+            world};
   }
 
   [[nodiscard]] std::vector<std::string> single_changes() {
     if (training()) {
       first_that_fits(recomputations(), [](Choice& c, Recompute r) { c.recompute = r; });
       first_that_fits(micro_batches(), [](Choice& c, int64_t rows) { c.micro_batch = rows; });
-      first_that_fits(lengths(), [](Choice& c, int64_t tokens) { c.seq_len = tokens; });
+      first_that_fits(lengths(), [](Choice& c, int64_t tokens) { c.max_seq_length = tokens; });
     }
     const auto set_layout = [](Choice& c, const Layout& l) { std::tie(c.tp, c.ep) = l; };
     const auto where = [&](auto keep) {
@@ -86,19 +90,19 @@ class Search {
 
   [[nodiscard]] std::vector<Recompute> recomputations() const {
     std::vector<Recompute> all;
-    for (const Recompute r : {Recompute::kCheap, Recompute::kBlock})
+    for (const Recompute r : {Recompute::kSelective, Recompute::kFull})
       if (r > now_.recompute) all.push_back(r);
     return all;
   }
   [[nodiscard]] std::vector<int64_t> micro_batches() const {
     std::vector<int64_t> all;
     for (int64_t rows = now_.micro_batch - 1; rows >= 1; --rows)
-      if (config_.train.global_batch % rows == 0) all.push_back(rows);
+      if (config_.train.global_batch_size % rows == 0) all.push_back(rows);
     return all;
   }
   [[nodiscard]] std::vector<int64_t> lengths() const {
     std::vector<int64_t> all;
-    for (int64_t tokens = now_.seq_len / 2; tokens >= 128; tokens /= 2) all.push_back(tokens);
+    for (int64_t tokens = now_.max_seq_length / 2; tokens >= 128; tokens /= 2) all.push_back(tokens);
     return all;
   }
   // Of so many ranks, those that cut least first.
@@ -132,9 +136,9 @@ class Search {
 
   bool consider(const Choice& c) {
     ExperimentConfig changed = config_;
-    changed.train.recompute = c.recompute;
-    changed.train.micro_batch = c.micro_batch;
-    changed.train.seq_len = c.seq_len;
+    changed.train.recompute_granularity = c.recompute;
+    changed.train.gradient_accumulation_steps = changed.train.global_batch_size / c.micro_batch;
+    changed.data.max_seq_length = c.max_seq_length;
     changed.parallel.tp = c.tp;
     changed.parallel.ep = c.ep;
     try {
@@ -161,18 +165,19 @@ class Search {
     const auto add = [&all](const std::string& field, const auto& value) {
       all += str_cat(all.empty() ? "" : " and ", field, value);
     };
-    if (c.micro_batch != now_.micro_batch) add("train.micro_batch: ", c.micro_batch);
-    if (c.seq_len != now_.seq_len) add("train.seq_len: ", c.seq_len);
+    if (c.micro_batch != now_.micro_batch)
+      add("train.gradient_accumulation_steps: ", config_.train.global_batch_size / c.micro_batch);
+    if (c.max_seq_length != now_.max_seq_length) add("data.max_seq_length: ", c.max_seq_length);
     if (c.tp != now_.tp) add("parallel.tp: ", c.tp);
     if (c.ep != now_.ep) add("parallel.ep: ", c.ep);
     if (c.world != now_.world) add("ranks: ", c.world);
-    if (c.recompute != now_.recompute) add("train.recompute: ", recompute_name(c.recompute));
+    if (c.recompute != now_.recompute) add("train.recompute_granularity: ", recompute_name(c.recompute));
     return all;
   }
   [[nodiscard]] std::string remark(const Choice& c) const {
-    if (c.micro_batch != now_.micro_batch && pesc() && config_.pesc.moe.aux_coef > 0)
-      return " (changes the balance loss, moe.aux_coef, which is taken of each micro-batch)";
-    if (c.seq_len != now_.seq_len) return " (cuts longer rows)";
+    if (c.micro_batch != now_.micro_batch && pesc() && config_.pesc.moe.router_aux_loss_coef > 0)
+      return " (changes the aux loss, moe.router_aux_loss_coef, which is taken of each micro-batch)";
+    if (c.max_seq_length != now_.max_seq_length) return " (cuts longer rows)";
     return "";
   }
 
@@ -215,7 +220,7 @@ double needed_bytes(const ExperimentConfig& config, const ModelConfig& model, in
                     const DecoderUse& use, MemoryRoom::Against against) {
   const Mesh mesh(world, 0, config.parallel.tp, config.parallel.ep);
   const DecoderOptions options =
-      decoder_options(config, mesh, device_of(config, config.parallel.threads), use);
+      decoder_options(config, mesh, device_of(config, config.parallel.num_threads), use);
   const DeviceMemory memory = device_memory(model, config.pesc, mesh, options);
   int64_t bytes = against == MemoryRoom::Against::kAll ? memory.all() : memory.to_come();
   if (options.device.kind == DeviceKind::kCpu && use.purpose == Purpose::kTraining) {
@@ -223,7 +228,7 @@ double needed_bytes(const ExperimentConfig& config, const ModelConfig& model, in
           optimizer = Arena::planning("optimizer");
     const ModelParameters parameters(model, config.pesc, mesh, options.precision(),
                                      {weights, copies, &optimizer});
-    bytes += planned_snapshot_bytes(parameters, mesh, model.kv_heads);
+    bytes += planned_snapshot_bytes(parameters, mesh, model.num_key_value_heads);
   }
   return static_cast<double>(bytes);
 }
@@ -246,7 +251,9 @@ void check_memory(const ExperimentConfig& config, const ModelConfig& model, int 
                                : str_cat("the model, activations and workspaces of ", gpu.ranks, " ranks");
   std::string text =
       cuda::too_little_memory(gpu.index, gpu.info, what, static_cast<int64_t>(bytes) * gpu.ranks);
-  text += "; use train.recompute, a smaller micro_batch or seq_len, or more ranks (tp, ep)";
+  text +=
+      "; use train.recompute_granularity, more train.gradient_accumulation_steps, a smaller "
+      "data.max_seq_length, or more ranks (tp, ep)";
   const std::vector<std::string> changes = what_would_fit(config, model, world, use, room);
   text += changes.empty() ? str_cat("; none of these makes it fit on up to ", kMostRanks * world, " ranks")
                           : ". Any of these fits: ";

@@ -122,7 +122,7 @@ std::vector<std::vector<int32_t>> generate(Decoder& decoder, Communicator& world
                                            const TokenCallback& on_token, int64_t* cut) {
   std::vector<std::vector<int32_t>> out(prompts.size());
   together(world, [&] { check_prompts(prompts, cache_length); });
-  const int64_t vocab = decoder.model().vocab;
+  const int64_t vocab = decoder.model().vocab_size;
   size_t next_prompt = 0;
   std::vector<Active> active;
   std::vector<int32_t> free_slots(static_cast<size_t>(cache_slots));

@@ -50,10 +50,10 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
   });
   job.device = device_of(job.config, placement.threads);
   if (job.device.kind == DeviceKind::kCuda) {
-    job.gpu_world = connect_gpus(world, placement, job.config.parallel.share_gpu, job.device);
+    job.gpu_world = connect_gpus(world, placement, job.config.debug.share_gpu, job.device);
   }
   job.ranks = std::make_unique<Ranks>(job.gpu_world ? *job.gpu_world : world, job.config.parallel.tp,
-                                      job.config.parallel.ep, job.model.kv_heads);
+                                      job.config.parallel.ep, job.model.num_key_value_heads);
   return job;
 }
 
@@ -63,7 +63,7 @@ std::unique_ptr<Dataset> load_dataset(const Job& job, const std::vector<DatasetF
                                       std::vector<Row>* rows = nullptr) {
   const ExperimentConfig& config = job.config;
   DatasetOptions options;
-  options.seq_len = config.train.seq_len;
+  options.max_seq_length = config.data.max_seq_length;
   options.rows.on_bad_row = config.data.on_bad_row == BadRowPolicy::kSkip ? OnBadRow::kSkip : OnBadRow::kFail;
   options.rows.policy_field = "data.on_bad_row";
   if (job.first()) options.rows.progress = [](const std::string& text) { LOG(INFO) << text; };
@@ -112,7 +112,7 @@ std::unique_ptr<Decoder> make_decoder(Job& job, const DecoderUse& use) {
       return std::pair(job.ranks->reduction().replica(g), job.ranks->reduction().replicas(g));
     });
     parameters.initialise(decoder->stream(), job.base.get(), job.config.train.seed,
-                          job.config.model.init_std);
+                          job.config.model.initializer_range);
   });
   return decoder;
 }

@@ -28,7 +28,7 @@ GradientSum::GradientSum(Decoder& decoder, const GradientReduction& reduction, R
       reduction_(reduction),
       when_(when),
       piece_(layers_of(piece_bytes, decoder.parameters())),
-      left_(decoder.model().layers) {}
+      left_(decoder.model().num_hidden_layers) {}
 
 Decoder::LayerDone GradientSum::behind_layers() {
   if (when_ == Reduce::kAtEnd) return {};

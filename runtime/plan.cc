@@ -20,20 +20,20 @@ struct Terms {
   double attention_again, forward_again;
 
   Terms(const ExperimentConfig& c, const ModelConfig& m, int ranks)
-      : h(static_cast<double>(m.hidden)),
-        q(static_cast<double>(m.heads * m.head_dim)),
-        kv(static_cast<double>(m.kv_heads * m.head_dim)),
-        f(static_cast<double>(m.ffn)),
-        v(static_cast<double>(m.vocab)),
-        layers(static_cast<double>(m.layers)),
+      : h(static_cast<double>(m.hidden_size)),
+        q(static_cast<double>(m.num_attention_heads * m.head_dim)),
+        kv(static_cast<double>(m.num_key_value_heads * m.head_dim)),
+        f(static_cast<double>(m.intermediate_size)),
+        v(static_cast<double>(m.vocab_size)),
+        layers(static_cast<double>(m.num_hidden_layers)),
         world(ranks),
         tp(c.parallel.tp),
-        tokens(static_cast<double>(c.train.global_batch * c.train.seq_len)),
+        tokens(static_cast<double>(c.train.global_batch_size * c.data.max_seq_length)),
         per_rank(tokens / ranks),
-        element(static_cast<double>(dtype_bytes(c.train.compute))),
-        micros(static_cast<double>(c.train.micro_batches())),
-        attention_again(c.train.recompute == Recompute::kNone ? 0 : 1 - 1 / layers),
-        forward_again(c.train.recompute == Recompute::kBlock ? 1 - 1 / layers : 0) {}
+        element(static_cast<double>(dtype_bytes(c.train.compute_dtype))),
+        micros(static_cast<double>(c.train.gradient_accumulation_steps)),
+        attention_again(c.train.recompute_granularity == Recompute::kNone ? 0 : 1 - 1 / layers),
+        forward_again(c.train.recompute_granularity == Recompute::kFull ? 1 - 1 / layers : 0) {}
 };
 
 PlanPhase gemm_phase(const ExperimentConfig& c, const Terms& t) {
@@ -44,7 +44,8 @@ PlanPhase gemm_phase(const ExperimentConfig& c, const Terms& t) {
 
 PlanPhase attention_phase(const ExperimentConfig& c, const Terms& t) {
   const double passes = 3.5 + t.attention_again;
-  return {"attention", passes * 4 * t.q / 2 * static_cast<double>(c.train.seq_len) * t.per_rank * t.layers,
+  return {"attention",
+          passes * 4 * t.q / 2 * static_cast<double>(c.data.max_seq_length) * t.per_rank * t.layers,
           t.layers * t.per_rank * t.element * (8 * t.q + 6 * t.kv + t.attention_again * (2 * t.q + 2 * t.kv)),
           0, 0};
 }
@@ -53,30 +54,31 @@ PlanPhase lora_phase(const ExperimentConfig& c, const Terms& t) {
   const double in[kLinears] = {t.h, t.h, t.h, t.q, t.h, t.h, t.f};
   const double out[kLinears] = {t.q, t.kv, t.kv, t.h, t.f, t.f, t.h};
   double width = 0;
-  for (const Linear l : c.pesc.lora.targets) width += in[static_cast<int>(l)] + out[static_cast<int>(l)];
-  if (c.pesc.mode == TrainMode::kFull || c.pesc.lora.rank == 0) width = 0;
+  for (const Linear l : c.pesc.lora.target_modules)
+    width += in[static_cast<int>(l)] + out[static_cast<int>(l)];
+  if (c.pesc.mode == TrainMode::kFull || c.pesc.lora.r == 0) width = 0;
   // Forward: the input read, the output updated; backward: both read again and the input's gradient updated.
   return {"LoRA",
-          (6 + 2 * t.forward_again) * static_cast<double>(c.pesc.lora.rank) * width * t.per_rank * t.layers,
+          (6 + 2 * t.forward_again) * static_cast<double>(c.pesc.lora.r) * width * t.per_rank * t.layers,
           (4 + t.forward_again) * width * t.per_rank * t.layers * t.element, 0, 0};
 }
 
 // A token's choices fall on so many other ranks of its ep group, balanced experts taken.
 double remote_ranks(const ExperimentConfig& c) {
-  const double experts = static_cast<double>(c.pesc.moe.experts);
+  const double experts = static_cast<double>(c.pesc.moe.num_experts);
   const double ep = c.parallel.ep;
   const double here = experts / ep;
   double none = 1;  // that none of the k choices is on a given rank
-  for (double j = 0; j < static_cast<double>(c.pesc.moe.top_k); ++j)
+  for (double j = 0; j < static_cast<double>(c.pesc.moe.num_experts_per_tok); ++j)
     none *= std::max(0.0, experts - here - j) / (experts - j);
   return (ep - 1) * (1 - none);
 }
 
 PlanPhase adapter_phase(const ExperimentConfig& c, const Terms& t) {
   if (c.pesc.mode != TrainMode::kPesc) return {"router + adapters", 0, 0, 0, 0};
-  const double k = static_cast<double>(c.pesc.moe.top_k);
+  const double k = static_cast<double>(c.pesc.moe.num_experts_per_tok);
   const double per_token =
-      t.h * (6 * static_cast<double>(c.pesc.moe.experts) +
+      t.h * (6 * static_cast<double>(c.pesc.moe.num_experts) +
              (6 + 2 * t.attention_again) * 2 * k * static_cast<double>(c.pesc.moe.adapter_dim));
   return {"router + adapters", per_token * t.per_rank * t.layers,
           (8 + 3 * k + t.attention_again * (4 + k)) * t.h * t.per_rank * t.layers * t.element, 0, 0};
@@ -102,7 +104,7 @@ double tp_bytes(const Terms& t) {
 
 double exchange_bytes(const ExperimentConfig& c, const Terms& t) {
   if (c.pesc.mode != TrainMode::kPesc || c.parallel.ep == 1) return 0;
-  const double k = static_cast<double>(c.pesc.moe.top_k);
+  const double k = static_cast<double>(c.pesc.moe.num_experts_per_tok);
   // Rows there and back, forward and backward; weights and their gradients in float32.
   return remote_ranks(c) * t.layers *
          ((4 + 2 * t.attention_again) * t.h * t.element + (2 + t.attention_again) * k * 4);
@@ -117,7 +119,8 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
   p.dp = mesh.dp();
   p.tp = mesh.tp();
   p.ep = mesh.ep();
-  const DecoderOptions options = decoder_options(c, mesh, device_of(c, c.parallel.threads), training_use(c));
+  const DecoderOptions options =
+      decoder_options(c, mesh, device_of(c, c.parallel.num_threads), training_use(c));
   p.memory = device_memory(model, c.pesc, mesh, options);
   Arena weights = Arena::planning("weights"), copies = Arena::planning("bf16 copies"),
         optimizer = Arena::planning("optimizer");
@@ -127,18 +130,19 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
     const int64_t whole = q.spec.global_rows * q.spec.global_cols;
     (q.trained ? p.trained : p.frozen) += q.group == ReplicaGroup::kExpert ? 0 : whole;
     if (!q.trained) continue;
-    const double n = replicas_of(q.group, mesh, model.kv_heads);
+    const double n = replicas_of(q.group, mesh, model.num_key_value_heads);
     const auto local = static_cast<double>(q.spec.rows * q.spec.cols);
     reduced += 4 * local * 2 * (n - 1) / n;
   }
-  p.host_bytes = planned_snapshot_bytes(parameters, mesh, model.kv_heads);
+  p.host_bytes = planned_snapshot_bytes(parameters, mesh, model.num_key_value_heads);
   if (c.pesc.mode == TrainMode::kPesc)  // of all ep ranks
-    p.trained += model.layers * c.pesc.moe.experts * 2 * model.hidden * c.pesc.moe.adapter_dim;
+    p.trained +=
+        model.num_hidden_layers * c.pesc.moe.num_experts * 2 * model.hidden_size * c.pesc.moe.adapter_dim;
 
   const Terms t(c, model, world);
   p.tokens = t.tokens;
-  p.flops =
-      training_flops(model, c.pesc, {t.tokens, t.tokens, t.tokens * static_cast<double>(c.train.seq_len)});
+  p.flops = training_flops(model, c.pesc,
+                           {t.tokens, t.tokens, t.tokens * static_cast<double>(c.data.max_seq_length)});
   p.exchanged_per_token = exchange_bytes(c, t);
   p.phases = {gemm_phase(c, t),
               attention_phase(c, t),
@@ -150,8 +154,8 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
               {"tensor-parallel gathers", 0, 0, tp_bytes(t), 0},
               {"token exchange", 0, 0, p.exchanged_per_token * t.per_rank, 0},
               {"gradient reduction", 0, 0, reduced, 0}};
-  const bool overlaps = c.parallel.device == DeviceKind::kCuda && c.parallel.overlap == Overlap::kOn;
-  const int chunks = options.capacity.exchange_chunks;
+  const bool overlaps = c.parallel.device == DeviceKind::kCuda && c.parallel.overlap_comm == Overlap::kOn;
+  const int chunks = options.capacity.dispatch_chunks;
   for (PlanPhase& phase : p.phases) {
     const double rate = phase.name == "attention" ? rates.attention : rates.gemm;
     double exposed = 1;

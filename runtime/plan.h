@@ -2,7 +2,7 @@
 // without its device.
 //
 // The time is a sum of phases. A phase takes the larger of its FLOP over the arithmetic rate and its bytes
-// over the memory or link rate. Where collectives overlap (parallel.overlap on CUDA), the plan assumes that
+// over the memory or link rate. Where collectives overlap (parallel.overlap_comm on CUDA), the plan assumes that
 // the reduction of all gradients but those of layer 0 is hidden by the backward, and half of a token exchange
 // in two chunks by the FFN. It assumes balanced experts and full rows.
 #pragma once

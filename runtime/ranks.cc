@@ -47,7 +47,7 @@ HostPlacement divide_host(const HostCores& given, double quota, int online, int 
   }
   p.threads = threads > 0 ? threads : mine;
   if (threads > mine && !p.why.empty())
-    p.why += str_cat("; parallel.threads ", threads, " is obeyed, but ", mine, " would fit");
+    p.why += str_cat("; parallel.num_threads ", threads, " is obeyed, but ", mine, " would fit");
   return p;
 }
 

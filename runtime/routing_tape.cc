@@ -116,7 +116,7 @@ RoutingReplay::RoutingReplay(const std::string& directory, int64_t top_k) : top_
 std::map<uint32_t, RoutingReplay::Runs> RoutingReplay::read_steps(const RoutingFile& file) const {
   const auto refuse = [&](const std::string& why) { throw DataError(str_cat(file.path, ": ", why)); };
   if (file.owner.top_k != top_k_)
-    refuse(str_cat("recorded with moe.top_k ", file.owner.top_k, ", not ", top_k_));
+    refuse(str_cat("recorded with moe.num_experts_per_tok ", file.owner.top_k, ", not ", top_k_));
   std::ifstream in(file.path, std::ios::binary);
   in.seekg(static_cast<std::streamoff>(file.records_at));
   std::map<uint32_t, Runs> finished;
@@ -170,7 +170,7 @@ void RoutingReplay::check(const HostBatch& batch, int64_t layers, int64_t expert
       for (int64_t j = 0; j < top_k_; ++j) {
         if (chosen[j] < experts) continue;
         throw DataError(str_cat("the recorded routing names expert ", static_cast<int>(chosen[j]), " at ",
-                                where(), "; the model has ", experts, " (moe.experts)"));
+                                where(), "; the model has ", experts, " (moe.num_experts)"));
       }
     }
   }

@@ -42,7 +42,7 @@ void check_tokenizer(const Job& job, const LoadedCheckpoint& c, const std::strin
 
 // Of answers only what a forward depends on; a layout of theirs promises nothing.
 bool concerns(const std::string& version, CheckpointUse use) {
-  static const std::set<std::string> kTrainingAlone{"exchange_chunks", "threads", "mpi", "nccl",
+  static const std::set<std::string> kTrainingAlone{"dispatch_chunks", "num_threads", "mpi", "nccl",
                                                     "nccl_settings"};
   return use == CheckpointUse::kResume || !kTrainingAlone.contains(version);
 }
@@ -51,7 +51,7 @@ void compare_versions(const Job& job, const LoadedCheckpoint& c, CheckpointUse u
                       std::vector<std::string>& rounding) {
   const auto now = run_versions(job);
   // Of another device all of these are others, and it has been said.
-  static const std::set<std::string> kOfTheDevice{"gemm", "gpu", "nccl", "nccl_settings", "threads"};
+  static const std::set<std::string> kOfTheDevice{"gemm", "gpu", "nccl", "nccl_settings", "num_threads"};
   bool other_device = false;
   for (const std::string& line : rounding) other_device |= line.starts_with("parallel.device:");
   for (const auto& [name, value] : now) {
@@ -68,10 +68,11 @@ std::map<std::string, std::string> run_versions(const Job& job) {
   std::map<std::string, std::string> versions = library_versions(job.device);
   const Mesh& mesh = job.mesh();
   const TrainSection& t = job.config.train;
-  const int64_t tokens = split_range(t.micro_batch, mesh.dp(), 0).size() * t.seq_len;
-  versions["threads"] = std::to_string(job.placement.threads);
+  const int64_t tokens =
+      split_range(t.micro_batch_rows(), mesh.dp(), 0).size() * job.config.data.max_seq_length;
+  versions["num_threads"] = std::to_string(job.placement.threads);
   if (job.config.pesc.mode == TrainMode::kPesc)
-    versions["exchange_chunks"] = std::to_string(job.config.parallel.chunks(job.config.pesc, mesh, tokens));
+    versions["dispatch_chunks"] = std::to_string(job.config.parallel.chunks(job.config.pesc, mesh, tokens));
   return versions;
 }
 
@@ -94,9 +95,9 @@ CheckpointNotes check_same_run(const Job& job, const LoadedCheckpoint& checkpoin
   const CheckpointState& s = checkpoint.state;
   const std::string& digest = base.to_compare(s.base_digest);
   CheckpointNotes notes;
+  check_recorded_numbers(s.config_text, s.step, s.consumed_samples, s.seed);
   check_tokenizer(job, checkpoint, digest);
   notes.information = check_base(s, job.config.model.path, digest);
-  check_recorded_numbers(s.config_text, s.step, s.cursor, s.seed);
   RunDifferences found = compare_runs(s.config_text, job.config.text, use);
   refuse_differences(found.refused, use);
   if (use == CheckpointUse::kExport) return notes;

@@ -53,7 +53,8 @@ Trainer::Trainer(Job& job, RankWatch& watch, uint64_t generation)
 void Trainer::prepare() {
   prepare_run_directory();  // first: a directory that is taken or not ours ends the run before any work
   load_data();
-  decoder_ = make_training_decoder(job_, job_.config.train.micro_batch, job_.config.train.seq_len);
+  decoder_ =
+      make_training_decoder(job_, job_.config.train.micro_batch_rows(), job_.config.data.max_seq_length);
   training_step_ = std::make_unique<TrainingStep>(job_, *decoder_, train_->tags());
   digest_ = base_digest(job_);
   job_.base.reset();  // its mapped pages would stay resident beside the arenas
@@ -80,8 +81,8 @@ void Trainer::prepare_run_directory() {
   const auto mine = static_cast<int64_t>(generation_);
   generation_ = static_cast<uint64_t>(world.host_all_gather(std::span(&mine, 1)).front());
   CheckpointOptions options;
-  options.keep = static_cast<int>(c.checkpoint.keep);
-  options.keep_every = c.checkpoint.keep_every;
+  options.keep = static_cast<int>(c.checkpoint.save_total_limit);
+  options.keep_every = c.checkpoint.keep_every_steps;
   options.still_ours = [this] { return still_ours(); };
   store_ = std::make_unique<CheckpointStore>(posix_filesystem(), c.run_dir, options);
   saver_ = std::make_unique<AsyncSaver>(*store_);
@@ -136,7 +137,7 @@ void Trainer::resume() {
     const auto counted = s.extra.find(kUpdates);
     together(world, [&] { updates_.load(counted == s.extra.end() ? "" : counted->second, s.step); });
     step_ = s.step;
-    cursor_ = s.cursor;
+    cursor_ = s.consumed_samples;
     set_length();
     started_save_ = committed_step_ = s.step;
     resume_evaluation(s);
@@ -144,7 +145,7 @@ void Trainer::resume() {
   }
   const LoadedCheckpoint* resumed = found.checkpoint ? &*found.checkpoint : nullptr;
   const RoutingOwner owner = check_routing(resumed);
-  together(world, [&] { watch_.report_to(c.run_dir, generation_, c.faults); });
+  together(world, [&] { watch_.report_to(c.run_dir, generation_, c.debug.faults); });
   // Only now is it sure that this configuration may go on with the run.
   claimed_ = true;
   together(world, [&] {
@@ -159,7 +160,7 @@ void Trainer::resume() {
     metrics_->write({{"kind", "launch"}, {"step", step_}, {"ranks", world.size()}});
   });
   if (!owner.run.empty()) {
-    together(world, [&] { recorder_ = std::make_unique<RoutingRecorder>(c.routing_record, owner); });
+    together(world, [&] { recorder_ = std::make_unique<RoutingRecorder>(c.debug.routing_record, owner); });
   }
   watch_.enter(Section::kSetup, step_);
   watch_.faults().reach(Section::kSetup, step_);
@@ -171,29 +172,32 @@ RoutingOwner Trainer::check_routing(const LoadedCheckpoint* resumed) {
   const ExperimentConfig& c = job_.config;
   RoutingOwner owner;
   if (c.pesc.mode != TrainMode::kPesc) return owner;
-  if (!c.routing_replay.empty()) {
-    together(world, [&] { replay_ = std::make_unique<RoutingReplay>(c.routing_replay, c.pesc.moe.top_k); });
+  if (!c.debug.routing_replay.empty()) {
+    together(world, [&] {
+      replay_ = std::make_unique<RoutingReplay>(c.debug.routing_replay, c.pesc.moe.num_experts_per_tok);
+    });
   }
-  if (c.routing_record.empty()) return owner;
+  if (c.debug.routing_record.empty()) return owner;
   std::string run;
   together(world, [&] {
     if (!job_.first()) return;
     run = store_->identify(resumed, generation_).id;
-    check_routing_folder(c.routing_record, run);
+    check_routing_folder(c.debug.routing_record, run);
   });
   owner.run = world.host_all_gather(run).front();
   owner.launch = generation_;
   owner.rank = world.rank();
   owner.ranks = world.size();
-  owner.top_k = c.pesc.moe.top_k;
+  owner.top_k = c.pesc.moe.num_experts_per_tok;
   return owner;
 }
 
 void Trainer::measure_gemm_rate() {
   gemm_rate_ = 0;
   job_.ranks->world().barrier();
-  for (const double rate : sum_over_ranks(
-           job_.ranks->world(), {measured_gemm_rate(decoder_->stream(), job_.config.train.compute, 0.3)})) {
+  for (const double rate :
+       sum_over_ranks(job_.ranks->world(),
+                      {measured_gemm_rate(decoder_->stream(), job_.config.train.compute_dtype, 0.3)})) {
     gemm_rate_ += rate;
   }
 }
@@ -205,7 +209,7 @@ StepMetrics Trainer::train_step() {
   input.step = step_;
   input.lr = lr_.at(step_);
   input.flag = preemption_was_requested();
-  const BatchPlan plan{t.global_batch, t.micro_batch, mesh.dp()};
+  const BatchPlan plan{t.global_batch_size, t.micro_batch_rows(), mesh.dp()};
   for (int64_t m = 0; m < plan.micro_batches(); ++m) {
     if (plan.micro_range(cursor_, m, end_).size() == 0) break;  // the last step of all epochs has fewer rows
     const Range mine = plan.local_range(cursor_, m, mesh.dp_rank(), end_);
@@ -217,7 +221,7 @@ StepMetrics Trainer::train_step() {
     replay_->set_step(step_);
     together(job_.ranks->world(), [&] {
       for (const LocalBatch& b : input.micro_batches)
-        replay_->check(b.host, job_.model.layers, job_.config.pesc.moe.experts);
+        replay_->check(b.host, job_.model.num_hidden_layers, job_.config.pesc.moe.num_experts);
     });
     input.tape = replay_.get();
   }
@@ -239,7 +243,7 @@ StepMetrics Trainer::train_step() {
   }
   if (recorder_ != nullptr) recorder_->end_step();
   ++step_;
-  cursor_ = std::min(cursor_ + t.global_batch, end_);
+  cursor_ = std::min(cursor_ + t.global_batch_size, end_);
   updates_.count(out.updated);
   out.metrics.retries = retries;
   out.metrics.skipped = !out.updated;
@@ -262,7 +266,7 @@ std::vector<ArenaSize> Trainer::memory() const {
 CheckpointState Trainer::state() const {
   CheckpointState s;
   s.step = step_;
-  s.cursor = cursor_;
+  s.consumed_samples = cursor_;
   s.seed = job_.config.train.seed;
   s.config_text = job_.config.text;
   s.base_path = job_.config.model.path;
@@ -285,7 +289,7 @@ void Trainer::report(const StepMetrics& m) {
   mean_seconds_ = mean_seconds_ == 0 ? m.seconds : 0.95 * mean_seconds_ + 0.05 * m.seconds;
   if (!job_.first()) return;
   metrics_->write(to_json(m));
-  const bool line = step_ % job_.config.train.log_every == 0 || step_ == steps_ || step_ == 1;
+  const bool line = step_ % job_.config.train.logging_steps == 0 || step_ == steps_ || step_ == 1;
   if (!terminal_ && !line) return;
   std::fprintf(stderr, "%s%s%s", terminal_ ? "\r\033[K" : "", progress_line(m, mean_seconds_).c_str(),
                terminal_ && step_ != steps_ ? "" : "\n");
@@ -331,7 +335,7 @@ TrainResult Trainer::run_steps() {
       LOG(INFO) << "attention of the first step: " << attention_library(decoder_->stream());
     poll_save();
     if (evaluates_at(step_)) evaluate_and_log();
-    const int64_t every = job_.config.checkpoint.every_steps;
+    const int64_t every = job_.config.checkpoint.save_steps;
     save_due_ |= every > 0 && step_ % every == 0;
     if (save_due_ && worth_saving(m)) start_save(LastSave::kNo);
     if (preempt_agreed_) {

@@ -1,4 +1,4 @@
-// The training loop: accumulation, token-weighted loss, balance loss, clipping, AdamW, evaluation,
+// The training loop: accumulation, token-weighted loss, aux loss, clipping, AdamW, evaluation,
 // checkpoints, metrics.
 //
 // The loss of a step is the sum over all supervised tokens of the global batch divided by their number, which

@@ -21,10 +21,10 @@ void Trainer::load_data() {
   check_rows_alike();
   log_data(job_, "training data", *train_);
   if (eval_) log_data(job_, "held-out data", *eval_);
-  if (eval_ && c.train.eval_every > 0 && job_.first()) {
+  if (eval_ && c.train.eval_steps > 0 && job_.first()) {
     std::vector<int64_t> sizes;
     for (const DatasetContent& file : eval_->content()) sizes.push_back(file.rows);
-    if (const std::string text = beyond_all_rows(sizes, c.train.eval_rows); !text.empty())
+    if (const std::string text = beyond_all_rows(sizes, c.train.max_eval_samples); !text.empty())
       LOG(WARNING) << text;
   }
   set_length();
@@ -34,8 +34,9 @@ void Trainer::load_data() {
 // The steps from the cursor to the end, on top of those that are done.
 void Trainer::set_length() {
   const TrainSection& t = job_.config.train;
-  end_ = t.steps > 0 ? INT64_MAX : sampler_->rows_for(t.epochs);
-  steps_ = t.steps > 0 ? t.steps : step_ + (end_ - cursor_ + t.global_batch - 1) / t.global_batch;
+  end_ = t.max_steps > 0 ? INT64_MAX : sampler_->rows_for(t.num_train_epochs);
+  steps_ = t.max_steps > 0 ? t.max_steps
+                           : step_ + (end_ - cursor_ + t.global_batch_size - 1) / t.global_batch_size;
   lr_ = t.lr;
   lr_.total = steps_;
   lr_.warmup = t.warmup_ratio > 0 ? share_of(t.warmup_ratio, steps_) : t.warmup_steps;
@@ -45,13 +46,13 @@ void Trainer::set_length() {
 void Trainer::tell_length() const {
   if (!job_.first()) return;
   const TrainSection& t = job_.config.train;
-  if (t.steps == 0) {
-    const int64_t last = end_ - (steps_ - 1) * t.global_batch;
-    LOG(INFO) << t.epochs << " epochs of " << train_->epoch_size() << " rows are " << end_ << " rows in "
-              << steps_ << " steps; the last step has " << last << " rows";
-    const double asked = t.epochs * static_cast<double>(train_->epoch_size());
+  if (t.max_steps == 0) {
+    const int64_t last = end_ - (steps_ - 1) * t.global_batch_size;
+    LOG(INFO) << t.num_train_epochs << " epochs of " << train_->epoch_size() << " rows are " << end_
+              << " rows in " << steps_ << " steps; the last step has " << last << " rows";
+    const double asked = t.num_train_epochs * static_cast<double>(train_->epoch_size());
     if (std::abs(asked - static_cast<double>(end_)) > 1e-9 * asked) {
-      LOG(WARNING) << "train.epochs asks for " << asked << " rows; " << end_ << " are trained on";
+      LOG(WARNING) << "train.num_train_epochs asks for " << asked << " rows; " << end_ << " are trained on";
     }
   }
   if (t.warmup_ratio > 0)
@@ -98,13 +99,14 @@ void Trainer::check_same_rows(const CheckpointState& saved) const {
 // A run that has gone further than it is asked to stays as it is.
 void Trainer::check_length(const CheckpointState& saved) const {
   const TrainSection& t = job_.config.train;
-  // An older pesc filled the last step of train.epochs with rows of the next epoch.
-  const int64_t end = saved.extra.contains(kUpdates) ? end_ : end_ + t.global_batch - 1;
-  if (t.steps > 0 ? saved.step <= t.steps : saved.cursor <= end) return;
-  const std::string asked = t.steps > 0 ? str_cat("train.steps is ", t.steps)
-                                        : str_cat("train.epochs is ", t.epochs, ", which is ", end_, " rows");
+  // An older pesc filled the last step of train.num_train_epochs with rows of the next epoch.
+  const int64_t end = saved.extra.contains(kUpdates) ? end_ : end_ + t.global_batch_size - 1;
+  if (t.max_steps > 0 ? saved.step <= t.max_steps : saved.consumed_samples <= end) return;
+  const std::string asked = t.max_steps > 0 ? str_cat("train.max_steps is ", t.max_steps)
+                                            : str_cat("train.num_train_epochs is ", t.num_train_epochs,
+                                                      ", which is ", end_, " rows");
   throw UsageError(str_cat(asked, ", but the run in '", job_.config.run_dir, "' has done ", saved.step,
-                           " steps (", saved.cursor,
+                           " steps (", saved.consumed_samples,
                            " rows) already, and nothing is taken back; ask for at least as many, or use "
                            "another run_dir"));
 }

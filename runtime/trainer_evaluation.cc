@@ -12,7 +12,7 @@
 namespace pesc {
 
 bool Trainer::evaluates_at(int64_t step) const {
-  const int64_t every = job_.config.train.eval_every;
+  const int64_t every = job_.config.train.eval_steps;
   return eval_ != nullptr && every > 0 && step > 0 && step % every == 0;
 }
 
@@ -21,8 +21,8 @@ bool Trainer::evaluates_at(int64_t step) const {
 void Trainer::evaluate_and_log() {
   watch_.enter(Section::kEval, step_);
   watch_.faults().reach(Section::kEval, step_);
-  const auto losses = held_out_loss(job_, *decoder_, *eval_, job_.config.train.micro_batch,
-                                    job_.config.train.eval_rows, preemption_was_requested);
+  const auto losses = held_out_loss(job_, *decoder_, *eval_, job_.config.train.micro_batch_rows(),
+                                    job_.config.train.max_eval_samples, preemption_was_requested);
   evaluation_due_ = !losses;
   if (!losses) {
     preempt_agreed_ = true;

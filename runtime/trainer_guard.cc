@@ -14,7 +14,7 @@ Update Trainer::guard(const StepMetrics& m, int retries) const {
   const TrainSection& t = job_.config.train;
   const bool finite = is_finite(m);
   if (finite && !spikes_.is_spike(m.loss)) return Update::kApply;
-  const int64_t behind = std::min(cursor_ + t.global_batch, end_);
+  const int64_t behind = std::min(cursor_ + t.global_batch_size, end_);
   const std::string rows = str_cat("rows ", cursor_, " to ", behind - 1, " of the stream");
   std::string what = str_cat("step ", step_ + 1, ": the loss is ", m.loss);
   what += finite ? str_cat(", a spike: the usual is ", spikes_.usual())
@@ -24,7 +24,7 @@ Update Trainer::guard(const StepMetrics& m, int retries) const {
     return Update::kApply;
   }
   what += "; no rank has updated its weights";
-  const char* field = finite ? "train.on_loss_spike: SKIP_SPIKE" : "train.on_nonfinite: SKIP";
+  const char* field = finite ? "train.on_loss_spike: SKIP" : "train.on_nonfinite: SKIP";
   const bool skip = finite ? t.on_loss_spike == OnLossSpike::kSkip : t.on_nonfinite == OnNonfinite::kSkip;
   if (retries == 0 || skip) {
     if (job_.first()) {
@@ -60,7 +60,7 @@ std::string Trainer::last_good() const {
 void Trainer::check_skipped(const StepMetrics& m) const {
   const int64_t skipped = updates_.skipped_in_a_row();
   if (skipped < kMostSkippedInARow) return;
-  const int64_t first = std::max<int64_t>(0, cursor_ - skipped * job_.config.train.global_batch);
+  const int64_t first = std::max<int64_t>(0, cursor_ - skipped * job_.config.train.global_batch_size);
   throw AgreedError(ExitCode::kInternal,
                     str_cat("steps ", step_ - skipped + 1, " to ", step_, ": all ", skipped,
                             " batches in a row were left out, and no more are tried; the last loss is ",

@@ -28,7 +28,7 @@ void Trainer::start_save(LastSave last) {
                 generation_);
   started_save_ = step_;
   watch_.faults().reach(Section::kCheckpoint, step_);
-  if (!job_.config.checkpoint.asynchronous) advance_save(Patience::kWait, last);
+  if (!job_.config.checkpoint.async_save) advance_save(Patience::kWait, last);
   if (!job_.first()) return;
   metrics_->write({{"step", step_}, {"save_stall_seconds", now() - begin}});
 }
@@ -66,7 +66,7 @@ void Trainer::advance_save(Patience patience, LastSave last) {
 // After a failed save the run continues only if an earlier checkpoint exists, another save will follow, and
 // this launch still owns the run directory.
 void Trainer::answer_failed_save(const Error& error, LastSave last) {
-  const bool go_on = job_.config.checkpoint.on_error == OnSaveError::kContinue && committed_step_ >= 0 &&
+  const bool go_on = job_.config.checkpoint.on_save_error == OnSaveError::kContinue && committed_step_ >= 0 &&
                      last == LastSave::kNo;
   together(job_.ranks->world(), [&] {
     if (!go_on || (job_.first() && !still_ours())) throw IoError(error.what());
@@ -74,9 +74,10 @@ void Trainer::answer_failed_save(const Error& error, LastSave last) {
   const int64_t failed = std::exchange(started_save_, committed_step_);
   if (!job_.first()) return;
   LOG(ERROR) << error.what();
-  LOG(ERROR) << "TRAINING GOES ON WITHOUT THIS CHECKPOINT (checkpoint.on_error: CONTINUE); a restart would "
-                "begin again at step "
-             << committed_step_ << ". Make room, or look at the disk, now.";
+  LOG(ERROR)
+      << "TRAINING GOES ON WITHOUT THIS CHECKPOINT (checkpoint.on_save_error: CONTINUE); a restart would "
+         "begin again at step "
+      << committed_step_ << ". Make room, or look at the disk, now.";
   metrics_->write({{"step", failed}, {"save_failed", error.what()}});
 }
 

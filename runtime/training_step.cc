@@ -75,7 +75,8 @@ StepOutput TrainingStep::run(const StepInput& input, const BeforeUpdate& before_
   Communicator& world = job_.ranks->world();
   const size_t micros = input.micro_batches.size();
   const bool moe = pesc.mode == TrainMode::kPesc;
-  const auto layers_and_micros = static_cast<double>(job_.model.layers * static_cast<int64_t>(micros));
+  const auto layers_and_micros =
+      static_cast<double>(job_.model.num_hidden_layers * static_cast<int64_t>(micros));
 
   // Every gradient is divided by the number of supervised tokens, so that must be known before the first
   // backward.
@@ -86,8 +87,8 @@ StepOutput TrainingStep::run(const StepInput& input, const BeforeUpdate& before_
   out.flagged = tokens.back() > 0;
   Counts counts;
   if (moe) {
-    const auto experts = static_cast<size_t>(pesc.moe.experts);
-    counts.expert.resize(static_cast<size_t>(job_.model.layers) * experts);
+    const auto experts = static_cast<size_t>(pesc.moe.num_experts);
+    counts.expert.resize(static_cast<size_t>(job_.model.num_hidden_layers) * experts);
     counts.tag_expert.resize(tags_.size() * experts);
   }
   counts.tag_tokens.resize(tags_.size());
@@ -95,7 +96,8 @@ StepOutput TrainingStep::run(const StepInput& input, const BeforeUpdate& before_
   // NaN and infinity stay so whatever is added.
   if (const float value = in_gradient(input.poison); value != 0) poison_gradient(decoder_, value);
   // Over MPI a reduction blocks until it is complete, so there is nothing to overlap.
-  const bool behind = job_.config.parallel.overlap == Overlap::kOn && job_.device.kind == DeviceKind::kCuda;
+  const bool behind =
+      job_.config.parallel.overlap_comm == Overlap::kOn && job_.device.kind == DeviceKind::kCuda;
   GradientSum gradients(decoder_, job_.ranks->reduction(), behind ? Reduce::kBehindLayers : Reduce::kAtEnd);
   for (size_t i = 0; i < micros; ++i) {
     const LocalBatch& batch = input.micro_batches[i];
@@ -103,7 +105,7 @@ StepOutput TrainingStep::run(const StepInput& input, const BeforeUpdate& before_
     decoder_.forward(
         batch.host,
         {.seed = job_.config.train.seed, .step = static_cast<uint32_t>(input.step), .tape = input.tape});
-    decoder_.balance(static_cast<int64_t>(tokens[i]), pesc.moe.aux_coef / layers_and_micros);
+    decoder_.balance(static_cast<int64_t>(tokens[i]), pesc.moe.router_aux_loss_coef / layers_and_micros);
     decoder_.loss(HeadMode::kLossAndGradient,
                   m.supervised > 0 ? static_cast<float>(1.0 / m.supervised) : 0.0F);
     decoder_.backward(i + 1 == micros ? gradients.behind_layers() : Decoder::LayerDone{});
@@ -136,8 +138,8 @@ StepOutput TrainingStep::run(const StepInput& input, const BeforeUpdate& before_
 void TrainingStep::add_shares(const Counts& counts, const std::vector<double>& sums,
                               StepMetrics& metrics) const {
   const bool moe = job_.config.pesc.mode == TrainMode::kPesc;
-  const size_t experts = moe ? static_cast<size_t>(job_.config.pesc.moe.experts) : 0;
-  for (size_t layer = 0; moe && layer < static_cast<size_t>(job_.model.layers); ++layer) {
+  const size_t experts = moe ? static_cast<size_t>(job_.config.pesc.moe.num_experts) : 0;
+  for (size_t layer = 0; moe && layer < static_cast<size_t>(job_.model.num_hidden_layers); ++layer) {
     const auto begin = counts.expert.begin() + static_cast<int64_t>(layer * experts);
     metrics.expert_share.push_back(normalised({begin, begin + static_cast<int64_t>(experts)}));
   }

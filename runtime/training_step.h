@@ -1,4 +1,4 @@
-// One optimizer step over a global batch: accumulation over micro-batches, token-weighted loss, balance loss,
+// One optimizer step over a global batch: accumulation over micro-batches, token-weighted loss, aux loss,
 // reduction, clipping, AdamW, and the step's metrics. runtime/README.md walks through a step.
 #pragma once
 

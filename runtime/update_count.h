@@ -11,7 +11,7 @@ namespace pesc {
 inline constexpr const char* kUpdates = "updates";
 
 // A run ends when this many batches in a row were left out (train.on_nonfinite: SKIP, train.on_loss_spike:
-// SKIP_SPIKE).
+// SKIP).
 inline constexpr int64_t kMostSkippedInARow = 20;
 
 class UpdateCount {

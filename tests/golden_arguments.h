@@ -16,12 +16,13 @@ struct Arguments {
   std::vector<std::string> folders;
   std::string corrupt;
   int tp = 1, ep = 1, threads = 0, chunks = 1;
-  double headroom = Capacity{}.exchange_headroom;
+  double buffer_factor = Capacity{}.buffer_factor;
   std::string device = "cpu", compute = "f32";
 };
 
 inline constexpr const char* kUsage =
-    "usage: golden_check CASE_DIR... [--tp T] [--ep E] [--headroom F] [--chunks C] [--threads N] [--device "
+    "usage: golden_check CASE_DIR... [--tp T] [--ep E] [--buffer_factor F] [--chunks C] [--threads N] "
+    "[--device "
     "cpu|cuda|cuda-shared] "
     "[--compute f32|bf16] [--corrupt QUANTITY|each]";
 
@@ -55,8 +56,8 @@ inline Arguments parse(int argc, char** argv) {
       parse_number(arg, value, a.chunks);
     } else if (arg == "--threads") {
       parse_number(arg, value, a.threads);
-    } else if (arg == "--headroom") {
-      parse_number(arg, value, a.headroom);
+    } else if (arg == "--buffer_factor") {
+      parse_number(arg, value, a.buffer_factor);
     } else if (arg == "--device") {
       a.device = value;
       if (value != "cpu" && value != "cuda" && value != "cuda-shared")

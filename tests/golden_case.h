@@ -73,21 +73,21 @@ inline Case read_case(const std::string& folder, const Expected& expected, const
   c.pesc.mode = TrainMode::kPesc;
   for (int l = 0; l < kLinears; ++l) {
     const auto linear = static_cast<Linear>(l);
-    if (params.header().find(hf::lora_a(0, linear)) != nullptr) c.pesc.lora.targets.push_back(linear);
+    if (params.header().find(hf::lora_a(0, linear)) != nullptr) c.pesc.lora.target_modules.push_back(linear);
   }
-  if (!c.pesc.lora.targets.empty()) {
-    c.pesc.lora.rank = field<int64_t>(json, "rank", folder);
-    c.pesc.lora.alpha = field<double>(json, "alpha", folder);
+  if (!c.pesc.lora.target_modules.empty()) {
+    c.pesc.lora.r = field<int64_t>(json, "r", folder);
+    c.pesc.lora.lora_alpha = field<double>(json, "lora_alpha", folder);
   }
-  c.pesc.moe.experts = field<int64_t>(json, "experts", folder);
-  c.pesc.moe.top_k = field<int64_t>(json, "topk", folder);
-  c.pesc.moe.adapter_dim = field<int64_t>(json, "adapter", folder);
-  c.pesc.moe.scale = field<double>(json, "scale", folder);
-  c.pesc.moe.aux_coef = field<double>(json, "aux", folder);
-  c.adamw.weight_decay = field<double>(json, "wd", folder);
-  c.adamw.clip_norm = field<double>(json, "clip", folder);
-  c.lr = field<double>(json, "lr", folder);
-  c.steps = field<int64_t>(json, "steps", folder);
+  c.pesc.moe.num_experts = field<int64_t>(json, "num_experts", folder);
+  c.pesc.moe.num_experts_per_tok = field<int64_t>(json, "num_experts_per_tok", folder);
+  c.pesc.moe.adapter_dim = field<int64_t>(json, "adapter_dim", folder);
+  c.pesc.moe.adapter_scaling = field<double>(json, "adapter_scaling", folder);
+  c.pesc.moe.router_aux_loss_coef = field<double>(json, "router_aux_loss_coef", folder);
+  c.adamw.weight_decay = field<double>(json, "weight_decay", folder);
+  c.adamw.clip_norm = field<double>(json, "max_grad_norm", folder);
+  c.lr = field<double>(json, "learning_rate", folder);
+  c.steps = field<int64_t>(json, "max_steps", folder);
   if (expected.entry("curve.ce_aux_gradnorm").shape != std::vector<int64_t>{c.steps, 3})
     throw DataError(str_cat(folder, ": curve.ce_aux_gradnorm is not [", c.steps, ", 3], as case.json says"));
   const SafetensorsEntry& ids = expected.entry("input_ids");
@@ -99,8 +99,8 @@ inline Case read_case(const std::string& folder, const Expected& expected, const
   if (c.ids.size() != c.labels.size()) throw DataError("input_ids and labels differ in size");
   for (const auto* list : {&c.ids, &c.labels}) {
     for (const int32_t id : *list) {
-      const bool fits = id < c.model.vocab && (id >= 0 || (list == &c.labels && id == -100));
-      if (!fits) throw DataError(str_cat("expected.safetensors: token ", id, " of ", c.model.vocab));
+      const bool fits = id < c.model.vocab_size && (id >= 0 || (list == &c.labels && id == -100));
+      if (!fits) throw DataError(str_cat("expected.safetensors: token ", id, " of ", c.model.vocab_size));
     }
   }
   if (c.model.sliding_window > 0 && c.seq > c.model.sliding_window) {

@@ -1,4 +1,4 @@
-// golden_check CASE_DIR... [--tp T] [--ep E] [--headroom F] [--chunks C] [--threads N]
+// golden_check CASE_DIR... [--tp T] [--ep E] [--buffer_factor F] [--chunks C] [--threads N]
 //              [--device cpu|cuda|cuda-shared] [--compute f32|bf16] [--corrupt QUANTITY|each]
 //
 // Runs reference cases (tests/goldens/README.md), one after the other, on the layout that mpirun gives and
@@ -8,7 +8,7 @@
 // where b = 0).
 // --device cuda takes one GPU per rank; cuda-shared lets the ranks share GPUs (a test mode). --compute bf16,
 // on GPUs, has the bounds of golden_bounds.h.
-// --headroom sets the room for received rows (below about 0.5 they come in several rounds), --chunks 2
+// --buffer_factor sets the room for received rows (below about 0.5 they come in several rounds), --chunks 2
 // exchanges the tokens in two runs; gradients are summed over ranks behind the backward. --corrupt spoils
 // one expected value of a quantity, to show that the comparison would notice; with `each`, one value of every
 // tensor of every quantity in turn, and it exits 0 only if nothing is wrong by itself and each was noticed.
@@ -71,13 +71,13 @@ class Check {
         source_(files.weights),
         report_(a.corrupt),
         device_(device),
-        headroom_(a.headroom),
+        buffer_factor_(a.buffer_factor),
         chunks_(a.chunks),
         compute_(a.compute == "bf16" ? DType::kBF16 : DType::kF32),
-        bounds_(GoldenBounds::of(compute_, case_.model.layers)),
+        bounds_(GoldenBounds::of(compute_, case_.model.num_hidden_layers)),
         choices_(expected_.ints("pesc.top_experts"), case_.batch * case_.seq, case_.seq,
-                 case_.pesc.moe.top_k),
-        ranks_(world, a.tp, a.ep, case_.model.kv_heads) {
+                 case_.pesc.moe.num_experts_per_tok),
+        ranks_(world, a.tp, a.ep, case_.model.num_key_value_heads) {
     batch_ = rows_of(case_, split_range(case_.batch, mesh().dp(), mesh().dp_rank()));
     for (int64_t i = 0; i < case_.batch; ++i) {
       for (int64_t t = 1; t < case_.seq; ++t)
@@ -101,10 +101,10 @@ class Check {
   std::unique_ptr<Decoder> make(const PescConfig& pesc, DType compute) {
     ExperimentConfig c;
     c.pesc = pesc;
-    c.train.compute = compute;
-    c.parallel.exchange_headroom = headroom_;
-    c.parallel.exchange_chunks = chunks_;
-    c.parallel.overlap = Overlap::kOn;
+    c.train.compute_dtype = compute;
+    c.parallel.buffer_factor = buffer_factor_;
+    c.parallel.dispatch_chunks = chunks_;
+    c.parallel.overlap_comm = Overlap::kOn;
     const DecoderOptions o =
         decoder_options(c, mesh(), device_, {Purpose::kTraining, case_.batch, case_.seq, 0});
     std::unique_ptr<Decoder> d;
@@ -177,7 +177,8 @@ class Check {
   double forward_backward(Decoder& d, RoutingTape* tape) {
     d.zero_gradients();
     d.forward(batch_, {.tape = tape});
-    d.balance(case_.batch * case_.seq, case_.pesc.moe.aux_coef / static_cast<double>(case_.model.layers));
+    d.balance(case_.batch * case_.seq,
+              case_.pesc.moe.router_aux_loss_coef / static_cast<double>(case_.model.num_hidden_layers));
     d.loss(HeadMode::kLossAndGradient, static_cast<float>(1.0 / static_cast<double>(supervised_)));
     GradientSum sum(d, ranks_.reduction(), Reduce::kBehindLayers);
     d.backward(sum.behind_layers());
@@ -235,7 +236,7 @@ class Check {
   // Routing is recorded per slice, so every rank's real tokens in rank order are the batch in order.
   void routing(Decoder& d) {
     std::vector<int32_t> experts;
-    for (int64_t i = 0; i < case_.model.layers; ++i) {
+    for (int64_t i = 0; i < case_.model.num_hidden_layers; ++i) {
       const auto e = gather_vector(d.chosen_experts(i), true);
       experts.insert(experts.end(), e.begin(), e.end());
     }
@@ -244,7 +245,7 @@ class Check {
   }
   std::vector<float> weights_of(Decoder& d) {
     std::vector<float> weights;
-    for (int64_t i = 0; i < case_.model.layers; ++i) {
+    for (int64_t i = 0; i < case_.model.num_hidden_layers; ++i) {
       const auto w = gather_vector(d.chosen_weights(i), true);
       weights.insert(weights.end(), w.begin(), w.end());
     }
@@ -274,7 +275,7 @@ class Check {
       double balance = 0;
       for (const float b : d.balance_losses()) balance += b;
       const double got[] = {sum_over_dp(d.take_loss_sum()) / static_cast<double>(supervised_),
-                            balance / static_cast<double>(case_.model.layers), norm};
+                            balance / static_cast<double>(case_.model.num_hidden_layers), norm};
       for (size_t i = 0; i < 3; ++i) {
         report_.compare(kNames[i], i == 2 ? bounds_.norm : bounds_.curve, {static_cast<float>(got[i])},
                         {want[static_cast<size_t>(step) * 3 + i]}, str_cat("step ", step));
@@ -289,7 +290,7 @@ class Check {
   HfFolder& source_;
   Report report_;
   Device device_;
-  double headroom_;
+  double buffer_factor_;
   int chunks_;
   DType compute_;
   GoldenBounds bounds_;

@@ -56,7 +56,7 @@ refused() {
 refused 64 'does not divide the 2 ranks' 2 "$cases/llama-gqa" --tp 3
 refused 64 'parallel.ep is 4' 2 "$cases/llama-gqa" --ep 4
 refused 64 'attention heads' 8 "$cases/llama-gqa" --tp 8
-refused 64 'moe.experts = 4' 8 "$cases/llama-gqa" --ep 8
+refused 64 'moe.num_experts = 4' 8 "$cases/llama-gqa" --ep 8
 refused 64 'usage' 2 "$cases/llama-gqa" --no-such-flag 1
 refused 64 'positive number' 2 "$cases/llama-gqa" --tp two
 refused 65 'no-such-case' 2 "$cases/no-such-case"

@@ -40,8 +40,8 @@ Arena::Arena(std::string name, Device device, int64_t bytes)
   if (memory == MAP_FAILED) {
     throw UsageError(
         str_cat("arena '", name_, "' needs ", capacity_ >> 20,
-                " MiB of host memory, which this machine does not give; use a smaller micro_batch or "
-                "seq_len, or more ranks"));
+                " MiB of host memory, which this machine does not give; use more "
+                "train.gradient_accumulation_steps, a smaller data.max_seq_length, or more ranks"));
   }
   base_ = static_cast<std::byte*>(memory);
   if (room == 0) return;

@@ -39,9 +39,9 @@ std::string too_little_memory(int index, const DeviceInfo& info, const std::stri
 }
 
 void refuse_memory(int index, const DeviceInfo& info, const std::string& what, int64_t bytes) {
-  throw UsageError(
-      str_cat(too_little_memory(index, info, what, bytes),
-              "; use train.recompute, a smaller micro_batch or seq_len, or more ranks (tp, ep)"));
+  throw UsageError(str_cat(too_little_memory(index, info, what, bytes),
+                           "; use train.recompute_granularity, more train.gradient_accumulation_steps, a "
+                           "smaller data.max_seq_length, or more ranks (tp, ep)"));
 }
 
 }  // namespace pesc::cuda

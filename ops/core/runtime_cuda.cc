@@ -64,8 +64,9 @@ void check(cudaError_t code, const char* call, const char* file, int line) {
       str_cat(file, ":", line, ": ", call, ": ", cudaGetErrorName(code), ": ", cudaGetErrorString(code));
   if (code == cudaErrorMemoryAllocation) {
     (void)cudaGetLastError();
-    throw UsageError(str_cat(
-        what, "; the GPU has too little memory: use a smaller micro_batch or seq_len, or more ranks"));
+    throw UsageError(str_cat(what,
+                             "; the GPU has too little memory: use more train.gradient_accumulation_steps, a "
+                             "smaller data.max_seq_length, or more ranks"));
   }
   throw InternalError(what);
 }
@@ -93,9 +94,9 @@ DeviceInfo device_info(int index) {
                              "); check nvidia-smi and CUDA_VISIBLE_DEVICES, or set parallel.device: CPU"));
   }
   if (index < 0 || index >= count) {
-    throw UsageError(
-        str_cat("parallel.device: CUDA: GPU ", index, " was asked for, but this machine has ", count,
-                "; start at most one rank per GPU, or set parallel.share_gpu: true (a test mode)"));
+    throw UsageError(str_cat("parallel.device: CUDA: GPU ", index, " was asked for, but this machine has ",
+                             count,
+                             "; start at most one rank per GPU, or set debug.share_gpu: true (a test mode)"));
   }
   cudaDeviceProp properties{};
   PESC_CUDA(cudaGetDeviceProperties(&properties, index));

@@ -32,8 +32,8 @@ struct TrainedTensor {
 
 // Everything that a resumed run needs besides the tensors. The same on every rank.
 struct CheckpointState {
-  int64_t step = 0;    // optimizer steps done
-  int64_t cursor = 0;  // global sample indices consumed
+  int64_t step = 0;              // optimizer steps done
+  int64_t consumed_samples = 0;  // rows taken from the data order
   uint64_t seed = 0;
   std::string config_text;  // the resolved configuration
   std::string base_path, base_digest;

@@ -25,7 +25,7 @@ class Comparer {
         second_(files, second, stream, PieceReader::Values::kAny),
         band_(std::max<int64_t>(1, band_bytes / static_cast<int64_t>(sizeof(float)))) {}
 
-  void compare(proto::TensorKind kind, TensorComparison& c) {
+  void compare(proto::TensorKind::Value kind, TensorComparison& c) {
     largest_ = 0;
     const int64_t cols = std::min(c.cols, band_);
     const int64_t rows = std::clamp<int64_t>(band_ / cols, 1, c.rows);
@@ -82,7 +82,7 @@ std::vector<TensorComparison> compare_checkpoints(FileSystem& files, Stream& str
   std::vector<TensorComparison> all;
   for (const auto& [key, both] : tensors) {
     const auto [a, b] = both;
-    const auto kind = static_cast<proto::TensorKind>(key.second);
+    const auto kind = static_cast<proto::TensorKind::Value>(key.second);
     TensorComparison& c = all.emplace_back();
     c.name = key.first;
     c.kind = kind_name(kind);

@@ -30,8 +30,8 @@ class Validator {
     require(manifest_.format_version() == kManifestVersion, "format_version is ", manifest_.format_version(),
             ", this program reads ", kManifestVersion);
     require(manifest_.step() >= 0, "step is ", manifest_.step());
-    require(manifest_.cursor() >= 0, "cursor is ", manifest_.cursor());
-    require(manifest_.layout().world() > 0, "layout.world is ", manifest_.layout().world());
+    require(manifest_.consumed_samples() >= 0, "consumed_samples is ", manifest_.consumed_samples());
+    require(manifest_.layout().world_size() > 0, "layout.world_size is ", manifest_.layout().world_size());
     check_files();
     std::set<std::pair<std::string_view, int>> seen;
     for (const auto& tensor : manifest_.tensors()) {
@@ -65,7 +65,7 @@ class Validator {
     constexpr int64_t kMost = int64_t{1}
                               << 48;  // elements; far beyond any model, and no product below overflows
     require(!t.name().empty(), "a tensor without a name");
-    require(t.kind() >= 0 && t.kind() <= proto::TENSOR_KIND_EXP_AVG_SQ, label(t), ": kind ",
+    require(t.kind() >= 0 && t.kind() <= proto::TensorKind::EXP_AVG_SQ, label(t), ": kind ",
             static_cast<int>(t.kind()));
     require(t.dtype() == "F32", label(t), ": dtype is not F32");
     require(t.rows() > 0 && t.cols() > 0 && t.rows() <= kMost / t.cols(), label(t), ": shape [", t.rows(),
@@ -181,13 +181,13 @@ bool is_shard_name(std::string_view name) {
   return digits.find_first_not_of("0123456789") == std::string_view::npos;
 }
 
-const char* kind_name(proto::TensorKind kind) {
+const char* kind_name(proto::TensorKind::Value kind) {
   switch (kind) {
-    case proto::TENSOR_KIND_PARAM:
+    case proto::TensorKind::PARAM:
       return "param";
-    case proto::TENSOR_KIND_EXP_AVG:
+    case proto::TensorKind::EXP_AVG:
       return "exp_avg";
-    case proto::TENSOR_KIND_EXP_AVG_SQ:
+    case proto::TensorKind::EXP_AVG_SQ:
       return "exp_avg_sq";
     default:
       return "unknown kind";

@@ -35,6 +35,6 @@ void validate_manifest(const proto::Manifest& manifest, const std::string& where
 [[nodiscard]] std::string shard_name(int rank);
 [[nodiscard]] bool is_shard_name(std::string_view name);
 
-[[nodiscard]] const char* kind_name(proto::TensorKind kind);  // "param", "exp_avg", "exp_avg_sq"
+[[nodiscard]] const char* kind_name(proto::TensorKind::Value kind);  // "param", "exp_avg", "exp_avg_sq"
 
 }  // namespace pesc

@@ -18,7 +18,7 @@ PieceReader::PieceReader(FileSystem& files, const LoadedCheckpoint& checkpoint, 
   for (const auto& tensor : checkpoint.manifest->tensors()) by_key_[{tensor.name(), tensor.kind()}] = &tensor;
 }
 
-void PieceReader::read(const ShardSpec& spec, proto::TensorKind kind, const Tensor& into) {
+void PieceReader::read(const ShardSpec& spec, proto::TensorKind::Value kind, const Tensor& into) {
   if (!into.present() || spec.size() == 0) return;
   PESC_CHECK(into.dtype == DType::kF32 && into.rows == spec.rows && into.cols == spec.cols, spec.name, ": [",
              into.rows, ", ", into.cols, "] for a piece of [", spec.rows, ", ", spec.cols, "]");

@@ -24,7 +24,7 @@ class PieceReader {
   // The rectangle `spec` of a tensor into `into`, F32 [spec.rows, spec.cols], rows may be strided; nothing
   // when `into` is absent. Throws DataError when the tensor is not there or has another global shape,
   // IoError.
-  void read(const ShardSpec& spec, proto::TensorKind kind, const Tensor& into);
+  void read(const ShardSpec& spec, proto::TensorKind::Value kind, const Tensor& into);
 
  private:
   void read_piece(const proto::ManifestPiece& piece, const ShardSpec& spec, const Tensor& into,

@@ -37,7 +37,8 @@ bool all_digits(const std::string& text) {
 // Same base, same data order, as many rows a step.
 bool alike(const proto::Manifest& a, const proto::Manifest& b) {
   return a.base().digest() == b.base().digest() && a.seed() == b.seed() &&
-         static_cast<__int128>(a.cursor()) * b.step() == static_cast<__int128>(b.cursor()) * a.step();
+         static_cast<__int128>(a.consumed_samples()) * b.step() ==
+             static_cast<__int128>(b.consumed_samples()) * a.step();
 }
 
 }  // namespace
@@ -103,7 +104,7 @@ RunIdentity new_run_identity(const proto::Manifest* resumed, uint64_t generation
   RunIdentity run;
   run.id = random_id();
   if (resumed == nullptr) return run;
-  if (resumed->run_id().empty() && resumed->generation() < generation) {
+  if (resumed->run_id().empty() && resumed->launch_id() < generation) {
     run.unnamed_before = generation;
   } else {
     run.from = resumed->run_id();
@@ -115,12 +116,12 @@ RunIdentity new_run_identity(const proto::Manifest* resumed, uint64_t generation
 bool continues(const RunIdentity& run, const proto::Manifest& manifest) {
   if (run.id.empty() || manifest.run_id() == run.id) return true;
   if (run.from_step >= 0 && manifest.run_id() == run.from && manifest.step() <= run.from_step) return true;
-  return manifest.run_id().empty() && manifest.generation() < run.unnamed_before;
+  return manifest.run_id().empty() && manifest.launch_id() < run.unnamed_before;
 }
 
 bool wrote(const RunIdentity& run, const proto::Manifest& manifest, const proto::Manifest& like) {
   if (!manifest.run_id().empty() || run.id.empty()) return manifest.run_id() == run.id;
-  return manifest.generation() < run.unnamed_before && alike(manifest, like);
+  return manifest.launch_id() < run.unnamed_before && alike(manifest, like);
 }
 
 std::string foreign_name(FileSystem& files, const std::string& path) {

@@ -116,10 +116,10 @@ ShardSnapshot::ShardSnapshot(const Device& device, std::span<const TrainedTensor
                              HostBuffer& buffer) {
   int64_t total = 0;
   for (const TrainedTensor& t : tensors) {
-    const std::pair<proto::TensorKind, const Tensor*> kinds[] = {
-        {proto::TENSOR_KIND_PARAM, &t.value},
-        {proto::TENSOR_KIND_EXP_AVG, &t.exp_avg},
-        {proto::TENSOR_KIND_EXP_AVG_SQ, &t.exp_avg_sq}};
+    const std::pair<proto::TensorKind::Value, const Tensor*> kinds[] = {
+        {proto::TensorKind::PARAM, &t.value},
+        {proto::TensorKind::EXP_AVG, &t.exp_avg},
+        {proto::TensorKind::EXP_AVG_SQ, &t.exp_avg_sq}};
     const Range rows = rows_to_write(t.spec);
     for (const auto& [kind, tensor] : kinds) {
       if (rows.size() == 0 || !tensor->present()) continue;
@@ -187,7 +187,7 @@ proto::Manifest ShardSnapshot::write(FileSystem& files, const std::string& direc
                                     float_at(part, bad), " at row ", p.row + element / p.cols, ", column ",
                                     p.col + element % p.cols,
                                     ", so this state is not saved. Lower train.learning_rate, or set "
-                                    "train.clip_norm"));
+                                    "train.max_grad_norm"));
       }
       writer.append(part);
     }

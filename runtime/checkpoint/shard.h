@@ -69,7 +69,7 @@ class ShardSnapshot {
  private:
   struct Piece {
     std::string name;
-    proto::TensorKind kind;
+    proto::TensorKind::Value kind;
     int64_t global_rows, global_cols;
     int64_t row, rows, col, cols;
     Tensor source;  // in device memory

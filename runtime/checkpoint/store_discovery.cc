@@ -86,7 +86,7 @@ void verify_blocks(FileSystem& files, const std::string& directory, const proto:
 CheckpointState state_of(const proto::Manifest& m) {
   CheckpointState state;
   state.step = m.step();
-  state.cursor = m.cursor();
+  state.consumed_samples = m.consumed_samples();
   state.seed = m.seed();
   state.config_text = m.config_text();
   state.base_path = m.base().path();
@@ -102,8 +102,8 @@ LoadedCheckpoint described(const std::string& directory, std::shared_ptr<const p
   LoadedCheckpoint checkpoint;
   checkpoint.directory = directory;
   checkpoint.state = state_of(*manifest);
-  checkpoint.generation = manifest->generation();
-  checkpoint.world = manifest->layout().world();
+  checkpoint.generation = manifest->launch_id();
+  checkpoint.world = manifest->layout().world_size();
   for (const auto& file : manifest->files()) checkpoint.bytes += file.size();
   checkpoint.manifest = std::move(manifest);
   return checkpoint;

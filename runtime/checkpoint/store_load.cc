@@ -8,9 +8,9 @@ void load_checkpoint(FileSystem& files, const LoadedCheckpoint& checkpoint, Stre
                      std::span<const TrainedTensor> tensors) {
   PieceReader reader(files, checkpoint, stream, PieceReader::Values::kFinite);
   for (const TrainedTensor& t : tensors) {
-    reader.read(t.spec, proto::TENSOR_KIND_PARAM, t.value);
-    reader.read(t.spec, proto::TENSOR_KIND_EXP_AVG, t.exp_avg);
-    reader.read(t.spec, proto::TENSOR_KIND_EXP_AVG_SQ, t.exp_avg_sq);
+    reader.read(t.spec, proto::TensorKind::PARAM, t.value);
+    reader.read(t.spec, proto::TensorKind::EXP_AVG, t.exp_avg);
+    reader.read(t.spec, proto::TensorKind::EXP_AVG_SQ, t.exp_avg_sq);
   }
 }
 

@@ -22,11 +22,11 @@ proto::Manifest manifest_of(const CheckpointState& state, const std::string& run
   m.set_format_version(kManifestVersion);
   m.set_run_id(run);
   m.set_step(state.step);
-  m.set_generation(generation);
-  m.mutable_layout()->set_world(world);
+  m.set_launch_id(generation);
+  m.mutable_layout()->set_world_size(world);
   m.mutable_layout()->set_tp(state.tp);
   m.mutable_layout()->set_ep(state.ep);
-  m.set_cursor(state.cursor);
+  m.set_consumed_samples(state.consumed_samples);
   m.set_seed(state.seed);
   m.set_config_text(state.config_text);
   m.mutable_base()->set_path(state.base_path);
@@ -205,7 +205,8 @@ CheckpointStore::CheckpointStore(FileSystem& files, std::string run_dir, Checkpo
 
 PendingSave CheckpointStore::begin(Communicator& world, Stream& stream, const CheckpointState& state,
                                    std::span<const TrainedTensor> tensors, uint64_t generation) {
-  PESC_CHECK(state.step >= 0 && state.cursor >= 0, "step ", state.step, ", cursor ", state.cursor);
+  PESC_CHECK(state.step >= 0 && state.consumed_samples >= 0, "step ", state.step, ", consumed_samples ",
+             state.consumed_samples);
   PendingSave save(*this, state, generation);
   save.rank_ = world.rank();
   save.world_ = world.size();

@@ -67,7 +67,7 @@ const FamilyTraits& read_shape_family(const std::string& name, const Checker& ch
 
 void read_shape(const proto::Shape& p, const Checker& check, ModelSection& out) {
   ModelConfig& m = out.shape;
-  const FamilyTraits& traits = read_shape_family(proto::Shape::Family_Name(p.family()), check);
+  const FamilyTraits& traits = read_shape_family(proto::Family::Value_Name(p.family()), check);
   m.family = traits.family;
   m.qkv_bias = traits.qkv_bias();
   const auto size = [&check](const char* name, bool set, int64_t value, int64_t high) {
@@ -76,28 +76,30 @@ void read_shape(const proto::Shape& p, const Checker& check, ModelSection& out) 
     check.range<int64_t>(field, value, 1, high);
     return value;
   };
-  m.vocab = size("vocab", p.has_vocab(), p.vocab(), 1 << 30);
-  m.hidden = size("hidden", p.has_hidden(), p.hidden(), 1 << 20);
-  m.ffn = size("ffn", p.has_ffn(), p.ffn(), 1 << 22);
-  m.layers = size("layers", p.has_layers(), p.layers(), 10000);
-  m.heads = size("heads", p.has_heads(), p.heads(), 1 << 16);
-  m.kv_heads = size("kv_heads", true, p.kv_heads(), m.heads);
-  check.require(m.heads % m.kv_heads == 0, "model.shape.kv_heads",
-                str_cat("is ", m.kv_heads, ", which does not divide model.shape.heads = ", m.heads));
-  check.require(p.has_head_dim(), "model.shape.heads",
-                str_cat("is ", m.heads, ", which does not divide model.shape.hidden = ", m.hidden,
-                        "; change one of them or set model.shape.head_dim"));
+  m.vocab_size = size("vocab_size", p.has_vocab_size(), p.vocab_size(), 1 << 30);
+  m.hidden_size = size("hidden_size", p.has_hidden_size(), p.hidden_size(), 1 << 20);
+  m.intermediate_size = size("intermediate_size", p.has_intermediate_size(), p.intermediate_size(), 1 << 22);
+  m.num_hidden_layers = size("num_hidden_layers", p.has_num_hidden_layers(), p.num_hidden_layers(), 10000);
+  m.num_attention_heads =
+      size("num_attention_heads", p.has_num_attention_heads(), p.num_attention_heads(), 1 << 16);
+  m.num_key_value_heads = size("num_key_value_heads", true, p.num_key_value_heads(), m.num_attention_heads);
+  check.require(m.num_attention_heads % m.num_key_value_heads == 0, "model.shape.num_key_value_heads",
+                str_cat("is ", m.num_key_value_heads,
+                        ", which does not divide model.shape.num_attention_heads = ", m.num_attention_heads));
+  check.require(p.has_head_dim(), "model.shape.num_attention_heads",
+                str_cat("is ", m.num_attention_heads, ", which does not divide model.shape.hidden_size = ",
+                        m.hidden_size, "; change one of them or set model.shape.head_dim"));
   m.head_dim = size("head_dim", true, p.head_dim(), 1 << 12);
   check.require(m.head_dim % 2 == 0, "model.shape.head_dim",
                 str_cat("is ", m.head_dim, "; rotary embedding needs an even one"));
-  m.max_positions = size("max_positions", true, p.max_positions(), 1 << 24);
-  check.positive("model.shape.rms_eps", p.rms_eps());
+  m.max_position_embeddings = size("max_position_embeddings", true, p.max_position_embeddings(), 1 << 24);
+  check.positive("model.shape.rms_norm_eps", p.rms_norm_eps());
   check.positive("model.shape.rope_theta", p.rope_theta());
-  check.not_negative("model.shape.init_std", p.init_std());
-  m.rms_eps = p.rms_eps();
+  check.not_negative("model.shape.initializer_range", p.initializer_range());
+  m.rms_norm_eps = p.rms_norm_eps();
   m.rope.theta = p.rope_theta();
-  m.tied_embeddings = p.tied_embeddings();
-  out.init_std = p.init_std();
+  m.tie_word_embeddings = p.tie_word_embeddings();
+  out.initializer_range = p.initializer_range();
 }
 
 void read_model(const proto::Experiment& e, const Checker& check, ExperimentConfig& out) {
@@ -115,43 +117,44 @@ void read_model(const proto::Experiment& e, const Checker& check, ExperimentConf
 void read_train(const proto::Train& p, const Checker& check, ExperimentConfig& out) {
   TrainSection& t = out.train;
   switch (p.mode()) {
-    case proto::Train::PESC:
+    case proto::Mode::PESC:
       out.pesc.mode = TrainMode::kPesc;
       break;
-    case proto::Train::LORA:
+    case proto::Mode::LORA:
       out.pesc.mode = TrainMode::kLora;
       break;
-    case proto::Train::FULL:
+    case proto::Mode::FULL:
       out.pesc.mode = TrainMode::kFull;
       break;
   }
-  check.require(p.has_steps() || p.has_epochs(), "train", "needs train.steps or train.epochs");
-  if (p.has_steps()) check.at_least("train.steps", p.steps(), 1);
-  if (p.has_epochs()) {
-    check.require(p.epochs() > 0 && p.epochs() <= 1e6, "train.epochs",
-                  str_cat("is ", p.epochs(), "; it must be positive and at most 1e6"));
+  check.require(p.has_max_steps() || p.has_num_train_epochs(), "train",
+                "needs train.max_steps or train.num_train_epochs");
+  if (p.has_max_steps()) check.at_least("train.max_steps", p.max_steps(), 1);
+  if (p.has_num_train_epochs()) {
+    check.require(p.num_train_epochs() > 0 && p.num_train_epochs() <= 1e6, "train.num_train_epochs",
+                  str_cat("is ", p.num_train_epochs(), "; it must be positive and at most 1e6"));
   }
-  t.steps = p.steps();
-  t.epochs = p.epochs();
-  check.range<int64_t>("train.global_batch", p.global_batch(), 1, 1 << 24);
-  t.global_batch = p.global_batch();
-  t.micro_batch = p.micro_batch();
-  check.range<int64_t>("train.micro_batch", t.micro_batch, 1, t.global_batch);
-  check.require(
-      t.global_batch % t.micro_batch == 0, "train.micro_batch",
-      str_cat("is ", t.micro_batch, ", which does not divide train.global_batch = ", t.global_batch));
-  check.range<int64_t>("train.seq_len", p.seq_len(), 2, 1 << 24);
-  t.seq_len = p.seq_len();
+  t.max_steps = p.max_steps();
+  t.num_train_epochs = p.num_train_epochs();
+  check.range<int64_t>("train.global_batch_size", p.global_batch_size(), 1, 1 << 24);
+  t.global_batch_size = p.global_batch_size();
+  t.gradient_accumulation_steps = p.gradient_accumulation_steps();
+  check.range<int64_t>("train.gradient_accumulation_steps", t.gradient_accumulation_steps, 1,
+                       t.global_batch_size);
+  check.require(t.global_batch_size % t.gradient_accumulation_steps == 0, "train.gradient_accumulation_steps",
+                str_cat("is ", t.gradient_accumulation_steps,
+                        ", which does not divide train.global_batch_size = ", t.global_batch_size,
+                        "; it divides the rows of a step into micro-batches of one size"));
   check.not_negative("train.learning_rate", p.learning_rate());
   t.lr.lr = p.learning_rate();
-  switch (p.schedule()) {
-    case proto::Train::CONSTANT:
+  switch (p.lr_scheduler_type()) {
+    case proto::LrSchedulerType::CONSTANT_WITH_WARMUP:
       t.lr.schedule = Schedule::kConstant;
       break;
-    case proto::Train::LINEAR:
+    case proto::LrSchedulerType::LINEAR:
       t.lr.schedule = Schedule::kLinear;
       break;
-    case proto::Train::COSINE:
+    case proto::LrSchedulerType::COSINE:
       t.lr.schedule = Schedule::kCosine;
       break;
   }
@@ -162,93 +165,101 @@ void read_train(const proto::Train& p, const Checker& check, ExperimentConfig& o
   check.range("train.min_lr_ratio", p.min_lr_ratio(), 0.0, 1.0);
   t.lr.min_ratio = p.min_lr_ratio();
   check.not_negative("train.weight_decay", p.weight_decay());
-  check.share("train.beta1", p.beta1());
-  check.share("train.beta2", p.beta2());
-  check.positive("train.epsilon", p.epsilon());
-  check.not_negative("train.clip_norm", p.clip_norm());
-  t.adamw = {p.beta1(), p.beta2(), p.epsilon(), p.weight_decay(), p.clip_norm()};
+  check.share("train.adam_beta1", p.adam_beta1());
+  check.share("train.adam_beta2", p.adam_beta2());
+  check.positive("train.adam_epsilon", p.adam_epsilon());
+  check.not_negative("train.max_grad_norm", p.max_grad_norm());
+  t.adamw = {p.adam_beta1(), p.adam_beta2(), p.adam_epsilon(), p.weight_decay(), p.max_grad_norm()};
   t.seed = p.seed();
-  check.at_least("train.eval_every", p.eval_every(), 0);
-  check.at_least("train.eval_rows", p.eval_rows(), 0);
-  check.at_least("train.log_every", p.log_every(), 1);
-  t.eval_every = p.eval_every();
-  t.eval_rows = p.eval_rows();
-  t.log_every = p.log_every();
-  if (p.recompute() == proto::Train::CHEAP) t.recompute = Recompute::kCheap;
-  if (p.recompute() == proto::Train::BLOCK) t.recompute = Recompute::kBlock;
-  t.on_nonfinite = p.on_nonfinite() == proto::Train::SKIP ? OnNonfinite::kSkip : OnNonfinite::kEnd;
+  check.at_least("train.eval_steps", p.eval_steps(), 0);
+  check.at_least("train.max_eval_samples", p.max_eval_samples(), 0);
+  check.at_least("train.logging_steps", p.logging_steps(), 1);
+  t.eval_steps = p.eval_steps();
+  t.max_eval_samples = p.max_eval_samples();
+  t.logging_steps = p.logging_steps();
+  if (p.recompute_granularity() == proto::RecomputeGranularity::SELECTIVE)
+    t.recompute_granularity = Recompute::kSelective;
+  if (p.recompute_granularity() == proto::RecomputeGranularity::FULL)
+    t.recompute_granularity = Recompute::kFull;
+  t.on_nonfinite = p.on_nonfinite() == proto::OnNonfinite::SKIP ? OnNonfinite::kSkip : OnNonfinite::kEnd;
   check.not_negative("train.loss_spike_ratio", p.loss_spike_ratio());
   t.loss_spike_ratio = p.loss_spike_ratio();
-  if (p.on_loss_spike() == proto::Train::SKIP_SPIKE) t.on_loss_spike = OnLossSpike::kSkip;
-  if (p.on_loss_spike() == proto::Train::END_AT_SPIKE) t.on_loss_spike = OnLossSpike::kEnd;
+  if (p.on_loss_spike() == proto::OnLossSpike::SKIP) t.on_loss_spike = OnLossSpike::kSkip;
+  if (p.on_loss_spike() == proto::OnLossSpike::END) t.on_loss_spike = OnLossSpike::kEnd;
 }
 
 void read_lora_and_moe(const proto::Experiment& e, const Checker& check, PescConfig& out) {
   if (out.mode == TrainMode::kFull) return;
   const proto::Lora& l = e.lora();
-  check.range<int64_t>("lora.rank", l.rank(), 0, 1 << 16);
-  check.require(std::isfinite(l.alpha()), "lora.alpha", str_cat("is ", l.alpha(), "; it must be finite"));
-  check.share("lora.dropout", l.dropout());
-  out.lora.rank = l.rank();
-  out.lora.alpha = l.alpha();
-  out.lora.dropout = l.dropout();
-  check.require(l.rank() > 0 || out.mode == TrainMode::kPesc, "lora.rank",
+  check.range<int64_t>("lora.r", l.r(), 0, 1 << 16);
+  check.require(std::isfinite(l.lora_alpha()), "lora.lora_alpha",
+                str_cat("is ", l.lora_alpha(), "; it must be finite"));
+  check.share("lora.lora_dropout", l.lora_dropout());
+  out.lora.r = l.r();
+  out.lora.lora_alpha = l.lora_alpha();
+  out.lora.lora_dropout = l.lora_dropout();
+  check.require(l.r() > 0 || out.mode == TrainMode::kPesc, "lora.r",
                 "is 0, which leaves nothing to train in train.mode LORA");
   std::vector<std::string> names;
   for (int i = 0; i < kLinears; ++i) names.emplace_back(linear_name(static_cast<Linear>(i)));
-  for (int i = 0; i < l.target_size(); ++i) {
-    const std::string field = str_cat("lora.target[", i, "]");
-    const auto found = std::find(names.begin(), names.end(), l.target(i));
+  for (int i = 0; i < l.target_modules_size(); ++i) {
+    const std::string field = str_cat("lora.target_modules[", i, "]");
+    const auto found = std::find(names.begin(), names.end(), l.target_modules(i));
     check.require(found != names.end(), field,
-                  str_cat("is '", l.target(i), "', which is no linear of a layer; did you mean '",
-                          nearest_name(l.target(i), names), "'? It is one of ", joined(names)));
+                  str_cat("is '", l.target_modules(i), "', which is no linear of a layer; did you mean '",
+                          nearest_name(l.target_modules(i), names), "'? It is one of ", joined(names)));
     const auto linear = static_cast<Linear>(found - names.begin());
-    check.require(
-        std::find(out.lora.targets.begin(), out.lora.targets.end(), linear) == out.lora.targets.end(), field,
-        str_cat("names '", l.target(i), "' a second time"));
-    out.lora.targets.push_back(linear);
+    check.require(std::find(out.lora.target_modules.begin(), out.lora.target_modules.end(), linear) ==
+                      out.lora.target_modules.end(),
+                  field, str_cat("names '", l.target_modules(i), "' a second time"));
+    out.lora.target_modules.push_back(linear);
   }
   if (out.mode != TrainMode::kPesc) return;
   const proto::Moe& m = e.moe();
-  check.range<int64_t>("moe.experts", m.experts(), 1, 255);
-  check.require(m.top_k() >= 1 && m.top_k() <= m.experts(), "moe.top_k",
-                str_cat("is ", m.top_k(), "; it must be between 1 and moe.experts = ", m.experts()));
+  check.range<int64_t>("moe.num_experts", m.num_experts(), 1, 255);
+  check.require(m.num_experts_per_tok() >= 1 && m.num_experts_per_tok() <= m.num_experts(),
+                "moe.num_experts_per_tok",
+                str_cat("is ", m.num_experts_per_tok(),
+                        "; it must be between 1 and moe.num_experts = ", m.num_experts()));
   check.range<int64_t>("moe.adapter_dim", m.adapter_dim(), 1, 1 << 20);
-  check.require(std::isfinite(m.scale()), "moe.scale", str_cat("is ", m.scale(), "; it must be finite"));
-  check.share("moe.dropout", m.dropout());
-  check.not_negative("moe.aux_coef", m.aux_coef());
-  out.moe = {m.experts(), m.top_k(), m.adapter_dim(), m.scale(), m.dropout(), m.aux_coef()};
+  check.require(std::isfinite(m.adapter_scaling()), "moe.adapter_scaling",
+                str_cat("is ", m.adapter_scaling(), "; it must be finite"));
+  check.share("moe.adapter_dropout", m.adapter_dropout());
+  check.not_negative("moe.router_aux_loss_coef", m.router_aux_loss_coef());
+  out.moe = {m.num_experts(),     m.num_experts_per_tok(), m.adapter_dim(),
+             m.adapter_scaling(), m.adapter_dropout(),     m.router_aux_loss_coef()};
 }
 
 void read_parallel(const proto::Parallel& p, const Checker& check, ExperimentConfig& out) {
-  out.parallel.device = p.device() == proto::Parallel::CUDA ? DeviceKind::kCuda : DeviceKind::kCpu;
+  out.parallel.device = p.device() == proto::Device::CUDA ? DeviceKind::kCuda : DeviceKind::kCpu;
   check.range("parallel.tp", p.tp(), 1, 1 << 16);
   check.range("parallel.ep", p.ep(), 1, 1 << 16);
-  check.range("parallel.threads", p.threads(), 0, 1024);
-  check.positive("parallel.exchange_headroom", p.exchange_headroom());
+  check.range("parallel.num_threads", p.num_threads(), 0, 1024);
+  check.positive("parallel.buffer_factor", p.buffer_factor());
   out.parallel.tp = p.tp();
   out.parallel.ep =
       out.pesc.mode == TrainMode::kPesc ? p.ep() : 1;  // without experts there is nothing to spread
-  out.parallel.threads = p.threads();
-  out.parallel.exchange_headroom = p.exchange_headroom();
-  out.parallel.share_gpu = p.share_gpu();
-  out.parallel.time_kernels = p.time_kernels();
-  check.range("parallel.exchange_chunks", p.exchange_chunks(), 0, kMaxChunks);
-  out.parallel.exchange_chunks = p.exchange_chunks();
-  out.parallel.overlap = p.overlap() ? Overlap::kOn : Overlap::kOff;
+  out.parallel.num_threads = p.num_threads();
+  out.parallel.buffer_factor = p.buffer_factor();
+  out.parallel.gemm_autotune = p.gemm_autotune();
+  check.range("parallel.dispatch_chunks", p.dispatch_chunks(), 0, kMaxChunks);
+  out.parallel.dispatch_chunks = p.dispatch_chunks();
+  out.parallel.overlap_comm = p.overlap_comm() ? Overlap::kOn : Overlap::kOff;
 }
 
 void read_compute(const proto::Experiment& e, const Checker& check, ExperimentConfig& out) {
   const bool cuda = out.parallel.device == DeviceKind::kCuda;
-  const auto compute = e.train().compute();
-  check.require(cuda || compute != proto::Train::BF16, "train.compute",
+  const auto compute = e.train().compute_dtype();
+  check.require(cuda || compute != proto::ComputeDtype::BF16, "train.compute_dtype",
                 "is BF16, which parallel.device CPU does not compute in; leave it out, or set "
                 "parallel.device: CUDA");
-  const bool narrow = compute == proto::Train::BF16 || (compute == proto::Train::AUTO && cuda);
-  out.train.compute = narrow ? DType::kBF16 : DType::kF32;
+  const bool narrow = compute == proto::ComputeDtype::BF16 || (compute == proto::ComputeDtype::AUTO && cuda);
+  out.train.compute_dtype = narrow ? DType::kBF16 : DType::kF32;
 }
 
 void read_data(const proto::Data& p, const Checker& check, ExperimentConfig& out) {
+  check.range<int64_t>("data.max_seq_length", p.max_seq_length(), 2, 1 << 24);
+  out.data.max_seq_length = p.max_seq_length();
   const auto check_tag = [&check](const std::string& tag, const std::string& source) {
     check.require(is_printable(tag), source + ".tag",
                   str_cat("is '", printable(tag), "'; a tag is text in UTF-8 without control characters"));
@@ -267,32 +278,33 @@ void read_data(const proto::Data& p, const Checker& check, ExperimentConfig& out
     check_tag(p.eval(i).tag(), str_cat("data.eval[", i, "]"));
     out.data.eval.push_back({p.eval(i).path(), p.eval(i).tag(), 1});
   }
-  const int64_t rows = out.train.eval_rows;
-  check.require(rows == 0 || rows >= p.eval_size(), "train.eval_rows",
+  const int64_t rows = out.train.max_eval_samples;
+  check.require(rows == 0 || rows >= p.eval_size(), "train.max_eval_samples",
                 str_cat("is ", rows, ", fewer than the ", p.eval_size(),
                         " files of data.eval, of which each gives at least one row"));
-  out.data.on_bad_row = p.on_bad_row() == proto::Data::SKIP ? BadRowPolicy::kSkip : BadRowPolicy::kFail;
+  out.data.on_bad_row = p.on_bad_row() == proto::OnBadRow::SKIP ? BadRowPolicy::kSkip : BadRowPolicy::kFail;
 }
 
 void read_rest(const proto::Experiment& e, const Checker& check, ExperimentConfig& out) {
   const proto::Checkpoint& c = e.checkpoint();
-  check.at_least("checkpoint.every_steps", c.every_steps(), 0);
-  check.range<int64_t>("checkpoint.keep", c.keep(), 2, 1 << 20);
-  check.at_least("checkpoint.keep_every", c.keep_every(), 0);
+  check.at_least("checkpoint.save_steps", c.save_steps(), 0);
+  check.range<int64_t>("checkpoint.save_total_limit", c.save_total_limit(), 2, 1 << 20);
+  check.at_least("checkpoint.keep_every_steps", c.keep_every_steps(), 0);
   out.checkpoint = {
-      c.every_steps(), c.keep(), c.keep_every(), c.asynchronous(),
-      c.on_error() == proto::Checkpoint::CONTINUE ? OnSaveError::kContinue : OnSaveError::kStop};
+      c.save_steps(), c.save_total_limit(), c.keep_every_steps(), c.async_save(),
+      c.on_save_error() == proto::OnSaveError::CONTINUE ? OnSaveError::kContinue : OnSaveError::kStop};
 
-  check.range<int64_t>("generate.max_tokens", e.generate().max_tokens(), 1, 1 << 24);
+  check.range<int64_t>("generate.max_new_tokens", e.generate().max_new_tokens(), 1, 1 << 24);
   check.not_negative("generate.temperature", e.generate().temperature());
   check.require(e.generate().top_p() > 0 && e.generate().top_p() <= 1, "generate.top_p",
                 str_cat("is ", e.generate().top_p(), "; it must be positive and at most 1"));
-  out.generate = {e.generate().max_tokens(), e.generate().temperature(), e.generate().top_p(),
+  out.generate = {e.generate().max_new_tokens(), e.generate().temperature(), e.generate().top_p(),
                   e.generate().seed()};
   check.require(e.debug().routing_record().empty() || e.debug().routing_replay().empty(),
                 "debug.routing_record", "and debug.routing_replay exclude each other; leave one out");
-  out.routing_record = e.debug().routing_record();
-  out.routing_replay = e.debug().routing_replay();
+  out.debug.routing_record = e.debug().routing_record();
+  out.debug.routing_replay = e.debug().routing_replay();
+  out.debug.share_gpu = e.debug().share_gpu();
 }
 
 void read_recovery(const proto::Experiment& e, const Checker& check, ExperimentConfig& out) {
@@ -313,12 +325,12 @@ void read_recovery(const proto::Experiment& e, const Checker& check, ExperimentC
     const std::string wrong = parse_fault(e.debug().fault(i), point);
     check.require(wrong.empty(), str_cat("debug.fault[", i, "]"),
                   str_cat("is '", e.debug().fault(i), "': ", wrong));
-    out.faults.push_back(point);
+    out.debug.faults.push_back(point);
   }
 }
 
 void check_runnable(const proto::Experiment& e, const Checker& check) {
-  check.require(!e.model().has_shape() || e.train().mode() == proto::Train::FULL, "model.shape",
+  check.require(!e.model().has_shape() || e.train().mode() == proto::Mode::FULL, "model.shape",
                 "has random weights, which only train.mode FULL can train");
   check.require(!e.model().tokenizer().empty(), "model.tokenizer",
                 "is not set; a model.shape needs a tokenizer folder");

@@ -26,72 +26,81 @@ struct ModelSection {
   std::string tokenizer;  // folder
   Links links = Links::kInside;
   ModelConfig shape;
-  double init_std = 0.02;
+  double initializer_range = 0.02;
 };
 
 enum class OnNonfinite { kEnd, kSkip };
 enum class OnLossSpike { kWarn, kSkip, kEnd };
 struct TrainSection {
-  int64_t steps = 0;  // 0: `epochs` decides
-  double epochs = 0;
-  int64_t global_batch = 0, micro_batch = 0, seq_len = 0;
+  int64_t max_steps = 0;  // 0: `num_train_epochs` decides
+  double num_train_epochs = 0;
+  int64_t global_batch_size = 0, gradient_accumulation_steps = 1;
   AdamWConfig adamw;
   LearningRate lr;  // warmup and total are set once the number of steps is known
   int64_t warmup_steps = 0;
   double warmup_ratio = 0;
   uint64_t seed = 1;
-  DType compute = DType::kF32;  // F32 or BF16
-  Recompute recompute = Recompute::kNone;
-  int64_t eval_every = 0, eval_rows = 0, log_every = 10;
+  DType compute_dtype = DType::kF32;  // F32 or BF16
+  Recompute recompute_granularity = Recompute::kNone;
+  int64_t eval_steps = 0, max_eval_samples = 0, logging_steps = 10;
   OnNonfinite on_nonfinite = OnNonfinite::kEnd;
   double loss_spike_ratio = 2;
   OnLossSpike on_loss_spike = OnLossSpike::kWarn;
-  [[nodiscard]] int64_t micro_batches() const { return global_batch / micro_batch; }
+  // Rows of a micro-batch over all ranks.
+  [[nodiscard]] int64_t micro_batch_rows() const { return global_batch_size / gradient_accumulation_steps; }
 };
 
 struct ParallelSection {
   DeviceKind device = DeviceKind::kCpu;
-  int tp = 1, ep = 1, threads = 0;
-  double exchange_headroom = 2;
-  bool share_gpu = false, time_kernels = true;
-  int exchange_chunks = 0;  // 0: usual_exchange_chunks
-  Overlap overlap = Overlap::kOff;
+  int tp = 1, ep = 1, num_threads = 0;
+  double buffer_factor = 2;
+  bool gemm_autotune = true;
+  int dispatch_chunks = 0;  // 0: usual_dispatch_chunks
+  Overlap overlap_comm = Overlap::kOff;
   // Of a training run whose ranks have up to `max_tokens` tokens at a time.
   [[nodiscard]] int chunks(const PescConfig& pesc, const Mesh& mesh, int64_t max_tokens) const {
     if (pesc.mode != TrainMode::kPesc || mesh.ep() == 1) return 1;  // nothing travels
-    if (exchange_chunks > 0) return exchange_chunks;
-    return overlap == Overlap::kOn ? usual_exchange_chunks(device, pesc, mesh, max_tokens) : 1;
+    if (dispatch_chunks > 0) return dispatch_chunks;
+    return overlap_comm == Overlap::kOn ? usual_dispatch_chunks(device, pesc, mesh, max_tokens) : 1;
   }
 };
 
 struct SourceSection {
   std::string path, tag;
-  double weight = 1;  // of a held-out file always
+  double weight = 1;  // of an evaluation file always
 };
 enum class BadRowPolicy { kFail, kSkip };
 struct DataSection {
   std::vector<SourceSection> train, eval;
+  int64_t max_seq_length = 2048;
   BadRowPolicy on_bad_row = BadRowPolicy::kFail;
 };
 
 enum class OnSaveError { kStop, kContinue };
 struct CheckpointSection {
-  int64_t every_steps = 0, keep = 2, keep_every = 0;
-  bool asynchronous = true;
-  OnSaveError on_error = OnSaveError::kStop;
+  int64_t save_steps = 0, save_total_limit = 2, keep_every_steps = 0;
+  bool async_save = true;
+  OnSaveError on_save_error = OnSaveError::kStop;
 };
 
 struct GenerateSection {
-  int64_t max_tokens = 128;
+  int64_t max_new_tokens = 128;
   double temperature = 0, top_p = 1;
   uint64_t seed = 1;
+};
+
+// Test modes.
+struct DebugSection {
+  std::string routing_record, routing_replay;  // folders; empty: off
+  std::vector<FaultPoint> faults;
+  bool share_gpu = false;
 };
 
 // A setting that nothing reads because of another one: said once, by those whom it concerns.
 struct UnusedSetting {
   enum class Concerns { kAll, kTraining, kAnswers, kWithoutLaunch };  // the last: `pesc train` by itself
   Concerns concerns = Concerns::kAll;
-  std::string text;  // "e.textproto:9: moe.experts has no effect in train.mode LORA"
+  std::string text;  // "e.textproto:9: moe.num_experts has no effect in train.mode LORA"
 };
 
 struct ExperimentConfig {
@@ -104,8 +113,7 @@ struct ExperimentConfig {
   CheckpointSection checkpoint;
   GenerateSection generate;
   RecoverySection recovery;
-  std::string routing_record, routing_replay;
-  std::vector<FaultPoint> faults;
+  DebugSection debug;
   // The resolved experiment as protobuf text, every default spelled out: read again it gives this
   // configuration and the same text.
   std::string text;

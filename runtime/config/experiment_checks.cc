@@ -33,8 +33,8 @@ void check_readable(const ExperimentConfig& c, const std::string& field, const s
 
 // validate_layout knows no files: the place of the field that its message names goes in front of it.
 void check_layout(const ExperimentConfig& c, const ModelConfig& model, int world) {
-  static constexpr std::array kFields{"parallel.tp", "parallel.ep", "moe.top_k", "moe.adapter_dim",
-                                      "moe.experts"};
+  static constexpr std::array kFields{"parallel.tp", "parallel.ep", "moe.num_experts_per_tok",
+                                      "moe.adapter_dim", "moe.num_experts"};
   try {
     validate_layout(model, c.pesc, world, c.parallel.tp, c.parallel.ep);
   } catch (const UsageError& e) {
@@ -56,20 +56,21 @@ void check_paths(const ExperimentConfig& c, DataUse use) {
     check_readable(c, str_cat("data.train[", i, "].path"), c.data.train[i].path, PathKind::kFile);
   for (size_t i = 0; use != DataUse::kNone && i < c.data.eval.size(); ++i)
     check_readable(c, str_cat("data.eval[", i, "].path"), c.data.eval[i].path, PathKind::kFile);
-  if (use == DataUse::kAll && !c.routing_replay.empty())
-    check_readable(c, "debug.routing_replay", c.routing_replay, PathKind::kFolder);
+  if (use == DataUse::kAll && !c.debug.routing_replay.empty())
+    check_readable(c, "debug.routing_replay", c.debug.routing_replay, PathKind::kFolder);
 }
 
 void check_against_model(const ExperimentConfig& c, const ModelConfig& model, int world) {
   validate_model(model);
   check_layout(c, model, world);
-  const std::string field = "train.seq_len";
-  if (c.train.seq_len > model.max_positions) {
-    throw UsageError(str_cat(c.places.prefix(field), field, " is ", c.train.seq_len, "; the model knows ",
-                             model.max_positions, " positions (max_position_embeddings), use at most those"));
+  const std::string field = "data.max_seq_length";
+  if (c.data.max_seq_length > model.max_position_embeddings) {
+    throw UsageError(str_cat(c.places.prefix(field), field, " is ", c.data.max_seq_length,
+                             "; the model knows ", model.max_position_embeddings,
+                             " positions (max_position_embeddings), use at most those"));
   }
-  if (model.sliding_window > 0 && c.train.seq_len > model.sliding_window) {
-    throw UsageError(str_cat(c.places.prefix(field), field, " is ", c.train.seq_len,
+  if (model.sliding_window > 0 && c.data.max_seq_length > model.sliding_window) {
+    throw UsageError(str_cat(c.places.prefix(field), field, " is ", c.data.max_seq_length,
                              ", beyond the model's sliding_window of ", model.sliding_window,
                              "; attention over a sliding window is not supported, use at most ",
                              model.sliding_window));

@@ -9,7 +9,7 @@ namespace pesc {
 struct FieldPlaces {
   std::string file;  // of the whole experiment
   std::map<std::string, std::string>
-      of_field;  // "train.steps" -> "tune.textproto:12" or "--set train.steps=0"
+      of_field;  // "train.max_steps" -> "tune.textproto:12" or "--set train.max_steps=0"
 
   // "tune.textproto:12: ": where `field` was set, else the group that it belongs to, else the file; empty
   // where nothing is known.

@@ -62,18 +62,17 @@ void place_override(const std::string& assignment, FieldPlaces& places) {
 }
 
 void fill_dependent_defaults(proto::Experiment& e) {
-  proto::Train& t = *e.mutable_train();
-  if (!t.has_micro_batch()) t.set_micro_batch(t.global_batch());
   proto::Model& m = *e.mutable_model();
   if (!m.has_tokenizer() && m.has_path()) m.set_tokenizer(m.path());
   if (m.has_shape()) {
     proto::Shape& s = *m.mutable_shape();
-    if (!s.has_kv_heads()) s.set_kv_heads(s.heads());
-    if (!s.has_head_dim() && s.heads() > 0 && s.hidden() % s.heads() == 0)
-      s.set_head_dim(s.hidden() / s.heads());
+    if (!s.has_num_key_value_heads()) s.set_num_key_value_heads(s.num_attention_heads());
+    if (!s.has_head_dim() && s.num_attention_heads() > 0 && s.hidden_size() % s.num_attention_heads() == 0)
+      s.set_head_dim(s.hidden_size() / s.num_attention_heads());
   }
-  if (e.lora().target_size() == 0) {
-    for (int i = 0; i < kLinears; ++i) e.mutable_lora()->add_target(linear_name(static_cast<Linear>(i)));
+  if (e.lora().target_modules_size() == 0) {
+    for (int i = 0; i < kLinears; ++i)
+      e.mutable_lora()->add_target_modules(linear_name(static_cast<Linear>(i)));
   }
 }
 

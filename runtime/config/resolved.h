@@ -10,7 +10,7 @@
 namespace pesc {
 
 // Parses `text`, applies the overrides in order and fills the defaults that depend on other fields
-// (micro_batch, kv_heads, head_dim, tokenizer, LoRA targets). `where` stands for the file in messages. Throws
+// (num_key_value_heads, head_dim, tokenizer, target_modules). `where` stands for the file in messages. Throws
 // UsageError.
 [[nodiscard]] proto::Experiment read_experiment_text(const std::string& text, const std::string& where,
                                                      const std::vector<std::string>& overrides,

@@ -31,29 +31,29 @@ constexpr std::array kRules{
     Rule{"model.path:", Kind::kFree},
     Rule{"model.tokenizer:", Kind::kFree},
     Rule{"model.follow_links:", Kind::kFree},
-    Rule{"train.eval_", Kind::kFree},
-    Rule{"train.log_every:", Kind::kFree},
+    Rule{"train.eval_steps:", Kind::kFree},
+    Rule{"train.max_eval_samples:", Kind::kFree},
+    Rule{"train.logging_steps:", Kind::kFree},
     Rule{"train.on_nonfinite:", Kind::kFree},
     Rule{"train.loss_spike_ratio:", Kind::kFree},
     Rule{"train.on_loss_spike:", Kind::kFree},
-    Rule{"train.recompute:", Kind::kFree},
+    Rule{"train.recompute_granularity:", Kind::kFree},
     // The same bits whatever they say; the layout and what threads and chunks came to are compared as they
     // were.
-    Rule{"parallel.share_gpu:", Kind::kFree},
-    Rule{"parallel.overlap:", Kind::kFree},
+    Rule{"parallel.overlap_comm:", Kind::kFree},
     Rule{"parallel.tp:", Kind::kFree},
     Rule{"parallel.ep:", Kind::kFree},
-    Rule{"parallel.threads:", Kind::kFree},
-    Rule{"parallel.exchange_chunks:", Kind::kFree},
+    Rule{"parallel.num_threads:", Kind::kFree},
+    Rule{"parallel.dispatch_chunks:", Kind::kFree},
     Rule{"parallel.", Kind::kRounding},
-    Rule{"train.compute:", Kind::kRounding},
-    Rule{"model.shape.init_std:", Kind::kTraining},
+    Rule{"train.compute_dtype:", Kind::kRounding},
+    Rule{"model.shape.initializer_range:", Kind::kTraining},
     Rule{"model.shape.", Kind::kModel},
     Rule{"train.mode:", Kind::kModel},
-    Rule{"lora.dropout:", Kind::kTraining},
+    Rule{"lora.lora_dropout:", Kind::kTraining},
     Rule{"lora.", Kind::kModel},
-    Rule{"moe.dropout:", Kind::kTraining},
-    Rule{"moe.aux_coef:", Kind::kTraining},
+    Rule{"moe.adapter_dropout:", Kind::kTraining},
+    Rule{"moe.router_aux_loss_coef:", Kind::kTraining},
     Rule{"moe.", Kind::kModel},
 };
 
@@ -73,26 +73,26 @@ Kind kind_of(std::string_view line) {
 
 // What AUTO stands for.
 void resolve_compute(proto::Experiment& e) {
-  if (e.train().compute() != proto::Train::AUTO) return;
-  const bool cuda = e.parallel().device() == proto::Parallel::CUDA;
-  e.mutable_train()->set_compute(cuda ? proto::Train::BF16 : proto::Train::F32);
+  if (e.train().compute_dtype() != proto::ComputeDtype::AUTO) return;
+  const bool cuda = e.parallel().device() == proto::Device::CUDA;
+  e.mutable_train()->set_compute_dtype(cuda ? proto::ComputeDtype::BF16 : proto::ComputeDtype::F32);
 }
 
-// Kernels are timed on CUDA in BF16 alone.
+// GEMM algorithms are timed on CUDA in BF16 alone.
 void resolve_kernels(proto::Experiment& e) {
-  if (e.parallel().device() != proto::Parallel::CUDA || e.train().compute() != proto::Train::BF16)
-    e.mutable_parallel()->clear_time_kernels();
+  if (e.parallel().device() != proto::Device::CUDA || e.train().compute_dtype() != proto::ComputeDtype::BF16)
+    e.mutable_parallel()->clear_gemm_autotune();
 }
 
 // What the mode does not use, and what no LoRA makes of the rest.
 void drop_unused(proto::Experiment& e) {
   const auto mode = e.train().mode();
-  if (mode != proto::Train::PESC) e.clear_moe();
-  if (mode == proto::Train::FULL) e.clear_lora();
-  if (mode != proto::Train::PESC || e.parallel().ep() == 1) e.mutable_parallel()->clear_exchange_headroom();
-  if (mode != proto::Train::FULL && e.lora().rank() == 0) {
+  if (mode != proto::Mode::PESC) e.clear_moe();
+  if (mode == proto::Mode::FULL) e.clear_lora();
+  if (mode != proto::Mode::PESC || e.parallel().ep() == 1) e.mutable_parallel()->clear_buffer_factor();
+  if (mode != proto::Mode::FULL && e.lora().r() == 0) {
     e.clear_lora();
-    e.mutable_lora()->set_rank(0);
+    e.mutable_lora()->set_r(0);
   }
 }
 
@@ -107,7 +107,8 @@ std::string comparable(const std::string& text) {
 // The length may change where no learning rate depends on it.
 bool length_is_free(const std::string& now) {
   const proto::Train train = read_recorded_experiment(now).train();
-  return train.schedule() == proto::Train::CONSTANT && train.warmup_ratio() == 0;
+  return train.lr_scheduler_type() == proto::LrSchedulerType::CONSTANT_WITH_WARMUP &&
+         train.warmup_ratio() == 0;
 }
 
 }  // namespace
@@ -125,8 +126,9 @@ RunDifferences compare_runs(const std::string& recorded, const std::string& now,
   for (const std::string& line : lines) {
     // Of another mode the rest follows.
     if (other_mode && (line.starts_with("moe.") || line.starts_with("lora."))) continue;
-    if (other_device && line.starts_with("parallel.time_kernels:")) continue;
-    if (free_length && (line.starts_with("train.steps:") || line.starts_with("train.epochs:"))) continue;
+    if (other_device && line.starts_with("parallel.gemm_autotune:")) continue;
+    if (free_length && (line.starts_with("train.max_steps:") || line.starts_with("train.num_train_epochs:")))
+      continue;
     const Kind kind = kind_of(line);
     if (kind == Kind::kModel || (kind == Kind::kTraining && use == CheckpointUse::kResume))
       found.refused.push_back(line);
@@ -146,7 +148,8 @@ void refuse_differences(const std::vector<std::string>& refused, CheckpointUse u
   throw UsageError(text);
 }
 
-void check_recorded_numbers(const std::string& recorded, int64_t step, int64_t cursor, uint64_t seed) {
+void check_recorded_numbers(const std::string& recorded, int64_t step, int64_t consumed_samples,
+                            uint64_t seed) {
   const proto::Experiment e = read_recorded_experiment(recorded);
   const auto require = [](const char* what, auto is, auto must) {
     if (is == must) return;
@@ -155,8 +158,9 @@ void check_recorded_numbers(const std::string& recorded, int64_t step, int64_t c
                             "; the checkpoint was not written by pesc, or was changed"));
   };
   require("seed", seed, e.train().seed());
-  // The last step of train.epochs may have had fewer rows than others; a run that went on began behind them.
-  require("cursor (rows consumed)", cursor, std::clamp(cursor, step, step * e.train().global_batch()));
+  // The last step of train.num_train_epochs may have had fewer rows than others; a run that went on began behind them.
+  require("consumed_samples", consumed_samples,
+          std::clamp(consumed_samples, step, step * e.train().global_batch_size()));
 }
 
 }  // namespace pesc

@@ -29,11 +29,11 @@ enum class CheckpointUse {
 };
 
 struct RunDifferences {
-  std::vector<std::string> refused;   // "moe.scale: 1 -> 3"
+  std::vector<std::string> refused;   // "moe.adapter_scaling: 1 -> 3"
   std::vector<std::string> rounding;  // "parallel.device: CUDA -> CPU"
 };
 
-// Compares two resolved texts; the first may be of another version. AUTO of train.compute counts as the type
+// Compares two resolved texts; the first may be of another version. AUTO of train.compute_dtype counts as the type
 // that it resolves to. Layout, threads and chunks, which the text does not resolve, are not compared here.
 // Throws DataError when the recorded text cannot be read.
 [[nodiscard]] RunDifferences compare_runs(const std::string& recorded, const std::string& now,
@@ -43,6 +43,7 @@ struct RunDifferences {
 void refuse_differences(const std::vector<std::string>& refused, CheckpointUse use);
 
 // Checks that the numbers which a manifest repeats agree with its own configuration. Throws DataError.
-void check_recorded_numbers(const std::string& recorded, int64_t step, int64_t cursor, uint64_t seed);
+void check_recorded_numbers(const std::string& recorded, int64_t step, int64_t consumed_samples,
+                            uint64_t seed);
 
 }  // namespace pesc

@@ -31,7 +31,7 @@ ModelConfig read_shape_file(const fs::path& path) {
   // As the shape of an experiment, whose fields and checks are the same; on its first line, so that lines
   // count as in the file.
   return parse_experiment(
-             "train { steps: 1 } model { shape { " + std::string(without_byte_order_mark(text)) + "\n} }",
+             "train { max_steps: 1 } model { shape { " + std::string(without_byte_order_mark(text)) + "\n} }",
              path.string(), {}, ExperimentUse::kBench)
       .model.shape;
 }

@@ -27,7 +27,7 @@ std::string value_of(const Message& message, const FieldDescriptor& field) {
 bool changed(const Message& message, const FieldDescriptor& field) {
   const auto* r = message.GetReflection();
   if (field.is_repeated()) {
-    // Of the lists only lora.target may stand where nothing reads it; all linears are its default.
+    // Of the lists only lora.target_modules may stand where nothing reads it; all linears are its default.
     return r->FieldSize(message, &field) != 0 && r->FieldSize(message, &field) != kLinears;
   }
   if (!r->HasField(message, &field)) return false;
@@ -66,18 +66,19 @@ class Finder {
 
 void look_at_mode(const proto::Experiment& e, Finder& find) {
   const auto mode = e.train().mode();
-  const std::string in_mode = str_cat("in train.mode ", proto::Train::Mode_Name(mode));
-  if (mode == proto::Train::FULL) find.look(Concerns::kAll, "lora", e.lora(), {}, in_mode);
-  if (mode != proto::Train::FULL && e.lora().rank() == 0)
-    find.look(Concerns::kAll, "lora", e.lora(), {"alpha", "dropout", "target"}, "with lora.rank 0");
-  if (mode != proto::Train::PESC) {
+  const std::string in_mode = str_cat("in train.mode ", proto::Mode::Value_Name(mode));
+  if (mode == proto::Mode::FULL) find.look(Concerns::kAll, "lora", e.lora(), {}, in_mode);
+  if (mode != proto::Mode::FULL && e.lora().r() == 0)
+    find.look(Concerns::kAll, "lora", e.lora(), {"lora_alpha", "lora_dropout", "target_modules"},
+              "with lora.r 0");
+  if (mode != proto::Mode::PESC) {
     find.look(Concerns::kAll, "moe", e.moe(), {}, in_mode);
-    find.look(Concerns::kAll, "parallel", e.parallel(), {"ep", "exchange_headroom", "exchange_chunks"},
+    find.look(Concerns::kAll, "parallel", e.parallel(), {"ep", "buffer_factor", "dispatch_chunks"},
               in_mode + ", which has no experts");
     find.look(Concerns::kTraining, "debug", e.debug(), {"routing_record", "routing_replay"},
               in_mode + ", which has no experts");
   } else if (e.parallel().ep() == 1) {
-    find.look(Concerns::kAll, "parallel", e.parallel(), {"exchange_headroom", "exchange_chunks"},
+    find.look(Concerns::kAll, "parallel", e.parallel(), {"buffer_factor", "dispatch_chunks"},
               "with parallel.ep 1, where every rank has all experts");
   }
 }
@@ -85,17 +86,20 @@ void look_at_mode(const proto::Experiment& e, Finder& find) {
 void look_at_training(const proto::Experiment& e, Finder& find) {
   const proto::Train& t = e.train();
   if (e.data().eval_size() == 0)
-    find.look(Concerns::kTraining, "train", t, {"eval_every", "eval_rows"}, "without files in data.eval");
-  else if (t.eval_every() == 0)
-    find.look(Concerns::kTraining, "train", t, {"eval_rows"},
-              "with train.eval_every 0; `pesc eval` takes all rows");
+    find.look(Concerns::kTraining, "train", t, {"eval_steps", "max_eval_samples"},
+              "without files in data.eval");
+  else if (t.eval_steps() == 0)
+    find.look(Concerns::kTraining, "train", t, {"max_eval_samples"},
+              "with train.eval_steps 0; `pesc eval` takes all rows");
   if (t.loss_spike_ratio() == 0)
     find.look(Concerns::kTraining, "train", t, {"on_loss_spike"}, "with train.loss_spike_ratio 0");
-  if (t.schedule() == proto::Train::CONSTANT)
-    find.look(Concerns::kTraining, "train", t, {"min_lr_ratio"}, "with train.schedule CONSTANT");
-  if (e.checkpoint().every_steps() == 0)
-    find.look(Concerns::kTraining, "checkpoint", e.checkpoint(), {"asynchronous", "on_error", "keep_every"},
-              "with checkpoint.every_steps 0, which saves at the end alone");
+  if (t.lr_scheduler_type() == proto::LrSchedulerType::CONSTANT_WITH_WARMUP)
+    find.look(Concerns::kTraining, "train", t, {"min_lr_ratio"},
+              "with train.lr_scheduler_type CONSTANT_WITH_WARMUP");
+  if (e.checkpoint().save_steps() == 0)
+    find.look(Concerns::kTraining, "checkpoint", e.checkpoint(),
+              {"async_save", "on_save_error", "keep_every_steps"},
+              "with checkpoint.save_steps 0, which saves at the end alone");
   find.look(Concerns::kWithoutLaunch, "recovery", e.recovery(),
             {"max_restarts", "stop_limit_s", "smaller_layout", "host_wait_s", "longest_pause_s"},
             "without `pesc launch`, which alone restarts and stops the ranks");
@@ -103,14 +107,14 @@ void look_at_training(const proto::Experiment& e, Finder& find) {
 
 // Only a step that is saved can be kept.
 void look_at_kept_checkpoints(const proto::Checkpoint& c, Finder& find) {
-  const int64_t saved = c.every_steps();
-  const int64_t kept = c.keep_every();
+  const int64_t saved = c.save_steps();
+  const int64_t kept = c.keep_every_steps();
   if (saved <= 0 || kept <= 0 || kept % saved == 0) return;
   constexpr int64_t kMost = int64_t{1} << 40;  // of a field; the product of two may overflow
   const int64_t factor = saved / std::gcd(saved, kept);
   const bool ever = kept <= kMost / factor;
-  find.say(Concerns::kTraining, "checkpoint.keep_every",
-           str_cat("is ", kept, ", no multiple of checkpoint.every_steps, which is ", saved,
+  find.say(Concerns::kTraining, "checkpoint.keep_every_steps",
+           str_cat("is ", kept, ", no multiple of checkpoint.save_steps, which is ", saved,
                    ": of the steps that are "
                    "saved, ",
                    ever ? str_cat("those that are multiples of ", kept * factor, " are kept for good")
@@ -125,12 +129,14 @@ std::vector<UnusedSetting> unused_settings(const proto::Experiment& e, const Fie
   look_at_mode(e, find);
   look_at_training(e, find);
   look_at_kept_checkpoints(e.checkpoint(), find);
-  if (e.parallel().device() == proto::Parallel::CPU)
-    find.look(Concerns::kAll, "parallel", e.parallel(), {"share_gpu", "overlap", "time_kernels"},
+  if (e.parallel().device() == proto::Device::CPU)
+    find.look(Concerns::kAll, "debug", e.debug(), {"share_gpu"}, "with parallel.device CPU");
+  if (e.parallel().device() == proto::Device::CPU)
+    find.look(Concerns::kAll, "parallel", e.parallel(), {"overlap_comm", "gemm_autotune"},
               "with parallel.device CPU");
-  else if (e.train().compute() == proto::Train::F32)
-    find.look(Concerns::kAll, "parallel", e.parallel(), {"time_kernels"},
-              "with train.compute F32, whose products have one kernel");
+  else if (e.train().compute_dtype() == proto::ComputeDtype::F32)
+    find.look(Concerns::kAll, "parallel", e.parallel(), {"gemm_autotune"},
+              "with train.compute_dtype F32, whose GEMMs have one algorithm");
   if (e.generate().temperature() == 0)
     find.look(Concerns::kAnswers, "generate", e.generate(), {"top_p", "seed"},
               "with generate.temperature 0, which takes the likeliest token");

@@ -17,9 +17,9 @@ constexpr double kMostEntries = 1e12;  // per file and epoch; far above any data
 
 void check_arguments(const std::vector<DatasetFile>& files, const DatasetOptions& options) {
   if (files.empty()) throw UsageError("no data files are named");
-  if (options.seq_len < 2) {
-    throw UsageError(
-        str_cat("seq_len is ", options.seq_len, "; it must be at least 2 for a token to be predicted"));
+  if (options.max_seq_length < 2) {
+    throw UsageError(str_cat("max_seq_length is ", options.max_seq_length,
+                             "; it must be at least 2 for a token to be predicted"));
   }
   for (const DatasetFile& file : files) {
     if (!std::isfinite(file.weight) || file.weight <= 0) {
@@ -103,16 +103,17 @@ void Dataset::load(const DatasetFile& file, const Tokenizer& tokenizer, const Da
   const RowsReport read = for_each_row(file.path, options.rows, [&](Row&& row, const std::string& where) {
     row.tag = tag_of(file.tag, row.tag, file.path);
     RowLosses lost;
-    const Sample sample = encode_row(tokenizer, row, options.seq_len, &lost);
+    const Sample sample = encode_row(tokenizer, row, options.max_seq_length, &lost);
     if (lost.unsayable) {
       drop(str_cat(where, ": the tokenizer has no token for an answer (", lost.example, "); dropped"));
       return;
     }
     if (sample.supervised == 0) {
       const bool none = !row.turns.empty() && std::ranges::none_of(row.turns, &Turn::learned);
-      drop(none ? str_cat(where, ": none of its answers is to be learned (\"weight\" or \"train\"); dropped")
-                : str_cat(where, ": nothing to learn is left of the row in its first ", options.seq_len,
-                          " tokens; dropped (a larger seq_len would keep it)"));
+      drop(none
+               ? str_cat(where, ": none of its answers is to be learned (\"weight\" or \"train\"); dropped")
+               : str_cat(where, ": nothing to learn is left of the row in its first ", options.max_seq_length,
+                         " tokens; dropped (a larger max_seq_length would keep it)"));
       return;
     }
     if (options.on_row) options.on_row(row);

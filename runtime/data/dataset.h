@@ -24,7 +24,7 @@ struct DatasetFile {
 };
 
 struct DatasetOptions {
-  int64_t seq_len = 0;
+  int64_t max_seq_length = 0;
   RowOptions rows;
   // Gets every good row as it is read, also one of which nothing is left to learn, with the tag that counts.
   std::function<void(const Row&)> on_row{};
@@ -43,7 +43,7 @@ struct DatasetReport {
   int64_t rows = 0;        // kept
   int64_t bad = 0;         // malformed and skipped (RowOptions::on_bad_row)
   int64_t dropped = 0;     // nothing to learn: an empty answer, or none of it left after truncation
-  int64_t truncated = 0;   // kept, but cut to seq_len
+  int64_t truncated = 0;   // kept, but cut to max_seq_length
   int64_t tokens = 0;      // of the kept rows
   int64_t supervised = 0;  // of these, tokens that carry loss
   std::vector<std::string> messages;  // of the first bad and dropped rows: "file:line: what"
@@ -64,7 +64,7 @@ struct DatasetContent {
 class Dataset {
  public:
   // Throws DataError for bad rows (as the options say), bad files, and when no row is left; UsageError for no
-  // files, a seq_len below 2 or a weight that is not a positive number. A row without tag gets the file's
+  // files, a max_seq_length below 2 or a weight that is not a positive number. A row without tag gets the file's
   // name without folder and ending.
   Dataset(const std::vector<DatasetFile>& files, const Tokenizer& tokenizer, const DatasetOptions& options);
 

@@ -145,9 +145,9 @@ SpecialTokenFiles read_special_tokens(const ModelConfig& model, const std::strin
   if (model.pad_id >= 0) out.pads.push_back({config, "pad_token_id", model.pad_id, {}, Source::kModel});
   if (const auto document = read_if_there(model_folder, kGeneration, links)) {
     const std::string file = model_folder + "/" + kGeneration;
-    take_ids(*document, file, "bos_token_id", model.vocab, out.begins);
-    take_ids(*document, file, "eos_token_id", model.vocab, out.ends);
-    take_ids(*document, file, "pad_token_id", model.vocab, out.pads, Negative::kNone);
+    take_ids(*document, file, "bos_token_id", model.vocab_size, out.begins);
+    take_ids(*document, file, "eos_token_id", model.vocab_size, out.ends);
+    take_ids(*document, file, "pad_token_id", model.vocab_size, out.pads, Negative::kNone);
   }
   for (const char* name : {kTokenizerConfig, kTokensMap}) {
     if (const auto document = read_if_there(tokenizer_folder, name, links)) {
@@ -166,7 +166,7 @@ SpecialTokenFiles read_special_tokens(const ModelConfig& model, const std::strin
   if (const auto document = read_if_there(tokenizer_folder, kAddedTokens, links))
     take_added_tokens(*document, tokenizer_folder + "/" + kAddedTokens, out);
   for (std::vector<SpecialToken>* role : {&out.begins, &out.ends, &out.pads})
-    give_ids(out.added, model.vocab, *role);
+    give_ids(out.added, model.vocab_size, *role);
   return out;
 }
 

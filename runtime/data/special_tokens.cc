@@ -84,7 +84,7 @@ void agree_on_end(const SpecialTokenFiles& files, const Tokenizer& tokenizer, co
   for (const SpecialToken& token : files.ends) {
     const int64_t id = id_of(token, tokenizer);
     if (id < 0) continue;
-    PESC_CHECK(id < model.vocab, "token ", id, " of ", model.vocab);
+    PESC_CHECK(id < model.vocab_size, "token ", id, " of ", model.vocab_size);
     out.stops.push_back(id);
     if (id == out.end) with_learned.insert(token.file);
     if (token.source == Source::kTokenizer) continue;

@@ -102,10 +102,10 @@ void require_eos(const Tokenizer& tokenizer) {
 
 }  // namespace
 
-Sample encode_row(const Tokenizer& tokenizer, const Row& row, int64_t seq_len, RowLosses* losses) {
-  PESC_CHECK(seq_len > 0);
+Sample encode_row(const Tokenizer& tokenizer, const Row& row, int64_t max_seq_length, RowLosses* losses) {
+  PESC_CHECK(max_seq_length > 0);
   require_eos(tokenizer);
-  Encoder encoder(tokenizer, seq_len, losses);
+  Encoder encoder(tokenizer, max_seq_length, losses);
   encoder.prompt(row);
   if (row.turns.empty()) {
     encoder.special(tokenizer.eos_id(), Learn::kYes);
@@ -114,8 +114,8 @@ Sample encode_row(const Tokenizer& tokenizer, const Row& row, int64_t seq_len, R
   }
   Sample sample;
   sample.tokens = std::move(encoder.tokens);
-  sample.truncated = std::ssize(sample.tokens) > seq_len;
-  if (sample.truncated) sample.tokens.resize(static_cast<size_t>(seq_len));
+  sample.truncated = std::ssize(sample.tokens) > max_seq_length;
+  if (sample.truncated) sample.tokens.resize(static_cast<size_t>(max_seq_length));
   sample.labels.assign(sample.tokens.size(), kUnsupervised);
   for (size_t t = 0; t + 1 < sample.tokens.size(); ++t) {
     if (!encoder.learned[t + 1]) continue;

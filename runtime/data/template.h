@@ -26,7 +26,7 @@ struct Sample {
   std::vector<int32_t> labels;  // [T] labels[t] is what position t has to predict: tokens[t + 1], or
                                 // kUnsupervised. The last position predicts nothing.
   int64_t supervised = 0;  // labels that are not kUnsupervised; 0: nothing left to learn, do not train it
-  bool truncated = false;  // the row had more than seq_len tokens
+  bool truncated = false;  // the row had more than max_seq_length tokens
 };
 
 // What the tokenizer cannot say of a row, as far as its texts are in the sample.
@@ -37,9 +37,9 @@ struct RowLosses {
   std::string example;     // of the first: "'caf\u00e9' becomes 'caf'", or a place
 };
 
-// The first `seq_len` tokens of the row; what lies far behind them is not tokenised. Throws DataError when
+// The first `max_seq_length` tokens of the row; what lies far behind them is not tokenised. Throws DataError when
 // the tokenizer has no end-of-text token.
-[[nodiscard]] Sample encode_row(const Tokenizer& tokenizer, const Row& row, int64_t seq_len,
+[[nodiscard]] Sample encode_row(const Tokenizer& tokenizer, const Row& row, int64_t max_seq_length,
                                 RowLosses* losses = nullptr);
 
 // Where generation starts: the same tokens as in encode_row up to the answer of the last turn (which is not

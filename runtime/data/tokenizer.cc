@@ -167,14 +167,14 @@ std::string canonical_text(const Tokenizer& tokenizer, const std::string& text, 
 void check_vocabulary(const Tokenizer& tokenizer, const ModelConfig& model) {
   const int64_t pieces = tokenizer.vocab_size();
   const std::string sizes =
-      str_cat("the tokenizer has ", pieces, " pieces and the model a vocabulary of ", model.vocab);
-  if (pieces > model.vocab) {
+      str_cat("the tokenizer has ", pieces, " pieces and the model a vocabulary of ", model.vocab_size);
+  if (pieces > model.vocab_size) {
     throw DataError(
         str_cat(sizes, ": pieces beyond it have no embedding; use the tokenizer that belongs to the model"));
   }
   // Models pad their vocabulary, to a multiple of 64 or 128 or for tokens added later, by little.
   constexpr int64_t kPadding = 256;
-  if (const int64_t spare = model.vocab - pieces; spare > kPadding && spare * 10 > pieces) {
+  if (const int64_t spare = model.vocab_size - pieces; spare > kPadding && spare * 10 > pieces) {
     throw DataError(str_cat(sizes, ": too many to be padding; use the tokenizer that belongs to the model"));
   }
 }

@@ -27,36 +27,37 @@ int64_t check_token(const ConfigFields& fields, const char* key, const nlohmann:
 
 void read_tokens(const ConfigFields& fields, ModelConfig& config) {
   if (const nlohmann::json* bos = fields.find("bos_token_id")) {
-    config.bos_id = check_token(fields, "bos_token_id", *bos, config.vocab);
+    config.bos_id = check_token(fields, "bos_token_id", *bos, config.vocab_size);
   }
   // Some files write -1 for none.
   const nlohmann::json* pad = fields.find("pad_token_id");
   if (pad != nullptr && !(pad->is_number_integer() && pad->get<int64_t>() < 0))
-    config.pad_id = check_token(fields, "pad_token_id", *pad, config.vocab);
+    config.pad_id = check_token(fields, "pad_token_id", *pad, config.vocab_size);
   if (const nlohmann::json* eos = fields.find("eos_token_id")) {
     if (eos->is_array()) {
       for (const nlohmann::json& id : *eos) {
-        config.eos_ids.push_back(check_token(fields, "eos_token_id", id, config.vocab));
+        config.eos_ids.push_back(check_token(fields, "eos_token_id", id, config.vocab_size));
       }
     } else {
-      config.eos_ids.push_back(check_token(fields, "eos_token_id", *eos, config.vocab));
+      config.eos_ids.push_back(check_token(fields, "eos_token_id", *eos, config.vocab_size));
     }
   }
 }
 
 void read_heads(const ConfigFields& fields, ModelConfig& config) {
-  config.heads = fields.required_integer("num_attention_heads", 1);
-  config.kv_heads = fields.integer("num_key_value_heads", 1).value_or(config.heads);
-  if (config.heads % config.kv_heads != 0) {
+  config.num_attention_heads = fields.required_integer("num_attention_heads", 1);
+  config.num_key_value_heads = fields.integer("num_key_value_heads", 1).value_or(config.num_attention_heads);
+  if (config.num_attention_heads % config.num_key_value_heads != 0) {
     fields.fail("num_key_value_heads",
-                str_cat(config.kv_heads, " does not divide num_attention_heads ", config.heads));
+                str_cat(config.num_key_value_heads, " does not divide num_attention_heads ",
+                        config.num_attention_heads));
   }
   const std::optional<int64_t> head_dim = fields.integer("head_dim", 1);
-  if (!head_dim && config.hidden % config.heads != 0) {
-    fields.fail("num_attention_heads", str_cat(config.heads, " does not divide hidden_size ", config.hidden,
-                                               ", and head_dim is not given"));
+  if (!head_dim && config.hidden_size % config.num_attention_heads != 0) {
+    fields.fail("num_attention_heads", str_cat(config.num_attention_heads, " does not divide hidden_size ",
+                                               config.hidden_size, ", and head_dim is not given"));
   }
-  config.head_dim = head_dim.value_or(config.hidden / config.heads);
+  config.head_dim = head_dim.value_or(config.hidden_size / config.num_attention_heads);
   if (config.head_dim % 2 != 0) {
     fields.fail("head_dim", str_cat(config.head_dim, " is odd; rotary embeddings turn pairs"));
   }
@@ -68,19 +69,19 @@ ModelConfig model_config_of(const nlohmann::json& document, const std::string& f
   const FamilyTraits::Defaults& defaults = traits.defaults;
   ModelConfig config;
   config.family = traits.family;
-  config.vocab = fields.required_integer("vocab_size", 1);
-  config.hidden = fields.required_integer("hidden_size", 1);
-  config.ffn = fields.required_integer("intermediate_size", 1);
-  config.layers = fields.required_integer("num_hidden_layers", 1);
+  config.vocab_size = fields.required_integer("vocab_size", 1);
+  config.hidden_size = fields.required_integer("hidden_size", 1);
+  config.intermediate_size = fields.required_integer("intermediate_size", 1);
+  config.num_hidden_layers = fields.required_integer("num_hidden_layers", 1);
   read_heads(fields, config);
-  config.max_positions =
+  config.max_position_embeddings =
       fields.integer("max_position_embeddings", 1).value_or(defaults.max_position_embeddings);
-  config.rms_eps = fields.positive("rms_norm_eps").value_or(defaults.rms_norm_eps);
+  config.rms_norm_eps = fields.positive("rms_norm_eps").value_or(defaults.rms_norm_eps);
   refuse_unsupported(fields, config);
-  config.rope = read_rope(fields, traits, config.max_positions);
+  config.rope = read_rope(fields, traits, config.max_position_embeddings);
   config.qkv_bias = traits.qkv_bias();
-  config.tied_embeddings = fields.boolean("tie_word_embeddings").value_or(defaults.tie_word_embeddings);
-  config.sliding_window = read_sliding_window(fields, traits, config.layers);
+  config.tie_word_embeddings = fields.boolean("tie_word_embeddings").value_or(defaults.tie_word_embeddings);
+  config.sliding_window = read_sliding_window(fields, traits, config.num_hidden_layers);
   read_tokens(fields, config);
   return config;
 }

@@ -55,7 +55,7 @@ void add_window(const ModelConfig& config, ordered_json& out) {
     case WindowLayers::kUpper:
       out["sliding_window"] = window;
       out["use_sliding_window"] = false;
-      out["max_window_layers"] = config.layers;
+      out["max_window_layers"] = config.num_hidden_layers;
       break;
   }
 }
@@ -83,23 +83,23 @@ void write_model_config(const std::string& folder, const ModelConfig& config, do
   out["model_type"] = std::string(traits.model_type);
   out["dtype"] = "float32";
   out["torch_dtype"] = "float32";
-  out["vocab_size"] = config.vocab;
-  out["hidden_size"] = config.hidden;
-  out["intermediate_size"] = config.ffn;
-  out["num_hidden_layers"] = config.layers;
-  out["num_attention_heads"] = config.heads;
-  out["num_key_value_heads"] = config.kv_heads;
+  out["vocab_size"] = config.vocab_size;
+  out["hidden_size"] = config.hidden_size;
+  out["intermediate_size"] = config.intermediate_size;
+  out["num_hidden_layers"] = config.num_hidden_layers;
+  out["num_attention_heads"] = config.num_attention_heads;
+  out["num_key_value_heads"] = config.num_key_value_heads;
   out["head_dim"] = config.head_dim;
-  out["max_position_embeddings"] = config.max_positions;
+  out["max_position_embeddings"] = config.max_position_embeddings;
   out["hidden_act"] = std::string(activation_names(traits.activation).front());
-  out["rms_norm_eps"] = config.rms_eps;
+  out["rms_norm_eps"] = config.rms_norm_eps;
   add_rope(config.rope, out);
   add_window(config, out);
   for (const ConfigConstant& constant : traits.constants)
     out[std::string(constant.key)] = ordered_json::parse(constant.json);
   out["attention_dropout"] = 0.0;
   out["initializer_range"] = initializer_range;
-  out["tie_word_embeddings"] = config.tied_embeddings;
+  out["tie_word_embeddings"] = config.tie_word_embeddings;
   out["use_cache"] = true;
   out["bos_token_id"] = config.bos_id >= 0 ? ordered_json(config.bos_id) : ordered_json();
   if (config.eos_ids.size() == 1) {

@@ -148,11 +148,12 @@ void refuse_dropout(const ConfigFields& fields) {
                        name.ends_with("_pdrop") || name.ends_with("layerdrop");
     const bool of_another_head = name.starts_with("classifier_") || name.starts_with("summary_");
     if (!drops || of_another_head || value.is_null() || is_neutral(value, 0)) continue;
-    fields.fail(key.c_str(),
-                str_cat(shown(value),
-                        " means that training drops a part of what the base model computes, which is "
-                        "not supported; only 0 is, or no such key (lora.dropout and moe.dropout are "
-                        "those of what is trained)"));
+    fields.fail(
+        key.c_str(),
+        str_cat(shown(value),
+                " means that training drops a part of what the base model computes, which is "
+                "not supported; only 0 is, or no such key (lora.lora_dropout and moe.adapter_dropout are "
+                "those of what is trained)"));
   }
 }
 
@@ -210,8 +211,8 @@ void refuse_unsupported(const ConfigFields& fields, const ModelConfig& model) {
            {"v_head_dim", head, &kBlocks},
            {"qk_head_dim", head, &kBlocks},
            {"kv_channels", head, &kBlocks},
-           {"dim_model_base", static_cast<double>(model.hidden), &kScale},
-           {"scale_depth", std::sqrt(static_cast<double>(model.layers)), &kScale},
+           {"dim_model_base", static_cast<double>(model.hidden_size), &kScale},
+           {"scale_depth", std::sqrt(static_cast<double>(model.num_hidden_layers)), &kScale},
        }}) {
     refuse(fields, traits, n);
   }

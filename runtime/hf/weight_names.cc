@@ -104,7 +104,7 @@ int64_t layer_of(std::string_view name) {
                     ": save the model as transformers does (save_pretrained), under the names of its family");
     } else if (layer_of(first) > 0 && layer_of(first) == layer_of(missing.back())) {
       why =
-          str_cat("; config.json says num_hidden_layers ", model.layers, " and model_type ",
+          str_cat("; config.json says num_hidden_layers ", model.num_hidden_layers, " and model_type ",
                   traits_of(model.family).model_type, ": it belongs to other weights, or a file is missing");
     } else {
       why = "; config.json belongs to other weights, or a file is missing";
@@ -122,9 +122,9 @@ int64_t layer_of(std::string_view name) {
   const auto beyond = std::ranges::max_element(left, {}, layer_of);
   if (std::ranges::any_of(left, is_adapter)) {
     why = "merge the adapter into the base first (PEFT: merge_and_unload)";
-  } else if (layer_of(*beyond) >= model.layers) {
-    why = str_cat("config.json says num_hidden_layers ", model.layers, ", and the weights have layer ",
-                  layer_of(*beyond), ": one of them is wrong");
+  } else if (layer_of(*beyond) >= model.num_hidden_layers) {
+    why = str_cat("config.json says num_hidden_layers ", model.num_hidden_layers,
+                  ", and the weights have layer ", layer_of(*beyond), ": one of them is wrong");
   }
   throw DataError(str_cat(folder.folder(), ": ", left.size(), left.size() == 1 ? " tensor" : " tensors",
                           " of modules that the model computes would be left out: ", some_of(left), "; ",
@@ -140,7 +140,7 @@ LeftOver left_over(const HfFolder& folder, const ModelConfig& model, const std::
   LeftOver out;
   const auto sort = [&](const std::string& name, const SafetensorsEntry* entry) {
     if (wanted.contains(name) || is_derived(name, entry)) return;
-    if (name == hf::kHead && model.tied_embeddings) return;  // check_tied_head
+    if (name == hf::kHead && model.tie_word_embeddings) return;  // check_tied_head
     if (is_skipped(name)) {
       out.skipped.push_back(name);
     } else if (is_computed(name) || is_adapter(name)) {
@@ -155,7 +155,7 @@ LeftOver left_over(const HfFolder& folder, const ModelConfig& model, const std::
 }
 
 std::string embeddings_text(const HfFolder& folder, const ModelConfig& model) {
-  if (!model.tied_embeddings)
+  if (!model.tie_word_embeddings)
     return str_cat("the embeddings are untied: ", hf::kHead,
                    " is a matrix of its own (tie_word_embeddings false)");
   return str_cat("the embeddings are tied: the head is ", folder.entry(hf::kEmbedding)->name,
@@ -166,7 +166,7 @@ std::string embeddings_text(const HfFolder& folder, const ModelConfig& model) {
 
 WeightReport compare_weights(HfFolder& folder, const ModelConfig& model,
                              const std::vector<std::string>& wanted) {
-  if (model.tied_embeddings && !folder.has(hf::kEmbedding) && folder.has(hf::kHead))
+  if (model.tie_word_embeddings && !folder.has(hf::kEmbedding) && folder.has(hf::kHead))
     folder.read_from(hf::kEmbedding, hf::kHead);
   std::vector<std::string> missing;
   std::ranges::copy_if(wanted, std::back_inserter(missing),
@@ -192,7 +192,7 @@ WeightReport compare_weights(HfFolder& folder, const ModelConfig& model,
 }
 
 void check_tied_head(const HfFolder& folder, const ModelConfig& model) {
-  if (!model.tied_embeddings || !folder.has(hf::kHead)) return;
+  if (!model.tie_word_embeddings || !folder.has(hf::kHead)) return;
   if (folder.same_values(hf::kEmbedding, hf::kHead)) return;
   throw DataError(str_cat(folder.folder(), ": config.json says tie_word_embeddings true, but ", hf::kHead,
                           " is another matrix than ", hf::kEmbedding,

@@ -33,16 +33,14 @@ def main():
     if ranks > 1 and a.device != "CPU":
         parse.error("--ranks is for CPU ranks")
     if not all("=" in field for field in a.fields):
-        parse.error("FIELD=VALUE, as train.steps=600")
+        parse.error("FIELD=VALUE, as train.max_steps=600")
     fields = dict(field.split("=", 1) for field in a.fields)
-    if "train.global_batch" in fields:
-        fields.setdefault("train.micro_batch", fields["train.global_batch"])
 
     with tempfile.TemporaryDirectory(prefix="pesc-sensitivity-") as folder:
         path = lambda *parts: os.path.join(folder, *parts)
         harness.generate_data(path("data"))
-        fields.update({"parallel.device": a.device, "parallel.threads": a.threads, "train.compute": "F32",
-                       "data.train[0].path": path("data", "train.jsonl"), "checkpoint.every_steps": 0})
+        fields.update({"parallel.device": a.device, "parallel.num_threads": a.threads, "train.compute_dtype": "F32",
+                       "data.train[0].path": path("data", "train.jsonl"), "checkpoint.save_steps": 0})
         fields.update({"data.eval[%d].path" % i: path("data", "heldout-%s.jsonl" % d) for i, d in enumerate(DOMAINS)})
 
         def pesc(verb, run, ranks=1, tp=1, ep=1, flags=(), **more):
@@ -65,8 +63,8 @@ def main():
         apart = [harness.largest_difference(first[:n], second[:n], ["loss"])["loss"][0] for n in (100, 300, 600, len(first))]
         match = sum(datasets[d]["exact_match"] for d in DOMAINS) / len(DOMAINS)
         print("rate %g, %d rows, %d steps, clip %g, dropout %g and %g; second run: %s" % (
-            *(recipe[name] for name in ("train.learning_rate", "train.global_batch", "train.steps", "train.clip_norm",
-                                        "lora.dropout", "moe.dropout")),
+            *(recipe[name] for name in ("train.learning_rate", "train.global_batch_size", "train.max_steps", "train.max_grad_norm",
+                                        "lora.lora_dropout", "moe.adapter_dropout")),
             "%d ranks, tp %d, ep %d" % (ranks, tp, ep) if ranks > 1 else "rate * (1 + 1e-7)"))
         print("100: %.1e  300: %.1e  600: %.1e  all: %.1e  exact match: %.2f" % (*apart, match))
 

@@ -40,7 +40,7 @@ def main():
                 sys.exit("pesc bench: %s" % result)
             with open(out, encoding="utf-8") as file:
                 bench = json.load(file)
-            share = bench["share_of_light_median"]
+            share = bench["sol_fraction_median"]
             reached &= share >= bar
             print("%-38s %.2f of the speed of light (%.0f ms a step, %.0f GFLOP/s of products), bar %.2f: %s" % (
                 name, share, 1e3 * bench["step_seconds_median"], bench["gemm_flops_per_second"] / 1e9, bar,

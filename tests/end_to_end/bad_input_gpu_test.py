@@ -21,7 +21,7 @@ SECONDS = 60  # more is a hang; the tests beside this one use the GPU, and a ran
 ONE_GPU = ("env", "CUDA_VISIBLE_DEVICES=0")
 # A GPU's machine code in the program is not used, and its PTX not compiled: as if it were built for another GPU.
 NO_KERNELS = ONE_GPU + ("CUDA_FORCE_PTX_JIT=1", "CUDA_DISABLE_PTX_JIT=1")
-SHARED = ("--set", "parallel.share_gpu=true")
+SHARED = ("--set", "debug.share_gpu=true")
 
 
 def setUpModule():
@@ -56,7 +56,7 @@ class BadInputGpu(harness.EndToEnd):
 
     def test_more_ranks_than_gpus(self):
         words = ["parallel.device", "ranks 0 and 1 would share one GPU", "more ranks than GPUs", "one rank per GPU",
-                 "parallel.share_gpu"]
+                 "debug.share_gpu"]
         for ranks in (2, 4):
             with self.subTest(ranks=ranks):
                 self.refused(ranks, words, "train", *self.quickstart("crowd"))
@@ -72,7 +72,8 @@ class BadInputGpu(harness.EndToEnd):
         self.assertGreaterEqual(needs, least_gib, line)
         self.assertLess(free, total, line)  # the context of CUDA itself
 
-    TOO_LITTLE = ["model, activations and workspaces", "train.recompute", "micro_batch", "seq_len", "more ranks (tp, ep)"]
+    TOO_LITTLE = ["model, activations and workspaces", "train.recompute_granularity", "train.gradient_accumulation_steps",
+                  "data.max_seq_length", "more ranks (tp, ep)"]
 
     def test_too_little_memory_to_bench(self):
         # 69e9 parameters of two bytes
@@ -86,7 +87,8 @@ class BadInputGpu(harness.EndToEnd):
 
     def test_too_little_memory_to_train(self):
         shape = {"model__shape__" + name: value for name, value in {
-            "hidden": 16384, "ffn": 65536, "layers": 200, "heads": 128, "kv_heads": 128}.items()}
+            "hidden_size": 16384, "intermediate_size": 65536, "num_hidden_layers": 200, "num_attention_heads": 128,
+            "num_key_value_heads": 128}.items()}
         settings = {"run_dir": self.path("giant"), "model__tokenizer": BASE, "parallel__device": "CUDA",
                     "data.train[0].path": os.path.join(self.data, "train.jsonl"), **shape}
         config = os.path.join(harness.SOURCE, "configs", "quickstart", "pretrain.textproto")

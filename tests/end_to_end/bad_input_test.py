@@ -24,8 +24,7 @@ class BadInput(harness.EndToEnd):
     def setUpClass(cls):
         super().setUpClass()
         # A run with a checkpoint, whose files every refused run leaves as they are.
-        done = harness.pesc(4, "train", *cls.experiment("saved", tp=2, ep=4, train__steps=2, train__global_batch=8,
-                                                        train__micro_batch=8))
+        done = harness.pesc(4, "train", *cls.experiment("saved", tp=2, ep=4, train__max_steps=2, train__global_batch_size=8))
         assert done.code == 0, done
         cls.saved = cls.saved_files()
         assert any(path.startswith("step-2/") for path in cls.saved)
@@ -37,7 +36,7 @@ class BadInput(harness.EndToEnd):
 
     def refused(self, code, words, verb="train", ranks=(1, 4), config=harness.QUICKSTART, flags=(), **fields):
         """The saved run, continued with these fields changed, is refused on each number of ranks."""
-        fields = {"train__steps": 4, "train__global_batch": 8, "train__micro_batch": 8, **fields}
+        fields = {"train__max_steps": 4, "train__global_batch_size": 8, **fields}
         for n in ranks:
             with self.subTest(ranks=n):
                 layout = {"parallel__tp": 1, "parallel__ep": 1} if n == 1 else {"parallel__tp": 2, "parallel__ep": 4}
@@ -218,7 +217,7 @@ class BadInput(harness.EndToEnd):
         self.refused(USAGE, ["train.lerning_rate", "learning_rate"], train__lerning_rate="1")
 
     def test_wrong_type(self):
-        self.refused(USAGE, ["train.global_batch=many", "integer"], train__global_batch="many")
+        self.refused(USAGE, ["train.global_batch_size=many", "integer"], train__global_batch_size="many")
 
     def test_missing_config(self):
         self.refused(USAGE, ["no-such.textproto"], config=self.path("no-such.textproto"))
@@ -229,10 +228,11 @@ class BadInput(harness.EndToEnd):
         self.refused(USAGE, ["parallel.tp", "4", "3"], ranks=(3,), parallel__tp=4, parallel__ep=1)
         self.refused(USAGE, ["parallel.ep", "8", "4"], ranks=(4,), parallel__tp=1, parallel__ep=8)
         self.refused(USAGE, ["parallel.tp"], ranks=(1,), parallel__tp=2, parallel__ep=1)
-        self.refused(USAGE, ["micro_batch"], train__micro_batch=5)
+        self.refused(USAGE, ["train.gradient_accumulation_steps is 5", "global_batch_size = 8"],
+                     train__gradient_accumulation_steps=5)
 
     def test_rows_longer_than_the_model(self):
-        self.refused(USAGE, ["train.seq_len", "300", "256"], train__seq_len=300)
+        self.refused(USAGE, ["data.max_seq_length", "300", "256"], data__max_seq_length=300)
 
     # The run directory.
 
@@ -257,7 +257,7 @@ class BadInput(harness.EndToEnd):
             file.write("mine")
         self.refused(IO, ["no-heartbeats/heartbeats"], run_dir=folder)
         again = harness.pesc(0, "launch", "-n", 2, "--", "train", *self.experiment(
-            "no-heartbeats", tp=2, ep=2, train__steps=4, train__global_batch=8, train__micro_batch=8,
+            "no-heartbeats", tp=2, ep=2, train__max_steps=4, train__global_batch_size=8,
             recovery__max_restarts=0), seconds=SECONDS)
         self.assertEqual(again.code, IO, str(again))
         self.assertRegex(again.err, r"rank 0 on .* exit code 74: cannot create .*no-heartbeats/heartbeats")
@@ -277,7 +277,7 @@ class BadInput(harness.EndToEnd):
         self.assertEqual(os.listdir(folder), ["letter.txt"])
 
     def test_run_of_another_configuration(self):
-        self.refused(USAGE, ["moe.top_k", "2", "3"], moe__top_k=3)
+        self.refused(USAGE, ["moe.num_experts_per_tok", "2", "3"], moe__num_experts_per_tok=3)
         self.refused(USAGE, ["train.learning_rate"], train__learning_rate=0.25)
 
     def test_run_of_other_rows(self):
@@ -297,11 +297,11 @@ class BadInput(harness.EndToEnd):
                                 (lines[:7] + [json.dumps(changed).encode() + b"\n"] + lines[8:], "but others")):
                 with open(path, "wb") as file:
                     file.writelines(rows)
-                self.refused(USAGE, ["data.train[0].path", path, words, "step 2", "run_dir"], train__steps=2)
+                self.refused(USAGE, ["data.train[0].path", path, words, "step 2", "run_dir"], train__max_steps=2)
             with open(path, "wb") as file:
                 file.writelines(lines[:7] + [b"\n", json.dumps(tagged).encode() + b"\n"] + lines[8:])
             shutil.copytree(self.path("saved"), self.path("tagged"))
-            again = self.train(1, "tagged", train__steps=2, train__global_batch=8, train__micro_batch=8)
+            again = self.train(1, "tagged", train__max_steps=2, train__global_batch_size=8)
             self.assertIn("at step 2", again.err)
         finally:
             with open(path, "wb") as file:
@@ -334,8 +334,8 @@ class BadInput(harness.EndToEnd):
         self.refused(DATA, ["other-base"], verb="eval", model__path=folder)
 
     def test_run_directory_in_use(self):
-        other = harness.start(2, "train", *self.experiment("busy", train__steps=100000, train__global_batch=8,
-                                                           train__micro_batch=8, train__log_every=1))
+        other = harness.start(2, "train", *self.experiment("busy", train__max_steps=100000, train__global_batch_size=8,
+                                                           train__logging_steps=1))
         try:
             for line in other.stderr:  # until it trains
                 if line.startswith("step "):

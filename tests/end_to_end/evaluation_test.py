@@ -17,12 +17,12 @@ EXPERIMENT = """
 name: "evaluation"
 run_dir: "%(folder)s/run"
 model { path: "%(folder)s/base" }
-train { mode: PESC steps: 2 global_batch: 4 seq_len: 48 learning_rate: 1e-2 }
-lora { rank: 4 alpha: 4 dropout: 0 }
-moe { experts: 4 top_k: 2 adapter_dim: 4 dropout: 0 }
-parallel { threads: 1 }
-data { train { path: "%(folder)s/rows.jsonl" } eval { path: "%(folder)s/held.jsonl" } }
-generate { max_tokens: 6 }
+train { mode: PESC max_steps: 2 global_batch_size: 4 learning_rate: 1e-2 }
+lora { r: 4 lora_alpha: 4 lora_dropout: 0 }
+moe { num_experts: 4 num_experts_per_tok: 2 adapter_dim: 4 adapter_dropout: 0 }
+parallel { num_threads: 1 }
+data { max_seq_length: 48 train { path: "%(folder)s/rows.jsonl" } eval { path: "%(folder)s/held.jsonl" } }
+generate { max_new_tokens: 6 }
 """
 
 
@@ -75,7 +75,7 @@ class Evaluation(unittest.TestCase):
             with self.subTest(tag=tag):
                 path = self.path("tagged.jsonl")
                 tiny.write_rows(path, [("tell 1", "no", tag), ("tell 2", "yes and no", tag), ("tell 3", "no", "other")])
-                settings = {"data.eval[0].path": path, "train.eval_every": 2, "run_dir": self.path("tagged-" + tag)}
+                settings = {"data.eval[0].path": path, "train.eval_steps": 2, "run_dir": self.path("tagged-" + tag)}
                 result, report = self.report({"data.eval[0].path": path})
                 name = tag or "tagged"  # a row without a tag gets the file's name
                 self.assertEqual(set(report["datasets"]), {name, "other"})
@@ -113,22 +113,22 @@ class Evaluation(unittest.TestCase):
         self.assertIn("held-out loss of dataset 'h' is", result.message)
         self.assertEqual(len(self.call("eval", huge, "--base", ranks=2, code=70).complaints), 1)
         # A run that goes on after batches without a finite loss still does not evaluate to nothing.
-        settings = {**huge, "run_dir": self.path("huge-run"), "train.on_nonfinite": "SKIP", "train.eval_every": 1}
+        settings = {**huge, "run_dir": self.path("huge-run"), "train.on_nonfinite": "SKIP", "train.eval_steps": 1}
         self.call("train", settings, code=70)
 
     def test_an_answer_that_the_positions_cut_says_so(self):
         # As many words as leave room for some tokens of the answer.
         for words in range(tiny.POSITIONS, 0, -1):
-            result = harness.pesc(0, *self.words("generate", {"generate.max_tokens": 40}, "--prompt", " ".join(["a"] * words)))
+            result = harness.pesc(0, *self.words("generate", {"generate.max_new_tokens": 40}, "--prompt", " ".join(["a"] * words)))
             if result.code == 0:
                 break
             self.assertEqual(result.code, harness.DATA, str(result))
         self.assertIn("1 of 1 answers is cut", result.err)
         self.assertIn("limit of the model's positions of %d tokens" % tiny.POSITIONS, result.err)
-        whole = self.call("generate", {"generate.max_tokens": 4}, "--prompt", "a b")
+        whole = self.call("generate", {"generate.max_new_tokens": 4}, "--prompt", "a b")
         self.assertNotIn("cut", whole.err)
-        cut = self.call("eval", {"generate.max_tokens": 60, "train.seq_len": 36})
-        self.assertRegex(cut.err, "[1-4] answers are cut .* of train.seq_len")
+        cut = self.call("eval", {"generate.max_new_tokens": 60, "data.max_seq_length": 36})
+        self.assertRegex(cut.err, "[1-4] answers are cut .* of data.max_seq_length")
 
     # --- a request to stop
 
@@ -138,7 +138,7 @@ class Evaluation(unittest.TestCase):
         for ranks in (0, 2):
             with self.subTest(ranks=ranks):
                 run = self.path("stopped-%d" % ranks)
-                settings = {"run_dir": run, "data.eval[0].path": path, "train.eval_every": 1, "train.steps": 9 if ranks else 1}
+                settings = {"run_dir": run, "data.eval[0].path": path, "train.eval_steps": 1, "train.max_steps": 9 if ranks else 1}
                 process = harness.start(ranks, *self.words("train", settings))
                 beat, until = os.path.join(run, "heartbeats", "rank-0"), time.monotonic() + 60
                 while time.monotonic() < until and process.poll() is None:
@@ -156,10 +156,10 @@ class Evaluation(unittest.TestCase):
                 if ranks > 0:
                     continue
                 # It was the last step: started again, the run evaluates, once.
-                again = self.call("train", {**settings, "train.eval_rows": 8})
+                again = self.call("train", {**settings, "train.max_eval_samples": 8})
                 self.assertIn("held-out loss at step 1", again.err)
                 self.assertIn("done: the evaluation at step 1 has been made up for", again.err)
-                self.assertIn("nothing to do", self.call("train", {**settings, "train.eval_rows": 8}).err)
+                self.assertIn("nothing to do", self.call("train", {**settings, "train.max_eval_samples": 8}).err)
                 evaluated = [r["step"] for r in harness.read_jsonl(os.path.join(run, "metrics.jsonl")) if "held_out_loss" in r]
                 self.assertEqual(evaluated, [1])
 
@@ -178,7 +178,8 @@ class Evaluation(unittest.TestCase):
     # --- checkpoints and experiments
 
     def test_a_checkpoint_of_another_model_is_refused_by_every_verb(self):
-        for name, value, before in (("moe.scale", 3, 1), ("moe.top_k", 1, 2), ("moe.experts", 8, 4), ("lora.alpha", 8, 4),
+        for name, value, before in (("moe.adapter_scaling", 3, 1), ("moe.num_experts_per_tok", 1, 2), ("moe.num_experts", 8, 4),
+                                    ("lora.lora_alpha", 8, 4),
                                     ("train.mode", "LORA", "PESC")):
             for verb, flags in (("eval", ()), ("generate", ("--prompt", "say")), ("train", ())):
                 result = self.call(verb, {name: value}, *flags, code=harness.USAGE)
@@ -197,15 +198,16 @@ class Evaluation(unittest.TestCase):
         self.assertIn("model.tokenizer: the tokenizer of '%s' is not the one" % self.path("tokens"), result.message)
 
     def test_what_a_verb_does_not_read_it_does_not_compare(self):
-        self.call("eval", {"train.learning_rate": 1, "moe.dropout": 0.5, "moe.aux_coef": 1, "train.seed": 5, "train.steps": 9})
-        result = self.call("train", {"moe.aux_coef": 1}, code=harness.USAGE)
-        self.assertIn("moe.aux_coef: 0.01 -> 1", result.message)
+        self.call("eval", {"train.learning_rate": 1, "moe.adapter_dropout": 0.5, "moe.router_aux_loss_coef": 1, "train.seed": 5,
+                           "train.max_steps": 9})
+        result = self.call("train", {"moe.router_aux_loss_coef": 1}, code=harness.USAGE)
+        self.assertIn("moe.router_aux_loss_coef: 0.01 -> 1", result.message)
 
     def test_what_changes_rounding_is_one_warning(self):
         """At the same step: nothing is left to do."""
         quiet = self.call("train")
         self.assertNotIn("rounding", quiet.err)
-        result = self.call("train", {"parallel.tp": 2, "parallel.threads": 2}, ranks=2)
+        result = self.call("train", {"parallel.tp": 2, "parallel.num_threads": 2}, ranks=2)
         (line,) = [line for line in result.err.splitlines() if "rounding" in line]
         self.assertIn("layout: 1 rank (tp 1, ep 1) -> 2 ranks (tp 2, ep 1)", line)
         self.assertIn("threads: 1 -> 2", line)
@@ -213,7 +215,8 @@ class Evaluation(unittest.TestCase):
     def test_settings_and_flags_without_effect(self):
         result = self.call("eval", {"train.mode": "LORA"}, "--base")
         (line,) = [line for line in result.err.splitlines() if "no effect" in line]
-        self.assertRegex(line, r"e.textproto:\d+: moe.experts, moe.adapter_dim, moe.dropout have no effect in train.mode LORA")
+        self.assertRegex(line,
+                         r"e.textproto:\d+: moe.num_experts, moe.adapter_dim, moe.adapter_dropout have no effect in train.mode LORA")
         result = self.call("train", {}, "--samples", "3", code=harness.USAGE)
         self.assertIn("pesc train does not read --samples; eval does", result.message)
 

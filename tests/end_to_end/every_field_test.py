@@ -22,14 +22,14 @@ import unittest
 import harness
 from tiny import write_base, write_rows
 
-CURVE = ("loss", "balance", "grad_norm", "lr", "tokens", "supervised_tokens")
+CURVE = ("loss", "aux_loss", "grad_norm", "lr", "tokens", "supervised_tokens")
 PLANNED = ("arenas", "phases", "step_seconds", "connection_bytes", "fits", "would_fit")  # the rest of a plan repeats the request
 VERBS = ("train", "eval", "generate", "export", "bench", "plan")  # those that read an experiment
 CASES = {}
 
 
 def case(*names):
-    """Says which fields ("train.steps") or flags of verbs ("eval --samples") the test shows."""
+    """Says which fields ("train.max_steps") or flags of verbs ("eval --samples") the test shows."""
     def register(test):
         for name in names:
             CASES.setdefault(name, []).append(test.__name__)
@@ -38,7 +38,7 @@ def case(*names):
 
 
 def schema_fields():
-    """Every path to a value: "train.steps", "data.train[].weight"."""
+    """Every path to a value: "train.max_steps", "data.train[].weight"."""
     with open(os.path.join(harness.SOURCE, "configs", "schema", "experiment.proto"), encoding="utf-8") as file:
         text = re.sub(r"//[^\n]*", "", file.read())
     messages, stack = {}, []
@@ -77,15 +77,17 @@ EXPERIMENT = """
 name: "fields"
 run_dir: "%(folder)s/run"
 model { path: "%(folder)s/base" }
-train { mode: PESC steps: 3 global_batch: 4 seq_len: 48 learning_rate: 1e-2 }
-lora { rank: 4 alpha: 4 dropout: 0.1 }
-moe { experts: 4 top_k: 2 adapter_dim: 4 dropout: 0.1 }
-parallel { threads: 1 }
-data { train { path: "%(folder)s/rows.jsonl" } eval { path: "%(folder)s/held.jsonl" } eval { path: "%(folder)s/more.jsonl" } }
+train { mode: PESC max_steps: 3 global_batch_size: 4 learning_rate: 1e-2 }
+lora { r: 4 lora_alpha: 4 lora_dropout: 0.1 }
+moe { num_experts: 4 num_experts_per_tok: 2 adapter_dim: 4 adapter_dropout: 0.1 }
+parallel { num_threads: 1 }
+data { max_seq_length: 48 train { path: "%(folder)s/rows.jsonl" } eval {
+       path: "%(folder)s/held.jsonl" } eval { path: "%(folder)s/more.jsonl" } }
 recovery { max_restarts: 0 longest_pause_s: 1 }
-generate { max_tokens: 6 }
+generate { max_new_tokens: 6 }
 """
-SHAPE = ("{vocab: 1024 hidden: 32 ffn: 48 layers: 2 heads: 4 kv_heads: 2 max_positions: 128 init_std: 0.2}")
+SHAPE = ("{vocab_size: 1024 hidden_size: 32 intermediate_size: 48 num_hidden_layers: 2 num_attention_heads: 4 "
+         "num_key_value_heads: 2 max_position_embeddings: 128 initializer_range: 0.2}")
 
 
 class EveryField(unittest.TestCase):
@@ -231,11 +233,11 @@ class EveryField(unittest.TestCase):
         self.assertTrue(os.path.isdir(os.path.join(run, "step-3")))
         self.assertEqual(self.plan({"name": "another"})["name"], "another")
 
-    @case("train.log_every", "train.eval_every", "data.train[].tag", "data.eval[].tag", "parallel.threads")
+    @case("train.logging_steps", "train.eval_steps", "data.train[].tag", "data.eval[].tag", "parallel.num_threads")
     def test_lines_and_records(self):
         usual, records, _ = self.trained({})
-        result, changed, _ = self.train({"train.log_every": 2, "train.eval_every": 2, "data.train[0].tag": "mine",
-                                         "data.eval[0].tag": "yours", "parallel.threads": 2})
+        result, changed, _ = self.train({"train.logging_steps": 2, "train.eval_steps": 2, "data.train[0].tag": "mine",
+                                         "data.eval[0].tag": "yours", "parallel.num_threads": 2})
         self.assertNotIn("step 2/3", usual.err)
         self.assertIn("step 2/3", result.err)
         self.assertNotIn("held-out loss", usual.err)
@@ -246,10 +248,10 @@ class EveryField(unittest.TestCase):
         self.assertIn("1 threads each", usual.err)
         self.assertIn("2 threads each", result.err)
 
-    @case("train.eval_rows")
+    @case("train.max_eval_samples")
     def test_eval_rows(self):
         def record(rows):
-            (found,) = [r for r in self.train({"train.steps": 1, "train.eval_every": 1, "train.eval_rows": rows})[1]
+            (found,) = [r for r in self.train({"train.max_steps": 1, "train.eval_steps": 1, "train.max_eval_samples": rows})[1]
                         if "held_out_loss" in r]
             return found
         every, two = record(0), record(2)
@@ -268,28 +270,28 @@ class EveryField(unittest.TestCase):
         self.assertEqual(refused.code, harness.DATA, str(refused))
         self.assertEqual(self.evaluate({"data.eval[0].path": bad, "data.on_bad_row": "SKIP"})[1]["total"]["rows"], 8)
 
-    @case("checkpoint.every_steps", "checkpoint.keep", "checkpoint.keep_every", "checkpoint.asynchronous")
+    @case("checkpoint.save_steps", "checkpoint.save_total_limit", "checkpoint.keep_every_steps", "checkpoint.async_save")
     def test_checkpoints(self):
         def steps(settings):
-            outcome = self.train({"train.steps": 6, **settings})
+            outcome = self.train({"train.max_steps": 6, **settings})
             return sorted(n for n in os.listdir(outcome[2]) if n.startswith("step-")), outcome[1]
         polled = lambda records: any("save_poll_seconds" in r for r in records)
-        names, records = steps({"checkpoint.every_steps": 1})
+        names, records = steps({"checkpoint.save_steps": 1})
         self.assertEqual(self.trained({})[0].err.count("saved "), 1)
         self.assertEqual(names, ["step-5", "step-6"])
         self.assertTrue(polled(records), "nothing was saved behind the steps")
-        names, _ = steps({"checkpoint.every_steps": 1, "checkpoint.keep": 3})
+        names, _ = steps({"checkpoint.save_steps": 1, "checkpoint.save_total_limit": 3})
         self.assertEqual(names, ["step-4", "step-5", "step-6"])
-        names, records = steps({"checkpoint.every_steps": 1, "checkpoint.keep_every": 2, "checkpoint.asynchronous": "false"})
+        names, records = steps({"checkpoint.save_steps": 1, "checkpoint.keep_every_steps": 2, "checkpoint.async_save": "false"})
         self.assertEqual(names, ["step-2", "step-4", "step-5", "step-6"])
         self.assertFalse(polled(records), "a step was made while a checkpoint was being saved")
 
-    @case("checkpoint.on_error")
+    @case("checkpoint.on_save_error")
     def test_a_checkpoint_that_cannot_be_written(self):
         def save(run, answer):
             """From the first checkpoint on the files of this process may have 20000 bytes, too few for the next one."""
             words = harness.command(0, "train", "--config", self.config, *self.sets({
-                "run_dir": run, "train.steps": 600, "checkpoint.every_steps": 20, "checkpoint.on_error": answer}))
+                "run_dir": run, "train.max_steps": 600, "checkpoint.save_steps": 20, "checkpoint.on_save_error": answer}))
             process = subprocess.Popen(words, cwd=harness.SOURCE, env=harness.environment(), text=True, stdout=subprocess.PIPE,
                                        stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGXFSZ, signal.SIG_IGN))
             until = time.monotonic() + 60
@@ -314,12 +316,12 @@ class EveryField(unittest.TestCase):
     def test_loss_spikes(self):
         path = self.path("odd.jsonl")
         write_rows(path, [("say it", "a b c d e f g", "x")] * 39 + [("say it", "zq 9x!7 Qk@3 vW", "x")])
-        common = {"train.global_batch": 1, "train.steps": 60, "train.learning_rate": 2e-2, "data.train[0].path": path,
-                  "lora.dropout": 0, "moe.dropout": 0}
+        common = {"train.global_batch_size": 1, "train.max_steps": 60, "train.learning_rate": 2e-2, "data.train[0].path": path,
+                  "lora.lora_dropout": 0, "moe.adapter_dropout": 0}
         spikes = lambda settings: [r["loss_spike"] for r in self.train({**common, **settings})[1] if "loss_spike" in r]
         self.assertIn("updated", spikes({}))
         self.assertEqual(spikes({"train.loss_spike_ratio": 0}), [])
-        self.assertIn("skipped", spikes({"train.on_loss_spike": "SKIP_SPIKE"}))
+        self.assertIn("skipped", spikes({"train.on_loss_spike": "SKIP"}))
 
     @case("debug.routing_record", "debug.routing_replay")
     def test_routing(self):
@@ -328,11 +330,11 @@ class EveryField(unittest.TestCase):
         self.assertTrue(os.listdir(tape))
         self.assertNotEqual(self.curve(self.train({"debug.routing_replay": tape})), self.curve(self.trained({})))
 
-    @case("generate.max_tokens", "generate.temperature", "generate.top_p", "generate.seed", "generate --prompt",
+    @case("generate.max_new_tokens", "generate.temperature", "generate.top_p", "generate.seed", "generate --prompt",
           "generate --system", "generate --prompts", "generate --base")
     def test_generation(self):
         greedy = self.generate({})
-        self.assertNotEqual(self.generate({"generate.max_tokens": 2}), greedy)
+        self.assertNotEqual(self.generate({"generate.max_new_tokens": 2}), greedy)
         hot = {"generate.temperature": 3}
         sampled = self.generate(hot)
         self.assertNotEqual(sampled, greedy)
@@ -343,7 +345,7 @@ class EveryField(unittest.TestCase):
         self.assertEqual(len(self.generate({}, "--prompts", self.path("held.jsonl")).splitlines()), 6)
         self.assertNotEqual(self.generate({}, "--prompt", "say one", "--base"), greedy)
 
-    @case("generate.temperature", "generate.top_p", "generate.seed", "generate.max_tokens", "eval --samples", "eval --out")
+    @case("generate.temperature", "generate.top_p", "generate.seed", "generate.max_new_tokens", "eval --samples", "eval --out")
     def test_sampling_in_eval(self):
         """The answers are sampled as `generate` would, and that is said."""
         answers = lambda report: [s["answer"] for s in report.get("samples", [])]
@@ -371,9 +373,9 @@ class EveryField(unittest.TestCase):
                 missing = harness.pesc(0, verb, "--config", self.path("none.textproto"), *words)
                 self.assertEqual(missing.code, harness.USAGE, str(missing))
                 self.assertIn("none.textproto", missing.err)
-                refused = self.call(verb, {"train.steps": 0}, *words)
+                refused = self.call(verb, {"train.max_steps": 0}, *words)
                 self.assertEqual(refused.code, harness.USAGE, str(refused))
-                self.assertIn("--set train.steps=0: train.steps is 0", refused.err)
+                self.assertIn("--set train.max_steps=0: train.max_steps is 0", refused.err)
 
     @case("train --generation")
     def test_flags_of_training(self):
@@ -384,7 +386,7 @@ class EveryField(unittest.TestCase):
     @case("eval --checkpoint", "eval --base", "generate --checkpoint", "inspect --checkpoint", "inspect --verify",
           "inspect --against")
     def test_flags_of_checkpoints(self):
-        _, _, run = self.train({"train.steps": 2, "checkpoint.every_steps": 1, "train.learning_rate": 0.3})
+        _, _, run = self.train({"train.max_steps": 2, "checkpoint.save_steps": 1, "train.learning_rate": 0.3})
         one, two = os.path.join(run, "step-1"), os.path.join(run, "step-2")
         newest = self.evaluate({"run_dir": run})[1]
         self.assertEqual(self.evaluate({"run_dir": run}, "--checkpoint", two)[1], newest)
@@ -399,7 +401,7 @@ class EveryField(unittest.TestCase):
 
     @case("export --checkpoint", "export --out")
     def test_flags_of_export(self):
-        full = {"train.mode": "FULL", "train.steps": 2, "checkpoint.every_steps": 1}
+        full = {"train.mode": "FULL", "train.max_steps": 2, "checkpoint.save_steps": 1}
         _, _, run = self.train(full)
         weights = []
         for name, words in (("newest", ()), ("first", ("--checkpoint", os.path.join(run, "step-1")))):
@@ -455,8 +457,8 @@ class EveryField(unittest.TestCase):
         hang = "step=2 section=%s action=stop"
         launch("step", {"recovery.step_limit_s": 1, "debug.fault": hang % "step"})
         launch("setup", {"recovery.setup_limit_s": 8, "debug.fault": "section=setup action=stop"})
-        launch("checkpoint", {"recovery.checkpoint_limit_s": 1, "debug.fault": hang % "checkpoint", "checkpoint.every_steps": 1})
-        launch("eval", {"recovery.eval_limit_s": 1, "debug.fault": hang % "eval", "train.eval_every": 1})
+        launch("checkpoint", {"recovery.checkpoint_limit_s": 1, "debug.fault": hang % "checkpoint", "checkpoint.save_steps": 1})
+        launch("eval", {"recovery.eval_limit_s": 1, "debug.fault": hang % "eval", "train.eval_steps": 1})
         launch("stop", {"recovery.stop_limit_s": 1, "debug.fault": hang % "step", "recovery.step_limit_s": 1000})
         launch("restarts", {"recovery.max_restarts": 2, "recovery.longest_pause_s": 0.25, "debug.fault": "step=2 action=kill"})
         launch("no-restarts", {"debug.fault": "step=2 action=kill"})
@@ -516,69 +518,69 @@ class EveryField(unittest.TestCase):
 
 
 # (field, value, what both runs have in common)
-LINEAR = {"train.schedule": "LINEAR"}
+LINEAR = {"train.lr_scheduler_type": "LINEAR"}
 FULL = {"train.mode": "FULL", "model.shape": SHAPE, "model.tokenizer": harness.BASE}
 CURVES = [
     ("model.path", "FOLDER/other", {}),
     ("train.mode", "LORA", {}),
-    ("train.steps", 4, {}),
-    ("train.epochs", 2, {}),
-    ("train.global_batch", 2, {}),
-    ("train.micro_batch", 2, {}),
-    ("train.seq_len", 20, {}),
+    ("train.max_steps", 4, {}),
+    ("train.num_train_epochs", 2, {}),
+    ("train.global_batch_size", 2, {}),
+    ("train.gradient_accumulation_steps", 2, {}),
+    ("data.max_seq_length", 20, {}),
     ("train.learning_rate", 2e-2, {}),
-    ("train.schedule", "COSINE", {}),
+    ("train.lr_scheduler_type", "COSINE", {}),
     ("train.warmup_steps", 2, {}),
     ("train.warmup_ratio", 0.9, {}),
     ("train.min_lr_ratio", 0.5, LINEAR),
     ("train.weight_decay", 0.5, {}),
-    ("train.beta1", 0.5, {}),
-    ("train.beta2", 0.5, {}),
-    ("train.epsilon", 1e-2, {}),
-    ("train.clip_norm", 1e-3, {}),
+    ("train.adam_beta1", 0.5, {}),
+    ("train.adam_beta2", 0.5, {}),
+    ("train.adam_epsilon", 1e-2, {}),
+    ("train.max_grad_norm", 1e-3, {}),
     ("train.seed", 2, {}),
-    ("lora.rank", 2, {}),
-    ("lora.alpha", 8, {}),
-    ("lora.dropout", 0.5, {}),
-    ("lora.target", "q_proj", {}),
-    ("moe.experts", 2, {}),
-    ("moe.top_k", 1, {}),
+    ("lora.r", 2, {}),
+    ("lora.lora_alpha", 8, {}),
+    ("lora.lora_dropout", 0.5, {}),
+    ("lora.target_modules", "q_proj", {}),
+    ("moe.num_experts", 2, {}),
+    ("moe.num_experts_per_tok", 1, {}),
     ("moe.adapter_dim", 2, {}),
-    ("moe.scale", 2, {}),
-    ("moe.dropout", 0.5, {}),
-    ("moe.aux_coef", 1, {}),
+    ("moe.adapter_scaling", 2, {}),
+    ("moe.adapter_dropout", 0.5, {}),
+    ("moe.router_aux_loss_coef", 1, {}),
     ("data.train[].path", "FOLDER/held.jsonl", {}),
-    ("data.train[].weight", 0.5, {"train.steps": 4}),
-    ("model.shape.rms_eps", 1e-1, FULL),
+    ("data.train[].weight", 0.5, {"train.max_steps": 4}),
+    ("model.shape.rms_norm_eps", 1e-1, FULL),
     ("model.shape.rope_theta", 10, FULL),
-    ("model.shape.init_std", 0.1, FULL),
+    ("model.shape.initializer_range", 0.1, FULL),
 ]
 CUDA = {"parallel.device": "CUDA"}
 # The same, the number of ranks, and other flags of `plan`.
 PLANS = [
     ("model.shape.family", "QWEN2", FULL, 1),
-    ("model.shape.vocab", 1030, FULL, 1),
-    ("model.shape.hidden", 40, FULL, 1),
-    ("model.shape.ffn", 64, FULL, 1),
-    ("model.shape.layers", 3, FULL, 1),
-    ("model.shape.heads", 8, FULL, 1),
-    ("model.shape.kv_heads", 1, FULL, 1),
+    ("model.shape.vocab_size", 1030, FULL, 1),
+    ("model.shape.hidden_size", 40, FULL, 1),
+    ("model.shape.intermediate_size", 64, FULL, 1),
+    ("model.shape.num_hidden_layers", 3, FULL, 1),
+    ("model.shape.num_attention_heads", 8, FULL, 1),
+    ("model.shape.num_key_value_heads", 1, FULL, 1),
     ("model.shape.head_dim", 4, FULL, 1),
-    ("model.shape.tied_embeddings", "true", FULL, 1),
-    ("train.recompute", "BLOCK", {}, 1),
+    ("model.shape.tie_word_embeddings", "true", FULL, 1),
+    ("train.recompute_granularity", "FULL", {}, 1),
     ("parallel.tp", 2, {}, 2),
     ("parallel.ep", 2, {}, 2),
-    ("parallel.exchange_headroom", 0.4, {"parallel.ep": 2}, 2),
-    ("parallel.exchange_chunks", 2, {"parallel.ep": 2, "train.global_batch": 8}, 2),
-    ("parallel.overlap", "true", {**CUDA, "parallel.ep": 2}, 2),
-    ("parallel.share_gpu", "true", CUDA, 2),
+    ("parallel.buffer_factor", 0.4, {"parallel.ep": 2}, 2),
+    ("parallel.dispatch_chunks", 2, {"parallel.ep": 2, "train.global_batch_size": 8}, 2),
+    ("parallel.overlap_comm", "true", {**CUDA, "parallel.ep": 2}, 2),
+    ("debug.share_gpu", "true", CUDA, 2),
     # Room to time kernels in, which stands out where a weight's gradient is large.
-    ("parallel.time_kernels", "false", {**CUDA, "train.mode": "FULL"}, 1, "--shape", "7B"),
+    ("parallel.gemm_autotune", "false", {**CUDA, "train.mode": "FULL"}, 1, "--shape", "7B"),
 ]
 REFUSALS = [
-    ("model.shape.max_positions", 32, FULL, harness.USAGE, ("train.seq_len is 48", "32 positions")),
+    ("model.shape.max_position_embeddings", 32, FULL, harness.USAGE, ("data.max_seq_length is 48", "32 positions")),
     ("model.tokenizer", "FOLDER", {}, harness.DATA, ("tokenizer.model",)),
-    ("train.compute", "BF16", {}, harness.USAGE, ("train.compute is BF16",)),
+    ("train.compute_dtype", "BF16", {}, harness.USAGE, ("train.compute_dtype is BF16",)),
 ]
 case(*[c[0] for c in CURVES])(EveryField.test_the_curve_changes)
 case(*[c[0] for c in PLANS])(EveryField.test_the_plan_changes)

@@ -27,7 +27,7 @@ QUICKSTART = os.path.join(SOURCE, "configs", "quickstart", "tune.textproto")
 
 OK, USAGE, DATA, IO, PREEMPTED = 0, 64, 65, 74, 75
 NOT_TESTED = 77  # ctest says Skipped, which tests/run.sh takes only for want of a GPU
-CURVE = ("loss", "balance", "grad_norm")
+CURVE = ("loss", "aux_loss", "grad_norm")
 # The default run of tests/run.sh: a script may name the cases of its sample in its test class (sample = [...]) and shorten others.
 SAMPLE = bool(os.environ.get("PESC_SAMPLE"))
 
@@ -112,7 +112,7 @@ def wait_for_step(process, run_dir, step, seconds=120):
 
 
 def sets(**fields):
-    """--set flags; `__` in a name stands for a dot: sets(train__steps=20)."""
+    """--set flags; `__` in a name stands for a dot: sets(train__max_steps=20)."""
     flags = []
     for name, value in fields.items():
         flags += ["--set", "%s=%s" % (name.replace("__", "."), value)]
@@ -228,7 +228,7 @@ class EndToEnd(unittest.TestCase):
         """Flags for the quick start's experiment on this class's data, one thread per rank."""
         domains = [os.path.join(cls.data, "heldout-%s.jsonl" % d) for d in ("text", "programs", "arithmetic")]
         settings = {"run_dir": cls.path(run), "data.train[0].path": os.path.join(cls.data, "train.jsonl"),
-                    "parallel.tp": tp, "parallel.ep": ep, "parallel.threads": 1}
+                    "parallel.tp": tp, "parallel.ep": ep, "parallel.num_threads": 1}
         settings.update({"data.eval[%d].path" % i: path for i, path in enumerate(domains)})
         settings.update({name.replace("__", "."): value for name, value in fields.items()})
         flags = ["--config", config]

@@ -34,8 +34,8 @@ class TwoHosts(harness.EndToEnd):
 
     @classmethod
     def flags(cls, run, **fields):
-        settings = dict(tp=2, ep=4, train__steps=STEPS, train__global_batch=16, train__micro_batch=16,
-                        checkpoint__every_steps=EVERY, train__log_every=1)
+        settings = dict(tp=2, ep=4, train__max_steps=STEPS, train__global_batch_size=16,
+                        checkpoint__save_steps=EVERY, train__logging_steps=1)
         settings.update(fields)
         return cls.experiment(run, **settings)
 
@@ -118,7 +118,7 @@ class TwoHosts(harness.EndToEnd):
 
     def test_a_host_is_cut_off_and_the_other_goes_on(self):
         """A smaller layout; the host is taken back at the next restart."""
-        process = self.start("smaller", recovery__smaller_layout="true", train__steps=120)
+        process = self.start("smaller", recovery__smaller_layout="true", train__max_steps=120)
         self.cut_at("smaller", process, 13)
         self.wait_until("the smaller launch trains", lambda: len(self.ranks_on("left")) == 2, 30)
         harness.wait_for_step(process, self.path("smaller"), 30)

@@ -1,6 +1,6 @@
 """pesc inspect on the checkpoints of real runs, and saves that happen behind the steps: what is in a checkpoint, every
 byte verified, two of them compared on the same layout (bit for bit) and across layouts, damage named, and a save that
-cannot be written answered as checkpoint.on_error says.
+cannot be written answered as checkpoint.on_save_error says.
 
 The runs are three steps of the quick start's experiment with a constant learning rate, so that a run of one step is the
 beginning of a run of three, and a large epsilon of AdamW, which would else turn the sign of a gradient of nearly nothing
@@ -24,8 +24,8 @@ class Inspect(harness.EndToEnd):
 
     def steps(self, run, steps=3, layout=FOUR, **fields):
         """Trains up to so many steps, saving each."""
-        options = {"train__steps": steps, "train__schedule": "CONSTANT", "train__warmup_steps": 0,
-                   "train__epsilon": 1e-4, "checkpoint__every_steps": 1}
+        options = {"train__max_steps": steps, "train__lr_scheduler_type": "CONSTANT_WITH_WARMUP", "train__warmup_steps": 0,
+                   "train__adam_epsilon": 1e-4, "checkpoint__save_steps": 1}
         options.update(layout)
         options.update(fields)
         return self.train(run=run, **options)
@@ -65,7 +65,7 @@ class Inspect(harness.EndToEnd):
         out = self.inspect(folder, "--verify").out
         for pattern in (r"^bytes +every one verified$", r"^step +3$", r"^generation +1$",
                         r"^saved by +4 ranks: dp 2, tp 2, ep 4$", r"^data +768 rows consumed, seed 1$",
-                        r"^base +configs/quickstart/base, digest \w+", r"^ +global_batch: 256$"):
+                        r"^base +configs/quickstart/base, digest \w+", r"^ +global_batch_size: 256$"):
             self.assertRegex(out, re.compile(pattern, re.MULTILINE))
         sizes = {name: os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder)
                  if name.endswith(".safetensors")}
@@ -118,9 +118,9 @@ class Inspect(harness.EndToEnd):
         self.assert_curves_agree(expected, got, 1e-4, "resumed on 2 ranks", ["loss"])
 
     def test_the_same_layout_is_the_same_bits(self):
-        self.steps("synchronous", checkpoint__asynchronous="false")
+        self.steps("synchronous", checkpoint__async_save="false")
         out = self.compare(self.four(), self.path("synchronous"), OK)
-        self.assertIn("config checkpoint.asynchronous: true -> false", out)
+        self.assertIn("config checkpoint.async_save: true -> false", out)
         self.assertEqual(len(re.findall(r"124 of 124 tensors equal bit for bit", out)), 3)
         # Step 2 was being written while step 3 changed the tensors.
         self.compare(os.path.join(self.four(), "step-2"), os.path.join(self.path("synchronous"), "step-2"), OK)
@@ -185,7 +185,7 @@ class Inspect(harness.EndToEnd):
         for kind in ("true", "false"):
             with self.subTest(asynchronous=kind):
                 run = "continues-" + kind
-                result = self.blocked(run, 2, checkpoint__on_error="CONTINUE", checkpoint__asynchronous=kind)
+                result = self.blocked(run, 2, checkpoint__on_save_error="CONTINUE", checkpoint__async_save=kind)
                 self.assertIn("checkpoint of step 2 not saved", result.err)
                 self.assertIn("TRAINING GOES ON WITHOUT THIS CHECKPOINT", result.err)
                 self.assertIn("begin again at step 1", result.err)
@@ -195,7 +195,7 @@ class Inspect(harness.EndToEnd):
                 self.assertEqual(len(harness.curve(self.path(run))), 3)
 
     def test_the_last_save_must_succeed(self):
-        result = self.blocked("last", 3, checkpoint__on_error="CONTINUE", code=IO)
+        result = self.blocked("last", 3, checkpoint__on_save_error="CONTINUE", code=IO)
         self.assert_refused(result, IO, "checkpoint of step 3 not saved")
         self.assertIn("a restart resumes from step-2", self.inspect(self.path("last")).out)
 

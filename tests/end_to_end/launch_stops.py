@@ -14,7 +14,7 @@ class Stops:
     def preempted(self, run, number=signal.SIGTERM, prefix=()):
         """The supervisor is told while rank 1 stands still, which goes on when it has been told too: it saves at once, and
         the next start goes on as if nothing had happened."""
-        # The schedule of the learning rate ends at train.steps, so both launches have the same.
+        # The schedule of the learning rate ends at train.max_steps, so both launches have the same.
         process = self.start(run, "step=12 rank=1 action=stop", prefix=prefix)
         self.wait_for_step(run, 11, process)
         rank, asked = self.wait_until_stopped(run, 1), time.monotonic()

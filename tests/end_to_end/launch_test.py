@@ -63,8 +63,8 @@ class Launch(launch_stops.Stops, harness.EndToEnd):
 
     @classmethod
     def flags(cls, run, fault=None, **fields):
-        settings = dict(tp=2, ep=2, train__steps=STEPS, train__global_batch=16, train__micro_batch=16,
-                        checkpoint__every_steps=EVERY, train__log_every=1)
+        settings = dict(tp=2, ep=2, train__max_steps=STEPS, train__global_batch_size=16,
+                        checkpoint__save_steps=EVERY, train__logging_steps=1)
         settings.update(fields)
         if fault:
             settings["debug__fault"] = "[%s]" % fault
@@ -117,7 +117,7 @@ class Launch(launch_stops.Stops, harness.EndToEnd):
 
     def slow(self):
         """Enough steps that a signal surely comes before the end."""
-        return {"train__steps": 100000}
+        return {"train__max_steps": 100000}
 
     def test_too_few_slots(self):
         hostfile = self.path("small-hosts")
@@ -149,7 +149,7 @@ class Launch(launch_stops.Stops, harness.EndToEnd):
         with open(self.path("hosts-loopback"), "w", encoding="utf-8") as file:
             file.write("127.0.1.1 slots = %d\n" % RANKS)
         result = self.finish(harness.start(0, "launch", "-n", RANKS, "--hostfile", self.path("hosts-loopback"), "--", "train",
-                                           *self.flags("loopback", train__steps=2)))
+                                           *self.flags("loopback", train__max_steps=2)))
         self.assertEqual(result.code, 0, str(result))
         (launch,) = self.launches("loopback")
         self.assertEqual((launch["ranks"], launch["hosts"]), (RANKS, ["localhost"]))
@@ -171,7 +171,7 @@ class Launch(launch_stops.Stops, harness.EndToEnd):
 
     def test_variables_of_slurm_that_are_left_over(self):
         result = self.finish(self.start("left-over", prefix=("env", "SLURM_JOB_ID=1", "SLURM_JOBID=1", "SLURM_NTASKS=7"),
-                                        train__steps=2))
+                                        train__max_steps=2))
         self.assertEqual(result.code, 0, str(result))
         self.assertEqual(result.err.count("Slurm's variables are ignored"), 1, str(result))
         result = harness.pesc(0, "launch", "--", "train", *self.flags("left-over-tasks"), prefix=("env", "SLURM_JOB_ID=1",
@@ -202,7 +202,7 @@ class Launch(launch_stops.Stops, harness.EndToEnd):
         result = self.refused("no-tmpdir", code=74, prefix=("env", "TMPDIR=" + folder))
         self.assertIn(folder, result.err)
         os.makedirs(folder)
-        process = self.start("tmpdir", "step=3 rank=1 action=stop", prefix=("env", "TMPDIR=" + folder), train__steps=4)
+        process = self.start("tmpdir", "step=3 rank=1 action=stop", prefix=("env", "TMPDIR=" + folder), train__max_steps=4)
         rank = self.wait_until_stopped("tmpdir", 1)
         self.assertEqual([name.startswith("pesc-" + marks(self.path("tmpdir"))) for name in os.listdir(folder)], [True])
         self.go_on(rank)
@@ -214,7 +214,7 @@ class Launch(launch_stops.Stops, harness.EndToEnd):
 
     def test_closed_descriptors_do_not_become_files(self):
         for run, closed in (("closed-2", "2>&-"), ("closed", "<&- >&- 2>&-")):
-            flags = self.flags(run, train__steps=4)
+            flags = self.flags(run, train__max_steps=4)
             process = harness.start(0, "launch", "-n", RANKS, "--", "train", *flags,
                                     prefix=("sh", "-c", 'exec "$@" ' + closed, "sh"))
             self.assertEqual(self.finish(process).code, 0, run)
@@ -223,7 +223,7 @@ class Launch(launch_stops.Stops, harness.EndToEnd):
             self.assertEqual(len(harness.curve(self.path(run))), 4)
 
     def test_a_reader_that_goes_away_costs_no_step(self):
-        flags = self.flags("reader", train__steps=30)
+        flags = self.flags("reader", train__max_steps=30)
         process = harness.start(0, "launch", "-n", RANKS, "--", "train", *flags,
                                 prefix=("bash", "-c", '"$@" 2>&1 | head -1; exit ${PIPESTATUS[0]}', "bash"))
         self.assertEqual(self.finish(process).code, 0)
@@ -234,7 +234,7 @@ class Launch(launch_stops.Stops, harness.EndToEnd):
         if len(os.sched_getaffinity(0)) < 2:
             self.skipTest("one core")
         process = self.start("cores-of-start", "step=3 rank=0 action=stop, step=3 rank=1 action=stop",
-                             prefix=("taskset", "-c", str(core)), train__steps=4, parallel__threads=0)
+                             prefix=("taskset", "-c", str(core)), train__max_steps=4, parallel__num_threads=0)
         ranks = [self.wait_until_stopped("cores-of-start", rank) for rank in range(RANKS)]
         self.assertEqual([status(rank, "Cpus_allowed_list") for rank in ranks], [str(core)] * RANKS)
         for rank in ranks:

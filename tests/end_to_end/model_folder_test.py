@@ -40,8 +40,8 @@ class ModelFolder(harness.EndToEnd):
         harness.write_safetensors(path, header, old + data)
 
     def run_verb(self, verb, folder, *flags, ranks=0, run="run", **fields):
-        fields = {"train__steps": 1, "train__global_batch": 4, "train__micro_batch": 4, "model__path": folder,
-                  "train__eval_every": 0, **fields}
+        fields = {"train__max_steps": 1, "train__global_batch_size": 4, "model__path": folder,
+                  "train__eval_steps": 0, **fields}
         flags = {"eval": ("--base",), "generate": ("--base", "--prompt", "x")}.get(verb, ()) + flags
         return harness.pesc(ranks, verb, *self.experiment(run, **fields), *flags, seconds=SECONDS)
 

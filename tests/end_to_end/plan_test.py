@@ -63,10 +63,11 @@ class PlanTest(harness.EndToEnd):
         shape = ("--shape", os.path.join(BASE, "config.json"))
         for ranks, tp, ep, chunks, recompute in (
                 (1, 1, 1, 1, "NONE"), (2, 1, 2, 1, "NONE"), (2, 1, 2, 2, "NONE"), (4, 2, 4, 1, "NONE"), (4, 2, 4, 2, "NONE"),
-                (4, 4, 1, 1, "NONE"), (1, 1, 1, 1, "CHEAP"), (4, 2, 4, 2, "CHEAP"), (4, 2, 4, 1, "BLOCK"), (4, 2, 4, 2, "BLOCK")):
+                (4, 4, 1, 1, "NONE"), (1, 1, 1, 1, "SELECTIVE"), (4, 2, 4, 2, "SELECTIVE"), (4, 2, 4, 1, "FULL"), (4, 2, 4, 2,
+                                                                                                                   "FULL")):
             with self.subTest(ranks=ranks, tp=tp, ep=ep, chunks=chunks, recompute=recompute):
-                layout = harness.sets(parallel__tp=tp, parallel__ep=ep, parallel__exchange_chunks=chunks, parallel__threads=1,
-                                      train__global_batch=16, train__micro_batch=8, train__recompute=recompute)
+                layout = harness.sets(parallel__tp=tp, parallel__ep=ep, parallel__dispatch_chunks=chunks, parallel__num_threads=1,
+                                      train__global_batch_size=16, train__gradient_accumulation_steps=2, train__recompute_granularity=recompute)
                 j, _ = self.plan(QUICKSTART, *shape, *layout, "--ranks", ranks)
                 result = harness.pesc(ranks, "bench", "--config", QUICKSTART, *shape, *layout, "--steps", 3, "--out",
                                       self.path("bench.json"))
@@ -77,7 +78,7 @@ class PlanTest(harness.EndToEnd):
                 self.assertEqual(bench["arena_bytes_rank0"], j["device_bytes"])
                 # Full rows both times: the share printed is the FLOP planned over the time and rate measured.
                 share = j["flops_per_step"] / bench["step_seconds_median"] / bench["gemm_flops_per_second"]
-                self.assertAlmostEqual(bench["share_of_light_median"] / share, 1, places=6)
+                self.assertAlmostEqual(bench["sol_fraction_median"] / share, 1, places=6)
                 sent = sum(p["sent_bytes"] for p in j["phases"])
                 print("%d ranks, tp %d, ep %d, %d chunks, %s: %.3f MB planned, %.3f MB sent" %
                       (ranks, tp, ep, chunks, recompute, sent / 1e6, bench["bytes_sent_rank0_median"] / 1e6))
@@ -87,10 +88,11 @@ class PlanTest(harness.EndToEnd):
                     self.assertAlmostEqual(bench["bytes_sent_rank0_median"] / sent, 1, delta=0.15)
 
     def test_bench_of_uneven_rows(self):
-        """Rows of --shortest to seq_len tokens, the same ones on any layout."""
+        """Rows of --shortest to max_seq_length tokens, the same ones on any layout."""
         shape = ("--shape", os.path.join(BASE, "config.json"))
-        sizes = harness.sets(train__global_batch=16, train__micro_batch=8, train__seq_len=128, parallel__tp=1, parallel__ep=1,
-                             parallel__threads=1)
+        sizes = harness.sets(train__global_batch_size=16, train__gradient_accumulation_steps=2, data__max_seq_length=128,
+                             parallel__tp=1, parallel__ep=1,
+                             parallel__num_threads=1)
         tokens = {}
         for ranks, shortest in ((1, 0), (1, 5), (2, 5), (1, 128)):
             with self.subTest(ranks=ranks, shortest=shortest):
@@ -106,41 +108,42 @@ class PlanTest(harness.EndToEnd):
         self.assertEqual(tokens[2, 5], tokens[1, 5])
         self.assertTrue(16 * 5 < tokens[1, 5] < 16 * 128, tokens)
         config = ("--config", QUICKSTART)
-        for words, flags in (("from 1 to train.seq_len = 128 tokens", (*config, *shape, "--shortest", 129)),
-                             ("from 1 to train.seq_len = 128 tokens", (*config, *shape, "--shortest", -1)),
+        for words, flags in (("from 1 to data.max_seq_length = 128 tokens", (*config, *shape, "--shortest", 129)),
+                             ("from 1 to data.max_seq_length = 128 tokens", (*config, *shape, "--shortest", -1)),
                              ("data.train gives rows", (*self.experiment("run"), "--shortest", 5))):
             result = harness.pesc(2, "bench", *flags, *sizes)
             self.assertEqual(result.code, 64, str(result))
             self.assertIn(words, str(result))
 
     def test_recompute_of_7b_on_one_gpu(self):
-        """The bars on memory, with what stands beside the arenas; the products of CHEAP are those of NONE."""
+        """The bars on memory, with what stands beside the arenas; the products of SELECTIVE are those of NONE."""
         config = os.path.join(EXPERIMENTS, "bench-7b.textproto")
         plans, gib = {}, {}
-        for recompute in ("NONE", "CHEAP", "BLOCK"):
-            plans[recompute], _ = self.plan(config, "--set", "train.recompute=" + recompute)
+        for recompute in ("NONE", "SELECTIVE", "FULL"):
+            plans[recompute], _ = self.plan(config, "--set", "train.recompute_granularity=" + recompute)
             gib[recompute] = sum(plans[recompute][k] for k in ("device_bytes", "overhead_bytes", "connection_bytes")) / 2**30
         print(" ".join("%s %.2f GiB, %.0f ms" % (r, gib[r], 1e3 * plans[r]["step_seconds"]) for r in gib))
         self.assertLessEqual(gib["NONE"], 72)
-        self.assertLessEqual(gib["CHEAP"], 64)
-        self.assertGreaterEqual(gib["NONE"] - gib["CHEAP"], 7.3)
+        self.assertLessEqual(gib["SELECTIVE"], 64)
+        self.assertGreaterEqual(gib["NONE"] - gib["SELECTIVE"], 7.3)
         # One layer's tensors and 32 inputs of 128 MiB in place of 32 layers' tensors.
-        self.assertLessEqual(gib["BLOCK"], 28)
+        self.assertLessEqual(gib["FULL"], 28)
         gemm, seconds = ({r: pick(p) for r, p in plans.items()} for pick in (
             lambda p: {phase["name"]: phase["flops"] for phase in p["phases"]}["GEMM"], lambda p: p["step_seconds"]))
-        self.assertEqual(gemm["CHEAP"], gemm["NONE"])
-        self.assertAlmostEqual(gemm["BLOCK"] / gemm["NONE"], 1.5 - 0.5 / 32, places=6)
-        self.assertLess(seconds["NONE"], seconds["CHEAP"])
-        self.assertLess(seconds["CHEAP"], 1.06 * seconds["NONE"])
-        self.assertLess(seconds["CHEAP"], seconds["BLOCK"])
+        self.assertEqual(gemm["SELECTIVE"], gemm["NONE"])
+        self.assertAlmostEqual(gemm["FULL"] / gemm["NONE"], 1.5 - 0.5 / 32, places=6)
+        self.assertLess(seconds["NONE"], seconds["SELECTIVE"])
+        self.assertLess(seconds["SELECTIVE"], 1.06 * seconds["NONE"])
+        self.assertLess(seconds["SELECTIVE"], seconds["FULL"])
         # The share of light counts what the mathematics needs, whatever is computed twice.
         self.assertEqual(len({p["flops_per_step"] for p in plans.values()}), 1)
         # What does not fit names the first policy that does.
-        for room, recompute, named in ((66, "NONE", "CHEAP"), (40, "NONE", "BLOCK"), (40, "CHEAP", "BLOCK"), (20, "NONE", None)):
-            j, _ = self.plan(config, "--device_gib", room, "--set", "train.recompute=" + recompute)
+        for room, recompute, named in ((66, "NONE", "SELECTIVE"), (40, "NONE", "FULL"), (40, "SELECTIVE", "FULL"), (20, "NONE",
+                                                                                                                    None)):
+            j, _ = self.plan(config, "--device_gib", room, "--set", "train.recompute_granularity=" + recompute)
             self.assertFalse(j["fits"])
-            found = [c for c in j.get("would_fit", []) if c.startswith("train.recompute")]
-            want = ["train.recompute: %s needs %.1f GiB" % (named, gib[named])] if named else []
+            found = [c for c in j.get("would_fit", []) if c.startswith("train.recompute_granularity")]
+            want = ["train.recompute_granularity: %s needs %.1f GiB" % (named, gib[named])] if named else []
             self.assertEqual(found, want)
 
     def test_scratch_of_the_attention(self):
@@ -149,7 +152,7 @@ class PlanTest(harness.EndToEnd):
         config = os.path.join(EXPERIMENTS, "bench-7b.textproto")
         scratch = {}
         for rows in (1, 2, 8):
-            j, _ = self.plan(config, *harness.sets(train__micro_batch=rows, train__global_batch=rows))
+            j, _ = self.plan(config, *harness.sets(train__global_batch_size=rows))
             scratch[rows] = j["arenas"]["scratch"]
         # Of one row, 32 heads of 128: the scores' gradients in bf16, and rows' sums and dq in float32.
         row = 32 * (2048 * 2048 * 2 + 2048 * (128 + 2) * 4)
@@ -166,10 +169,10 @@ class PlanTest(harness.EndToEnd):
         j, result = self.plan(config, "--shape", "7B", "--ranks", 8, "--device_gib", 60)
         self.assertFalse(j["fits"])
         self.assertIn("DOES NOT FIT", result.out)
-        (micro,) = [c for c in j["would_fit"] if c.startswith("train.micro_batch: ")]
-        rows = re.match(r"train.micro_batch: (\d+) needs", micro).group(1)
+        (micro,) = [c for c in j["would_fit"] if c.startswith("train.gradient_accumulation_steps: ")]
+        steps = re.match(r"train.gradient_accumulation_steps: (\d+) needs", micro).group(1)
         j, result = self.plan(config, "--shape", "7B", "--ranks", 8, "--device_gib", 60, "--set",
-                              "train.micro_batch=" + rows)
+                              "train.gradient_accumulation_steps=" + steps)
         self.assertTrue(j["fits"])
         self.assertNotIn("DOES NOT FIT", result.out)
 
@@ -202,7 +205,7 @@ class PlanTest(harness.EndToEnd):
     def test_the_host_of_a_cpu(self):
         """All ranks share its memory, and that is said."""
         shape = ("--shape", os.path.join(BASE, "config.json"))
-        j, result = self.plan(QUICKSTART, *shape, "--ranks", 4, "--set", "parallel.threads=1")
+        j, result = self.plan(QUICKSTART, *shape, "--ranks", 4, "--set", "parallel.num_threads=1")
         self.assertIs(j["fits"], True)
         self.assertGreater(j["host_memory"], 2**28)
         for words in ("assuming all ranks on this host", "--device_gib", "of this host for 4 ranks"):
@@ -211,7 +214,7 @@ class PlanTest(harness.EndToEnd):
         self.assertIs(j["fits"], False)
         self.assertNotIn("this host", result.out)
         self.assertIn("assuming one CPU thread", result.out)
-        self.assertTrue([c for c in j["would_fit"] if "micro_batch" in c and "balance loss" in c], j["would_fit"])
+        self.assertTrue([c for c in j["would_fit"] if "gradient_accumulation_steps" in c and "aux loss" in c], j["would_fit"])
 
     def test_rates_are_the_users(self):
         config = os.path.join(EXPERIMENTS, "camelidae-8x7b.textproto")
@@ -226,7 +229,7 @@ class PlanTest(harness.EndToEnd):
                 (64, ["llama-2-7", "'llama-2-7b'"], ("--shape", "llama-2-7")),
                 (64, ["parallel.ep", "8"], ("--shape", "7B", "--ranks", 4)),
                 (64, ["model.path", "Llama-2-7b-hf"], ()),
-                (64, ["train.seq_len", "4096"], ("--shape", "7B", "--ranks", 8, "--set", "train.seq_len=8192"))):
+                (64, ["data.max_seq_length", "4096"], ("--shape", "7B", "--ranks", 8, "--set", "data.max_seq_length=8192"))):
             with self.subTest(words):
                 self.assert_refused(harness.pesc(0, "plan", "--config", config, *arguments), code, *words)
         self.assert_refused(harness.pesc(2, "plan", "--config", config, "--shape", "7B"), 64, "one rank")
@@ -238,10 +241,10 @@ class PlanTest(harness.EndToEnd):
                             "--device_gib", "is not above 0")
         self.assert_refused(harness.pesc(0, "train", "--config", QUICKSTART, "--shape", "7B"), 64, "--shape")
         with tempfile.NamedTemporaryFile("w", suffix=".textproto") as file:
-            file.write("family: LLAMA\nvocab: 10 hiden: 4\n")
+            file.write("family: LLAMA\nvocab_size: 10 hiden_size: 4\n")
             file.flush()
             self.assert_refused(harness.pesc(0, "plan", "--config", config, "--shape", file.name), 64,
-                                file.name + ":2", "hidden")
+                                file.name + ":2", "hidden_size")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ class Progress(harness.EndToEnd):
     train_rows = 100
 
     def arguments(self, run):
-        return ["train", *self.experiment(run, train__steps=STEPS, train__global_batch=8, train__micro_batch=8,
-                                          train__log_every=EVERY)]
+        return ["train", *self.experiment(run, train__max_steps=STEPS, train__global_batch_size=8,
+                                          train__logging_steps=EVERY)]
 
     def on_terminal(self, command):
         """What `command` writes to the terminal that its error output is."""
@@ -54,8 +54,8 @@ class Progress(harness.EndToEnd):
         self.check_live(self.on_terminal(harness.command(2, *self.arguments("ranks"))))
 
     def test_in_a_log(self):
-        self.check_plain(self.train(2, "log", train__steps=STEPS, train__global_batch=8, train__micro_batch=8,
-                                    train__log_every=EVERY).err)
+        self.check_plain(self.train(2, "log", train__max_steps=STEPS, train__global_batch_size=8,
+                                    train__logging_steps=EVERY).err)
         # The terminal is there, but the lines go to files and get marks on their way.
         for run, flags in (("tagged", ["--tag-output"]), ("files", ["--output-filename", self.path("output")])):
             command = harness.command(2, *self.arguments(run))

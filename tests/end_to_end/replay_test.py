@@ -9,7 +9,7 @@ import os
 import harness
 
 BOUND = 1e-4
-LENGTH = {"train__steps": 30} if harness.SAMPLE else {}
+LENGTH = {"train__max_steps": 30} if harness.SAMPLE else {}
 
 
 class Replay(harness.EndToEnd):
@@ -46,7 +46,7 @@ class Replay(harness.EndToEnd):
         for ranks, tp, ep, threads in ((1, 1, 1, 2), (8, 4, 8, 1)):
             run = "replayed-%d" % ranks
             result = harness.pesc(ranks if ranks > 1 else 0, "train", *self.experiment(
-                run, tp=tp, ep=ep, parallel__threads=threads, debug__routing_replay=self.tape, **LENGTH), seconds=900)
+                run, tp=tp, ep=ep, parallel__num_threads=threads, debug__routing_replay=self.tape, **LENGTH), seconds=900)
             self.assertEqual(result.code, harness.OK, str(result))
             got = harness.curve(self.path(run))
             self.assertEqual([r["expert_share"] for r in got], [r["expert_share"] for r in self.recorded])
@@ -70,9 +70,9 @@ class Replay(harness.EndToEnd):
                 name, _, value = line.strip().partition(":")
                 if line.rstrip().endswith("{") and not line.startswith(" "):
                     section = line.split()[0]
-                if name == "steps":
+                if name == "max_steps":
                     steps[section] = int(value)
-                if name == "dropout":
+                if name in ("lora_dropout", "adapter_dropout"):
                     dropout[section] = float(value)
         self.assertEqual(steps, {"train": len(self.recorded)})
         self.assertEqual(sorted(dropout), ["lora", "moe"])

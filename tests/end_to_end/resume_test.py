@@ -14,8 +14,8 @@ import harness
 from harness import OK, PREEMPTED
 
 STEPS = 30
-FIELDS = {"train__steps": STEPS, "lora__dropout": 0.1, "moe__dropout": 0.1, "checkpoint__every_steps": 15,
-          "train__micro_batch": 32}
+FIELDS = {"train__max_steps": STEPS, "lora__lora_dropout": 0.1, "moe__adapter_dropout": 0.1, "checkpoint__save_steps": 15,
+          "train__gradient_accumulation_steps": 8}
 LAYOUT = {"tp": 2, "ep": 4}  # on four ranks
 
 
@@ -68,7 +68,7 @@ class Resume(harness.EndToEnd):
 
     def as_text(self, run, but=()):
         """What each step computed, digit for digit; its times and rates are the machine's."""
-        machine = ("seconds", "tokens_per_second", "share_of_light", "launch", *but)
+        machine = ("seconds", "tokens_per_second", "sol_fraction", "launch", *but)
         return [json.dumps({k: v for k, v in record.items() if k not in machine}, sort_keys=True)
                 for record in harness.curve(self.path(run))]
 
@@ -119,12 +119,12 @@ class Resume(harness.EndToEnd):
         self.assertNotIn("says nothing", again.err)
 
     def test_resumed_under_another_recompute_policy(self):
-        for recompute in ("CHEAP", "BLOCK"):
+        for recompute in ("SELECTIVE", "FULL"):
             with self.subTest(recompute):
                 run = "half-" + recompute
                 shutil.copytree(self.path("straight"), self.path(run))
                 shutil.rmtree(self.path(run, "step-%d" % STEPS))
-                result = self.train(4, run, train__recompute=recompute, **LAYOUT, **FIELDS)
+                result = self.train(4, run, train__recompute_granularity=recompute, **LAYOUT, **FIELDS)
                 self.assertIn("step-15", result.err)
                 sent = [[r["bytes_sent_rank0"] for r in harness.curve(self.path(r))] for r in ("straight", run)]
                 self.assertGreater(min(sent[1][15:]), max(sent[0][15:]), "nothing was derived again")

@@ -6,7 +6,8 @@ import os
 import harness
 from harness import DATA, USAGE
 
-SMALL = dict(tp=1, ep=2, train__steps=3, train__global_batch=8, train__micro_batch=4, train__seq_len=64, train__log_every=1)
+SMALL = dict(tp=1, ep=2, train__max_steps=3, train__global_batch_size=8, train__gradient_accumulation_steps=2,
+             data__max_seq_length=64, train__logging_steps=1)
 
 
 class Routing(harness.EndToEnd):
@@ -26,7 +27,7 @@ class Routing(harness.EndToEnd):
         return found
 
     def test_a_step_that_was_not_recorded(self):
-        self.record("short", train__steps=2)
+        self.record("short", train__max_steps=2)
         result = harness.pesc(2, "train", *self.experiment("replayed", debug__routing_replay=self.path("short"), **SMALL),
                               seconds=60)
         self.assert_refused(result, DATA, "recorded routing has no step 2, layer 0", "debug.routing_replay")
@@ -34,10 +35,10 @@ class Routing(harness.EndToEnd):
         self.assertEqual([r["expert_share"] for r in steps], [r["expert_share"] for r in harness.curve(self.path("recorded-short"))])
 
     def test_a_record_with_other_experts(self):
-        self.record("eight", moe__experts=8, train__steps=1)
-        result = harness.pesc(2, "train", *self.experiment("four", debug__routing_replay=self.path("eight"), moe__experts=4,
+        self.record("eight", moe__num_experts=8, train__max_steps=1)
+        result = harness.pesc(2, "train", *self.experiment("four", debug__routing_replay=self.path("eight"), moe__num_experts=4,
                                                            **SMALL), seconds=60)
-        self.assert_refused(result, DATA, "names expert", "the model has 4 (moe.experts)")
+        self.assert_refused(result, DATA, "names expert", "the model has 4 (moe.num_experts)")
 
     def test_a_step_computed_again_is_recorded_once(self):
         plain = self.record("plain")
@@ -52,7 +53,7 @@ class Routing(harness.EndToEnd):
         self.assert_refused(result, USAGE, "'%s' holds the record of run" % self.path("plain"), "and this is run")
         self.assertFalse(os.path.exists(self.path("stranger")))
         self.assertEqual(self.records("plain"), plain)
-        self.train(2, "recorded-plain", debug__routing_record=self.path("plain"), **{**SMALL, "train__steps": 4})
+        self.train(2, "recorded-plain", debug__routing_record=self.path("plain"), **{**SMALL, "train__max_steps": 4})
         self.assertEqual(len(self.records("plain")), 4)
 
 

@@ -21,15 +21,15 @@ class Rows(harness.EndToEnd):
             file.write("".join(line + "\n" for line in lines))
         return path
 
-    def go(self, run, verb="train", rows=b"", length="steps: 2", schedule="", data="", flags=(), model=harness.BASE):
+    def go(self, run, verb="train", rows=b"", length="max_steps: 2", schedule="", data="", flags=(), model=harness.BASE):
         """One rank on a small layout, without mpirun; the experiment as bytes, for names that are not UTF-8."""
-        text = ('name: "rows" run_dir: "%s" model { path: "%s" } train { %s %s global_batch: 4 micro_batch: 4 seq_len: 64 }'
-                ' lora { rank: 2 dropout: 0 } moe { experts: 2 top_k: 1 adapter_dim: 4 dropout: 0 }'
-                ' parallel { threads: 1 } generate { max_tokens: 4 }' % (self.path(run), model, length, schedule))
+        text = ('name: "rows" run_dir: "%s" model { path: "%s" } train { %s %s global_batch_size: 4 }'
+                ' lora { r: 2 lora_dropout: 0 } moe { num_experts: 2 num_experts_per_tok: 1 adapter_dim: 4 adapter_dropout: 0 }'
+                ' parallel { num_threads: 1 } generate { max_new_tokens: 4 }' % (self.path(run), model, length, schedule))
         source = b"".join(b"\\x%02x" % byte if byte > 126 else bytes([byte]) for byte in rows)
         config = self.path(run + ".textproto")
         with open(config, "wb") as file:
-            file.write(text.encode() + b' data { train { path: "' + source + b'" ' + data.encode() + b" } }\n")
+            file.write(text.encode() + b' data { max_seq_length: 64 train { path: "' + source + b'" ' + data.encode() + b" } }\n")
         return harness.pesc(0, verb, "--config", config, *flags)
 
     def steps(self, run):
@@ -44,35 +44,35 @@ class Rows(harness.EndToEnd):
 
     def test_epochs_train_no_row_more_often_than_they_say(self):
         rows = self.write("eleven.jsonl", ROWS)
-        result = self.go("once", rows=rows, length="epochs: 1")
+        result = self.go("once", rows=rows, length="num_train_epochs: 1")
         self.assertEqual(result.code, OK, str(result))
         self.assertIn("11 rows in 3 steps; the last step has 3 rows", result.err)
         tokens = int(result.err.split(" rows, ")[1].split(" tokens")[0])
         self.assertEqual(sum(step["tokens"] for step in self.steps("once")), tokens)
         # Going on takes up where the last step ended.
-        result = self.go("once", rows=rows, length="epochs: 2")
+        result = self.go("once", rows=rows, length="num_train_epochs: 2")
         self.assertEqual(result.code, OK, str(result))
         self.assertEqual(sum(step["tokens"] for step in self.steps("once")), 2 * tokens)
         before = self.kept("once")
-        result = self.go("once", rows=rows, length="epochs: 1")
-        self.assert_refused(result, USAGE, "train.epochs is 1", "has done 6 steps (22 rows)")
+        result = self.go("once", rows=rows, length="num_train_epochs: 1")
+        self.assert_refused(result, USAGE, "train.num_train_epochs is 1", "has done 6 steps (22 rows)")
         self.assertEqual(self.kept("once"), before)
 
-        result = self.go("little", rows=rows, length="epochs: 0.01")
+        result = self.go("little", rows=rows, length="num_train_epochs: 0.01")
         self.assertEqual(result.code, OK, str(result))
-        self.assertIn("train.epochs asks for 0.11 rows; 1 are trained on", result.err)
+        self.assertIn("train.num_train_epochs asks for 0.11 rows; 1 are trained on", result.err)
         self.assertEqual(len(self.steps("little")), 1)
 
     def test_rows_may_move_but_a_run_does_not_go_back(self):
         rows = self.write("here.jsonl", ROWS)
         self.assertEqual(self.go("moving", rows=rows).code, OK)
         there = self.write("there.jsonl", ROWS)
-        result = self.go("moving", rows=there, length="steps: 3", data='tag: "other"')
+        result = self.go("moving", rows=there, length="max_steps: 3", data='tag: "other"')
         self.assertEqual(result.code, OK, str(result))
         self.assertEqual(len(self.steps("moving")), 3)
         before = self.kept("moving")
-        self.assert_refused(self.go("moving", rows=there, length="steps: 1"), USAGE, "train.steps is 1", "3 steps")
-        self.assert_refused(self.go("moving", rows=self.write("fewer.jsonl", ROWS[1:]), length="steps: 4"), USAGE,
+        self.assert_refused(self.go("moving", rows=there, length="max_steps: 1"), USAGE, "train.max_steps is 1", "3 steps")
+        self.assert_refused(self.go("moving", rows=self.write("fewer.jsonl", ROWS[1:]), length="max_steps: 4"), USAGE,
                             "10 rows instead of 11")
         self.assertEqual(self.kept("moving"), before)
 
@@ -80,7 +80,7 @@ class Rows(harness.EndToEnd):
         rows = self.write("warm.jsonl", ROWS)
         self.assertIn("the warm-up (train.warmup_steps) of 10 steps does not end",
                       self.go("long", rows=rows, schedule="warmup_steps: 10").err)
-        result = self.go("short", rows=rows, length="steps: 4", schedule="warmup_ratio: 0.5")
+        result = self.go("short", rows=rows, length="max_steps: 4", schedule="warmup_ratio: 0.5")
         self.assertNotIn("does not end", result.err)
         rates = [step["lr"] for step in self.steps("short")]
         self.assertEqual([rate == rates[-1] for rate in rates], [False, True, True, True])

@@ -11,8 +11,8 @@ import harness
 from harness import DATA, IO, OK, USAGE, pesc
 
 INTERNAL = 70
-SMALL = {"train__global_batch": 8, "train__micro_batch": 8, "train__seq_len": 64, "train__schedule": "CONSTANT",
-         "train__warmup_steps": 0, "generate__max_tokens": 4}
+SMALL = {"train__global_batch_size": 8, "data__max_seq_length": 64, "train__lr_scheduler_type": "CONSTANT_WITH_WARMUP",
+         "train__warmup_steps": 0, "generate__max_new_tokens": 4}
 LIMITED = ["bash", "-c", 'ulimit -f 200; exec "$@"', "bash"]  # KiB; below mpirun, which needs larger files itself
 ALWAYS_NAN = "[rank=0 action=nan always]"
 
@@ -33,7 +33,7 @@ class Saving(harness.EndToEnd):
         return sorted(int(n[5:]) for n in os.listdir(folder) if n.startswith("step-") and n[5:].isdigit())
 
     def test_output_that_cannot_be_written(self):
-        self.trained("shown", train__steps=1)
+        self.trained("shown", train__max_steps=1)
         run = self.flags("shown")
         for words in (["plan", *run], ["generate", *run, "--prompt", "a"], ["eval", *run], ["help"],
                       ["inspect", "--checkpoint", self.path("shown")]):
@@ -53,45 +53,45 @@ class Saving(harness.EndToEnd):
     def test_a_limit_on_file_sizes(self):
         for policy in ("STOP", "CONTINUE"):
             with self.subTest(policy=policy):
-                run = self.flags("limit-" + policy, train__steps=2, checkpoint__every_steps=1,
-                                 checkpoint__on_error=policy, lora__rank=64)
+                run = self.flags("limit-" + policy, train__max_steps=2, checkpoint__save_steps=1,
+                                 checkpoint__on_save_error=policy, lora__r=64)
                 done = subprocess.run([*harness.MPIRUN, "-np", "1", *LIMITED, harness.PESC, "train", *run], text=True,
                                       capture_output=True, timeout=60, env=harness.environment(), check=False)
                 result = harness.Result(done.returncode, done.stdout, done.stderr)
                 self.assert_refused(result, IO, "checkpoint of step 1 not saved", "File too large")
 
     def test_a_closed_pipe_costs_no_step(self):
-        process = harness.start(0, "train", *self.flags("piped", train__steps=12, train__log_every=1))
+        process = harness.start(0, "train", *self.flags("piped", train__max_steps=12, train__logging_steps=1))
         process.stdout.close()
         process.stderr.close()
         self.assertEqual(process.wait(timeout=60), OK)
         self.assertEqual(len(harness.curve(self.path("piped"))), 12)
 
     def test_a_run_that_left_out_every_batch_is_no_success(self):
-        result = self.trained("nothing", INTERNAL, train__steps=5, train__on_nonfinite="SKIP",
-                              checkpoint__every_steps=2, debug__fault=ALWAYS_NAN)
+        result = self.trained("nothing", INTERNAL, train__max_steps=5, train__on_nonfinite="SKIP",
+                              checkpoint__save_steps=2, debug__fault=ALWAYS_NAN)
         self.assert_refused(result, INTERNAL, "all 5 batches of the run were left out", "the base '")
         self.assertEqual(self.steps_of("nothing"), [])
 
     def test_batches_left_out_one_after_the_other_end_the_run(self):
-        self.trained("streak", train__steps=4, checkpoint__every_steps=2)
-        fields = {"train__on_nonfinite": "SKIP", "checkpoint__every_steps": 2, "debug__fault": ALWAYS_NAN}
-        result = self.trained("streak", INTERNAL, train__steps=60, **fields)
+        self.trained("streak", train__max_steps=4, checkpoint__save_steps=2)
+        fields = {"train__on_nonfinite": "SKIP", "checkpoint__save_steps": 2, "debug__fault": ALWAYS_NAN}
+        result = self.trained("streak", INTERNAL, train__max_steps=60, **fields)
         self.assert_refused(result, INTERNAL, "steps 5 to 24: all 20 batches in a row were left out",
                             "the last good checkpoint is that of step 4")
         self.assertEqual(self.steps_of("streak"), [2, 4])  # none that came after took their place
         self.assertEqual(len(harness.curve(self.path("streak"))), 24)
         # Fewer end no run, and what it ends with is saved.
-        self.trained("streak", train__steps=9, **fields)
+        self.trained("streak", train__max_steps=9, **fields)
         self.assertEqual(self.steps_of("streak"), [4, 9])
 
     def test_a_save_waits_for_a_batch_that_is_not_left_out(self):
-        self.trained("waits", train__steps=6, train__on_nonfinite="SKIP", checkpoint__every_steps=2,
-                     checkpoint__keep=10, debug__fault="[step=4 rank=0 action=nan always]")
+        self.trained("waits", train__max_steps=6, train__on_nonfinite="SKIP", checkpoint__save_steps=2,
+                     checkpoint__save_total_limit=10, debug__fault="[step=4 rank=0 action=nan always]")
         self.assertEqual(self.steps_of("waits"), [2, 5, 6])
 
     def test_what_is_not_finite_before_any_update_points_at_the_base(self):
-        result = self.trained("first", INTERNAL, train__steps=2, debug__fault=ALWAYS_NAN)
+        result = self.trained("first", INTERNAL, train__max_steps=2, debug__fault=ALWAYS_NAN)
         self.assert_refused(result, INTERNAL, "the base '" + "configs/quickstart/base")
         self.assertNotIn("learning_rate", result.message)
 
@@ -100,16 +100,16 @@ class Saving(harness.EndToEnd):
             for policy in ("STOP", "CONTINUE"):
                 with self.subTest(asynchronous=asynchronous, policy=policy):
                     run = "burst-%s-%s" % (asynchronous, policy)
-                    result = self.trained(run, INTERNAL, train__steps=1, train__learning_rate=1e38,
-                                          train__clip_norm=0, checkpoint__asynchronous=asynchronous,
-                                          checkpoint__on_error=policy)
+                    result = self.trained(run, INTERNAL, train__max_steps=1, train__learning_rate=1e38,
+                                          train__max_grad_norm=0, checkpoint__async_save=asynchronous,
+                                          checkpoint__on_save_error=policy)
                     self.assert_refused(result, INTERNAL, "checkpoint of step 1 not saved", "tensor 'model.layers.",
                                         "there is no checkpoint to go back to")
                     self.assertEqual(self.steps_of(run), [])
 
     def test_strangers_in_the_run_directory(self):
-        self.trained("other", train__steps=4, checkpoint__every_steps=2)
-        self.trained("mine", train__steps=2, checkpoint__every_steps=1)
+        self.trained("other", train__max_steps=4, checkpoint__save_steps=2)
+        self.trained("mine", train__max_steps=2, checkpoint__save_steps=1)
         os.makedirs(self.path("mine", "step-1000"))
         shutil.copytree(self.path("other", "step-4"), self.path("mine", "step-4"))
         shutil.copytree(self.path("other", "step-4"), self.path("mine", "step-0"))
@@ -118,23 +118,23 @@ class Saving(harness.EndToEnd):
         listing = pesc(0, "inspect", "--checkpoint", self.path("mine"), seconds=60)
         self.assertIn("a restart resumes from step-2", listing.out)
         self.assertRegex(listing.out, r"step-4 .*of another run")
-        result = self.trained("mine", train__steps=3, checkpoint__every_steps=1)
+        result = self.trained("mine", train__max_steps=3, checkpoint__save_steps=1)
         self.assertIn("at step 2", result.err)
         self.assertIn("step-4' is of another run", result.err)
         self.assertIn("step-1000' is no checkpoint", result.err)
         self.assertEqual(self.steps_of("mine"), [0, 2, 3, 4, 1000])
-        self.assertIn("at step 3", self.trained("mine", train__steps=3).err)
+        self.assertIn("at step 3", self.trained("mine", train__max_steps=3).err)
 
     def test_only_checkpoints_of_others_are_refused(self):
-        self.trained("lender", train__steps=2)
-        self.trained("borrower", train__steps=1)
+        self.trained("lender", train__max_steps=2)
+        self.trained("borrower", train__max_steps=1)
         shutil.rmtree(self.path("borrower", "step-1"))
         shutil.copytree(self.path("lender", "step-2"), self.path("borrower", "step-2"))
-        result = pesc(0, "train", *self.flags("borrower", train__steps=3), seconds=60)
+        result = pesc(0, "train", *self.flags("borrower", train__max_steps=3), seconds=60)
         self.assert_refused(result, DATA, "holds checkpoints of other runs alone", "step-2")
 
     def test_a_record_carries_the_step_that_it_is_about(self):
-        self.trained("records", train__steps=9, checkpoint__every_steps=3, train__eval_every=3)
+        self.trained("records", train__max_steps=9, checkpoint__save_steps=3, train__eval_steps=3)
         records = harness.read_jsonl(self.path("records", "metrics.jsonl"))
         for r in records:
             if "saved_step" in r:

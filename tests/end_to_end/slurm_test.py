@@ -76,8 +76,8 @@ class UnderSlurm(harness.EndToEnd):
 
     @classmethod
     def flags(cls, run, fault=None, **fields):
-        settings = dict(tp=2, ep=4, train__steps=STEPS, train__global_batch=16, train__micro_batch=16,
-                        checkpoint__every_steps=EVERY, train__log_every=1)
+        settings = dict(tp=2, ep=4, train__max_steps=STEPS, train__global_batch_size=16,
+                        checkpoint__save_steps=EVERY, train__logging_steps=1)
         settings.update(fields)
         if fault:
             settings["debug__fault"] = "[%s]" % fault
@@ -287,7 +287,7 @@ class UnderSlurm(harness.EndToEnd):
 
     def test_scancel_of_a_slow_save(self):
         """One rank takes 6 s for it, in which nobody may lose patience."""
-        job = self.submit("slow", train__steps=100000, checkpoint__every_steps=0,
+        job = self.submit("slow", train__max_steps=100000, checkpoint__save_steps=0,
                           fault="rank=3 section=checkpoint action=stop")
         self.wait_for_step(3)
         began = time.monotonic()

@@ -20,12 +20,13 @@ name: "small"
 run_dir: "%(run)s"
 model {
   tokenizer: "%(base)s"
-  shape { family: LLAMA vocab: 1024 hidden: 64 ffn: 96 layers: 2 heads: 4 kv_heads: 2 max_positions: 128
-          tied_embeddings: %(tied)s }
+  shape { family: LLAMA vocab_size: 1024 hidden_size: 64 intermediate_size: 96
+          num_hidden_layers: 2 num_attention_heads: 4 num_key_value_heads: 2 max_position_embeddings: 128
+          tie_word_embeddings: %(tied)s }
 }
-train { mode: FULL steps: 12 global_batch: 16 micro_batch: 16 seq_len: 96 learning_rate: 1e-2 eval_every: 12 }
-parallel { tp: %(tp)d threads: 1 }
-data { train { path: "%(data)s/train.jsonl" } eval { path: "%(data)s/heldout-text.jsonl" } }
+train { mode: FULL max_steps: 12 global_batch_size: 16 learning_rate: 1e-2 eval_steps: 12 }
+parallel { tp: %(tp)d num_threads: 1 }
+data { max_seq_length: 96 train { path: "%(data)s/train.jsonl" } eval { path: "%(data)s/heldout-text.jsonl" } }
 """
 
 
@@ -36,7 +37,8 @@ class Verbs(harness.EndToEnd):
     def setUpClass(cls):
         super().setUpClass()
         harness.generate_data(cls.data, train=cls.train_rows, held_out=20)
-        done = harness.pesc(4, "train", *cls.experiment("tuned", tp=2, ep=4, train__steps=40, train__micro_batch=32))
+        done = harness.pesc(4, "train", *cls.experiment("tuned", tp=2, ep=4, train__max_steps=40,
+                                                        train__gradient_accumulation_steps=8))
         assert done.code == 0, done
 
     def on(self, verb, layout, *flags, **fields):
@@ -47,7 +49,7 @@ class Verbs(harness.EndToEnd):
 
     def test_shares_in_the_metrics(self):
         """metrics.jsonl says of every step which experts and which datasets its tokens went to; the counts agree."""
-        self.train(1, "alone", train__steps=1, train__micro_batch=32)
+        self.train(1, "alone", train__max_steps=1, train__gradient_accumulation_steps=8)
         (alone,), steps = harness.curve(self.path("alone")), harness.curve(self.path("tuned"))
         self.assertEqual(alone["tag_tokens"], steps[0]["tag_tokens"])
         self.assertEqual(len(steps), 40)
@@ -83,7 +85,7 @@ class Verbs(harness.EndToEnd):
         greedy = [self.on("generate", layout, "--prompt", QUESTION) for layout in LAYOUTS]
         self.assertTrue(greedy[0].strip(), "an empty answer")
         self.assertEqual(greedy, greedy[:1] * 3)
-        sampling = {"generate__temperature": 1.5, "generate__top_p": 0.95, "generate__max_tokens": 30}
+        sampling = {"generate__temperature": 1.5, "generate__top_p": 0.95, "generate__max_new_tokens": 30}
         sampled = [self.on("generate", layout, "--prompt", QUESTION, generate__seed=7, **sampling) for layout in LAYOUTS]
         self.assertEqual(sampled, sampled[:1] * 3)
         other = self.on("generate", LAYOUTS[0], "--prompt", QUESTION, generate__seed=8, **sampling)
@@ -203,7 +205,8 @@ class Verbs(harness.EndToEnd):
         self.assertFalse(os.path.exists(self.path("no-export")))
 
     def test_lora_alone_trains(self):
-        fields = {"train__mode": "LORA", "train__steps": 12, "train__micro_batch": 32, "train__learning_rate": 5e-3}
+        fields = {"train__mode": "LORA", "train__max_steps": 12, "train__gradient_accumulation_steps": 8,
+                  "train__learning_rate": 5e-3}
         self.train(1, "lora-1", **fields)
         self.train(4, "lora-4", tp=2, **fields)
         one, four = harness.curve(self.path("lora-1")), harness.curve(self.path("lora-4"))
@@ -219,7 +222,7 @@ class Verbs(harness.EndToEnd):
         path = self.path("some-bad.jsonl")
         with open(path, "wb") as file:
             file.writelines(good[:3] + [b'{"conversation": 7}\n'] + good[3:9] + [b"\xff\n"] + good[9:])
-        fields = {"train__steps": 2, "train__global_batch": 8, "train__micro_batch": 8, "data.train[0].path": path}
+        fields = {"train__max_steps": 2, "train__global_batch_size": 8, "data.train[0].path": path}
         result = self.train(2, "skipping", data__on_bad_row="SKIP", **fields)
         for word in ("32 rows", "2 malformed rows skipped", path + ":4", path + ":11"):
             self.assertIn(word, result.err)
@@ -231,7 +234,7 @@ class Verbs(harness.EndToEnd):
         result = harness.pesc(1, "generate", *self.experiment("tuned", **fields), "--prompt", QUESTION)
         self.assertEqual(result.code, 0, str(result))
         fields.pop("data.eval[0].path")
-        result = harness.pesc(1, "eval", *self.experiment("tuned", generate__max_tokens=2, **fields))
+        result = harness.pesc(1, "eval", *self.experiment("tuned", generate__max_new_tokens=2, **fields))
         self.assertEqual(result.code, 0, str(result))
 
     def test_loss_spikes(self):
@@ -242,25 +245,25 @@ class Verbs(harness.EndToEnd):
         with open(path, "w", encoding="utf-8") as file:
             rows = [row("Say it.", "a b c d e f g")] * 39 + [row("Say it.", "zq 9x!7 Qk@3 vW")]
             file.write("\n".join(rows) + "\n")
-        fields = {"train__steps": 120, "train__global_batch": 1, "train__micro_batch": 1, "data.train[0].path": path,
-                  "train__eval_every": 0, "checkpoint__every_steps": 10}
+        fields = {"train__max_steps": 120, "train__global_batch_size": 1, "data.train[0].path": path,
+                  "train__eval_steps": 0, "checkpoint__save_steps": 10}
         runs = {}
-        for answer, code in (("WARN_OF_SPIKE", 0), ("SKIP_SPIKE", 0), ("END_AT_SPIKE", 70)):
+        for answer, code in (("WARN", 0), ("SKIP", 0), ("END", 70)):
             result = self.train(1, answer, code=code, train__on_loss_spike=answer, **fields)
             steps = [r for r in harness.read_jsonl(self.path(answer, "metrics.jsonl")) if "loss" in r]
             runs[answer] = (result, steps, [(r["step"], r["loss_spike"]) for r in steps if "loss_spike" in r])
-        result, steps, warned = runs["WARN_OF_SPIKE"]
+        result, steps, warned = runs["WARN"]
         self.assertIn("a spike: the usual is", result.err)
         self.assertTrue(warned and all(what == "updated" for _, what in warned), warned)
         at = warned[0][0]
-        _, steps, skipped = runs["SKIP_SPIKE"]
+        _, steps, skipped = runs["SKIP"]
         self.assertEqual(skipped[0], (at, "skipped"))
         self.assertLess(steps[at]["loss"], steps[at - 1]["loss"] / 2, "the step after it is as before")
-        result, steps, _ = runs["END_AT_SPIKE"]
+        result, steps, _ = runs["END"]
         self.assertEqual(len(steps), at - 1)
-        self.assert_refused(result, 70, "step %d: " % at, "no rank has updated its weights", "SKIP_SPIKE")
+        self.assert_refused(result, 70, "step %d: " % at, "no rank has updated its weights", "SKIP")
         # Resumed, the window is that of the uninterrupted run: the same end.
-        again = self.train(1, "END_AT_SPIKE", code=70, train__on_loss_spike="END_AT_SPIKE", **fields)
+        again = self.train(1, "END", code=70, train__on_loss_spike="END", **fields)
         self.assertIn("resumed from", again.err)
         self.assertIn("step %d: " % at, again.err)
 

@@ -25,7 +25,7 @@ def half_done(rig, run, steps=None):
     """A copy of the plain run without its last checkpoint: the newest is of step 20, before it 15."""
     source = rig.path("kept")
     if not os.path.exists(source):
-        rig.launch("kept", checkpoint__keep=10)
+        rig.launch("kept", checkpoint__save_total_limit=10)
     shutil.copytree(source, rig.path(run))
     for name in os.listdir(rig.path(run)):
         if name.startswith("step-") and int(name[5:]) not in (steps or (NEWEST - EVERY, NEWEST)):
@@ -109,7 +109,7 @@ def damage(rig, row, log):
         selected = rig.selected(run)
         assert selected == NEWEST - EVERY, selected
         began = time.monotonic()
-        result = rig.launch(run, **{"checkpoint__keep": 10})
+        result = rig.launch(run, **{"checkpoint__save_total_limit": 10})
         assert re.search("checkpoint passed over: .*step-%d.*%s" % (NEWEST, name), result.err), str(result)
         assert "at step %d" % selected in result.err, str(result)
         rig.assert_as_if_nothing_happened(run)
@@ -126,7 +126,7 @@ def leftovers(rig, row, log):
     shutil.copytree(os.path.join(folder, "step-%d" % NEWEST), os.path.join(folder, "step-99.tmp.1"))
     os.rename(os.path.join(folder, "step-%d" % (NEWEST - EVERY)), os.path.join(folder, "step-98.old.1"))
     assert rig.selected(run) == NEWEST
-    result = rig.launch(run, **{"checkpoint__keep": 10})
+    result = rig.launch(run, **{"checkpoint__save_total_limit": 10})
     assert "at step %d" % NEWEST in result.err, str(result)
     left = [n for n in os.listdir(folder) if "." in n and n.startswith("step-")]
     assert not left, left
@@ -234,7 +234,7 @@ def descriptors(rig, row, log):
 def progress_beside_damage(rig, row):
     """One restart without a new checkpoint is allowed; two launches die, after new ones below a damaged step 20."""
     run = "progress"
-    fields = {"recovery__max_restarts": 1, "checkpoint__every_steps": 1, "checkpoint__asynchronous": "false",
+    fields = {"recovery__max_restarts": 1, "checkpoint__save_steps": 1, "checkpoint__async_save": "false",
               "recovery__step_limit_s": 60}
     folder = half_done(rig, run)
     shard = os.path.join(folder, "step-%d" % NEWEST, "shard-00000.safetensors")
@@ -272,7 +272,7 @@ def rows_of_a_step(rig):
     """So many that steps are long enough to hit on a quick machine, and far shorter than real ones on a busy one."""
     for rows in (64, 16):
         run = "goodput-%d" % rows
-        rig.launch(run, train__steps=16, train__global_batch=rows, train__micro_batch=rows)
+        rig.launch(run, train__max_steps=16, train__global_batch_size=rows)
         if statistics.median(r["seconds"] for r in harness.curve(rig.path(run))) < REAL_STEP / 3.5:
             break
     return rows
@@ -282,8 +282,7 @@ def rows_of_a_step(rig):
       "of 0.85 s each does in 30 s; only the steps are shorter, detection and restarts are real", "O1 O4, it finishes")
 def faults_all_the_time(rig, row, log):
     rows = rows_of_a_step(rig)
-    fields = {"train__steps": GOODPUT_STEPS, "checkpoint__every_steps": 8, "train__global_batch": rows,
-              "train__micro_batch": rows}
+    fields = {"train__max_steps": GOODPUT_STEPS, "checkpoint__save_steps": 8, "train__global_batch_size": rows}
     plain = rig.launch("goodput-plain", **fields)
     assert plain.code == 0
     expected = rig.weights("goodput-plain", GOODPUT_STEPS)
@@ -327,8 +326,8 @@ def faults_all_the_time(rig, row, log):
 def memory(rig, row, log):
     peak = {}
     for run, every in (("memory-none", 0), ("memory-saves", 2)):
-        flags = rig.experiment(run, tp=1, ep=1, train__steps=8, train__global_batch=4, train__micro_batch=4,
-                               moe__adapter_dim=1024, checkpoint__every_steps=every, recovery__setup_limit_s=100)
+        flags = rig.experiment(run, tp=1, ep=1, train__max_steps=8, train__global_batch_size=4,
+                               moe__adapter_dim=1024, checkpoint__save_steps=every, recovery__setup_limit_s=100)
         peak[run] = peak_until_step(rig, run, flags, 8)
         folder = rig.path(run, "step-8")
     announced = sum(os.path.getsize(os.path.join(folder, n)) for n in os.listdir(folder))

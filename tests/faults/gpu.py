@@ -2,7 +2,7 @@
 
     tests/faults/run.py --only gpu      # with PESC=$PWD/build/gpu/pesc; tests/gpu/device.sh builds it and runs this; a minute
 
-share_gpu lets two ranks use one GPU (NCCL then goes over sockets); without time_kernels every run takes the same kernels,
+share_gpu lets two ranks use one GPU (NCCL then goes over sockets); without gemm_autotune every run takes the same kernels,
 so that runs repeat bit for bit.
 """
 
@@ -14,7 +14,7 @@ import time
 
 from rig import EVERY, STEPS, CannotRun, harness, launch_test, line
 
-FIELDS = {"parallel__device": "CUDA", "parallel__share_gpu": "true", "parallel__time_kernels": "false"}
+FIELDS = {"parallel__device": "CUDA", "debug__share_gpu": "true", "parallel__gemm_autotune": "false"}
 
 
 def memory_in_use():

@@ -23,7 +23,7 @@ def hostile_rows(rig, row, log):
         path = rig.path("bad-%s.jsonl" % name)
         with open(path, "wb") as file:
             file.writelines([good[0], line + b"\n", *good[1:]])
-        fields = {"data.train[0].path": path, "train__steps": 3}
+        fields = {"data.train[0].path": path, "train__max_steps": 3}
         began = time.monotonic()
         result = harness.pesc(RANKS, "train", *rig.flags("bad-" + name, **fields))
         rig.assert_refused(result, harness.DATA, path + ":2")

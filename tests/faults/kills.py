@@ -18,8 +18,8 @@ from rig import EVERY, Row, harness, heart
 TARGETS, STEPS = 24, 48
 # Kills may follow each other without a checkpoint between them; the limit on that is crash_loop's to test.
 EVAL_EVERY = 6  # steps: no save begins with an evaluation but that of step 30
-FIELDS = {"train__steps": STEPS, "train__global_batch": 64, "train__micro_batch": 64, "recovery__max_restarts": 8,
-          "train__eval_every": EVAL_EVERY}
+FIELDS = {"train__max_steps": STEPS, "train__global_batch_size": 64, "recovery__max_restarts": 8,
+          "train__eval_steps": EVAL_EVERY}
 
 
 WHERE = ("in set-up", "before the first save", "in a save", "in an evaluation", "after a save")

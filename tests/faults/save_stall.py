@@ -53,10 +53,10 @@ def command(case, folder, saves, between):
         joined = os.path.join(data, "joined.jsonl")
         long_rows(rows, joined, 1000)
         rows = joined
-        fields = {"moe__adapter_dim": 10240, "parallel__tp": 1, "parallel__ep": 1, "train__global_batch": 64,
-                  "train__micro_batch": 64}
-    fields.update({"data.eval": "[]", "run_dir": os.path.join(folder, "run"), "data.train[0].path": rows, "train__steps": saves * between,
-                   "checkpoint__every_steps": between})
+        fields = {"moe__adapter_dim": 10240, "parallel__tp": 1, "parallel__ep": 1, "train__global_batch_size": 64}
+    fields.update({"data.eval": "[]", "run_dir": os.path.join(folder, "run"), "data.train[0].path": rows,
+                   "train__max_steps": saves * between,
+                   "checkpoint__save_steps": between})
     return ["--config", harness.QUICKSTART] + harness.sets(**fields)
 
 

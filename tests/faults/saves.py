@@ -38,10 +38,10 @@ def run_command(command, seconds=120):
 
 def tiny(rig, run, **fields):
     """One rank, every dense parameter of a very small Llama: a save of some forty calls, a run of half a second."""
-    settings = {"train__mode": "FULL", "model__tokenizer": harness.BASE, "model__shape__vocab": 1024,
-                "model__shape__hidden": 16, "model__shape__ffn": 16, "model__shape__layers": 1, "model__shape__heads": 2,
-                "train__steps": FULL_STEPS, "train__global_batch": 8, "train__micro_batch": 8,
-                "checkpoint__every_steps": 1, "checkpoint__keep": 2}
+    settings = {"train__mode": "FULL", "model__tokenizer": harness.BASE, "model__shape__vocab_size": 1024,
+                "model__shape__hidden_size": 16, "model__shape__intermediate_size": 16, "model__shape__num_hidden_layers": 1, "model__shape__num_attention_heads": 2,
+                "train__max_steps": FULL_STEPS, "train__global_batch_size": 8,
+                "checkpoint__save_steps": 1, "checkpoint__save_total_limit": 2}
     settings.update(fields)
     return [harness.PESC, "train", *rig.experiment(run, **settings)]
 
@@ -74,7 +74,8 @@ def calls_of_the_save(trace, run_dir):
       "of one save and its pruning", "O1 O2 at every K")
 def kill_at_every_call(rig, row, log):
     began = rig.path("tiny-began.trace")
-    straight = run_command(strace([], [], began, "-e", "trace=fsync,mkdir,rename") + tiny(rig, "tiny", checkpoint__keep=10))
+    straight = run_command(strace([], [], began, "-e", "trace=fsync,mkdir,rename") + tiny(rig, "tiny",
+                                                                                          checkpoint__save_total_limit=10))
     assert straight.code == 0, str(straight)
     with open(began, errors="replace") as lines:  # the run directory itself stands before anything is committed in it
         calls = lines.read()
@@ -181,7 +182,7 @@ def disk_errors(rig, row, log):
         go_on = i in (1, 4)
         command = strace([rig.path(run, path)], [injection], trace, "-e", "trace=" + injection.split(":")[0])
         result = run_command(ranks_with(rig, run, rank, command,
-                                        **({"checkpoint__on_error": "CONTINUE"} if go_on else {})))
+                                        **({"checkpoint__on_save_error": "CONTINUE"} if go_on else {})))
         ended = time.time()
         took = ended - injected_at(trace)
         assert "checkpoint of step %d not saved" % (2 * EVERY) in result.err and words in result.err, str(result)
@@ -288,7 +289,7 @@ def run_on_full_disk(rig, run, policy, size, row):
         file.write(bytes(int(2.1 * size)))  # the second checkpoint does not fit
     # With CONTINUE it stays full for steps of which no record has room either, until a rank stands still.
     fault = "step=%d rank=1 action=stop" % (3 * EVERY + 3) if policy == "CONTINUE" else None
-    out = rig.supervise(run, fault, checkpoint__on_error=policy, recovery__max_restarts=0, recovery__step_limit_s=60)
+    out = rig.supervise(run, fault, checkpoint__on_save_error=policy, recovery__max_restarts=0, recovery__step_limit_s=60)
     failed, found, line = out.wait_for(r"checkpoint of step (\d+) not saved.*No space left", 60)
     assert int(found.group(1)) == 2 * EVERY, found.group(0)
     if policy == "CONTINUE":

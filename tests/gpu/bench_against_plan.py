@@ -2,7 +2,7 @@
 """Runs `pesc bench` on one GPU and `pesc plan` of the same flags: what was planned is what was taken.
 
     tests/gpu/bench_against_plan.py PESC FLAGS...
-    tests/gpu/bench_against_plan.py build/gpu/pesc --config configs/experiments/bench-7b.textproto --set model.shape.layers=2
+    tests/gpu/bench_against_plan.py build/gpu/pesc --config configs/experiments/bench-7b.textproto --set model.shape.num_hidden_layers=2
 
 Every arena has the planned size, and the device gave as much in all as planned, within 3 %; both name the same phases, and
 exactly those that have work in the plan took time. A step took as long as planned, within 15 %, on an H200, which the plan's

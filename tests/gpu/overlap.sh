@@ -19,8 +19,8 @@ read -ra launch <<< "${MPIRUN:-mpirun --oversubscribe}"
 for overlap in false true; do
   for chunks in 1 2; do
     name=overlap-$overlap-chunks-$chunks
-    "${launch[@]}" -np "$ranks" "$program" bench "$@" --set parallel.overlap=$overlap \
-      --set parallel.exchange_chunks=$chunks --out "$reports/$name.json" > "$reports/$name.log" 2>&1 ||
+    "${launch[@]}" -np "$ranks" "$program" bench "$@" --set parallel.overlap_comm=$overlap \
+      --set parallel.dispatch_chunks=$chunks --out "$reports/$name.json" > "$reports/$name.log" 2>&1 ||
       { tail -20 "$reports/$name.log" >&2; exit 1; }
   done
 done

@@ -39,7 +39,7 @@ if [[ $ranks == 1 ]]; then
   "$pesc" train "$@" "${one[@]}"
 else
   read -ra launch <<< "${MPIRUN:-mpirun --oversubscribe}"
-  "${launch[@]}" -np "$ranks" "$pesc" train "$@" --set parallel.share_gpu=true
+  "${launch[@]}" -np "$ranks" "$pesc" train "$@" --set debug.share_gpu=true
 fi
 tuning=$((SECONDS - start))
 "$pesc" eval "$@" "${one[@]}" --out "$folder/after.json" > /dev/null

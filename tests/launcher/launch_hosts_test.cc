@@ -14,7 +14,7 @@ namespace {
 ExperimentConfig experiment(int tp, int ep, int64_t experts, bool smaller) {
   ExperimentConfig c;
   c.pesc.mode = TrainMode::kPesc;
-  c.pesc.moe.experts = experts;
+  c.pesc.moe.num_experts = experts;
   c.parallel.tp = tp;
   c.parallel.ep = ep;
   c.recovery.smaller_layout = smaller;

@@ -22,7 +22,7 @@ void same_logits(const ModelConfig& model, const PescConfig& pesc, int tp, int e
   EXPECT_TRUE(same_bits(sparse.all_logits(PassKind::kEval), want)) << "tp " << tp << ", ep " << ep;
   EXPECT_TRUE(same_bits(sparse.all_logits(PassKind::kTrain), want))
       << "with dropout, tp " << tp << ", ep " << ep;
-  ASSERT_EQ(static_cast<int64_t>(want.size()), count_tokens(rows) * model.vocab);
+  ASSERT_EQ(static_cast<int64_t>(want.size()), count_tokens(rows) * model.vocab_size);
   // And it is only the zeros that make them equal.
   randomise_trained(*sparse.decoder);
   EXPECT_FALSE(same_bits(sparse.all_logits(PassKind::kEval), want));
@@ -54,14 +54,14 @@ void close_in_bf16(const Rows& rows, int tp, int ep) {
   const MpiSession session;
   const auto world = test_world(session);
   const ModelConfig model = bf16_llama();
-  const double bound = GoldenBounds::of(DType::kBF16, model.layers).logits;
+  const double bound = GoldenBounds::of(DType::kBF16, model.num_hidden_layers).logits;
   Rig sparse(*world, model, bf16_pesc(), rows, {.tp = tp, .ep = ep, .compute = DType::kBF16});
   Rig dense(*world, model, dense_only(), rows, {.tp = tp, .compute = DType::kBF16});
   // Of this deviation q, k and v are about as large as what the norms make.
   for (Rig* rig : {&sparse, &dense})
     rig->decoder->parameters().initialise(rig->decoder->stream(), nullptr, 3, 0.06);
   const std::vector<float> want = dense.all_logits(PassKind::kEval);
-  ASSERT_EQ(static_cast<int64_t>(want.size()), count_tokens(rows) * model.vocab);
+  ASSERT_EQ(static_cast<int64_t>(want.size()), count_tokens(rows) * model.vocab_size);
   const double apart = relative_error(sparse.all_logits(PassKind::kEval), want);
   const double dropped = relative_error(sparse.all_logits(PassKind::kTrain), want);
   if (world->rank() == 0)
@@ -77,7 +77,7 @@ TEST(DenseEqual, WithinRoundingInBf16OnGpu) {
   ASSERT_TRUE(test_on_gpu());  // BF16 is a GPU's
   const MpiSession session;
   const int ranks = session.world()->size();
-  const int64_t vocab = bf16_llama().vocab;
+  const int64_t vocab = bf16_llama().vocab_size;
   for (const int tp : {1, 2, 4}) {
     for (const int ep : {1, 2, 4}) {
       if (ranks % tp != 0 || ranks % ep != 0) continue;

@@ -95,7 +95,7 @@ class Reference {
   [[nodiscard]] Matrix logits(const std::vector<Token>& tokens) const {
     Matrix x;
     for (const Token& t : tokens) x.push_back(value(hf::kEmbedding)[static_cast<size_t>(t.id)]);
-    for (int64_t i = 0; i < model_.layers; ++i) layer(i, tokens, x);
+    for (int64_t i = 0; i < model_.num_hidden_layers; ++i) layer(i, tokens, x);
     Matrix out;
     for (const Vector& row : x) out.push_back(times(value(hf::kHead), norm(row, value(hf::kFinalNorm)[0])));
     return out;
@@ -123,7 +123,7 @@ class Reference {
     double squares = 0;
     for (const double v : x) sum_up(squares, v, v);
     const double rstd =
-        op(1 / std::sqrt(squares / static_cast<double>(x.size()) + model_.rms_eps), kRootUnits);
+        op(1 / std::sqrt(squares / static_cast<double>(x.size()) + model_.rms_norm_eps), kRootUnits);
     Vector y(x.size());
     for (size_t c = 0; c < x.size(); ++c) y[c] = op(op(x[c] * rstd) * weight[c]);
     return y;
@@ -147,7 +147,7 @@ class Reference {
   }
   [[nodiscard]] Vector dropped(const Vector& x, const Token& t, int64_t layer, DropoutSite site) const {
     if (!sites.contains(site)) return x;
-    const double rate = site == DropoutSite::kAdapter ? pesc_.moe.dropout : pesc_.lora.dropout;
+    const double rate = site == DropoutSite::kAdapter ? pesc_.moe.adapter_dropout : pesc_.lora.lora_dropout;
     const double threshold = std::round(rate * 65536);
     Vector y(x.size());
     for (size_t c = 0; c < x.size(); ++c)
@@ -159,7 +159,7 @@ class Reference {
   [[nodiscard]] Vector linear(int64_t layer, Linear l, const Vector& x, const Vector& dropped_x) const {
     Vector y = times(value(hf::weight(layer, l)), x);
     const Vector a = times(value(hf::lora_a(layer, l)), dropped_x);
-    add(times(value(hf::lora_b(layer, l)), a), pesc_.lora.alpha / static_cast<double>(pesc_.lora.rank), y);
+    add(times(value(hf::lora_b(layer, l)), a), pesc_.lora.lora_alpha / static_cast<double>(pesc_.lora.r), y);
     return y;
   }
   void rotate(Vector& x, int32_t position) const {
@@ -180,7 +180,7 @@ class Reference {
   [[nodiscard]] Vector attend(const Vector& q, const Matrix& k, const Matrix& v, size_t begin,
                               size_t end) const {
     const auto dim = static_cast<size_t>(model_.head_dim);
-    const auto group = static_cast<size_t>(model_.heads / model_.kv_heads);
+    const auto group = static_cast<size_t>(model_.num_attention_heads / model_.num_key_value_heads);
     Vector out(q.size());
     for (size_t head = 0; head < q.size() / dim; ++head) {
       const size_t kv = head / group * dim;
@@ -204,7 +204,7 @@ class Reference {
     std::vector<size_t> order(scores.size());
     for (size_t e = 0; e < order.size(); ++e) order[e] = e;
     std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return scores[a] > scores[b]; });
-    order.resize(static_cast<size_t>(pesc_.moe.top_k));
+    order.resize(static_cast<size_t>(pesc_.moe.num_experts_per_tok));
     std::map<size_t, double> share;
     double sum = 0;
     for (const size_t e : order) sum = op(sum + (share[e] = op(std::exp(scores[e]), kExpUnits)));
@@ -214,7 +214,7 @@ class Reference {
       Vector hidden = times(value(hf::adapter_down(i, static_cast<int64_t>(e))), in);
       for (double& v : hidden) v = op(v * 0.5 * std::erfc(-v / std::sqrt(2.0)), kGeluUnits);
       add(times(value(hf::adapter_up(i, static_cast<int64_t>(e))), hidden),
-          op(pesc_.moe.scale * op(share.at(e) / sum)), out);
+          op(pesc_.moe.adapter_scaling * op(share.at(e) / sum)), out);
     }
     return out;
   }
@@ -273,8 +273,8 @@ TEST(DropoutReference, EverySiteIsWhereItsDefinitionSays) {
   const auto world = session.world();
   const ModelConfig model = tiny_llama();
   PescConfig pesc = tiny_pesc();
-  pesc.lora.dropout = 0.3;
-  pesc.moe.dropout = 0.4;
+  pesc.lora.lora_dropout = 0.3;
+  pesc.moe.adapter_dropout = 0.4;
   const Rows rows = five_rows(model);
   Rig rig(*world, model, pesc, rows, {});
   std::vector<Token> tokens;

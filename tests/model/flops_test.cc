@@ -8,12 +8,12 @@ namespace {
 
 ModelConfig llama_7b() {
   ModelConfig m;
-  m.vocab = 32000;
-  m.hidden = 4096;
-  m.ffn = 11008;
-  m.layers = 32;
-  m.heads = 32;
-  m.kv_heads = 32;
+  m.vocab_size = 32000;
+  m.hidden_size = 4096;
+  m.intermediate_size = 11008;
+  m.num_hidden_layers = 32;
+  m.num_attention_heads = 32;
+  m.num_key_value_heads = 32;
   m.head_dim = 128;
   return m;
 }
@@ -21,11 +21,11 @@ ModelConfig llama_7b() {
 PescConfig pesc_64() {
   PescConfig p;
   p.mode = TrainMode::kPesc;
-  p.lora.rank = 64;
-  p.lora.targets = {Linear::kQ,    Linear::kK,  Linear::kV,   Linear::kO,
-                    Linear::kGate, Linear::kUp, Linear::kDown};
-  p.moe.experts = 8;
-  p.moe.top_k = 2;
+  p.lora.r = 64;
+  p.lora.target_modules = {Linear::kQ,    Linear::kK,  Linear::kV,   Linear::kO,
+                           Linear::kGate, Linear::kUp, Linear::kDown};
+  p.moe.num_experts = 8;
+  p.moe.num_experts_per_tok = 2;
   p.moe.adapter_dim = 64;
   return p;
 }
@@ -62,18 +62,18 @@ TEST(Flops, TermByTermOf7B) {
 // rows of 3 and 5 tokens of which 4 are supervised.
 TEST(Flops, EveryNumberInItsPlace) {
   ModelConfig m;
-  m.vocab = 101;
-  m.hidden = 12;
-  m.ffn = 20;
-  m.layers = 2;
-  m.heads = 4;
-  m.kv_heads = 2;
+  m.vocab_size = 101;
+  m.hidden_size = 12;
+  m.intermediate_size = 20;
+  m.num_hidden_layers = 2;
+  m.num_attention_heads = 4;
+  m.num_key_value_heads = 2;
   m.head_dim = 5;
   PescConfig p = pesc_64();
-  p.lora.rank = 3;
-  p.lora.targets = {Linear::kQ, Linear::kK, Linear::kO, Linear::kDown};
-  p.moe.experts = 7;
-  p.moe.top_k = 3;
+  p.lora.r = 3;
+  p.lora.target_modules = {Linear::kQ, Linear::kK, Linear::kO, Linear::kDown};
+  p.moe.num_experts = 7;
+  p.moe.num_experts_per_tok = 3;
   p.moe.adapter_dim = 2;
   const StepTokens step{3 + 5, 4, 3 * 3 + 5 * 5};
   constexpr double kQ = 20, kKv = 10;
@@ -84,7 +84,7 @@ TEST(Flops, EveryNumberInItsPlace) {
   const double head = 4.0 * 12 * 101 * 4;
   EXPECT_DOUBLE_EQ(training_flops(m, p, step),
                    2 * (8 * (4 * linears + 6 * lora + 6 * moe) + attention) + head);
-  p.lora.rank = 0;
+  p.lora.r = 0;
   EXPECT_DOUBLE_EQ(training_flops(m, p, step), 2 * (8 * (4 * linears + 6 * moe) + attention) + head);
 }
 

@@ -40,7 +40,7 @@ std::vector<Prompt> prompts_of(const Rows& rows, const Mesh& mesh) {
 std::vector<std::vector<int32_t>> generate_all(Rig& rig, const SamplingOptions& options) {
   const Mesh& mesh = rig.ranks.mesh();
   const auto mine = generate(*rig.decoder, rig.ranks.world(), prompts_of(rig.rows, mesh), options, kSlots,
-                             rig.decoder->model().max_positions);
+                             rig.decoder->model().max_position_embeddings);
   std::string bytes;
   for (const auto& answer : mine) {
     bytes.push_back(static_cast<char>(answer.size()));
@@ -83,7 +83,7 @@ TEST(Generation, CacheGivesTheLogitsOfTheFullForward) {
   const auto world = test_world(session);
   const int n = world->size();
   for (const ModelConfig& model : {tiny_llama(), odd_llama(), tiny_qwen2()}) {
-    const Rows rows = some_rows(model.vocab, {9, 5});
+    const Rows rows = some_rows(model.vocab_size, {9, 5});
     const Layout layout{.tp = n == 4 ? 2 : n, .ep = n, .cache_slots = 2};
     Rig rig(*world, model, tiny_pesc(), rows, layout);
     const std::vector<float> want = rig.all_logits(PassKind::kEval);
@@ -113,8 +113,8 @@ TEST(Generation, CacheGivesTheLogitsOfTheFullForward) {
       rig.decoder->forward(b, {.kind = PassKind::kEval});
       const std::vector<float> logits = rig.decoder->logits(index);
       for (size_t i = 0; i < place.size(); ++i)
-        std::copy_n(logits.begin() + static_cast<int64_t>(i) * model.vocab, model.vocab,
-                    got.begin() + place[i] * model.vocab);
+        std::copy_n(logits.begin() + static_cast<int64_t>(i) * model.vocab_size, model.vocab_size,
+                    got.begin() + place[i] * model.vocab_size);
     }
     EXPECT_LT(relative_error(got, want), 1e-5);
   }
@@ -132,7 +132,7 @@ TEST(Generation, SamplingIsTheSameOnEveryLayout) {
 }
 
 TEST(Generation, FewerPromptsThanRanks) {
-  same_tokens(tiny_llama(), tiny_pesc(), some_rows(tiny_llama().vocab, {4}), greedy(6));
+  same_tokens(tiny_llama(), tiny_pesc(), some_rows(tiny_llama().vocab_size, {4}), greedy(6));
 }
 
 TEST(Generation, StopsAtEndOfTextAndAtTheEndOfTheCache) {
@@ -143,7 +143,8 @@ TEST(Generation, StopsAtEndOfTextAndAtTheEndOfTheCache) {
   SamplingOptions options = sampled(100, 1, 3);
   const auto unstopped = generate_all(rig, options);
   for (size_t i = 0; i < rows.size(); ++i) {
-    EXPECT_EQ(rows[i].size() + unstopped[i].size(), static_cast<size_t>(tiny_llama().max_positions));
+    EXPECT_EQ(rows[i].size() + unstopped[i].size(),
+              static_cast<size_t>(tiny_llama().max_position_embeddings));
   }
   options.stop = {unstopped[0][4]};
   const auto stopped = generate_all(rig, options);
@@ -161,12 +162,12 @@ TEST(Generation, TheCallbackGetsTheAnswerAndNotTheTokenThatStopsIt) {
   Rig rig(*world, tiny_llama(), tiny_pesc(), five_rows(tiny_llama()),
           {.ep = world->size(), .cache_slots = kSlots});
   SamplingOptions options = sampled(100, 1, 3);
-  for (int64_t id = 0; id < tiny_llama().vocab; id += 3) options.stop.push_back(id);
+  for (int64_t id = 0; id < tiny_llama().vocab_size; id += 3) options.stop.push_back(id);
   std::map<int64_t, std::vector<int32_t>> told;
   const auto prompts = prompts_of(rig.rows, rig.ranks.mesh());
-  const auto answers =
-      generate(*rig.decoder, rig.ranks.world(), prompts, options, kSlots, rig.decoder->model().max_positions,
-               [&](const Prompt& prompt, int32_t token) { told[prompt.index].push_back(token); });
+  const auto answers = generate(
+      *rig.decoder, rig.ranks.world(), prompts, options, kSlots, rig.decoder->model().max_position_embeddings,
+      [&](const Prompt& prompt, int32_t token) { told[prompt.index].push_back(token); });
   for (size_t i = 0; i < prompts.size(); ++i) EXPECT_EQ(told[prompts[i].index], answers[i]);
 }
 
@@ -191,7 +192,7 @@ TEST(Generation, RowsOfThePaddingAreNeverDrawn) {
   // But for those that are said to end an answer.
   SamplingOptions options = sampled(30, 1, 3);
   options.pieces = kPieces;
-  for (int64_t id = kPieces; id < tiny_llama().vocab; ++id) options.stop.push_back(id);
+  for (int64_t id = kPieces; id < tiny_llama().vocab_size; ++id) options.stop.push_back(id);
   size_t tokens = 0;
   for (const auto& answer : generate_all(rig, options)) tokens += answer.size();
   EXPECT_LT(tokens, 5U * 30U);
@@ -207,7 +208,7 @@ TEST(Generation, TellsHowManyAnswersTheCacheCut) {
   const auto cut_of = [&](int64_t max_tokens) {
     int64_t cut = -1;
     (void)generate(*rig.decoder, rig.ranks.world(), mine, greedy(max_tokens), kSlots,
-                   rig.decoder->model().max_positions, {}, &cut);
+                   rig.decoder->model().max_position_embeddings, {}, &cut);
     return cut;
   };
   EXPECT_EQ(cut_of(1), 0);
@@ -219,7 +220,7 @@ TEST(Generation, TellsHowManyAnswersTheCacheCut) {
 TEST(Generation, LogitsThatAreNotFiniteEndItOnEveryRank) {
   const MpiSession session;
   const auto world = test_world(session);
-  for (const Rows& rows : {five_rows(tiny_llama()), some_rows(tiny_llama().vocab, {4})}) {
+  for (const Rows& rows : {five_rows(tiny_llama()), some_rows(tiny_llama().vocab_size, {4})}) {
     Rig rig(*world, tiny_llama(), tiny_pesc(), rows, {.ep = world->size(), .cache_slots = kSlots});
     bool poisoned = false;
     for (const Parameter& p : rig.decoder->parameters().all()) {

@@ -105,7 +105,7 @@ TEST(Gradients, AllParametersOfOddShapes) {
   EXPECT_EQ(d.check(), 3 + 2 * (2 + 7));
 }
 
-// In the published code the balance loss is a constant; here it must have a gradient (model/README.md).
+// In the published code the aux loss is a constant; here it must have a gradient (model/README.md).
 TEST(Gradients, BalanceLossAlone) {
   Differences d(tiny_llama(), tiny_pesc());
   d.rig().ce_scale = 0;

@@ -29,12 +29,12 @@ class Ones : public WeightSource {
 
 TEST(InitialValues, AWeightThatBf16DoesNotHoldIsRefused) {
   ModelConfig model;
-  model.vocab = 600;
-  model.hidden = 1024;  // several slices
-  model.ffn = 8;
-  model.layers = 1;
-  model.heads = 2;
-  model.kv_heads = 2;
+  model.vocab_size = 600;
+  model.hidden_size = 1024;  // several slices
+  model.intermediate_size = 8;
+  model.num_hidden_layers = 1;
+  model.num_attention_heads = 2;
+  model.num_key_value_heads = 2;
   model.head_dim = 4;
   const PescConfig full{.mode = TrainMode::kLora, .lora = {}, .moe = {}};
   const auto load = [&](DType compute, float value) {
@@ -54,7 +54,7 @@ TEST(InitialValues, AWeightThatBf16DoesNotHoldIsRefused) {
   } catch (const DataError& error) {
     EXPECT_PRED_FORMAT2(::testing::IsSubstring, "'lm_head.weight'", error.what());
     EXPECT_PRED_FORMAT2(::testing::IsSubstring, "[500, 77]", error.what());
-    EXPECT_PRED_FORMAT2(::testing::IsSubstring, "train.compute: F32", error.what());
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, "train.compute_dtype: F32", error.what());
   }
 }
 

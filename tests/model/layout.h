@@ -9,7 +9,7 @@ namespace pesc {
 
 struct Layout {
   int tp = 1, ep = 1;
-  double headroom = 2;
+  double buffer_factor = 2;
   int threads = 1;
   int64_t cache_slots = 0;
   Purpose purpose = Purpose::kTraining;
@@ -26,13 +26,14 @@ inline DecoderOptions options_of(const ModelConfig& model, const PescConfig& pes
                                  const Layout& layout, int64_t tokens) {
   ExperimentConfig c;
   c.pesc = pesc;
-  c.train.recompute = layout.recompute;
-  c.train.compute = layout.compute;
-  c.parallel.exchange_headroom = layout.headroom;
-  c.parallel.exchange_chunks = layout.chunks;
-  c.parallel.overlap = layout.overlap;
-  DecoderOptions o = decoder_options(c, mesh, test_device(layout.threads),
-                                     {layout.purpose, mesh.dp(), model.max_positions, layout.cache_slots});
+  c.train.recompute_granularity = layout.recompute;
+  c.train.compute_dtype = layout.compute;
+  c.parallel.buffer_factor = layout.buffer_factor;
+  c.parallel.dispatch_chunks = layout.chunks;
+  c.parallel.overlap_comm = layout.overlap;
+  DecoderOptions o =
+      decoder_options(c, mesh, test_device(layout.threads),
+                      {layout.purpose, mesh.dp(), model.max_position_embeddings, layout.cache_slots});
   o.capacity.max_tokens = tokens;
   o.capacity.head_chunk = 8;
   return o;

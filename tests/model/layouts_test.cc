@@ -36,12 +36,12 @@ void same_everywhere(const ModelConfig& model, const PescConfig& pesc, const Row
   const Tensors want = reference.gradients();
   EXPECT_GT(reference.norm, 0);
   for (const Layout& layout : layouts(world->size(), pesc.mode == TrainMode::kPesc)) {
-    SCOPED_TRACE(str_cat(world->size(), " ranks, tp ", layout.tp, ", ep ", layout.ep, ", headroom ",
-                         layout.headroom, ", chunks ", layout.chunks));
+    SCOPED_TRACE(str_cat(world->size(), " ranks, tp ", layout.tp, ", ep ", layout.ep, ", buffer_factor ",
+                         layout.buffer_factor, ", chunks ", layout.chunks));
     Rig rig(*world, model, pesc, rows, layout);
     EXPECT_NEAR(rig.train() / loss, 1.0, 1e-5);
     EXPECT_NEAR(rig.norm / reference.norm, 1.0, 1e-5);
-    if (layout.headroom < 1 && count_tokens(rows) > 8) {
+    if (layout.buffer_factor < 1 && count_tokens(rows) > 8) {
       EXPECT_GT(rig.decoder->exchange_rounds(), 1);
     }
     const Tensors got = rig.gradients();
@@ -97,7 +97,7 @@ TEST(Layouts, LoraOnly) {
   same_everywhere(tiny_llama(), p, five_rows(tiny_llama()));
 }
 TEST(Layouts, FewerRowsThanRanks) {
-  same_everywhere(tiny_llama(), tiny_pesc(), some_rows(tiny_llama().vocab, {5}));
+  same_everywhere(tiny_llama(), tiny_pesc(), some_rows(tiny_llama().vocab_size, {5}));
 }
 TEST(Layouts, AllParameters) {
   same_everywhere(tiny_qwen2(), full_tuning(), five_rows(tiny_qwen2()));

@@ -31,7 +31,7 @@ TEST(Memory, ThePlanIsWhatIsTaken) {
   const auto world = session.world();
   for (const PescConfig& pesc : {tiny_pesc(), full_tuning(), dense_only()}) {
     const ModelConfig model = tiny_llama();
-    Ranks ranks(*world, 1, 1, model.kv_heads);
+    Ranks ranks(*world, 1, 1, model.num_key_value_heads);
     DecoderOptions o = options_of(model, pesc, ranks.mesh(), {.cache_slots = 3}, 100);
     const auto plan = Decoder::plan(model, pesc, ranks.mesh(), o);
     const Decoder decoder(model, pesc, ranks.mesh(), ranks.groups(), o);
@@ -49,13 +49,13 @@ TEST(Memory, ThePlanIsWhatIsTaken) {
 // A rank of a large layout is planned with no ranks there, and holds less than the only rank.
 TEST(Memory, PlansOfLargeLayoutsNeedNoRanks) {
   ModelConfig model = tiny_llama();
-  model.hidden = 4096;
-  model.ffn = 11008;
-  model.layers = 32;
-  model.heads = model.kv_heads = 32;
+  model.hidden_size = 4096;
+  model.intermediate_size = 11008;
+  model.num_hidden_layers = 32;
+  model.num_attention_heads = model.num_key_value_heads = 32;
   model.head_dim = 128;
-  model.vocab = 32000;
-  model.max_positions = 2048;
+  model.vocab_size = 32000;
+  model.max_position_embeddings = 2048;
   const auto plan = [&](const Mesh& mesh, const Layout& layout) {
     return Decoder::plan(model, tiny_pesc(), mesh, options_of(model, tiny_pesc(), mesh, layout, 4096));
   };
@@ -71,17 +71,17 @@ TEST(Memory, ResidentMemoryIsWhatTheArenasAnnounced) {
   const MpiSession session;
   const auto world = session.world();
   ModelConfig model = tiny_llama();
-  model.vocab = 500;
-  model.hidden = 128;
-  model.ffn = 352;
-  model.heads = 8;
-  model.kv_heads = 4;
+  model.vocab_size = 500;
+  model.hidden_size = 128;
+  model.intermediate_size = 352;
+  model.num_attention_heads = 8;
+  model.num_key_value_heads = 4;
   model.head_dim = 16;
-  model.max_positions = 64;
+  model.max_position_embeddings = 64;
   PescConfig pesc = tiny_pesc();
-  pesc.lora.rank = 8;
+  pesc.lora.r = 8;
   pesc.moe.adapter_dim = 16;
-  const Rows rows = some_rows(model.vocab, std::vector<int64_t>(950, 64));
+  const Rows rows = some_rows(model.vocab_size, std::vector<int64_t>(950, 64));
   const int64_t before = resident_bytes();
   Rig rig(*world, model, pesc, rows, {.threads = 2});
   for (int64_t step = 1; step <= 2; ++step) {

@@ -195,7 +195,8 @@ TEST_F(MoeLayerTest, TheForwardAddsTheChosenExpertsAndARecomputeRepeatsItsBits) 
   moe.combine(moe.experts(moe.dispatch(planned(moe))));
   for (int64_t t = 0; t < kReal; ++t)
     for (int64_t h = 0; h < kHidden; ++h)
-      EXPECT_NEAR(y_(t, h), expected(x_, router_, down_, up_, pesc_.moe.scale, t, h), 1e-3) << t << " " << h;
+      EXPECT_NEAR(y_(t, h), expected(x_, router_, down_, up_, pesc_.moe.adapter_scaling, t, h), 1e-3)
+          << t << " " << h;
   for (int64_t h = 0; h < kHidden; ++h) EXPECT_EQ(y_(kReal, h), 3 * x_(kReal, h));  // padding has no experts
 
   const std::vector<double> first = y_.values();

@@ -13,10 +13,10 @@ namespace {
 // On a GPU large enough that work which does not wait for what it needs comes too early.
 ModelConfig model_of_size() {
   ModelConfig m = tiny_llama();
-  m.layers = 4;
+  m.num_hidden_layers = 4;
   if (test_on_gpu()) {
-    m.hidden = 512;
-    m.ffn = 1024;
+    m.hidden_size = 512;
+    m.intermediate_size = 1024;
     m.head_dim = 128;
   }
   return m;
@@ -25,7 +25,7 @@ Rows rows_of_size(const ModelConfig& m) {
   if (!test_on_gpu()) return five_rows(m);
   std::vector<int64_t> lengths;
   for (int64_t i = 0; i < 96; ++i) lengths.push_back(20 + i % 45);
-  return some_rows(m.vocab, lengths);
+  return some_rows(m.vocab_size, lengths);
 }
 
 struct Outcome {
@@ -73,8 +73,8 @@ void same_bits_beside(const PescConfig& pesc, Overlap overlap) {
   const MpiSession session;
   const auto world = test_world(session);
   for (Layout layout : plain_layouts(world->size(), pesc.mode == TrainMode::kPesc)) {
-    SCOPED_TRACE(str_cat("tp ", layout.tp, ", ep ", layout.ep, ", headroom ", layout.headroom, ", chunks ",
-                         layout.chunks));
+    SCOPED_TRACE(str_cat("tp ", layout.tp, ", ep ", layout.ep, ", buffer_factor ", layout.buffer_factor,
+                         ", chunks ", layout.chunks));
     const Outcome want = three_steps(*world, pesc, layout);
     layout.overlap = overlap;
     layout.reduce = Reduce::kBehindLayers;
@@ -108,7 +108,7 @@ TEST(Overlap, ChangesNoBitOfFullTuningOnGpu) {
 TEST(Overlap, GradientsInPiecesByLayer) {
   const Mesh mesh(8, 3, 2, 4);
   ModelConfig model = tiny_llama();
-  model.layers = 12;
+  model.num_hidden_layers = 12;
   for (const PescConfig& pesc : {tiny_pesc(), dense_only(), full_tuning()}) {
     Arena weights("weights", Device{}, int64_t{4} << 20);
     Arena copies("copies", Device{}, 0);
@@ -117,7 +117,7 @@ TEST(Overlap, GradientsInPiecesByLayer) {
     for (int g = 0; g < kReplicaGroups; ++g) {
       const auto group = static_cast<ReplicaGroup>(g);
       const auto* next = static_cast<const float*>(p.flat_grad(group).data) + p.other_grads(group).cols;
-      for (int64_t i = 0; i < model.layers; ++i) {
+      for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
         const Tensor piece = p.layer_grads(group, i, i + 1);
         EXPECT_EQ(piece.data, next);
         next += piece.cols;
@@ -142,11 +142,13 @@ TEST(Overlap, ChunksOfAnyLength) {
   const auto world = test_world(session);
   const ModelConfig model = tiny_llama();
   for (const auto& lengths : {std::vector<int64_t>{1}, {2}, {3, 1}, {9}, {4, 4, 5, 5, 1}}) {
-    for (const double headroom : {2.0, 0.1}) {
-      SCOPED_TRACE(str_cat(lengths.size(), " rows, the first of ", lengths[0], ", headroom ", headroom));
-      const Rows rows = some_rows(model.vocab, lengths);
-      Rig one(*world, model, tiny_pesc(), rows, {1, world->size(), headroom});
-      Rig two(*world, model, tiny_pesc(), rows, {.ep = world->size(), .headroom = headroom, .chunks = 2});
+    for (const double buffer_factor : {2.0, 0.1}) {
+      SCOPED_TRACE(
+          str_cat(lengths.size(), " rows, the first of ", lengths[0], ", buffer_factor ", buffer_factor));
+      const Rows rows = some_rows(model.vocab_size, lengths);
+      Rig one(*world, model, tiny_pesc(), rows, {1, world->size(), buffer_factor});
+      Rig two(*world, model, tiny_pesc(), rows,
+              {.ep = world->size(), .buffer_factor = buffer_factor, .chunks = 2});
       EXPECT_NEAR(two.train() / one.train(), 1.0, 1e-6);
       const Tensors want = one.gradients();
       for (const auto& [name, values] : two.gradients())

@@ -48,7 +48,7 @@ class Slots {
         expect(linear->dlora_b, {hf::lora_b(layer, linear->linear)});
       }
       Names down, up;
-      const Range mine = pesc.mode == TrainMode::kPesc ? mesh.experts(pesc.moe.experts) : Range{};
+      const Range mine = pesc.mode == TrainMode::kPesc ? mesh.experts(pesc.moe.num_experts) : Range{};
       for (int64_t e = mine.begin; e < mine.end; ++e) {
         down.push_back(hf::adapter_down(layer, e));
         up.push_back(hf::adapter_up(layer, e));

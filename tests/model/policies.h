@@ -32,7 +32,7 @@ inline Outcome three_steps(Communicator& world, const ModelConfig& model, const 
     if (step == 1) out.gradients = rig.gradients();
     optimizer_step(*rig.decoder, {.weight_decay = 0.1, .clip_norm = 0.5}, 3e-3, step, rig.norm);
   }
-  if (layout.headroom < 1) {
+  if (layout.buffer_factor < 1) {
     EXPECT_GT(rig.decoder->exchange_rounds(), 1);
   }
   out.values = rig.values();
@@ -55,12 +55,12 @@ inline void same_under_every_policy(const ModelConfig& model, const PescConfig& 
                                     Layout layout) {
   const MpiSession session;
   const auto world = test_world(session);
-  SCOPED_TRACE(str_cat(world->size(), " ranks, tp ", layout.tp, ", ep ", layout.ep, ", headroom ",
-                       layout.headroom, ", chunks ", layout.chunks, ", ", dtype_name(layout.compute)));
+  SCOPED_TRACE(str_cat(world->size(), " ranks, tp ", layout.tp, ", ep ", layout.ep, ", buffer_factor ",
+                       layout.buffer_factor, ", chunks ", layout.chunks, ", ", dtype_name(layout.compute)));
   const Outcome none = three_steps(*world, model, pesc, rows, layout);
   int64_t before = none.activations;
-  for (const Recompute recompute : {Recompute::kCheap, Recompute::kBlock}) {
-    SCOPED_TRACE(recompute == Recompute::kCheap ? "cheap" : "block");
+  for (const Recompute recompute : {Recompute::kSelective, Recompute::kFull}) {
+    SCOPED_TRACE(recompute == Recompute::kSelective ? "selective" : "full");
     layout.recompute = recompute;
     const Outcome out = three_steps(*world, model, pesc, rows, layout);
     EXPECT_EQ(out.curve, none.curve);
@@ -79,9 +79,9 @@ inline std::vector<Layout> policy_layouts(int ranks, bool experts) {
   if (!experts || ranks == 1) return all;
   for (const int tp : {1, 2}) {
     all.push_back({.tp = tp, .ep = ranks});
-    all.push_back({.tp = tp, .ep = ranks, .headroom = 0.1});  // several exchange rounds
+    all.push_back({.tp = tp, .ep = ranks, .buffer_factor = 0.1});  // several exchange rounds
     all.push_back({.tp = tp, .ep = ranks, .chunks = 2});
-    all.push_back({.tp = tp, .ep = ranks, .headroom = 0.1, .chunks = 2});
+    all.push_back({.tp = tp, .ep = ranks, .buffer_factor = 0.1, .chunks = 2});
   }
   return all;
 }

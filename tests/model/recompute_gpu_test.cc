@@ -18,13 +18,13 @@ class RecomputeInBf16 : public testing::Test {
   static void on_every_layout(TrainMode mode, const std::vector<int64_t>& lengths, double several_rounds) {
     const MpiSession session;
     ModelConfig model = bf16_llama();
-    model.layers = 4;
+    model.num_hidden_layers = 4;
     PescConfig pesc = bf16_pesc();
     pesc.mode = mode;
     for (Layout layout : policy_layouts(session.world()->size(), mode == TrainMode::kPesc)) {
       layout.compute = DType::kBF16;
-      if (layout.headroom < 1) layout.headroom = several_rounds;
-      same_under_every_policy(model, pesc, some_rows(model.vocab, lengths), layout);
+      if (layout.buffer_factor < 1) layout.buffer_factor = several_rounds;
+      same_under_every_policy(model, pesc, some_rows(model.vocab_size, lengths), layout);
     }
   }
 };

@@ -10,7 +10,7 @@ namespace {
 
 void on_every_layout(ModelConfig model, const PescConfig& pesc, const Rows& rows) {
   const MpiSession session;
-  model.layers = 4;  // a first, a last, and between them neighbours of both
+  model.num_hidden_layers = 4;  // a first, a last, and between them neighbours of both
   for (const Layout& layout : policy_layouts(session.world()->size(), pesc.mode == TrainMode::kPesc))
     same_under_every_policy(model, pesc, rows, layout);
 }
@@ -28,11 +28,11 @@ TEST(Recompute, PescWithoutLora) {
 }
 TEST(Recompute, NoDropout) {
   PescConfig p = tiny_pesc();
-  p.lora.dropout = p.moe.dropout = 0;
+  p.lora.lora_dropout = p.moe.adapter_dropout = 0;
   on_every_layout(tiny_llama(), p, five_rows(tiny_llama()));
 }
 TEST(Recompute, FewerRowsThanRanks) {
-  on_every_layout(tiny_llama(), tiny_pesc(), some_rows(tiny_llama().vocab, {12}));
+  on_every_layout(tiny_llama(), tiny_pesc(), some_rows(tiny_llama().vocab_size, {12}));
 }
 TEST(Recompute, FfnInBlocks) {
   const MpiSession session;

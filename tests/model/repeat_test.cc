@@ -43,8 +43,8 @@ TEST(Repeat, SameLayoutSameBits) {
   const int n = session.world()->size();
   // Wide enough for several threads to have work.
   ModelConfig wide = tiny_llama();
-  wide.hidden = 256;
-  wide.ffn = 512;
+  wide.hidden_size = 256;
+  wide.intermediate_size = 512;
   const Layout one_thread{.tp = n > 1 ? 2 : 1, .ep = n};
   const Layout two_threads{.tp = n > 1 ? 2 : 1, .ep = n, .threads = 2};
   for (const Layout& layout : {one_thread, two_threads}) {
@@ -71,7 +71,7 @@ TEST(Repeat, InBf16OnGpu) {
   const Layout layout{.tp = n > 1 ? 2 : 1, .ep = n, .compute = DType::kBF16};
   for (const std::vector<int64_t>& lengths :
        {std::vector<int64_t>(4, 128), std::vector<int64_t>(8, 64), std::vector<int64_t>{40, 7, 64, 1, 30}}) {
-    const Rows rows = some_rows(model.vocab, lengths);
+    const Rows rows = some_rows(model.vocab_size, lengths);
     same_twice(model, bf16_pesc(), rows, layout);
     same_twice(model, full_tuning(), rows, {.tp = layout.tp, .compute = DType::kBF16});
   }

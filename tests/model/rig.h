@@ -26,14 +26,14 @@ namespace pesc {
 
 inline ModelConfig tiny_llama() {
   ModelConfig m;
-  m.vocab = 44;
-  m.hidden = 32;
-  m.ffn = 40;
-  m.layers = 2;
-  m.heads = 4;
-  m.kv_heads = 2;
+  m.vocab_size = 44;
+  m.hidden_size = 32;
+  m.intermediate_size = 40;
+  m.num_hidden_layers = 2;
+  m.num_attention_heads = 4;
+  m.num_key_value_heads = 2;
   m.head_dim = 8;
-  m.max_positions = 64;
+  m.max_position_embeddings = 64;
   return m;
 }
 // Biases on q, k and v; tied embeddings.
@@ -41,17 +41,17 @@ inline ModelConfig tiny_qwen2() {
   ModelConfig m = tiny_llama();
   m.family = Family::kQwen2;
   m.qkv_bias = true;
-  m.tied_embeddings = true;
+  m.tie_word_embeddings = true;
   return m;
 }
 // Nothing divides what it does in the usual shapes: head_dim is not hidden / heads, one KV head, a vocabulary
 // that no tp divides, interpolated positions.
 inline ModelConfig odd_llama() {
   ModelConfig m = tiny_llama();
-  m.vocab = 37;
-  m.hidden = 20;
-  m.ffn = 24;
-  m.kv_heads = 1;
+  m.vocab_size = 37;
+  m.hidden_size = 20;
+  m.intermediate_size = 24;
+  m.num_key_value_heads = 1;
   m.head_dim = 6;
   m.rope = {RopeKind::kLlama3, 500.0, 4.0, 1.0, 4.0, 16};
   return m;
@@ -60,17 +60,17 @@ inline ModelConfig odd_llama() {
 // So wide that on a CPU the FFN of many_rows() goes in blocks (shared_ffn.h).
 inline ModelConfig wide_llama() {
   ModelConfig m = tiny_llama();
-  m.ffn = 400;
+  m.intermediate_size = 400;
   return m;
 }
 
 // For BF16: widths that let a frozen weight and LoRA's B stand side by side, heads that cuDNN takes.
 inline ModelConfig bf16_llama() {
   ModelConfig m = tiny_llama();
-  m.hidden = 256;
-  m.ffn = 512;
+  m.hidden_size = 256;
+  m.intermediate_size = 512;
   m.head_dim = 64;
-  m.max_positions = 128;
+  m.max_position_embeddings = 128;
   return m;
 }
 
@@ -83,7 +83,7 @@ inline PescConfig tiny_pesc() {
 }
 inline PescConfig bf16_pesc() {
   PescConfig p = tiny_pesc();
-  p.lora.rank = 8;
+  p.lora.r = 8;
   p.moe.adapter_dim = 16;
   return p;
 }
@@ -96,7 +96,7 @@ inline PescConfig odd_pesc() {
 inline PescConfig dense_only() {
   PescConfig p;
   p.mode = TrainMode::kLora;
-  p.moe.experts = 0;
+  p.moe.num_experts = 0;
   return p;
 }
 inline PescConfig full_tuning() {
@@ -158,14 +158,14 @@ inline Rows some_rows(int64_t vocab, const std::vector<int64_t>& lengths) {
   return rows;
 }
 inline Rows five_rows(const ModelConfig& m) {
-  return some_rows(m.vocab, {7, 3, 9, 1, 6});
+  return some_rows(m.vocab_size, {7, 3, 9, 1, 6});
 }
 // `whole` rows of 30 tokens and two shorter ones; all of them have 2540 tokens.
 inline Rows many_rows(size_t whole = 84) {
   std::vector<int64_t> lengths(whole, 30);
   lengths.push_back(17);
   lengths.push_back(3);
-  return some_rows(wide_llama().vocab, lengths);
+  return some_rows(wide_llama().vocab_size, lengths);
 }
 inline int64_t count_tokens(const Rows& rows) {
   int64_t n = 0;
@@ -192,7 +192,7 @@ class Rig {
  public:
   Rig(Communicator& world, const ModelConfig& model, const PescConfig& pesc, const Rows& all_rows,
       const Layout& layout)
-      : rows(all_rows), ranks(world, layout.tp, layout.ep, model.kv_heads), reduce(layout.reduce) {
+      : rows(all_rows), ranks(world, layout.tp, layout.ep, model.num_key_value_heads), reduce(layout.reduce) {
     validate_model(model);
     validate_layout(model, pesc, world.size(), layout.tp, layout.ep);
     const Mesh& mesh = ranks.mesh();

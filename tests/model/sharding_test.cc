@@ -36,13 +36,13 @@ TEST(Sharding, BytesHeld) {
   const auto world = test_world(session);
   const auto own = alone(*world);
   ModelConfig model = tiny_llama();
-  model.kv_heads = 4;
+  model.num_key_value_heads = 4;
   const Rows rows = five_rows(model);
   Rig whole(*own, model, tiny_pesc(), rows, {});
-  const int64_t h = model.hidden;
-  const int64_t linears = model.layers * (4 * h * h + 3 * h * model.ffn);
-  EXPECT_EQ(divided_bytes(*whole.decoder), 4 * (linears + 2 * model.vocab * h));
-  EXPECT_EQ(whole.decoder->parameters().expert_bytes(), 4 * model.layers * 8 * 2 * h * 5);
+  const int64_t h = model.hidden_size;
+  const int64_t linears = model.num_hidden_layers * (4 * h * h + 3 * h * model.intermediate_size);
+  EXPECT_EQ(divided_bytes(*whole.decoder), 4 * (linears + 2 * model.vocab_size * h));
+  EXPECT_EQ(whole.decoder->parameters().expert_bytes(), 4 * model.num_hidden_layers * 8 * 2 * h * 5);
   for (const Layout& l : layouts(world->size())) {
     Rig rig(*world, model, tiny_pesc(), rows, l);
     EXPECT_EQ(divided_bytes(*rig.decoder) * l.tp, divided_bytes(*whole.decoder)) << "tp " << l.tp;
@@ -103,11 +103,11 @@ TEST(Sharding, TheExchangeSendsWhatTheRoutingSays) {
     Rig rig(*world, model, pesc, five_rows(model), {.tp = tp, .ep = ep});
     rig.train();
     ASSERT_EQ(rig.decoder->exchange_rounds(), 1);
-    const int64_t k = pesc.moe.top_k;
-    const int64_t per_rank = pesc.moe.experts / ep;
+    const int64_t k = pesc.moe.num_experts_per_tok;
+    const int64_t per_rank = pesc.moe.num_experts / ep;
     int64_t expected = 0;
     int64_t rows = 0;
-    for (int64_t layer = 0; layer < model.layers; ++layer) {
+    for (int64_t layer = 0; layer < model.num_hidden_layers; ++layer) {
       const std::vector<int32_t> chosen = rig.decoder->chosen_experts(layer);
       std::vector<int64_t> sent(static_cast<size_t>(ep));
       for (size_t t = 0; t < chosen.size(); t += static_cast<size_t>(k)) {
@@ -120,7 +120,7 @@ TEST(Sharding, TheExchangeSendsWhatTheRoutingSays) {
         if (r == world->rank()) continue;
         const int64_t to = table[static_cast<size_t>(world->rank() * ep + r)];
         const int64_t from = table[static_cast<size_t>(r * ep + world->rank())];
-        expected += 4 * (to * (2 * model.hidden + k) + from * (2 * model.hidden + k));
+        expected += 4 * (to * (2 * model.hidden_size + k) + from * (2 * model.hidden_size + k));
         rows += to;
       }
     }

@@ -20,14 +20,14 @@ constexpr int kManyThreads = 16;
 int64_t blocks(int ranks, const Layout& layout) {
   const ModelConfig m = wide_llama();
   const int64_t tokens = count_tokens(many_rows()) / (ranks / layout.tp);
-  return ffn_blocks(Stream(Device{.threads = layout.threads}), m.ffn / layout.tp, m.hidden,
+  return ffn_blocks(Stream(Device{.threads = layout.threads}), m.intermediate_size / layout.tp, m.hidden_size,
                     tokens / layout.chunks);
 }
 
 void same_in_blocks(PescConfig pesc) {
   // With a large branch on q and k the softmax saturates, and the gradients depend on the last bit of what
   // goes in a thousand times as much (measured).
-  pesc.lora.alpha = 1;
+  pesc.lora.lora_alpha = 1;
   const MpiSession session;
   const auto world = test_world(session);
   for (const int tp : {1, 2, 4}) {
@@ -75,13 +75,13 @@ TEST(SharedFfnInBlocks, LoraAlone) {
 TEST(SharedFfnInBlocks, LoraOnSomeLinears) {
   same_in_blocks(odd_pesc());
   PescConfig down = tiny_pesc();
-  down.lora.targets = {Linear::kV, Linear::kDown};
+  down.lora.target_modules = {Linear::kV, Linear::kDown};
   same_in_blocks(down);
 }
 
 TEST(SharedFfnInBlocks, NoLoraOnTheFfn) {
   PescConfig pesc = tiny_pesc();
-  pesc.lora.targets = {Linear::kQ, Linear::kO};
+  pesc.lora.target_modules = {Linear::kQ, Linear::kO};
   same_in_blocks(pesc);
 }
 

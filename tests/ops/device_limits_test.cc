@@ -51,7 +51,8 @@ TEST(DeviceLimits, Memory) {
   expect_refusal(
       [&] { cuda::refuse_memory(2, info, "this rank's model", info.free_bytes + (int64_t{1} << 29)); },
       {"this rank's model needs 79.50 GiB of GPU 2 (NVIDIA H100)", "79.00 GiB free of 80.00 GiB",
-       "train.recompute", "micro_batch", "seq_len", "more ranks"});
+       "train.recompute_granularity", "train.gradient_accumulation_steps", "data.max_seq_length",
+       "more ranks"});
   // An allocation may fail though the figures say that it fits: memory in pieces.
   expect_refusal([&] { cuda::refuse_memory(0, info, "the weights", int64_t{1} << 30); },
                  {"the weights needs 1.00 GiB", "79.00 GiB free"});

@@ -1,4 +1,4 @@
-// The router and the balance loss on the GPU against their CPU twins.
+// The router and the aux loss on the GPU against their CPU twins.
 #include <gtest/gtest.h>
 
 #include <optional>

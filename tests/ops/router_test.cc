@@ -1,5 +1,5 @@
 // The router against a reference in double: choice, weights, statistics, gradients (also by finite
-// differences of the op), and the balance loss and its gradient.
+// differences of the op), and the aux loss and its gradient.
 #include "ops/router.h"
 
 #include <gtest/gtest.h>

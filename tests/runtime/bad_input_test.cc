@@ -73,12 +73,11 @@ class BadInput : public testing::Test {
                                  "data.eval[0].path=" + rows_,
                                  "data.eval[1].path=" + rows_,
                                  "data.eval[2].path=" + rows_,
-                                 "train.steps=4",
-                                 "train.global_batch=8",
-                                 "train.micro_batch=8",
+                                 "train.max_steps=4",
+                                 "train.global_batch_size=8",
                                  alone ? "parallel.tp=1" : "parallel.tp=2",
                                  alone ? "parallel.ep=1" : "parallel.ep=4",
-                                 "parallel.threads=1"};
+                                 "parallel.num_threads=1"};
     all.insert(all.end(), fields.begin(), fields.end());
     return load_experiment(kQuickStart, all);
   }
@@ -94,7 +93,7 @@ class BadInput : public testing::Test {
       (void)load_training_data(job);
       (void)load_held_out_data(job);
     });
-    (void)make_training_decoder(job, 8, job.config.train.seq_len);
+    (void)make_training_decoder(job, 8, job.config.data.max_seq_length);
   }
 
   void refused(int code, const std::vector<std::string>& words, const std::vector<std::string>& fields) {
@@ -235,9 +234,10 @@ TEST_F(BadInput, Rows) {
 
 TEST_F(BadInput, Fields) {
   refused(kUsage, {"train.lerning_rate", "learning_rate"}, {"train.lerning_rate=1"});
-  refused(kUsage, {"train.global_batch=many", "integer"}, {"train.global_batch=many"});
-  refused(kUsage, {"micro_batch"}, {"train.micro_batch=5"});
-  refused(kUsage, {"train.seq_len", "300", "256"}, {"train.seq_len=300"});
+  refused(kUsage, {"train.global_batch_size=many", "integer"}, {"train.global_batch_size=many"});
+  refused(kUsage, {"train.gradient_accumulation_steps is 5", "global_batch_size = 8"},
+          {"train.gradient_accumulation_steps=5"});
+  refused(kUsage, {"data.max_seq_length", "300", "256"}, {"data.max_seq_length=300"});
   refused(kUsage, {"parallel.tp"}, {"parallel.tp=8", "parallel.ep=1"});
   refused(kUsage, {"parallel.ep"}, {"parallel.tp=1", "parallel.ep=8"});
 }

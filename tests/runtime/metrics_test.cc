@@ -130,7 +130,7 @@ TEST(StepMetrics, RecordAndProgressLineSayTheSame) {
   m.expert_share = {{0.25, 0.75}};
   const nlohmann::json j = to_json(m);
   EXPECT_EQ(j["tokens_per_second"], 8000.0);
-  EXPECT_EQ(j["share_of_light"], 0.4);
+  EXPECT_EQ(j["sol_fraction"], 0.4);
   EXPECT_EQ(j["expert_share"][0][1], 0.75);
   const std::string line = progress_line(m, 0.5);
   EXPECT_NE(line.find("step 12/300"), std::string::npos) << line;

@@ -24,9 +24,11 @@ struct Case {
 Case seven_billion(const Words& overrides = {}, const std::string& shape = "7B") {
   Case c;
   c.config = parse_experiment(
-      "name: \"plan\" train { steps: 1 global_batch: 32 micro_batch: 8 seq_len: 2048 } parallel { device: "
+      "name: \"plan\" train { max_steps: 1 global_batch_size: 32 gradient_accumulation_steps: 4 } data { "
+      "max_seq_length: 2048 } parallel { device: "
       "CUDA } "
-      "model { shape { vocab: 32000 hidden: 4096 ffn: 11008 layers: 32 heads: 32 max_positions: 4096 } }",
+      "model { shape { vocab_size: 32000 hidden_size: 4096 intermediate_size: 11008 num_hidden_layers: 32 "
+      "num_attention_heads: 32 max_position_embeddings: 4096 } }",
       "plan_test", overrides, ExperimentUse::kBench);
   c.model = load_shape(shape);
   return c;
@@ -48,7 +50,7 @@ std::string starting_with(const Words& all, const std::string& begin) {
   return "";
 }
 
-// Applies "train.recompute: CHEAP and parallel.tp: 2 needs 63.5 GiB ..." and checks the figure and that it
+// Applies "train.recompute_granularity: SELECTIVE and parallel.tp: 2 needs 63.5 GiB ..." and checks the figure and that it
 // fits.
 void expect_true(const Case& c, int world, const std::string& change, double gib,
                  const Words& overrides = {}) {
@@ -88,9 +90,9 @@ TEST(DeviceMemory, IsTheSumOfItsParts) {
   const Case two = seven_billion({"parallel.ep=2"});
   EXPECT_EQ(memory_of(two, 2).queues, cuda::kQueueBytes);
   EXPECT_EQ(memory_of(two, 2).connections, nccl_bytes(Mesh(2, 0, 1, 2), 32, GpuUse::kExclusive));
-  const Case beside = seven_billion({"parallel.ep=2", "parallel.overlap=true"});
+  const Case beside = seven_billion({"parallel.ep=2", "parallel.overlap_comm=true"});
   EXPECT_EQ(memory_of(beside, 2).queues, 2 * cuda::kQueueBytes);
-  EXPECT_EQ(memory_of(seven_billion({"parallel.overlap=true"}), 1).queues, cuda::kQueueBytes);
+  EXPECT_EQ(memory_of(seven_billion({"parallel.overlap_comm=true"}), 1).queues, cuda::kQueueBytes);
 
   const DeviceMemory cpu = memory_of(seven_billion({"parallel.device=CPU"}), 4);
   EXPECT_EQ(cpu.queues + cpu.connections + cpu.libraries, 0);
@@ -99,7 +101,8 @@ TEST(DeviceMemory, IsTheSumOfItsParts) {
 
 // The plan, what counts against a room, and the check before loading have one source.
 TEST(DeviceMemory, IsThePlansAndTheChecks) {
-  for (const Words& overrides : {Words{}, {"parallel.tp=2"}, {"parallel.ep=4", "parallel.overlap=true"}}) {
+  for (const Words& overrides :
+       {Words{}, {"parallel.tp=2"}, {"parallel.ep=4", "parallel.overlap_comm=true"}}) {
     const Case c = seven_billion(overrides);
     const DeviceMemory m = memory_of(c, 4);
     const Plan p = make_plan(c.config, c.model, 4, gpu_rates(kAssumedGpu, DType::kBF16));
@@ -130,7 +133,7 @@ int64_t scratch(const Words& overrides) {
 
 // Products are timed in the arenas: a gradient of the head is the largest that is added to.
 TEST(DeviceMemory, HasRoomForTheTimingOfProducts) {
-  const Words full{"train.mode=FULL", "train.micro_batch=1", "train.seq_len=128"};
+  const Words full{"train.mode=FULL", "train.gradient_accumulation_steps=32", "data.max_seq_length=128"};
   const auto with = [&](const std::string& more) {
     Words all = full;
     all.push_back(more);
@@ -139,25 +142,26 @@ TEST(DeviceMemory, HasRoomForTheTimingOfProducts) {
   const int64_t head = int64_t{32000} * 4096 * 4;
   EXPECT_GE(scratch(full), head);
   EXPECT_LT(scratch(full), head + (1 << 20));
-  EXPECT_LT(with("parallel.time_kernels=false"), head / 4);
-  EXPECT_LT(with("train.compute=F32"), head / 4);  // float32 products are not timed
+  EXPECT_LT(with("parallel.gemm_autotune=false"), head / 4);
+  EXPECT_LT(with("train.compute_dtype=F32"), head / 4);  // float32 products are not timed
   // Of a large batch cuDNN's attention takes more at another time, and nothing is added. Attention of our own
   // takes less.
   const Words large{"train.mode=FULL"};
   const AttentionShape shape{32, 32, 128};
   if (cuda::library_attention_scratch_bytes(shape, 2048, 2048) > 0) {
-    EXPECT_EQ(scratch(large), scratch({"train.mode=FULL", "parallel.time_kernels=false"}));
-    EXPECT_EQ(scratch({}), scratch({"parallel.time_kernels=false"}));
+    EXPECT_EQ(scratch(large), scratch({"train.mode=FULL", "parallel.gemm_autotune=false"}));
+    EXPECT_EQ(scratch({}), scratch({"parallel.gemm_autotune=false"}));
   } else {
-    EXPECT_GT(scratch(large), scratch({"train.mode=FULL", "parallel.time_kernels=false"}));
-    EXPECT_GT(scratch({}), scratch({"parallel.time_kernels=false"}));
+    EXPECT_GT(scratch(large), scratch({"train.mode=FULL", "parallel.gemm_autotune=false"}));
+    EXPECT_GT(scratch({}), scratch({"parallel.gemm_autotune=false"}));
   }
 }
 
 // One function makes the options of a run and of its plan.
 TEST(DecoderOptions, FollowTheExperiment) {
-  const Case c = seven_billion({"parallel.overlap=true", "parallel.ep=2", "train.recompute=BLOCK",
-                                "parallel.exchange_headroom=3", "parallel.share_gpu=true"});
+  const Case c =
+      seven_billion({"parallel.overlap_comm=true", "parallel.ep=2", "train.recompute_granularity=FULL",
+                     "parallel.buffer_factor=3", "debug.share_gpu=true"});
   const Mesh mesh(4, 1, 1, 2);
   const DecoderOptions o = decoder_options(c.config, mesh, device_of(c.config, 3), training_use(c.config));
   EXPECT_EQ(o.device.kind, DeviceKind::kCuda);
@@ -165,9 +169,9 @@ TEST(DecoderOptions, FollowTheExperiment) {
   EXPECT_EQ(o.device.products, KernelChoice::kTimed);
   EXPECT_EQ(o.capacity.max_tokens, 2 * 2048);
   EXPECT_EQ(o.capacity.max_sequence, 2048);
-  EXPECT_EQ(o.capacity.exchange_headroom, 3);
-  EXPECT_EQ(o.capacity.exchange_chunks, 2);
-  EXPECT_EQ(o.recompute, Recompute::kBlock);
+  EXPECT_EQ(o.capacity.buffer_factor, 3);
+  EXPECT_EQ(o.capacity.dispatch_chunks, 2);
+  EXPECT_EQ(o.recompute, Recompute::kFull);
   EXPECT_EQ(o.compute, DType::kBF16);
   EXPECT_EQ(o.overlap, Overlap::kOn);
   EXPECT_EQ(o.gpu_use, GpuUse::kShared);
@@ -175,7 +179,7 @@ TEST(DecoderOptions, FollowTheExperiment) {
   const DecoderOptions answers =
       decoder_options(c.config, mesh, device_of(c.config, 0), {Purpose::kInference, 8, 100, 4});
   EXPECT_EQ(answers.purpose, Purpose::kInference);
-  EXPECT_EQ(answers.capacity.exchange_chunks, 1);
+  EXPECT_EQ(answers.capacity.dispatch_chunks, 1);
   EXPECT_EQ(answers.cache_slots, 4);
   EXPECT_EQ(answers.max_positions, 100);
   EXPECT_EQ(answers.device.threads, 1);
@@ -184,18 +188,21 @@ TEST(DecoderOptions, FollowTheExperiment) {
 // Each change is named with what it needs, and does fit.
 TEST(WhatWouldFit, NamesTheMildestChangeOfEachField) {
   const double gib = 50;
-  const Case large = seven_billion({"train.micro_batch=32", "train.global_batch=128"});
-  const Words base{"train.micro_batch=32", "train.global_batch=128"};
+  const Case large = seven_billion({"train.gradient_accumulation_steps=4", "train.global_batch_size=128"});
+  const Words base{"train.gradient_accumulation_steps=4", "train.global_batch_size=128"};
   ASSERT_GT(static_cast<double>(memory_of(large, 4).all()) / kGiB, gib);
   const Words found = would_fit(large, 4, gib);
-  for (const std::string begin : {"train.recompute: ", "train.micro_batch: ", "train.seq_len: ", "ranks: "})
+  for (const std::string begin : {"train.recompute_granularity: ", "train.gradient_accumulation_steps: ",
+                                  "data.max_seq_length: ", "ranks: "})
     EXPECT_NE(starting_with(found, begin), "") << begin;
   for (const std::string& change : found) expect_true(large, 4, change, gib, base);
   // The micro-batch changes the mathematics, and it is said.
-  EXPECT_NE(starting_with(found, "train.micro_batch: ").find("changes the balance loss, moe.aux_coef"),
+  EXPECT_NE(starting_with(found, "train.gradient_accumulation_steps: ")
+                .find("changes the aux loss, moe.router_aux_loss_coef"),
             std::string::npos);
-  Case alone = seven_billion({"train.micro_batch=32", "train.global_batch=128", "train.mode=LORA"});
-  const std::string dense = starting_with(would_fit(alone, 4, gib), "train.micro_batch: ");
+  Case alone = seven_billion(
+      {"train.gradient_accumulation_steps=4", "train.global_batch_size=128", "train.mode=LORA"});
+  const std::string dense = starting_with(would_fit(alone, 4, gib), "train.gradient_accumulation_steps: ");
   EXPECT_NE(dense, "");
   EXPECT_EQ(dense.find("balance"), std::string::npos);
 }
@@ -208,10 +215,10 @@ TEST(WhatWouldFit, NamesLayoutsAlsoInCombination) {
   const std::string tp = starting_with(found, "parallel.tp: ");
   ASSERT_NE(tp, "");
   expect_true(c, 8, tp, 79.2, small);
-  EXPECT_EQ(starting_with(found, "train.micro_batch"), "");
+  EXPECT_EQ(starting_with(found, "train.gradient_accumulation_steps"), "");
   // Experts that must be spread, on top of weights that must be cut.
-  Case wide = seven_billion({"moe.experts=32"}, "13B");
-  const Words both{"moe.experts=32"};
+  Case wide = seven_billion({"moe.num_experts=32"}, "13B");
+  const Words both{"moe.num_experts=32"};
   const Words layouts = would_fit(wide, 8, 39.4);
   const auto combined = std::find_if(layouts.begin(), layouts.end(), [](const std::string& change) {
     return change.find(" and ") != std::string::npos;
@@ -231,11 +238,11 @@ TEST(WhatWouldFit, CombinesWhereNothingDoesAlone) {
 }
 
 TEST(WhatWouldFit, OfWhatCannotBeRecomputedOrCutNamesNothing) {
-  const Case c = seven_billion({"train.recompute=BLOCK", "train.micro_batch=1"});
+  const Case c = seven_billion({"train.recompute_granularity=FULL", "train.gradient_accumulation_steps=32"});
   const double gib = static_cast<double>(memory_of(c, 8).all()) / kGiB - 0.2;
   const Words found = would_fit(c, 8, gib);
-  EXPECT_EQ(starting_with(found, "train.recompute"), "");
-  EXPECT_EQ(starting_with(found, "train.micro_batch"), "");
+  EXPECT_EQ(starting_with(found, "train.recompute_granularity"), "");
+  EXPECT_EQ(starting_with(found, "train.gradient_accumulation_steps"), "");
   EXPECT_NE(starting_with(found, "parallel.tp"), "");
 }
 
@@ -259,13 +266,13 @@ TEST(WhatWouldFit, OfRanksThatShareAHost) {
   const MemoryRoom room{2 * needed - 1, MemoryRoom::Of::kHost, MemoryRoom::Against::kAll};
   EXPECT_LT(room.of_rank(2), needed);
   const Words found = what_would_fit(c.config, c.model, 2, use, room);
-  EXPECT_NE(starting_with(found, "train.recompute"), "");
+  EXPECT_NE(starting_with(found, "train.recompute_granularity"), "");
   EXPECT_EQ(starting_with(found, "ranks"), "");  // more ranks on this host take more
 }
 
 // The check before loading, with the memory of a GPU that is not there.
 TEST(CheckMemory, SaysInOneLineWhatWouldFit) {
-  const Case c = seven_billion({"train.micro_batch=32", "train.global_batch=128"});
+  const Case c = seven_billion({"train.gradient_accumulation_steps=4", "train.global_batch_size=128"});
   cuda::DeviceInfo info;
   info.name = "NVIDIA A100-SXM4-80GB";
   info.free_bytes = static_cast<int64_t>(50 * kGiB);
@@ -282,8 +289,9 @@ TEST(CheckMemory, SaysInOneLineWhatWouldFit) {
   for (const std::string word :
        {"this rank's model, activations and workspaces needs ",
         " of GPU 3 (NVIDIA A100-SXM4-80GB), which has ", "50.00 GiB free of 79.20 GiB",
-        "smaller micro_batch or seq_len, or more ranks (tp, ep)",
-        "train.recompute: ", "train.micro_batch: ", "changes the balance loss", "train.seq_len: ", "ranks: "})
+        "more train.gradient_accumulation_steps, a smaller data.max_seq_length, or more ranks (tp, ep)",
+        "train.recompute_granularity: ", "train.gradient_accumulation_steps: ", "changes the aux loss",
+        "data.max_seq_length: ", "ranks: "})
     EXPECT_NE(text.find(word), std::string::npos) << word << ": " << text;
   EXPECT_EQ(text.find('\n'), std::string::npos);
   EXPECT_NE(said(c, 4, {3, info, 2}).find("workspaces of 2 ranks needs"), std::string::npos);

@@ -95,7 +95,7 @@ TEST(DivideHost, TheExperimentsThreadsComeFirstButNotItsCores) {
   const HostPlacement p = divide_host({{1}, 2, 0}, 0, 4, 0, 2, 2);
   EXPECT_EQ(p.threads, 2);
   EXPECT_EQ(p.on, std::vector<int>{1});
-  EXPECT_NE(p.why.find("parallel.threads 2 is obeyed"), std::string::npos) << p.why;
+  EXPECT_NE(p.why.find("parallel.num_threads 2 is obeyed"), std::string::npos) << p.why;
 }
 
 std::vector<int> bound_to() {

@@ -47,7 +47,7 @@ int64_t resume(FileSystem& files) {
     set.clear();
     store.load(*found.checkpoint, stream, set.tensors());
     EXPECT_EQ(set.differences(static_cast<uint32_t>(found.checkpoint->state.step)), 0);
-    EXPECT_EQ(found.checkpoint->state.cursor, found.checkpoint->state.step * 128);
+    EXPECT_EQ(found.checkpoint->state.consumed_samples, found.checkpoint->state.step * 128);
     if (world.rank() == 0) step = found.checkpoint->state.step;
   });
   for (const std::string& error : errors) EXPECT_EQ(error, "");

@@ -70,7 +70,7 @@ TEST_F(DamageTest, UndamagedIsTaken) {
     const Discovery found = find(ranks);
     ASSERT_TRUE(found.checkpoint.has_value());
     EXPECT_EQ(found.checkpoint->state.step, 20);
-    EXPECT_EQ(found.checkpoint->state.cursor, 20 * 128);
+    EXPECT_EQ(found.checkpoint->state.consumed_samples, 20 * 128);
     EXPECT_EQ(found.checkpoint->state.seed, 0xFEDCBA9876543210U);
     EXPECT_EQ(found.checkpoint->state.extra.at("loss_guard"), std::string("\0\xff\x01", 3));
     EXPECT_EQ(found.checkpoint->state.versions.at("openblas"), "0.3.21");

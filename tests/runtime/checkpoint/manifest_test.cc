@@ -31,7 +31,7 @@ proto::Manifest good() {
   proto::Manifest m;
   m.set_format_version(kManifestVersion);
   m.set_step(7);
-  m.mutable_layout()->set_world(2);
+  m.mutable_layout()->set_world_size(2);
   for (const int rank : {0, 1}) {
     auto& file = *m.add_files();
     file.set_name(shard_name(rank));
@@ -49,7 +49,7 @@ proto::Manifest good() {
   *a.add_pieces() = piece(2, 2, 3, 3, 172);
   auto& b = *m.add_tensors();
   b.set_name("b");
-  b.set_kind(proto::TENSOR_KIND_EXP_AVG);
+  b.set_kind(proto::TensorKind::EXP_AVG);
   b.set_dtype("F32");
   b.set_rows(1);
   b.set_cols(8);
@@ -75,8 +75,8 @@ TEST(ManifestTest, HostileOnesAreRefused) {
   const std::vector<std::pair<const char*, std::function<void(M&)>>> cases = {
       {"format_version is 2", [](M& m) { m.set_format_version(2); }},
       {"step", [](M& m) { m.set_step(-1); }},
-      {"cursor", [](M& m) { m.set_cursor(-1); }},
-      {"world", [](M& m) { m.mutable_layout()->set_world(0); }},
+      {"consumed_samples", [](M& m) { m.set_consumed_samples(-1); }},
+      {"world", [](M& m) { m.mutable_layout()->set_world_size(0); }},
       {"file name", [](M& m) { m.mutable_files(0)->set_name("../shard-00000.safetensors"); }},
       {"file name", [](M& m) { m.mutable_files(0)->set_name("/etc/passwd"); }},
       {"file name", [](M& m) { m.mutable_files(0)->set_name("shard-../00.safetensors"); }},
@@ -88,8 +88,8 @@ TEST(ManifestTest, HostileOnesAreRefused) {
       {"block checksums", [](M& m) { m.mutable_files(0)->set_size(-5); }},
       {"block checksums", [](M& m) { m.mutable_files(0)->add_block_checksums(1); }},
       {"without a name", [](M& m) { m.mutable_tensors(0)->set_name(""); }},
-      {"kind 9", [](M& m) { m.mutable_tensors(0)->set_kind(static_cast<proto::TensorKind>(9)); }},
-      {"kind -1", [](M& m) { m.mutable_tensors(0)->set_kind(static_cast<proto::TensorKind>(-1)); }},
+      {"kind 9", [](M& m) { m.mutable_tensors(0)->set_kind(static_cast<proto::TensorKind::Value>(9)); }},
+      {"kind -1", [](M& m) { m.mutable_tensors(0)->set_kind(static_cast<proto::TensorKind::Value>(-1)); }},
       {"dtype", [](M& m) { m.mutable_tensors(0)->set_dtype("F16"); }},
       {"shape", [](M& m) { m.mutable_tensors(0)->set_rows(0); }},
       {"shape", [](M& m) { m.mutable_tensors(0)->set_cols(-6); }},

@@ -163,7 +163,7 @@ TEST(ReshardTest, AbsentMomentsAreNeitherSavedNorLoaded) {
   });
   const LoadedCheckpoint checkpoint = open(memory);
   for (const auto& tensor : checkpoint.manifest->tensors())
-    EXPECT_EQ(tensor.kind(), proto::TENSOR_KIND_PARAM);
+    EXPECT_EQ(tensor.kind(), proto::TensorKind::PARAM);
   Stream stream{Device{}};
   TrainedSet set({1, 1, 1}, 0);
   EXPECT_THROW(load_checkpoint(memory, checkpoint, stream, set.tensors()), DataError);

@@ -77,7 +77,7 @@ class StrangersTest : public ::testing::Test {
     proto::Manifest m = parse_manifest({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, folder);
     m.clear_checksum();
     m.clear_run_id();
-    m.set_generation(generation);
+    m.set_launch_id(generation);
     const std::string text = serialize_manifest(m);
     bytes.assign(std::as_bytes(std::span(text)).begin(), std::as_bytes(std::span(text)).end());
   }

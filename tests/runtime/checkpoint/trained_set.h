@@ -118,7 +118,7 @@ class TrainedSet {
 inline CheckpointState state_at(int64_t step) {
   CheckpointState state;
   state.step = step;
-  state.cursor = step * 128;
+  state.consumed_samples = step * 128;
   state.seed = 0xFEDCBA9876543210U;
   state.config_text = "model { hidden: 64 }\n";
   state.base_path = "models/base";

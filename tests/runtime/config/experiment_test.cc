@@ -20,11 +20,11 @@ constexpr const char* kGood =
     "run_dir: \"runs/t\"\n"                                        // 2
     "model { path: \"base\" }\n"                                   // 3
     "train {\n"                                                    // 4
-    "  steps: 10\n"                                                // 5
-    "  global_batch: 8 micro_batch: 4\n"                           // 6
+    "  max_steps: 10\n"                                            // 5
+    "  global_batch_size: 8 gradient_accumulation_steps: 2\n"      // 6
     "}\n"                                                          // 7
     "data { train { path: \"a.jsonl\" } eval { path: \"b\" } }\n"  // 8
-    "moe { experts: 4 }\n";                                        // 9
+    "moe { num_experts: 4 }\n";                                    // 9
 
 ExperimentConfig parse(const std::string& text, const std::vector<std::string>& overrides = {}) {
   return parse_experiment(text, "e.textproto", overrides);
@@ -62,81 +62,102 @@ struct BadFile {
 TEST(Experiment, RefusesBadFilesWithFileLineAndTheNearestName) {
   const std::vector<BadFile> table{
       // Names.
-      {"steps: 10", "stepz: 10", {"e.textproto:5:", "no field 'stepz' in Train", "did you mean 'steps'?"}},
-      {"steps: 10", "steps: 10 learning_rte: 1e-3", {"e.textproto:5:13", "did you mean 'learning_rate'?"}},
+      {"max_steps: 10",
+       "max_stepz: 10",
+       {"e.textproto:5:", "no field 'max_stepz' in Train", "did you mean 'max_steps'?"}},
+      {"max_steps: 10",
+       "max_steps: 10 learning_rte: 1e-3",
+       {"e.textproto:5:17", "did you mean 'learning_rate'?"}},
       {"moe {", "mo {", {"e.textproto:9:1", "no field 'mo' in Experiment", "did you mean 'moe'?"}},
       {"path: \"a.jsonl\"", "pth: \"a\"", {"e.textproto:8:", "no field 'pth' in Source", "'path'"}},
-      {"steps: 10",
-       "steps: 10\n  schedule: COSIN",
-       {"e.textproto:6:", "'COSIN' is not a value of schedule", "did you mean 'COSINE'?",
-        "CONSTANT, LINEAR, COSINE"}},
-      {"steps: 10", "steps: 10 mode: DENSE", {"e.textproto:5:19:", "PESC, LORA, FULL"}},
+      {"max_steps: 10",
+       "max_steps: 10\n  lr_scheduler_type: COSIN",
+       {"e.textproto:6:", "'COSIN' is not a value of lr_scheduler_type", "did you mean 'COSINE'?",
+        "CONSTANT_WITH_WARMUP, LINEAR, COSINE"}},
+      {"max_steps: 10", "max_steps: 10 mode: DENSE", {"e.textproto:5:23:", "PESC, LORA, FULL"}},
       {"moe {", "parallel { device: GPU } moe {", {"e.textproto:9:", "CPU, CUDA"}},
-      {"experts: 4",
-       "experts: 4 } lora { target: \"q_prj\"",
-       {"e.textproto:9: lora.target[0] is 'q_prj'", "did you mean 'q_proj'?", "down_proj"}},
-      {"experts: 4",
-       "experts: 4 } lora { target: [\"q_proj\", \"q_proj\"]",
-       {"lora.target[1]", "second time"}},
+      {"num_experts: 4",
+       "num_experts: 4 } lora { target_modules: \"q_prj\"",
+       {"e.textproto:9: lora.target_modules[0] is 'q_prj'", "did you mean 'q_proj'?", "down_proj"}},
+      {"num_experts: 4",
+       "num_experts: 4 } lora { target_modules: [\"q_proj\", \"q_proj\"]",
+       {"lora.target_modules[1]", "second time"}},
       // Types and syntax.
-      {"steps: 10", "steps: \"ten\"", {"e.textproto:5:10", "Expected integer"}},
-      {"steps: 10", "steps: 1.5", {"e.textproto:5:", "Expected integer"}},
-      {"steps: 10", "steps: 10 learning_rate: fast", {"e.textproto:5:", "Expected double"}},
-      {"steps: 10", "steps: 10 steps: 11", {"e.textproto:5:", "'steps' is set twice"}},
-      {"steps: 10", "steps: 99999999999999999999", {"e.textproto:5:", "out of range"}},
-      {"moe { experts: 4 }", "moe { experts: 4", {"e.textproto:10:1"}},
+      {"max_steps: 10", "max_steps: \"ten\"", {"e.textproto:5:14", "Expected integer"}},
+      {"max_steps: 10", "max_steps: 1.5", {"e.textproto:5:", "Expected integer"}},
+      {"max_steps: 10", "max_steps: 10 learning_rate: fast", {"e.textproto:5:", "Expected double"}},
+      {"max_steps: 10", "max_steps: 10 max_steps: 11", {"e.textproto:5:", "'max_steps' is set twice"}},
+      {"max_steps: 10", "max_steps: 99999999999999999999", {"e.textproto:5:", "out of range"}},
+      {"moe { num_experts: 4 }", "moe { num_experts: 4", {"e.textproto:10:1"}},
       // Fields that exclude each other, and required ones.
-      {"steps: 10", "steps: 10\n epochs: 1", {"e.textproto:6:", "'epochs' and 'steps' exclude each other"}},
-      {"steps: 10", "steps: 10 warmup_steps: 1 warmup_ratio: 0.1", {"e.textproto:5:", "exclude each other"}},
+      {"max_steps: 10",
+       "max_steps: 10\n num_train_epochs: 1",
+       {"e.textproto:6:", "'num_train_epochs' and 'max_steps' exclude each other"}},
+      {"max_steps: 10",
+       "max_steps: 10 warmup_steps: 1 warmup_ratio: 0.1",
+       {"e.textproto:5:", "exclude each other"}},
       {"path: \"base\"", "path: \"base\" shape {}", {"e.textproto:3:", "'shape' and 'path' exclude"}},
-      {"steps: 10", "", {"e.textproto:4: train needs train.steps or train.epochs"}},
+      {"max_steps: 10", "", {"e.textproto:4: train needs train.max_steps or train.num_train_epochs"}},
       {"path: \"base\"", "", {"e.textproto:3: model names no base", "model.path", "model.shape"}},
       {"run_dir: \"runs/t\"", "", {"e.textproto: run_dir is not set"}},
       {"train { path: \"a.jsonl\" }", "", {"e.textproto:8: data.train is empty"}},
       {"path: \"a.jsonl\"", "tag: \"x\"", {"e.textproto:8: data.train[0].path is not set"}},
       // Ranges.
-      {"steps: 10", "steps: 0", {"e.textproto:5: train.steps is 0; it must be at least 1"}},
-      {"steps: 10", "epochs: -1", {"e.textproto:5: train.epochs is -1; it must be positive"}},
-      {"micro_batch: 4",
-       "micro_batch: 3",
-       {"e.textproto:6: train.micro_batch is 3", "does not divide train.global_batch = 8"}},
-      {"micro_batch: 4", "micro_batch: 16", {"e.textproto:6: train.micro_batch is 16", "between 1 and 8"}},
-      {"steps: 10", "steps: 10 seq_len: 1", {"e.textproto:5: train.seq_len is 1"}},
-      {"steps: 10", "steps: 10 learning_rate: -1", {"e.textproto:5: train.learning_rate is -1"}},
-      {"steps: 10", "steps: 10 learning_rate: nan", {"e.textproto:5: train.learning_rate is nan"}},
-      {"steps: 10", "steps: 10 clip_norm: inf", {"e.textproto:5: train.clip_norm is inf"}},
-      {"steps: 10", "steps: 10 weight_decay: -0.1", {"e.textproto:5: train.weight_decay is -0.1"}},
-      {"steps: 10", "steps: 10 beta2: 1", {"e.textproto:5: train.beta2 is 1", "less than 1"}},
-      {"steps: 10", "steps: 10 epsilon: 0", {"e.textproto:5: train.epsilon is 0", "positive"}},
-      {"steps: 10", "steps: 10 warmup_ratio: 1", {"e.textproto:5: train.warmup_ratio is 1"}},
-      {"steps: 10", "steps: 10 min_lr_ratio: 1.5", {"e.textproto:5: train.min_lr_ratio is 1.5"}},
-      {"experts: 4",
-       "experts: 4 top_k: 5",
-       {"e.textproto:9: moe.top_k is 5", "between 1 and moe.experts = 4"}},
-      {"experts: 4", "experts: 0", {"e.textproto:9: moe.experts is 0"}},
-      {"experts: 4", "experts: 256", {"e.textproto:9: moe.experts is 256", "between 1 and 255"}},
-      {"experts: 4", "adapter_dim: 0", {"e.textproto:9: moe.adapter_dim is 0"}},
-      {"experts: 4", "dropout: 1", {"e.textproto:9: moe.dropout is 1"}},
-      {"experts: 4", "aux_coef: -1", {"e.textproto:9: moe.aux_coef is -1"}},
-      {"experts: 4", "scale: nan", {"e.textproto:9: moe.scale is nan"}},
-      {"experts: 4", "experts: 4 } lora { dropout: -0.1", {"e.textproto:9: lora.dropout is -0.1"}},
-      {"experts: 4", "experts: 4 } lora { rank: -1", {"e.textproto:9: lora.rank is -1"}},
-      {"experts: 4", "experts: 4 } parallel { tp: 0", {"e.textproto:9: parallel.tp is 0"}},
-      {"experts: 4", "experts: 4 } parallel { exchange_headroom: 0", {"parallel.exchange_headroom is 0"}},
-      {"experts: 4",
-       "experts: 4 } parallel { expert_exchange: WEIGHTS",
-       {"e.textproto:9:", "no field 'expert_exchange' in Parallel", "leave it out"}},
+      {"max_steps: 10", "max_steps: 0", {"e.textproto:5: train.max_steps is 0; it must be at least 1"}},
+      {"max_steps: 10",
+       "num_train_epochs: -1",
+       {"e.textproto:5: train.num_train_epochs is -1; it must be positive"}},
+      {"gradient_accumulation_steps: 2",
+       "gradient_accumulation_steps: 3",
+       {"e.textproto:6: train.gradient_accumulation_steps is 3",
+        "does not divide train.global_batch_size = 8"}},
+      {"gradient_accumulation_steps: 2",
+       "gradient_accumulation_steps: 16",
+       {"e.textproto:6: train.gradient_accumulation_steps is 16", "between 1 and 8"}},
+      {"data {", "data { max_seq_length: 1", {"e.textproto:8: data.max_seq_length is 1"}},
+      {"max_steps: 10", "max_steps: 10 learning_rate: -1", {"e.textproto:5: train.learning_rate is -1"}},
+      {"max_steps: 10", "max_steps: 10 learning_rate: nan", {"e.textproto:5: train.learning_rate is nan"}},
+      {"max_steps: 10", "max_steps: 10 max_grad_norm: inf", {"e.textproto:5: train.max_grad_norm is inf"}},
+      {"max_steps: 10", "max_steps: 10 weight_decay: -0.1", {"e.textproto:5: train.weight_decay is -0.1"}},
+      {"max_steps: 10",
+       "max_steps: 10 adam_beta2: 1",
+       {"e.textproto:5: train.adam_beta2 is 1", "less than 1"}},
+      {"max_steps: 10",
+       "max_steps: 10 adam_epsilon: 0",
+       {"e.textproto:5: train.adam_epsilon is 0", "positive"}},
+      {"max_steps: 10", "max_steps: 10 warmup_ratio: 1", {"e.textproto:5: train.warmup_ratio is 1"}},
+      {"max_steps: 10", "max_steps: 10 min_lr_ratio: 1.5", {"e.textproto:5: train.min_lr_ratio is 1.5"}},
+      {"num_experts: 4",
+       "num_experts: 4 num_experts_per_tok: 5",
+       {"e.textproto:9: moe.num_experts_per_tok is 5", "between 1 and moe.num_experts = 4"}},
+      {"num_experts: 4", "num_experts: 0", {"e.textproto:9: moe.num_experts is 0"}},
+      {"num_experts: 4", "num_experts: 256", {"e.textproto:9: moe.num_experts is 256", "between 1 and 255"}},
+      {"num_experts: 4", "adapter_dim: 0", {"e.textproto:9: moe.adapter_dim is 0"}},
+      {"num_experts: 4", "adapter_dropout: 1", {"e.textproto:9: moe.adapter_dropout is 1"}},
+      {"num_experts: 4", "router_aux_loss_coef: -1", {"e.textproto:9: moe.router_aux_loss_coef is -1"}},
+      {"num_experts: 4", "adapter_scaling: nan", {"e.textproto:9: moe.adapter_scaling is nan"}},
+      {"num_experts: 4",
+       "num_experts: 4 } lora { lora_dropout: -0.1",
+       {"e.textproto:9: lora.lora_dropout is -0.1"}},
+      {"num_experts: 4", "num_experts: 4 } lora { r: -1", {"e.textproto:9: lora.r is -1"}},
+      {"num_experts: 4", "num_experts: 4 } parallel { tp: 0", {"e.textproto:9: parallel.tp is 0"}},
+      {"num_experts: 4", "num_experts: 4 } parallel { buffer_factor: 0", {"parallel.buffer_factor is 0"}},
+      {"num_experts: 4",
+       "num_experts: 4 } parallel { expert_exchange: WEIGHTS",
+       {"e.textproto:9:", "no field 'expert_exchange' in Parallel", "leave it out: "}},
       {"eval { path: \"b\" }",
        "eval { path: \"b\" weight: 2 }",
-       {"e.textproto:8:", "no field 'weight'", "every held-out row is read exactly once; leave it out"}},
+       {"e.textproto:8:", "no field 'weight'", "leave it out: every evaluation row is read exactly once"}},
       {"path: \"a.jsonl\"", "path: \"a\" weight: 0", {"e.textproto:8: data.train[0].weight is 0"}},
-      {"experts: 4", "experts: 4 } checkpoint { keep: 1", {"e.textproto:9: checkpoint.keep is 1"}},
-      {"experts: 4", "experts: 4 } generate { top_p: 0", {"e.textproto:9: generate.top_p is 0"}},
-      {"experts: 4",
-       "experts: 4 } generate { temperature: -1",
+      {"num_experts: 4",
+       "num_experts: 4 } checkpoint { save_total_limit: 1",
+       {"e.textproto:9: checkpoint.save_total_limit is 1"}},
+      {"num_experts: 4", "num_experts: 4 } generate { top_p: 0", {"e.textproto:9: generate.top_p is 0"}},
+      {"num_experts: 4",
+       "num_experts: 4 } generate { temperature: -1",
        {"e.textproto:9: generate.temperature is -1"}},
-      {"experts: 4",
-       "experts: 4 } debug { routing_record: \"a\" routing_replay: \"b\"",
+      {"num_experts: 4",
+       "num_experts: 4 } debug { routing_record: \"a\" routing_replay: \"b\"",
        {"e.textproto:9: debug.routing_record", "exclude each other"}},
   };
   for (const BadFile& bad : table) {
@@ -150,91 +171,101 @@ TEST(Experiment, RefusesBadFilesWithFileLineAndTheNearestName) {
 
 TEST(Experiment, EveryHeldOutFileGivesARow) {
   const std::string two = "data.eval[1].path=c";
-  EXPECT_EQ(parse(kGood, {two, "train.eval_every=5", "train.eval_rows=2"}).train.eval_rows, 2);
-  EXPECT_NE(refusal(kGood, {two, "train.eval_rows=1"})
-                .find("train.eval_rows is 1, fewer than the 2 files of data.eval"),
+  EXPECT_EQ(parse(kGood, {two, "train.eval_steps=5", "train.max_eval_samples=2"}).train.max_eval_samples, 2);
+  EXPECT_NE(refusal(kGood, {two, "train.max_eval_samples=1"})
+                .find("train.max_eval_samples is 1, fewer than the 2 files of data.eval"),
             std::string::npos);
 }
 
 TEST(Experiment, RefusesBadShapes) {
-  const std::string good = "vocab: 64 hidden: 32 ffn: 48 layers: 2 heads: 4";
+  const std::string good =
+      "vocab_size: 64 hidden_size: 32 intermediate_size: 48 num_hidden_layers: 2 num_attention_heads: 4";
   const auto run = [&](const std::string& fields, const std::string& mode) {
     return parse(
         replaced("model { path: \"base\" }", "model { tokenizer: \"t\" shape {\n" + fields + "\n} }"),
         {"train.mode=" + mode});
   };
-  const ExperimentConfig c = run(good + " family: QWEN2 tied_embeddings: true", "FULL");
-  EXPECT_EQ(c.model.shape.kv_heads, 4);
+  const ExperimentConfig c = run(good + " family: QWEN2 tie_word_embeddings: true", "FULL");
+  EXPECT_EQ(c.model.shape.num_key_value_heads, 4);
   EXPECT_EQ(c.model.shape.head_dim, 8);
-  EXPECT_EQ(c.model.shape.max_positions, 2048);
+  EXPECT_EQ(c.model.shape.max_position_embeddings, 2048);
   EXPECT_EQ(c.model.shape.rope.theta, 10000);
   EXPECT_TRUE(c.model.shape.qkv_bias);
-  EXPECT_TRUE(c.model.shape.tied_embeddings);
-  EXPECT_EQ(c.model.init_std, 0.02);
+  EXPECT_TRUE(c.model.shape.tie_word_embeddings);
+  EXPECT_EQ(c.model.initializer_range, 0.02);
   EXPECT_EQ(c.model.path, "");
   const auto refused = [&](const std::string& fields, const std::string& mode) {
     return usage_error([&] { (void)run(fields, mode); });
   };
   EXPECT_NE(refused(good, "PESC").find("e.textproto:3: model.shape has random weights"), std::string::npos);
-  EXPECT_NE(refused("hidden: 32", "FULL").find("model.shape.vocab is not set"), std::string::npos);
-  EXPECT_NE(refused(good + " kv_heads: 3", "FULL").find("e.textproto:4: model.shape.kv_heads is 3"),
+  EXPECT_NE(refused("hidden_size: 32", "FULL").find("model.shape.vocab_size is not set"), std::string::npos);
+  EXPECT_NE(refused(good + " num_key_value_heads: 3", "FULL")
+                .find("e.textproto:4: model.shape.num_key_value_heads is 3"),
             std::string::npos);
   EXPECT_NE(refused(good + "\nhead_dim: 7", "FULL").find("e.textproto:5: model.shape.head_dim is 7"),
             std::string::npos);
-  EXPECT_NE(refused("vocab: 64 hidden: 30 ffn: 48 layers: 2 heads: 4", "FULL")
-                .find("model.shape.heads is 4, which does"),
+  EXPECT_NE(
+      refused(
+          "vocab_size: 64 hidden_size: 30 intermediate_size: 48 num_hidden_layers: 2 num_attention_heads: 4",
+          "FULL")
+          .find("model.shape.num_attention_heads is 4, which does"),
+      std::string::npos);
+  EXPECT_NE(refused(good + " rms_norm_eps: 0", "FULL").find("model.shape.rms_norm_eps is 0"),
             std::string::npos);
-  EXPECT_NE(refused(good + " rms_eps: 0", "FULL").find("model.shape.rms_eps is 0"), std::string::npos);
 }
 
 TEST(Experiment, DefaultsAreThePapersRecipe) {
   const ExperimentConfig c = parse(
-      "run_dir: \"r\" model { path: \"base\" } train { epochs: 1 } data { train { path: \"a\" tag: \"x\" } "
+      "run_dir: \"r\" model { path: \"base\" } train { num_train_epochs: 1 } data { train { path: \"a\" tag: "
+      "\"x\" } "
       "}");
   EXPECT_EQ(c.model.tokenizer, "base");
   EXPECT_EQ(c.pesc.mode, TrainMode::kPesc);
-  EXPECT_EQ(c.pesc.moe.experts, 8);
-  EXPECT_EQ(c.pesc.moe.top_k, 2);
+  EXPECT_EQ(c.pesc.moe.num_experts, 8);
+  EXPECT_EQ(c.pesc.moe.num_experts_per_tok, 2);
   EXPECT_EQ(c.pesc.moe.adapter_dim, 512);
-  EXPECT_EQ(c.pesc.moe.aux_coef, 0.01);
-  EXPECT_EQ(c.pesc.lora.rank, 64);
-  EXPECT_EQ(c.pesc.lora.alpha, 16);
-  EXPECT_EQ(c.pesc.lora.targets.size(), static_cast<size_t>(kLinears));
-  EXPECT_EQ(c.train.steps, 0);
-  EXPECT_EQ(c.train.epochs, 1);
-  EXPECT_EQ(c.train.global_batch, 128);
-  EXPECT_EQ(c.train.micro_batch, 128);
-  EXPECT_EQ(c.train.micro_batches(), 1);
-  EXPECT_EQ(c.train.seq_len, 2048);
+  EXPECT_EQ(c.pesc.moe.router_aux_loss_coef, 0.01);
+  EXPECT_EQ(c.pesc.lora.r, 64);
+  EXPECT_EQ(c.pesc.lora.lora_alpha, 16);
+  EXPECT_EQ(c.pesc.lora.target_modules.size(), static_cast<size_t>(kLinears));
+  EXPECT_EQ(c.train.max_steps, 0);
+  EXPECT_EQ(c.train.num_train_epochs, 1);
+  EXPECT_EQ(c.train.global_batch_size, 128);
+  EXPECT_EQ(c.train.micro_batch_rows(), 128);
+  EXPECT_EQ(c.train.gradient_accumulation_steps, 1);
+  EXPECT_EQ(parse(kGood).train.micro_batch_rows(), 4);
+  EXPECT_EQ(c.data.max_seq_length, 2048);
   EXPECT_EQ(c.train.lr.lr, 2e-4);
   EXPECT_EQ(c.train.lr.schedule, Schedule::kConstant);
-  EXPECT_EQ(c.train.recompute, Recompute::kNone);
-  EXPECT_EQ(parse(kGood, {"train.recompute=CHEAP"}).train.recompute, Recompute::kCheap);
-  EXPECT_EQ(parse(kGood, {"train.recompute=BLOCK"}).train.recompute, Recompute::kBlock);
+  EXPECT_EQ(c.train.recompute_granularity, Recompute::kNone);
+  EXPECT_EQ(parse(kGood, {"train.recompute_granularity=SELECTIVE"}).train.recompute_granularity,
+            Recompute::kSelective);
+  EXPECT_EQ(parse(kGood, {"train.recompute_granularity=FULL"}).train.recompute_granularity, Recompute::kFull);
   EXPECT_EQ(c.train.adamw.clip_norm, 0.3);
   EXPECT_EQ(c.train.adamw.weight_decay, 0);
   EXPECT_EQ(c.parallel.tp, 1);
   EXPECT_EQ(c.parallel.ep, 1);
-  EXPECT_EQ(c.parallel.exchange_headroom, 2);
-  EXPECT_EQ(c.parallel.exchange_chunks, 0);
-  EXPECT_EQ(c.parallel.overlap, Overlap::kOff);
-  EXPECT_EQ(parse(kGood, {"parallel.overlap=true"}).parallel.overlap, Overlap::kOn);
+  EXPECT_EQ(c.parallel.buffer_factor, 2);
+  EXPECT_EQ(c.parallel.dispatch_chunks, 0);
+  EXPECT_EQ(c.parallel.overlap_comm, Overlap::kOff);
+  EXPECT_EQ(parse(kGood, {"parallel.overlap_comm=true"}).parallel.overlap_comm, Overlap::kOn);
   ASSERT_EQ(c.data.train.size(), 1U);
   EXPECT_EQ(c.data.train[0].tag, "x");
   EXPECT_EQ(c.data.train[0].weight, 1);
   EXPECT_TRUE(c.data.eval.empty());
   EXPECT_EQ(c.data.on_bad_row, BadRowPolicy::kFail);
-  EXPECT_EQ(c.checkpoint.keep, 2);
-  EXPECT_TRUE(c.checkpoint.asynchronous);
-  EXPECT_EQ(c.checkpoint.on_error, OnSaveError::kStop);
-  EXPECT_EQ(parse(kGood, {"checkpoint.on_error=CONTINUE"}).checkpoint.on_error, OnSaveError::kContinue);
-  EXPECT_FALSE(parse(kGood, {"checkpoint.asynchronous=false"}).checkpoint.asynchronous);
+  EXPECT_EQ(c.checkpoint.save_total_limit, 2);
+  EXPECT_TRUE(c.checkpoint.async_save);
+  EXPECT_EQ(c.checkpoint.on_save_error, OnSaveError::kStop);
+  EXPECT_EQ(parse(kGood, {"checkpoint.on_save_error=CONTINUE"}).checkpoint.on_save_error,
+            OnSaveError::kContinue);
+  EXPECT_FALSE(parse(kGood, {"checkpoint.async_save=false"}).checkpoint.async_save);
   EXPECT_EQ(c.generate.temperature, 0);
 }
 
 TEST(Experiment, TokensAreExchangedInTwoChunksWhereThatHidesSomething) {
   const ExperimentConfig cpu = parse(kGood);
-  const ExperimentConfig gpu = parse(kGood, {"parallel.device=CUDA", "parallel.overlap=true"});
+  const ExperimentConfig gpu = parse(kGood, {"parallel.device=CUDA", "parallel.overlap_comm=true"});
   const auto chunks = [](const ExperimentConfig& c, int world, int tp, int ep, int64_t tokens) {
     return c.parallel.chunks(c.pesc, Mesh(world, 0, tp, ep), tokens);
   };
@@ -247,47 +278,53 @@ TEST(Experiment, TokensAreExchangedInTwoChunksWhereThatHidesSomething) {
   EXPECT_EQ(chunks(parse(kGood, {"parallel.device=CUDA"}), 4, 1, 4, 8192), 1);  // nothing would hide it
   EXPECT_EQ(chunks(parse(kGood, {"parallel.device=CUDA", "train.mode=LORA"}), 4, 1, 1, 8192), 1);
   for (const int n : {1, 2}) {
-    const ExperimentConfig set = parse(kGood, {str_cat("parallel.exchange_chunks=", n)});
+    const ExperimentConfig set = parse(kGood, {str_cat("parallel.dispatch_chunks=", n)});
     EXPECT_EQ(chunks(set, 4, 1, 4, 10), n);
   }
-  EXPECT_EQ(parse(kGood, {"parallel.overlap=false"}).parallel.overlap, Overlap::kOff);
-  EXPECT_NE(refusal(kGood, {"parallel.exchange_chunks=3"}).find("parallel.exchange_chunks is 3"),
+  EXPECT_EQ(parse(kGood, {"parallel.overlap_comm=false"}).parallel.overlap_comm, Overlap::kOff);
+  EXPECT_NE(refusal(kGood, {"parallel.dispatch_chunks=3"}).find("parallel.dispatch_chunks is 3"),
             std::string::npos);
 }
 
 TEST(Experiment, OneFileIsItsOwnDenseBaseline) {
-  const std::string text = replaced("experts: 4", "experts: 4 } parallel { ep: 4");
+  const std::string text = replaced("num_experts: 4", "num_experts: 4 } parallel { ep: 4");
   EXPECT_EQ(parse(text).parallel.ep, 4);
   const ExperimentConfig lora = parse(text, {"train.mode=LORA"});
-  EXPECT_EQ(lora.pesc.moe.experts, 0);
-  EXPECT_EQ(lora.pesc.lora.rank, 64);
+  EXPECT_EQ(lora.pesc.moe.num_experts, 0);
+  EXPECT_EQ(lora.pesc.lora.r, 64);
   EXPECT_EQ(lora.parallel.ep, 1);
   const ExperimentConfig full = parse(text, {"train.mode=FULL"});
-  EXPECT_EQ(full.pesc.moe.experts, 0);
-  EXPECT_EQ(full.pesc.lora.rank, 0);
-  EXPECT_NE(refusal(text, {"train.mode=LORA", "lora.rank=0"}).find("--set lora.rank=0: lora.rank is 0"),
+  EXPECT_EQ(full.pesc.moe.num_experts, 0);
+  EXPECT_EQ(full.pesc.lora.r, 0);
+  EXPECT_NE(refusal(text, {"train.mode=LORA", "lora.r=0"}).find("--set lora.r=0: lora.r is 0"),
             std::string::npos);
 }
 
 TEST(Experiment, AnOverriddenValueIsBlamedOnTheOverride) {
-  const std::string message = refusal(kGood, {"train.micro_batch=3"});
-  EXPECT_EQ(message.find("--set train.micro_batch=3: train.micro_batch is 3"), 0U) << message;
+  const std::string message = refusal(kGood, {"train.gradient_accumulation_steps=3"});
+  EXPECT_EQ(message.find("--set train.gradient_accumulation_steps=3: train.gradient_accumulation_steps is 3"),
+            0U)
+      << message;
   // What the override took away is no place any more; its neighbours keep theirs.
   EXPECT_EQ(
       refusal(kGood, {"data.train=[{weight: 2}]"}).find("--set data.train=[{weight: 2}]: data.train[0].path"),
       0U);
-  EXPECT_EQ(refusal(kGood, {"train.global_batch=6"}).find("e.textproto:6: train.micro_batch is 4"), 0U);
+  EXPECT_EQ(refusal(kGood, {"train.global_batch_size=7"})
+                .find("e.textproto:6: train.gradient_accumulation_steps is 2"),
+            0U);
 }
 
 TEST(Experiment, ResolvedTextReadsBackToItself) {
   const std::vector<std::string> texts{
       kGood,
-      replaced("steps: 10",
-               "epochs: 0.3333333333333333 warmup_ratio: 0.03 learning_rate: 1.2345678901234567e-4"),
+      replaced(
+          "max_steps: 10",
+          "num_train_epochs: 0.3333333333333333 warmup_ratio: 0.03 learning_rate: 1.2345678901234567e-4"),
       replaced("\"runs/t\"", "\"runs/\\\"\\n\\303\\251 x\""),
-      replaced("experts: 4", "experts: 4 } lora { target: [\"o_proj\", \"q_proj\"]"),
+      replaced("num_experts: 4", "num_experts: 4 } lora { target_modules: [\"o_proj\", \"q_proj\"]"),
       replaced("model { path: \"base\" }\ntrain {",
-               "model { tokenizer: \"t\" shape { vocab: 64 hidden: 32 ffn: 48 layers: 2 heads: 4 } }\ntrain "
+               "model { tokenizer: \"t\" shape { vocab_size: 64 hidden_size: 32 intermediate_size: 48 "
+               "num_hidden_layers: 2 num_attention_heads: 4 } }\ntrain "
                "{ mode: FULL"),
   };
   for (const std::string& text : texts) {
@@ -296,15 +333,16 @@ TEST(Experiment, ResolvedTextReadsBackToItself) {
     EXPECT_EQ(first.text, again.text);
     EXPECT_EQ(first.run_dir, again.run_dir);
     EXPECT_EQ(first.train.lr.lr, again.train.lr.lr);
-    EXPECT_EQ(first.train.epochs, again.train.epochs);
-    EXPECT_EQ(first.pesc.lora.targets, again.pesc.lora.targets);
+    EXPECT_EQ(first.train.num_train_epochs, again.train.num_train_epochs);
+    EXPECT_EQ(first.pesc.lora.target_modules, again.pesc.lora.target_modules);
     EXPECT_TRUE(experiment_differences(first.text, again.text).empty());
   }
   // Every default is there to be read, the dependent ones too.
-  const std::string text = parse(replaced("micro_batch: 4", "")).text;
+  const std::string text = parse(replaced("gradient_accumulation_steps: 2", "")).text;
   for (const char* field :
-       {"micro_batch: 8", "beta2: 0.999", "clip_norm: 0.3", "target: \"down_proj\"", "rank: 64",
-        "tokenizer: \"base\"", "exchange_headroom: 2", "keep: 2", "temperature: 0"})
+       {"gradient_accumulation_steps: 1", "adam_beta2: 0.999", "max_grad_norm: 0.3",
+        "target_modules: \"down_proj\"", "r: 64", "tokenizer: \"base\"", "buffer_factor: 2",
+        "save_total_limit: 2", "max_seq_length: 2048", "temperature: 0"})
     EXPECT_NE(text.find(field), std::string::npos) << field << " in\n" << text;
 }
 
@@ -319,10 +357,11 @@ TEST(Experiment, TagsArePrintable) {
 
 TEST(Experiment, DifferencesNameEachFieldAndBothValues) {
   const std::string before = parse(kGood).text;
-  const std::string after = parse(kGood, {"train.seed=2", "data.train[1].path=c", "train.epochs=1"}).text;
+  const std::string after =
+      parse(kGood, {"train.seed=2", "data.train[1].path=c", "train.num_train_epochs=1"}).text;
   const std::vector<std::string> expected{
       "data.train[1].path: (not set) -> \"c\"", "data.train[1].weight: (not set) -> 1",
-      "train.epochs: (not set) -> 1", "train.seed: 1 -> 2", "train.steps: 10 -> (not set)"};
+      "train.max_steps: 10 -> (not set)", "train.num_train_epochs: (not set) -> 1", "train.seed: 1 -> 2"};
   EXPECT_EQ(experiment_differences(before, after), expected);
   EXPECT_TRUE(experiment_differences(before, before).empty());
 }
@@ -334,37 +373,45 @@ TEST(Experiment, SettingsThatHaveNoEffectAreNamed) {
     return parse(kGood, overrides).unused;
   };
   EXPECT_TRUE(unused({}).empty());
-  EXPECT_TRUE(unused({"generate.top_p=1", "parallel.exchange_headroom=2", "parallel.overlap=false"}).empty());
+  EXPECT_TRUE(
+      unused({"generate.top_p=1", "parallel.buffer_factor=2", "parallel.overlap_comm=false"}).empty());
   struct Case {
     std::vector<std::string> overrides;
     Concerns concerns;
     std::string text;
   };
   const std::vector<Case> cases{
-      {{"train.mode=LORA"}, Concerns::kAll, "e.textproto:9: moe.experts has no effect in train.mode LORA"},
-      {{"train.mode=FULL", "moe={}", "lora.rank=4", "lora.target=q_proj"},
+      {{"train.mode=LORA"},
        Concerns::kAll,
-       "--set lora.rank=4: lora.rank, lora.target have no effect in train.mode FULL"},
+       "e.textproto:9: moe.num_experts has no effect in train.mode LORA"},
+      {{"train.mode=FULL", "moe={}", "lora.r=4", "lora.target_modules=q_proj"},
+       Concerns::kAll,
+       "--set lora.r=4: lora.r, lora.target_modules have no effect in train.mode FULL"},
       {{"train.mode=LORA", "moe={}", "parallel.ep=2"}, Concerns::kAll, "parallel.ep has no effect"},
       {{"train.mode=LORA", "moe={}", "debug.routing_record=x"}, Concerns::kTraining, "debug.routing_record"},
-      {{"lora.rank=0", "lora.alpha=3"}, Concerns::kAll, "lora.alpha has no effect with lora.rank 0"},
-      {{"parallel.exchange_headroom=3"}, Concerns::kAll, "parallel.exchange_headroom has no effect"},
-      {{"parallel.overlap=true"}, Concerns::kAll, "parallel.overlap has no effect with parallel.device CPU"},
-      {{"parallel.share_gpu=true"}, Concerns::kAll, "parallel.share_gpu has no effect"},
-      {{"train.eval_every=2", "data.eval=[]"}, Concerns::kTraining, "train.eval_every has no effect"},
-      {{"train.eval_rows=2"}, Concerns::kTraining, "train.eval_rows has no effect with train.eval_every 0"},
+      {{"lora.r=0", "lora.lora_alpha=3"}, Concerns::kAll, "lora.lora_alpha has no effect with lora.r 0"},
+      {{"parallel.buffer_factor=3"}, Concerns::kAll, "parallel.buffer_factor has no effect"},
+      {{"parallel.overlap_comm=true"},
+       Concerns::kAll,
+       "parallel.overlap_comm has no effect with parallel.device CPU"},
+      {{"debug.share_gpu=true"}, Concerns::kAll, "debug.share_gpu has no effect"},
+      {{"train.eval_steps=2", "data.eval=[]"}, Concerns::kTraining, "train.eval_steps has no effect"},
+      {{"train.max_eval_samples=2"},
+       Concerns::kTraining,
+       "train.max_eval_samples has no effect with train.eval_steps 0"},
       {{"train.min_lr_ratio=0.1"}, Concerns::kTraining, "train.min_lr_ratio has no effect"},
-      {{"train.loss_spike_ratio=0", "train.on_loss_spike=SKIP_SPIKE"},
+      {{"train.loss_spike_ratio=0", "train.on_loss_spike=SKIP"},
        Concerns::kTraining,
        "train.on_loss_spike has no effect"},
-      {{"checkpoint.on_error=CONTINUE"}, Concerns::kTraining, "checkpoint.on_error has no effect"},
-      {{"checkpoint.asynchronous=false"}, Concerns::kTraining, "checkpoint.asynchronous has no effect"},
-      {{"checkpoint.every_steps=10", "checkpoint.keep_every=15"},
+      {{"checkpoint.on_save_error=CONTINUE"}, Concerns::kTraining, "checkpoint.on_save_error has no effect"},
+      {{"checkpoint.async_save=false"}, Concerns::kTraining, "checkpoint.async_save has no effect"},
+      {{"checkpoint.save_steps=10", "checkpoint.keep_every_steps=15"},
        Concerns::kTraining,
-       "--set checkpoint.keep_every=15: checkpoint.keep_every is 15, no multiple of checkpoint.every_steps, "
+       "--set checkpoint.keep_every_steps=15: checkpoint.keep_every_steps is 15, no multiple of "
+       "checkpoint.save_steps, "
        "which "
        "is 10: of the steps that are saved, those that are multiples of 30 are kept for good"},
-      {{"checkpoint.every_steps=1099511627776", "checkpoint.keep_every=1099511627775"},
+      {{"checkpoint.save_steps=1099511627776", "checkpoint.keep_every_steps=1099511627775"},
        Concerns::kTraining,
        "none is kept for good"},
       {{"recovery.max_restarts=1", "recovery.host_wait_s=5"},
@@ -383,14 +430,14 @@ TEST(Experiment, SettingsThatHaveNoEffectAreNamed) {
     EXPECT_EQ(found[0].concerns, c.concerns) << c.text;
   }
   EXPECT_TRUE(unused({"generate.temperature=1", "generate.top_p=0.5", "generate.seed=2"}).empty());
-  EXPECT_TRUE(unused({"checkpoint.every_steps=5", "checkpoint.keep_every=15"}).empty());
+  EXPECT_TRUE(unused({"checkpoint.save_steps=5", "checkpoint.keep_every_steps=15"}).empty());
   // The ranks themselves end at these.
   EXPECT_TRUE(
       unused({"recovery.step_limit_s=9", "recovery.setup_limit_s=9", "recovery.eval_limit_s=9"}).empty());
-  EXPECT_TRUE(unused({"parallel.ep=2", "parallel.exchange_headroom=3"}).empty());
-  EXPECT_FALSE(unused({"parallel.exchange_headroom=0.5"}).empty());
-  EXPECT_FALSE(unused({"parallel.exchange_chunks=2"}).empty());
-  EXPECT_FALSE(unused({"parallel.time_kernels=false"}).empty());
+  EXPECT_TRUE(unused({"parallel.ep=2", "parallel.buffer_factor=3"}).empty());
+  EXPECT_FALSE(unused({"parallel.buffer_factor=0.5"}).empty());
+  EXPECT_FALSE(unused({"parallel.dispatch_chunks=2"}).empty());
+  EXPECT_FALSE(unused({"parallel.gemm_autotune=false"}).empty());
   // The resolved text, every default spelled out, says nothing more than its source did.
   EXPECT_EQ(parse(parse(kGood, {"train.mode=LORA"}).text).unused.size(), 1U);
 }
@@ -480,14 +527,14 @@ TEST_F(ExperimentPaths, ExperimentFilesThatAreNotThere) {
 
 TEST(Experiment, IsCheckedAgainstTheModel) {
   ModelConfig m;
-  m.vocab = 64;
-  m.hidden = 32;
-  m.ffn = 48;
-  m.layers = 2;
-  m.heads = 4;
-  m.kv_heads = 2;
+  m.vocab_size = 64;
+  m.hidden_size = 32;
+  m.intermediate_size = 48;
+  m.num_hidden_layers = 2;
+  m.num_attention_heads = 4;
+  m.num_key_value_heads = 2;
   m.head_dim = 8;
-  m.max_positions = 2048;
+  m.max_position_embeddings = 2048;
   const auto refused = [&](const std::vector<std::string>& overrides, int world) {
     const ExperimentConfig c = parse(kGood, overrides);
     return usage_error([&] { check_against_model(c, m, world); });
@@ -495,11 +542,13 @@ TEST(Experiment, IsCheckedAgainstTheModel) {
   check_against_model(parse(kGood, {"parallel.tp=2", "parallel.ep=4"}), m, 4);
   EXPECT_EQ(refused({"parallel.tp=3"}, 3).find("--set parallel.tp=3: impossible layout: the model's 4"), 0U);
   EXPECT_EQ(refused({"parallel.tp=2"}, 3).find("--set parallel.tp=2: impossible layout"), 0U);
-  EXPECT_NE(refused({"parallel.ep=8"}, 8).find("moe.experts = 4"), std::string::npos);
-  EXPECT_EQ(refused({"train.seq_len=4096"}, 1).find("--set train.seq_len=4096: train.seq_len is 4096"), 0U);
+  EXPECT_NE(refused({"parallel.ep=8"}, 8).find("moe.num_experts = 4"), std::string::npos);
+  EXPECT_EQ(refused({"data.max_seq_length=4096"}, 1)
+                .find("--set data.max_seq_length=4096: data.max_seq_length is 4096"),
+            0U);
   m.sliding_window = 1024;
   EXPECT_NE(refused({}, 1).find("sliding_window of 1024"), std::string::npos);
-  check_against_model(parse(kGood, {"train.seq_len=1024"}), m, 1);
+  check_against_model(parse(kGood, {"data.max_seq_length=1024"}), m, 1);
   m.head_dim = 7;
   EXPECT_THROW(check_against_model(parse(kGood), m, 1), DataError);
 }
@@ -508,15 +557,17 @@ TEST(Experiment, ABenchmarkNeedsNeitherDataNorAPlaceButAllElse) {
   const auto bench = [](const std::string& text) {
     return parse_experiment(text, "e.textproto", {}, ExperimentUse::kBench);
   };
-  const std::string shape = "vocab: 64 hidden: 32 ffn: 48 layers: 2 heads: 4";
-  const std::string text = "model { tokenizer: \"t\" shape { " + shape + " } } train { steps: 1 }\n";
+  const std::string shape =
+      "vocab_size: 64 hidden_size: 32 intermediate_size: 48 num_hidden_layers: 2 num_attention_heads: 4";
+  const std::string text = "model { tokenizer: \"t\" shape { " + shape + " } } train { max_steps: 1 }\n";
   const ExperimentConfig c = bench(text);
   EXPECT_EQ(c.pesc.mode, TrainMode::kPesc);
-  EXPECT_EQ(c.model.shape.hidden, 32);
+  EXPECT_EQ(c.model.shape.hidden_size, 32);
   EXPECT_NE(refusal(text).find("e.textproto:1: model.shape has random weights"), std::string::npos);
-  EXPECT_NE(
-      usage_error([&] { (void)bench(text + "moe { top_k: 9 }"); }).find("e.textproto:2: moe.top_k is 9"),
-      std::string::npos);
+  EXPECT_NE(usage_error([&] {
+              (void)bench(text + "moe { num_experts_per_tok: 9 }");
+            }).find("e.textproto:2: moe.num_experts_per_tok is 9"),
+            std::string::npos);
 }
 
 TEST(Experiment, TheOnesInTheRepositoryAreValid) {
@@ -534,11 +585,13 @@ TEST(Experiment, TheOnesInTheRepositoryAreValid) {
 
 // The compute type follows the device; what the device does not compute in is refused.
 TEST(Experiment, ComputeTypes) {
-  EXPECT_EQ(parse(kGood).train.compute, DType::kF32);
-  EXPECT_EQ(parse(kGood, {"parallel.device=CUDA"}).train.compute, DType::kBF16);
-  EXPECT_EQ(parse(kGood, {"parallel.device=CUDA", "train.compute=F32"}).train.compute, DType::kF32);
-  const std::string error = usage_error([&] { (void)parse(kGood, {"train.compute=BF16"}); });
-  EXPECT_NE(error.find("--set train.compute=BF16: train.compute is BF16"), std::string::npos) << error;
+  EXPECT_EQ(parse(kGood).train.compute_dtype, DType::kF32);
+  EXPECT_EQ(parse(kGood, {"parallel.device=CUDA"}).train.compute_dtype, DType::kBF16);
+  EXPECT_EQ(parse(kGood, {"parallel.device=CUDA", "train.compute_dtype=F32"}).train.compute_dtype,
+            DType::kF32);
+  const std::string error = usage_error([&] { (void)parse(kGood, {"train.compute_dtype=BF16"}); });
+  EXPECT_NE(error.find("--set train.compute_dtype=BF16: train.compute_dtype is BF16"), std::string::npos)
+      << error;
   EXPECT_NE(error.find("parallel.device: CUDA"), std::string::npos) << error;
 }
 

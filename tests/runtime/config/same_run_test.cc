@@ -10,12 +10,14 @@ namespace pesc {
 namespace {
 
 constexpr const char* kGood =
-    "run_dir: \"runs/t\" model { path: \"base\" } train { steps: 10 global_batch: 8 micro_batch: 4 }\n"
-    "data { train { path: \"a.jsonl\" } eval { path: \"b\" } } moe { experts: 4 }\n";
+    "run_dir: \"runs/t\" model { path: \"base\" } train { max_steps: 10 global_batch_size: 8 "
+    "gradient_accumulation_steps: 2 }\n"
+    "data { train { path: \"a.jsonl\" } eval { path: \"b\" } } moe { num_experts: 4 }\n";
 constexpr const char* kShape =
-    "run_dir: \"runs/t\" model { tokenizer: \"t\" shape { vocab: 64 hidden: 32 ffn: 48 layers: 2 heads: 4 } "
+    "run_dir: \"runs/t\" model { tokenizer: \"t\" shape { vocab_size: 64 hidden_size: 32 intermediate_size: "
+    "48 num_hidden_layers: 2 num_attention_heads: 4 } "
     "}\n"
-    "train { mode: FULL steps: 10 } data { train { path: \"a.jsonl\" } }\n";
+    "train { mode: FULL max_steps: 10 } data { train { path: \"a.jsonl\" } }\n";
 
 std::string text_of(const std::vector<std::string>& overrides = {}, const char* base = kGood) {
   return parse_experiment(base, "e.textproto", overrides).text;
@@ -28,29 +30,30 @@ RunDifferences compare(const Lines& before, const Lines& now, CheckpointUse use,
 
 TEST(SameRun, WhatTheModelComputesIsRefusedByEveryVerb) {
   const std::vector<std::pair<const char*, const char*>> changes{
-      {"moe.scale=3", "moe.scale: 1 -> 3"},
-      {"moe.top_k=1", "moe.top_k: 2 -> 1"},
-      {"moe.experts=8", "moe.experts: 4 -> 8"},
+      {"moe.adapter_scaling=3", "moe.adapter_scaling: 1 -> 3"},
+      {"moe.num_experts_per_tok=1", "moe.num_experts_per_tok: 2 -> 1"},
+      {"moe.num_experts=8", "moe.num_experts: 4 -> 8"},
       {"moe.adapter_dim=64", "moe.adapter_dim: 512 -> 64"},
-      {"lora.rank=8", "lora.rank: 64 -> 8"},
-      {"lora.alpha=8", "lora.alpha: 16 -> 8"},
+      {"lora.r=8", "lora.r: 64 -> 8"},
+      {"lora.lora_alpha=8", "lora.lora_alpha: 16 -> 8"},
       {"train.mode=LORA", "train.mode: PESC -> LORA"},
       {"train.mode=FULL", "train.mode: PESC -> FULL"},
   };
   for (const CheckpointUse use : {CheckpointUse::kResume, CheckpointUse::kAnswer, CheckpointUse::kExport}) {
     for (const auto& [change, line] : changes) EXPECT_EQ(compare({}, {change}, use).refused, Lines{line});
-    EXPECT_FALSE(compare({}, {"lora.target=q_proj"}, use).refused.empty());
-    for (const char* change : {"model.shape.rope_theta=5", "model.shape.rms_eps=1e-3", "model.shape.layers=3",
-                               "model.shape.tied_embeddings=true", "model.shape.max_positions=4096"})
+    EXPECT_FALSE(compare({}, {"lora.target_modules=q_proj"}, use).refused.empty());
+    for (const char* change :
+         {"model.shape.rope_theta=5", "model.shape.rms_norm_eps=1e-3", "model.shape.num_hidden_layers=3",
+          "model.shape.tie_word_embeddings=true", "model.shape.max_position_embeddings=4096"})
       EXPECT_EQ(compare({}, {change}, use, kShape).refused.size(), 1U) << change;
   }
 }
 
 TEST(SameRun, WhatOnlyTrainingReadsIsRefusedThereAlone) {
-  for (const char* change :
-       {"train.seed=2", "train.micro_batch=8", "train.seq_len=64", "train.learning_rate=1", "train.beta2=0.5",
-        "train.warmup_steps=1", "train.clip_norm=1", "data.train[0].weight=2", "moe.dropout=0.2",
-        "moe.aux_coef=0", "lora.dropout=0"}) {
+  for (const char* change : {"train.seed=2", "train.gradient_accumulation_steps=8", "data.max_seq_length=64",
+                             "train.learning_rate=1", "train.adam_beta2=0.5", "train.warmup_steps=1",
+                             "train.max_grad_norm=1", "data.train[0].weight=2", "moe.adapter_dropout=0.2",
+                             "moe.router_aux_loss_coef=0", "lora.lora_dropout=0"}) {
     const Lines refused = compare({}, {change}, CheckpointUse::kResume).refused;
     const std::string field = std::string(change).substr(0, std::string(change).find('='));
     ASSERT_EQ(refused.size(), 1U) << change;
@@ -60,24 +63,26 @@ TEST(SameRun, WhatOnlyTrainingReadsIsRefusedThereAlone) {
   }
   // The rows themselves are compared.
   EXPECT_TRUE(compare({}, {"data.on_bad_row=SKIP"}, CheckpointUse::kResume).refused.empty());
-  EXPECT_EQ(compare({}, {"model.shape.init_std=1"}, CheckpointUse::kResume, kShape).refused.size(), 1U);
-  EXPECT_TRUE(compare({}, {"model.shape.init_std=1"}, CheckpointUse::kExport, kShape).refused.empty());
+  EXPECT_EQ(compare({}, {"model.shape.initializer_range=1"}, CheckpointUse::kResume, kShape).refused.size(),
+            1U);
+  EXPECT_TRUE(
+      compare({}, {"model.shape.initializer_range=1"}, CheckpointUse::kExport, kShape).refused.empty());
 }
 
 TEST(SameRun, WhatChangesNoNumberIsFree) {
   const Lines free{"run_dir=x",
                    "name=y",
-                   "train.log_every=1",
-                   "train.steps=20",
-                   "checkpoint.keep=5",
-                   "checkpoint.on_error=CONTINUE",
+                   "train.logging_steps=1",
+                   "train.max_steps=20",
+                   "checkpoint.save_total_limit=5",
+                   "checkpoint.on_save_error=CONTINUE",
                    "model.path=moved",
                    "model.tokenizer=moved",
-                   "train.eval_every=3",
+                   "train.eval_steps=3",
                    "data.eval=[]",
-                   "train.recompute=BLOCK",
+                   "train.recompute_granularity=FULL",
                    "generate.seed=9",
-                   "parallel.exchange_headroom=4",
+                   "parallel.buffer_factor=4",
                    "data.train[0].path=moved",
                    "data.train[0].tag=x",
                    "recovery.max_restarts=9",
@@ -85,23 +90,20 @@ TEST(SameRun, WhatChangesNoNumberIsFree) {
   const RunDifferences found = compare({}, free, CheckpointUse::kResume);
   EXPECT_EQ(found.refused, Lines{});
   EXPECT_EQ(found.rounding, Lines{});
-  // The micro-batch that was the default, now said.
-  EXPECT_TRUE(
-      compare({"train.micro_batch=8"}, {"train.micro_batch=8"}, CheckpointUse::kResume).refused.empty());
   // What the mode does not use.
-  EXPECT_TRUE(compare({"train.mode=LORA"}, {"train.mode=LORA", "moe.experts=2"}, CheckpointUse::kResume)
-                  .refused.empty());
-  EXPECT_TRUE(compare({"train.mode=FULL"}, {"train.mode=FULL", "lora.rank=2"}, CheckpointUse::kResume)
+  EXPECT_TRUE(compare({"train.mode=LORA"}, {"train.mode=LORA", "moe.num_experts=2"}, CheckpointUse::kResume)
                   .refused.empty());
   EXPECT_TRUE(
-      compare({"lora.rank=0"}, {"lora.rank=0", "lora.alpha=2"}, CheckpointUse::kResume).refused.empty());
+      compare({"train.mode=FULL"}, {"train.mode=FULL", "lora.r=2"}, CheckpointUse::kResume).refused.empty());
+  EXPECT_TRUE(
+      compare({"lora.r=0"}, {"lora.r=0", "lora.lora_alpha=2"}, CheckpointUse::kResume).refused.empty());
 }
 
 TEST(SameRun, TheLengthIsPartOfAScheduleThatFallsAndOfAWarmUpThatIsAShareOfIt) {
-  for (const char* shape : {"train.schedule=LINEAR", "train.warmup_ratio=0.1"}) {
-    EXPECT_EQ(compare({shape}, {shape, "train.steps=20"}, CheckpointUse::kResume).refused,
-              Lines{"train.steps: 10 -> 20"});
-    EXPECT_TRUE(compare({shape}, {shape, "train.steps=20"}, CheckpointUse::kAnswer).refused.empty());
+  for (const char* shape : {"train.lr_scheduler_type=LINEAR", "train.warmup_ratio=0.1"}) {
+    EXPECT_EQ(compare({shape}, {shape, "train.max_steps=20"}, CheckpointUse::kResume).refused,
+              Lines{"train.max_steps: 10 -> 20"});
+    EXPECT_TRUE(compare({shape}, {shape, "train.max_steps=20"}, CheckpointUse::kAnswer).refused.empty());
   }
 }
 
@@ -110,17 +112,18 @@ TEST(SameRun, DeviceAndComputeTypeChangeRoundingAlone) {
   for (const CheckpointUse use : {CheckpointUse::kResume, CheckpointUse::kAnswer}) {
     const RunDifferences found = compare(gpu, {}, use);
     EXPECT_TRUE(found.refused.empty());
-    EXPECT_EQ(found.rounding, (Lines{"parallel.device: CUDA -> CPU", "train.compute: BF16 -> F32"}));
+    EXPECT_EQ(found.rounding, (Lines{"parallel.device: CUDA -> CPU", "train.compute_dtype: BF16 -> F32"}));
   }
   EXPECT_TRUE(compare(gpu, {}, CheckpointUse::kExport).rounding.empty());
   // AUTO is what it stands for.
-  EXPECT_TRUE(compare({}, {"train.compute=F32"}, CheckpointUse::kResume).rounding.empty());
-  EXPECT_EQ(compare(gpu, {"parallel.device=CUDA", "train.compute=F32"}, CheckpointUse::kResume).rounding,
-            (Lines{"train.compute: BF16 -> F32"}));
+  EXPECT_TRUE(compare({}, {"train.compute_dtype=F32"}, CheckpointUse::kResume).rounding.empty());
   EXPECT_EQ(
-      compare(gpu, {"parallel.device=CUDA", "parallel.time_kernels=false"}, CheckpointUse::kResume).rounding,
-      (Lines{"parallel.time_kernels: true -> false"}));
-  EXPECT_TRUE(compare({}, {"parallel.time_kernels=false"}, CheckpointUse::kResume).rounding.empty());
+      compare(gpu, {"parallel.device=CUDA", "train.compute_dtype=F32"}, CheckpointUse::kResume).rounding,
+      (Lines{"train.compute_dtype: BF16 -> F32"}));
+  EXPECT_EQ(
+      compare(gpu, {"parallel.device=CUDA", "parallel.gemm_autotune=false"}, CheckpointUse::kResume).rounding,
+      (Lines{"parallel.gemm_autotune: true -> false"}));
+  EXPECT_TRUE(compare({}, {"parallel.gemm_autotune=false"}, CheckpointUse::kResume).rounding.empty());
 }
 
 // Without the line "  name: value" of a field.
@@ -132,13 +135,14 @@ std::string without(std::string text, const std::string& field) {
 
 TEST(SameRun, WhereARecordedTextLacksAFieldTodaysDefaultCounts) {
   std::string old = text_of();
-  for (const char* field : {"clip_norm", "recompute", "top_k", "exchange_headroom", "smaller_layout"})
+  for (const char* field :
+       {"max_grad_norm", "recompute_granularity", "num_experts_per_tok", "buffer_factor", "smaller_layout"})
     old = without(old, field);
   EXPECT_TRUE(compare_runs(old, text_of(), CheckpointUse::kResume).refused.empty());
-  EXPECT_EQ(compare_runs(old, text_of({"train.clip_norm=1"}), CheckpointUse::kResume).refused,
-            Lines{"train.clip_norm: 0.3 -> 1"});
-  EXPECT_EQ(compare_runs(old, text_of({"moe.top_k=1"}), CheckpointUse::kAnswer).refused,
-            Lines{"moe.top_k: 2 -> 1"});
+  EXPECT_EQ(compare_runs(old, text_of({"train.max_grad_norm=1"}), CheckpointUse::kResume).refused,
+            Lines{"train.max_grad_norm: 0.3 -> 1"});
+  EXPECT_EQ(compare_runs(old, text_of({"moe.num_experts_per_tok=1"}), CheckpointUse::kAnswer).refused,
+            Lines{"moe.num_experts_per_tok: 2 -> 1"});
 }
 
 std::string with(std::string text, const std::string& opening, const std::string& field) {
@@ -155,15 +159,18 @@ TEST(SameRun, FieldsThatAreGoneSinceAreNoDifferenceAndUnknownOnesAreAnError) {
   EXPECT_THROW(
       (void)compare_runs(with(text_of(), "moe {", "shared_experts: 1"), text_of(), CheckpointUse::kAnswer),
       DataError);
-  EXPECT_THROW((void)compare_runs("train { steps: ", text_of(), CheckpointUse::kAnswer), DataError);
+  EXPECT_THROW((void)compare_runs("train { max_steps: ", text_of(), CheckpointUse::kAnswer), DataError);
 }
 
 TEST(SameRun, TheRefusalNamesEveryFieldAndBothValues) {
   try {
-    refuse_differences({"moe.scale: 1 -> 3", "moe.top_k: 2 -> 1"}, CheckpointUse::kAnswer);
+    refuse_differences({"moe.adapter_scaling: 1 -> 3", "moe.num_experts_per_tok: 2 -> 1"},
+                       CheckpointUse::kAnswer);
     FAIL() << "nothing was refused";
   } catch (const UsageError& e) {
-    EXPECT_NE(std::string(e.what()).find("\n  moe.scale: 1 -> 3\n  moe.top_k: 2 -> 1"), std::string::npos);
+    EXPECT_NE(
+        std::string(e.what()).find("\n  moe.adapter_scaling: 1 -> 3\n  moe.num_experts_per_tok: 2 -> 1"),
+        std::string::npos);
   }
   refuse_differences({}, CheckpointUse::kAnswer);
 }

@@ -28,9 +28,9 @@ std::vector<int32_t> list(std::span<T> values) {
   return {values.begin(), values.end()};
 }
 
-DatasetOptions length(int64_t seq_len) {
+DatasetOptions length(int64_t max_seq_length) {
   DatasetOptions options;
-  options.seq_len = seq_len;
+  options.max_seq_length = max_seq_length;
   return options;
 }
 
@@ -38,10 +38,10 @@ DatasetOptions length(int64_t seq_len) {
 TEST(Dataset, TheRecordTellsWhichRowsAreTrained) {
   const TokenizerFolder folder;
   const ByteTokenizer bytes;
-  const auto record = [&](const std::string& one, const std::string& two, int64_t seq_len = 64) {
+  const auto record = [&](const std::string& one, const std::string& two, int64_t max_seq_length = 64) {
     return row_record(
         Dataset({{folder.write("one.jsonl", one), "", 1}, {folder.write("two.jsonl", two), "", 1}}, bytes,
-                length(seq_len)));
+                length(max_seq_length)));
   };
   const std::string one = row_text("abc") + row_text("de");
   const std::string two = R"({"instruction": "q", "output": "zz"})";

@@ -44,7 +44,7 @@ TEST(EvalRows, AsManyAsAskedForEachOnceInProportion) {
 
 TEST(EvalRows, MoreThanThereAreIsSaidWithBothNumbers) {
   EXPECT_EQ(beyond_all_rows({4, 0, 3}, 8),
-            "train.eval_rows asks for 8 rows at a time, but data.eval has 7: all of them are taken");
+            "train.max_eval_samples asks for 8 rows at a time, but data.eval has 7: all of them are taken");
   EXPECT_EQ(beyond_all_rows({4, 0, 3}, 7), "");
   EXPECT_EQ(beyond_all_rows({4}, 0), "");  // all are asked for
 }

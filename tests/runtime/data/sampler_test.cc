@@ -121,7 +121,7 @@ class LocalBatches : public ::testing::Test {
               std::to_string(i) + R"(", "dataset": "t)" + std::to_string(i % 3) + "\"}\n";
     }
     DatasetOptions options;
-    options.seq_len = 40;
+    options.max_seq_length = 40;
     data_ = std::make_unique<Dataset>(std::vector<DatasetFile>{{folder_.write("d.jsonl", text), "", 1.5}},
                                       ByteTokenizer(), options);
   }

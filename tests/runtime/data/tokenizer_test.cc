@@ -222,7 +222,7 @@ TEST(SentencePieceDefaults, WithoutBeginOfText) {
 
 ModelConfig model_of(int64_t vocab, int64_t bos, std::vector<int64_t> eos) {
   ModelConfig model;
-  model.vocab = vocab;
+  model.vocab_size = vocab;
   model.bos_id = bos;
   model.eos_ids = std::move(eos);
   return model;

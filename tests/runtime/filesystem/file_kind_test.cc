@@ -135,12 +135,12 @@ TEST(FileKind, AByteOrderMarkOfUtf8IsPassedOver) {
   EXPECT_EQ(read_rows(folder / "rows.jsonl", {}, nullptr).size(), 1U);
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "model_type",
                       data_error([&] { (void)parse_model_config("\xEF\xBB\xBF{}", "F"); }));
-  write_file(
-      folder / "experiment.textproto",
-      "\xEF\xBB\xBF"
-      "train { steps: 1 global_batch: 1 micro_batch: 1 seq_len: 8 learning_rate: 1 }\n"
-      "model { shape { vocab: 8 hidden: 8 ffn: 8 layers: 1 heads: 1 kv_heads: 1 max_positions: 8 } }\n");
-  EXPECT_EQ(load_experiment(folder / "experiment.textproto", {}, ExperimentUse::kBench).train.steps, 1);
+  write_file(folder / "experiment.textproto",
+             "\xEF\xBB\xBF"
+             "train { max_steps: 1 global_batch_size: 1 learning_rate: 1 } data { max_seq_length: 8 }\n"
+             "model { shape { vocab_size: 8 hidden_size: 8 intermediate_size: 8 num_hidden_layers: 1 "
+             "num_attention_heads: 1 num_key_value_heads: 1 max_position_embeddings: 8 } }\n");
+  EXPECT_EQ(load_experiment(folder / "experiment.textproto", {}, ExperimentUse::kBench).train.max_steps, 1);
 }
 
 }  // namespace

@@ -83,10 +83,10 @@ TEST(ConfigFamily, AbsentKeysMeanTheRowsDefaults) {
   for (const FamilyTraits& row : kFamilies) {
     SCOPED_TRACE(row.model_type);
     const ModelConfig model = parse(sizes_of(row));
-    EXPECT_EQ(model.max_positions, row.defaults.max_position_embeddings);
-    EXPECT_EQ(model.rms_eps, row.defaults.rms_norm_eps);
+    EXPECT_EQ(model.max_position_embeddings, row.defaults.max_position_embeddings);
+    EXPECT_EQ(model.rms_norm_eps, row.defaults.rms_norm_eps);
     EXPECT_EQ(model.rope.theta, row.defaults.rope_theta);
-    EXPECT_EQ(model.tied_embeddings, row.defaults.tie_word_embeddings);
+    EXPECT_EQ(model.tie_word_embeddings, row.defaults.tie_word_embeddings);
     EXPECT_EQ(model.sliding_window,
               row.window_layers == WindowLayers::kAll ? row.defaults.sliding_window : 0);
   }

@@ -30,32 +30,32 @@ TEST(ConfigJson, ReadsTheReferenceCases) {
   const std::string goldens = std::string(PESC_SOURCE_DIR) + "/tests/goldens/";
   const ModelConfig llama = read_model_config(goldens + "llama-gqa");
   EXPECT_EQ(llama.family, Family::kLlama);
-  EXPECT_EQ(llama.vocab, 96);
-  EXPECT_EQ(llama.hidden, 64);
-  EXPECT_EQ(llama.ffn, 112);
-  EXPECT_EQ(llama.layers, 2);
-  EXPECT_EQ(llama.heads, 4);
-  EXPECT_EQ(llama.kv_heads, 2);
+  EXPECT_EQ(llama.vocab_size, 96);
+  EXPECT_EQ(llama.hidden_size, 64);
+  EXPECT_EQ(llama.intermediate_size, 112);
+  EXPECT_EQ(llama.num_hidden_layers, 2);
+  EXPECT_EQ(llama.num_attention_heads, 4);
+  EXPECT_EQ(llama.num_key_value_heads, 2);
   EXPECT_EQ(llama.head_dim, 16);
-  EXPECT_EQ(llama.max_positions, 256);
-  EXPECT_EQ(llama.rms_eps, 1e-5);
+  EXPECT_EQ(llama.max_position_embeddings, 256);
+  EXPECT_EQ(llama.rms_norm_eps, 1e-5);
   EXPECT_EQ(llama.rope.kind, RopeKind::kDefault);
   EXPECT_EQ(llama.rope.theta, 10000.0);
   EXPECT_FALSE(llama.qkv_bias);
-  EXPECT_FALSE(llama.tied_embeddings);
+  EXPECT_FALSE(llama.tie_word_embeddings);
   EXPECT_EQ(llama.bos_id, 1);
   EXPECT_EQ(llama.eos_ids, std::vector<int64_t>{2});
   EXPECT_EQ(llama.sliding_window, 0);
 
   const ModelConfig mistral = read_model_config(goldens + "mistral-top1");
   EXPECT_EQ(mistral.family, Family::kMistral);
-  EXPECT_EQ(mistral.kv_heads, 4);
+  EXPECT_EQ(mistral.num_key_value_heads, 4);
   EXPECT_EQ(mistral.sliding_window, 0);
 
   const ModelConfig qwen = read_model_config(goldens + "qwen2-bias-tied");
   EXPECT_EQ(qwen.family, Family::kQwen2);
   EXPECT_TRUE(qwen.qkv_bias);
-  EXPECT_TRUE(qwen.tied_embeddings);
+  EXPECT_TRUE(qwen.tie_word_embeddings);
   EXPECT_EQ(qwen.head_dim, 16);
   EXPECT_EQ(qwen.bos_id, -1);
   EXPECT_TRUE(qwen.eos_ids.empty());
@@ -67,13 +67,13 @@ TEST(ConfigJson, AbsentKeysMeanWhatTheyMeanInTransformers) {
   config.erase("rms_norm_eps");
   config.erase("max_position_embeddings");
   const ModelConfig m = parse(config);
-  EXPECT_EQ(m.kv_heads, 4);
+  EXPECT_EQ(m.num_key_value_heads, 4);
   EXPECT_EQ(m.head_dim, 16);
-  EXPECT_EQ(m.rms_eps, 1e-6);
-  EXPECT_EQ(m.max_positions, 2048);
+  EXPECT_EQ(m.rms_norm_eps, 1e-6);
+  EXPECT_EQ(m.max_position_embeddings, 2048);
   EXPECT_EQ(m.rope.theta, 10000.0);
   EXPECT_EQ(m.bos_id, -1);
-  EXPECT_FALSE(m.tied_embeddings);
+  EXPECT_FALSE(m.tie_word_embeddings);
   EXPECT_EQ(parse(with(base(), "head_dim", 32)).head_dim, 32);
   EXPECT_EQ(parse(with(base(), "head_dim", nullptr)).head_dim, 16);
   EXPECT_EQ(parse(with(base(), "eos_token_id", {7, 9})).eos_ids, (std::vector<int64_t>{7, 9}));
@@ -288,17 +288,17 @@ TEST(ConfigJson, DropoutOfTheBaseModelIsRefusedByName) {
         << message;
     EXPECT_NE(message.find("only 0 is"), std::string::npos) << message;
     for (const json& neutral : {json(0), json(0.0), json(false), json(nullptr)}) {
-      EXPECT_EQ(parse(with(base(), key, neutral)).hidden, parse(base()).hidden) << key;
+      EXPECT_EQ(parse(with(base(), key, neutral)).hidden, parse(base()).hidden_size) << key;
     }
   }
-  EXPECT_EQ(parse(with(base(), "classifier_dropout", 0.1)).hidden, parse(base()).hidden);
+  EXPECT_EQ(parse(with(base(), "classifier_dropout", 0.1)).hidden, parse(base()).hidden_size);
 }
 
 TEST(ConfigJson, PaddingIsATokenOrNone) {
   EXPECT_EQ(parse(with(base(), "pad_token_id", 3)).pad_id, 3);
   for (const json& none : {json(-1), json(nullptr)})
     EXPECT_EQ(parse(with(base(), "pad_token_id", none)).pad_id, -1);
-  const int64_t vocab = parse(base()).vocab;
+  const int64_t vocab = parse(base()).vocab_size;
   for (const json& bad : {json(vocab), json(2.5), json("3"), json::array({3})}) {
     const std::string message = data_error([&] { (void)parse(with(base(), "pad_token_id", bad)); });
     EXPECT_EQ(message.rfind("F: pad_token_id: must be token ids from 0 to ", 0), 0U) << message;

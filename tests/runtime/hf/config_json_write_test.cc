@@ -12,13 +12,13 @@ namespace {
 
 TEST(ConfigJsonWrite, NamesTheInitialDeviation) {
   ModelConfig model;
-  model.vocab = 50;
-  model.hidden = 8;
-  model.ffn = 16;
-  model.layers = 1;
-  model.heads = model.kv_heads = 2;
+  model.vocab_size = 50;
+  model.hidden_size = 8;
+  model.intermediate_size = 16;
+  model.num_hidden_layers = 1;
+  model.num_attention_heads = model.num_key_value_heads = 2;
   model.head_dim = 4;
-  model.max_positions = 32;
+  model.max_position_embeddings = 32;
   for (const double range : {kUsualInitializerRange, 0.006, 0.0}) {
     const TempFolder folder;
     write_model_config(folder.path(), model, range);

@@ -45,8 +45,8 @@ class Weights {
   static WeightReport report_of(HfFolder& hf, bool tied = false) {
     ModelConfig model;
     model.family = Family::kLlama;
-    model.layers = 2;
-    model.tied_embeddings = tied;
+    model.num_hidden_layers = 2;
+    model.tie_word_embeddings = tied;
     std::vector<std::string> wanted = {kEmbedding, "model.norm.weight"};
     if (!tied) wanted.push_back(kHead);
     for (int i = 0; i < 2; ++i) {
