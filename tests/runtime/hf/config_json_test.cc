@@ -288,10 +288,10 @@ TEST(ConfigJson, DropoutOfTheBaseModelIsRefusedByName) {
         << message;
     EXPECT_NE(message.find("only 0 is"), std::string::npos) << message;
     for (const json& neutral : {json(0), json(0.0), json(false), json(nullptr)}) {
-      EXPECT_EQ(parse(with(base(), key, neutral)).hidden, parse(base()).hidden_size) << key;
+      EXPECT_EQ(parse(with(base(), key, neutral)).hidden_size, parse(base()).hidden_size) << key;
     }
   }
-  EXPECT_EQ(parse(with(base(), "classifier_dropout", 0.1)).hidden, parse(base()).hidden_size);
+  EXPECT_EQ(parse(with(base(), "classifier_dropout", 0.1)).hidden_size, parse(base()).hidden_size);
 }
 
 TEST(ConfigJson, PaddingIsATokenOrNone) {
