@@ -139,7 +139,7 @@ TEST(RoutingTape, RefusesAnotherK) {
     recorder.end_step();
   }
   const std::string said = refusal([&] { const RoutingReplay replay(folder.path(), 1); });
-  EXPECT_NE(said.find("top_k 2, not 1"), std::string::npos) << said;
+  EXPECT_NE(said.find("num_experts_per_tok 2, not 1"), std::string::npos) << said;
 }
 
 // One token of one step, of one layer.
