@@ -60,7 +60,13 @@ for test in layering links field_table; do python3 -B "tests/${test}_test.py" .;
 
 part "build"
 cmake --preset release -DPESC_BUILD_TESTS=ON -DPESC_UNITY_BUILD=ON > /dev/null
-cmake --build --preset release -j "$jobs"
+# The default tier runs the tests of runtime and launcher of one process under the sanitizers alone: what they check does not depend
+# on the optimiser, and to compile them twice takes minutes.
+targets=(all) serial=(-L '^unit$')
+if [[ $tier == standard ]]; then
+  targets=(all_but_sanitized_tests) serial+=(-E '^(runtime|launcher)\.')
+fi
+cmake --build --preset release -j "$jobs" --target "${targets[@]}"
 
 log=build/release/ctest.log
 rm -f "$log"
@@ -93,7 +99,7 @@ no_other_skips() {  # BUILD_DIRECTORY, which has the ctest.log
 }
 
 part "tests of one process"
-run_tests -L '^unit$' -j "$jobs"
+run_tests "${serial[@]}" -j "$jobs"
 if [[ $tier != unit ]]; then
   part "tests of several ranks, three golden layouts, bad input"
   run_tests -L '^quick$' -j "$jobs"

@@ -9,7 +9,7 @@ import os
 import harness
 
 BOUND = 1e-4
-LENGTH = {"train__max_steps": 30} if harness.SAMPLE else {}
+LENGTH = {"train__max_steps": 12} if harness.SAMPLE else {}
 
 
 class Replay(harness.EndToEnd):
