@@ -2,6 +2,7 @@
 // What a user can get wrong in the experiment, the model's folder and the rows, refused by all ranks alike:
 // every rank throws the same error with the exit code of its kind, one of them is to print it, and it says
 // what and where. end_to_end/bad_input_test.py shows for some of these that `pesc` ends so.
+#include <gtest/gtest.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 
