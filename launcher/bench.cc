@@ -98,8 +98,8 @@ double median(std::vector<double> v) {
 }
 
 struct Timing {
-  std::vector<double> seconds, light_flops, tokens, sent;  // of each step
-  std::array<double, kPhases> phases{};                    // seconds of a step, of this rank
+  std::vector<double> seconds, flops_per_second, tokens, sent;  // of each step
+  std::array<double, kPhases> phases{};                         // seconds of a step, of this rank
 };
 
 Timing time_steps(Communicator& world, Job& job, Decoder& decoder, const BatchSource& source,
@@ -124,7 +124,7 @@ Timing time_steps(Communicator& world, Job& job, Decoder& decoder, const BatchSo
     if (job.first()) std::fprintf(stderr, "step %lld: %.1f ms\n", static_cast<long long>(i), 1e3 * m.seconds);
     if (i < kWarmUp) continue;
     t.seconds.push_back(m.seconds);
-    t.light_flops.push_back(m.flops / m.seconds);
+    t.flops_per_second.push_back(m.flops / m.seconds);
     t.tokens.push_back(m.tokens / m.seconds);
     t.sent.push_back(static_cast<double>(m.bytes_sent));
   }
@@ -149,7 +149,7 @@ nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& 
                       {"step_seconds", t.seconds},
                       {"tokens_per_second_median", median(t.tokens)},
                       {"gemm_flops_per_second", rate},
-                      {"sol_fraction_median", median(t.light_flops) / rate},
+                      {"sol_fraction_median", median(t.flops_per_second) / rate},
                       {"bytes_sent_rank0_median", median(t.sent)}};
   int64_t bytes = 0;
   for (const ArenaSize& a : decoder.arenas()) {
@@ -167,7 +167,7 @@ nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& 
     const DecoderOptions options =
         decoder_options(job.config, job.mesh(), job.device, training_use(job.config));
     const DeviceMemory planned = device_memory(job.model, job.config.pesc, job.mesh(), options);
-    j["queue_bytes_rank0"] = planned.queues;
+    j["stream_workspace_bytes_rank0"] = planned.stream_workspaces;
     j["device_bytes_planned"] = planned.all();
     // Nothing is given back while a run lasts, so this is its peak; the context and what the libraries keep
     // count.
@@ -189,10 +189,10 @@ void print(const Job& job, const HostPlacement& placement, const nlohmann::json&
               1e3 * sum);
   std::printf(
       "\n%s: %d ranks (tp %d, ep %d) x %d threads, %s: %.1f ms a step, %.1fk tokens/s, %.3f of the speed of "
-      "light (products %.1f TFLOP/s in this run), %.2f GiB of arenas",
+      "light (GEMMs %.1f TFLOP/s in this run), %.2f GiB of arenas",
       job.config.name.c_str(), job.mesh().world(), job.mesh().tp(), job.mesh().ep(), placement.threads,
       dtype_name(job.config.train.compute_dtype), 1e3 * median(t.seconds), median(t.tokens) / 1e3,
-      median(t.light_flops) / rate, rate / 1e12, j["arena_bytes_rank0"].get<double>() / kGiB);
+      median(t.flops_per_second) / rate, rate / 1e12, j["arena_bytes_rank0"].get<double>() / kGiB);
   if (j.contains("device_bytes_taken"))
     std::printf(", %.2f GiB of the device taken, %.2f planned; attention: %s",
                 j["device_bytes_taken"].get<double>() / kGiB, j["device_bytes_planned"].get<double>() / kGiB,
@@ -207,7 +207,7 @@ int run_bench(const Process& process, const CommandLine& command) {
   const HostPlacement placement = place(process, config);
   Job job = open_job(process.world, placement, std::move(config), DataUse::kAll, BaseWeights::kRandom);
   std::unique_ptr<BatchSource> source;
-  together(process.world, [&] { source = std::make_unique<BatchSource>(job, command.shortest); });
+  run_collectively(process.world, [&] { source = std::make_unique<BatchSource>(job, command.shortest); });
   const auto decoder =
       make_training_decoder(job, job.config.train.micro_batch_rows(), job.config.data.max_seq_length);
   TrainingStep training(job, *decoder, source->tags());
@@ -219,7 +219,7 @@ int run_bench(const Process& process, const CommandLine& command) {
            process.world, {measured_gemm_rate(decoder->stream(), job.config.train.compute_dtype, 2.0)}))
     rate += r;
 
-  together(process.world, [&] {
+  run_collectively(process.world, [&] {
     if (!job.first()) return;
     const nlohmann::json j = to_json(job, placement, *decoder, t, rate);
     std::printf("%s\n", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());

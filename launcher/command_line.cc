@@ -93,7 +93,7 @@ void warn_of_unused(const ExperimentConfig& config, const CommandLine& command) 
   using Concerns = UnusedSetting::Concerns;
   const bool answers = command.verb == "eval" || command.verb == "generate";
   const bool trains = command.verb == "train";
-  const bool launched = command.generation > 0;  // `pesc launch` counts from 1
+  const bool launched = command.launch_id > 0;  // `pesc launch` counts from 1
   for (const UnusedSetting& u : config.unused) {
     const bool said = u.concerns == Concerns::kAll || (u.concerns == Concerns::kAnswers && answers) ||
                       (u.concerns == Concerns::kTraining && trains) ||
@@ -130,7 +130,7 @@ std::string usage() {
       "  train      tune on the ranks that mpirun or srun started; resumes by itself\n"
       "  launch -n N [--hostfile H] -- train --config FILE ...\n"
       "             starts N ranks of train, watches them, restarts after a fault\n"
-      "  eval       held-out loss, exact match and experts per dataset tag\n"
+      "  eval       eval loss, exact match and experts per dataset tag\n"
       "  generate   answers --prompt TEXT or the rows of --prompts FILE\n"
       "  export     a train.mode FULL run as a Hugging Face folder\n"
       "  bench      times the training step against the speed of light\n"
@@ -179,7 +179,7 @@ CommandLine parse_command_line(int argc, char** argv) {
 
 ExperimentConfig read_experiment(const Process& process, const CommandLine& command) {
   ExperimentConfig config;
-  together(process.world, [&] {
+  run_collectively(process.world, [&] {
     if (command.config.empty())
       throw UsageError(str_cat("pesc ", command.verb, " needs --config FILE\n", usage()));
     if (!command.out.empty() && process.world.rank() == 0)

@@ -30,7 +30,7 @@ struct CommandLine {
   int ranks = 1;                       // --ranks N to plan for
   std::string gpu;                     // --gpu NAME to plan for
   double gemm_tflops = 0, memory_gbs = 0, link_gbs = 0, device_gib = 0;  // of a rank; 0: the GPU's
-  uint64_t generation = 0;  // --generation N: the number of the launch, given by `pesc launch`
+  uint64_t launch_id = 0;  // --launch_id N: the number of the launch, given by `pesc launch`
 };
 
 // Parses argv with gflags. Throws UsageError for an unknown verb or flag, naming the nearest.

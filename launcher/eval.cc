@@ -1,4 +1,4 @@
-// pesc eval: held-out loss, exact match of the generated answer and the experts used, per dataset tag.
+// pesc eval: eval loss, exact match of the generated answer and the experts used, per dataset tag.
 #include <glog/logging.h>
 
 #include <algorithm>
@@ -14,12 +14,12 @@ namespace pesc {
 namespace {
 
 struct Report {
-  HeldOutLosses losses;
+  EvalResults losses;
   ExactMatches matches;
   std::vector<AnsweredRow> answers;
 };
 
-void print_line(const std::string& name, const HeldOut& h, const ExactMatch& m) {
+void print_line(const std::string& name, const EvalResult& h, const ExactMatch& m) {
   char exact[32] = "-";  // plain text has no answers
   if (m.rows > 0)
     std::snprintf(exact, sizeof(exact), "%.3f", static_cast<double>(m.exact) / static_cast<double>(m.rows));
@@ -30,8 +30,7 @@ void print_line(const std::string& name, const HeldOut& h, const ExactMatch& m) 
 
 // The total stands apart, below: a dataset may have any name.
 void print_table(const Report& r) {
-  std::printf("%-16s %12s %14s %8s   %s\n", "dataset", "held-out loss", "exact match", "rows",
-              "experts (share)");
+  std::printf("%-16s %12s %14s %8s   %s\n", "dataset", "eval loss", "exact match", "rows", "experts (share)");
   for (const auto& [tag, h] : r.losses.tags) {
     const auto m = r.matches.tags.find(tag);
     print_line(printable(tag, kUncut), h, m == r.matches.tags.end() ? ExactMatch{} : m->second);
@@ -40,8 +39,8 @@ void print_table(const Report& r) {
   print_line("all", r.losses.total, r.matches.total);
 }
 
-nlohmann::json to_json(const HeldOut& h, const ExactMatch& m) {
-  nlohmann::json d = {{"held_out_loss", h.loss}, {"supervised_tokens", h.tokens}};
+nlohmann::json to_json(const EvalResult& h, const ExactMatch& m) {
+  nlohmann::json d = {{"eval_loss", h.loss}, {"supervised_tokens", h.tokens}};
   if (!h.expert_share.empty()) d["expert_share"] = h.expert_share;
   if (m.rows == 0) return d;
   d["rows"] = m.rows;
@@ -84,24 +83,24 @@ void print_samples(const nlohmann::json& j) {
 int run_eval(const Process& process, const CommandLine& command) {
   ExperimentConfig config = read_experiment(process, command);
   const HostPlacement placement = place(process, config);
-  Job job = open_job(process.world, placement, std::move(config), DataUse::kHeldOut);
+  Job job = open_job(process.world, placement, std::move(config), DataUse::kEval);
   const ExperimentConfig& c = job.config;
   std::unique_ptr<Dataset> data;
   std::vector<Row> rows;
-  together(process.world, [&] {
+  run_collectively(process.world, [&] {
     if (c.data.eval.empty()) throw UsageError("pesc eval: the experiment names no data.eval");
-    data = load_held_out_data(job, &rows);
+    data = load_eval_data(job, &rows);
   });
-  log_data(job, "held-out data", *data);
+  log_data(job, "eval data", *data);
   const int64_t slots = inference_slots(c.data.max_seq_length);
   const int64_t micro_batch = slots * job.mesh().dp();
   const auto decoder = make_inference_decoder(job, micro_batch, c.data.max_seq_length, slots);
-  if (!command.base) load_trained_values(job, *decoder, command.checkpoint, CheckpointUse::kAnswer);
+  if (!command.base) load_trainable_weights(job, *decoder, command.checkpoint, CheckpointUse::kAnswer);
   Report report;
-  report.losses = *held_out_loss(job, *decoder, *data, micro_batch, 0);
+  report.losses = *evaluate_loss(job, *decoder, *data, micro_batch, 0);
   report.answers = answer_rows(job, *decoder, rows, c.generate, slots, c.data.max_seq_length);
   report.matches = exact_match(report.answers);
-  together(process.world, [&] {
+  run_collectively(process.world, [&] {
     if (!job.first()) return;
     const nlohmann::json j = to_json(report, c.generate, command.samples);
     print_table(report);

@@ -10,7 +10,7 @@ namespace pesc {
 int run_export(const Process& process, const CommandLine& command) {
   ExperimentConfig config = read_experiment(process, command);
   const HostPlacement placement = place(process, config);
-  together(process.world, [&] {
+  run_collectively(process.world, [&] {
     if (command.out.empty()) throw UsageError("pesc export needs --out FOLDER");
     if (process.world.size() != 1) throw UsageError("pesc export runs on one rank; start it without mpirun");
     if (config.pesc.mode != TrainMode::kFull) {
@@ -23,8 +23,8 @@ int run_export(const Process& process, const CommandLine& command) {
   });
   Job job = open_job(process.world, placement, std::move(config), DataUse::kNone);
   const auto decoder = make_inference_decoder(job, 1, 2, 0);
-  const int64_t step = load_trained_values(job, *decoder, command.checkpoint, CheckpointUse::kExport);
-  together(process.world, [&] { export_dense(job, *decoder, command.out); });
+  const int64_t step = load_trainable_weights(job, *decoder, command.checkpoint, CheckpointUse::kExport);
+  run_collectively(process.world, [&] { export_dense(job, *decoder, command.out); });
   std::fprintf(stderr, "step %lld written to %s\n", static_cast<long long>(step), command.out.c_str());
   return 0;
 }

@@ -41,7 +41,7 @@ struct UnknownInPrompts {
 }  // namespace
 
 int run_generate(const Process& process, const CommandLine& command) {
-  together(process.world, [&] {
+  run_collectively(process.world, [&] {
     if (command.prompt.empty() == command.prompts.empty())
       throw UsageError("pesc generate needs exactly one of --prompt TEXT and --prompts FILE");
   });
@@ -58,7 +58,7 @@ int run_generate(const Process& process, const CommandLine& command) {
                             ? std::min(job.model.sliding_window, job.model.max_position_embeddings)
                             : job.model.max_position_embeddings;
   RowsReport read;
-  together(process.world, [&] {
+  run_collectively(process.world, [&] {
     RowOptions reading{.answers = Answers::kAllButLast};
     reading.on_bad_row = c.data.on_bad_row == BadRowPolicy::kSkip ? OnBadRow::kSkip : OnBadRow::kFail;
     reading.policy_field = "data.on_bad_row";
@@ -87,7 +87,7 @@ int run_generate(const Process& process, const CommandLine& command) {
     if (unknown.rows > 0 && job.first())
       LOG(WARNING) << unknown.text(command.prompts.empty() ? "--prompt" : command.prompts, std::ssize(rows));
   });
-  together(process.world, [&] {
+  run_collectively(process.world, [&] {
     if (longest < limit) return;
     throw DataError(str_cat("the longest prompt has ", longest > limit ? "more than " : "",
                             std::min(longest, limit), " tokens; this model takes fewer than ", limit,
@@ -96,7 +96,7 @@ int run_generate(const Process& process, const CommandLine& command) {
   const int64_t length = std::min(longest + c.generate.max_new_tokens, limit);
   const int64_t slots = inference_slots(length);
   const auto decoder = make_inference_decoder(job, slots * mesh.dp(), length, slots);
-  if (!command.base) load_trained_values(job, *decoder, command.checkpoint, CheckpointUse::kAnswer);
+  if (!command.base) load_trainable_weights(job, *decoder, command.checkpoint, CheckpointUse::kAnswer);
 
   const SamplingOptions options = sampling_options(job, c.generate);
   const bool stream = !command.prompt.empty();

@@ -85,7 +85,7 @@ void print_checkpoint(const LoadedCheckpoint& c, bool verified) {
   std::printf("bytes       %s\n",
               verified ? "every one verified" : "not verified (--verify reads every one)");
   std::printf("step        %lld\n", static_cast<long long>(s.step));
-  std::printf("generation  %llu\n", static_cast<unsigned long long>(c.generation));
+  std::printf("launch id   %llu\n", static_cast<unsigned long long>(c.launch_id));
   std::printf("saved by    %s\n", layout_text(c).c_str());
   std::printf("data        %lld rows consumed, seed %llu\n", static_cast<long long>(s.consumed_samples),
               static_cast<unsigned long long>(s.seed));
@@ -154,8 +154,8 @@ int list_run_directory(FileSystem& files, Communicator& world, const std::string
       if (c.state.step != step)
         throw DataError(str_cat("checkpoint '", c.directory, "' is of step ", c.state.step));
       const bool of_this_run = continues(run, *c.manifest);
-      std::printf("%-16s verified  generation %llu, %s, %s%s\n", name.c_str(),
-                  static_cast<unsigned long long>(c.generation), layout_text(c).c_str(),
+      std::printf("%-16s verified  launch %llu, %s, %s%s\n", name.c_str(),
+                  static_cast<unsigned long long>(c.launch_id), layout_text(c).c_str(),
                   size_text(c.bytes).c_str(), of_this_run ? "" : ", of another run");
       if (newest.empty() && of_this_run) newest = name;
     } catch (const DataError& error) {
@@ -268,7 +268,7 @@ int compare(FileSystem& files, Communicator& world, const std::string& first, co
 int run_inspect(const Process& process, const CommandLine& command) {
   Communicator& world = process.world;
   int code = 0;
-  all_alike(world, [&] {
+  rethrow_agreed(world, [&] {
     if (world.size() != 1) throw UsageError("pesc inspect runs on one rank; start it without mpirun");
     if (command.checkpoint.empty())
       throw UsageError(

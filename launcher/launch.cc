@@ -58,7 +58,7 @@ class Supervisor {
     int64_t fruitless = 0;
     double stood_since =
         -1;  // the last sign of progress before the failure from which there is no recovery yet
-    for (const std::string& note : LaunchMark(config_.run_dir, lock_.generation()).remove_leftovers())
+    for (const std::string& note : LaunchMark(config_.run_dir, lock_.launch_id()).remove_leftovers())
       say("left over from an earlier launch: " + note);
     check_room(temporary_folder(), kSharedMemoryFolder, ranks_of_this_host(options_));
     if (config_.checkpoint.save_steps == 0)
@@ -67,31 +67,31 @@ class Supervisor {
     for (;;) {
       const std::optional<Placement> placement = wait_for_hosts();
       if (!placement) return stopped(newest_checkpoint(config_.run_dir));
-      const LaunchMark mark(config_.run_dir, lock_.generation());
+      const LaunchMark mark(config_.run_dir, lock_.launch_id());
       mark.make_directories();
       announce(*placement, mark);
       const double started = now();
       const int64_t from = std::max<int64_t>(0, newest_checkpoint(config_.run_dir));
-      JobEnd end = run_job(options_, *placement, config_, lock_.generation(), mark, signals_);
+      JobEnd end = run_job(options_, *placement, config_, lock_.launch_id(), mark, signals_);
       static_cast<void>(mark.remove_leftovers());
-      claimed_ = claimed_ || has_begun(config_.run_dir + "/metrics.jsonl", lock_.generation());
+      claimed_ = claimed_ || has_begun(config_.run_dir + "/metrics.jsonl", lock_.launch_id());
       if (stood_since >= 0 && end.first_step_at >= 0) {
         restart_seconds_.push_back(started + end.first_step_at - stood_since);
         stood_since = -1;
       }
       look();
-      if (progress_.launch_ended(config_.run_dir, lock_.generation())) {
+      if (progress_.launch_ended(config_.run_dir, lock_.launch_id())) {
         fruitless = 0;
-        blame_.forget();
+        host_health_.forget();
         repeats_.forget();
       }
-      const bool other_hosts = blame_.launch_ended(hosts_of_the_dead(end), hosts_);
+      const bool other_hosts = host_health_.launch_ended(hosts_of_the_dead(end), hosts_);
       const bool repeated = repeats_.launch_ended(end) && !other_hosts;
       const bool same_start = starts_.launch_ended(end) && !other_hosts;
       record(end, *placement, from);
       if (end.code == 0) return 0;
       if (!restartable(end.code)) {
-        std::fputs(report_of(end, lock_.generation()).c_str(), stderr);
+        std::fputs(report_of(end, lock_.launch_id()).c_str(), stderr);
         say(str_cat("exit code ", end.code, " does not go away by itself; not started again"));
         return end.code;
       }
@@ -100,7 +100,7 @@ class Supervisor {
       if (end.code == static_cast<int>(ExitCode::kPreempted) &&
           (signals_.requests() > 0 || options_.slurm_nodes > 0))
         return stopped(newest);
-      std::fputs(report_of(end, lock_.generation()).c_str(), stderr);
+      std::fputs(report_of(end, lock_.launch_id()).c_str(), stderr);
       if (signals_.requests() > 0) {
         const bool saved = newest >= 0 && newest >= last_step(end);
         say(str_cat(saved ? "stopped" : "STOPPED WITHOUT SAVING", ", exit code ", end.code, "; ",
@@ -108,13 +108,13 @@ class Supervisor {
         return end.code;  // 75 would promise that nothing is lost
       }
       begun_ = begun_ || ranks_began(end);
-      if (!begun_ && silent_ones(hosts_).empty()) {
+      if (!begun_ && unreachable_hosts(hosts_).empty()) {
         say("mpirun has ended before any rank began, and would again; its own words are above. Not started "
             "again; " +
             advice_on_mpi(environ));
         return static_cast<int>(ExitCode::kUsage);
       }
-      if (same_start && silent_ones(hosts_).empty()) {
+      if (same_start && unreachable_hosts(hosts_).empty()) {
         say(str_cat("two launches in a row have ended alike, with exit code ", end.code,
                     ", before any rank had begun its set-up; that does not go away by itself, and what was "
                     "said is above. Not started again; ",
@@ -141,7 +141,7 @@ class Supervisor {
       if (stop_comes_within(pause)) return stopped(newest);
       if (!lock_.still_ours())
         throw UsageError(str_cat("run directory '", config_.run_dir, "' has been taken by another launch"));
-      lock_.next_generation();
+      lock_.next_launch_id();
       ++restarts_;
     }
   }
@@ -159,7 +159,7 @@ class Supervisor {
 
   // Who answers; also cleans up there. Says who does not.
   void look() {
-    const LaunchMark mark(config_.run_dir, lock_.generation());
+    const LaunchMark mark(config_.run_dir, lock_.launch_id());
     for (const std::string& note : look_at_hosts(hosts_, options_.program, config_.run_dir, mark))
       say("left over on " + note);
     // Once told to stop, Slurm starts nothing more here, and cleans up itself.
@@ -169,8 +169,8 @@ class Supervisor {
         say("left over on " + note);
     }
     static_cast<void>(mark.remove_leftovers());  // of the question itself
-    const std::string silent = silent_ones(hosts_);
-    if (!silent.empty()) say("NO ANSWER from host " + silent);
+    const std::string unreachable = unreachable_hosts(hosts_);
+    if (!unreachable.empty()) say("NO ANSWER from host " + unreachable);
   }
 
   // Where the next launch goes; nothing when it is told to stop while it waits. Throws IoError.
@@ -179,14 +179,14 @@ class Supervisor {
     double pause = std::min(1.0, config_.recovery.longest_pause);
     for (;;) {
       if (auto placement = place_ranks(hosts_, options_.ranks, config_)) return placement;
-      const std::string silent = silent_ones(hosts_);
+      const std::string unreachable = unreachable_hosts(hosts_);
       if (now() >= until) {
         throw IoError(
-            str_cat("host ", silent, " has not answered for ", config_.recovery.host_wait,
+            str_cat("host ", unreachable, " has not answered for ", config_.recovery.host_wait,
                     " s (recovery.host_wait_s), and the others cannot take its ranks; take it out of ",
                     options_.hostfile, ", or set recovery.smaller_layout"));
       }
-      say(str_cat("cannot go on without host ", silent, "; asking again in ", pause, " s"));
+      say(str_cat("cannot go on without host ", unreachable, "; asking again in ", pause, " s"));
       if (stop_comes_within(pause)) return std::nullopt;
       pause = std::min(config_.recovery.longest_pause, 2 * pause);
       look();
@@ -244,7 +244,7 @@ class Supervisor {
   // The story of the run, one line a launch, in launches.jsonl, which the supervisor alone writes.
   void record(const JobEnd& end, const Placement& placement, int64_t from) const {
     nlohmann::json j =
-        record_of(end, placement, hosts_, lock_.generation(), newest_checkpoint(config_.run_dir));
+        record_of(end, placement, hosts_, lock_.launch_id(), newest_checkpoint(config_.run_dir));
     j["from_step"] = from;
     if (end.code == 0) add_goodput(j);
     std::ofstream out(config_.run_dir + "/launches.jsonl", std::ios::app);
@@ -262,7 +262,7 @@ class Supervisor {
   int64_t restarts_ = 0;
   std::vector<double> restart_seconds_;  // each from the last sign of progress to the first step after it
   Progress progress_;
-  HostBlame blame_;
+  HostHealth host_health_;
   RepeatedFailure repeats_;
   RepeatedStart starts_;
   bool begun_ = false;    // a rank of a launch of ours

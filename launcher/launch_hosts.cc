@@ -91,7 +91,7 @@ void hear(const Question& q, std::vector<std::string>& notes) {
   const std::string text = read_what_is_there(q.fd);
   ::close(q.fd);
   if (!late && WIFEXITED(status) && WEXITSTATUS(status) == 0) {
-    q.host->silent.clear();
+    q.host->unreachable.clear();
     std::istringstream in(text);
     for (std::string line; std::getline(in, line);) {
       if (line.starts_with(kNote)) notes.push_back(q.host->name + ": " + line.substr(kNote.size()));
@@ -99,9 +99,9 @@ void hear(const Question& q, std::vector<std::string>& notes) {
     return;
   }
   const std::string words = first_words(text);
-  q.host->silent = late            ? str_cat("no answer within ", kAnswerWithin.count(), " s")
-                   : words.empty() ? str_cat("its question ends with status ", status)
-                                   : words;
+  q.host->unreachable = late            ? str_cat("no answer within ", kAnswerWithin.count(), " s")
+                        : words.empty() ? str_cat("its question ends with status ", status)
+                                        : words;
 }
 
 // Whether a hostfile's name is of the host that calls itself `host`.
@@ -178,7 +178,7 @@ std::vector<std::string> clean_allocation(int nodes, const std::string& program,
             "--ntasks-per-node=1", "--mpi=none"},
            check_words(program, run_dir, mark)),
        notes);
-  if (!all.silent.empty()) notes.push_back("this allocation cannot be looked for: " + all.silent);
+  if (!all.unreachable.empty()) notes.push_back("this allocation cannot be looked for: " + all.unreachable);
   return notes;
 }
 
@@ -194,21 +194,22 @@ int check_host(const std::string& run_dir, const std::string& mark, const std::s
 }
 
 std::optional<Placement> place_ranks(const std::vector<Host>& hosts, int ranks, const ExperimentConfig& c) {
-  if (auto p = place_on(hosts, ranks, c, [](const Host& h) { return h.silent.empty() && h.failing.empty(); }))
+  if (auto p =
+          place_on(hosts, ranks, c, [](const Host& h) { return h.unreachable.empty() && h.suspect.empty(); }))
     return p;
-  return place_on(hosts, ranks, c, [](const Host& h) { return h.silent.empty(); });
+  return place_on(hosts, ranks, c, [](const Host& h) { return h.unreachable.empty(); });
 }
 
-bool HostBlame::launch_ended(const std::set<std::string>& dead_on, std::vector<Host>& hosts) {
+bool HostHealth::launch_ended(const std::set<std::string>& dead_on, std::vector<Host>& hosts) {
   const std::string one = dead_on.size() == 1 ? *dead_on.begin() : "";
-  times_ = one.empty() ? 0 : one == blamed_ ? times_ + 1 : 1;
-  blamed_ = one;
+  times_ = one.empty() ? 0 : one == suspect_ ? times_ + 1 : 1;
+  suspect_ = one;
   if (times_ < kLaunchesToBlame) return false;
   bool marked = false;
   for (Host& h : hosts) {
     if (!names_host(h.name, one)) continue;
-    marked = marked || h.failing.empty();
-    h.failing = str_cat(times_, " launches in a row died there and nowhere else");
+    marked = marked || h.suspect.empty();
+    h.suspect = str_cat(times_, " launches in a row died there and nowhere else");
   }
   return marked;
 }
@@ -219,10 +220,10 @@ std::string names_of(const std::vector<Host>& hosts) {
   return out;
 }
 
-std::string silent_ones(const std::vector<Host>& hosts) {
+std::string unreachable_hosts(const std::vector<Host>& hosts) {
   std::string out;
   for (const Host& h : hosts) {
-    if (!h.silent.empty()) out += str_cat(out.empty() ? "" : ", ", h.name, " (", h.silent, ")");
+    if (!h.unreachable.empty()) out += str_cat(out.empty() ? "" : ", ", h.name, " (", h.unreachable, ")");
   }
   return out;
 }
@@ -231,7 +232,8 @@ std::string why_left_out(const std::vector<Host>& hosts, const std::vector<std::
   std::string out;
   for (const Host& h : hosts) {
     if (std::find(left_out.begin(), left_out.end(), h.name) == left_out.end()) continue;
-    out += str_cat(out.empty() ? "" : ", ", h.name, " (", h.silent.empty() ? h.failing : h.silent, ")");
+    out += str_cat(out.empty() ? "" : ", ", h.name, " (", h.unreachable.empty() ? h.suspect : h.unreachable,
+                   ")");
   }
   return out;
 }

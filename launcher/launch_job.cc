@@ -39,10 +39,10 @@ std::string process_state(int pid) {
 // their files may arrive late through a network file system.
 class ProgressWatch {
  public:
-  ProgressWatch(const ExperimentConfig& config, int ranks, uint64_t generation)
+  ProgressWatch(const ExperimentConfig& config, int ranks, uint64_t launch_id)
       : config_(config),
         ranks_(ranks),
-        generation_(generation),
+        launch_id_(launch_id),
         begin_(now()),
         start_(begin_),
         looked_(begin_) {}
@@ -56,7 +56,7 @@ class ProgressWatch {
       start_ += t - looked_;
     }
     looked_ = t;
-    end.heartbeats = read_heartbeats(config_.run_dir, ranks_, generation_);
+    end.heartbeats = read_heartbeats(config_.run_dir, ranks_, launch_id_);
     if (end.heartbeats.empty()) {
       if (t - start_ < config_.recovery.setup_limit) return "";
       return str_cat("no rank has come to its set-up within ", config_.recovery.setup_limit, " s");
@@ -91,7 +91,7 @@ class ProgressWatch {
   };
   const ExperimentConfig& config_;
   int ranks_;
-  uint64_t generation_;
+  uint64_t launch_id_;
   const double begin_;
   double start_, looked_;  // without the time in which we were suspended
   std::map<int, Seen> seen_;
@@ -112,7 +112,7 @@ void set_status(int status, JobEnd& end) {
 }  // namespace
 
 std::vector<std::string> mpirun_command(const LaunchOptions& options, const Placement& placement,
-                                        uint64_t generation, const LaunchMark& mark) {
+                                        uint64_t launch_id, const LaunchMark& mark) {
   std::vector<std::string> c{"mpirun", "-np", str_cat(placement.ranks), "--bind-to", "none", "--tag-output"};
   const auto mca = [&c](const std::string& name, const std::string& value) {
     c.insert(c.end(), {"--mca", name, value});
@@ -145,20 +145,20 @@ std::vector<std::string> mpirun_command(const LaunchOptions& options, const Plac
   c.push_back(options.program);
   c.insert(c.end(), options.train_argv.begin(), options.train_argv.end());
   if (placement.smaller) c.insert(c.end(), {"--set", str_cat("parallel.ep=", placement.ep)});
-  c.insert(c.end(), {"--generation", str_cat(generation)});
+  c.insert(c.end(), {"--launch_id", str_cat(launch_id)});
   return c;
 }
 
 JobEnd run_job(const LaunchOptions& options, const Placement& placement, const ExperimentConfig& config,
-               uint64_t generation, const LaunchMark& mark, StopSignals& signals) {
+               uint64_t launch_id, const LaunchMark& mark, StopSignals& signals) {
   JobEnd end;
   OutputPipe out(stdout), err(stderr);
   const double begin = now();
-  const pid_t mpirun = start_process(mpirun_command(options, placement, generation, mark), mark.environment(),
+  const pid_t mpirun = start_process(mpirun_command(options, placement, launch_id, mark), mark.environment(),
                                      out.write_end(), err.write_end());
   out.close_write();
   err.close_write();
-  ProgressWatch progress(config, placement.ranks, generation);
+  ProgressWatch progress(config, placement.ranks, launch_id);
   double told = -1, first_told = -1, ended_at = -1;
   bool all_told = false;
   const auto end_job = [&] {
@@ -179,7 +179,7 @@ JobEnd run_job(const LaunchOptions& options, const Placement& placement, const E
       if (first) first_told = t;
       if (!all_told && t - told >= kTellEvery) {
         told = t;
-        const std::vector<Heartbeat> ranks = read_heartbeats(config.run_dir, placement.ranks, generation);
+        const std::vector<Heartbeat> ranks = read_heartbeats(config.run_dir, placement.ranks, launch_id);
         tell_ranks(mpirun, ranks, mark);
         all_told = std::ssize(ranks) == placement.ranks;  // they catch it since before their first heartbeat
       }
@@ -199,7 +199,7 @@ JobEnd run_job(const LaunchOptions& options, const Placement& placement, const E
       if (!end.hang.empty()) {
         end.noticed_at = now() - begin;
         std::fprintf(stderr, "pesc launch: launch %llu hangs: %s\n",
-                     static_cast<unsigned long long>(generation), end.hang.c_str());
+                     static_cast<unsigned long long>(launch_id), end.hang.c_str());
         end_job();
       }
     }
@@ -212,12 +212,12 @@ JobEnd run_job(const LaunchOptions& options, const Placement& placement, const E
   set_status(status, end);
   end.seconds = now() - begin;
   end.ended_unix = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-  end.heartbeats = read_heartbeats(config.run_dir, placement.ranks, generation);
+  end.heartbeats = read_heartbeats(config.run_dir, placement.ranks, launch_id);
   // A launch of few and quick steps may come to them and end between two looks.
   if (end.first_step_at < 0 && std::any_of(end.heartbeats.begin(), end.heartbeats.end(),
                                            [](const Heartbeat& h) { return h.section != Section::kSetup; }))
     end.first_step_at = end.seconds;
-  end.deaths = read_deaths(config.run_dir, placement.ranks, generation);
+  end.deaths = read_deaths(config.run_dir, placement.ranks, launch_id);
   if (!end.hang.empty()) {
     end.code = static_cast<int>(ExitCode::kHang);
     end.status = "ended for hanging";

@@ -33,12 +33,12 @@ struct JobEnd {
 
 // Starts mpirun and waits until all of it has ended. What the ranks print goes on to stdout and stderr.
 [[nodiscard]] JobEnd run_job(const LaunchOptions& options, const Placement& placement,
-                             const ExperimentConfig& config, uint64_t generation, const LaunchMark& mark,
+                             const ExperimentConfig& config, uint64_t launch_id, const LaunchMark& mark,
                              StopSignals& signals);
 
 // The words of that mpirun.
 [[nodiscard]] std::vector<std::string> mpirun_command(const LaunchOptions& options,
-                                                      const Placement& placement, uint64_t generation,
+                                                      const Placement& placement, uint64_t launch_id,
                                                       const LaunchMark& mark);
 
 }  // namespace pesc

@@ -37,8 +37,8 @@ std::string temporary_folder() {
   return path;
 }
 
-LaunchMark::LaunchMark(const std::string& run_dir, uint64_t generation)
-    : temporary_(pesc::temporary_folder()), generation_(generation) {
+LaunchMark::LaunchMark(const std::string& run_dir, uint64_t launch_id)
+    : temporary_(pesc::temporary_folder()), launch_id_(launch_id) {
   struct stat lock {};
   const std::string path = run_dir + "/pesc.lock";
   if (::stat(path.c_str(), &lock) != 0) throw IoError(str_cat(path, ": ", std::strerror(errno)));
@@ -58,7 +58,7 @@ LaunchMark::LaunchMark(const std::string& run, const std::string& temporary)
 }
 
 std::string LaunchMark::text() const {
-  return str_cat(run_, generation_);
+  return str_cat(run_, launch_id_);
 }
 
 void LaunchMark::make_directories() const {

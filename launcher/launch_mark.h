@@ -1,7 +1,7 @@
 // The mark of a launch, by which its processes and files can be found and removed, also by a later
 // supervisor: processes by PESC_LAUNCH in their environment, Open MPI's session files and shared-memory
 // segments by their directory. The mark contains the device and inode of the run directory's lock file, and
-// the generation. Whoever holds the lock knows that every other process with this run directory's mark is
+// the launch id. Whoever holds the lock knows that every other process with this run directory's mark is
 // left over.
 #pragma once
 
@@ -21,7 +21,7 @@ constexpr const char* kSharedMemoryFolder = "/dev/shm";
 class LaunchMark {
  public:
   // The run directory's lock must exist. Throws IoError.
-  LaunchMark(const std::string& run_dir, uint64_t generation);
+  LaunchMark(const std::string& run_dir, uint64_t launch_id);
   // What another host knows as run() and temporary_folder(): device numbers differ from host to host. For
   // remove_leftovers() only. UsageError.
   explicit LaunchMark(const std::string& run, const std::string& temporary_folder = "/tmp");
@@ -54,7 +54,7 @@ class LaunchMark {
   [[nodiscard]] std::string text() const;
   std::string run_;        // "DEVICE-INODE-"
   std::string temporary_;  // absolute
-  uint64_t generation_ = 0;
+  uint64_t launch_id_ = 0;
 };
 
 }  // namespace pesc

@@ -89,8 +89,8 @@ LaunchOptions parse_launch(int argc, char** argv) {
   for (std::string& w : words) pointers.push_back(w.data());
   o.train = parse_command_line(static_cast<int>(pointers.size()), pointers.data());
   if (o.train.config.empty()) throw UsageError(str_cat("pesc train needs --config FILE\n", usage()));
-  if (o.train.generation != 0)
-    throw UsageError("pesc launch numbers its launches itself; leave --generation out");
+  if (o.train.launch_id != 0)
+    throw UsageError("pesc launch numbers its launches itself; leave --launch_id out");
   return o;
 }
 

@@ -56,7 +56,7 @@ bool same_words(const std::set<std::string>& a, const std::set<std::string>& b) 
   return 2 * common >= std::min(a.size(), b.size());
 }
 
-// Calls visit(step, generation) for each checkpoint that stands and from which this run would go on.
+// Calls visit(step, launch id) for each checkpoint that stands and from which this run would go on.
 template <class Visit>
 void each_checkpoint(const std::string& run_dir, Visit visit) {
   std::error_code error;
@@ -66,7 +66,7 @@ void each_checkpoint(const std::string& run_dir, Visit visit) {
     if (!step) continue;
     try {
       const LoadedCheckpoint c = peek_checkpoint(posix_filesystem(), entry.path());
-      if (c.state.step == *step && continues(run, *c.manifest)) visit(*step, c.generation);
+      if (c.state.step == *step && continues(run, *c.manifest)) visit(*step, c.launch_id);
     } catch (const Error&) {
       continue;
     }
@@ -81,10 +81,10 @@ int64_t newest_checkpoint(const std::string& run_dir) {
   return newest;
 }
 
-bool Progress::launch_ended(const std::string& run_dir, uint64_t generation) {
+bool Progress::launch_ended(const std::string& run_dir, uint64_t launch_id) {
   int64_t committed = -1;
   each_checkpoint(run_dir, [&](int64_t step, uint64_t by) {
-    if (by == generation) committed = std::max(committed, step);
+    if (by == launch_id) committed = std::max(committed, step);
   });
   if (committed <= best_) return false;
   best_ = committed;

@@ -17,9 +17,9 @@ namespace pesc {
 // does not count, since the ranks may skip it as damaged.
 class Progress {
  public:
-  // Launch `generation` has ended. Returns whether it has committed a checkpoint newer than all that launches
+  // Launch `launch_id` has ended. Returns whether it has committed a checkpoint newer than all that launches
   // before it have.
-  [[nodiscard]] bool launch_ended(const std::string& run_dir, uint64_t generation);
+  [[nodiscard]] bool launch_ended(const std::string& run_dir, uint64_t launch_id);
 
  private:
   int64_t best_ = -1;

@@ -51,9 +51,9 @@ std::string last_lines(const JobEnd& end, int rank, const std::string& whose) {
 
 }  // namespace
 
-std::string report_of(const JobEnd& end, uint64_t generation) {
+std::string report_of(const JobEnd& end, uint64_t launch_id) {
   std::string text =
-      str_cat("pesc launch: launch ", generation, " failed after ", std::round(end.seconds * 10) / 10,
+      str_cat("pesc launch: launch ", launch_id, " failed after ", std::round(end.seconds * 10) / 10,
               " s: ", end.status, end.hang.empty() ? "" : ": " + end.hang, "\n");
   for (const std::string& line : lines_of(end, kMpirunItself)) {
     if (line.find(kNoticed) != std::string::npos) text += "  " + line + "\n";
@@ -145,12 +145,12 @@ double seconds_that_count(const std::string& metrics, int64_t first_step) {
   return sum;
 }
 
-bool has_begun(const std::string& metrics, uint64_t generation) {
+bool has_begun(const std::string& metrics, uint64_t launch_id) {
   std::ifstream in(metrics);
   for (std::string line; std::getline(in, line);) {
     if (line.find("\"kind\":\"launch\"") == std::string::npos) continue;
     const nlohmann::json j = nlohmann::json::parse(line, nullptr, false);
-    if (j.is_object() && j.value("kind", "") == "launch" && j.value("launch", uint64_t{0}) == generation)
+    if (j.is_object() && j.value("kind", "") == "launch" && j.value("launch", uint64_t{0}) == launch_id)
       return true;
   }
   return false;
@@ -163,7 +163,7 @@ int64_t last_step(const JobEnd& end) {
 }
 
 nlohmann::json record_of(const JobEnd& end, const Placement& placement, const std::vector<Host>& hosts,
-                         uint64_t generation, int64_t newest_checkpoint) {
+                         uint64_t launch_id, int64_t newest_checkpoint) {
   nlohmann::json deaths = nlohmann::json::array();
   for (const Death& d : end.deaths) {
     deaths.push_back({{"rank", d.rank},
@@ -176,16 +176,16 @@ nlohmann::json record_of(const JobEnd& end, const Placement& placement, const st
   }
   nlohmann::json used = nlohmann::json::array();
   for (const Host& h : placement.hosts) used.push_back(h.name);
-  nlohmann::json silent = nlohmann::json::object();
-  nlohmann::json failing = nlohmann::json::object();
+  nlohmann::json unreachable = nlohmann::json::object();
+  nlohmann::json suspect = nlohmann::json::object();
   for (const Host& h : hosts) {
-    if (!h.silent.empty()) silent[h.name] = h.silent;
-    if (!h.failing.empty()) failing[h.name] = h.failing;
+    if (!h.unreachable.empty()) unreachable[h.name] = h.unreachable;
+    if (!h.suspect.empty()) suspect[h.name] = h.suspect;
   }
   nlohmann::json lines = nlohmann::json::object();
   for (const auto& [rank, last] : end.last_lines)
     lines[rank == kMpirunItself ? "mpirun" : str_cat("rank ", rank)] = last;
-  return {{"launch", generation},
+  return {{"launch", launch_id},
           {"ranks", placement.ranks},
           {"ep", placement.ep},
           {"hosts", used},
@@ -199,8 +199,8 @@ nlohmann::json record_of(const JobEnd& end, const Placement& placement, const st
           {"exit_code", end.code},
           {"status", end.status},
           {"hang", end.hang},
-          {"silent_hosts", silent},
-          {"failing_hosts", failing},
+          {"unreachable_hosts", unreachable},
+          {"suspect_hosts", suspect},
           {"newest_checkpoint", newest_checkpoint},
           {"deaths", deaths},
           {"last_lines", lines}};

@@ -13,7 +13,7 @@
 namespace pesc {
 
 // For the user: where each rank was and why it ended, and the last lines of the ranks that died.
-[[nodiscard]] std::string report_of(const JobEnd& end, uint64_t generation);
+[[nodiscard]] std::string report_of(const JobEnd& end, uint64_t launch_id);
 
 // The hosts on which ranks died by themselves, not because the job was ended; "" stands for an unknown host.
 [[nodiscard]] std::set<std::string> hosts_of_the_dead(const JobEnd& end);
@@ -32,14 +32,14 @@ namespace pesc {
 
 // Whether this launch has begun to train, from the text of a run's metrics.jsonl; until then it may be
 // refused.
-[[nodiscard]] bool has_begun(const std::string& metrics, uint64_t generation);
+[[nodiscard]] bool has_begun(const std::string& metrics, uint64_t launch_id);
 
 // The newest step that any rank has finished; 0: none.
 [[nodiscard]] int64_t last_step(const JobEnd& end);
 
-// One line of launches.jsonl. `silent`: the hosts that did not answer after this launch, and why.
+// One line of launches.jsonl. `unreachable`: the hosts that did not answer after this launch, and why.
 [[nodiscard]] nlohmann::json record_of(const JobEnd& end, const Placement& placement,
-                                       const std::vector<Host>& hosts, uint64_t generation,
+                                       const std::vector<Host>& hosts, uint64_t launch_id,
                                        int64_t newest_checkpoint);
 
 }  // namespace pesc

@@ -52,7 +52,7 @@ int run(int argc, char** argv) {
   RankWatch watch(world->rank(), world->size(), [&](double seconds) { session.set_wait_limit(seconds); });
   try {
     CommandLine command;
-    together(*world, [&] {
+    run_collectively(*world, [&] {
       check_open_mpi("the MPI library", MpiSession::library_version());
       command = parse_command_line(argc, argv);
     });
@@ -62,7 +62,7 @@ int run(int argc, char** argv) {
     }
     return dispatch({*world, session.local_rank(), session.local_size(), watch, session.cores()}, command);
   } catch (const AgreedError& e) {
-    if (e.speaker) {
+    if (e.reporting) {
       print_error(e.what());
       watch.died(static_cast<int>(e.code()), e.what());
     }

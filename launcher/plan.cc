@@ -34,7 +34,7 @@ std::vector<std::string> take_figures(const CommandLine& command, MachineRates& 
   };
   const double attention = r.attention / r.gemm;
   set("gemm_tflops", command.gemm_tflops, 1e12, r.gemm);
-  r.attention = attention * r.gemm;  // keeps its share of the products' rate
+  r.attention = attention * r.gemm;  // keeps its share of the GEMMs' rate
   set("memory_gbs", command.memory_gbs, 1e9, r.memory);
   set("link_gbs", command.link_gbs, 1e9, r.link);
   set("device_gib", command.device_gib, kGiB, r.device_memory);
@@ -114,7 +114,7 @@ nlohmann::json to_json(const ExperimentConfig& config, const Plan& p, const Mach
                       {"dp", p.dp},
                       {"tp", p.tp},
                       {"ep", p.ep},
-                      {"trained_parameters", p.trained},
+                      {"trainable_parameters", p.trainable},
                       {"frozen_parameters", p.frozen},
                       {"machine", machine.text},
                       {"assumed", machine.assumed},
@@ -126,7 +126,7 @@ nlohmann::json to_json(const ExperimentConfig& config, const Plan& p, const Mach
                       {"flops_per_step", p.flops},
                       {"exchanged_bytes_per_token", p.exchanged_per_token},
                       {"step_seconds", p.seconds},
-                      {"sol_fraction", p.light_seconds / p.seconds},
+                      {"sol_fraction", p.sol_seconds / p.seconds},
                       {"rates",
                        {{"gemm", rates.gemm},
                         {"attention", rates.attention},
@@ -151,7 +151,7 @@ nlohmann::json to_json(const ExperimentConfig& config, const Plan& p, const Mach
 void print(const Plan& p, const Machine& machine) {
   const MachineRates& rates = machine.rates;
   std::printf("%d ranks: dp %d, tp %d, ep %d; %.2fM parameters trained, %.3fG frozen\n\n", p.world, p.dp,
-              p.tp, p.ep, static_cast<double>(p.trained) / 1e6, static_cast<double>(p.frozen) / 1e9);
+              p.tp, p.ep, static_cast<double>(p.trainable) / 1e6, static_cast<double>(p.frozen) / 1e9);
   std::printf("%-24s %12s\n", "memory of a rank", "GiB");
   for (const ArenaSize& a : p.memory.arenas) {
     if (a.bytes > 0) std::printf("  %-22s %12.3f\n", a.name.c_str(), static_cast<double>(a.bytes) / kGiB);
@@ -170,9 +170,9 @@ void print(const Plan& p, const Machine& machine) {
   }
   std::printf("  %-22s %12.4f %12s %12s %10.2f  %.1fk tokens/s, %.2f of the speed of light\n", "all",
               p.flops / 1e12 / p.world, "", "", 1e3 * p.seconds, p.tokens / p.seconds / 1e3,
-              p.light_seconds / p.seconds);
+              p.sol_seconds / p.seconds);
   std::printf(
-      "\n%s\nat %.4g TFLOP/s of products, %.4g of attention, %.4g GB/s of memory, %.4g GB/s of links, a rank "
+      "\n%s\nat %.4g TFLOP/s of GEMMs, %.4g of attention, %.4g GB/s of memory, %.4g GB/s of links, a rank "
       "each\n"
       "a token's rows travel %.0f bytes to their experts and back\n",
       machine.text.c_str(), rates.gemm / 1e12, rates.attention / 1e12, rates.memory / 1e9, rates.link / 1e9,
@@ -206,7 +206,7 @@ void print(const Fit& fit, const MemoryRoom& room, int ranks) {
 
 int run_plan(const Process& process, const CommandLine& command) {
   const ExperimentConfig config = read_experiment(process, command);
-  together(process.world, [&] {
+  run_collectively(process.world, [&] {
     if (process.world.size() != 1) throw UsageError("pesc plan runs on one rank; start it without mpirun");
     if (command.ranks < 1) throw UsageError(str_cat("--ranks ", command.ranks, ": at least 1"));
     check_paths(config, DataUse::kNone);

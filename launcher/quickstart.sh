@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh clone to a tuned sparse model and what it learned: installs what is missing, builds, makes the data,
-# tunes the small base in configs/quickstart/base over four MPI ranks (dp 2, tp 2, ep 4), and prints held-out loss and
+# tunes the small base in configs/quickstart/base over four MPI ranks (dp 2, tp 2, ep 4), and prints eval loss and
 # exact match before and after, sample answers, and which experts each domain used.
 #
 #   launcher/quickstart.sh               twelve minutes at most on two cores, packages and build included

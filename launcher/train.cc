@@ -41,12 +41,13 @@ int run_train(const Process& process, const CommandLine& command) {
   const HostPlacement placement = place(process, config);
   save_and_stop_on_signals();
   process.watch.start(config.recovery);
-  if (command.generation > 0) {
-    together(process.world,
-             [&] { process.watch.report_to(config.run_dir, command.generation, config.debug.faults); });
+  if (command.launch_id > 0) {
+    run_collectively(process.world, [&] {
+      process.watch.report_to(config.run_dir, command.launch_id, config.debug.faults);
+    });
   }
   Job job = open_job(process.world, placement, std::move(config), DataUse::kAll);
-  Trainer trainer(job, process.watch, command.generation);
+  Trainer trainer(job, process.watch, command.launch_id);
   if (job.first()) {
     int64_t bytes = 0;
     for (const ArenaSize& a : trainer.memory()) bytes += a.bytes;

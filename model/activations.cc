@@ -40,7 +40,7 @@ Sizes::Sizes(const Capacity& c, const PescConfig& pesc, const Mesh& mesh, DType 
   const int64_t limit = std::max<int64_t>(1, chunk_slice * ep);
   capacity = std::clamp<int64_t>(static_cast<int64_t>(std::ceil(balanced * c.buffer_factor)), 1, limit);
   assignments = capacity * std::min<int64_t>(k, pesc.moe.num_experts / ep);
-  indices = ExpertExchange::index_count(ep, k, chunk_slice, capacity);
+  indices = TokenDispatcher::index_count(ep, k, chunk_slice, capacity);
 }
 
 const char* recompute_name(Recompute recompute) {
@@ -80,7 +80,7 @@ Saved allocate_saved(const ModelConfig& m, const PescConfig& pesc, const Mesh& m
     take(own.rest, s.rstd1, 1, n.slice, DType::kF32);
     take(own.rest, s.rstd2, 1, n.slice, DType::kF32);
     take(own.rest, s.qkv, n.padded, p.qkv.base.out, n.compute);
-    const int64_t beside_o = columns_beside_input(p.o, mesh.tp());
+    const int64_t beside_o = concat_input_columns(p.o, mesh.tp());
     take(own.attention, s.attention, n.padded, p.o.base.in + beside_o, n.compute);
     take(own.attention, s.lse, m.num_attention_heads / mesh.tp(), n.padded, DType::kF32);
     take(own.rest, s.x2, n.slice, h, n.compute);
@@ -94,17 +94,18 @@ Saved allocate_saved(const ModelConfig& m, const PescConfig& pesc, const Mesh& m
       const MoeConfig& moe = pesc.moe;
       take(own.rest, s.moe.f, n.slice, h, n.compute);
       if (apart && moe.adapter_dropout > 0) {  // f outlives its masking
-        take(false, s.moe.dropped, n.slice, h, n.compute);
+        take(false, s.moe.dropout_out, n.slice, h, n.compute);
       } else {
-        s.moe.dropped = s.moe.f;
+        s.moe.dropout_out = s.moe.f;
       }
       take(own.routing, s.moe.probs, n.slice, moe.num_experts, DType::kF32);
-      take(own.routing, s.moe.experts, n.slice, moe.num_experts_per_tok, DType::kI32);
-      take(own.routing, s.moe.weights, n.slice, moe.num_experts_per_tok, DType::kF32);
+      take(own.routing, s.moe.topk_indices, n.slice, moe.num_experts_per_tok, DType::kI32);
+      take(own.routing, s.moe.topk_weights, n.slice, moe.num_experts_per_tok, DType::kF32);
       take(own.routing, s.moe.indices, n.chunks, n.indices, DType::kI32);
-      take(own.adapters, s.moe.hidden, n.chunks * n.assignments, moe.adapter_dim, n.compute);
-      take(own.adapters, s.moe.received, n.chunks * n.capacity, h, n.compute);
-      take(own.adapters, s.moe.received_weights, n.chunks * n.capacity, moe.num_experts_per_tok, DType::kF32);
+      take(own.adapters, s.moe.adapter_pre_act, n.chunks * n.assignments, moe.adapter_dim, n.compute);
+      take(own.adapters, s.moe.recv_tokens, n.chunks * n.capacity, h, n.compute);
+      take(own.adapters, s.moe.recv_topk_weights, n.chunks * n.capacity, moe.num_experts_per_tok,
+           DType::kF32);
     }
     saved.layers.push_back(std::move(s));
   }
@@ -114,8 +115,8 @@ Saved allocate_saved(const ModelConfig& m, const PescConfig& pesc, const Mesh& m
   saved.rstd_final = arena.allocate(1, n.slice);
   const int64_t experts = pesc.mode == TrainMode::kPesc ? pesc.moe.num_experts : 0;
   saved.stats = arena.allocate(2 * m.num_hidden_layers, experts);
-  saved.balance = arena.allocate(m.num_hidden_layers, experts);
-  saved.balance_loss = arena.allocate(1, m.num_hidden_layers);
+  saved.aux_loss_grad = arena.allocate(m.num_hidden_layers, experts);
+  saved.aux_loss = arena.allocate(1, m.num_hidden_layers);
   return saved;
 }
 
@@ -125,37 +126,37 @@ Workspace allocate_workspace(const ModelConfig& m, const PescConfig& pesc, const
   Workspace w;
   const int64_t h = m.hidden_size;
   const LayerParameters& p = parameters.layers.front();
-  const int64_t beside = std::max(p.qkv.joined_columns(), p.gate_up.joined_columns());
+  const int64_t beside = std::max(p.qkv.concat_columns(), p.gate_up.concat_columns());
   for (Tensor* t : {&w.h, &w.dslice}) *t = arena.allocate(n.slice, h + beside, n.compute);
-  for (Tensor* t : {&w.delta, &w.dx}) *t = arena.allocate(n.slice, h, n.compute);
+  for (Tensor* t : {&w.adapter_dinput, &w.dx}) *t = arena.allocate(n.slice, h, n.compute);
   const bool lora_on_norms = p.qkv.lora_columns() + p.gate_up.lora_columns() > 0;
-  w.dropped = arena.allocate(lora_on_norms && pesc.lora.lora_dropout > 0 ? n.slice : 0, h, n.compute);
+  w.dropout_out = arena.allocate(lora_on_norms && pesc.lora.lora_dropout > 0 ? n.slice : 0, h, n.compute);
   if (mesh.tp() == 1) {
     // Nothing is gathered or scattered: both are views that nobody writes, but for the gradient of the last
     // norm's output, which stands where it would be scattered to.
     w.gathered = w.h;
-    w.gathered2 = w.dslice;
+    w.gathered_grad = w.dslice;
   } else {
     w.gathered = arena.allocate(n.padded, h + beside, n.compute);
-    w.gathered2 = arena.allocate(n.padded, h, n.compute);
+    w.gathered_grad = arena.allocate(n.padded, h, n.compute);
   }
-  const int64_t down = p.down.base.in + p.down.joined_columns();
-  w.wide = arena.allocate(n.padded, std::max(down, p.qkv.base.out), n.compute);
-  w.wide2 = arena.allocate(n.padded, std::max(down, p.o.base.in + p.o.joined_columns()), n.compute);
+  const int64_t down = p.down.base.in + p.down.concat_columns();
+  w.ffn_grad = arena.allocate(n.padded, std::max(down, p.qkv.base.out), n.compute);
+  w.ffn_act = arena.allocate(n.padded, std::max(down, p.o.base.in + p.o.concat_columns()), n.compute);
   const int64_t lora =
       std::max({p.qkv.lora_columns(), p.gate_up.lora_columns(), p.o.lora_columns(), p.down.lora_columns()});
   w.lora_slice = arena.allocate(n.slice, lora, n.compute);
   w.lora_full = arena.allocate(n.padded, lora, n.compute);
   if (pesc.mode == TrainMode::kPesc) {
     const int64_t k = pesc.moe.num_experts_per_tok;
-    w.dweights = arena.allocate(n.slice, k);
+    w.dtopk_weights = arena.allocate(n.slice, k);
     w.dlogits = arena.allocate(n.slice, pesc.moe.num_experts);
     if (mesh.ep() > 1) {
-      for (Tensor* t : {&w.received, &w.received2, &w.received_out})
+      for (Tensor* t : {&w.recv_tokens, &w.recv_grad, &w.adapter_out})
         *t = arena.allocate(n.chunks * n.capacity, h, n.compute);
-      w.received_weights = arena.allocate(n.chunks * n.capacity, k);
-      w.received_dweights = arena.allocate(n.chunks * n.capacity, k);
-      w.hidden = arena.allocate(n.chunks * n.assignments, pesc.moe.adapter_dim, n.compute);
+      w.recv_topk_weights = arena.allocate(n.chunks * n.capacity, k);
+      w.recv_dtopk_weights = arena.allocate(n.chunks * n.capacity, k);
+      w.adapter_pre_act = arena.allocate(n.chunks * n.assignments, pesc.moe.adapter_dim, n.compute);
     }
   }
   const int64_t chunk = std::min(c.head_chunk, std::max<int64_t>(n.padded, 1));
@@ -168,25 +169,26 @@ Workspace allocate_workspace(const ModelConfig& m, const PescConfig& pesc, const
   return w;
 }
 
-int64_t exchange_bytes(const ModelConfig& m, const PescConfig& pesc, const Mesh& mesh, const Sizes& n) {
+int64_t dispatch_scratch_bytes(const ModelConfig& m, const PescConfig& pesc, const Mesh& mesh,
+                               const Sizes& n) {
   if (pesc.mode != TrainMode::kPesc) return 0;
-  return ExpertExchange::scratch_bytes(mesh.ep(), pesc.moe.num_experts_per_tok, n.chunk_slice, m.hidden_size,
-                                       n.compute);
+  return TokenDispatcher::scratch_bytes(mesh.ep(), pesc.moe.num_experts_per_tok, n.chunk_slice, m.hidden_size,
+                                        n.compute);
 }
 
 namespace {
 
-// What matrix products that add to their output take of the scratch while their kernels are timed: the
+// What GEMMs that add to their output take of the scratch while their kernels are timed: the
 // largest output (ops/gemm.h). By what else is in the scratch at that time.
 struct GemmTrials {
-  int64_t alone = 0;     // nothing: LoRA's and the dense weights' products
+  int64_t alone = 0;     // nothing: LoRA's and the dense weights' GEMMs
   int64_t lora_a = 0;    // the dropped input of a LoRA branch: the gradient of A
   int64_t adapters = 0;  // the adapters' own scratch
 
   // `rows`: of the adapters' input.
   GemmTrials(const ModelParameters& p, const PescConfig& pesc, const Sizes& n, int64_t rows,
              const Device& device) {
-    if (device.products != KernelChoice::kTimed || n.compute != DType::kBF16) return;
+    if (device.kernel_choice != KernelChoice::kAutotuned || n.compute != DType::kBF16) return;
     const LayerParameters& layer = p.layers.front();
     const auto output = [&](int64_t& most, int64_t out_rows, int64_t ld, DType type) {
       most = std::max(most, gemm_trial_bytes(device, out_rows, ld, type));
@@ -199,15 +201,15 @@ struct GemmTrials {
         gradient(alone, part.dlora_b);
       }
       gradient(lora_a, w->dlora_a);
-      if (w->lora_columns() > w->joined_columns()) output(alone, n.padded, w->base.out, n.compute);
+      if (w->lora_columns() > w->concat_columns()) output(alone, n.padded, w->base.out, n.compute);
     }
     for (const RowLinear* w : {&layer.o, &layer.down}) {
       gradient(alone, w->dweight);
       gradient(alone, w->dlora_b);
       gradient(lora_a, w->dlora_a);
       if (w->lora_columns() == 0) continue;
-      if (w->joined_columns() == 0) output(alone, n.padded, w->base.out, n.compute);
-      output(alone, n.padded, w->base.in + w->joined_columns(), n.compute);  // the input's gradient
+      if (w->concat_columns() == 0) output(alone, n.padded, w->base.out, n.compute);
+      output(alone, n.padded, w->base.in + w->concat_columns(), n.compute);  // the input's gradient
     }
     if (pesc.mode != TrainMode::kPesc) return;
     gradient(adapters, layer.moe.ddown);
@@ -227,7 +229,7 @@ int64_t scratch_bytes(const ModelConfig& m, const PescConfig& pesc, const Mesh& 
   const AttentionShape shape{m.num_attention_heads / tp, std::max<int64_t>(m.num_key_value_heads / tp, 1),
                              m.head_dim, 1.0F};
   int64_t bytes = attention_scratch_bytes(device, shape, n.padded, c.max_sequence, n.compute);
-  int64_t frozen = 0;  // of the products with frozen weights
+  int64_t frozen = 0;  // of the GEMMs with frozen weights
   const LayerParameters& p = parameters.layers.front();
   for (const FrozenLinear* w : {&p.qkv.base, &p.o.base, &p.gate_up.base, &p.down.base})
     frozen = std::max(frozen, linear_scratch_bytes(device, *w, n.padded));

@@ -14,7 +14,7 @@
 #include "model/config.h"
 #include "model/parameters.h"
 #include "ops/core/arena.h"
-#include "parallel/expert_exchange.h"
+#include "parallel/token_dispatcher.h"
 
 namespace pesc {
 
@@ -22,15 +22,14 @@ namespace pesc {
 // moments.
 enum class Purpose { kTraining, kInference };
 
-// What training keeps of each layer. Tensors that are not kept are one memory for all layers, which the
-// backward of a layer finds filled again, bit for bit as the forward left it: by the same operations, in the
-// same order.
-//   kNone       all of LayerSaved
-//   kSelective  not what is recomputed without a GEMM of a dense weight: the attention's output and lse,
-//               from qkv; with experts also the layer's input, from x2 and f of the layer below (of the
-//               first layer: from the tokens), and on the way what the adapters read and keep
-//   kFull       the layer's input and the routing; the layer's forward is recomputed but for the choice
-//               of experts
+// What training keeps of each layer. A tensor that is not kept has one buffer for all layers, which the
+// backward of a layer recomputes: by the same operations in the same order, so bit for bit as in the forward.
+//   kNone       keeps all of LayerSaved
+//   kSelective  recomputes what needs no GEMM of a dense weight: the attention's output and lse, from qkv;
+//               with experts also the layer's input, from x2 and f of the layer below (of the first layer:
+//               from the tokens), and on the way what the adapters read and keep
+//   kFull       keeps the layer's input and the routing, and runs the layer's forward again with the same
+//               choice of experts
 enum class Recompute { kNone, kSelective, kFull };
 [[nodiscard]] const char* recompute_name(Recompute recompute);  // "NONE", "SELECTIVE", "FULL"
 
@@ -49,86 +48,88 @@ inline constexpr int kMaxChunks = 2;
 [[nodiscard]] int usual_dispatch_chunks(DeviceKind device, const PescConfig& pesc, const Mesh& mesh,
                                         int64_t max_tokens);
 
-// Buffers by phase: what each holds where it is used for more than one thing, or shares memory with another.
+// Buffers by phase: what each buffer holds where it is used for more than one thing, or shares memory with
+// another.
 //
-// A layer's phases: Fa attention block, Ff norm, FFN and adapters; Bf and Ba the same backward, Bf first.
-// R is the recompute: with kBlock Fa and Ff again, right before Bf; with kSelective, between Bf and Ba, this
-// layer's attention, and the adapters and the output of the layer below, which is this layer's input (of the
-// first layer, the embedding). The last layer needs no R of its attention, or with kBlock none at all. h1 and
-// h2 are the outputs of the layer's two norms, act is SwiGLU's, att the attention's, dy the gradient of the
-// layer's output; x|y: y stands beside x; "of all": gathered over tp.
+// The phases of a layer: Fa attention block, Ff norm, FFN and adapters; Bf and Ba the same backward, Bf
+// first. R is the recompute. With kFull it is Fa and Ff again, right before Bf. With kSelective it runs
+// between Bf and Ba: this layer's attention, and the adapters and the output of the layer below, which is
+// this layer's input (of the first layer: the embedding). The last layer recomputes no attention, and with
+// kFull nothing. h1 and h2 are the outputs of the layer's two norms, act is SwiGLU's, att the attention's, dy
+// the gradient of the layer's output; x|y: y is concatenated to x; "of all": gathered over tp.
 //
 //   workspace      Fa                  Ff                   Bf                       Ba
 //   h              h1|a_qkv            h2|a_gate_up         h2 (1)                   h1 (1)
-//   dropped        dropout(h1)         dropout(h2)          dropout(h2)              dropout(h1)
+//   dropout_out    dropout(h1)         dropout(h2)          dropout(h2)              dropout(h1)
 //   gathered (2)   h1|a_qkv of all,    h2|a of all, then    df of all, h2 of all     dx2 of all, h1 of all
 //                  then sums of o      sums of f            (3), sums of dh2|da      (3), sums of dh1|da
-//   wide           dropout(att)        dropout(act)         dact|da_down             dqkv
-//   wide2          -                   act|a_down           act (3)                  datt|da_o
+//   ffn_grad       dropout(att)        dropout(act)         dact|da_down             dqkv
+//   ffn_act        -                   act|a_down           act (3)                  datt|da_o
 //   dslice         -                   -                    df, then dh2|da          dh1|da
-//   delta          -                   R: the output that   gradient of dropout(f),  gradient of dropout(h1)
-//                                      nobody reads         then of dropout(h2)
+//   adapter_dinput -                   R: the output, not   gradient of dropout(f),  gradient of dropout(h1)
+//                                      read                 then of dropout(h2)
 //   dx             -                   -                    dy, then dx2             dx2, then dx: dy below
 //   lora_slice (4) a_qkv               a_gate_up            da_down, then da         da_o, then da_qkv
 //   lora_full (4)  sums of a_o         sums of a_down       da_down of all, then da  da_o of all, then da_qkv
 //
-// (1) where dropped has no copy of it. (2) tp > 1; with tp = 1 nothing is gathered, gathered is h and
-// gathered2 is dslice. (3) with trained dense weights. (4) but for what stands beside another matrix, or with
-// tp = 1 in its own place. On a CPU the FFN takes the first rows of wide and wide2 block by block
-// (ffn_blocks.h).
+// (1) where dropout_out does not hold it. (2) tp > 1; with tp = 1 nothing is gathered, gathered is h and
+// gathered_grad is dslice. (3) with trainable dense weights. (4) except what is concatenated to another
+// matrix, or with tp = 1 is in its own place. On a CPU the FFN uses the first rows of ffn_grad and ffn_act
+// block by block (shared_ffn.h).
 //
-//   workspace, elsewhere
+//   workspace      elsewhere
 //   gathered (2)   the embedding's sums, the last norm's output of all, dx of all for the embedding
 //   h              the last norm's output
-//   gathered2      the gradient of the last norm's output of all (with tp = 1 in dslice, where it stays)
+//   gathered_grad  the gradient of the last norm's output of all (with tp = 1 in dslice, where it stays)
 //   dslice         the gradient of the last norm's output
 //   dx             the gradient of x_final
 //   logits         logits, then their gradient; in generation the pieces of all tp ranks
 //   max            the largest logit of a row; in generation first the numbers of the rows, I32
 //
-// Of the adapters. With ep > 1 each chunk has its part of the received rows, of one round at a time; with ep
-// = 1 the adapters read moe.dropped and moe.weights, and write y and delta, where they stand.
+// The adapters. With ep > 1 each chunk has its part of the received rows, of one round at a time. With ep = 1
+// the adapters read moe.dropout_out and moe.topk_weights and write y and adapter_dinput, in place.
 //
 //   workspace                              Ff, R                        Bf
-//   received, received_weights, hidden     rows of dropout(f), weights, adapters before GELU: of plans with
-//                                          several rounds; those of one round stand in moe.received*, .hidden
-//   received_out                           adapters' output             gradient of dropout(f)
-//   received2, received_dweights           -                            rows of dy, gradient of the weights
-//   dweights                               -                            gradient of the weights, at home
+//   recv_tokens, recv_topk_weights,        rows of dropout(f), weights, adapters before GELU: of plans with
+//   adapter_pre_act                        several rounds; those of one round are in moe.recv_*,
+//                                          moe.adapter_pre_act
+//   adapter_out                            adapters' output             gradient of dropout(f)
+//   recv_grad, recv_dtopk_weights          -                            rows of dy, gradient of the weights
+//   dtopk_weights                          -                            gradient of the weights, at home
 //   dlogits                                -                            gradient of the logits, which the
 //                                                                       norm's backward reads last
 //
-//   saved                                  kNone   kSelective                   kBlock       inference
-//   x                                      own     shared (5)               own          shared
-//   x_final                                own     is x (5)                 own          own
-//   rstd1, rstd2, qkv, x2, gate_up, a_*    own     own                      shared       shared
-//   attention, lse                         own     shared                   shared       shared
-//   moe.f                                  own     own                      shared       shared
-//   moe.dropped                            is f    shared, or is f (6)      is f         is f
-//   moe.hidden, moe.received*              own     shared                   shared       shared
-//   the routing: all else of moe           own     own                      own          shared
+//   saved                                  kNone   kSelective           kFull        inference
+//   x                                      own     shared (5)           own          shared
+//   x_final                                own     is x (5)             own          own
+//   rstd1, rstd2, qkv, x2, gate_up, a_*    own     own                  shared       shared
+//   attention, lse                         own     shared               shared       shared
+//   moe.f                                  own     own                  shared       shared
+//   moe.dropout_out                        is f    shared, or is f (6)  is f         is f
+//   moe.adapter_pre_act, moe.recv_*        own     shared               shared       shared
+//   the routing: all else of moe           own     own                  own          shared
 //
 // own: each layer has one. shared: one for all layers, which in the forward holds the values of the layer
-// that ran last; R fills it before it is read. (5) in PESC: y is written where x stood, which Fa has read;
-// elsewhere own. (6) shared with a dropout of the adapters: f outlives its masking, from which R makes x and
-// dropped.
+// that ran last; R fills it before it is read. (5) in PESC: y is written over x, which Fa has read; otherwise
+// own. (6) shared with a dropout of the adapters: f is kept beside its masked copy, and R computes x and
+// dropout_out from it.
 //
 //   gate_up        Ff: gate and up; from Bf on their gradient
-//   moe.f          where moe.dropped is f: the FFN's output, then dropout(f), masked in its place by the
+//   moe.f          where moe.dropout_out is f: the FFN's output, then dropout(f), masked in place by the
 //                  operation that writes y = x2 + f
-//   attention      att|a_o with tp = 1; with kSelective a_o is also in a_o, from where R brings it
+//   attention      att|a_o with tp = 1; with kSelective a_o is also kept in a_o, from which R restores it
 
 struct MoeSaved {
-  Tensor f;                     // [S, H] FFN output
-  Tensor dropped;               // [S, H] dropout(f): in kSelective one for all layers, else in f's place
-  Tensor probs;                 // [S, E] F32
-  Tensor experts;               // [S, k] I32
-  Tensor weights;               // [S, k] F32
-  std::vector<int32_t> chosen;  // [slice_real, k] `experts` on the host
-  Tensor hidden;                // [M, d] adapters before GELU (the only round's)
-  Tensor received, received_weights;           // [C, H], [C, k] F32; ep > 1
+  Tensor f;             // [S, H] FFN output
+  Tensor dropout_out;   // [S, H] dropout(f): in kSelective one for all layers, else in f's place
+  Tensor probs;         // [S, E] F32
+  Tensor topk_indices;  // [S, k] I32
+  Tensor topk_weights;  // [S, k] F32
+  std::vector<int32_t> topk_indices_host;      // [slice_real, k] `topk_indices` on the host
+  Tensor adapter_pre_act;                      // [M, d] adapters before GELU (the only round's)
+  Tensor recv_tokens, recv_topk_weights;       // [C, H], [C, k] F32; ep > 1
   Tensor indices;                              // [chunks, N] I32 of the plans; ep > 1
-  std::array<ExchangePlan, kMaxChunks> plans;  // of the chunks
+  std::array<DispatchPlan, kMaxChunks> plans;  // of the chunks
 };
 
 struct LayerSaved {
@@ -146,27 +147,27 @@ struct LayerSaved {
 
 struct Saved {
   std::vector<LayerSaved> layers;
-  Tensor x_final;       // [S, H] input of the final norm
-  Tensor rstd_final;    // [1, S] F32
-  Tensor stats;         // [2 * layers, E] F32: per layer assignments and sums of probabilities
-  Tensor balance;       // [layers, E] F32 gradient with respect to each token's probabilities
-  Tensor balance_loss;  // [1, layers] F32
+  Tensor x_final;        // [S, H] input of the final norm
+  Tensor rstd_final;     // [1, S] F32
+  Tensor stats;          // [2 * layers, E] F32: per layer assignments and sums of probabilities
+  Tensor aux_loss_grad;  // [layers, E] F32 gradient with respect to each token's probabilities
+  Tensor aux_loss;       // [1, layers] F32
 };
 
 struct Workspace {
-  Tensor h, dslice;                            // [S, H] and LoRA columns beside them (lora_linear.h)
-  Tensor delta, dx;                            // [S, H]; `delta` in a forward: see Recompute
-  Tensor dropped;                              // [S, H] dropout of a norm's output, with LoRA's dropout
-  Tensor gathered, gathered2;                  // [P, H], the first like h
-  Tensor wide;                                 // [P, max(F + r, (HQ + 2 HK) D)]
-  Tensor wide2;                                // [P, max(F + r, HQ D + r)]
-  Tensor lora_slice, lora_full;                // [S, R], [P, R]
-  Tensor dweights, dlogits;                    // [S, k], [S, E] F32
-  Tensor received, received2, received_out;    // [C, H]; ep > 1
-  Tensor received_weights, received_dweights;  // [C, k] F32
-  Tensor hidden;                               // [C k, d] adapters of further rounds
-  Tensor head_rows, head_drows, logits;        // [chunk, H], [chunk, H], [chunk, V]
-  Tensor max, sums, loss;                      // [1, chunk], [2, chunk], [1, chunk] F32
+  Tensor h, dslice;                              // [S, H] and LoRA columns beside them (lora_linear.h)
+  Tensor adapter_dinput, dx;                     // [S, H]; `adapter_dinput` in a forward: see Recompute
+  Tensor dropout_out;                            // [S, H] dropout of a norm's output, with LoRA's dropout
+  Tensor gathered, gathered_grad;                // [P, H], the first like h
+  Tensor ffn_grad;                               // [P, max(F + r, (HQ + 2 HK) D)]
+  Tensor ffn_act;                                // [P, max(F + r, HQ D + r)]
+  Tensor lora_slice, lora_full;                  // [S, R], [P, R]
+  Tensor dtopk_weights, dlogits;                 // [S, k], [S, E] F32
+  Tensor recv_tokens, recv_grad, adapter_out;    // [C, H]; ep > 1
+  Tensor recv_topk_weights, recv_dtopk_weights;  // [C, k] F32
+  Tensor adapter_pre_act;                        // [C k, d] adapters of further rounds
+  Tensor head_rows, head_drows, logits;          // [chunk, H], [chunk, H], [chunk, V]
+  Tensor max, sums, loss;                        // [1, chunk], [2, chunk], [1, chunk] F32
 };
 
 // The sizes from which both the plan and the run allocate.
@@ -175,7 +176,7 @@ struct Sizes {
   int chunks = 1;
   int64_t chunk_slice = 0;                // tokens of a chunk
   int64_t capacity = 0, assignments = 0;  // of a chunk's round
-  int64_t indices = 0;                    // of a chunk's plan: ExpertExchange::index_count
+  int64_t indices = 0;                    // of a chunk's plan: TokenDispatcher::index_count
   DType compute = DType::kF32;
   Sizes(const Capacity& capacity, const PescConfig& pesc, const Mesh& mesh, DType compute);
 };
@@ -187,8 +188,8 @@ struct Sizes {
                                            const ModelParameters& parameters, const Sizes& sizes,
                                            const Capacity& capacity, Arena& arena);
 // The peak bytes of the exchange's own scratch arena.
-[[nodiscard]] int64_t exchange_bytes(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
-                                     const Sizes& sizes);
+[[nodiscard]] int64_t dispatch_scratch_bytes(const ModelConfig& model, const PescConfig& pesc,
+                                             const Mesh& mesh, const Sizes& sizes);
 // The peak bytes of the ops' scratch arena.
 [[nodiscard]] int64_t scratch_bytes(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
                                     const ModelParameters& parameters, const Sizes& sizes,

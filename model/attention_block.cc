@@ -15,10 +15,10 @@ namespace {
 
 struct Heads {  // this rank's, out of the width of the fused qkv weight
   int64_t q, kv, dim;
-  Heads(const Pass& pass, const LayerParameters& p)
-      : q(p.o.base.in / pass.model.head_dim),
-        kv((p.qkv.base.out / pass.model.head_dim - q) / 2),
-        dim(pass.model.head_dim) {}
+  Heads(const ForwardContext& ctx, const LayerParameters& p)
+      : q(p.o.base.in / ctx.model.head_dim),
+        kv((p.qkv.base.out / ctx.model.head_dim - q) / 2),
+        dim(ctx.model.head_dim) {}
   [[nodiscard]] Tensor q_of(const Tensor& qkv) const { return qkv.col_range(0, q * dim); }
   [[nodiscard]] Tensor k_of(const Tensor& qkv) const { return qkv.col_range(q * dim, (q + kv) * dim); }
   [[nodiscard]] Tensor v_of(const Tensor& qkv) const {
@@ -30,29 +30,29 @@ struct Heads {  // this rank's, out of the width of the fused qkv weight
   }
 };
 
-void store_in_cache(const Pass& pass, const Tensor& k, const Tensor& v, const Tensor& k_cache,
+void store_in_cache(const ForwardContext& ctx, const Tensor& k, const Tensor& v, const Tensor& k_cache,
                     const Tensor& v_cache) {
-  for (const AttentionSegment& s : pass.batch.segments) {
+  for (const AttentionSegment& s : ctx.batch.segments) {
     const int64_t to = s.kv_begin + s.kv_len - s.q_len;
-    copy(pass.stream, k.row_range(s.q_begin, s.q_begin + s.q_len), k_cache.row_range(to, to + s.q_len));
-    copy(pass.stream, v.row_range(s.q_begin, s.q_begin + s.q_len), v_cache.row_range(to, to + s.q_len));
+    copy(ctx.stream, k.row_range(s.q_begin, s.q_begin + s.q_len), k_cache.row_range(to, to + s.q_len));
+    copy(ctx.stream, v.row_range(s.q_begin, s.q_begin + s.q_len), v_cache.row_range(to, to + s.q_len));
   }
 }
 
 // The attention's output and lse from rotated q, k and v, in memory or in a layer's cache.
-void attend(const Pass& pass, const AttentionForward& args) {
+void attend(const ForwardContext& ctx, const AttentionForward& args) {
   {
-    const PhaseScope phase(pass.stream, Phase::kAttention);
-    attention_forward(pass.stream, args, pass.scratch);
+    const PhaseScope phase(ctx.stream, Phase::kAttention);
+    attention_forward(ctx.stream, args, ctx.scratch);
   }
-  fill_zero(pass.stream, args.out.row_range(pass.batch.tokens, pass.batch.padded));
+  fill_zero(ctx.stream, args.out.row_range(ctx.batch.tokens, ctx.batch.padded));
 }
 
 // On one rank it stands beside the attention's output.
-Tensor saved_a_o(const Pass& pass, const LayerParameters& p, const LayerSaved& saved) {
-  const int64_t beside = columns_beside_input(p.o, pass.tp.size());
-  if (beside == 0) return saved.a_o.row_range(0, pass.batch.slice);
-  return Beside(saved.attention, pass.batch.padded, p.o.base.in, beside).a;
+Tensor saved_a_o(const ForwardContext& ctx, const LayerParameters& p, const LayerSaved& saved) {
+  const int64_t beside = concat_input_columns(p.o, ctx.tp.size());
+  if (beside == 0) return saved.a_o.row_range(0, ctx.batch.slice);
+  return ConcatView(saved.attention, ctx.batch.padded, p.o.base.in, beside).a;
 }
 
 }  // namespace
@@ -104,20 +104,21 @@ KvCache KvCache::allocate(const ModelConfig& model, const Mesh& mesh, int64_t sl
   return cache;
 }
 
-void attention_block_forward(const Pass& pass, int64_t layer, const LayerParameters& p,
+void attention_block_forward(const ForwardContext& ctx, int64_t layer, const LayerParameters& p,
                              const RopeTables& rope, const LayerSaved& saved, const KvCache* cache) {
-  Stream& s = pass.stream;
-  const Batch& b = pass.batch;
-  const Heads heads(pass, p);
-  const float eps = static_cast<float>(pass.model.rms_norm_eps);
+  Stream& s = ctx.stream;
+  const Batch& b = ctx.batch;
+  const Heads heads(ctx, p);
+  const float eps = static_cast<float>(ctx.model.rms_norm_eps);
   const Tensor x = saved.x.row_range(0, b.slice);
-  const Beside h(pass.ws.h, b.slice, x.cols, p.qkv.joined_columns());
+  const ConcatView h(ctx.ws.h, b.slice, x.cols, p.qkv.concat_columns());
   const Tensor qkv = saved.qkv.row_range(0, b.padded);
-  const Beside attended(saved.attention, b.padded, p.o.base.in, columns_beside_input(p.o, pass.tp.size()));
+  const ConcatView attended(saved.attention, b.padded, p.o.base.in, concat_input_columns(p.o, ctx.tp.size()));
   const Tensor& out = attended.x;
 
-  const Dropout mask = pass.slice_dropout(layer, DropoutSite::kQkv);
-  const Tensor second = drops(p.qkv.lora_columns(), mask) ? pass.ws.dropped.row_range(0, b.slice) : Tensor{};
+  const Dropout mask = ctx.slice_dropout(layer, DropoutSite::kQkv);
+  const Tensor second =
+      drops(p.qkv.lora_columns(), mask) ? ctx.ws.dropout_out.row_range(0, b.slice) : Tensor{};
   rmsnorm_forward(s, {.x = x,
                       .delta = {},
                       .x_out = {},
@@ -126,7 +127,7 @@ void attention_block_forward(const Pass& pass, int64_t layer, const LayerParamet
                       .y = h.x,
                       .rstd = saved.rstd1.col_range(0, b.slice),
                       .dropped = {mask, second}});
-  column_forward(pass, p.qkv, h, second.cols > 0 ? second : h.x, qkv, saved.a_qkv.row_range(0, b.padded));
+  column_forward(ctx, p.qkv, h, second.cols > 0 ? second : h.x, qkv, saved.a_qkv.row_range(0, b.padded));
   pesc::rope(s, heads.rotated(qkv), b.positions, rope.cos, rope.sin, RopeDirection::kForward);
 
   AttentionForward args{heads.shape(),
@@ -138,76 +139,76 @@ void attention_block_forward(const Pass& pass, int64_t layer, const LayerParamet
                         saved.lse.col_range(0, b.padded)};
   if (cache != nullptr) {
     const auto i = static_cast<size_t>(layer);
-    store_in_cache(pass, args.k, args.v, cache->k[i], cache->v[i]);
+    store_in_cache(ctx, args.k, args.v, cache->k[i], cache->v[i]);
     args.k = cache->k[i];
     args.v = cache->v[i];
     args.lse = {};
   }
-  attend(pass, args);
+  attend(ctx, args);
 
-  const Dropout mask_o = pass.full_dropout(layer, DropoutSite::kO, p.o.column0);
+  const Dropout mask_o = ctx.full_dropout(layer, DropoutSite::kO, p.o.column0);
   Tensor dropped = out;
   if (drops(p.o.lora_columns(), mask_o)) {
     const PhaseScope phase(s, Phase::kLora);
-    dropped = pass.ws.wide.leading(out.rows, out.cols);
+    dropped = ctx.ws.ffn_grad.leading(out.rows, out.cols);
     dropout(s, mask_o, out, dropped);
   }
-  const Tensor a_o = saved.a_o.cols > 0 ? saved.a_o.row_range(0, b.slice) : saved_a_o(pass, p, saved);
-  row_forward(pass, p.o, attended, dropped, x, saved.x2.row_range(0, b.slice), a_o);
+  const Tensor a_o = saved.a_o.cols > 0 ? saved.a_o.row_range(0, b.slice) : saved_a_o(ctx, p, saved);
+  row_forward(ctx, p.o, attended, dropped, x, saved.x2.row_range(0, b.slice), a_o);
 }
 
-void attention_again(const Pass& pass, const LayerParameters& p, const LayerSaved& saved) {
-  const Batch& b = pass.batch;
-  const Heads heads(pass, p);
+void recompute_attention(const ForwardContext& ctx, const LayerParameters& p, const LayerSaved& saved) {
+  const Batch& b = ctx.batch;
+  const Heads heads(ctx, p);
   const Tensor qkv = saved.qkv.row_range(0, b.padded);
-  const Beside attended(saved.attention, b.padded, p.o.base.in, columns_beside_input(p.o, pass.tp.size()));
-  attend(pass, {heads.shape(), b.segments, heads.q_of(qkv), heads.k_of(qkv), heads.v_of(qkv), attended.x,
-                saved.lse.col_range(0, b.padded)});
+  const ConcatView attended(saved.attention, b.padded, p.o.base.in, concat_input_columns(p.o, ctx.tp.size()));
+  attend(ctx, {heads.shape(), b.segments, heads.q_of(qkv), heads.k_of(qkv), heads.v_of(qkv), attended.x,
+               saved.lse.col_range(0, b.padded)});
   if (attended.a.cols == 0) return;
-  const PhaseScope phase(pass.stream, Phase::kLora);
-  copy(pass.stream, saved.a_o.row_range(0, b.slice), attended.a);
+  const PhaseScope phase(ctx.stream, Phase::kLora);
+  copy(ctx.stream, saved.a_o.row_range(0, b.slice), attended.a);
 }
 
-void attention_block_backward(const Pass& pass, int64_t layer, const LayerParameters& p,
+void attention_block_backward(const ForwardContext& ctx, int64_t layer, const LayerParameters& p,
                               const RopeTables& rope, const LayerSaved& saved, const Tensor& dx) {
-  Stream& s = pass.stream;
-  const Batch& b = pass.batch;
-  const Heads heads(pass, p);
+  Stream& s = ctx.stream;
+  const Batch& b = ctx.batch;
+  const Heads heads(ctx, p);
   const Tensor qkv = saved.qkv.row_range(0, b.padded);
-  const Beside attended(saved.attention, b.padded, p.o.base.in, columns_beside_input(p.o, pass.tp.size()));
+  const ConcatView attended(saved.attention, b.padded, p.o.base.in, concat_input_columns(p.o, ctx.tp.size()));
   const Tensor& out = attended.x;
   // Rows as far apart as those of `out`, which a library may ask for.
-  const Beside dattended(pass.ws.wide2, b.padded, p.o.base.in, columns_beside_input(p.o, pass.tp.size()));
+  const ConcatView dattended(ctx.ws.ffn_act, b.padded, p.o.base.in, concat_input_columns(p.o, ctx.tp.size()));
   const Tensor& dout = dattended.x;
-  const LoraBranch lora = row_backward(pass, p.o, pass.full_dropout(layer, DropoutSite::kO, p.o.column0), dx,
-                                       out, saved_a_o(pass, p, saved), dattended);
+  const LoraBranch lora = row_backward(ctx, p.o, ctx.full_dropout(layer, DropoutSite::kO, p.o.column0), dx,
+                                       out, saved_a_o(ctx, p, saved), dattended);
   if (lora.dout.cols > 0) {
     const PhaseScope phase(s, Phase::kLora);
-    lora_down_backward(s, lora, out, dout, pass.scratch);
+    lora_down_backward(s, lora, out, dout, ctx.scratch);
   }
 
-  const Tensor dqkv = pass.ws.wide.leading(qkv.rows, qkv.cols);
+  const Tensor dqkv = ctx.ws.ffn_grad.leading(qkv.rows, qkv.cols);
   {
     const PhaseScope phase(s, Phase::kAttention);
     attention_backward(
         s,
         {heads.shape(), b.segments, heads.q_of(qkv), heads.k_of(qkv), heads.v_of(qkv), out,
          saved.lse.col_range(0, b.padded), dout, heads.q_of(dqkv), heads.k_of(dqkv), heads.v_of(dqkv)},
-        pass.scratch);
+        ctx.scratch);
   }
   fill_zero(s, dqkv.row_range(b.tokens, b.padded));
   pesc::rope(s, heads.rotated(dqkv), b.positions, rope.cos, rope.sin, RopeDirection::kBackward);
 
   const Tensor x = saved.x.row_range(0, b.slice);
   const Tensor rstd = saved.rstd1.col_range(0, b.slice);
-  const Tensor h = pass.ws.h.leading(b.slice, x.cols);
-  const Beside dh(pass.ws.dslice, b.slice, x.cols, p.qkv.joined_columns());
-  const Dropout mask = pass.slice_dropout(layer, DropoutSite::kQkv);
+  const Tensor h = ctx.ws.h.leading(b.slice, x.cols);
+  const ConcatView dh(ctx.ws.dslice, b.slice, x.cols, p.qkv.concat_columns());
+  const Dropout mask = ctx.slice_dropout(layer, DropoutSite::kQkv);
   const bool two = drops(p.qkv.lora_columns(), mask);
-  const Tensor dropped = two ? pass.ws.dropped.row_range(0, b.slice) : h;
+  const Tensor dropped = two ? ctx.ws.dropout_out.row_range(0, b.slice) : h;
   rmsnorm_apply(s, x, p.input_norm, rstd, two ? Tensor{} : h, {mask, two ? dropped : Tensor{}});
-  const Tensor through_a = column_backward(pass, p.qkv, dqkv, h, dropped, saved.a_qkv.row_range(0, b.padded),
-                                           dh, pass.ws.delta.row_range(0, b.slice));
+  const Tensor through_a = column_backward(ctx, p.qkv, dqkv, h, dropped, saved.a_qkv.row_range(0, b.padded),
+                                           dh, ctx.ws.adapter_dinput.row_range(0, b.slice));
   rmsnorm_backward(s, {dh.x, x, p.input_norm, rstd, dx, p.dinput_norm, {mask, through_a}, {}});
 }
 

@@ -1,8 +1,8 @@
 // The attention half of a decoder layer: x2 = x + o(attention(rope(qkv(norm(x))))).
 #pragma once
 
+#include "model/forward_context.h"
 #include "model/parameters.h"
-#include "model/pass.h"
 
 namespace pesc {
 
@@ -26,13 +26,13 @@ struct KvCache {
 };
 
 // Reads saved.x, writes saved.x2 and what the backward needs of `saved`. `cache` may be null.
-void attention_block_forward(const Pass& pass, int64_t layer, const LayerParameters& p,
+void attention_block_forward(const ForwardContext& ctx, int64_t layer, const LayerParameters& p,
                              const RopeTables& rope, const LayerSaved& saved, const KvCache* cache);
 // Recomputes saved.attention (with a_o concatenated to it) and saved.lse from saved.qkv and saved.a_o, bit
 // for bit.
-void attention_again(const Pass& pass, const LayerParameters& p, const LayerSaved& saved);
+void recompute_attention(const ForwardContext& ctx, const LayerParameters& p, const LayerSaved& saved);
 // dx [S, H] holds the gradient of x2 and is overwritten by the gradient of x.
-void attention_block_backward(const Pass& pass, int64_t layer, const LayerParameters& p,
+void attention_block_backward(const ForwardContext& ctx, int64_t layer, const LayerParameters& p,
                               const RopeTables& rope, const LayerSaved& saved, const Tensor& dx);
 
 }  // namespace pesc

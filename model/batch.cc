@@ -23,7 +23,7 @@ std::vector<T> chunk_by_chunk(const std::vector<T>& values, const std::vector<Ra
 
 std::vector<Range> chunk_rows(int64_t slice, int chunks) {
   if (chunks == 1) return {{0, slice}};
-  constexpr int64_t kTile = 256;  // rows of whole tiles of the products, where there are many
+  constexpr int64_t kTile = 256;  // rows of whole tiles of the GEMMs, where there are many
   int64_t first = (slice + 1) / 2;
   if (first >= 2 * kTile) first = (first + kTile - 1) / kTile * kTile;
   return {{0, first}, {first, slice}};

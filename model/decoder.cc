@@ -16,22 +16,23 @@ namespace pesc {
 namespace {
 
 struct Arenas {
-  Arena weights, copies, optimizer, activations, workspace, scratch, exchange, cache;
+  Arena weights, compute_weights, optimizer, activations, workspace, scratch, dispatch, cache;
 
   static Arenas planning() {
-    return {Arena::planning("weights"),     Arena::planning("bf16 copies"), Arena::planning("optimizer"),
-            Arena::planning("activations"), Arena::planning("workspace"),   Arena::planning("scratch"),
-            Arena::planning("exchange"),    Arena::planning("kv cache")};
+    return {Arena::planning("weights"),   Arena::planning("bf16 compute weights"),
+            Arena::planning("optimizer"), Arena::planning("activations"),
+            Arena::planning("workspace"), Arena::planning("scratch"),
+            Arena::planning("dispatch"),  Arena::planning("kv cache")};
   }
   static Arenas real(const Arenas& plan, Device d) {
     const auto like = [d](const Arena& a) { return Arena(a.name(), d, a.used()); };
-    return {like(plan.weights),   like(plan.copies),  like(plan.optimizer), like(plan.activations),
-            like(plan.workspace), like(plan.scratch), like(plan.exchange),  like(plan.cache)};
+    return {like(plan.weights),   like(plan.compute_weights), like(plan.optimizer), like(plan.activations),
+            like(plan.workspace), like(plan.scratch),         like(plan.dispatch),  like(plan.cache)};
   }
   [[nodiscard]] std::vector<ArenaSize> sizes() const {
     std::vector<ArenaSize> all;
     for (const Arena* a :
-         {&weights, &copies, &optimizer, &activations, &workspace, &scratch, &exchange, &cache})
+         {&weights, &compute_weights, &optimizer, &activations, &workspace, &scratch, &dispatch, &cache})
       all.push_back({a->name(), a->is_planning() ? a->used() : a->capacity()});
     return all;
   }
@@ -54,9 +55,9 @@ struct Decoder::Memory {
   Memory(const ModelConfig& m, const PescConfig& p, const Mesh& mesh, const DecoderOptions& o,
          const Sizes& sizes, Arenas&& in)
       : arenas(std::move(in)),
-        parameters(
-            m, p, mesh, o.precision(),
-            {arenas.weights, arenas.copies, o.purpose == Purpose::kTraining ? &arenas.optimizer : nullptr}),
+        parameters(m, p, mesh, o.precision(),
+                   {arenas.weights, arenas.compute_weights,
+                    o.purpose == Purpose::kTraining ? &arenas.optimizer : nullptr}),
         saved(allocate_saved(m, p, mesh, parameters, sizes, o.purpose, o.recompute, arenas.activations)),
         ws(allocate_workspace(m, p, mesh, parameters, sizes, o.capacity, arenas.workspace)),
         rope(RopeTables::allocate(m, o.max_positions, arenas.weights)),
@@ -70,7 +71,7 @@ struct Decoder::Memory {
     if (arenas.scratch.is_planning()) {
       (void)arenas.scratch.allocate(1, scratch_bytes(m, p, mesh, parameters, sizes, o.capacity, o.device),
                                     DType::kU8);
-      (void)arenas.exchange.allocate(1, exchange_bytes(m, p, mesh, sizes), DType::kU8);
+      (void)arenas.dispatch.allocate(1, dispatch_scratch_bytes(m, p, mesh, sizes), DType::kU8);
     }
   }
 
@@ -101,12 +102,12 @@ Decoder::Decoder(const ModelConfig& model, const PescConfig& pesc, const Mesh& m
       stream_(options.device),
       tp_(groups.tp),
       memory_(Memory::allocate(model, pesc, mesh, options)),
-      lane_{.scratch = memory_->arenas.exchange, .routed = {}, .ready = {}, .arrived = {}, .combined = {}} {
-  if (has_communication_stream(mesh, options)) stream_.open_communication();
+      comm_{.scratch = memory_->arenas.dispatch, .routed = {}, .ready = {}, .arrived = {}, .combined = {}} {
+  if (has_comm_stream(mesh, options)) stream_.open_comm_stream();
   set_gemm_trials(stream_, &memory_->arenas.scratch);
   if (pesc.mode == TrainMode::kPesc) {
     const Sizes sizes(options.capacity, pesc, mesh, options.compute);
-    exchange_ = std::make_unique<ExpertExchange>(
+    dispatcher_ = std::make_unique<TokenDispatcher>(
         groups.ep, pesc.moe.num_experts, pesc.moe.num_experts_per_tok, std::max<int64_t>(1, sizes.capacity));
   }
   memory_->rope.fill(stream_, model_);
@@ -128,9 +129,9 @@ std::vector<ArenaSize> Decoder::arenas() const {
   return memory_->arenas.sizes();
 }
 
-Pass Decoder::pass() {
-  const PassOptions& o = pass_options_;
-  return {stream_, tp_,    memory_->ws, memory_->arenas.scratch, lane_, model_, pesc_, batch_,
+ForwardContext Decoder::context() {
+  const ForwardOptions& o = forward_options_;
+  return {stream_, tp_,    memory_->ws, memory_->arenas.scratch, comm_, model_, pesc_, batch_,
           o.kind,  o.seed, o.step};
 }
 
@@ -142,35 +143,36 @@ void Decoder::embed(const Tensor& x) {
   tp_.reduce_scatter(stream_, partial, x);
 }
 
-void Decoder::forward(const HostBatch& host, const PassOptions& options) {
+void Decoder::forward(const HostBatch& host, const ForwardOptions& options) {
   Memory& m = *memory_;
   batch_ = m.batches.load(stream_, host, m.cache.max_length);
-  pass_options_ = options;
+  forward_options_ = options;
   const Sizes sizes(options_.capacity, pesc_, mesh_, options_.compute);
   chunks_.clear();
   for (const Range& rows : chunk_rows(batch_.slice, sizes.chunks)) chunks_.emplace_back(batch_, rows);
-  const Pass p = pass();
+  const ForwardContext p = context();
 
   embed(m.saved.layers.front().x.row_range(0, batch_.slice));
   fill_zero(stream_, m.saved.stats);
   const auto layers = static_cast<int64_t>(m.saved.layers.size());
   for (int64_t i = 0; i < layers; ++i) {
     const Tensor next = i + 1 < layers ? m.saved.layers[static_cast<size_t>(i + 1)].x : m.saved.x_final;
-    layer_forward(p, i, options.tape, next.row_range(0, batch_.slice), Run::kFirst);
+    layer_forward(p, i, options.router_replay, next.row_range(0, batch_.slice), Run::kFirst);
   }
 }
 
-void Decoder::layer_forward(const Pass& p, int64_t i, RoutingTape* tape, const Tensor& next, Run run) {
+void Decoder::layer_forward(const ForwardContext& p, int64_t i, RouterReplay* router_replay,
+                            const Tensor& next, Run run) {
   Memory& m = *memory_;
   LayerSaved& saved = m.saved.layers[static_cast<size_t>(i)];
   const LayerParameters& w = m.parameters.layers[static_cast<size_t>(i)];
   attention_block_forward(p, i, w, m.rope, saved, batch_.cached ? &m.cache : nullptr);
 
   const Tensor x2 = saved.x2.row_range(0, batch_.slice);
-  const Beside h(m.ws.h, batch_.slice, model_.hidden_size, w.gate_up.joined_columns());
+  const ConcatView h(m.ws.h, batch_.slice, model_.hidden_size, w.gate_up.concat_columns());
   const Dropout mask = p.slice_dropout(i, DropoutSite::kGateUp);
   const Tensor second =
-      drops(w.gate_up.lora_columns(), mask) ? m.ws.dropped.row_range(0, batch_.slice) : Tensor{};
+      drops(w.gate_up.lora_columns(), mask) ? m.ws.dropout_out.row_range(0, batch_.slice) : Tensor{};
   const Tensor dropped = second.cols > 0 ? second : h.x;
   rmsnorm_forward(stream_, {.x = x2,
                             .delta = {},
@@ -180,50 +182,50 @@ void Decoder::layer_forward(const Pass& p, int64_t i, RoutingTape* tape, const T
                             .y = h.x,
                             .rstd = saved.rstd2.col_range(0, batch_.slice),
                             .dropped = {mask, second}});
-  if (exchange_ == nullptr) return shared_ffn_forward(p, i, w, saved, h, dropped, x2, next);
-  const MoeLayer moe(p, i, w.moe, *exchange_, chunks_, saved.moe);
-  const auto route = [&] { return moe.route(h.x, m.saved.stats.row_range(2 * i, 2 * i + 2), tape); };
-  const auto ffn = [&](size_t c, const Meanwhile& overlapped) {
+  if (dispatcher_ == nullptr) return shared_ffn_forward(p, i, w, saved, h, dropped, x2, next);
+  const MoeLayer moe(p, i, w.moe, *dispatcher_, chunks_, saved.moe);
+  const auto route = [&] { return moe.route(h.x, m.saved.stats.row_range(2 * i, 2 * i + 2), router_replay); };
+  const auto ffn = [&](size_t c, const OverlappedWork& overlapped) {
     const auto& [begin, end] = chunks_[c].rows;
     shared_ffn_forward(p.over(chunks_[c].batch), i, w, ffn_rows(saved, chunks_[c]), h.rows({begin, end}),
                        dropped.row_range(begin, end), {}, saved.moe.f.row_range(begin, end), overlapped);
   };
   // The whole FFN is enqueued before the host waits for the choice and the counts.
-  auto output = run == Run::kFirst ? moe.prepare(moe.ffn(x2, next, route, ffn), tape)
+  auto output = run == Run::kFirst ? moe.prepare(moe.ffn(x2, next, route, ffn), router_replay)
                                    : moe.ffn(
                                          x2, next, [&] { return moe.keep_plan(); }, ffn);
   moe.combine(moe.experts(moe.dispatch(std::move(output))));
 }
 
-// What Recompute::kSelective did not keep of layer i, for its attention's backward; and of the layer below, whose
-// output is the input of this one. The last layer's attention still stands where the forward left it.
-void Decoder::input_again(const Pass& p, int64_t i) {
+// What Recompute::kSelective did not keep of layer i, for its attention's backward; and of the layer below,
+// whose output is the input of this one. The last layer's attention still stands where the forward left it.
+void Decoder::recompute_input(const ForwardContext& p, int64_t i) {
   Memory& m = *memory_;
   const LayerSaved& saved = m.saved.layers[static_cast<size_t>(i)];
   if (i + 1 < model_.num_hidden_layers)
-    attention_again(p, m.parameters.layers[static_cast<size_t>(i)], saved);
-  if (exchange_ == nullptr) return;
+    recompute_attention(p, m.parameters.layers[static_cast<size_t>(i)], saved);
+  if (dispatcher_ == nullptr) return;
   const Tensor x = saved.x.row_range(0, batch_.slice);
   if (i == 0) return embed(x);
   LayerSaved& below = m.saved.layers[static_cast<size_t>(i - 1)];
   const Tensor x2 = below.x2.row_range(0, batch_.slice);
   const MoeParameters& w = m.parameters.layers[static_cast<size_t>(i - 1)].moe;
-  const MoeLayer moe(p, i - 1, w, *exchange_, chunks_, below.moe);
+  const MoeLayer moe(p, i - 1, w, *dispatcher_, chunks_, below.moe);
   moe.combine(moe.experts(moe.dispatch(moe.mask(moe.keep_plan(), x2, x))));
 }
 
-void Decoder::balance(int64_t tokens, double coef) {
-  if (exchange_ == nullptr) return;
+void Decoder::compute_aux_loss(int64_t tokens, double coef) {
+  if (dispatcher_ == nullptr) return;
   Saved& saved = memory_->saved;
   groups_.world.all_reduce_sum(stream_, saved.stats.reshaped(1, saved.stats.size()));
-  for (int64_t i = 0; i < saved.balance.rows; ++i) {
-    balance_loss(stream_, saved.stats.row_range(2 * i, 2 * i + 2), static_cast<double>(tokens),
-                 pesc_.moe.num_experts_per_tok, coef, saved.balance_loss.col_range(i, i + 1),
-                 saved.balance.row_range(i, i + 1));
+  for (int64_t i = 0; i < saved.aux_loss_grad.rows; ++i) {
+    router_aux_loss(stream_, saved.stats.row_range(2 * i, 2 * i + 2), static_cast<double>(tokens),
+                    pesc_.moe.num_experts_per_tok, coef, saved.aux_loss.col_range(i, i + 1),
+                    saved.aux_loss_grad.row_range(i, i + 1));
   }
 }
 
-Tensor Decoder::final_hidden(const Pass& p) {
+Tensor Decoder::final_hidden(const ForwardContext& p) {
   Memory& m = *memory_;
   const Tensor x = m.saved.x_final.row_range(0, batch_.slice);
   const Tensor h = m.ws.h.leading(batch_.slice, model_.hidden_size);
@@ -239,9 +241,9 @@ Tensor Decoder::final_hidden(const Pass& p) {
 
 void Decoder::loss(HeadMode mode, float grad_scale, std::vector<float>* row_losses) {
   Memory& m = *memory_;
-  const Pass p = pass();
+  const ForwardContext p = context();
   const Tensor all = final_hidden(p);
-  const Tensor dall = m.ws.gathered2.leading(batch_.padded, model_.hidden_size);
+  const Tensor dall = m.ws.gathered_grad.leading(batch_.padded, model_.hidden_size);
   head_loss(p, m.parameters, all, mode, grad_scale, dall, {m.loss_sum, row_losses});
   if (mode == HeadMode::kLoss) return;
   const Tensor dh = tp_.reduce_scatter(stream_, dall, m.ws.dslice.leading(batch_.slice, model_.hidden_size));
@@ -253,7 +255,7 @@ void Decoder::loss(HeadMode mode, float grad_scale, std::vector<float>* row_loss
 
 void Decoder::backward(const LayerDone& done) {
   Memory& m = *memory_;
-  const Pass p = pass();
+  const ForwardContext p = context();
   const Tensor dx = m.ws.dx.row_range(0, batch_.slice);
   for (int64_t i = model_.num_hidden_layers - 1; i >= 0; --i) layer_backward(p, i, dx, done);
   if (done) done(0);
@@ -263,32 +265,32 @@ void Decoder::backward(const LayerDone& done) {
   }
 }
 
-void Decoder::layer_backward(const Pass& p, int64_t i, const Tensor& dx, const LayerDone& done) {
+void Decoder::layer_backward(const ForwardContext& p, int64_t i, const Tensor& dx, const LayerDone& done) {
   Memory& m = *memory_;
   LayerSaved& saved = m.saved.layers[static_cast<size_t>(i)];
   const LayerParameters& w = m.parameters.layers[static_cast<size_t>(i)];
   // The last layer's values still stand where the forward left them. The output again goes nowhere.
   if (options_.recompute == Recompute::kFull && i + 1 < model_.num_hidden_layers)
-    layer_forward(p, i, nullptr, m.ws.delta.row_range(0, batch_.slice), Run::kAgain);
+    layer_forward(p, i, nullptr, m.ws.adapter_dinput.row_range(0, batch_.slice), Run::kRecompute);
   const Tensor x2 = saved.x2.row_range(0, batch_.slice);
   const Tensor rstd = saved.rstd2.col_range(0, batch_.slice);
   const Tensor h = m.ws.h.leading(batch_.slice, model_.hidden_size);
-  // The FFN's input again, for trained weights, or what LoRA saw of it.
+  // The FFN's input again, for trainable weights, or what LoRA saw of it.
   const Dropout mask = p.slice_dropout(i, DropoutSite::kGateUp);
   const bool two = drops(w.gate_up.lora_columns(), mask);
-  const Tensor dropped = two ? m.ws.dropped.row_range(0, batch_.slice) : h;
+  const Tensor dropped = two ? m.ws.dropout_out.row_range(0, batch_.slice) : h;
   const auto make_ffn_input = [&] {
     rmsnorm_apply(stream_, x2, w.post_norm, rstd, two ? Tensor{} : h, {mask, two ? dropped : Tensor{}});
   };
-  const Beside dh(m.ws.dslice, batch_.slice, model_.hidden_size, w.gate_up.joined_columns());
-  Tensor through_a = m.ws.delta.row_range(0, batch_.slice);
+  const ConcatView dh(m.ws.dslice, batch_.slice, model_.hidden_size, w.gate_up.concat_columns());
+  Tensor through_a = m.ws.adapter_dinput.row_range(0, batch_.slice);
   LowRankTerm router_term;
-  if (exchange_ == nullptr) {
+  if (dispatcher_ == nullptr) {
     make_ffn_input();
     if (done && i + 1 < model_.num_hidden_layers) done(i + 1);
     through_a = shared_ffn_backward(p, i, w, saved, dx, h, dropped, dh, through_a);
   } else {
-    const MoeLayer moe(p, i, w.moe, *exchange_, chunks_, saved.moe);
+    const MoeLayer moe(p, i, w.moe, *dispatcher_, chunks_, saved.moe);
     auto dispatched = moe.dispatch_grad(dx);
     make_ffn_input();
     auto combining = moe.experts_backward(std::move(dispatched));
@@ -303,28 +305,28 @@ void Decoder::layer_backward(const Pass& p, int64_t i, const Tensor& dx, const L
       chunk_backward(p, i, c, df, h, dropped, dh);
     });
     if (w.gate_up.lora_columns() == 0) through_a = {};
-    router_term =
-        moe.route_backward(std::move(ffn_done), {x2, rstd, w.post_norm}, m.saved.balance.row_range(i, i + 1));
+    router_term = moe.route_backward(std::move(ffn_done), {x2, rstd, w.post_norm},
+                                     m.saved.aux_loss_grad.row_range(i, i + 1));
   }
   rmsnorm_backward(stream_, {dh.x, x2, w.post_norm, rstd, dx, w.dpost_norm, {mask, through_a}, router_term});
-  if (options_.recompute == Recompute::kSelective) input_again(p, i);
+  if (options_.recompute == Recompute::kSelective) recompute_input(p, i);
   attention_block_backward(p, i, w, m.rope, saved, dx);
 }
 
-// The FFN's backward of chunk c from df [rows, H]: dh, and what comes through A, in ws.delta.
-void Decoder::chunk_backward(const Pass& p, int64_t i, size_t c, const Tensor& df, const Tensor& h,
-                             const Tensor& dropped, const Beside& dh) {
+// The FFN's backward of chunk c from df [rows, H]: dh, and what comes through A, in ws.adapter_dinput.
+void Decoder::chunk_backward(const ForwardContext& p, int64_t i, size_t c, const Tensor& df, const Tensor& h,
+                             const Tensor& dropped, const ConcatView& dh) {
   Memory& m = *memory_;
   const BatchChunk& chunk = chunks_[c];
   const auto mine = [&chunk](const Tensor& t) { return t.row_range(chunk.rows.begin, chunk.rows.end); };
   (void)shared_ffn_backward(p.over(chunk.batch), i, m.parameters.layers[static_cast<size_t>(i)],
                             ffn_rows(m.saved.layers[static_cast<size_t>(i)], chunk), df, mine(h),
-                            mine(dropped), dh.rows(chunk.rows), mine(m.ws.delta));
+                            mine(dropped), dh.rows(chunk.rows), mine(m.ws.adapter_dinput));
 }
 
 std::vector<float> Decoder::logits(const std::vector<int32_t>& rows) {
   Memory& m = *memory_;
-  const Pass p = pass();
+  const ForwardContext p = context();
   const Tensor all = final_hidden(p);
   const int64_t chunk = m.ws.head_rows.rows;
   std::vector<float> out;
@@ -357,15 +359,15 @@ Tensor Decoder::scalar() const {
   return memory_->scalar;
 }
 
-std::vector<float> Decoder::balance_losses() {
-  if (exchange_ == nullptr) return {};
+std::vector<float> Decoder::aux_losses() {
+  if (dispatcher_ == nullptr) return {};
   std::vector<float> out(static_cast<size_t>(model_.num_hidden_layers));
-  copy_to_host(stream_, memory_->saved.balance_loss, out.data());
+  copy_to_host(stream_, memory_->saved.aux_loss, out.data());
   return out;
 }
 
 std::vector<float> Decoder::expert_assignments() {
-  if (exchange_ == nullptr) return {};
+  if (dispatcher_ == nullptr) return {};
   const Tensor& stats = memory_->saved.stats;
   const auto experts = static_cast<size_t>(stats.cols);
   std::vector<float> all(static_cast<size_t>(stats.size()));
@@ -378,22 +380,22 @@ std::vector<float> Decoder::expert_assignments() {
   return out;
 }
 
-std::vector<int32_t> Decoder::chosen_experts(int64_t layer) {
-  return memory_->saved.layers[static_cast<size_t>(layer)].moe.chosen;
+std::vector<int32_t> Decoder::topk_indices(int64_t layer) {
+  return memory_->saved.layers[static_cast<size_t>(layer)].moe.topk_indices_host;
 }
 
-std::vector<float> Decoder::chosen_weights(int64_t layer) {
+std::vector<float> Decoder::topk_weights(int64_t layer) {
   const Tensor t =
-      memory_->saved.layers[static_cast<size_t>(layer)].moe.weights.row_range(0, batch_.slice_real);
+      memory_->saved.layers[static_cast<size_t>(layer)].moe.topk_weights.row_range(0, batch_.slice_real);
   std::vector<float> out(static_cast<size_t>(t.size()));
   copy_to_host(stream_, t, out.data());
   return out;
 }
 
-int Decoder::exchange_rounds() const {
+int Decoder::dispatch_rounds() const {
   int rounds = 0;
   for (const LayerSaved& l : memory_->saved.layers)
-    for (const ExchangePlan& plan : l.moe.plans) rounds = std::max(rounds, plan.rounds);
+    for (const DispatchPlan& plan : l.moe.plans) rounds = std::max(rounds, plan.rounds);
   return rounds;
 }
 

@@ -15,16 +15,16 @@
 #include "model/attention_block.h"
 #include "model/batch.h"
 #include "model/config.h"
+#include "model/forward_context.h"
 #include "model/head.h"
 #include "model/lora_linear.h"
 #include "model/parameters.h"
-#include "model/pass.h"
-#include "model/routing_tape.h"
+#include "model/router_replay.h"
 #include "parallel/communicator.h"
-#include "parallel/expert_exchange.h"
 #include "parallel/gpu_world.h"
 #include "parallel/mesh.h"
 #include "parallel/tensor_parallel.h"
+#include "parallel/token_dispatcher.h"
 
 namespace pesc {
 
@@ -54,7 +54,7 @@ struct DecoderOptions {
 };
 
 // Whether collectives have a stream of their own.
-[[nodiscard]] inline bool has_communication_stream(const Mesh& mesh, const DecoderOptions& options) {
+[[nodiscard]] inline bool has_comm_stream(const Mesh& mesh, const DecoderOptions& options) {
   return options.overlap == Overlap::kOn && mesh.world() > 1;
 }
 
@@ -62,11 +62,11 @@ struct ArenaSize {
   std::string name;
   int64_t bytes = 0;
 };
-struct PassOptions {
-  PassKind kind = PassKind::kTrain;
+struct ForwardOptions {
+  ForwardMode kind = ForwardMode::kTrain;
   uint64_t seed = 0;
   uint32_t step = 0;
-  RoutingTape* tape = nullptr;
+  RouterReplay* router_replay = nullptr;
 };
 
 class Decoder {
@@ -89,18 +89,18 @@ class Decoder {
   [[nodiscard]] const Mesh& mesh() const { return mesh_; }
 
   // Embedding and layers. Collective over world; a rank without tokens takes part with an empty batch.
-  void forward(const HostBatch& batch, const PassOptions& options);
+  void forward(const HostBatch& batch, const ForwardOptions& options);
   // Sums the routing statistics of the forward over world and derives the aux loss and its gradient.
   // `tokens`: real tokens of the micro-batch over all ranks; `coef`: weight of one layer's loss in the total.
   // Collective over world.
-  void balance(int64_t tokens, double coef);
+  void compute_aux_loss(int64_t tokens, double coef);
   // Adds the loss of the batch's supervised rows to the sum of take_loss_sum(). With kLossAndGradient,
   // backward() may follow.
   void loss(HeadMode mode, float grad_scale, std::vector<float>* row_losses = nullptr);
-  // Called for each layer, the last one first, after the work that completes its trained gradients is
+  // Called for each layer, the last one first, after the work that completes its trainable gradients is
   // enqueued, and after this layer's critical collectives, so that a gradient reduction does not delay them.
   using LayerDone = std::function<void(int64_t layer)>;
-  // Adds to the gradients of the trained parameters. REQUIRES: loss(kLossAndGradient) before.
+  // Adds to the gradients of the trainable parameters. REQUIRES: loss(kLossAndGradient) before.
   void backward(const LayerDone& done = {});
   // Returns the logits [rows, vocab] of positions `rows` of the local batch, the same on every tp rank.
   // Collective over tp.
@@ -112,28 +112,29 @@ class Decoder {
   [[nodiscard]] double take_loss_sum();
   // A [1, 1] F64 device tensor for the caller's sums (the gradient norm).
   [[nodiscard]] Tensor scalar() const;
-  // Host copies after `balance`: the loss of each layer; assignments of each expert [layers, E] over all
-  // ranks.
-  [[nodiscard]] std::vector<float> balance_losses();
+  // Host copies after `compute_aux_loss`: the loss of each layer; assignments of each expert [layers, E] over
+  // all ranks.
+  [[nodiscard]] std::vector<float> aux_losses();
   [[nodiscard]] std::vector<float> expert_assignments();
   // The last forward's expert choices and their weights, [slice_real, k] of a layer; and its batch.
-  [[nodiscard]] std::vector<int32_t> chosen_experts(int64_t layer);
-  [[nodiscard]] std::vector<float> chosen_weights(int64_t layer);
+  [[nodiscard]] std::vector<int32_t> topk_indices(int64_t layer);
+  [[nodiscard]] std::vector<float> topk_weights(int64_t layer);
   [[nodiscard]] const Batch& batch() const { return batch_; }
   // The largest number of exchange rounds of the last forward, over its layers.
-  [[nodiscard]] int exchange_rounds() const;
+  [[nodiscard]] int dispatch_rounds() const;
 
  private:
   struct Memory;
-  [[nodiscard]] Pass pass();
-  Tensor final_hidden(const Pass& pass);
-  enum class Run { kFirst, kAgain };  // again: the routing is kept, and not chosen again
+  [[nodiscard]] ForwardContext context();
+  Tensor final_hidden(const ForwardContext& ctx);
+  enum class Run { kFirst, kRecompute };  // kRecompute keeps the choice of experts
   void embed(const Tensor& x);
-  void layer_forward(const Pass& pass, int64_t i, RoutingTape* tape, const Tensor& next, Run run);
-  void input_again(const Pass& pass, int64_t i);
-  void layer_backward(const Pass& pass, int64_t i, const Tensor& dx, const LayerDone& done);
-  void chunk_backward(const Pass& pass, int64_t i, size_t c, const Tensor& df, const Tensor& h,
-                      const Tensor& dropped, const Beside& dh);
+  void layer_forward(const ForwardContext& ctx, int64_t i, RouterReplay* router_replay, const Tensor& next,
+                     Run run);
+  void recompute_input(const ForwardContext& ctx, int64_t i);
+  void layer_backward(const ForwardContext& ctx, int64_t i, const Tensor& dx, const LayerDone& done);
+  void chunk_backward(const ForwardContext& ctx, int64_t i, size_t c, const Tensor& df, const Tensor& h,
+                      const Tensor& dropped, const ConcatView& dh);
 
   ModelConfig model_;
   PescConfig pesc_;
@@ -143,11 +144,11 @@ class Decoder {
   Stream stream_;
   TensorParallel tp_;
   std::unique_ptr<Memory> memory_;
-  ExchangeLane lane_;
-  std::unique_ptr<ExpertExchange> exchange_;
+  CommContext comm_;
+  std::unique_ptr<TokenDispatcher> dispatcher_;
   Batch batch_;
   std::vector<BatchChunk> chunks_;
-  PassOptions pass_options_;
+  ForwardOptions forward_options_;
 };
 
 }  // namespace pesc

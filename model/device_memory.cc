@@ -26,7 +26,7 @@ DeviceMemory device_memory(const ModelConfig& model, const PescConfig& pesc, con
     m.context = kProgramBytes;
     return m;
   }
-  m.queues = cuda::kQueueBytes * (has_communication_stream(mesh, options) ? 2 : 1);
+  m.stream_workspaces = cuda::kCudaStreamBytes * (has_comm_stream(mesh, options) ? 2 : 1);
   m.connections = nccl_bytes(mesh, model.num_key_value_heads, options.gpu_use);
   m.libraries = cuda::kLibraryBytes;
   m.context = kContextBytes;

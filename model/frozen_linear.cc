@@ -33,7 +33,7 @@ bool stands_beside(FrozenFormat format, int64_t in, int64_t lora_columns) {
   return false;
 }
 
-// The matrix of a product with `beside` columns of B.
+// The matrix of a GEMM with `beside` columns of B.
 const Tensor& matrix(const FrozenLinear& w, const Tensor& beside) {
   if (beside.cols == 0) return w.weight;
   PESC_CHECK(beside.cols == w.lora_columns(), beside.cols, " columns beside the tokens, ", w.lora_columns(),
@@ -92,7 +92,7 @@ FrozenLinear FrozenLinear::rows(int64_t begin, int64_t end) const {
   return some;
 }
 
-void linear_forward(Stream& stream, const FrozenLinear& w, const Beside& x, const Tensor& y,
+void linear_forward(Stream& stream, const FrozenLinear& w, const ConcatView& x, const Tensor& y,
                     Arena& /*scratch*/, const Tensor& residual) {
   switch (w.format) {
     case FrozenFormat::kF32:
@@ -106,7 +106,7 @@ void linear_forward(Stream& stream, const FrozenLinear& w, const Beside& x, cons
   }
 }
 
-void linear_backward_input(Stream& stream, const FrozenLinear& w, const Tensor& dy, const Beside& dx,
+void linear_backward_input(Stream& stream, const FrozenLinear& w, const Tensor& dy, const ConcatView& dx,
                            Arena& /*scratch*/) {
   switch (w.format) {
     case FrozenFormat::kF32:

@@ -1,8 +1,8 @@
-// The weight of a dense linear in the format that it is held in, and the products with it: the one place that
+// The weight of a dense linear in the format that it is held in, and the GEMMs with it: the one place that
 // knows the formats. The layers call linear_forward and linear_backward_input and do not ask.
 //
 // A new format is a value of FrozenFormat and a case in each function of frozen_linear.cc: how much memory it
-// takes, how float32 rows from a file become it, the two products and their scratch. Whether LoRA's B stands
+// takes, how float32 rows from a file become it, the two GEMMs and their scratch. Whether LoRA's B stands
 // beside the weight, as further columns of one matrix, is the format's business too: then W x + B a is one
 // product, and so are the gradients of x and of a.
 //
@@ -26,16 +26,16 @@ enum class FrozenFormat : uint8_t { kF32, kBF16 };
 [[nodiscard]] FrozenFormat plain_format(DType compute);
 
 // Two matrices side by side in one: [rows, columns + beside].
-struct Beside {
+struct ConcatView {
   Tensor all, x, a;
   // In the first rows of a flat buffer.
-  Beside(const Tensor& buffer, int64_t rows, int64_t columns, int64_t beside)
-      : Beside(buffer.leading(rows, columns + beside), columns) {}
+  ConcatView(const Tensor& buffer, int64_t rows, int64_t columns, int64_t beside)
+      : ConcatView(buffer.leading(rows, columns + beside), columns) {}
   // The first `columns` columns of a matrix, and the others.
-  Beside(const Tensor& both, int64_t columns)
+  ConcatView(const Tensor& both, int64_t columns)
       : all(both), x(both.col_range(0, columns)), a(both.col_range(columns, both.cols)) {}
-  [[nodiscard]] Beside rows(const Range& range) const {
-    Beside some = *this;
+  [[nodiscard]] ConcatView rows(const Range& range) const {
+    ConcatView some = *this;
     for (Tensor* t : {&some.all, &some.x, &some.a}) *t = t->row_range(range.begin, range.end);
     return some;
   }
@@ -52,7 +52,7 @@ struct FrozenLinear {
   // 0 without LoRA.
   [[nodiscard]] static FrozenLinear allocate(Arena& arena, FrozenFormat format, int64_t out, int64_t in,
                                              int64_t lora_columns);
-  // A weight that stands in memory as F32 or BF16: a trained one, as the products read it.
+  // A weight that stands in memory as F32 or BF16: a trained one, as the GEMMs read it.
   [[nodiscard]] static FrozenLinear of(const Tensor& weight);
 
   [[nodiscard]] int64_t lora_columns() const {  // R
@@ -67,10 +67,10 @@ struct FrozenLinear {
 
 // y [T, out] = W x + B a + residual, written. x [T, in] has a [T, R] beside it, or no columns: then B is left
 // to the caller. residual [T, out] may be absent.
-void linear_forward(Stream& stream, const FrozenLinear& w, const Beside& x, const Tensor& y, Arena& scratch,
-                    const Tensor& residual = {});
+void linear_forward(Stream& stream, const FrozenLinear& w, const ConcatView& x, const Tensor& y,
+                    Arena& scratch, const Tensor& residual = {});
 // dx.x [T, in] = dy W, written, dy [T, out]; and dx.a [T, R] = dy B where dx has these columns.
-void linear_backward_input(Stream& stream, const FrozenLinear& w, const Tensor& dy, const Beside& dx,
+void linear_backward_input(Stream& stream, const FrozenLinear& w, const Tensor& dy, const ConcatView& dx,
                            Arena& scratch);
 // Scratch bytes of either.
 [[nodiscard]] int64_t linear_scratch_bytes(const Device& device, const FrozenLinear& w, int64_t tokens);

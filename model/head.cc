@@ -9,12 +9,12 @@
 
 namespace pesc {
 
-void head_loss(const Pass& pass, const ModelParameters& p, const Tensor& x, HeadMode mode, float grad_scale,
-               const Tensor& dx, const HeadResult& result) {
-  Stream& s = pass.stream;
-  Communicator& tp = pass.tp.communicator();
-  const Workspace& ws = pass.ws;
-  const Batch& b = pass.batch;
+void head_loss(const ForwardContext& ctx, const ModelParameters& p, const Tensor& x, HeadMode mode,
+               float grad_scale, const Tensor& dx, const HeadResult& result) {
+  Stream& s = ctx.stream;
+  Communicator& tp = ctx.tp.communicator();
+  const Workspace& ws = ctx.ws;
+  const Batch& b = ctx.batch;
   const bool grad = mode == HeadMode::kLossAndGradient;
   const PhaseScope phase(s, Phase::kHead);
   if (grad) fill_zero(s, dx);
@@ -52,17 +52,17 @@ void head_loss(const Pass& pass, const ModelParameters& p, const Tensor& x, Head
   }
 }
 
-std::vector<float> head_logits(const Pass& pass, const ModelParameters& p, const Tensor& rows) {
-  Stream& s = pass.stream;
-  Communicator& tp = pass.tp.communicator();
+std::vector<float> head_logits(const ForwardContext& ctx, const ModelParameters& p, const Tensor& rows) {
+  Stream& s = ctx.stream;
+  Communicator& tp = ctx.tp.communicator();
   const int64_t n = rows.rows;
-  const int64_t vocab = pass.model.vocab_size;
+  const int64_t vocab = ctx.model.vocab_size;
   const int64_t mine = p.vocab.size();
   const int64_t piece = split_range(vocab, tp.size(), 0).size();
   std::vector<float> all(static_cast<size_t>(n * vocab));
   // Row by row chunks, through a gather of equal pieces: [tp, rows, piece].
-  const int64_t chunk = std::max<int64_t>(1, pass.ws.logits.rows / std::max(tp.size(), 1));
-  const Tensor flat = pass.ws.logits.reshaped(1, pass.ws.logits.size());
+  const int64_t chunk = std::max<int64_t>(1, ctx.ws.logits.rows / std::max(tp.size(), 1));
+  const Tensor flat = ctx.ws.logits.reshaped(1, ctx.ws.logits.size());
   std::vector<float> host;
   for (int64_t begin = 0; begin < n; begin += chunk) {
     const int64_t c = std::min(chunk, n - begin);

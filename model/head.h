@@ -5,8 +5,8 @@
 
 #include <vector>
 
+#include "model/forward_context.h"
 #include "model/parameters.h"
-#include "model/pass.h"
 
 namespace pesc {
 
@@ -19,10 +19,11 @@ struct HeadResult {
 
 // x [P, H] is the normed output of all tokens. With kLossAndGradient, dx [P, H] is written with this rank's
 // partial sum of grad_scale * d(loss_sum)/dx, and dhead is added to.
-void head_loss(const Pass& pass, const ModelParameters& p, const Tensor& x, HeadMode mode, float grad_scale,
-               const Tensor& dx, const HeadResult& result);
+void head_loss(const ForwardContext& ctx, const ModelParameters& p, const Tensor& x, HeadMode mode,
+               float grad_scale, const Tensor& dx, const HeadResult& result);
 
 // Logits of rows [n, H] on the host, [n, vocab], the same on every tp rank. Collective over tp.
-[[nodiscard]] std::vector<float> head_logits(const Pass& pass, const ModelParameters& p, const Tensor& rows);
+[[nodiscard]] std::vector<float> head_logits(const ForwardContext& ctx, const ModelParameters& p,
+                                             const Tensor& rows);
 
 }  // namespace pesc

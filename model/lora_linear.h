@@ -15,25 +15,25 @@
 
 #include <functional>
 
+#include "model/forward_context.h"
 #include "model/frozen_linear.h"
 #include "model/parameters.h"
-#include "model/pass.h"
 #include "ops/lora.h"
 
 namespace pesc {
 
 // The columns that are concatenated to the input of a row-parallel linear. 0 with tp > 1, where `a` must be
 // summed over the tp ranks first.
-[[nodiscard]] inline int64_t columns_beside_input(const RowLinear& w, int tp) {
-  return tp == 1 ? w.joined_columns() : 0;
+[[nodiscard]] inline int64_t concat_input_columns(const RowLinear& w, int tp) {
+  return tp == 1 ? w.concat_columns() : 0;
 }
 // Whether dropout(x) needs a buffer of its own: with LoRA and a dropout rate.
 [[nodiscard]] inline bool drops(int64_t lora_columns, const Dropout& mask) {
   return lora_columns > 0 && mask.rate > 0;
 }
 
-[[nodiscard]] inline float lora_scale(const Pass& pass) {
-  return static_cast<float>(pass.pesc.lora.lora_alpha / static_cast<double>(pass.pesc.lora.r));
+[[nodiscard]] inline float lora_scale(const ForwardContext& ctx) {
+  return static_cast<float>(ctx.pesc.lora.lora_alpha / static_cast<double>(ctx.pesc.lora.r));
 }
 // One linear's columns of the stacked activations a [any, R].
 [[nodiscard]] inline Tensor lora_part(const ColumnLinears::Part& part, const Tensor& a) {
@@ -41,27 +41,29 @@ namespace pesc {
 }
 
 // Work that does not need the other ranks' tokens; it is enqueued while they are gathered.
-using Meanwhile = std::function<void()>;
+using OverlappedWork = std::function<void()>;
 
-// x [S, H] with joined_columns() more columns; dropped [S, H] = dropout(x), or x itself -> y [P, out]
+// x [S, H] with concat_columns() more columns; dropped [S, H] = dropout(x), or x itself -> y [P, out]
 // written, and a [P, R] written for the backward.
-void column_forward(const Pass& pass, const ColumnLinears& w, const Beside& x, const Tensor& dropped,
-                    const Tensor& y, const Tensor& a, const Meanwhile& meanwhile = {});
-// dy [P, out]; x [S, H] (read with trained weights only) and dropped as in the forward -> dx [S, H] written,
-// with
-// joined_columns() more columns; through_a [S, H] written with the gradient through A, before the mask.
+void column_forward(const ForwardContext& ctx, const ColumnLinears& w, const ConcatView& x,
+                    const Tensor& dropped, const Tensor& y, const Tensor& a,
+                    const OverlappedWork& overlapped_work = {});
+// dy [P, out]; x [S, H] (read with trainable weights only) and dropped as in the forward -> dx [S, H]
+// written, with
+// concat_columns() more columns; through_a [S, H] written with the gradient through A, before the mask.
 // Returns through_a, or a tensor without data when there is no LoRA. Uses ws.gathered, ws.lora_*.
-Tensor column_backward(const Pass& pass, const ColumnLinears& w, const Tensor& dy, const Tensor& x,
-                       const Tensor& dropped, const Tensor& a, const Beside& dx, const Tensor& through_a);
+Tensor column_backward(const ForwardContext& ctx, const ColumnLinears& w, const Tensor& dy, const Tensor& x,
+                       const Tensor& dropped, const Tensor& a, const ConcatView& dx, const Tensor& through_a);
 
-// x [P, in] with columns_beside_input() more columns; dropped [P, in] as above; residual [S, H], optional
+// x [P, in] with concat_input_columns() more columns; dropped [P, in] as above; residual [S, H], optional
 // -> y [S, H] = W x + B a + residual written; a [S, r] written for the backward. Uses ws.gathered.
-void row_forward(const Pass& pass, const RowLinear& w, const Beside& x, const Tensor& dropped,
+void row_forward(const ForwardContext& ctx, const RowLinear& w, const ConcatView& x, const Tensor& dropped,
                  const Tensor& residual, const Tensor& y, const Tensor& a);
-// dy [S, H]; x [P, in] as in the forward (read with trained weights only) -> dx [P, in] written, with
-// joined_columns() more columns or none. Returns the LoRA branch, whose gradients the caller computes.
-[[nodiscard]] LoraBranch row_backward(const Pass& pass, const RowLinear& w, const Dropout& dropout,
-                                      const Tensor& dy, const Tensor& x, const Tensor& a, const Beside& dx);
+// dy [S, H]; x [P, in] as in the forward (read with trainable weights only) -> dx [P, in] written, with
+// concat_columns() more columns or none. Returns the LoRA branch, whose gradients the caller computes.
+[[nodiscard]] LoraBranch row_backward(const ForwardContext& ctx, const RowLinear& w, const Dropout& dropout,
+                                      const Tensor& dy, const Tensor& x, const Tensor& a,
+                                      const ConcatView& dx);
 
 // The same four functions in steps, for a chain of linears that processes the gathered tokens block by block
 // (shared_ffn.h). A step without a block handles all tokens. REQUIRES: blocks are processed in order, each
@@ -78,14 +80,14 @@ struct TokenBlock {
 };
 
 struct ColumnForward {
-  Beside x;        // [P, H] gathered, with joined_columns() beside it; may stand in ws.gathered
+  ConcatView x;    // [P, H] gathered, with concat_columns() beside it; may stand in ws.gathered
   Tensor a_slice;  // [S, R] where nothing stands beside x: gathered by the first block
   Tensor y, a;     // [P, out], [P, R] written block by block
 };
-[[nodiscard]] ColumnForward column_forward_gather(const Pass& pass, const ColumnLinears& w, const Beside& x,
-                                                  const Tensor& dropped, const Tensor& y, const Tensor& a,
-                                                  const Meanwhile& meanwhile);
-void column_forward_block(const Pass& pass, const ColumnLinears& w, const TokenBlock& block,
+[[nodiscard]] ColumnForward column_forward_gather(const ForwardContext& ctx, const ColumnLinears& w,
+                                                  const ConcatView& x, const Tensor& dropped, const Tensor& y,
+                                                  const Tensor& a, const OverlappedWork& overlapped_work);
+void column_forward_block(const ForwardContext& ctx, const ColumnLinears& w, const TokenBlock& block,
                           const ColumnForward& forward);
 
 struct RowForward {
@@ -93,30 +95,31 @@ struct RowForward {
 };
 // x and dropped of the block. With several tp ranks the sums stand in ws.gathered, where the tokens of the
 // block may have stood; the last block reduces them.
-void row_forward_block(const Pass& pass, const RowLinear& w, const TokenBlock& block, const Beside& x,
-                       const Tensor& dropped, const RowForward& forward);
+void row_forward_block(const ForwardContext& ctx, const RowLinear& w, const TokenBlock& block,
+                       const ConcatView& x, const Tensor& dropped, const RowForward& forward);
 
 struct RowBackward {
   Tensor dy_slice, dy;  // [S, H], [P, H] gathered; may stand in ws.gathered
   Tensor da;            // [P, r] where nothing stands beside dx: made by the first block
 };
-[[nodiscard]] RowBackward row_backward_gather(const Pass& pass, const RowLinear& w, const Tensor& dy,
+[[nodiscard]] RowBackward row_backward_gather(const ForwardContext& ctx, const RowLinear& w, const Tensor& dy,
                                               const Tensor& a);
 // dropout, x and dx of the block.
-[[nodiscard]] LoraBranch row_backward_block(const Pass& pass, const RowLinear& w, const TokenBlock& block,
-                                            RowBackward& backward, const Dropout& dropout, const Tensor& x,
-                                            const Beside& dx);
+[[nodiscard]] LoraBranch row_backward_block(const ForwardContext& ctx, const RowLinear& w,
+                                            const TokenBlock& block, RowBackward& backward,
+                                            const Dropout& dropout, const Tensor& x, const ConcatView& dx);
 
 struct ColumnBackward {
   Tensor dy;          // [P, out]
-  Tensor x, dropped;  // [S, H], x with trained weights alone
+  Tensor x, dropped;  // [S, H], x with trainable weights alone
   Tensor a, da;       // [P, R], da written where nothing stands beside dx
-  Beside dx;          // [S, H]; on one rank written block by block, else by the last
+  ConcatView dx;      // [S, H]; on one rank written block by block, else by the last
   Tensor through_a;   // [S, H]
 };
-// With trained weights there is one block.
-void column_backward_block(const Pass& pass, const ColumnLinears& w, const TokenBlock& block,
+// With trainable weights there is one block.
+void column_backward_block(const ForwardContext& ctx, const ColumnLinears& w, const TokenBlock& block,
                            const ColumnBackward& backward);
-Tensor column_backward_finish(const Pass& pass, const ColumnLinears& w, const ColumnBackward& backward);
+Tensor column_backward_finish(const ForwardContext& ctx, const ColumnLinears& w,
+                              const ColumnBackward& backward);
 
 }  // namespace pesc

@@ -18,8 +18,8 @@
 //               ffn_backward -> FfnDone                     calls the FFN's backward chunk by chunk
 //               route_backward
 //
-// Between two phases the caller may enqueue other work. The token exchange runs on stream.communication(),
-// everything else on `stream`; the events of pass.lane order the two.
+// Between two phases the caller may enqueue other work. The token exchange runs on stream.comm_stream(),
+// everything else on `stream`; the events of ctx.comm order the two.
 //
 // S tokens of the slice with padding, H hidden, E experts, k choices.
 #pragma once
@@ -30,12 +30,12 @@
 #include <type_traits>
 #include <utility>
 
+#include "model/forward_context.h"
 #include "model/moe_state.h"
 #include "model/parameters.h"
-#include "model/pass.h"
-#include "model/routing_tape.h"
+#include "model/router_replay.h"
 #include "ops/low_rank.h"
-#include "parallel/expert_exchange.h"
+#include "parallel/token_dispatcher.h"
 
 namespace pesc {
 
@@ -54,21 +54,22 @@ class MoeLayer {
   using GradCombining = MoeState<struct GradCombiningPhase>;
   using FfnDone = MoeState<struct FfnDonePhase>;
 
-  // Of one layer and micro-batch. All but `exchange` are the pass's; all outlive this.
-  MoeLayer(const Pass& pass, int64_t layer, const MoeParameters& parameters, const ExpertExchange& exchange,
-           std::span<const BatchChunk> chunks, MoeSaved& saved);
+  // Of one layer and micro-batch. All but `dispatcher` are the pass's; all outlive this.
+  MoeLayer(const ForwardContext& ctx, int64_t layer, const MoeParameters& parameters,
+           const TokenDispatcher& dispatcher, std::span<const BatchChunk> chunks, MoeSaved& saved);
   MoeLayer(const MoeLayer&) = delete;
   MoeLayer& operator=(const MoeLayer&) = delete;
 
   // x [S, H] is the FFN's input. Chooses the experts and adds to stats [2, E]; the copy of the choice to the
   // host is begun.
-  [[nodiscard]] Routed route(const Tensor& x, const Tensor& stats, RoutingTape* tape) const;
+  [[nodiscard]] Routed route(const Tensor& x, const Tensor& stats, RouterReplay* router_replay) const;
   // The choice of this micro-batch's forward and its plans, for a recompute.
   [[nodiscard]] Planned keep_plan() const;
 
   // For chunk after chunk: calls run(c, overlapped), which enqueues the FFN of chunk c into its rows of
   // saved.f, and once of all, for the first chunk, calls overlapped(); that calls choose(), which returns
-  // route() or keep_plan(). Then the chunk's rows of y [S, H] = x [S, H] + f are written, and saved.dropped.
+  // route() or keep_plan(). Then the chunk's rows of y [S, H] = x [S, H] + f are written, and
+  // saved.dropout_out.
   template <class Choose, class Run>
   requires std::is_same_v<std::invoke_result_t<Choose>, Routed> ||
       std::is_same_v<std::invoke_result_t<Choose>, Planned>
@@ -89,7 +90,7 @@ class MoeLayer {
 
   // The choice is on the host, and the ranks of the expert group agree on the exchange of every chunk. The
   // FFN, enqueued before, hides the wait. Collective over the expert group.
-  [[nodiscard]] FfnOutput<Planned> prepare(FfnOutput<Routed>&& output, RoutingTape* tape) const;
+  [[nodiscard]] FfnOutput<Planned> prepare(FfnOutput<Routed>&& output, RouterReplay* router_replay) const;
   // The rows of every chunk travel as soon as its f is there: under the FFN of the next chunk.
   [[nodiscard]] Dispatched dispatch(FfnOutput<Planned>&& output) const;
   // y += sum w A(dropout(f)), added up at home as it comes back: under the adapters of the next chunk.
@@ -100,8 +101,8 @@ class MoeLayer {
   // dy [S, H] is the gradient of y. REQUIRES that nobody writes dy before ffn_backward has returned. Its rows
   // travel to the experts.
   [[nodiscard]] GradDispatched dispatch_grad(const Tensor& dy) const;
-  // The adapters' backward. What it gives to f travels home to ws.delta, what it gives to the router's
-  // weights to ws.dweights.
+  // The adapters' backward. What it gives to f travels home to ws.adapter_dinput, what it gives to the
+  // router's weights to ws.dtopk_weights.
   [[nodiscard]] GradCombining experts_backward(GradDispatched&& dispatched) const;
   // For chunk after chunk: writes df [rows, H], contiguous, = dy + mask * (the adapters' input gradient) into
   // place(c), then calls run(c, df), which enqueues the FFN's backward of chunk c.
@@ -119,11 +120,11 @@ class MoeLayer {
   struct RouterInput {
     Tensor x, rstd, norm;
   };
-  // The router's backward from ws.dweights and the gradient of the aux loss [1, E]. The gradient of the
+  // The router's backward from ws.dtopk_weights and the gradient of the aux loss [1, E]. The gradient of the
   // FFN's input is not written: the caller adds the term that is returned, of the slice's first rows. Uses
   // ws.dlogits.
   [[nodiscard]] LowRankTerm route_backward(FfnDone&& done, const RouterInput& input,
-                                           const Tensor& balance_grad) const;
+                                           const Tensor& aux_loss_grad) const;
 
  private:
   template <class Phase>
@@ -135,10 +136,10 @@ class MoeLayer {
   void add_residual(size_t c, const Tensor& x, const Tensor& y) const;
   void input_gradient(size_t c, const Tensor& dy, const Tensor& df) const;
 
-  const Pass& pass_;
+  const ForwardContext& ctx_;
   int64_t layer_;
   const MoeParameters& parameters_;
-  const ExpertExchange& exchange_;
+  const TokenDispatcher& dispatcher_;
   std::span<const BatchChunk> chunks_;
   MoeSaved& saved_;
 };

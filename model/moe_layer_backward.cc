@@ -9,80 +9,80 @@
 namespace pesc {
 
 MoeLayer::GradDispatched MoeLayer::dispatch_grad(const Tensor& dy) const {
-  if (exchange_.size() == 1) return GradDispatched(*this, dy);
-  Stream& lane = pass_.stream.communication();
-  lane.follow(pass_.stream);
+  if (dispatcher_.size() == 1) return GradDispatched(*this, dy);
+  Stream& comm_stream = ctx_.stream.comm_stream();
+  comm_stream.wait_stream(ctx_.stream);
   for (size_t c = 0; c < chunks_.size(); ++c) {
-    DispatchRound(pass_, exchange_, chunks_, saved_, c, 0).send_gradient(dy);
-    pass_.lane.arrived[c].set(lane);
+    DispatchRound(ctx_, dispatcher_, chunks_, saved_, c, 0).dispatch_grad(dy);
+    ctx_.comm.arrived[c].record(comm_stream);
   }
   return GradDispatched(*this, dy);
 }
 
 MoeLayer::GradCombining MoeLayer::experts_backward(GradDispatched&& dispatched) const {
   const Tensor dy = consume(std::move(dispatched));
-  Stream& s = pass_.stream;
+  Stream& s = ctx_.stream;
   const PhaseScope phase(s, Phase::kAdapters);
   const MoeParameters& p = parameters_;
-  const Workspace& ws = pass_.ws;
-  const int64_t n = pass_.batch.slice_real;
-  const Tensor delta = ws.delta.row_range(0, pass_.batch.slice);
+  const Workspace& ws = ctx_.ws;
+  const int64_t n = ctx_.batch.slice_real;
+  const Tensor delta = ws.adapter_dinput.row_range(0, ctx_.batch.slice);
   const auto backward = [&](const ExpertRows& r, const Tensor& dout, const Tensor& df,
                             const Tensor& dweights) {
-    const AdapterForward forward = adapter_args(pass_, p, r, {});
+    const AdapterForward forward = adapter_args(ctx_, p, r, {});
     adapter_backward(s,
                      {forward.groups, r.f, r.weights, p.down, p.up, forward.scale, r.hidden, dout, df,
                       dweights, p.ddown, p.dup},
-                     pass_.scratch);
+                     ctx_.scratch);
   };
-  if (exchange_.size() == 1) {
+  if (dispatcher_.size() == 1) {
     const ExpertGroups& groups = saved_.plans[0].groups[0];
     fill_zero(s, delta.row_range(n, delta.rows));
-    backward({groups, saved_.dropped.row_range(0, n), saved_.weights.row_range(0, n),
-              saved_.hidden.row_range(0, assignments(groups))},
-             dy.row_range(0, n), delta.row_range(0, n), ws.dweights.row_range(0, n));
+    backward({groups, saved_.dropout_out.row_range(0, n), saved_.topk_weights.row_range(0, n),
+              saved_.adapter_pre_act.row_range(0, assignments(groups))},
+             dy.row_range(0, n), delta.row_range(0, n), ws.dtopk_weights.row_range(0, n));
     return GradCombining(*this, dy);
   }
-  Stream& lane = s.communication();
+  Stream& comm_stream = s.comm_stream();
   fill_zero(s, delta);
-  for_rounds(pass_, exchange_, chunks_, saved_,
+  for_rounds(ctx_, dispatcher_, chunks_, saved_,
              [&](size_t c, const DispatchRound& round, const DispatchRound* next) {
-               pass_.lane.arrived[c].hold(s);
+               ctx_.comm.arrived[c].wait(s);
                const ExpertRows rows = round.rows();
-               if (!round.kept()) adapter_hidden(s, adapter_args(pass_, p, rows, {}), pass_.scratch);
-               backward(rows, round.received(ws.received2), round.received(ws.received_out),
-                        round.received(ws.received_dweights));
-               lane.follow(s);
-               round.return_rows(delta);
-               round.return_weight_gradients();
-               if (next == nullptr) return pass_.lane.combined[c].set(lane);
-               next->send_gradient(dy);
-               pass_.lane.arrived[c].set(lane);
+               if (!round.kept()) adapter_hidden(s, adapter_args(ctx_, p, rows, {}), ctx_.scratch);
+               backward(rows, round.received_rows(ws.recv_grad), round.received_rows(ws.adapter_out),
+                        round.received_rows(ws.recv_dtopk_weights));
+               comm_stream.wait_stream(s);
+               round.combine(delta);
+               round.combine_topk_weight_grads();
+               if (next == nullptr) return ctx_.comm.combined[c].record(comm_stream);
+               next->dispatch_grad(dy);
+               ctx_.comm.arrived[c].record(comm_stream);
              });
   return GradCombining(*this, dy);
 }
 
 void MoeLayer::input_gradient(size_t c, const Tensor& dy, const Tensor& df) const {
-  const PhaseScope phase(pass_.stream, Phase::kAdapters);
-  pass_.lane.combined[c].hold(pass_.stream);
+  const PhaseScope phase(ctx_.stream, Phase::kAdapters);
+  ctx_.comm.combined[c].wait(ctx_.stream);
   const BatchChunk& chunk = chunks_[c];
   const auto mine = [&chunk](const Tensor& t) { return t.row_range(chunk.rows.begin, chunk.rows.end); };
-  dropout_sum(pass_.stream, pass_.over(chunk.batch).slice_dropout(layer_, DropoutSite::kAdapter),
-              mine(pass_.ws.delta), mine(dy), df);
+  dropout_sum(ctx_.stream, ctx_.over(chunk.batch).slice_dropout(layer_, DropoutSite::kAdapter),
+              mine(ctx_.ws.adapter_dinput), mine(dy), df);
 }
 
 LowRankTerm MoeLayer::route_backward(FfnDone&& done, const RouterInput& input,
-                                     const Tensor& balance_grad) const {
+                                     const Tensor& aux_loss_grad) const {
   (void)consume(std::move(done));
-  const PhaseScope phase(pass_.stream, Phase::kAdapters);
-  const int64_t n = pass_.batch.slice_real;
-  const Tensor dlogits = pass_.ws.dlogits.row_range(0, n);
-  router_backward(
-      pass_.stream,
-      {input.x.row_range(0, n), parameters_.router, saved_.probs.row_range(0, n),
-       saved_.experts.row_range(0, n), saved_.weights.row_range(0, n), pass_.ws.dweights.row_range(0, n),
-       balance_grad, parameters_.drouter, dlogits, input.rstd.col_range(0, n), input.norm},
-      pass_.scratch);
+  const PhaseScope phase(ctx_.stream, Phase::kAdapters);
+  const int64_t n = ctx_.batch.slice_real;
+  const Tensor dlogits = ctx_.ws.dlogits.row_range(0, n);
+  router_backward(ctx_.stream,
+                  {input.x.row_range(0, n), parameters_.router, saved_.probs.row_range(0, n),
+                   saved_.topk_indices.row_range(0, n), saved_.topk_weights.row_range(0, n),
+                   ctx_.ws.dtopk_weights.row_range(0, n), aux_loss_grad, parameters_.drouter, dlogits,
+                   input.rstd.col_range(0, n), input.norm},
+                  ctx_.scratch);
   return {dlogits, parameters_.router};
 }
 

@@ -59,7 +59,7 @@ void ParameterBuilder::build() {
 void ParameterBuilder::build_gradients(Arena& optimizer) {
   std::array<int64_t, kReplicaGroups> elements{};
   for (const Parameter& p : out_.all_) {
-    if (p.trained) elements[static_cast<size_t>(p.group)] += p.spec.size();
+    if (p.trainable) elements[static_cast<size_t>(p.group)] += p.spec.size();
   }
   std::array<Tensor, kReplicaGroups> avg;
   std::array<Tensor, kReplicaGroups> avg_sq;
@@ -76,7 +76,7 @@ void ParameterBuilder::build_gradients(Arena& optimizer) {
     Parameter& p = out_.all_[i];
     const size_t layer = out_.layer_begin_[0].size();
     if (layer < out_.layers.size() && i == out_.first_of_layer_[layer]) layer_begins();
-    if (!p.trained) continue;
+    if (!p.trainable) continue;
     const auto g = static_cast<size_t>(p.group);
     const int64_t end = offset[g] + p.spec.size();
     p.grad = out_.flat_grad_[g].col_range(offset[g], end).reshaped(p.spec.rows, p.spec.cols);
@@ -94,13 +94,13 @@ ParameterBuilder::Held ParameterBuilder::matrix(int64_t rows, int64_t cols, Kind
     return {t, t};
   }
   const Tensor value = arenas_.weights.allocate(rows, cols);
-  return {value, arenas_.copies.allocate(rows, cols, precision_.compute)};
+  return {value, arenas_.compute_weights.allocate(rows, cols, precision_.compute)};
 }
 
 ParameterBuilder::Held ParameterBuilder::base(int64_t out, int64_t in, int64_t lora_columns,
                                               FrozenLinear& base) {
   if (full_) {
-    const Held held = matrix(out, in, Kind::kTrained);
+    const Held held = matrix(out, in, Kind::kTrainable);
     base = FrozenLinear::of(held.used);
     return held;
   }
@@ -109,7 +109,7 @@ ParameterBuilder::Held ParameterBuilder::base(int64_t out, int64_t in, int64_t l
 }
 
 ParameterBuilder::Held ParameterBuilder::lora_b(int64_t rows, const Tensor& place) {
-  if (place.cols == 0) return matrix(rows, pesc_.lora.r, Kind::kTrained);
+  if (place.cols == 0) return matrix(rows, pesc_.lora.r, Kind::kTrainable);
   return {arenas_.weights.allocate(rows, pesc_.lora.r), place};
 }
 
@@ -125,10 +125,10 @@ Tensor ParameterBuilder::add(ShardSpec spec, ReplicaGroup group, Kind kind, Init
   Parameter p;
   p.spec = std::move(spec);
   p.group = group;
-  p.trained = kind == Kind::kTrained;
+  p.trainable = kind == Kind::kTrainable;
   p.init = init;
-  p.value = held.value;
-  if (held.used.dtype != held.value.dtype) p.copy = held.used;
+  p.master = held.value;
+  if (held.used.dtype != held.value.dtype) p.compute_weight = held.used;
   out_.all_.push_back(std::move(p));
   return held.used;
 }
@@ -193,12 +193,12 @@ void ParameterBuilder::build_columns(int64_t layer, std::span<const Linear> line
 
 void ParameterBuilder::build_column_lora(int64_t layer, int64_t columns, ColumnLinears& out) {
   const int64_t r = pesc_.lora.r;
-  Stack a{matrix(columns, model_.hidden_size, Kind::kTrained)};
+  Stack a{matrix(columns, model_.hidden_size, Kind::kTrainable)};
   out.lora_a = a.buffer.used;
   for (ColumnLinears::Part& part : out.parts) {
     if (!lora(part.linear)) continue;
     part.lora_begin = a.next;
-    add(whole(hf::lora_a(layer, part.linear), r, model_.hidden_size), ReplicaGroup::kWorld, Kind::kTrained,
+    add(whole(hf::lora_a(layer, part.linear), r, model_.hidden_size), ReplicaGroup::kWorld, Kind::kTrainable,
         Init::kKaimingUniform, a.take(r), out.dlora_a);
   }
   for (ColumnLinears::Part& part : out.parts) {
@@ -206,7 +206,7 @@ void ParameterBuilder::build_column_lora(int64_t layer, int64_t columns, ColumnL
     const Cut cut = column_cut(part.linear);
     const Tensor place = out.base.lora_b({part.begin, part.end}, {part.lora_begin, part.lora_begin + r});
     part.lora_b = add(rows_of(hf::lora_b(layer, part.linear), cut.global, r, cut.begin, cut.count), cut.group,
-                      Kind::kTrained, Init::kZero, lora_b(cut.count, place), part.dlora_b);
+                      Kind::kTrainable, Init::kZero, lora_b(cut.count, place), part.dlora_b);
   }
 }
 
@@ -220,9 +220,9 @@ void ParameterBuilder::build_row(int64_t layer, Linear linear, int64_t global_in
   if (!full_) out_.all_.back().held = out.base;
   if (!lora(linear)) return;
   out.lora_a = add(cols_of(hf::lora_a(layer, linear), r, global_in, out.column0, in), ReplicaGroup::kDp,
-                   Kind::kTrained, Init::kKaimingUniform, matrix(r, in, Kind::kTrained), out.dlora_a);
+                   Kind::kTrainable, Init::kKaimingUniform, matrix(r, in, Kind::kTrainable), out.dlora_a);
   out.lora_b = add(whole(hf::lora_b(layer, linear), model_.hidden_size, r), ReplicaGroup::kWorld,
-                   Kind::kTrained, Init::kZero,
+                   Kind::kTrainable, Init::kZero,
                    lora_b(model_.hidden_size, out.base.lora_b({0, model_.hidden_size}, {0, r})), out.dlora_b);
 }
 
@@ -231,19 +231,19 @@ void ParameterBuilder::build_moe(int64_t layer, MoeParameters& out) {
   const int64_t h = model_.hidden_size;
   const int64_t d = moe.adapter_dim;
   const Range mine = mesh_.experts(moe.num_experts);
-  out.router = add(whole(hf::router(layer), moe.num_experts, h), ReplicaGroup::kWorld, Kind::kTrained,
+  out.router = add(whole(hf::router(layer), moe.num_experts, h), ReplicaGroup::kWorld, Kind::kTrainable,
                    Init::kKaimingUniform, exact(moe.num_experts, h), out.drouter);
-  Stack down{matrix(mine.size() * d, h, Kind::kTrained)};
-  Stack up{matrix(mine.size() * h, d, Kind::kTrained)};
+  Stack down{matrix(mine.size() * d, h, Kind::kTrainable)};
+  Stack up{matrix(mine.size() * h, d, Kind::kTrainable)};
   out.down = down.buffer.used;
   out.up = up.buffer.used;
   for (int64_t e = mine.begin; e < mine.end; ++e) {
-    add(whole(hf::adapter_down(layer, e), d, h), ReplicaGroup::kExpert, Kind::kTrained, Init::kKaimingUniform,
-        down.take(d), out.ddown);
+    add(whole(hf::adapter_down(layer, e), d, h), ReplicaGroup::kExpert, Kind::kTrainable,
+        Init::kKaimingUniform, down.take(d), out.ddown);
   }
   for (int64_t e = mine.begin; e < mine.end; ++e) {
-    add(whole(hf::adapter_up(layer, e), h, d), ReplicaGroup::kExpert, Kind::kTrained, Init::kZero, up.take(h),
-        out.dup);
+    add(whole(hf::adapter_up(layer, e), h, d), ReplicaGroup::kExpert, Kind::kTrainable, Init::kZero,
+        up.take(h), out.dup);
   }
 }
 

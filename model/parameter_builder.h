@@ -22,7 +22,7 @@ class ParameterBuilder {
   void build_gradients(Arena& optimizer);
 
  private:
-  enum class Kind { kFrozen, kTrained };
+  enum class Kind { kFrozen, kTrainable };
   enum class BiasTerm { kAbsent, kPresent };
   // What the optimizer owns and what the model computes with: one tensor, or an F32 one and its rounded copy.
   struct Held {
@@ -45,7 +45,7 @@ class ParameterBuilder {
     ReplicaGroup group = ReplicaGroup::kDp;
   };
 
-  [[nodiscard]] Kind dense_kind() const { return full_ ? Kind::kTrained : Kind::kFrozen; }
+  [[nodiscard]] Kind dense_kind() const { return full_ ? Kind::kTrainable : Kind::kFrozen; }
   [[nodiscard]] bool lora(Linear linear) const { return !full_ && pesc_.lora.on(linear); }
 
   // A matrix that GEMMs read.

@@ -30,21 +30,21 @@ Tensor ModelParameters::other_grads(ReplicaGroup group) const {
   return flat_grad(group).col_range(0, layer_begin_[static_cast<size_t>(group)].front());
 }
 
-int64_t ModelParameters::trained_elements() const {
+int64_t ModelParameters::trainable_elements() const {
   int64_t n = 0;
-  for (const Parameter& p : all_) n += p.trained ? p.spec.size() : 0;
+  for (const Parameter& p : all_) n += p.trainable ? p.spec.size() : 0;
   return n;
 }
 
 int64_t ModelParameters::frozen_bytes() const {
   int64_t n = 0;
-  for (const Parameter& p : all_) n += p.trained ? 0 : p.value.bytes() + p.held.scales.bytes();
+  for (const Parameter& p : all_) n += p.trainable ? 0 : p.master.bytes() + p.held.scales.bytes();
   return n;
 }
 
 int64_t ModelParameters::expert_bytes() const {
   int64_t n = 0;
-  for (const Parameter& p : all_) n += p.trained && p.group == ReplicaGroup::kExpert ? p.value.bytes() : 0;
+  for (const Parameter& p : all_) n += p.trainable && p.group == ReplicaGroup::kExpert ? p.master.bytes() : 0;
   return n;
 }
 

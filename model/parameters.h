@@ -1,11 +1,12 @@
-// The table of the model's parameters: name, global shape, this rank's piece, frozen or trained, the ranks
+// The table of the model's parameters: name, global shape, this rank's piece, frozen or trainable, the ranks
 // that hold the same piece, and the initial value. Loading, gradient reduction, the optimizer, checkpoints
 // and export read it.
 //
 // The frozen weights of the linears are FrozenLinears, in a format of their own. Embeddings and the head are
-// in the compute type (F32 or BF16). Norms, biases and routers are F32. A trained parameter is F32; a trained
-// matrix also has a rounded copy when the compute type is BF16, which the optimizer and refresh_copies write.
-// The copies of LoRA's B are concatenated to the frozen weights where the format allows it.
+// in the compute type (F32 or BF16). Norms, biases and routers are F32. A trainable parameter is F32; a
+// trained matrix also has a rounded copy when the compute type is BF16, which the optimizer and
+// refresh_compute_weights write. The copies of LoRA's B are concatenated to the frozen weights where the
+// format allows it.
 //
 // Local letters: HQ, HK query and KV heads on this rank, D head_dim, H hidden, F FFN columns on this rank, V
 // vocabulary rows on this rank, r LoRA rank, d adapter size, E experts on this rank.
@@ -37,15 +38,15 @@ enum class Init {
 struct Parameter {
   ShardSpec spec;  // the name is the Hugging Face one; PESC and LoRA names as in tests/goldens/README.md
   ReplicaGroup group = ReplicaGroup::kWorld;
-  bool trained = false;
+  bool trainable = false;
   bool dense = false;  // a parameter of the dense base model
   Init init = Init::kNormal;
-  Tensor value;       // [rows, cols] of this rank's piece; F32 when trained, and contiguous
-  FrozenLinear held;  // of a frozen linear: its format, and the same memory as `value`
-  Tensor copy;        // `value` rounded to BF16, which the model computes with; no data in float32
-  Tensor grad;        // trained: the same shape, inside the group's flat gradient buffer
-  Tensor exp_avg;     // trained: AdamW's first moment
-  Tensor exp_avg_sq;  // trained: AdamW's second moment
+  Tensor master;          // [rows, cols] of this rank's piece; F32 when trainable, and contiguous
+  FrozenLinear held;      // of a frozen linear: its format, and the same memory as `value`
+  Tensor compute_weight;  // `value` rounded to BF16, which the model computes with; no data in float32
+  Tensor grad;            // trainable: the same shape, inside the group's flat gradient buffer
+  Tensor exp_avg;         // trainable: AdamW's first moment
+  Tensor exp_avg_sq;      // trainable: AdamW's second moment
 };
 
 // Linears that read the same input and are split by output columns over tp, stacked by rows: q,k,v or
@@ -63,7 +64,7 @@ struct ColumnLinears {
   Tensor lora_a, dlora_a;  // [R, H], R = r * parts with LoRA
   std::vector<Part> parts;
   [[nodiscard]] int64_t lora_columns() const { return lora_a.rows; }
-  [[nodiscard]] int64_t joined_columns() const { return base.lora_columns(); }
+  [[nodiscard]] int64_t concat_columns() const { return base.lora_columns(); }
 };
 
 // A linear that is split by input columns over tp: o or down.
@@ -75,7 +76,7 @@ struct RowLinear {
   Tensor lora_a, dlora_a;  // [r, in]
   Tensor lora_b, dlora_b;  // [H, r]
   [[nodiscard]] int64_t lora_columns() const { return lora_a.rows; }
-  [[nodiscard]] int64_t joined_columns() const { return base.lora_columns(); }
+  [[nodiscard]] int64_t concat_columns() const { return base.lora_columns(); }
 };
 
 struct MoeParameters {
@@ -105,9 +106,9 @@ struct Precision {
 class ModelParameters {
  public:
   struct Arenas {
-    Arena& weights;    // values
-    Arena& copies;     // of trained values, in a BF16 compute type
-    Arena* optimizer;  // gradients and moments; null: none are kept, for inference
+    Arena& weights;          // values
+    Arena& compute_weights;  // of trainable values, in a BF16 compute type
+    Arena* optimizer;        // gradients and moments; null: none are kept, for inference
   };
   // Lays out this rank's pieces. With planning arenas nothing is allocated and only the shapes hold.
   ModelParameters(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
@@ -115,9 +116,9 @@ class ModelParameters {
 
   // Writes all values: dense ones from `source` if given, all others by their `init`. Also writes the copies.
   void initialise(Stream& stream, WeightSource* source, uint64_t seed, double init_std);
-  // Rounds the trained values into their copies. Call it after every change of them that the optimizer did
+  // Rounds the trainable values into their copies. Call it after every change of them that the optimizer did
   // not make.
-  void refresh_copies(Stream& stream) const;
+  void refresh_compute_weights(Stream& stream) const;
 
   // Sets replica and replicas of every piece; `lookup` returns the pair for a group.
   template <class Lookup>
@@ -134,7 +135,7 @@ class ModelParameters {
   // The parts of flat_grad of layers [begin, end), and of no layer; [1, n].
   [[nodiscard]] Tensor layer_grads(ReplicaGroup group, int64_t begin, int64_t end) const;
   [[nodiscard]] Tensor other_grads(ReplicaGroup group) const;
-  [[nodiscard]] int64_t trained_elements() const;  // of this rank
+  [[nodiscard]] int64_t trainable_elements() const;  // of this rank
   // Bytes of this rank's frozen values, which tp divides, and of its adapters, which ep divides.
   [[nodiscard]] int64_t frozen_bytes() const;
   [[nodiscard]] int64_t expert_bytes() const;

@@ -28,7 +28,7 @@ void load(Stream& stream, WeightSource& source, const Parameter& p) {
   const int64_t rows =
       std::max<int64_t>(1, kSliceBytes / int64_t{sizeof(float)} / std::max<int64_t>(s.cols, 1));
   std::vector<float> host(static_cast<size_t>(std::min(rows, s.rows) * s.cols));
-  const FrozenLinear to = p.held.out > 0 ? p.held : FrozenLinear::of(p.value);
+  const FrozenLinear to = p.held.out > 0 ? p.held : FrozenLinear::of(p.master);
   FrozenWriter writer(stream, to);
   for (int64_t begin = 0; begin < s.rows; begin += rows) {
     const int64_t n = std::min(rows, s.rows - begin);
@@ -51,7 +51,7 @@ void ModelParameters::initialise(Stream& stream, WeightSource* source, uint64_t 
       load(stream, *source, p);
       continue;
     }
-    const InitPiece piece{p.value, seed, hash_name(s.name), s.row, s.col, s.global_cols};
+    const InitPiece piece{p.master, seed, hash_name(s.name), s.row, s.col, s.global_cols};
     switch (p.init) {
       case Init::kNormal:
         init_normal(stream, piece, static_cast<float>(init_std));
@@ -60,21 +60,21 @@ void ModelParameters::initialise(Stream& stream, WeightSource* source, uint64_t 
         init_uniform(stream, piece, static_cast<float>(1.0 / std::sqrt(static_cast<double>(s.global_cols))));
         break;
       case Init::kZero:
-        fill_zero(stream, p.value);
+        fill_zero(stream, p.master);
         break;
       case Init::kOnes: {
         const std::vector<float> host(static_cast<size_t>(s.size()), 1.0F);
-        copy_from_host(stream, host.data(), p.value);
+        copy_from_host(stream, host.data(), p.master);
         break;
       }
     }
   }
-  refresh_copies(stream);
+  refresh_compute_weights(stream);
 }
 
-void ModelParameters::refresh_copies(Stream& stream) const {
+void ModelParameters::refresh_compute_weights(Stream& stream) const {
   for (const Parameter& p : all_) {
-    if (p.copy.cols > 0) cast(stream, p.value, p.copy);
+    if (p.compute_weight.cols > 0) cast(stream, p.master, p.compute_weight);
   }
 }
 

@@ -28,11 +28,11 @@ int64_t ffn_blocks(const Stream& stream, int64_t columns, int64_t hidden, int64_
   return std::max<int64_t>(1, tokens / rows_in_cache(stream, row_bytes, kFewest));
 }
 
-int64_t ffn_blocks(const Pass& pass, const LayerParameters& p) {
+int64_t ffn_blocks(const ForwardContext& ctx, const LayerParameters& p) {
   if (p.down.dweight.cols > 0) return 1;
   // The sums of a block take the place of the gathered tokens that they come from, row for row.
-  if (p.gate_up.joined_columns() > 0) return 1;
-  return ffn_blocks(pass.stream, p.down.base.in, p.down.base.out, pass.batch.padded);
+  if (p.gate_up.concat_columns() > 0) return 1;
+  return ffn_blocks(ctx.stream, p.down.base.in, p.down.base.out, ctx.batch.padded);
 }
 
 LayerSaved ffn_rows(const LayerSaved& saved, const BatchChunk& chunk) {
@@ -45,56 +45,56 @@ LayerSaved ffn_rows(const LayerSaved& saved, const BatchChunk& chunk) {
   return some;
 }
 
-void shared_ffn_forward(const Pass& pass, int64_t layer, const LayerParameters& p, const LayerSaved& saved,
-                        const Beside& x, const Tensor& dropped, const Tensor& residual, const Tensor& f,
-                        const Meanwhile& meanwhile) {
-  const Batch& b = pass.batch;
-  const Workspace& ws = pass.ws;
+void shared_ffn_forward(const ForwardContext& ctx, int64_t layer, const LayerParameters& p,
+                        const LayerSaved& saved, const ConcatView& x, const Tensor& dropped,
+                        const Tensor& residual, const Tensor& f, const OverlappedWork& overlapped_work) {
+  const Batch& b = ctx.batch;
+  const Workspace& ws = ctx.ws;
   const int64_t columns = p.down.base.in;
   const ColumnForward gate_up =
-      column_forward_gather(pass, p.gate_up, x, dropped, saved.gate_up.row_range(0, b.padded),
-                            saved.a_gate_up.row_range(0, b.padded), meanwhile);
+      column_forward_gather(ctx, p.gate_up, x, dropped, saved.gate_up.row_range(0, b.padded),
+                            saved.a_gate_up.row_range(0, b.padded), overlapped_work);
   const RowForward down{residual, f, saved.a_down.row_range(0, b.slice)};
-  const Dropout mask = pass.full_dropout(layer, DropoutSite::kDown, p.down.column0);
-  for_blocks(b.padded, ffn_blocks(pass, p), [&](const TokenBlock& block) {
+  const Dropout mask = ctx.full_dropout(layer, DropoutSite::kDown, p.down.column0);
+  for_blocks(b.padded, ffn_blocks(ctx, p), [&](const TokenBlock& block) {
     const int64_t n = block.rows.size();
-    const Beside h(ws.wide2, n, columns, columns_beside_input(p.down, pass.tp.size()));
-    const Tensor second = drops(p.down.lora_columns(), mask) ? ws.wide.leading(n, columns) : Tensor{};
-    column_forward_block(pass, p.gate_up, block, gate_up);
-    swiglu_forward(pass.stream, block.of(gate_up.y), h.x,
+    const ConcatView h(ws.ffn_act, n, columns, concat_input_columns(p.down, ctx.tp.size()));
+    const Tensor second = drops(p.down.lora_columns(), mask) ? ws.ffn_grad.leading(n, columns) : Tensor{};
+    column_forward_block(ctx, p.gate_up, block, gate_up);
+    swiglu_forward(ctx.stream, block.of(gate_up.y), h.x,
                    {mask.rows(block.rows.begin, block.rows.end), second});
-    row_forward_block(pass, p.down, block, h, second.cols > 0 ? second : h.x, down);
+    row_forward_block(ctx, p.down, block, h, second.cols > 0 ? second : h.x, down);
   });
 }
 
-Tensor shared_ffn_backward(const Pass& pass, int64_t layer, const LayerParameters& p, const LayerSaved& saved,
-                           const Tensor& df, const Tensor& x, const Tensor& dropped, const Beside& dx,
-                           const Tensor& through_a) {
-  const Batch& b = pass.batch;
-  const Workspace& ws = pass.ws;
+Tensor shared_ffn_backward(const ForwardContext& ctx, int64_t layer, const LayerParameters& p,
+                           const LayerSaved& saved, const Tensor& df, const Tensor& x, const Tensor& dropped,
+                           const ConcatView& dx, const Tensor& through_a) {
+  const Batch& b = ctx.batch;
+  const Workspace& ws = ctx.ws;
   const int64_t columns = p.down.base.in;
-  const int64_t blocks = ffn_blocks(pass, p);
+  const int64_t blocks = ffn_blocks(ctx, p);
   const Tensor gate_up = saved.gate_up.row_range(0, b.padded);  // and its gradient
-  const Tensor h = ws.wide2.leading(b.padded, columns);
-  if (p.down.dweight.cols > 0) swiglu_forward(pass.stream, gate_up, h);
-  RowBackward down = row_backward_gather(pass, p.down, df, saved.a_down.row_range(0, b.slice));
+  const Tensor h = ws.ffn_act.leading(b.padded, columns);
+  if (p.down.dweight.cols > 0) swiglu_forward(ctx.stream, gate_up, h);
+  RowBackward down = row_backward_gather(ctx, p.down, df, saved.a_down.row_range(0, b.slice));
 
-  Arena::Scope scope(pass.scratch);
+  Arena::Scope scope(ctx.scratch);
   // In blocks ws.lora_full holds what the blocks to come still read of `down`.
   const int64_t r = p.gate_up.lora_columns();
   const Tensor da =
-      blocks > 1 ? pass.scratch.allocate(b.padded, r, df.dtype) : ws.lora_full.leading(b.padded, r);
+      blocks > 1 ? ctx.scratch.allocate(b.padded, r, df.dtype) : ws.lora_full.leading(b.padded, r);
   const ColumnBackward back{gate_up, x, dropped, saved.a_gate_up.row_range(0, b.padded), da, dx, through_a};
-  const Dropout mask = pass.full_dropout(layer, DropoutSite::kDown, p.down.column0);
+  const Dropout mask = ctx.full_dropout(layer, DropoutSite::kDown, p.down.column0);
   for_blocks(b.padded, blocks, [&](const TokenBlock& block) {
-    const Beside dh(ws.wide, block.rows.size(), columns, p.down.joined_columns());
+    const ConcatView dh(ws.ffn_grad, block.rows.size(), columns, p.down.concat_columns());
     const Tensor rows = block.of(gate_up);
     const LoraBranch lora =
-        row_backward_block(pass, p.down, block, down, mask.rows(block.rows.begin, block.rows.end), h, dh);
-    swiglu_backward(pass.stream, {dh.x, rows, rows, lora}, pass.scratch);
-    column_backward_block(pass, p.gate_up, block, back);
+        row_backward_block(ctx, p.down, block, down, mask.rows(block.rows.begin, block.rows.end), h, dh);
+    swiglu_backward(ctx.stream, {dh.x, rows, rows, lora}, ctx.scratch);
+    column_backward_block(ctx, p.gate_up, block, back);
   });
-  return column_backward_finish(pass, p.gate_up, back);
+  return column_backward_finish(ctx, p.gate_up, back);
 }
 
 int64_t ffn_blocks_scratch_bytes(const Device& device, const PescConfig& pesc, int64_t padded) {

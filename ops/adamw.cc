@@ -58,7 +58,9 @@ void adamw(Stream& stream, const AdamW& args) {
   parallel_for(stream, n, kGrain, [=](int64_t begin, int64_t end) {
     update(scalars, p + begin, grad + begin, m + begin, v + begin, end - begin);
   });
-  if (args.copy.present()) cast(stream, args.param.reshaped(args.copy.rows, args.copy.cols), args.copy);
+  if (args.compute_weight.present())
+    cast(stream, args.param.reshaped(args.compute_weight.rows, args.compute_weight.cols),
+         args.compute_weight);
 }
 
 }  // namespace pesc

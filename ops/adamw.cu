@@ -44,9 +44,10 @@ void adamw(Stream& stream, const AdamW& args) {
   for (const Tensor* t : {&args.param, &args.grad, &args.exp_avg, &args.exp_avg_sq})
     PESC_CHECK(t->size() == n && t->contiguous() && t->dtype == DType::kF32,
                "flat F32 buffers of one size; got ", t->size(), " ", dtype_name(t->dtype), " and ", n);
-  const bool copied = args.copy.present();
-  PESC_CHECK(!copied || (args.copy.size() == n && args.copy.dtype == DType::kBF16), "a copy of ",
-             args.copy.size(), " ", dtype_name(args.copy.dtype), " for ", n);
+  const bool copied = args.compute_weight.present();
+  PESC_CHECK(!copied || (args.compute_weight.size() == n && args.compute_weight.dtype == DType::kBF16),
+             "a copy of ", args.compute_weight.size(), " ", dtype_name(args.compute_weight.dtype), " for ",
+             n);
   PESC_CHECK(args.step >= 1, "step ", args.step);
   if (n == 0) return;
   const auto step = static_cast<double>(args.step);
@@ -67,7 +68,8 @@ void adamw(Stream& stream, const AdamW& args) {
   const Tensor g = flat(args.grad);
   const Tensor m = flat(args.exp_avg);
   const Tensor v = flat(args.exp_avg_sq);
-  const Tensor c = copied && args.copy.contiguous() ? flat(args.copy) : args.copy;
+  const Tensor c =
+      copied && args.compute_weight.contiguous() ? flat(args.compute_weight) : args.compute_weight;
   // A pack of the copy has half the bytes, and must lie in one row.
   with_pack<float>({p, g, m, v, c}, [&](auto width) {
     constexpr int kWidth = decltype(width)::value;

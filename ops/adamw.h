@@ -12,11 +12,11 @@ namespace pesc {
 //   exp_avg = beta1 exp_avg + (1 - beta1) g;  exp_avg_sq = beta2 exp_avg_sq + (1 - beta2) g^2
 //   param -= lr (weight_decay param + m / (sqrt(v) + eps)),  m, v: the bias-corrected moments of `step`
 struct AdamW {
-  Tensor param;       // [1, n] F32 master weights, updated
-  Tensor grad;        // [1, n] F32
-  Tensor exp_avg;     // [1, n] F32, updated
-  Tensor exp_avg_sq;  // [1, n] F32, updated
-  Tensor copy{};      // [rows, n / rows] BF16, any row stride, written with `param` rounded; optional
+  Tensor param;             // [1, n] F32 master weights, updated
+  Tensor grad;              // [1, n] F32
+  Tensor exp_avg;           // [1, n] F32, updated
+  Tensor exp_avg_sq;        // [1, n] F32, updated
+  Tensor compute_weight{};  // [rows, n / rows] BF16, any row stride, written with `param` rounded; optional
   double lr = 0;
   double beta1 = 0.9;
   double beta2 = 0.999;

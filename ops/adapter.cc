@@ -125,7 +125,7 @@ void weighted_gelu(const AdapterForward& args, const Piece& piece, const Tensor&
   const int64_t dim = args.hidden.cols;
   for (int64_t i = begin; i < end; ++i) {
     const auto at = static_cast<size_t>(piece.begin + i);
-    const float w = args.weights.f32()[args.groups.slot[at]] * args.scale;
+    const float w = args.topk_weights.f32()[args.groups.slot[at]] * args.scale;
     const float* h = args.hidden.f32() + (piece.begin + i) * args.hidden.ld;
     float* out = scaled.f32() + i * scaled.ld;
 #pragma omp simd
@@ -140,7 +140,7 @@ void gelu_gradients(const AdapterBackward& args, const Piece& piece, const Tenso
   const int64_t dim = args.hidden.cols;
   for (int64_t i = begin; i < end; ++i) {
     const int32_t slot = args.groups.slot[static_cast<size_t>(piece.begin + i)];
-    const float w = args.weights.f32()[slot] * args.scale;
+    const float w = args.topk_weights.f32()[slot] * args.scale;
     const float* h = args.hidden.f32() + (piece.begin + i) * args.hidden.ld;
     float* dh = p.f32() + i * p.ld;
     float* out = scaled.f32() + i * scaled.ld;
@@ -152,7 +152,7 @@ void gelu_gradients(const AdapterBackward& args, const Piece& piece, const Tenso
       out[c] = w * gelu(h[c]);
       dh[c] = w * p_c * gelu_grad(h[c]);
     }
-    args.dweights.f32()[slot] = args.scale * dot;
+    args.dtopk_weights.f32()[slot] = args.scale * dot;
   }
 }
 
@@ -160,7 +160,7 @@ void gelu_gradients(const AdapterBackward& args, const Piece& piece, const Tenso
 
 void adapter_forward(Stream& stream, const AdapterForward& args, Arena& scratch) {
   if (stream.on_cuda()) return cuda_ops().adapter_forward(stream, args, scratch);
-  check(args.groups, args.f, args.weights, args.down, args.up, args.hidden);
+  check(args.groups, args.f, args.topk_weights, args.down, args.up, args.hidden);
   PESC_CHECK(args.out.rows == args.f.rows && args.out.cols == args.f.cols, "out ", args.out.rows, "x",
              args.out.cols);
   Arena::Scope scope(scratch);
@@ -177,13 +177,13 @@ void adapter_forward(Stream& stream, const AdapterForward& args, Arena& scratch)
 
 void adapter_backward(Stream& stream, const AdapterBackward& args, Arena& scratch) {
   if (stream.on_cuda()) return cuda_ops().adapter_backward(stream, args, scratch);
-  check(args.groups, args.f, args.weights, args.down, args.up, args.hidden);
+  check(args.groups, args.f, args.topk_weights, args.down, args.up, args.hidden);
   PESC_CHECK(args.dout.rows == args.f.rows && args.dout.cols == args.f.cols && args.df.rows == args.f.rows &&
-                 args.df.cols == args.f.cols && args.dweights.size() == args.weights.size() &&
-                 args.dweights.contiguous(),
+                 args.df.cols == args.f.cols && args.dtopk_weights.size() == args.topk_weights.size() &&
+                 args.dtopk_weights.contiguous(),
              "dout ", args.dout.rows, "x", args.dout.cols, ", df ", args.df.rows, "x", args.df.cols);
   fill_zero(stream, args.df);
-  fill_zero(stream, args.dweights);
+  fill_zero(stream, args.dtopk_weights);
   Arena::Scope scope(scratch);
   const Block block(scratch, args.f.rows, args.f.cols, args.hidden.cols);
   for_each_piece(args.groups, [&](const Piece& piece) {
@@ -203,7 +203,7 @@ void adapter_backward(Stream& stream, const AdapterBackward& args, Arena& scratc
 
 void adapter_hidden(Stream& stream, const AdapterForward& args, Arena& scratch) {
   if (stream.on_cuda()) return cuda_ops().adapter_hidden(stream, args, scratch);
-  check(args.groups, args.f, args.weights, args.down, args.up, args.hidden);
+  check(args.groups, args.f, args.topk_weights, args.down, args.up, args.hidden);
   Arena::Scope scope(scratch);
   const Block block(scratch, args.f.rows, args.f.cols, args.hidden.cols);
   for_each_piece(args.groups, [&](const Piece& piece) { down_product(stream, args, piece, block.rows0); });

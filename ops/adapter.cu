@@ -38,17 +38,19 @@ void check(const Args& args) {
                  args.up.rows == experts * f.cols && args.up.cols == args.hidden.cols,
              "down ", args.down.rows, "x", args.down.cols, ", up ", args.up.rows, "x", args.up.cols, " for ",
              experts, " experts, hidden ", f.cols, ", adapter ", args.hidden.cols);
-  PESC_CHECK(args.weights.rows == f.rows && args.weights.contiguous() && args.weights.dtype == DType::kF32,
-             "weights ", args.weights.rows, "x", args.weights.cols, " ", dtype_name(args.weights.dtype),
-             " for ", f.rows, " rows");
+  PESC_CHECK(args.topk_weights.rows == f.rows && args.topk_weights.contiguous() &&
+                 args.topk_weights.dtype == DType::kF32,
+             "weights ", args.topk_weights.rows, "x", args.topk_weights.cols, " ",
+             dtype_name(args.topk_weights.dtype), " for ", f.rows, " rows");
   for (const Tensor* t : {&args.down, &args.up, &args.hidden})
     PESC_CHECK(t->dtype == f.dtype, "f is ", dtype_name(f.dtype), ", the adapters ", dtype_name(t->dtype));
-  PESC_CHECK(count <= args.weights.size(), count, " assignments of ", args.weights.size(), " slots");
+  PESC_CHECK(count <= args.topk_weights.size(), count, " assignments of ", args.topk_weights.size(),
+             " slots");
   for (int64_t i = 0; i < count; ++i) {
     const auto at = static_cast<size_t>(i);
-    const int64_t first = groups.row[at] * args.weights.cols;  // of the row's slots
-    PESC_CHECK(0 <= groups.slot[at] && groups.slot[at] < args.weights.size() && first <= groups.slot[at] &&
-                   groups.slot[at] < first + args.weights.cols,
+    const int64_t first = groups.row[at] * args.topk_weights.cols;  // of the row's slots
+    PESC_CHECK(0 <= groups.slot[at] && groups.slot[at] < args.topk_weights.size() &&
+                   first <= groups.slot[at] && groups.slot[at] < first + args.topk_weights.cols,
                "assignment ", i, " of row ", groups.row[at], ", slot ", groups.slot[at]);
   }
 }
@@ -69,7 +71,7 @@ struct Lists {
       values[static_cast<size_t>(groups.slot[i])] = static_cast<int32_t>(i + 1);
     values.insert(values.end(), groups.slot.begin(), groups.slot.end());
     const auto bytes = static_cast<int64_t>(values.size() * sizeof(int32_t));
-    upload(stream.queue(), values.data(), at.all.data, bytes);
+    upload(stream.cuda_stream(), values.data(), at.all.data, bytes);
   }
 };
 
@@ -255,7 +257,7 @@ struct Dense {
               experts_of(groups),
               lists.top_k} {
     const std::vector<int32_t> offsets(groups.offsets.begin(), groups.offsets.end());
-    upload(stream.queue(), offsets.data(), space.offsets.data, space.offsets.bytes());
+    upload(stream.cuda_stream(), offsets.data(), space.offsets.data, space.offsets.bytes());
   }
 };
 
@@ -313,7 +315,7 @@ AdapterForm form_of(const Args& args) {
 
 void forward(Stream& stream, const AdapterForward& args, Until until, Arena& scratch) {
   Arena::Scope scope(scratch);
-  const Lists lists(stream, args.groups, args.weights, scratch);
+  const Lists lists(stream, args.groups, args.topk_weights, scratch);
   if (form_of(args) == AdapterForm::kDense) {
     dense_forward(stream, args, lists, until, scratch);
   } else {
@@ -338,16 +340,16 @@ void adapter_backward(Stream& stream, const AdapterBackward& args, Arena& scratc
   check(args);
   check_like(args.dout, args.f, "dout");
   check_like(args.df, args.f, "df");
-  PESC_CHECK(args.dweights.size() == args.weights.size() && args.dweights.contiguous(), "dweights ",
-             args.dweights.rows, "x", args.dweights.cols);
+  PESC_CHECK(args.dtopk_weights.size() == args.topk_weights.size() && args.dtopk_weights.contiguous(),
+             "dweights ", args.dtopk_weights.rows, "x", args.dtopk_weights.cols);
   PESC_CHECK(args.ddown.rows == args.down.rows && args.ddown.cols == args.down.cols &&
                  args.dup.rows == args.up.rows && args.dup.cols == args.up.cols &&
                  args.ddown.dtype == DType::kF32 && args.dup.dtype == DType::kF32,
              "ddown ", args.ddown.rows, "x", args.ddown.cols, ", dup ", args.dup.rows, "x", args.dup.cols);
   if (args.f.rows == 0) return;
-  cuda::fill_zero(stream, args.dweights);
+  cuda::fill_zero(stream, args.dtopk_weights);
   Arena::Scope scope(scratch);
-  const Lists lists(stream, args.groups, args.weights, scratch);
+  const Lists lists(stream, args.groups, args.topk_weights, scratch);
   if (form_of(args) == AdapterForm::kDense) {
     dense_backward(stream, args, lists, scratch);
   } else {

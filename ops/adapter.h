@@ -21,10 +21,10 @@ struct AdapterGroups {
 
 struct AdapterForward {
   AdapterGroups groups;
-  Tensor f;        // [R, H]
-  Tensor weights;  // [R, k] F32
-  Tensor down;     // [E * d, H]: expert e in rows [e * d, (e + 1) * d)
-  Tensor up;       // [E * H, d]: expert e in rows [e * H, (e + 1) * H)
+  Tensor f;             // [R, H]
+  Tensor topk_weights;  // [R, k] F32
+  Tensor down;          // [E * d, H]: expert e in rows [e * d, (e + 1) * d)
+  Tensor up;            // [E * H, d]: expert e in rows [e * H, (e + 1) * H)
   float scale = 1;
   Tensor hidden;  // [M, d] written with Down_e f, before GELU; the backward needs it
   Tensor out;     // [R, H] added to
@@ -33,14 +33,14 @@ void adapter_forward(Stream& stream, const AdapterForward& args, Arena& scratch)
 
 struct AdapterBackward {
   AdapterGroups groups;
-  Tensor f, weights, down, up;  // as in the forward
+  Tensor f, topk_weights, down, up;  // as in the forward
   float scale = 1;
-  Tensor hidden;    // [M, d] from the forward
-  Tensor dout;      // [R, H]
-  Tensor df;        // [R, H] written; zero for rows without an assignment
-  Tensor dweights;  // [R, k] written; 0 for choices without an assignment here
-  Tensor ddown;     // [E * d, H] added to
-  Tensor dup;       // [E * H, d] added to
+  Tensor hidden;         // [M, d] from the forward
+  Tensor dout;           // [R, H]
+  Tensor df;             // [R, H] written; zero for rows without an assignment
+  Tensor dtopk_weights;  // [R, k] written; 0 for choices without an assignment here
+  Tensor ddown;          // [E * d, H] added to
+  Tensor dup;            // [E * H, d] added to
 };
 void adapter_backward(Stream& stream, const AdapterBackward& args, Arena& scratch);
 

@@ -192,7 +192,7 @@ inline void launch_gelu(Stream& stream, const AdapterForward& args, const Cells&
         constexpr int kLanes = decltype(lanes)::value;
         gelu_kernel<kWidth, kLanes, decltype(dense)::value, T>
             <<<blocks_for(cells.count * kLanes), kThreads, 0, stream_of(stream)>>>(
-                cells, view<const T>(source), args.weights.f32(), args.scale, view<T>(hidden),
+                cells, view<const T>(source), args.topk_weights.f32(), args.scale, view<T>(hidden),
                 view<T>(scaled));
         PESC_LAUNCHED("adapter_gelu");
       });
@@ -212,8 +212,8 @@ inline void launch_gradients(Stream& stream, const AdapterBackward& args, const 
         constexpr int kLanes = decltype(lanes)::value;
         gelu_gradients<kWidth, kLanes, decltype(dense)::value, T>
             <<<blocks_for(cells.count * kLanes), kThreads, 0, stream_of(stream)>>>(
-                cells, view<const T>(p), view<const T>(hidden), args.weights.f32(), args.scale, view<T>(dh),
-                view<T>(scaled), args.dweights.f32());
+                cells, view<const T>(p), view<const T>(hidden), args.topk_weights.f32(), args.scale,
+                view<T>(dh), view<T>(scaled), args.dtopk_weights.f32());
         PESC_LAUNCHED("adapter_gelu_gradients");
       });
     });

@@ -15,7 +15,7 @@
 
 #include "ops/attention_graphs.h"
 #include "ops/attention_library.h"
-#include "ops/core/queue.h"
+#include "ops/core/stream_cuda.h"
 
 namespace pesc::cuda {
 namespace {
@@ -135,12 +135,12 @@ namespace {
 // The stream's cache. Without a handle cuDNN could not be initialised (a part of it is missing, for example),
 // and `refusal` says why.
 AttentionCache& cache_of(const Stream& stream) {
-  Queue& queue = stream.queue();
-  if (queue.attention != nullptr) return *queue.attention;
-  queue.attention = std::make_shared<AttentionCache>();
-  AttentionCache& cache = *queue.attention;
+  CudaStream& cuda_stream = stream.cuda_stream();
+  if (cuda_stream.attention != nullptr) return *cuda_stream.attention;
+  cuda_stream.attention = std::make_shared<AttentionCache>();
+  AttentionCache& cache = *cuda_stream.attention;
   cudnnStatus_t status = cudnnCreate(&cache.handle);
-  if (status == CUDNN_STATUS_SUCCESS) status = cudnnSetStream(cache.handle, queue.stream);
+  if (status == CUDNN_STATUS_SUCCESS) status = cudnnSetStream(cache.handle, cuda_stream.stream);
   if (status != CUDNN_STATUS_SUCCESS) {
     cache.handle = nullptr;
     cache.refusal = str_cat("any batch: the library does not start: ", cudnnGetErrorString(status));
@@ -221,7 +221,7 @@ void add_places(Stream& stream, const Group& group, std::span<const AttentionSeg
   }
   const auto bytes = static_cast<int64_t>(numbers.size() * sizeof(int32_t));
   auto* at = static_cast<int32_t*>(scratch.allocate(1, bytes, DType::kU8).data);
-  upload(stream.queue(), numbers.data(), at, bytes);
+  upload(stream.cuda_stream(), numbers.data(), at, bytes);
   tensors[kLengthsQ] = tensors[kLengthsKv] = at;
   tensors[kOffsetsQ] = tensors[kOffsetsK] = tensors[kOffsetsV] = at + batch;
   tensors[kOffsetsOut] = at + batch + (batch + 1);
@@ -360,7 +360,7 @@ int64_t library_attention_scratch_bytes(const AttentionShape& shape, int64_t tok
 }
 
 std::string library_attention_report(const Stream& stream) {
-  const AttentionCache* cache = stream.queue().attention.get();
+  const AttentionCache* cache = stream.cuda_stream().attention.get();
   if (cache == nullptr) return "own kernels";
   size_t plans = 0;
   for (const auto* all : {&cache->forward, &cache->backward})

@@ -29,7 +29,7 @@
   OP(init_uniform) OP(init_normal) OP(fill_zero) OP(copy)       \
   OP(cast) OP(add) OP(add_bias) OP(bias_backward) OP(gather_rows) OP(scatter_add_rows) OP(sum_squares) OP(sum)        \
   OP(rmsnorm_forward) OP(rmsnorm_apply) OP(rmsnorm_backward) OP(rope_table) OP(rope) OP(router_forward)      \
-  OP(router_backward) OP(add_low_rank_term) OP(balance_loss) OP(swiglu_forward) OP(swiglu_backward)
+  OP(router_backward) OP(add_low_rank_term) OP(router_aux_loss) OP(swiglu_forward) OP(swiglu_backward)
 // clang-format on
 
 namespace pesc {

@@ -200,7 +200,7 @@ void set_gemm_trials(Stream& stream, Arena* scratch) {
 }
 
 int64_t gemm_trial_bytes(const Device& device, int64_t rows, int64_t ld, DType type) {
-  if (device.kind != DeviceKind::kCuda || device.products != KernelChoice::kTimed) return 0;
+  if (device.kind != DeviceKind::kCuda || device.kernel_choice != KernelChoice::kAutotuned) return 0;
   Arena arena = Arena::planning("gemm trials");
   (void)arena.allocate(rows, ld, type);
   return arena.peak();

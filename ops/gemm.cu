@@ -3,8 +3,8 @@
 // float32 and round once, to float32 or bf16.
 //
 // The kernel of a shape is chosen once: cuBLASLt's first, or, for large bf16 GEMMs of a stream with
-// KernelChoice::kTimed, the fastest of its first eight. Split-K is allowed only through the workspace (with a
-// separate reduction), so that the order of every sum is a function of the shape and the kernel.
+// KernelChoice::kAutotuned, the fastest of its first eight. Split-K is allowed only through the workspace
+// (with a separate reduction), so that the order of every sum is a function of the shape and the kernel.
 // gemm_choices() writes the choices down; a later run that is given them takes the same kernels.
 #include <array>
 #include <bit>
@@ -24,9 +24,9 @@
 namespace pesc::cuda {
 namespace {
 
-using products::Key;
-using products::Layouts;
-using products::Matmul;
+using gemm_cache::Key;
+using gemm_cache::Layouts;
+using gemm_cache::Matmul;
 
 void check_operand(const Tensor& t, const char* name) {
   PESC_CHECK(t.dtype == DType::kF32 || t.dtype == DType::kBF16, "gemm ", name, " is ", dtype_name(t.dtype));
@@ -111,11 +111,11 @@ int64_t depth(const Gemm& g) {
   return g.trans_a == Transpose::kYes ? g.a.rows : g.a.cols;
 }
 
-cublasStatus_t multiply(Queue& queue, const Gemm& g, const Matmul& matmul, const Layouts& layouts,
+cublasStatus_t multiply(CudaStream& cuda_stream, const Gemm& g, const Matmul& matmul, const Layouts& layouts,
                         const cublasLtMatmulAlgo_t& algo, void* into) {
-  return cublasLtMatmul(queue.blas, matmul.desc, &g.alpha, g.b.data, layouts.b, g.a.data, layouts.a, &g.beta,
-                        before(g).data, layouts.from, into, layouts.c, &algo, queue.workspace,
-                        Queue::kWorkspaceBytes, queue.stream);
+  return cublasLtMatmul(cuda_stream.blas, matmul.desc, &g.alpha, g.b.data, layouts.b, g.a.data, layouts.a,
+                        &g.beta, before(g).data, layouts.from, into, layouts.c, &algo, cuda_stream.workspace,
+                        CudaStream::kWorkspaceBytes, cuda_stream.stream);
 }
 
 struct Preference {
@@ -149,31 +149,32 @@ struct Events {
 };
 
 // Returns the index of the fastest candidate; of candidates within 1 % the first in cuBLASLt's order. With
-// beta != 0 the trials write to the queue's trial arena; without room there it returns 0.
-int fastest(Queue& queue, const Gemm& g, const Key& key, const Matmul& matmul,
+// beta != 0 the trials write to the stream's trial arena; without room there it returns 0.
+int fastest(CudaStream& cuda_stream, const Gemm& g, const Key& key, const Matmul& matmul,
             std::span<const cublasLtMatmulHeuristicResult_t> candidates) {
   std::optional<Arena::Scope> scope;
   void* into = g.c.data;
   if (g.beta != 0.0F && before(g).data == g.c.data) {
     const int64_t bytes = g.c.rows * leading(g.c) * dtype_bytes(g.c.dtype);
-    if (queue.trials == nullptr || queue.trials->capacity() - queue.trials->used() < bytes) return 0;
-    scope.emplace(*queue.trials);
-    into = queue.trials->allocate(1, bytes, DType::kU8).data;
+    if (cuda_stream.trials == nullptr || cuda_stream.trials->capacity() - cuda_stream.trials->used() < bytes)
+      return 0;
+    scope.emplace(*cuda_stream.trials);
+    into = cuda_stream.trials->allocate(1, bytes, DType::kU8).data;
   }
   Layouts layouts;
   set_layouts(layouts, g, key, g.c.rows, depth(g));
   // This wait has the watcher's time limit; the waits below, for these GEMMs alone, have none.
-  synchronize(queue);
+  synchronize(cuda_stream);
   const Events events;
   std::array<float, kCandidates> best;
   best.fill(INFINITY);
   for (int round = -1; round < kRounds; ++round) {
     for (size_t i = 0; i < candidates.size(); ++i) {
       if (candidates[i].state != CUBLAS_STATUS_SUCCESS) continue;
-      PESC_CUDA(cudaEventRecord(events.begin, queue.stream));
-      const cublasStatus_t status = multiply(queue, g, matmul, layouts, candidates[i].algo, into);
+      PESC_CUDA(cudaEventRecord(events.begin, cuda_stream.stream));
+      const cublasStatus_t status = multiply(cuda_stream, g, matmul, layouts, candidates[i].algo, into);
       if (status != CUBLAS_STATUS_SUCCESS) continue;
-      PESC_CUDA(cudaEventRecord(events.end, queue.stream));
+      PESC_CUDA(cudaEventRecord(events.end, cuda_stream.stream));
       PESC_CUDA(cudaEventSynchronize(events.end));
       float milliseconds = 0;
       PESC_CUDA(cudaEventElapsedTime(&milliseconds, events.begin, events.end));
@@ -187,8 +188,8 @@ int fastest(Queue& queue, const Gemm& g, const Key& key, const Matmul& matmul,
 }
 
 // cuBLASLt's A is our b and its B our a; the names here are ours.
-void choose(Queue& queue, const Gemm& g, const Key& key, Matmul& matmul) {
-  const bool timed = queue.products == KernelChoice::kTimed && g.a.dtype == DType::kBF16 &&
+void choose(CudaStream& cuda_stream, const Gemm& g, const Key& key, Matmul& matmul) {
+  const bool timed = cuda_stream.kernel_choice == KernelChoice::kAutotuned && g.a.dtype == DType::kBF16 &&
                      key.m * key.n >= kTimedWork / key.k;
   PESC_CUDA(cublasLtMatmulDescCreate(&matmul.desc, CUBLAS_COMPUTE_32F, CUDA_R_32F));
   const cublasOperation_t op_a = g.trans_a == Transpose::kYes ? CUBLAS_OP_T : CUBLAS_OP_N;
@@ -199,7 +200,8 @@ void choose(Queue& queue, const Gemm& g, const Key& key, Matmul& matmul) {
   set_layouts(matmul.layouts, g, key, key.m, key.k);  // so that the candidates depend on the key only
 
   Preference preference;
-  preference.set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, static_cast<uint64_t>(Queue::kWorkspaceBytes));
+  preference.set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                 static_cast<uint64_t>(CudaStream::kWorkspaceBytes));
   preference.set(
       CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
       static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
@@ -210,20 +212,20 @@ void choose(Queue& queue, const Gemm& g, const Key& key, Matmul& matmul) {
 
   std::array<cublasLtMatmulHeuristicResult_t, kCandidates> results{};
   int found = 0;
-  const cublasStatus_t status =
-      cublasLtMatmulAlgoGetHeuristic(queue.blas, matmul.desc, layouts.b, layouts.a, layouts.from, layouts.c,
-                                     preference.it, timed ? kCandidates : 1, results.data(), &found);
+  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+      cuda_stream.blas, matmul.desc, layouts.b, layouts.a, layouts.from, layouts.c, preference.it,
+      timed ? kCandidates : 1, results.data(), &found);
   PESC_CHECK(status == CUBLAS_STATUS_SUCCESS && found > 0 && results[0].state == CUBLAS_STATUS_SUCCESS,
              "cuBLASLt (status ", static_cast<int>(status), ") has no kernel for ", key.m, "x", key.n, "x",
              key.k, " ", dtype_name(g.a.dtype), " into ", dtype_name(g.c.dtype), ", strides ", key.lda, " ",
              key.ldb, " ", key.ldc, ", alignments ", key.align_a, " ", key.align_b, " ", key.align_c,
              ", transposes ", key.flags & 3);
-  const auto recorded = queue.gemms->recorded.find(key);
-  if (timed && recorded != queue.gemms->recorded.end() && recorded->second < found &&
+  const auto recorded = cuda_stream.gemms->recorded.find(key);
+  if (timed && recorded != cuda_stream.gemms->recorded.end() && recorded->second < found &&
       results[static_cast<size_t>(recorded->second)].state == CUBLAS_STATUS_SUCCESS) {
     matmul.choice = recorded->second;
   } else if (timed && found > 1) {
-    matmul.choice = fastest(queue, g, key, matmul, {results.data(), static_cast<size_t>(found)});
+    matmul.choice = fastest(cuda_stream, g, key, matmul, {results.data(), static_cast<size_t>(found)});
   }
   matmul.timed = timed;
   matmul.algo = results[static_cast<size_t>(matmul.choice)].algo;
@@ -237,14 +239,14 @@ __global__ void scale_elements(View<T> c, float beta) {
   }
 }
 
-void multiply_by_choice(Queue& queue, const Gemm& g, int64_t k, bool varies) {
+void multiply_by_choice(CudaStream& cuda_stream, const Gemm& g, int64_t k, bool varies) {
   const Key key = key_of(g, k, varies);
-  auto& matmuls = queue.gemms->matmuls;
+  auto& matmuls = cuda_stream.gemms->matmuls;
   auto found = matmuls.find(key);
   if (found == matmuls.end()) {
     found = matmuls.try_emplace(key).first;
     try {
-      choose(queue, g, key, found->second);
+      choose(cuda_stream, g, key, found->second);
     } catch (...) {
       matmuls.erase(found);
       throw;
@@ -252,13 +254,13 @@ void multiply_by_choice(Queue& queue, const Gemm& g, int64_t k, bool varies) {
   }
   const Matmul& matmul = found->second;
   if (!varies) {
-    PESC_CUDA(multiply(queue, g, matmul, matmul.layouts, matmul.algo, g.c.data));
+    PESC_CUDA(multiply(cuda_stream, g, matmul, matmul.layouts, matmul.algo, g.c.data));
     return;
   }
   Layouts layouts;
   set_layouts(layouts, g, key, g.c.rows, k);
-  if (multiply(queue, g, matmul, layouts, matmul.algo, g.c.data) == CUBLAS_STATUS_SUCCESS) return;
-  multiply_by_choice(queue, g, k, false);  // the bucket's kernel does not support this size
+  if (multiply(cuda_stream, g, matmul, layouts, matmul.algo, g.c.data) == CUBLAS_STATUS_SUCCESS) return;
+  multiply_by_choice(cuda_stream, g, k, false);  // the bucket's kernel does not support this size
 }
 
 }  // namespace
@@ -281,24 +283,24 @@ void gemm(Stream& stream, const Gemm& g) {
   PESC_CHECK(g.a.dtype == g.b.dtype && (g.a.dtype == DType::kBF16 || g.c.dtype == DType::kF32), "gemm of ",
              dtype_name(g.a.dtype), " and ", dtype_name(g.b.dtype), " into ", dtype_name(g.c.dtype));
   if (m == 0 || n == 0) return;
-  Queue& queue = stream.queue();
+  CudaStream& cuda_stream = stream.cuda_stream();
   if (k == 0) {
     cuda::copy(stream, before(g), g.c);
     with_element(g.c.dtype, [&](auto t) {
       using T = decltype(t);
-      scale_elements<T><<<blocks_for(m * n), kThreads, 0, queue.stream>>>(view<T>(g.c), g.beta);
+      scale_elements<T><<<blocks_for(m * n), kThreads, 0, cuda_stream.stream>>>(view<T>(g.c), g.beta);
       PESC_LAUNCHED("scale_elements");
     });
     return;
   }
-  if (queue.gemms == nullptr) queue.gemms = std::make_shared<GemmCache>();
-  multiply_by_choice(queue, g, k, in_range(g, k));
+  if (cuda_stream.gemms == nullptr) cuda_stream.gemms = std::make_shared<GemmCache>();
+  multiply_by_choice(cuda_stream, g, k, in_range(g, k));
 }
 
 // The first line is the library's version; then one line per timed GEMM, of this or the earlier run: its key
 // and its candidate.
 std::string gemm_choices(const Stream& stream) {
-  const auto& cache = stream.queue().gemms;
+  const auto& cache = stream.cuda_stream().gemms;
   std::map<std::array<int64_t, 12>, int> sorted;
   if (cache == nullptr) return {};
   for (const auto& [k, choice] : cache->recorded) sorted[k.values()] = choice;
@@ -315,20 +317,20 @@ std::string gemm_choices(const Stream& stream) {
 }
 
 void set_gemm_trials(Stream& stream, Arena* scratch) {
-  stream.queue().trials = scratch;
+  stream.cuda_stream().trials = scratch;
 }
 
 void set_gemm_choices(Stream& stream, const std::string& text) {
-  Queue& queue = stream.queue();
+  CudaStream& cuda_stream = stream.cuda_stream();
   std::istringstream in(text);
   size_t version = 0;
   if (!(in >> version) || version != cublasLtGetVersion()) return;
-  if (queue.gemms == nullptr) queue.gemms = std::make_shared<GemmCache>();
+  if (cuda_stream.gemms == nullptr) cuda_stream.gemms = std::make_shared<GemmCache>();
   Key k{};
   int choice = 0;
   while (in >> k.m >> k.n >> k.k >> k.lda >> k.ldb >> k.ldc >> k.ld_from >> k.align_a >> k.align_b >>
          k.align_c >> k.align_from >> k.flags >> choice) {
-    if (choice >= 0) queue.gemms->recorded[k] = choice;
+    if (choice >= 0) cuda_stream.gemms->recorded[k] = choice;
   }
 }
 

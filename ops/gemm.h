@@ -45,7 +45,7 @@ void linear_backward_weight(Stream& stream, const Tensor& dy, const Tensor& x, c
                             float alpha = 1.0F);
 
 // Gives a stream the arena into which GEMMs with beta != 0 write while their kernels are timed
-// (KernelChoice::kTimed). It must outlive the stream's last GEMM. Without it, or where less of it is free
+// (KernelChoice::kAutotuned). It must outlive the stream's last GEMM. Without it, or where less of it is free
 // than gemm_trial_bytes, such a GEMM takes cuBLASLt's first kernel. So the choice depends on the planned
 // arenas, never on the device memory that happens to be free.
 void set_gemm_trials(Stream& stream, Arena* scratch);
@@ -53,9 +53,9 @@ void set_gemm_trials(Stream& stream, Arena* scratch);
 // nothing.
 [[nodiscard]] int64_t gemm_trial_bytes(const Device& device, int64_t rows, int64_t ld, DType type);
 
-// The kernels that KernelChoice::kTimed has chosen on this stream so far, as text; empty when there are none.
-// A stream of the same GPU model and library version that gets this text before its first GEMM takes the same
-// kernels, and so gives the same bits.
+// The kernels that KernelChoice::kAutotuned has chosen on this stream so far, as text; empty when there are
+// none. A stream of the same GPU model and library version that gets this text before its first GEMM takes
+// the same kernels, and so gives the same bits.
 [[nodiscard]] std::string gemm_choices(const Stream& stream);
 void set_gemm_choices(Stream& stream, const std::string& text);
 

@@ -10,7 +10,7 @@
 #include <unordered_map>
 
 namespace pesc::cuda {
-namespace products {
+namespace gemm_cache {
 
 // Owns its descriptors. Errors of their destruction are ignored.
 struct Layouts {
@@ -64,11 +64,11 @@ struct KeyHash {
   }
 };
 
-}  // namespace products
+}  // namespace gemm_cache
 
 struct GemmCache {
-  std::unordered_map<products::Key, products::Matmul, products::KeyHash> matmuls;
-  std::unordered_map<products::Key, int, products::KeyHash> recorded;  // choices of an earlier run
+  std::unordered_map<gemm_cache::Key, gemm_cache::Matmul, gemm_cache::KeyHash> matmuls;
+  std::unordered_map<gemm_cache::Key, int, gemm_cache::KeyHash> recorded;  // choices of an earlier run
 };
 
 }  // namespace pesc::cuda

@@ -334,7 +334,7 @@ void launch_ring_backward(Stream& stream, const Gradient<T>& from, const View<co
     // Two blocks share the registers and the memory of a multiprocessor where they can.
     const int blocks = threads <= kMost / 2 && bytes <= 100 * 1024 && kR == 1 ? 2 : 1;
     const int64_t groups = (x.rows + kR - 1) / kR;
-    const int64_t most = int64_t{blocks} * stream.queue().multiprocessors;
+    const int64_t most = int64_t{blocks} * stream.cuda_stream().multiprocessors;
     kernel<<<blocks_of(std::min(groups, most)), threads, static_cast<size_t>(bytes), stream_of(stream)>>>(
         from, x, w, rstd, dx);
     PESC_LAUNCHED("rmsnorm_ring_backward");

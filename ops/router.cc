@@ -57,8 +57,8 @@ void add_stats(const RouterForward& args) {
   std::vector<double> counts(static_cast<size_t>(experts));
   std::vector<double> probs(static_cast<size_t>(experts));
   for (int64_t t = 0; t < args.x.rows; ++t) {
-    const int32_t* chosen = args.experts.i32() + t * args.experts.ld;
-    for (int64_t j = 0; j < args.experts.cols; ++j) counts[static_cast<size_t>(chosen[j])] += 1;
+    const int32_t* chosen = args.topk_indices.i32() + t * args.topk_indices.ld;
+    for (int64_t j = 0; j < args.topk_indices.cols; ++j) counts[static_cast<size_t>(chosen[j])] += 1;
     const float* p = args.probs.f32() + t * args.probs.ld;
     for (int64_t e = 0; e < experts; ++e) probs[static_cast<size_t>(e)] += p[e];
   }
@@ -71,16 +71,16 @@ void add_stats(const RouterForward& args) {
 
 void route_tokens(const RouterForward& args, const Tensor& logits, int64_t begin, int64_t end) {
   const auto experts = static_cast<size_t>(logits.cols);
-  const auto k = static_cast<size_t>(args.experts.cols);
+  const auto k = static_cast<size_t>(args.topk_indices.cols);
   std::vector<float> kept(k);
   for (int64_t t = begin; t < end; ++t) {
     const std::span<const float> row(logits.f32() + t * logits.ld, experts);
-    const std::span<int32_t> chosen(args.experts.i32() + t * args.experts.ld, k);
+    const std::span<int32_t> chosen(args.topk_indices.i32() + t * args.topk_indices.ld, k);
     if (args.routing == Routing::kTopK) top_k(row, chosen);
     for (size_t j = 0; j < k; ++j) {
       kept[j] = row[static_cast<size_t>(chosen[j])];
     }
-    softmax(kept, args.weights.f32() + t * args.weights.ld);
+    softmax(kept, args.topk_weights.f32() + t * args.topk_weights.ld);
     softmax(row, args.probs.f32() + t * args.probs.ld);
   }
 }
@@ -88,17 +88,17 @@ void route_tokens(const RouterForward& args, const Tensor& logits, int64_t begin
 // dlogits of tokens [begin, end), written.
 void logit_gradients(const RouterBackward& args, const Tensor& dlogits, int64_t begin, int64_t end) {
   const int64_t experts = dlogits.cols;
-  const int64_t k = args.experts.cols;
-  const float* g = args.balance_grad.f32();
+  const int64_t k = args.topk_indices.cols;
+  const float* g = args.aux_loss_grad.f32();
   for (int64_t t = begin; t < end; ++t) {
     const float* p = args.probs.f32() + t * args.probs.ld;
     float* d = dlogits.f32() + t * dlogits.ld;
     float mean = 0;
     for (int64_t e = 0; e < experts; ++e) mean += p[e] * g[e];
     for (int64_t e = 0; e < experts; ++e) d[e] = p[e] * (g[e] - mean);
-    const float* w = args.weights.f32() + t * args.weights.ld;
-    const float* dw = args.dweights.f32() + t * args.dweights.ld;
-    const int32_t* chosen = args.experts.i32() + t * args.experts.ld;
+    const float* w = args.topk_weights.f32() + t * args.topk_weights.ld;
+    const float* dw = args.dtopk_weights.f32() + t * args.dtopk_weights.ld;
+    const int32_t* chosen = args.topk_indices.i32() + t * args.topk_indices.ld;
     float dot = 0;
     for (int64_t j = 0; j < k; ++j) dot += w[j] * dw[j];
     for (int64_t j = 0; j < k; ++j) d[chosen[j]] += w[j] * (dw[j] - dot);
@@ -127,14 +127,14 @@ void check(const Tensor& x, const Tensor& weight, const Tensor& probs, const Ten
 
 void router_forward(Stream& stream, const RouterForward& args, Arena& scratch) {
   if (stream.on_cuda()) return cuda_ops().router_forward(stream, args, scratch);
-  check(args.x, args.weight, args.probs, args.experts, args.weights);
+  check(args.x, args.weight, args.probs, args.topk_indices, args.topk_weights);
   PESC_CHECK(args.stats.rows == 2 && args.stats.cols == args.weight.rows, "stats ", args.stats.rows, "x",
              args.stats.cols);
   if (args.x.rows == 0) return;
   Arena::Scope scope(scratch);
   const Tensor logits = scratch.allocate(args.x.rows, args.weight.rows);
   linear_forward(stream, args.x, args.weight, logits);
-  if (args.routing == Routing::kReplay) check_choice(args.experts, args.weight.rows);
+  if (args.routing == Routing::kReplay) check_choice(args.topk_indices, args.weight.rows);
   parallel_for(stream, args.x.rows, row_grain(8 * logits.cols),
                [&](int64_t begin, int64_t end) { route_tokens(args, logits, begin, end); });
   add_stats(args);
@@ -142,15 +142,16 @@ void router_forward(Stream& stream, const RouterForward& args, Arena& scratch) {
 
 void router_backward(Stream& stream, const RouterBackward& args, Arena& scratch) {
   if (stream.on_cuda()) return cuda_ops().router_backward(stream, args, scratch);
-  check(args.x, args.weight, args.probs, args.experts, args.weights);
-  PESC_CHECK(args.dweights.rows == args.x.rows && args.dweights.cols == args.experts.cols, "dweights ",
-             args.dweights.rows, "x", args.dweights.cols);
-  PESC_CHECK(args.balance_grad.size() == args.weight.rows, "balance gradient of ", args.balance_grad.size());
+  check(args.x, args.weight, args.probs, args.topk_indices, args.topk_weights);
+  PESC_CHECK(args.dtopk_weights.rows == args.x.rows && args.dtopk_weights.cols == args.topk_indices.cols,
+             "dweights ", args.dtopk_weights.rows, "x", args.dtopk_weights.cols);
+  PESC_CHECK(args.aux_loss_grad.size() == args.weight.rows, "aux loss gradient of ",
+             args.aux_loss_grad.size());
   const Tensor& dlogits = args.dlogits;
   PESC_CHECK(dlogits.rows == args.x.rows && dlogits.cols == args.weight.rows, "dlogits ", dlogits.rows, "x",
              dlogits.cols);
   if (args.x.rows == 0) return;
-  check_choice(args.experts, args.weight.rows);
+  check_choice(args.topk_indices, args.weight.rows);
   parallel_for(stream, args.x.rows, row_grain(2 * dlogits.cols),
                [&](int64_t begin, int64_t end) { logit_gradients(args, dlogits, begin, end); });
   if (!args.rstd.present()) return linear_backward_weight(stream, dlogits, args.x, args.dweight);
@@ -160,12 +161,12 @@ void router_backward(Stream& stream, const RouterBackward& args, Arena& scratch)
   linear_backward_weight(stream, dlogits, x, args.dweight);
 }
 
-void balance_loss(Stream& stream, const Tensor& stats, double tokens, int64_t top_k, double coef,
-                  const Tensor& loss, const Tensor& balance_grad) {
+void router_aux_loss(Stream& stream, const Tensor& stats, double tokens, int64_t top_k, double coef,
+                     const Tensor& loss, const Tensor& aux_loss_grad) {
   if (stream.on_cuda())
-    return cuda_ops().balance_loss(stream, stats, tokens, top_k, coef, loss, balance_grad);
-  PESC_CHECK(stats.rows == 2 && balance_grad.size() == stats.cols && loss.size() == 1 && top_k >= 1, "stats ",
-             stats.rows, "x", stats.cols, ", gradient of ", balance_grad.size());
+    return cuda_ops().router_aux_loss(stream, stats, tokens, top_k, coef, loss, aux_loss_grad);
+  PESC_CHECK(stats.rows == 2 && aux_loss_grad.size() == stats.cols && loss.size() == 1 && top_k >= 1,
+             "stats ", stats.rows, "x", stats.cols, ", gradient of ", aux_loss_grad.size());
   const auto experts = static_cast<double>(stats.cols);
   const float* assigned = stats.f32();
   const float* prob = stats.f32() + stats.ld;
@@ -174,7 +175,7 @@ void balance_loss(Stream& stream, const Tensor& stats, double tokens, int64_t to
     const double share = tokens > 0 ? assigned[e] / (tokens * static_cast<double>(top_k)) : 0;
     const double mean_prob = tokens > 0 ? prob[e] / tokens : 0;
     total += share * mean_prob;
-    balance_grad.f32()[e] = tokens > 0 ? static_cast<float>(coef * experts * share / tokens) : 0.0F;
+    aux_loss_grad.f32()[e] = tokens > 0 ? static_cast<float>(coef * experts * share / tokens) : 0.0F;
   }
   loss.f32()[0] = static_cast<float>(experts * total);
 }

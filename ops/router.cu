@@ -28,7 +28,7 @@ constexpr int kWeightThreads = 128;
 }  // namespace
 
 void router_forward(Stream& stream, const RouterForward& args, Arena& scratch) {
-  check(args.x, args.weight, args.probs, args.experts, args.weights);
+  check(args.x, args.weight, args.probs, args.topk_indices, args.topk_weights);
   PESC_CHECK(args.stats.rows == 2 && args.stats.cols == args.weight.rows, "stats ", args.stats.rows, "x",
              args.stats.cols);
   const int64_t tokens = args.x.rows;
@@ -53,16 +53,16 @@ void router_forward(Stream& stream, const RouterForward& args, Arena& scratch) {
     });
   }
   route_kernel<<<blocks_for(tokens, 64), 64, 0, stream_of(stream)>>>(
-      view<float>(logits), args.routing, view<float>(args.probs), view<int32_t>(args.experts),
-      view<float>(args.weights));
+      view<float>(logits), args.routing, view<float>(args.probs), view<int32_t>(args.topk_indices),
+      view<float>(args.topk_weights));
   PESC_LAUNCHED("route");
-  const int64_t most = Queue::kWorkspaceBytes / static_cast<int64_t>(sizeof(double2)) / args.weight.rows;
+  const int64_t most = CudaStream::kWorkspaceBytes / static_cast<int64_t>(sizeof(double2)) / args.weight.rows;
   const int64_t run = std::max(kStatsRun, (tokens + most - 1) / most);
   const int64_t runs = (tokens + run - 1) / run;
   auto* partial = partials<double2>(stream, runs * args.weight.rows);
   const dim3 grid(static_cast<unsigned>(runs), static_cast<unsigned>(args.weight.rows));
   stats_runs<<<grid, kThreads, 0, stream_of(stream)>>>(view<const float>(args.probs),
-                                                       view<const int32_t>(args.experts), run, partial);
+                                                       view<const int32_t>(args.topk_indices), run, partial);
   PESC_LAUNCHED("stats_runs");
   add_stats<<<blocks_for(args.weight.rows), kThreads, 0, stream_of(stream)>>>(partial, runs,
                                                                               view<float>(args.stats));
@@ -70,13 +70,13 @@ void router_forward(Stream& stream, const RouterForward& args, Arena& scratch) {
 }
 
 void router_backward(Stream& stream, const RouterBackward& args, Arena& scratch) {
-  check(args.x, args.weight, args.probs, args.experts, args.weights);
+  check(args.x, args.weight, args.probs, args.topk_indices, args.topk_weights);
   const int64_t tokens = args.x.rows;
   const int64_t experts = args.weight.rows;
-  PESC_CHECK(args.dweights.rows == tokens && args.dweights.cols == args.experts.cols, "dweights ",
-             args.dweights.rows, "x", args.dweights.cols);
-  PESC_CHECK(args.balance_grad.size() == experts && args.balance_grad.contiguous(), "balance gradient of ",
-             args.balance_grad.size());
+  PESC_CHECK(args.dtopk_weights.rows == tokens && args.dtopk_weights.cols == args.topk_indices.cols,
+             "dweights ", args.dtopk_weights.rows, "x", args.dtopk_weights.cols);
+  PESC_CHECK(args.aux_loss_grad.size() == experts && args.aux_loss_grad.contiguous(), "aux loss gradient of ",
+             args.aux_loss_grad.size());
   const Tensor& dlogits = args.dlogits;
   PESC_CHECK(args.dweight.rows == experts && args.dweight.cols == args.x.cols && dlogits.rows == tokens &&
                  dlogits.cols == experts,
@@ -90,9 +90,9 @@ void router_backward(Stream& stream, const RouterBackward& args, Arena& scratch)
   const RouterScratch s(scratch, tokens, experts, args.x.cols, args.x.dtype, true);
   const float* rstd = normed ? args.rstd.f32() : nullptr;
   logit_gradients<<<blocks_for(tokens, 64), 64, 0, stream_of(stream)>>>(
-      view<const float>(args.probs), view<const int32_t>(args.experts), view<const float>(args.weights),
-      view<const float>(args.dweights), args.balance_grad.f32(), view<float>(dlogits), rstd,
-      view_or_none<bf16>(s.factor));
+      view<const float>(args.probs), view<const int32_t>(args.topk_indices),
+      view<const float>(args.topk_weights), view<const float>(args.dtopk_weights), args.aux_loss_grad.f32(),
+      view<float>(dlogits), rstd, view_or_none<bf16>(s.factor));
   PESC_LAUNCHED("logit_gradients");
 
   const float* partial = nullptr;
@@ -101,8 +101,8 @@ void router_backward(Stream& stream, const RouterBackward& args, Arena& scratch)
     cuda::gemm(stream, {.a = s.factor, .trans_a = Transpose::kYes, .b = args.x, .c = s.product});
     partial = s.product.f32();
   } else {
-    const int64_t most =
-        std::min<int64_t>(128, Queue::kWorkspaceBytes / int64_t{sizeof(float)} / (experts * args.x.cols));
+    const int64_t most = std::min<int64_t>(
+        128, CudaStream::kWorkspaceBytes / int64_t{sizeof(float)} / (experts * args.x.cols));
     PESC_CHECK(most >= 1, "a router of ", experts, "x", args.x.cols);
     const int64_t run = std::max<int64_t>(32, (tokens + most - 1) / most);
     runs = (tokens + run - 1) / run;
@@ -127,14 +127,14 @@ void router_backward(Stream& stream, const RouterBackward& args, Arena& scratch)
   });
 }
 
-void balance_loss(Stream& stream, const Tensor& stats, double tokens, int64_t top_k, double coef,
-                  const Tensor& loss, const Tensor& balance_grad) {
-  PESC_CHECK(stats.rows == 2 && balance_grad.size() == stats.cols && balance_grad.contiguous() &&
+void router_aux_loss(Stream& stream, const Tensor& stats, double tokens, int64_t top_k, double coef,
+                     const Tensor& loss, const Tensor& aux_loss_grad) {
+  PESC_CHECK(stats.rows == 2 && aux_loss_grad.size() == stats.cols && aux_loss_grad.contiguous() &&
                  loss.size() == 1 && top_k >= 1,
-             "stats ", stats.rows, "x", stats.cols, ", gradient of ", balance_grad.size());
-  balance_kernel<<<1, 1, 0, stream_of(stream)>>>(view<const float>(stats), tokens, static_cast<double>(top_k),
-                                                 coef, loss.f32(), balance_grad.f32());
-  PESC_LAUNCHED("balance_loss");
+             "stats ", stats.rows, "x", stats.cols, ", gradient of ", aux_loss_grad.size());
+  aux_loss_kernel<<<1, 1, 0, stream_of(stream)>>>(
+      view<const float>(stats), tokens, static_cast<double>(top_k), coef, loss.f32(), aux_loss_grad.f32());
+  PESC_LAUNCHED("router_aux_loss");
 }
 
 }  // namespace pesc::cuda

@@ -160,14 +160,14 @@ static __global__ void add_stats(const double2* partial, int64_t runs, View<floa
 // And `parts` [T, P E], where there is one, of rstd dlogits.
 static __global__ void logit_gradients(View<const float> probs, View<const int32_t> experts,
                                        View<const float> weights, View<const float> dweights,
-                                       const float* balance_grad, View<float> dlogits, const float* rstd,
+                                       const float* aux_loss_grad, View<float> dlogits, const float* rstd,
                                        View<bf16> parts) {
   for (int64_t t = first_index(); t < dlogits.rows; t += index_step()) {
     const float* p = probs.row(t);
     float* d = dlogits.row(t);
     float mean = 0;
-    for (int64_t e = 0; e < dlogits.cols; ++e) mean += p[e] * balance_grad[e];
-    for (int64_t e = 0; e < dlogits.cols; ++e) d[e] = p[e] * (balance_grad[e] - mean);
+    for (int64_t e = 0; e < dlogits.cols; ++e) mean += p[e] * aux_loss_grad[e];
+    for (int64_t e = 0; e < dlogits.cols; ++e) d[e] = p[e] * (aux_loss_grad[e] - mean);
     const float* w = weights.row(t);
     const float* dw = dweights.row(t);
     float dot = 0;
@@ -231,15 +231,15 @@ static __global__ void add_weight_runs(const float* partial, int64_t runs, View<
   }
 }
 
-static __global__ void balance_kernel(View<const float> stats, double tokens, double top_k, double coef,
-                                      float* loss, float* balance_grad) {
+static __global__ void aux_loss_kernel(View<const float> stats, double tokens, double top_k, double coef,
+                                       float* loss, float* aux_loss_grad) {
   const auto experts = static_cast<double>(stats.cols);
   double total = 0;
   for (int64_t e = 0; e < stats.cols; ++e) {
     const double share = tokens > 0 ? stats.row(0)[e] / (tokens * top_k) : 0;
     const double mean_prob = tokens > 0 ? stats.row(1)[e] / tokens : 0;
     total += share * mean_prob;
-    balance_grad[e] = tokens > 0 ? static_cast<float>(coef * experts * share / tokens) : 0.0F;
+    aux_loss_grad[e] = tokens > 0 ? static_cast<float>(coef * experts * share / tokens) : 0.0F;
   }
   loss[0] = static_cast<float>(experts * total);
 }

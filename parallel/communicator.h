@@ -1,8 +1,8 @@
 // Collectives over a group of ranks. Implementations: mpi (host memory), nccl (device memory), solo (one
 // rank).
 //
-// A device collective runs on stream.communication(): after the work enqueued on `stream` so far, and before
-// the work enqueued on `stream` next. Called with the communication stream itself, it runs concurrently with
+// A device collective runs on stream.comm_stream(): after the work enqueued on `stream` so far, and before
+// the work enqueued on `stream` next. Called with the comm stream itself, it runs concurrently with
 // the other stream, and the caller orders the two. On the CPU it is complete when it returns.
 //
 // REQUIRES: one host thread uses a communicator; all ranks of the group call the same collectives in the same

@@ -1,7 +1,7 @@
-// The nccl communicator: device collectives on the caller's communication stream, host collectives over MPI.
+// The nccl communicator: device collectives on the caller's comm stream, host collectives over MPI.
 // All operations of a rank, of whatever communicator, run on that one stream and so never concurrently:
 // concurrent collectives could deadlock when ranks start them in different orders. NCCL communicators are
-// nonblocking, so that every wait has a limit and names its operation (NcclFlight). Our communicators with
+// nonblocking, so that every wait has a limit and names its operation (NcclWatchdog). Our communicators with
 // the same ranks share one NCCL communicator, since NCCL allocates buffers for each.
 //
 // Results are the same on all ranks and from run to run: the algorithm (ring), the protocol and the number of
@@ -15,9 +15,9 @@
 #include <numeric>
 #include <utility>
 
-#include "ops/core/queue.h"
+#include "ops/core/stream_cuda.h"
 #include "parallel/gpu_world.h"
-#include "parallel/nccl_flight.h"
+#include "parallel/nccl_watchdog.h"
 #include "parallel/solo_communicator.h"
 
 namespace pesc {
@@ -50,7 +50,7 @@ struct Setup {
   int gpu;
   GpuUse use;
   int64_t world_rank;
-  std::shared_ptr<NcclFlight> flight;
+  std::shared_ptr<NcclWatchdog> watchdog;
   std::shared_ptr<Connections> connections;
 };
 
@@ -71,9 +71,9 @@ class NcclCommunicator final : public Communicator {
   // Initialises the NCCL communicator of these ranks. Collective, unless another communicator of the same
   // ranks has done it.
   void connect() {
-    NcclFlight& flight = *setup_.flight;
+    NcclWatchdog& watchdog = *setup_.watchdog;
     if (peer_.connection->comm != nullptr) {
-      flight.add(&peer_);
+      watchdog.add(&peer_);
       connected_ = true;
       return;
     }
@@ -81,7 +81,7 @@ class NcclCommunicator final : public Communicator {
     ncclUniqueId id{};
     PESC_CUDA(cudaSetDevice(setup_.gpu));
     if (rank() == 0) {
-      flight.settle(peer_, ncclGetUniqueId(&id), "NCCL start-up");
+      watchdog.settle(peer_, ncclGetUniqueId(&id), "NCCL start-up");
       mine.assign(id.internal, sizeof(id.internal));
     }
     const std::string first = host_->host_all_gather(mine).front();
@@ -95,23 +95,23 @@ class NcclCommunicator final : public Communicator {
       config.maxCTAs = kSharedNcclChannels;
     }
     const ncclResult_t code = ncclCommInitRankConfig(&peer_.connection->comm, size(), id, rank(), &config);
-    flight.add(&peer_);
+    watchdog.add(&peer_);
     connected_ = true;
-    flight.settle(peer_, code, "NCCL start-up");
+    watchdog.settle(peer_, code, "NCCL start-up");
   }
 
   ~NcclCommunicator() override {
-    NcclFlight& flight = *setup_.flight;
-    flight.remove(&peer_);
+    NcclWatchdog& watchdog = *setup_.watchdog;
+    watchdog.remove(&peer_);
     ncclComm_t comm = peer_.connection->comm;
-    if (flight.aborted() || comm == nullptr || peer_.connection.use_count() > 1) return;
+    if (watchdog.aborted() || comm == nullptr || peer_.connection.use_count() > 1) return;
     // While an exception propagates, other ranks may not reach ncclCommFinalize, which is collective.
     if (std::uncaught_exceptions() > 0) {
       (void)ncclCommAbort(comm);
       return;
     }
     try {
-      flight.settle(peer_, ncclCommFinalize(comm), "NCCL shut-down");
+      watchdog.settle(peer_, ncclCommFinalize(comm), "NCCL shut-down");
       (void)ncclCommDestroy(comm);
     } catch (const Error&) {
       (void)ncclCommAbort(comm);
@@ -260,15 +260,15 @@ class NcclCommunicator final : public Communicator {
   // enqueued.
   template <class Call>
   void enqueue(Stream& stream, const char* operation, int64_t bytes, Call call) {
-    PESC_CHECK(!setup_.flight->aborted(), operation, " on '", name(), "' after NCCL was ended");
+    PESC_CHECK(!setup_.watchdog->aborted(), operation, " on '", name(), "' after NCCL was ended");
     if (!connected_) connect();
-    Stream& lane = stream.communication();
-    for (const Stream* s : {&stream, &lane})
-      if (s->queue().watcher != setup_.flight) cuda::watch(s->queue(), setup_.flight);
-    lane.follow(stream);
-    setup_.flight->settle(peer_, call(cuda::stream_of(lane)), operation);
-    setup_.flight->enqueued(lane, peer_, operation, bytes);
-    stream.follow(lane);
+    Stream& comm_stream = stream.comm_stream();
+    for (const Stream* s : {&stream, &comm_stream})
+      if (s->cuda_stream().watcher != setup_.watchdog) cuda::watch(s->cuda_stream(), setup_.watchdog);
+    comm_stream.wait_stream(stream);
+    setup_.watchdog->settle(peer_, call(cuda::stream_of(comm_stream)), operation);
+    setup_.watchdog->enqueued(comm_stream, peer_, operation, bytes);
+    stream.wait_stream(comm_stream);
   }
 
   [[nodiscard]] ncclComm_t comm() const { return peer_.connection->comm; }
@@ -295,9 +295,9 @@ std::unique_ptr<Communicator> nccl_world(std::unique_ptr<Communicator> host, int
   Communicator* limits = host.get();
   // The world communicator outlives its splits and the last use of the watchdog.
   const int rank = host->rank();
-  auto flight = std::make_shared<NcclFlight>(rank, [limits] { return limits->wait_limit(); });
+  auto watchdog = std::make_shared<NcclWatchdog>(rank, [limits] { return limits->wait_limit(); });
   auto world = std::make_unique<NcclCommunicator>(
-      std::move(host), Setup{gpu, use, rank, std::move(flight), std::make_shared<Connections>()});
+      std::move(host), Setup{gpu, use, rank, std::move(watchdog), std::make_shared<Connections>()});
   world->connect();
   return world;
 }

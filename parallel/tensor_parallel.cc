@@ -16,25 +16,25 @@ void check_shapes(const Tensor& slice, const Tensor& all, int size) {
 Tensor TensorParallel::start_gather(Stream& stream, const Tensor& slice, const Tensor& out) const {
   if (size() == 1) return slice;
   check_shapes(slice, out, size());
-  Stream& lane = stream.communication();
-  const PhaseScope phase(lane, Phase::kCommunication);
-  lane.follow(stream);
-  tp_.all_gather(lane, slice, out);
+  Stream& comm_stream = stream.comm_stream();
+  const PhaseScope phase(comm_stream, Phase::kCommunication);
+  comm_stream.wait_stream(stream);
+  tp_.all_gather(comm_stream, slice, out);
   return out;
 }
 
 Tensor TensorParallel::start_reduce_scatter(Stream& stream, const Tensor& partial, const Tensor& out) const {
   if (size() == 1) return partial;
   check_shapes(out, partial, size());
-  Stream& lane = stream.communication();
-  const PhaseScope phase(lane, Phase::kCommunication);
-  lane.follow(stream);
-  tp_.reduce_scatter(lane, partial, out);
+  Stream& comm_stream = stream.comm_stream();
+  const PhaseScope phase(comm_stream, Phase::kCommunication);
+  comm_stream.wait_stream(stream);
+  tp_.reduce_scatter(comm_stream, partial, out);
   return out;
 }
 
 void TensorParallel::finish(Stream& stream) const {
-  if (size() > 1) stream.follow(stream.communication());
+  if (size() > 1) stream.wait_stream(stream.comm_stream());
 }
 
 Tensor TensorParallel::gather(Stream& stream, const Tensor& slice, const Tensor& out) const {

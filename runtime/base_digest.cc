@@ -32,7 +32,7 @@ BaseDigest base_digest(Job& job) {
   const auto ranks = static_cast<size_t>(world.size());
   std::string mine;  // of parts rank, rank + ranks, ...
   std::string tokenizer;
-  together(world, [&] {
+  run_collectively(world, [&] {
     for (size_t part = static_cast<size_t>(world.rank()); part < parts; part += ranks)
       mine += part + 1 == parts ? job.base->raw_config_digest() : job.base->part_digest(part);
     tokenizer = tokenizer_digest(job.config.model.tokenizer, job.config.model.links);

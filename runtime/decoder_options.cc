@@ -9,8 +9,9 @@ DecoderUse training_use(const ExperimentConfig& config) {
 }
 
 Device device_of(const ExperimentConfig& config, int threads) {
-  const KernelChoice products = config.parallel.gemm_autotune ? KernelChoice::kTimed : KernelChoice::kFirst;
-  return {config.parallel.device, 0, std::max(threads, 1), products};
+  const KernelChoice kernel_choice =
+      config.parallel.gemm_autotune ? KernelChoice::kAutotuned : KernelChoice::kFirst;
+  return {config.parallel.device, 0, std::max(threads, 1), kernel_choice};
 }
 
 DecoderOptions decoder_options(const ExperimentConfig& c, const Mesh& mesh, const Device& device,

@@ -30,7 +30,7 @@ void count_choices(const Job& job, Decoder& decoder, const std::vector<int32_t>&
   const auto experts = static_cast<size_t>(job.config.pesc.moe.num_experts);
   const auto first = static_cast<size_t>(std::min(b.slice * job.mesh().tp_rank(), b.tokens));
   for (int64_t layer = 0; layer < job.model.num_hidden_layers; ++layer) {
-    const std::vector<int32_t> chosen = decoder.chosen_experts(layer);
+    const std::vector<int32_t> chosen = decoder.topk_indices(layer);
     for (size_t i = 0; i < chosen.size(); ++i) {
       share[static_cast<size_t>(tags[first + i / k]) * experts + static_cast<size_t>(chosen[i])] += 1;
     }
@@ -62,7 +62,7 @@ bool agreed_to_stop(Communicator& world, const StopRequested& stop_requested) {
   return std::any_of(all.begin(), all.end(), [](int64_t stop) { return stop != 0; });
 }
 
-// Each entry is one row, the held-out files having no weights.
+// Each entry is one row, the eval files having no weights.
 Sampler chosen_rows(const Dataset& data, int64_t limit) {
   if (limit <= 0 || limit >= data.rows()) return {data.epoch_size(), 0, RowOrder::kAsRead};
   std::vector<int64_t> sizes;
@@ -72,9 +72,8 @@ Sampler chosen_rows(const Dataset& data, int64_t limit) {
 
 }  // namespace
 
-std::optional<HeldOutLosses> held_out_loss(Job& job, Decoder& decoder, const Dataset& data,
-                                           int64_t micro_batch, int64_t limit,
-                                           const StopRequested& stop_requested) {
+std::optional<EvalResults> evaluate_loss(Job& job, Decoder& decoder, const Dataset& data, int64_t micro_batch,
+                                         int64_t limit, const StopRequested& stop_requested) {
   const Mesh& mesh = job.mesh();
   const Sampler order = chosen_rows(data, limit);
   const int64_t rows = limit > 0 ? std::min(limit, data.rows()) : data.rows();
@@ -92,7 +91,7 @@ std::optional<HeldOutLosses> held_out_loss(Job& job, Decoder& decoder, const Dat
     const Range mine =
         BatchPlan{micro_batch, micro_batch, mesh.dp()}.local_range(begin, 0, mesh.dp_rank(), rows);
     const LocalBatch batch = make_local_batch(data, order, mine.begin, mine.size());
-    decoder.forward(batch.host, {.kind = PassKind::kEval});
+    decoder.forward(batch.host, {.kind = ForwardMode::kEval});
     losses.clear();
     decoder.loss(HeadMode::kLoss, 0, &losses);
     if (moe) count_choices(job, decoder, batch.tags, share);
@@ -107,12 +106,12 @@ std::optional<HeldOutLosses> held_out_loss(Job& job, Decoder& decoder, const Dat
   (void)decoder.take_loss_sum();
   sums.insert(sums.end(), share.begin(), share.end());
   sums = sum_over_ranks(job.ranks->world(), sums);
-  HeldOutLosses out;
-  HeldOut& all = out.total;
+  EvalResults out;
+  EvalResult& all = out.total;
   std::vector<double> share_of_all(experts);
   for (size_t i = 0; i < tags; ++i) {
     if (sums[2 * i + 1] == 0) continue;
-    HeldOut h{sums[2 * i] / sums[2 * i + 1], sums[2 * i + 1], {}};
+    EvalResult h{sums[2 * i] / sums[2 * i + 1], sums[2 * i + 1], {}};
     const auto begin = sums.begin() + static_cast<int64_t>(2 * tags + i * experts);
     h.expert_share = normalised({begin, begin + static_cast<int64_t>(experts)});
     for (size_t e = 0; e < experts; ++e) share_of_all[e] += *(begin + static_cast<int64_t>(e));
@@ -126,14 +125,14 @@ std::optional<HeldOutLosses> held_out_loss(Job& job, Decoder& decoder, const Dat
   return out;
 }
 
-void check_finite(const HeldOutLosses& losses, bool speaker) {
+void check_finite(const EvalResults& losses, bool reporting) {
   for (const auto& [tag, h] : losses.tags) {
     if (std::isfinite(h.loss)) continue;
     throw AgreedError(ExitCode::kInternal,
-                      str_cat("the held-out loss of dataset '", printable(tag, kUncut), "' is ", h.loss,
+                      str_cat("the eval loss of dataset '", printable(tag, kUncut), "' is ", h.loss,
                               ": the model's weights or activations are not finite numbers; look at the base "
                               "model's files, or go back to an earlier checkpoint"),
-                      speaker);
+                      reporting);
   }
 }
 

@@ -17,27 +17,27 @@
 
 namespace pesc {
 
-struct HeldOut {
+struct EvalResult {
   double loss = 0;  // nats per supervised token
   double tokens = 0;
   std::vector<double> expert_share;  // [experts] over all layers; empty without experts
 };
 // `total` is not one of the tags, since a tag may have any name.
-struct HeldOutLosses {
-  HeldOut total;
-  std::map<std::string, HeldOut> tags;
+struct EvalResults {
+  EvalResult total;
+  std::map<std::string, EvalResult> tags;
 };
 
 // Called on every rank before every batch; the evaluation ends when it returns true on any rank.
 using StopRequested = std::function<bool()>;
 // The loss over at most `limit` rows (0: all), chosen by rows_of_every_file. Returns nothing when
 // stop_requested ended it. Throws AgreedError when a loss is not finite. Collective.
-[[nodiscard]] std::optional<HeldOutLosses> held_out_loss(Job& job, Decoder& decoder, const Dataset& data,
-                                                         int64_t micro_batch, int64_t limit,
-                                                         const StopRequested& stop_requested = {});
+[[nodiscard]] std::optional<EvalResults> evaluate_loss(Job& job, Decoder& decoder, const Dataset& data,
+                                                       int64_t micro_batch, int64_t limit,
+                                                       const StopRequested& stop_requested = {});
 // Throws AgreedError naming the first dataset whose loss is not finite. REQUIRES: the same losses on every
 // rank.
-void check_finite(const HeldOutLosses& losses, bool speaker);
+void check_finite(const EvalResults& losses, bool reporting);
 
 struct ExactMatch {
   int64_t rows = 0;

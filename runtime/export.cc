@@ -37,7 +37,7 @@ void export_dense(const Job& job, Decoder& decoder, const std::string& folder) {
     if (s.global_rows == 1) shape.erase(shape.begin());  // vectors have one dimension in these files
     entries.push_back({s.name, DType::kF32, shape, [&decoder, &p](const ByteSink& sink) {
                          std::vector<float> host(static_cast<size_t>(p.spec.size()));
-                         copy_to_host(decoder.stream(), p.value, host.data());
+                         copy_to_host(decoder.stream(), p.master, host.data());
                          sink(std::as_bytes(std::span(host)));
                        }});
   }

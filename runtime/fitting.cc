@@ -209,7 +209,7 @@ int replicas_of(ReplicaGroup group, const Mesh& mesh, int64_t kv_heads) {
 int64_t planned_snapshot_bytes(const ModelParameters& parameters, const Mesh& mesh, int64_t kv_heads) {
   int64_t bytes = 0;
   for (const Parameter& p : parameters.all()) {
-    if (!p.trained) continue;
+    if (!p.trainable) continue;
     const auto local = static_cast<double>(p.spec.rows * p.spec.cols);
     bytes += static_cast<int64_t>(std::ceil(12 * local / replicas_of(p.group, mesh, kv_heads)));
   }
@@ -224,10 +224,10 @@ double needed_bytes(const ExperimentConfig& config, const ModelConfig& model, in
   const DeviceMemory memory = device_memory(model, config.pesc, mesh, options);
   int64_t bytes = against == MemoryRoom::Against::kAll ? memory.all() : memory.to_come();
   if (options.device.kind == DeviceKind::kCpu && use.purpose == Purpose::kTraining) {
-    Arena weights = Arena::planning("weights"), copies = Arena::planning("bf16 copies"),
+    Arena weights = Arena::planning("weights"), compute_weights = Arena::planning("bf16 compute weights"),
           optimizer = Arena::planning("optimizer");
     const ModelParameters parameters(model, config.pesc, mesh, options.precision(),
-                                     {weights, copies, &optimizer});
+                                     {weights, compute_weights, &optimizer});
     bytes += planned_snapshot_bytes(parameters, mesh, model.num_key_value_heads);
   }
   return static_cast<double>(bytes);

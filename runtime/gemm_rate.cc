@@ -18,27 +18,27 @@ double since(Clock::time_point start) {
 
 // The mean over the whole time: with more ranks than cores it is the rate that the ranks really share.
 double mean_seconds(Stream& stream, const Gemm& product, double seconds) {
-  int64_t products = 0;
+  int64_t gemms = 0;
   const auto start = Clock::now();
   while (since(start) < seconds) {
     gemm(stream, product);
     stream.synchronize();
-    ++products;
+    ++gemms;
   }
-  return since(start) / static_cast<double>(products);
+  return since(start) / static_cast<double>(gemms);
 }
 
 double median_seconds(Stream& stream, const Gemm& product, double seconds) {
-  constexpr int kBurst = 50;  // products enqueued at a time: the device never waits for the host
+  constexpr int kBurst = 50;  // GEMMs enqueued at a time: the device never waits for the host
   std::vector<double> all;
   const auto start = Clock::now();
   while (since(start) < seconds) {
-    cuda::stamp(stream.queue());
+    cuda::record_timing_event(stream.cuda_stream());
     for (int i = 0; i < kBurst; ++i) {
       gemm(stream, product);
-      cuda::stamp(stream.queue());
+      cuda::record_timing_event(stream.cuda_stream());
     }
-    for (const double s : cuda::stamp_intervals(stream.queue())) all.push_back(s);
+    for (const double s : cuda::timing_intervals(stream.cuda_stream())) all.push_back(s);
   }
   std::nth_element(all.begin(), all.begin() + static_cast<int64_t>(all.size() / 2), all.end());
   return all[all.size() / 2];

@@ -64,7 +64,7 @@ int64_t agree_to_go_on(Communicator& world, size_t active, const std::string& wr
     failed |= all[i + 1] != 0;
   }
   if (failed) {
-    together(world, [&] {
+    run_collectively(world, [&] {
       if (!wrong.empty()) throw InternalError(wrong);
     });
   }
@@ -121,7 +121,7 @@ std::vector<std::vector<int32_t>> generate(Decoder& decoder, Communicator& world
                                            int64_t cache_slots, int64_t cache_length,
                                            const TokenCallback& on_token, int64_t* cut) {
   std::vector<std::vector<int32_t>> out(prompts.size());
-  together(world, [&] { check_prompts(prompts, cache_length); });
+  run_collectively(world, [&] { check_prompts(prompts, cache_length); });
   const int64_t vocab = decoder.model().vocab_size;
   size_t next_prompt = 0;
   std::vector<Active> active;
@@ -137,7 +137,7 @@ std::vector<std::vector<int32_t>> generate(Decoder& decoder, Communicator& world
       ++next_prompt;
     }
     if (agree_to_go_on(world, active.size(), wrong) == 0) break;
-    decoder.forward(batch_of(active, prompts, last_rows), {.kind = PassKind::kEval});
+    decoder.forward(batch_of(active, prompts, last_rows), {.kind = ForwardMode::kEval});
     std::vector<float> logits = decoder.logits(last_rows);
     std::vector<Active> still;
     for (size_t i = 0; i < active.size(); ++i) {

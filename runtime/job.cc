@@ -21,7 +21,7 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
   Job job;
   job.config = std::move(config);
   job.placement = placement;
-  together(world, [&] {
+  run_collectively(world, [&] {
     const ExperimentConfig& c = job.config;
     if (c.parallel.device == DeviceKind::kCuda && !cuda::built()) {
       throw UsageError(
@@ -89,12 +89,12 @@ void check_free_memory(const Job& job, const DecoderUse& use) {
   if (job.device.kind != DeviceKind::kCuda) return;
   Communicator& world = job.ranks->world();
   GpuToLoad gpu{job.device.index, {}, 0};
-  together(world, [&] { gpu.info = cuda::device_info(gpu.index); });
+  run_collectively(world, [&] { gpu.info = cuda::device_info(gpu.index); });
   for (const std::string& id : world.host_all_gather(gpu.info.id)) gpu.ranks += id == gpu.info.id ? 1 : 0;
   const int64_t mine = gpu.info.free_bytes / gpu.ranks;
   const std::vector<int64_t> free = world.host_all_gather(std::span(&mine, 1));
   const auto least = std::min_element(free.begin(), free.end()) - free.begin();
-  together(world, [&] {
+  run_collectively(world, [&] {
     if (world.rank() == least) check_memory(job.config, job.model, world.size(), use, gpu);
   });
 }
@@ -104,7 +104,7 @@ std::unique_ptr<Decoder> make_decoder(Job& job, const DecoderUse& use) {
   const Mesh& mesh = job.mesh();
   const DecoderOptions o = decoder_options(job.config, mesh, job.device, use);
   std::unique_ptr<Decoder> decoder;
-  together(job.ranks->world(), [&] {
+  run_collectively(job.ranks->world(), [&] {
     decoder = std::make_unique<Decoder>(job.model, job.config.pesc, mesh, job.ranks->groups(), o);
     if (job.base) check_weights(job, *decoder);
     ModelParameters& parameters = decoder->parameters();
@@ -125,7 +125,7 @@ std::unique_ptr<Dataset> load_training_data(const Job& job) {
   return load_dataset(job, files);
 }
 
-std::unique_ptr<Dataset> load_held_out_data(const Job& job, std::vector<Row>* rows) {
+std::unique_ptr<Dataset> load_eval_data(const Job& job, std::vector<Row>* rows) {
   std::vector<DatasetFile> files;
   for (const SourceSection& s : job.config.data.eval) files.push_back({s.path, s.tag, 1.0});
   return load_dataset(job, files, rows);
@@ -150,28 +150,28 @@ int64_t inference_slots(int64_t length) {
   return std::clamp<int64_t>(8192 / std::max<int64_t>(length, 1), 1, 32);
 }
 
-std::vector<TrainedTensor> trained_tensors(const Decoder& decoder, bool with_optimizer) {
-  std::vector<TrainedTensor> all;
+std::vector<TrainableTensor> trainable_tensors(const Decoder& decoder, bool with_optimizer) {
+  std::vector<TrainableTensor> all;
   for (const Parameter& p : decoder.parameters().all()) {
-    if (!p.trained) continue;
+    if (!p.trainable) continue;
     if (with_optimizer) {
-      all.push_back({p.spec, p.value, p.exp_avg, p.exp_avg_sq});
+      all.push_back({p.spec, p.master, p.exp_avg, p.exp_avg_sq});
     } else {
-      all.push_back({p.spec, p.value, {}, {}});
+      all.push_back({p.spec, p.master, {}, {}});
     }
   }
   return all;
 }
 
-int64_t load_trained_values(Job& job, Decoder& decoder, const std::string& directory, CheckpointUse use) {
+int64_t load_trainable_weights(Job& job, Decoder& decoder, const std::string& directory, CheckpointUse use) {
   Communicator& world = job.ranks->world();
   CheckpointStore store(posix_filesystem(), job.config.run_dir, {});
   LoadedCheckpoint checkpoint;
   if (!directory.empty()) {
-    all_alike(world, [&] { checkpoint = open_checkpoint(posix_filesystem(), world, directory); });
+    rethrow_agreed(world, [&] { checkpoint = open_checkpoint(posix_filesystem(), world, directory); });
   } else {
     Discovery found;
-    all_alike(world, [&] { found = store.find_newest(world); });
+    rethrow_agreed(world, [&] { found = store.find_newest(world); });
     if (job.first()) {
       for (const std::string& line : found.passed_over()) LOG(WARNING) << line;
     }
@@ -188,12 +188,12 @@ int64_t load_trained_values(Job& job, Decoder& decoder, const std::string& direc
     checkpoint = *found.checkpoint;
   }
   const BaseDigest digest = base_digest(job);
-  together(world, [&] {
+  run_collectively(world, [&] {
     const CheckpointNotes notes = check_same_run(job, checkpoint, digest, use);
     if (job.first() && !notes.information.empty()) LOG(INFO) << notes.information;
     if (job.first() && !notes.warning.empty()) LOG(WARNING) << notes.warning;
-    load_checkpoint(posix_filesystem(), checkpoint, decoder.stream(), trained_tensors(decoder, false));
-    decoder.parameters().refresh_copies(decoder.stream());
+    load_checkpoint(posix_filesystem(), checkpoint, decoder.stream(), trainable_tensors(decoder, false));
+    decoder.parameters().refresh_compute_weights(decoder.stream());
   });
   return checkpoint.state.step;
 }

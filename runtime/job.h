@@ -43,7 +43,7 @@ enum class BaseWeights {
 // The rows of data.train, tokenised; those of data.eval, each once. Not collective.
 [[nodiscard]] std::unique_ptr<Dataset> load_training_data(const Job& job);
 // `rows`, if given, receives every good row with its resolved tag.
-[[nodiscard]] std::unique_ptr<Dataset> load_held_out_data(const Job& job, std::vector<Row>* rows = nullptr);
+[[nodiscard]] std::unique_ptr<Dataset> load_eval_data(const Job& job, std::vector<Row>* rows = nullptr);
 // "training data: ..." and the warnings of its report, on the first rank.
 void log_data(const Job& job, const char* what, const Dataset& data);
 
@@ -59,11 +59,11 @@ void log_data(const Job& job, const char* what, const Dataset& data);
 [[nodiscard]] int64_t inference_slots(int64_t length);
 
 // This rank's trained pieces, as checkpoints see them.
-[[nodiscard]] std::vector<TrainedTensor> trained_tensors(const Decoder& decoder, bool with_optimizer);
+[[nodiscard]] std::vector<TrainableTensor> trainable_tensors(const Decoder& decoder, bool with_optimizer);
 
 // Loads the weights of the newest checkpoint of config.run_dir, or of the checkpoint `directory` if given,
 // into the decoder, without optimizer state. Returns its step. Refuses a checkpoint of another model, and
 // logs what changes rounding (runtime/same_run.h). Throws when no checkpoint verifies. Collective.
-int64_t load_trained_values(Job& job, Decoder& decoder, const std::string& directory, CheckpointUse use);
+int64_t load_trainable_weights(Job& job, Decoder& decoder, const std::string& directory, CheckpointUse use);
 
 }  // namespace pesc

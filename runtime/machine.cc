@@ -20,7 +20,7 @@ struct Gpu {
   double usable;                     // GiB
 };
 // H200: measured (tests/gpu/bench_against_plan.py holds it to 15 %). The others: the same shares of their
-// data sheets' peaks, which are 0.67 of the products' FLOP/s (0.77 on A100, which keeps its clock), 0.79 of
+// data sheets' peaks, which are 0.67 of the GEMMs' FLOP/s (0.77 on A100, which keeps its clock), 0.79 of
 // the memory's and 0.67 of NVLink's rate in one direction. Usable memory is what the driver reports to
 // programs.
 constexpr std::array<Gpu, 5> kGpus{{{"A100-40", 240, 145, 15, 4, 1230, 200, 39.4},

@@ -12,7 +12,7 @@ inline constexpr double kGiB = 1024.0 * 1024 * 1024;
 
 // Of one rank. FLOP/s, bytes/s, bytes.
 struct MachineRates {
-  double gemm = 0;           // large matrix products in the compute type
+  double gemm = 0;           // large GEMMs in the compute type
   double attention = 0;      // causal attention, forward and backward
   double memory = 0;         // reading and writing device memory
   double link = 0;           // sending to another rank

@@ -53,17 +53,17 @@ nlohmann::json to_json(const StepMetrics& m) {
   j["kind"] = "step";
   j["step"] = m.step;
   j["loss"] = m.loss;
-  j["aux_loss"] = m.balance;
+  j["aux_loss"] = m.aux_loss;
   j["grad_norm"] = m.grad_norm;
   j["lr"] = m.lr;
   j["tokens"] = m.tokens;
   j["supervised_tokens"] = m.supervised;
   j["seconds"] = m.seconds;
   j["tokens_per_second"] = m.seconds > 0 ? m.tokens / m.seconds : 0.0;
-  j["sol_fraction"] = m.seconds > 0 ? m.light_seconds / m.seconds : 0.0;
+  j["sol_fraction"] = m.seconds > 0 ? m.sol_seconds / m.seconds : 0.0;
   j["flops"] = m.flops;
   j["bytes_sent_rank0"] = m.bytes_sent;
-  j["dispatch_rounds"] = m.exchange_rounds;
+  j["dispatch_rounds"] = m.dispatch_rounds;
   if (m.nonfinite) j["nonfinite"] = m.skipped ? "skipped" : "retried";
   if (m.spike) j["loss_spike"] = m.skipped ? "skipped" : "updated";
   if (!m.expert_share.empty()) j["expert_share"] = m.expert_share;
@@ -78,11 +78,11 @@ nlohmann::json to_json(const StepMetrics& m) {
 std::string progress_line(const StepMetrics& m, double seconds_per_step) {
   char text[256];
   const double rate = m.seconds > 0 ? m.tokens / m.seconds : 0;
-  const double light = m.seconds > 0 ? 100 * m.light_seconds / m.seconds : 0;
+  const double sol = m.seconds > 0 ? 100 * m.sol_seconds / m.seconds : 0;
   std::snprintf(text, sizeof(text),
-                "step %lld/%lld  loss %.4f  balance %.3f  grad %.3g  %.1fk tok/s  %.0f%% of light  %s left",
-                static_cast<long long>(m.step), static_cast<long long>(m.steps), m.loss, m.balance,
-                m.grad_norm, rate / 1000, light,
+                "step %lld/%lld  loss %.4f  aux loss %.3f  grad %.3g  %.1fk tok/s  %.0f%% SOL  %s left",
+                static_cast<long long>(m.step), static_cast<long long>(m.steps), m.loss, m.aux_loss,
+                m.grad_norm, rate / 1000, sol,
                 clock_text(seconds_per_step * static_cast<double>(m.steps - m.step)).c_str());
   return text;
 }
@@ -95,7 +95,7 @@ bool has_evaluation(const std::string& path, int64_t step) {
     if (!j.is_object() || !j.contains("step") || !j["step"].is_number_integer()) continue;
     const std::string kind = j.value("kind", "");
     const auto of = j["step"].get<int64_t>();
-    if (kind == "held_out" && of == step) found = true;
+    if (kind == "eval" && of == step) found = true;
     if (kind == "launch" && of < step) found = false;  // which computes the step again
   }
   return found;

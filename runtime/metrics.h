@@ -14,16 +14,16 @@ struct StepMetrics {
   int64_t step = 0;      // 1 at the first
   int64_t steps = 0;     // of the run
   double loss = 0;       // nats per supervised token of the global batch
-  double balance = 0;    // mean over layers and micro-batches; 1 when balanced
+  double aux_loss = 0;   // mean over layers and micro-batches; 1 when balanced
   double grad_norm = 0;  // before clipping
   double lr = 0;
   double tokens = 0;
   double supervised = 0;
-  double seconds = 0;        // of the step
-  double flops = 0;          // training_flops of the global batch
-  double light_seconds = 0;  // flops over the measured GEMM rate of all ranks: the speed of light
-  int64_t bytes_sent = 0;    // payload of rank 0 in this step
-  int exchange_rounds = 1;
+  double seconds = 0;      // of the step
+  double flops = 0;        // training_flops of the global batch
+  double sol_seconds = 0;  // flops over the measured GEMM rate of all ranks: the speed of light
+  int64_t bytes_sent = 0;  // payload of rank 0 in this step
+  int dispatch_rounds = 1;
   int retries = 0;         // recomputations because of a non-finite loss or gradient, or a loss spike
   bool skipped = false;    // the recomputation gave the same; the weights were not updated
   bool nonfinite = false;  // in the first computation
@@ -33,7 +33,7 @@ struct StepMetrics {
   std::map<std::string, double> tag_tokens;
 };
 [[nodiscard]] nlohmann::json to_json(const StepMetrics& m);
-// "step 12/300  loss 2.3456  balance 1.02  grad 0.51  23.1k tok/s  41% of light  1:23 left"
+// "step 12/300  loss 2.3456  aux loss 1.02  grad 0.51  23.1k tok/s  41% SOL  1:23 left"
 [[nodiscard]] std::string progress_line(const StepMetrics& m, double seconds_per_step);
 
 // The metrics file of one run, across restarts; only rank 0 writes it. Every record has the step that it is

@@ -12,21 +12,21 @@ namespace pesc {
 
 // When the gradients of a layer are reduced over ranks: after the whole backward, or on the communication
 // stream while the backward computes the layers below.
-enum class Reduce { kAtEnd, kBehindLayers };
+enum class Reduce { kAtEnd, kOverlapped };
 
 // Reduces the gradients of one step over the ranks that hold the same pieces, in buckets of whole layers. The
 // buckets, and so the results bit for bit, do not depend on `when`.
-class GradientSum {
+class GradientReducer {
  public:
-  // Layers are merged until a bucket has at least `piece_bytes` of gradients, so that the latency of a
+  // Layers are merged until a bucket has at least `bucket_bytes` of gradients, so that the latency of a
   // collective costs little.
-  GradientSum(Decoder& decoder, const GradientReduction& reduction, Reduce when,
-              int64_t piece_bytes = int64_t{8} << 20);
+  GradientReducer(Decoder& decoder, const GradientReduction& reduction, Reduce when,
+                  int64_t bucket_bytes = int64_t{8} << 20);
 
   // The callback for Decoder::backward of the step's last micro-batch, after which nothing is added to the
   // gradients.
-  [[nodiscard]] Decoder::LayerDone behind_layers();
-  // Reduces the remaining layers and all other gradients. Returns the L2 norm over every trained parameter,
+  [[nodiscard]] Decoder::LayerDone overlapped();
+  // Reduces the remaining layers and all other gradients. Returns the L2 norm over every trainable parameter,
   // each counted once, before clipping. Collective over world.
   [[nodiscard]] double finish(Communicator& world);
 
@@ -36,8 +36,8 @@ class GradientSum {
   Decoder& decoder_;
   const GradientReduction& reduction_;
   Reduce when_;
-  int64_t piece_;  // layers of a bucket
-  int64_t left_;   // layers [0, left_) are not reduced yet
+  int64_t bucket_layers_;  // layers of a bucket
+  int64_t left_;           // layers [0, left_) are not reduced yet
 };
 
 // Reduces all gradients after the backward, and returns the norm. Collective over world.

@@ -17,7 +17,7 @@ struct Terms {
   double micros;
   // Shares of the layers whose attention and adapters, and whose whole forward, run a second time: all but
   // the last one's, which still stands.
-  double attention_again, forward_again;
+  double attention_recompute, forward_recompute;
 
   Terms(const ExperimentConfig& c, const ModelConfig& m, int ranks)
       : h(static_cast<double>(m.hidden_size)),
@@ -32,22 +32,22 @@ struct Terms {
         per_rank(tokens / ranks),
         element(static_cast<double>(dtype_bytes(c.train.compute_dtype))),
         micros(static_cast<double>(c.train.gradient_accumulation_steps)),
-        attention_again(c.train.recompute_granularity == Recompute::kNone ? 0 : 1 - 1 / layers),
-        forward_again(c.train.recompute_granularity == Recompute::kFull ? 1 - 1 / layers : 0) {}
+        attention_recompute(c.train.recompute_granularity == Recompute::kNone ? 0 : 1 - 1 / layers),
+        forward_recompute(c.train.recompute_granularity == Recompute::kFull ? 1 - 1 / layers : 0) {}
 };
 
 PlanPhase gemm_phase(const ExperimentConfig& c, const Terms& t) {
   const double weights = t.layers * t.h * (2 * t.q + 2 * t.kv + 3 * t.f);
-  const double passes = (c.pesc.mode == TrainMode::kFull ? 3 : 2) + t.forward_again;
+  const double passes = (c.pesc.mode == TrainMode::kFull ? 3 : 2) + t.forward_recompute;
   return {"GEMM", 2 * passes * weights * t.per_rank, passes * weights / t.tp * t.element * t.micros, 0, 0};
 }
 
 PlanPhase attention_phase(const ExperimentConfig& c, const Terms& t) {
-  const double passes = 3.5 + t.attention_again;
-  return {"attention",
-          passes * 4 * t.q / 2 * static_cast<double>(c.data.max_seq_length) * t.per_rank * t.layers,
-          t.layers * t.per_rank * t.element * (8 * t.q + 6 * t.kv + t.attention_again * (2 * t.q + 2 * t.kv)),
-          0, 0};
+  const double passes = 3.5 + t.attention_recompute;
+  return {
+      "attention", passes * 4 * t.q / 2 * static_cast<double>(c.data.max_seq_length) * t.per_rank * t.layers,
+      t.layers * t.per_rank * t.element * (8 * t.q + 6 * t.kv + t.attention_recompute * (2 * t.q + 2 * t.kv)),
+      0, 0};
 }
 
 PlanPhase lora_phase(const ExperimentConfig& c, const Terms& t) {
@@ -59,8 +59,8 @@ PlanPhase lora_phase(const ExperimentConfig& c, const Terms& t) {
   if (c.pesc.mode == TrainMode::kFull || c.pesc.lora.r == 0) width = 0;
   // Forward: the input read, the output updated; backward: both read again and the input's gradient updated.
   return {"LoRA",
-          (6 + 2 * t.forward_again) * static_cast<double>(c.pesc.lora.r) * width * t.per_rank * t.layers,
-          (4 + t.forward_again) * width * t.per_rank * t.layers * t.element, 0, 0};
+          (6 + 2 * t.forward_recompute) * static_cast<double>(c.pesc.lora.r) * width * t.per_rank * t.layers,
+          (4 + t.forward_recompute) * width * t.per_rank * t.layers * t.element, 0, 0};
 }
 
 // A token's choices fall on so many other ranks of its ep group, balanced experts taken.
@@ -79,15 +79,15 @@ PlanPhase adapter_phase(const ExperimentConfig& c, const Terms& t) {
   const double k = static_cast<double>(c.pesc.moe.num_experts_per_tok);
   const double per_token =
       t.h * (6 * static_cast<double>(c.pesc.moe.num_experts) +
-             (6 + 2 * t.attention_again) * 2 * k * static_cast<double>(c.pesc.moe.adapter_dim));
+             (6 + 2 * t.attention_recompute) * 2 * k * static_cast<double>(c.pesc.moe.adapter_dim));
   return {"router + adapters", per_token * t.per_rank * t.layers,
-          (8 + 3 * k + t.attention_again * (4 + k)) * t.h * t.per_rank * t.layers * t.element, 0, 0};
+          (8 + 3 * k + t.attention_recompute * (4 + k)) * t.h * t.per_rank * t.layers * t.element, 0, 0};
 }
 
 PlanPhase elementwise_phase(const Terms& t) {
   // Two norms (written, derived again, backward, residual), SwiGLU the same, the rotation of q and k.
   const double per_token =
-      26 * t.h + 11 * t.f + 4 * (t.q + t.kv) + t.forward_again * (8 * t.h + 4 * t.f + 2 * (t.q + t.kv));
+      26 * t.h + 11 * t.f + 4 * (t.q + t.kv) + t.forward_recompute * (8 * t.h + 4 * t.f + 2 * (t.q + t.kv));
   return {"norms and elementwise", 0, per_token * t.per_rank * t.layers * t.element, 0, 0};
 }
 
@@ -99,15 +99,15 @@ PlanPhase head_phase(const ExperimentConfig& c, const Terms& t) {
 double tp_bytes(const Terms& t) {
   // Attention and FFN each gather their input and scatter their output, forward and backward, and gather the
   // input once more for what is derived again.
-  return t.tp > 1 ? (10 + 4 * t.forward_again) * t.layers * t.per_rank * (t.tp - 1) * t.h * t.element : 0;
+  return t.tp > 1 ? (10 + 4 * t.forward_recompute) * t.layers * t.per_rank * (t.tp - 1) * t.h * t.element : 0;
 }
 
-double exchange_bytes(const ExperimentConfig& c, const Terms& t) {
+double dispatch_bytes(const ExperimentConfig& c, const Terms& t) {
   if (c.pesc.mode != TrainMode::kPesc || c.parallel.ep == 1) return 0;
   const double k = static_cast<double>(c.pesc.moe.num_experts_per_tok);
   // Rows there and back, forward and backward; weights and their gradients in float32.
   return remote_ranks(c) * t.layers *
-         ((4 + 2 * t.attention_again) * t.h * t.element + (2 + t.attention_again) * k * 4);
+         ((4 + 2 * t.attention_recompute) * t.h * t.element + (2 + t.attention_recompute) * k * 4);
 }
 
 }  // namespace
@@ -122,35 +122,36 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
   const DecoderOptions options =
       decoder_options(c, mesh, device_of(c, c.parallel.num_threads), training_use(c));
   p.memory = device_memory(model, c.pesc, mesh, options);
-  Arena weights = Arena::planning("weights"), copies = Arena::planning("bf16 copies"),
+  Arena weights = Arena::planning("weights"), compute_weights = Arena::planning("bf16 compute weights"),
         optimizer = Arena::planning("optimizer");
-  const ModelParameters parameters(model, c.pesc, mesh, options.precision(), {weights, copies, &optimizer});
+  const ModelParameters parameters(model, c.pesc, mesh, options.precision(),
+                                   {weights, compute_weights, &optimizer});
   double reduced = 0;  // bytes that one rank sends for the gradients
   for (const Parameter& q : parameters.all()) {
     const int64_t whole = q.spec.global_rows * q.spec.global_cols;
-    (q.trained ? p.trained : p.frozen) += q.group == ReplicaGroup::kExpert ? 0 : whole;
-    if (!q.trained) continue;
+    (q.trainable ? p.trainable : p.frozen) += q.group == ReplicaGroup::kExpert ? 0 : whole;
+    if (!q.trainable) continue;
     const double n = replicas_of(q.group, mesh, model.num_key_value_heads);
     const auto local = static_cast<double>(q.spec.rows * q.spec.cols);
     reduced += 4 * local * 2 * (n - 1) / n;
   }
   p.host_bytes = planned_snapshot_bytes(parameters, mesh, model.num_key_value_heads);
   if (c.pesc.mode == TrainMode::kPesc)  // of all ep ranks
-    p.trained +=
+    p.trainable +=
         model.num_hidden_layers * c.pesc.moe.num_experts * 2 * model.hidden_size * c.pesc.moe.adapter_dim;
 
   const Terms t(c, model, world);
   p.tokens = t.tokens;
   p.flops = training_flops(model, c.pesc,
                            {t.tokens, t.tokens, t.tokens * static_cast<double>(c.data.max_seq_length)});
-  p.exchanged_per_token = exchange_bytes(c, t);
+  p.exchanged_per_token = dispatch_bytes(c, t);
   p.phases = {gemm_phase(c, t),
               attention_phase(c, t),
               lora_phase(c, t),
               adapter_phase(c, t),
               elementwise_phase(t),
               head_phase(c, t),
-              {"optimizer", 0, 28.0 * static_cast<double>(parameters.trained_elements()), 0, 0},
+              {"optimizer", 0, 28.0 * static_cast<double>(parameters.trainable_elements()), 0, 0},
               {"tensor-parallel gathers", 0, 0, tp_bytes(t), 0},
               {"token exchange", 0, 0, p.exchanged_per_token * t.per_rank, 0},
               {"gradient reduction", 0, 0, reduced, 0}};
@@ -165,7 +166,7 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
         std::max({phase.flops / rate, phase.bytes / rates.memory, exposed * phase.sent / rates.link});
     p.seconds += phase.seconds;
   }
-  p.light_seconds = p.flops / (rates.gemm * world);
+  p.sol_seconds = p.flops / (rates.gemm * world);
   return p;
 }
 

@@ -2,9 +2,9 @@
 // without its device.
 //
 // The time is a sum of phases. A phase takes the larger of its FLOP over the arithmetic rate and its bytes
-// over the memory or link rate. Where collectives overlap (parallel.overlap_comm on CUDA), the plan assumes that
-// the reduction of all gradients but those of layer 0 is hidden by the backward, and half of a token exchange
-// in two chunks by the FFN. It assumes balanced experts and full rows.
+// over the memory or link rate. Where collectives overlap (parallel.overlap_comm on CUDA), the plan assumes
+// that the reduction of all gradients but those of layer 0 is hidden by the backward, and half of a token
+// exchange in two chunks by the FFN. It assumes balanced experts and full rows.
 #pragma once
 
 #include <cstdint>
@@ -27,14 +27,14 @@ struct PlanPhase {
 
 struct Plan {
   int world = 1, dp = 1, tp = 1, ep = 1;
-  DeviceMemory memory;              // of rank 0, which takes the most
-  int64_t host_bytes = 0;           // of a rank: the copy that a checkpoint writes from
-  int64_t trained = 0, frozen = 0;  // parameters of the whole model
-  double tokens = 0;                // of a step, over all ranks
-  double flops = 0;                 // of a step, over all ranks: training_flops
+  DeviceMemory memory;                // of rank 0, which takes the most
+  int64_t host_bytes = 0;             // of a rank: the copy that a checkpoint writes from
+  int64_t trainable = 0, frozen = 0;  // parameters of the whole model
+  double tokens = 0;                  // of a step, over all ranks
+  double flops = 0;                   // of a step, over all ranks: training_flops
   std::vector<PlanPhase> phases;
   double seconds = 0;              // of a step
-  double light_seconds = 0;        // flops over the GEMM rate of all ranks: speed of light
+  double sol_seconds = 0;          // flops over the GEMM rate of all ranks: speed of light
   double exchanged_per_token = 0;  // bytes sent per token for the token exchange, forward and backward
 };
 

@@ -63,9 +63,9 @@ HostPlacement place_rank_on_host(const HostCores& given, int local_rank, int loc
 
 std::unique_ptr<Communicator> connect_gpus(Communicator& world, const HostPlacement& placement,
                                            bool share_gpu, Device& device) {
-  together(world, [&] { device.index = gpu_of_rank(placement.local_rank); });
+  run_collectively(world, [&] { device.index = gpu_of_rank(placement.local_rank); });
   std::unique_ptr<Communicator> gpus;
-  all_alike(world, [&] {
+  rethrow_agreed(world, [&] {
     gpus = open_gpu_world(world, device.index, share_gpu ? GpuUse::kShared : GpuUse::kExclusive);
   });
   return gpus;
@@ -86,7 +86,7 @@ int64_t Ranks::bytes_sent() const {
   return bytes;
 }
 
-void together(Communicator& world, const std::function<void()>& work) {
+void run_collectively(Communicator& world, const std::function<void()>& work) {
   int code = 0;
   std::string text;
   try {
@@ -107,7 +107,7 @@ void together(Communicator& world, const std::function<void()>& work) {
   throw AgreedError(static_cast<ExitCode>(*first), texts[static_cast<size_t>(rank)], rank == world.rank());
 }
 
-void all_alike(const Communicator& world, const std::function<void()>& work) {
+void rethrow_agreed(const Communicator& world, const std::function<void()>& work) {
   try {
     work();
   } catch (const AgreedError&) {

@@ -59,19 +59,19 @@ class Ranks {
   GradientReduction reduction_;
 };
 
-// An error that is the same on all ranks. Only the rank with `speaker` should print it.
+// An error that is the same on all ranks. Only the rank with `reporting` should print it.
 struct AgreedError : Error {
-  AgreedError(ExitCode code, const std::string& what, bool is_speaker)
-      : Error(code, what), speaker(is_speaker) {}
-  bool speaker;
+  AgreedError(ExitCode code, const std::string& what, bool is_reporting)
+      : Error(code, what), reporting(is_reporting) {}
+  bool reporting;
 };
 
 // Runs `work` on every rank. If it throws an Error on any rank, all ranks throw AgreedError with the code and
 // text of the lowest such rank. Collective. REQUIRES: `work` makes no collective calls.
-void together(Communicator& world, const std::function<void()>& work);
+void run_collectively(Communicator& world, const std::function<void()>& work);
 
 // For collective work that throws the same Error on every rank: rethrows it as AgreedError, so that one rank
 // prints it. A HangError concerns this rank only and is not changed.
-void all_alike(const Communicator& world, const std::function<void()>& work);
+void rethrow_agreed(const Communicator& world, const std::function<void()>& work);
 
 }  // namespace pesc

@@ -1,4 +1,4 @@
-// The files of recorded routing (a test mode, runtime/routing_tape.h), and whose they are.
+// The files of recorded routing (a test mode, runtime/router_replay.h), and whose they are.
 //
 // One file per launch and rank, `routing-LAUNCH-RANK.bin`. Its first line is text and says whose it is:
 //

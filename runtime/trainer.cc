@@ -37,8 +37,8 @@ bool preemption_was_requested() {
   return preemption_requested != 0;
 }
 
-Trainer::Trainer(Job& job, RankWatch& watch, uint64_t generation)
-    : job_(job), watch_(watch), spikes_(job.config.train.loss_spike_ratio), generation_(generation) {
+Trainer::Trainer(Job& job, RankWatch& watch, uint64_t launch_id)
+    : job_(job), watch_(watch), spikes_(job.config.train.loss_spike_ratio), launch_id_(launch_id) {
   terminal_ = writes_to_terminal();
   try {
     prepare();
@@ -59,7 +59,8 @@ void Trainer::prepare() {
   digest_ = base_digest(job_);
   job_.base.reset();  // its mapped pages would stay resident beside the arenas
   resume();
-  together(job_.ranks->world(), [&] { store_->reserve(job_.device, trained_tensors(*decoder_, true)); });
+  run_collectively(job_.ranks->world(),
+                   [&] { store_->reserve(job_.device, trainable_tensors(*decoder_, true)); });
   measure_gemm_rate();
 }
 
@@ -68,18 +69,18 @@ Trainer::~Trainer() = default;
 void Trainer::prepare_run_directory() {
   Communicator& world = job_.ranks->world();
   const ExperimentConfig& c = job_.config;
-  together(world, [&] {
+  run_collectively(world, [&] {
     if (!job_.first()) return;
-    if (generation_ == 0) {
+    if (launch_id_ == 0) {
       lock_ = std::make_unique<RunLock>(RunLock::acquire(c.run_dir));
-      generation_ = lock_->generation();
+      launch_id_ = lock_->launch_id();
     } else if (!still_ours()) {
-      throw UsageError(str_cat("run directory '", c.run_dir, "': launch ", generation_,
+      throw UsageError(str_cat("run directory '", c.run_dir, "': launch ", launch_id_,
                                " does not own it, or no longer; start it with pesc launch"));
     }
   });
-  const auto mine = static_cast<int64_t>(generation_);
-  generation_ = static_cast<uint64_t>(world.host_all_gather(std::span(&mine, 1)).front());
+  const auto mine = static_cast<int64_t>(launch_id_);
+  launch_id_ = static_cast<uint64_t>(world.host_all_gather(std::span(&mine, 1)).front());
   CheckpointOptions options;
   options.keep = static_cast<int>(c.checkpoint.save_total_limit);
   options.keep_every = c.checkpoint.keep_every_steps;
@@ -92,7 +93,7 @@ void Trainer::prepare_run_directory() {
 bool Trainer::still_ours() const noexcept {
   if (lock_ != nullptr) return lock_->still_ours();
   try {
-    return RunLock::current_generation(job_.config.run_dir) == generation_;
+    return RunLock::current_launch_id(job_.config.run_dir) == launch_id_;
   } catch (const std::exception&) {
     return false;
   }
@@ -102,7 +103,7 @@ void Trainer::resume() {
   Communicator& world = job_.ranks->world();
   const ExperimentConfig& c = job_.config;
   Discovery found;
-  all_alike(world, [&] { found = store_->find_newest(world); });
+  rethrow_agreed(world, [&] { found = store_->find_newest(world); });
   if (job_.first()) {
     for (const std::string& line : found.passed_over()) LOG(WARNING) << line;
   }
@@ -120,24 +121,24 @@ void Trainer::resume() {
   }
   if (found.checkpoint) {
     const CheckpointState& s = found.checkpoint->state;
-    together(world, [&] {
+    run_collectively(world, [&] {
       check_length(s);
       const CheckpointNotes notes = check_same_run(job_, *found.checkpoint, digest_, CheckpointUse::kResume);
       if (job_.first() && !notes.information.empty()) LOG(INFO) << notes.information;
       if (job_.first() && !notes.warning.empty()) LOG(WARNING) << notes.warning;
       check_same_rows(s);
-      store_->load(*found.checkpoint, decoder_->stream(), trained_tensors(*decoder_, true));
-      decoder_->parameters().refresh_copies(decoder_->stream());
+      store_->load(*found.checkpoint, decoder_->stream(), trainable_tensors(*decoder_, true));
+      decoder_->parameters().refresh_compute_weights(decoder_->stream());
     });
     if (const auto kernels = s.extra.find(kGemmChoices + std::to_string(world.rank()));
         kernels != s.extra.end())
       set_gemm_choices(decoder_->stream(), kernels->second);
     if (const auto losses = s.extra.find(kRecentLosses); losses != s.extra.end())
-      together(world, [&] { spikes_.load(losses->second); });
+      run_collectively(world, [&] { spikes_.load(losses->second); });
     const auto counted = s.extra.find(kUpdates);
-    together(world, [&] { updates_.load(counted == s.extra.end() ? "" : counted->second, s.step); });
+    run_collectively(world, [&] { updates_.load(counted == s.extra.end() ? "" : counted->second, s.step); });
     step_ = s.step;
-    cursor_ = s.consumed_samples;
+    consumed_samples_ = s.consumed_samples;
     set_length();
     started_save_ = committed_step_ = s.step;
     resume_evaluation(s);
@@ -145,22 +146,23 @@ void Trainer::resume() {
   }
   const LoadedCheckpoint* resumed = found.checkpoint ? &*found.checkpoint : nullptr;
   const RoutingOwner owner = check_routing(resumed);
-  together(world, [&] { watch_.report_to(c.run_dir, generation_, c.debug.faults); });
+  run_collectively(world, [&] { watch_.report_to(c.run_dir, launch_id_, c.debug.faults); });
   // Only now is it sure that this configuration may go on with the run.
   claimed_ = true;
-  together(world, [&] {
+  run_collectively(world, [&] {
     if (!job_.first()) return;
-    for (const std::string& line : store_->clean_leftovers(generation_)) LOG(WARNING) << line;
-    const std::string note = store_->claim(resumed, generation_);
+    for (const std::string& line : store_->clean_leftovers(launch_id_)) LOG(WARNING) << line;
+    const std::string note = store_->claim(resumed, launch_id_);
     if (!note.empty()) LOG(WARNING) << note;
     AtomicFile resolved(c.run_dir + "/experiment.textproto");
     resolved.write(c.text);
     resolved.commit();
-    metrics_ = std::make_unique<MetricsLog>(c.run_dir + "/metrics.jsonl", generation_);
+    metrics_ = std::make_unique<MetricsLog>(c.run_dir + "/metrics.jsonl", launch_id_);
     metrics_->write({{"kind", "launch"}, {"step", step_}, {"ranks", world.size()}});
   });
   if (!owner.run.empty()) {
-    together(world, [&] { recorder_ = std::make_unique<RoutingRecorder>(c.debug.routing_record, owner); });
+    run_collectively(
+        world, [&] { recorder_ = std::make_unique<RouterReplayRecorder>(c.debug.routing_record, owner); });
   }
   watch_.enter(Section::kSetup, step_);
   watch_.faults().reach(Section::kSetup, step_);
@@ -173,19 +175,19 @@ RoutingOwner Trainer::check_routing(const LoadedCheckpoint* resumed) {
   RoutingOwner owner;
   if (c.pesc.mode != TrainMode::kPesc) return owner;
   if (!c.debug.routing_replay.empty()) {
-    together(world, [&] {
-      replay_ = std::make_unique<RoutingReplay>(c.debug.routing_replay, c.pesc.moe.num_experts_per_tok);
+    run_collectively(world, [&] {
+      replay_ = std::make_unique<RouterReplayReader>(c.debug.routing_replay, c.pesc.moe.num_experts_per_tok);
     });
   }
   if (c.debug.routing_record.empty()) return owner;
   std::string run;
-  together(world, [&] {
+  run_collectively(world, [&] {
     if (!job_.first()) return;
-    run = store_->identify(resumed, generation_).id;
+    run = store_->identify(resumed, launch_id_).id;
     check_routing_folder(c.debug.routing_record, run);
   });
   owner.run = world.host_all_gather(run).front();
-  owner.launch = generation_;
+  owner.launch = launch_id_;
   owner.rank = world.rank();
   owner.ranks = world.size();
   owner.top_k = c.pesc.moe.num_experts_per_tok;
@@ -211,21 +213,22 @@ StepMetrics Trainer::train_step() {
   input.flag = preemption_was_requested();
   const BatchPlan plan{t.global_batch_size, t.micro_batch_rows(), mesh.dp()};
   for (int64_t m = 0; m < plan.micro_batches(); ++m) {
-    if (plan.micro_range(cursor_, m, end_).size() == 0) break;  // the last step of all epochs has fewer rows
-    const Range mine = plan.local_range(cursor_, m, mesh.dp_rank(), end_);
+    if (plan.micro_range(consumed_samples_, m, end_).size() == 0)
+      break;  // the last step of all epochs has fewer rows
+    const Range mine = plan.local_range(consumed_samples_, m, mesh.dp_rank(), end_);
     input.micro_batches.push_back(make_local_batch(*train_, *sampler_, mine.begin, mine.size()));
   }
   if (recorder_ != nullptr) {
-    input.tape = recorder_.get();
+    input.router_replay = recorder_.get();
   } else if (replay_ != nullptr) {
     replay_->set_step(step_);
-    together(job_.ranks->world(), [&] {
+    run_collectively(job_.ranks->world(), [&] {
       for (const LocalBatch& b : input.micro_batches)
         replay_->check(b.host, job_.model.num_hidden_layers, job_.config.pesc.moe.num_experts);
     });
-    input.tape = replay_.get();
+    input.router_replay = replay_.get();
   }
-  input.poison = watch_.faults().reach(Section::kStep, step_ + 1);
+  input.injected = watch_.faults().reach(Section::kStep, step_ + 1);
   StepOutput out;
   int retries = 0;
   bool nonfinite = false;
@@ -239,11 +242,11 @@ StepMetrics Trainer::train_step() {
     });
     if (out.updated || retries == 1) break;
     watch_.enter(Section::kStep, step_);
-    input.poison = watch_.faults().reach(Section::kStep, step_ + 1);
+    input.injected = watch_.faults().reach(Section::kStep, step_ + 1);
   }
   if (recorder_ != nullptr) recorder_->end_step();
   ++step_;
-  cursor_ = std::min(cursor_ + t.global_batch_size, end_);
+  consumed_samples_ = std::min(consumed_samples_ + t.global_batch_size, end_);
   updates_.count(out.updated);
   out.metrics.retries = retries;
   out.metrics.skipped = !out.updated;
@@ -253,20 +256,20 @@ StepMetrics Trainer::train_step() {
   watch_.step_took(out.metrics.seconds);
   preempt_agreed_ = out.flagged;
   out.metrics.steps = steps_;
-  out.metrics.light_seconds = gemm_rate_ > 0 ? out.metrics.flops / gemm_rate_ : 0;
+  out.metrics.sol_seconds = gemm_rate_ > 0 ? out.metrics.flops / gemm_rate_ : 0;
   return out.metrics;
 }
 
 std::vector<ArenaSize> Trainer::memory() const {
   std::vector<ArenaSize> all = decoder_->arenas();
-  all.push_back({"checkpoint snapshot", snapshot_bytes(trained_tensors(*decoder_, true))});
+  all.push_back({"checkpoint snapshot", snapshot_bytes(trainable_tensors(*decoder_, true))});
   return all;
 }
 
 CheckpointState Trainer::state() const {
   CheckpointState s;
   s.step = step_;
-  s.consumed_samples = cursor_;
+  s.consumed_samples = consumed_samples_;
   s.seed = job_.config.train.seed;
   s.config_text = job_.config.text;
   s.base_path = job_.config.model.path;
@@ -309,7 +312,7 @@ TrainResult Trainer::run() {
     }
     throw;
   }
-  if (recorder_ != nullptr) together(job_.ranks->world(), [&] { recorder_->flush(); });
+  if (recorder_ != nullptr) run_collectively(job_.ranks->world(), [&] { recorder_->flush(); });
   result.steps = step_;
   result.seconds = now() - start;
   return result;

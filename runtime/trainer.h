@@ -22,7 +22,7 @@
 #include "runtime/loss_spike.h"
 #include "runtime/metrics.h"
 #include "runtime/recovery/rank_watch.h"
-#include "runtime/routing_tape.h"
+#include "runtime/router_replay.h"
 #include "runtime/training_step.h"
 #include "runtime/update_count.h"
 
@@ -46,9 +46,9 @@ struct TrainResult {
 
 class Trainer {
  public:
-  // Reads the data, loads the base and the newest checkpoint of the run directory. `generation` > 0: a
+  // Reads the data, loads the base and the newest checkpoint of the run directory. `launch_id` > 0: a
   // supervisor holds the run directory's lock for this launch; 0: rank 0 takes it. Collective.
-  Trainer(Job& job, RankWatch& watch, uint64_t generation);
+  Trainer(Job& job, RankWatch& watch, uint64_t launch_id);
   ~Trainer();
   TrainResult run();
 
@@ -102,21 +102,21 @@ class Trainer {
   std::unique_ptr<CheckpointStore> store_;
   std::unique_ptr<AsyncSaver> saver_;
   std::unique_ptr<MetricsLog> metrics_;
-  std::unique_ptr<RoutingRecorder> recorder_;
-  std::unique_ptr<RoutingReplay> replay_;
+  std::unique_ptr<RouterReplayRecorder> recorder_;
+  std::unique_ptr<RouterReplayReader> replay_;
   LossSpikes spikes_;
   UpdateCount updates_;
   LearningRate lr_;
   BaseDigest digest_;
   std::string rows_;  // row_record() of train_
-  uint64_t generation_ = 0;
-  int64_t steps_ = 0;            // of the whole run
-  int64_t step_ = 0;             // done
-  int64_t cursor_ = 0;           // rows of the stream that are done
-  int64_t end_ = 0;              // of the stream: nothing at or above it is trained on
-  int64_t started_save_ = -1;    // step of the newest save that has not failed
-  int64_t committed_step_ = -1;  // of the newest checkpoint that stands
-  double gemm_rate_ = 0;         // FLOP/s of all ranks together
+  uint64_t launch_id_ = 0;
+  int64_t steps_ = 0;             // of the whole run
+  int64_t step_ = 0;              // done
+  int64_t consumed_samples_ = 0;  // rows of the stream that are done
+  int64_t end_ = 0;               // of the stream: nothing at or above it is trained on
+  int64_t started_save_ = -1;     // step of the newest save that has not failed
+  int64_t committed_step_ = -1;   // of the newest checkpoint that stands
+  double gemm_rate_ = 0;          // FLOP/s of all ranks together
   double mean_seconds_ = 0;
   bool claimed_ = false;  // no longer refused: the run directory is this launch's
   bool preempt_agreed_ = false;

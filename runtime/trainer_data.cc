@@ -11,16 +11,16 @@ namespace pesc {
 
 void Trainer::load_data() {
   const ExperimentConfig& c = job_.config;
-  together(job_.ranks->world(), [&] {
+  run_collectively(job_.ranks->world(), [&] {
     train_ = load_training_data(job_);
     if (!c.data.eval.empty()) {
-      eval_ = load_held_out_data(job_);
+      eval_ = load_eval_data(job_);
     }
     sampler_ = std::make_unique<Sampler>(train_->epoch_size(), c.train.seed);
   });
   check_rows_alike();
   log_data(job_, "training data", *train_);
-  if (eval_) log_data(job_, "held-out data", *eval_);
+  if (eval_) log_data(job_, "eval data", *eval_);
   if (eval_ && c.train.eval_steps > 0 && job_.first()) {
     std::vector<int64_t> sizes;
     for (const DatasetContent& file : eval_->content()) sizes.push_back(file.rows);
@@ -31,12 +31,13 @@ void Trainer::load_data() {
   tell_length();
 }
 
-// The steps from the cursor to the end, on top of those that are done.
+// The steps from `consumed_samples` to the end, on top of those that are done.
 void Trainer::set_length() {
   const TrainSection& t = job_.config.train;
   end_ = t.max_steps > 0 ? INT64_MAX : sampler_->rows_for(t.num_train_epochs);
-  steps_ = t.max_steps > 0 ? t.max_steps
-                           : step_ + (end_ - cursor_ + t.global_batch_size - 1) / t.global_batch_size;
+  steps_ = t.max_steps > 0
+               ? t.max_steps
+               : step_ + (end_ - consumed_samples_ + t.global_batch_size - 1) / t.global_batch_size;
   lr_ = t.lr;
   lr_.total = steps_;
   lr_.warmup = t.warmup_ratio > 0 ? share_of(t.warmup_ratio, steps_) : t.warmup_steps;

@@ -1,4 +1,4 @@
-// The part of Trainer that evaluates: the held-out loss at the end of a step.
+// The part of Trainer that evaluates: the eval loss at the end of a step.
 #include <glog/logging.h>
 
 #include <cstdio>
@@ -21,7 +21,7 @@ bool Trainer::evaluates_at(int64_t step) const {
 void Trainer::evaluate_and_log() {
   watch_.enter(Section::kEval, step_);
   watch_.faults().reach(Section::kEval, step_);
-  const auto losses = held_out_loss(job_, *decoder_, *eval_, job_.config.train.micro_batch_rows(),
+  const auto losses = evaluate_loss(job_, *decoder_, *eval_, job_.config.train.micro_batch_rows(),
                                     job_.config.train.max_eval_samples, preemption_was_requested);
   evaluation_due_ = !losses;
   if (!losses) {
@@ -33,18 +33,17 @@ void Trainer::evaluate_and_log() {
   }
   if (!job_.first()) return;
   // Not among the datasets, since a dataset may have any name.
-  nlohmann::json record = {
-      {"kind", "held_out"}, {"step", step_}, {"held_out_loss_total", losses->total.loss}};
+  nlohmann::json record = {{"kind", "eval"}, {"step", step_}, {"eval_loss_total", losses->total.loss}};
   char part[64];
   std::snprintf(part, sizeof(part), "  total %.4f", losses->total.loss);
   std::string text = part;
   for (const auto& [tag, h] : losses->tags) {
-    record["held_out_loss"][tag] = h.loss;
+    record["eval_loss"][tag] = h.loss;
     std::snprintf(part, sizeof(part), " %.4f", h.loss);
     text += str_cat("  ", printable(tag, kUncut), part);
   }
   metrics_->write(record);
-  std::fprintf(stderr, "%sheld-out loss at step %lld:%s\n", terminal_ ? "\r\033[K" : "",
+  std::fprintf(stderr, "%seval loss at step %lld:%s\n", terminal_ ? "\r\033[K" : "",
                static_cast<long long>(step_), text.c_str());
 }
 
@@ -53,7 +52,7 @@ void Trainer::resume_evaluation(const CheckpointState& saved) {
   const auto due = saved.extra.find(kEvaluationDue);
   if (due == saved.extra.end() || !evaluates_at(saved.step)) return;
   bool done = false;
-  together(job_.ranks->world(), [&] {
+  run_collectively(job_.ranks->world(), [&] {
     if (job_.first()) done = has_evaluation(job_.config.run_dir + "/metrics.jsonl", saved.step);
   });
   const int64_t mine = done ? 1 : 0;

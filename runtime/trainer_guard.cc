@@ -14,8 +14,8 @@ Update Trainer::guard(const StepMetrics& m, int retries) const {
   const TrainSection& t = job_.config.train;
   const bool finite = is_finite(m);
   if (finite && !spikes_.is_spike(m.loss)) return Update::kApply;
-  const int64_t behind = std::min(cursor_ + t.global_batch_size, end_);
-  const std::string rows = str_cat("rows ", cursor_, " to ", behind - 1, " of the stream");
+  const int64_t behind = std::min(consumed_samples_ + t.global_batch_size, end_);
+  const std::string rows = str_cat("rows ", consumed_samples_, " to ", behind - 1, " of the stream");
   std::string what = str_cat("step ", step_ + 1, ": the loss is ", m.loss);
   what += finite ? str_cat(", a spike: the usual is ", spikes_.usual())
                  : str_cat(" and the gradient norm ", m.grad_norm);
@@ -60,13 +60,15 @@ std::string Trainer::last_good() const {
 void Trainer::check_skipped(const StepMetrics& m) const {
   const int64_t skipped = updates_.skipped_in_a_row();
   if (skipped < kMostSkippedInARow) return;
-  const int64_t first = std::max<int64_t>(0, cursor_ - skipped * job_.config.train.global_batch_size);
-  throw AgreedError(ExitCode::kInternal,
-                    str_cat("steps ", step_ - skipped + 1, " to ", step_, ": all ", skipped,
-                            " batches in a row were left out, and no more are tried; the last loss is ",
-                            m.loss, ", the gradient norm ", m.grad_norm, ". ",
-                            where_to_look(str_cat("rows ", first, " to ", cursor_ - 1, " of the stream"))),
-                    job_.first());
+  const int64_t first =
+      std::max<int64_t>(0, consumed_samples_ - skipped * job_.config.train.global_batch_size);
+  throw AgreedError(
+      ExitCode::kInternal,
+      str_cat("steps ", step_ - skipped + 1, " to ", step_, ": all ", skipped,
+              " batches in a row were left out, and no more are tried; the last loss is ", m.loss,
+              ", the gradient norm ", m.grad_norm, ". ",
+              where_to_look(str_cat("rows ", first, " to ", consumed_samples_ - 1, " of the stream"))),
+      job_.first());
 }
 
 // A run without a single update is a failure and saves nothing.
@@ -75,7 +77,8 @@ void Trainer::check_updated(const TrainResult& result) const {
   throw AgreedError(
       ExitCode::kInternal,
       str_cat("all ", step_, " batches of the run were left out, and nothing was trained; the last loss is ",
-              result.loss, ". ", where_to_look(str_cat("rows 0 to ", cursor_ - 1, " of the stream"))),
+              result.loss, ". ",
+              where_to_look(str_cat("rows 0 to ", consumed_samples_ - 1, " of the stream"))),
       job_.first());
 }
 

@@ -24,8 +24,8 @@ void Trainer::start_save(LastSave last) {
   watch_.enter(Section::kCheckpoint, step_);
   const double begin = now();
   advance_save(Patience::kWait, LastSave::kNo);
-  saver_->start(job_.ranks->world(), decoder_->stream(), state(), trained_tensors(*decoder_, true),
-                generation_);
+  saver_->start(job_.ranks->world(), decoder_->stream(), state(), trainable_tensors(*decoder_, true),
+                launch_id_);
   started_save_ = step_;
   watch_.faults().reach(Section::kCheckpoint, step_);
   if (!job_.config.checkpoint.async_save) advance_save(Patience::kWait, last);
@@ -68,7 +68,7 @@ void Trainer::advance_save(Patience patience, LastSave last) {
 void Trainer::answer_failed_save(const Error& error, LastSave last) {
   const bool go_on = job_.config.checkpoint.on_save_error == OnSaveError::kContinue && committed_step_ >= 0 &&
                      last == LastSave::kNo;
-  together(job_.ranks->world(), [&] {
+  run_collectively(job_.ranks->world(), [&] {
     if (!go_on || (job_.first() && !still_ours())) throw IoError(error.what());
   });
   const int64_t failed = std::exchange(started_save_, committed_step_);

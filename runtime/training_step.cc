@@ -14,18 +14,18 @@ namespace pesc {
 namespace {
 
 // The NaN or infinity that the fault puts into the gradient; 0 when it is not one of the gradient.
-float in_gradient(Poison p) {
-  if (p == Poison::kNanGradient) return std::numeric_limits<float>::quiet_NaN();
-  return p == Poison::kInfGradient ? std::numeric_limits<float>::infinity() : 0.0F;
+float in_gradient(InjectedFault p) {
+  if (p == InjectedFault::kNanGradient) return std::numeric_limits<float>::quiet_NaN();
+  return p == InjectedFault::kInfGradient ? std::numeric_limits<float>::infinity() : 0.0F;
 }
-double in_loss(Poison p) {
-  if (p == Poison::kNanLoss) return std::numeric_limits<double>::quiet_NaN();
-  return p == Poison::kInfLoss ? std::numeric_limits<double>::infinity() : 0.0;
+double in_loss(InjectedFault p) {
+  if (p == InjectedFault::kNanLoss) return std::numeric_limits<double>::quiet_NaN();
+  return p == InjectedFault::kInfLoss ? std::numeric_limits<double>::infinity() : 0.0;
 }
 
 void poison_gradient(Decoder& decoder, float value) {
   for (const Parameter& p : decoder.parameters().all()) {
-    if (!p.trained || p.grad.size() == 0) continue;
+    if (!p.trainable || p.grad.size() == 0) continue;
     std::vector<float> values(static_cast<size_t>(p.grad.size()), value);
     copy_from_host(decoder.stream(), values.data(), p.grad);
     return;
@@ -63,7 +63,7 @@ std::vector<double> TrainingStep::count_tokens(const StepInput& input) const {
 void TrainingStep::count_routing(const std::vector<int32_t>& tags, double layers_and_micros, Counts& counts,
                                  StepMetrics& m) {
   count_choices(job_, decoder_, tags, counts.tag_expert);
-  for (const float b : decoder_.balance_losses()) m.balance += static_cast<double>(b) / layers_and_micros;
+  for (const float b : decoder_.aux_losses()) m.aux_loss += static_cast<double>(b) / layers_and_micros;
   const std::vector<float> assigned = decoder_.expert_assignments();
   for (size_t i = 0; i < assigned.size(); ++i) counts.expert[i] += static_cast<double>(assigned[i]);
 }
@@ -94,31 +94,32 @@ StepOutput TrainingStep::run(const StepInput& input, const BeforeUpdate& before_
   counts.tag_tokens.resize(tags_.size());
   decoder_.zero_gradients();
   // NaN and infinity stay so whatever is added.
-  if (const float value = in_gradient(input.poison); value != 0) poison_gradient(decoder_, value);
+  if (const float value = in_gradient(input.injected); value != 0) poison_gradient(decoder_, value);
   // Over MPI a reduction blocks until it is complete, so there is nothing to overlap.
   const bool behind =
       job_.config.parallel.overlap_comm == Overlap::kOn && job_.device.kind == DeviceKind::kCuda;
-  GradientSum gradients(decoder_, job_.ranks->reduction(), behind ? Reduce::kBehindLayers : Reduce::kAtEnd);
+  GradientReducer gradients(decoder_, job_.ranks->reduction(), behind ? Reduce::kOverlapped : Reduce::kAtEnd);
   for (size_t i = 0; i < micros; ++i) {
     const LocalBatch& batch = input.micro_batches[i];
     m.tokens += tokens[i];
-    decoder_.forward(
-        batch.host,
-        {.seed = job_.config.train.seed, .step = static_cast<uint32_t>(input.step), .tape = input.tape});
-    decoder_.balance(static_cast<int64_t>(tokens[i]), pesc.moe.router_aux_loss_coef / layers_and_micros);
+    decoder_.forward(batch.host, {.seed = job_.config.train.seed,
+                                  .step = static_cast<uint32_t>(input.step),
+                                  .router_replay = input.router_replay});
+    decoder_.compute_aux_loss(static_cast<int64_t>(tokens[i]),
+                              pesc.moe.router_aux_loss_coef / layers_and_micros);
     decoder_.loss(HeadMode::kLossAndGradient,
                   m.supervised > 0 ? static_cast<float>(1.0 / m.supervised) : 0.0F);
-    decoder_.backward(i + 1 == micros ? gradients.behind_layers() : Decoder::LayerDone{});
+    decoder_.backward(i + 1 == micros ? gradients.overlapped() : Decoder::LayerDone{});
     if (moe) count_routing(batch.tags, layers_and_micros, counts, m);
     // The tp ranks of a dp rank hold the same rows: one of them counts.
     for (size_t t = 0; job_.mesh().tp_rank() == 0 && t < batch.tags.size(); ++t) {
       counts.tag_tokens[static_cast<size_t>(batch.tags[t])] += 1;
     }
-    m.exchange_rounds = std::max(m.exchange_rounds, decoder_.exchange_rounds());
+    m.dispatch_rounds = std::max(m.dispatch_rounds, decoder_.dispatch_rounds());
   }
   m.grad_norm = gradients.finish(world);
   const double loss_sum = decoder_.take_loss_sum();  // the same on all tp ranks: one of them counts
-  std::vector<double> sums{(job_.mesh().tp_rank() == 0 ? loss_sum : 0.0) + in_loss(input.poison)};
+  std::vector<double> sums{(job_.mesh().tp_rank() == 0 ? loss_sum : 0.0) + in_loss(input.injected)};
   sums.insert(sums.end(), counts.tag_expert.begin(), counts.tag_expert.end());
   sums.insert(sums.end(), counts.tag_tokens.begin(), counts.tag_tokens.end());
   sums = sum_over_ranks(world, sums);

@@ -19,8 +19,8 @@ struct StepInput {
   double lr = 0;
   std::vector<LocalBatch> micro_batches;  // this rank's share of each
   bool flag = false;                      // the output's `flagged` tells all ranks that one rank set it
-  RoutingTape* tape = nullptr;
-  Poison poison = Poison::kNone;  // for tests: a corruption of this rank's numbers
+  RouterReplay* router_replay = nullptr;
+  InjectedFault injected = InjectedFault::kNone;  // for tests: a corruption of this rank's numbers
 };
 
 struct StepOutput {
@@ -42,7 +42,7 @@ class TrainingStep {
   TrainingStep(Job& job, Decoder& decoder, std::vector<std::string> tags)
       : job_(job), decoder_(decoder), tags_(std::move(tags)) {}
 
-  // Runs the step. Collective over world. The caller fills metrics.light_seconds and metrics.steps.
+  // Runs the step. Collective over world. The caller fills metrics.sol_seconds and metrics.steps.
   [[nodiscard]] StepOutput run(const StepInput& input, const BeforeUpdate& before_update);
 
  private:

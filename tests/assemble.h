@@ -13,15 +13,15 @@ namespace pesc {
 
 using Tensors = std::map<std::string, std::vector<float>>;
 
-// `pick` chooses what is gathered of each trained parameter: its value, gradient, ... Collective; every rank
-// gets all. Throws InternalError when pieces do not cover a tensor, or when replicas of a piece differ in any
-// bit.
+// `pick` chooses what is gathered of each trainable parameter: its value, gradient, ... Collective; every
+// rank gets all. Throws InternalError when pieces do not cover a tensor, or when replicas of a piece differ
+// in any bit.
 inline Tensors assemble(Communicator& world, Decoder& decoder,
                         const std::function<Tensor(const Parameter&)>& pick) {
   std::string mine;
   const auto put = [&mine](const auto& v) { mine.append(reinterpret_cast<const char*>(&v), sizeof(v)); };
   for (const Parameter& p : decoder.parameters().all()) {
-    if (!p.trained) continue;
+    if (!p.trainable) continue;
     const ShardSpec& s = p.spec;
     put(static_cast<int64_t>(s.name.size()));
     mine += s.name;

@@ -21,7 +21,7 @@
 #include <utility>
 #include <vector>
 
-#include "model/routing_tape.h"
+#include "model/router_replay.h"
 
 namespace pesc {
 
@@ -38,7 +38,7 @@ struct GoldenBounds {
 };
 
 // Replays recorded choices [layers, batch * seq, k] of a batch of rows of `seq` tokens.
-class GoldenRouting : public RoutingTape {
+class GoldenRouting : public RouterReplay {
  public:
   GoldenRouting(std::vector<int32_t> experts, int64_t tokens, int64_t seq, int64_t k)
       : experts_(std::move(experts)), tokens_(tokens), seq_(seq), k_(k) {}
@@ -59,7 +59,7 @@ class GoldenRouting : public RoutingTape {
 };
 
 // Keeps the choices of every step of one run on this rank, for another of the same layout.
-class StepChoices : public RoutingTape {
+class StepChoices : public RouterReplay {
  public:
   void at_step(int64_t step, bool recording) {
     step_ = step;

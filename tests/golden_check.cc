@@ -4,8 +4,8 @@
 // Runs reference cases (tests/goldens/README.md), one after the other, on the layout that mpirun gives and
 // compares every quantity with the recorded one: the dense model's logits and loss, the PESC model's logits
 // and routing, every gradient, the whole AdamW curve and the parameters after it. Exits 0 only within the
-// tolerances of tests/README.md: relative error max|a-b| / max|b| per tensor (per scalar for the curve; absolute 1e-7
-// where b = 0).
+// tolerances of tests/README.md: relative error max|a-b| / max|b| per tensor (per scalar for the curve;
+// absolute 1e-7 where b = 0).
 // --device cuda takes one GPU per rank; cuda-shared lets the ranks share GPUs (a test mode). --compute bf16,
 // on GPUs, has the bounds of golden_bounds.h.
 // --buffer_factor sets the room for received rows (below about 0.5 they come in several rounds), --chunks 2
@@ -108,7 +108,7 @@ class Check {
     const DecoderOptions o =
         decoder_options(c, mesh(), device_, {Purpose::kTraining, case_.batch, case_.seq, 0});
     std::unique_ptr<Decoder> d;
-    together(world(), [&] {
+    run_collectively(world(), [&] {
       d = std::make_unique<Decoder>(case_.model, pesc, mesh(), ranks_.groups(), o);
       d->parameters().initialise(d->stream(), &source_, 1, 0.02);
     });
@@ -145,7 +145,7 @@ class Check {
     PescConfig plain;
     plain.mode = TrainMode::kLora;
     const auto d = make(plain, compute_);
-    d->forward(batch_, {.kind = PassKind::kEval});
+    d->forward(batch_, {.kind = ForwardMode::kEval});
     report_.compare("dense.logits", bounds_.logits, all_logits(*d), expected_.floats("dense.logits"),
                     "dense.logits");
     d->loss(HeadMode::kLoss, 0);
@@ -156,7 +156,7 @@ class Check {
 
   void load_pesc(Decoder& d) {
     for (const Parameter& p : d.parameters().all()) {
-      if (!p.trained) continue;
+      if (!p.trainable) continue;
       const ShardSpec& s = p.spec;
       const std::vector<float> whole = params_.floats(s.name);
       if (static_cast<int64_t>(whole.size()) != s.global_rows * s.global_cols) {
@@ -168,35 +168,35 @@ class Check {
         const auto from = whole.begin() + r * s.global_cols + s.col;
         mine.insert(mine.end(), from, from + s.cols);
       }
-      copy_from_host(d.stream(), mine.data(), p.value);
+      copy_from_host(d.stream(), mine.data(), p.master);
     }
-    d.parameters().refresh_copies(d.stream());
+    d.parameters().refresh_compute_weights(d.stream());
   }
 
   // Returns the gradients' norm.
-  double forward_backward(Decoder& d, RoutingTape* tape) {
+  double forward_backward(Decoder& d, RouterReplay* router_replay) {
     d.zero_gradients();
-    d.forward(batch_, {.tape = tape});
-    d.balance(case_.batch * case_.seq,
-              case_.pesc.moe.router_aux_loss_coef / static_cast<double>(case_.model.num_hidden_layers));
+    d.forward(batch_, {.router_replay = router_replay});
+    d.compute_aux_loss(case_.batch * case_.seq, case_.pesc.moe.router_aux_loss_coef /
+                                                    static_cast<double>(case_.model.num_hidden_layers));
     d.loss(HeadMode::kLossAndGradient, static_cast<float>(1.0 / static_cast<double>(supervised_)));
-    GradientSum sum(d, ranks_.reduction(), Reduce::kBehindLayers);
-    d.backward(sum.behind_layers());
+    GradientReducer sum(d, ranks_.reduction(), Reduce::kOverlapped);
+    d.backward(sum.overlapped());
     return sum.finish(world());
   }
 
   std::unique_ptr<Decoder> make_pesc(DType compute) {
     auto d = make(case_.pesc, compute);
-    together(world(), [&] { load_pesc(*d); });
+    run_collectively(world(), [&] { load_pesc(*d); });
     return d;
   }
 
   void pesc() {
     const auto d = make_pesc(compute_);
     d->forward(batch_, {});
-    rounds_ = d->exchange_rounds();
+    rounds_ = d->dispatch_rounds();
     routing(*d);
-    if (compute_ == DType::kBF16) d->forward(batch_, {.tape = &choices_});
+    if (compute_ == DType::kBF16) d->forward(batch_, {.router_replay = &choices_});
     report_.compare("pesc.logits", bounds_.logits, all_logits(*d), expected_.floats("pesc.logits"),
                     "pesc.logits");
     report_.compare("top_weights", bounds_.weights, weights_of(*d), expected_.floats("pesc.top_weights"),
@@ -211,7 +211,7 @@ class Check {
 
   void final(Decoder& d) {
     compare_tensors("final", "final.", bounds_.final,
-                    assemble(world(), d, [](const Parameter& p) { return p.value; }));
+                    assemble(world(), d, [](const Parameter& p) { return p.master; }));
   }
 
   // All steps in bf16, with the choices of experts of the same steps in float32.
@@ -237,7 +237,7 @@ class Check {
   void routing(Decoder& d) {
     std::vector<int32_t> experts;
     for (int64_t i = 0; i < case_.model.num_hidden_layers; ++i) {
-      const auto e = gather_vector(d.chosen_experts(i), true);
+      const auto e = gather_vector(d.topk_indices(i), true);
       experts.insert(experts.end(), e.begin(), e.end());
     }
     report_.compare_exact("top_experts", bounds_.other_choices, experts, expected_.ints("pesc.top_experts"),
@@ -246,7 +246,7 @@ class Check {
   std::vector<float> weights_of(Decoder& d) {
     std::vector<float> weights;
     for (int64_t i = 0; i < case_.model.num_hidden_layers; ++i) {
-      const auto w = gather_vector(d.chosen_weights(i), true);
+      const auto w = gather_vector(d.topk_weights(i), true);
       weights.insert(weights.end(), w.begin(), w.end());
     }
     return weights;
@@ -272,10 +272,10 @@ class Check {
         compare_tensors("grad", "grad.", bounds_.gradients,
                         assemble(world(), d, [](const Parameter& p) { return p.grad; }));
       }
-      double balance = 0;
-      for (const float b : d.balance_losses()) balance += b;
+      double aux_loss = 0;
+      for (const float b : d.aux_losses()) aux_loss += b;
       const double got[] = {sum_over_dp(d.take_loss_sum()) / static_cast<double>(supervised_),
-                            balance / static_cast<double>(case_.model.num_hidden_layers), norm};
+                            aux_loss / static_cast<double>(case_.model.num_hidden_layers), norm};
       for (size_t i = 0; i < 3; ++i) {
         report_.compare(kNames[i], i == 2 ? bounds_.norm : bounds_.curve, {static_cast<float>(got[i])},
                         {want[static_cast<size_t>(step) * 3 + i]}, str_cat("step ", step));
@@ -306,7 +306,7 @@ int run(int argc, char** argv) {
   const auto world = session.world();
   try {
     Arguments arguments;
-    together(*world, [&] { arguments = parse(argc, argv); });
+    run_collectively(*world, [&] { arguments = parse(argc, argv); });
     const HostPlacement place =
         place_rank_on_host(session.cores(), session.local_rank(), session.local_size(), arguments.threads);
     Device device{.threads = place.threads};
@@ -318,14 +318,14 @@ int run(int argc, char** argv) {
     int64_t wrong = 0;
     for (const std::string& folder : arguments.folders) {
       std::unique_ptr<Files> files;
-      together(*world, [&] { files = std::make_unique<Files>(folder, arguments, world->size()); });
+      run_collectively(*world, [&] { files = std::make_unique<Files>(folder, arguments, world->size()); });
       if (world->rank() == 0 && arguments.folders.size() > 1) std::printf("%s\n", folder.c_str());
       Check check(gpus ? *gpus : *world, arguments, *files, device);
       wrong |= check.run() ? 0 : 1;
     }
     return static_cast<int>(world->host_all_gather(std::span(&wrong, 1)).front());
   } catch (const AgreedError& e) {
-    if (e.speaker) std::fprintf(stderr, "golden_check: %s\n", e.what());
+    if (e.reporting) std::fprintf(stderr, "golden_check: %s\n", e.what());
     return static_cast<int>(e.code());
   } catch (const Error& e) {
     std::fprintf(stderr, "golden_check: rank %d: %s\n", world->rank(), e.what());

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Writes the data of the quick start: instruction rows in three domains, and the plain text of its base model.
 
-    generate.py --out DIR             train.jsonl and heldout-{text,programs,arithmetic}.jsonl
+    generate.py --out DIR             train.jsonl and eval-{text,programs,arithmetic}.jsonl
     generate.py --out DIR --pretrain  also pretrain.jsonl (rows of `corpus`) and tokenizer.txt for spm_train
 
 Instruction rows have the published form {"instruction": system, "conversation": [{"input", "output"}], "dataset"}.
 The same seed gives the same bytes on any Python from 3.9 on. Held-out rows are drawn first; a training row or a
-sentence of the plain text with the core of a held-out row (see tasks.py) is drawn again, and the finished files are
+sentence of the plain text with the core of an eval row (see tasks.py) is drawn again, and the finished files are
 checked: no held-out input stands in the training rows or the plain text, no program to be written or read either.
 """
 
@@ -39,17 +39,17 @@ def row(draw, domain, question, answer):
     return {"instruction": system, "conversation": [{"input": question, "output": answer}], "dataset": domain}
 
 
-def instruction_rows(seed, held_out_count, train_count):
-    """Returns ({domain: held-out rows}, training rows, held-out cores)."""
-    held_out, train, cores = {}, [], set()
+def instruction_rows(seed, eval_count, train_count):
+    """Returns ({domain: eval rows}, training rows, held-out cores)."""
+    eval_rows, train, cores = {}, [], set()
     for domain in DOMAINS:
         draw = Draw("%d held-out %s" % (seed, domain))
-        held_out[domain] = []
-        while len(held_out[domain]) < held_out_count:
+        eval_rows[domain] = []
+        while len(eval_rows[domain]) < eval_count:
             question, answer, core = weighted(draw, DOMAINS[domain])(draw)
             if core not in cores:
                 cores.add(core)
-                held_out[domain].append(row(draw, domain, question, answer))
+                eval_rows[domain].append(row(draw, domain, question, answer))
     for domain in DOMAINS:
         draw = Draw("%d train %s" % (seed, domain))
         kept = 0
@@ -59,26 +59,26 @@ def instruction_rows(seed, held_out_count, train_count):
                 train.append(row(draw, domain, question, answer))
                 kept += 1
     Draw("%d order" % seed).shuffle(train)
-    return held_out, train, cores
+    return eval_rows, train, cores
 
 
 class Leak(Exception):
     """Something that should not be there stands in the training rows or the plain text."""
 
 
-def check(held_out, train, texts, cores):
-    """Raises Leak where a held-out row leaked, or the plain text holds the prompt template."""
+def check(eval_rows, train, texts, cores):
+    """Raises Leak where an eval row leaked, or the plain text holds the prompt template."""
     def refuse(found, what):
         if found:
             raise Leak(what)
 
     seen = {turn["input"] for r in train for turn in r["conversation"]}
     plain = "\n\n".join(texts) + "\n"
-    for rows in held_out.values():
+    for rows in eval_rows.values():
         for r in rows:
             turn = r["conversation"][0]
-            refuse(turn["input"] in seen, "held-out question in the training rows: " + turn["input"])
-            refuse(turn["input"] in plain, "held-out question in the plain text: " + turn["input"])
+            refuse(turn["input"] in seen, "eval question in the training rows: " + turn["input"])
+            refuse(turn["input"] in plain, "eval question in the plain text: " + turn["input"])
     for core in cores:
         for end in ("\n", "  #") if "(" in core or "[" in core else ():
             refuse(core + end in plain, "held-out program in the plain text: " + core)
@@ -120,27 +120,27 @@ def main():
     parser.add_argument("--out", required=True, help="folder to write into (made if missing)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--train", type=int, default=5000, help="training rows per domain")
-    parser.add_argument("--held-out", type=int, default=100, help="held-out rows per domain")
+    parser.add_argument("--eval", type=int, default=100, help="eval rows per domain")
     parser.add_argument("--pretrain", action="store_true", help="also write pretrain.jsonl and tokenizer.txt")
     parser.add_argument("--characters", type=int, default=24000000, help="characters of plain text")
     options = parser.parse_args()
 
-    held_out, train, cores = instruction_rows(options.seed, options.held_out, options.train)
+    eval_rows, train, cores = instruction_rows(options.seed, options.eval, options.train)
     texts = []
     if options.pretrain:
         texts = list(documents(Draw("%d plain" % options.seed), options.characters, weighted, cores))
-    check(held_out, train, texts, cores)
+    check(eval_rows, train, texts, cores)
 
     os.makedirs(options.out, exist_ok=True)
     to_json = lambda r: json.dumps(r, ensure_ascii=True)
     write_lines(os.path.join(options.out, "train.jsonl"), map(to_json, train))
-    for domain, rows in held_out.items():
-        write_lines(os.path.join(options.out, "heldout-%s.jsonl" % domain), map(to_json, rows))
+    for domain, rows in eval_rows.items():
+        write_lines(os.path.join(options.out, "eval-%s.jsonl" % domain), map(to_json, rows))
     if options.pretrain:
         write_lines(os.path.join(options.out, "pretrain.jsonl"), (to_json({"corpus": text}) for text in texts))
         write_lines(os.path.join(options.out, "tokenizer.txt"), tokenizer_lines(texts, train))
     print("%d training rows, %d held out, %d documents of plain text in %s"
-          % (len(train), sum(map(len, held_out.values())), len(texts), options.out), file=sys.stderr)
+          % (len(train), sum(map(len, eval_rows.values())), len(texts), options.out), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -172,7 +172,7 @@ FACTS = [(2, opposites), (2, kinds), (3, spellings)]
 TOPICS = [(7, [(1, about_a_list)], " ", 100), (3, FACTS, " ", 200), (5, SUMS, " ", 200), (6, CODE, "\n", 150)]
 
 
-def documents(draw, characters, weighted, held_out):
+def documents(draw, characters, weighted, eval_rows):
     """Yields documents of one topic each until `characters` have been written."""
     topics = [(topic[0], topic) for topic in TOPICS]
     written = 0
@@ -181,7 +181,7 @@ def documents(draw, characters, weighted, held_out):
         text = ""
         while len(text) < least:
             sentence, core = weighted(draw, forms)(draw)
-            if core in held_out:
+            if core in eval_rows:
                 continue
             text += (joint if text else "") + sentence
         written += len(text)

@@ -11,12 +11,12 @@ def main():
     before, after = (json.load(open(path, encoding="utf-8")) for path in sys.argv[1:])
     names = sorted(after["datasets"])
     print()
-    print(f"{'domain':<12} {'held-out loss':>19} {'exact match':>19} {'rows':>6}")
+    print(f"{'domain':<12} {'eval loss':>19} {'exact match':>19} {'rows':>6}")
     print(f"{'':<12} {'before':>9} {'after':>9} {'before':>9} {'after':>9}")
     lines = [(name, before["datasets"][name], after["datasets"][name]) for name in names]
     for name, b, a in lines + [("total", before["total"], after["total"])]:
         print(
-            f"{name:<12} {b['held_out_loss']:>9.3f} {a['held_out_loss']:>9.3f} "
+            f"{name:<12} {b['eval_loss']:>9.3f} {a['eval_loss']:>9.3f} "
             f"{b['exact_match']:>9.3f} {a['exact_match']:>9.3f} {a['rows']:>6}"
         )
     mean = sum(after["datasets"][n]["exact_match"] for n in names) / len(names)

@@ -1,7 +1,7 @@
 """Instruction rows of the quick start: three domains, each a list of (weight, task).
 
 A task takes a `Draw` and returns (input, output, core). `core` names what must not be shared between training and
-held-out rows beyond the row itself: a list of words, a problem's numbers in their setting, a whole program. Two rows
+eval rows beyond the row itself: a list of words, a problem's numbers in their setting, a whole program. Two rows
 with equal cores are on the same side of the split.
 """
 

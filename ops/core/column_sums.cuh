@@ -43,7 +43,7 @@ static __global__ void add_column_runs(const float* partial, int64_t runs, int64
 template <int N, class Term>
 void add_column_sums(Stream& stream, const Term& term, int64_t rows, int64_t cols, float* out) {
   if (rows == 0 || cols == 0) return;
-  const int64_t most = std::min<int64_t>(256, Queue::kWorkspaceBytes / int64_t{sizeof(float)} / cols);
+  const int64_t most = std::min<int64_t>(256, CudaStream::kWorkspaceBytes / int64_t{sizeof(float)} / cols);
   PESC_CHECK(most >= 1, "sums of ", cols, " columns");
   const int64_t run = std::max(kSumRows, (rows + most - 1) / most);
   const int64_t runs = (rows + run - 1) / run;

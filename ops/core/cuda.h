@@ -17,24 +17,24 @@ enum class DeviceKind { kCpu, kCuda };
 // Which of cuBLASLt's kernels a BF16 GEMM on a GPU takes: the first of its heuristic, or the fastest of a
 // few, which are timed at the first GEMM of a shape and kept. Every kernel is deterministic; which one is
 // fastest may differ from run to run.
-enum class KernelChoice { kFirst, kTimed };
+enum class KernelChoice { kFirst, kAutotuned };
 
 struct Device {
   DeviceKind kind = DeviceKind::kCpu;
   int index = 0;    // CUDA device ordinal
   int threads = 1;  // CPU: threads that the operations of this rank may use
-  KernelChoice products = KernelChoice::kFirst;
+  KernelChoice kernel_choice = KernelChoice::kFirst;
 };
 
 namespace cuda {
 
-// Device memory of a queue besides its arenas: the workspace of cuBLASLt.
-inline constexpr int64_t kQueueBytes = int64_t{32} << 20;
+// Device memory of a stream besides its arenas: the workspace of cuBLASLt.
+inline constexpr int64_t kCudaStreamBytes = int64_t{32} << 20;
 // Left free for the kernels that the driver and the libraries load after the arenas are allocated.
 inline constexpr int64_t kLibraryBytes = int64_t{256} << 20;
 
-// A cudaStream_t and what belongs to it: ops/core/queue.h.
-struct Queue;
+// A cudaStream_t and what belongs to it: ops/core/stream_cuda.h.
+struct CudaStream;
 
 // The oldest compute capability that pesc runs on (bf16 arithmetic).
 inline constexpr int kMinimumMajor = 8;
@@ -68,42 +68,42 @@ void check_kernels(int index, const DeviceInfo& info, Kernels kernels);
 // Throws UsageError with the text of too_little_memory and what to do about it.
 [[noreturn]] void refuse_memory(int index, const DeviceInfo& info, const std::string& what, int64_t bytes);
 
-// Opens a queue on the device. Throws as device_info does.
-[[nodiscard]] std::shared_ptr<Queue> open(const Device& device);
-void synchronize(Queue& queue);
+// Opens a stream on the device. Throws as device_info does.
+[[nodiscard]] std::shared_ptr<CudaStream> open(const Device& device);
+void synchronize(CudaStream& cuda_stream);
 
-// Opens a queue on the device of `queue` for collectives, copies and small kernels, with a workspace of
-// kQueueBytes but without cuBLASLt. It has the higher priority: where both have work waiting, its work starts
-// first.
-[[nodiscard]] std::shared_ptr<Queue> open_beside(const Queue& queue);
-// Makes `queue` wait for all work enqueued on `other` so far. The host does not block.
-void follow(Queue& queue, Queue& other);
-// See StreamMark in ops/core/device.h.
-struct Mark;
-[[nodiscard]] std::shared_ptr<Mark> new_mark(const Queue& queue);
-void set(Mark& mark, Queue& queue);
-void hold(Queue& queue, const Mark& mark);
+// Opens a stream on the device of `stream` for collectives, copies and small kernels, with a workspace of
+// kCudaStreamBytes but without cuBLASLt. It has the higher priority: where both have work waiting, its work
+// starts first.
+[[nodiscard]] std::shared_ptr<CudaStream> open_comm_stream(const CudaStream& cuda_stream);
+// Makes `stream` wait for all work enqueued on `other` so far. The host does not block.
+void wait_stream(CudaStream& cuda_stream, CudaStream& other);
+// See Event in ops/core/device.h.
+struct Event;
+[[nodiscard]] std::shared_ptr<Event> new_event(const CudaStream& cuda_stream);
+void record_event(Event& event, CudaStream& cuda_stream);
+void wait_event(CudaStream& cuda_stream, const Event& event);
 
-// The first records a timed event on the queue. The second waits for the last such event, returns the seconds
-// between each two successive ones, and forgets them all.
-void stamp(Queue& queue);
-[[nodiscard]] std::vector<double> stamp_intervals(Queue& queue);
+// The first records a timed event on the stream. The second waits for the last such event, returns the
+// seconds between each two successive ones, and forgets them all.
+void record_timing_event(CudaStream& cuda_stream);
+[[nodiscard]] std::vector<double> timing_intervals(CudaStream& cuda_stream);
 // NVTX ranges for profilers, on the host's time line.
 void push_range(const char* name);
 void pop_range();
 
 // See ops/core/device.h.
-void start_host_copy(Queue& queue, const Tensor& from);
-void finish_host_copy(Queue& queue, void* to);
+void start_host_copy(CudaStream& cuda_stream, const Tensor& from);
+void finish_host_copy(CudaStream& cuda_stream, void* to);
 
-// While the host waits for a queue, check() is called about ten times a second; it throws to end a wait for a
-// collective that has failed or takes too long. One watcher per queue.
+// While the host waits for a stream, check() is called about ten times a second; it throws to end a wait for
+// a collective that has failed or takes too long. One watcher per stream.
 class Watcher {
  public:
   virtual ~Watcher() = default;
   virtual void check(double seconds_waited) = 0;
 };
-void watch(Queue& queue, std::shared_ptr<Watcher> watcher);
+void watch(CudaStream& cuda_stream, std::shared_ptr<Watcher> watcher);
 
 // Zeroed device memory. Throws UsageError with the figures when the device has too little free memory; `what`
 // names the buffer in the message.
@@ -111,8 +111,8 @@ void watch(Queue& queue, std::shared_ptr<Watcher> watcher);
 void release(int index, void* memory) noexcept;
 
 // See copy_to_host and copy_from_host in ops/core/device.h. On the host the rows are packed.
-void copy_to_host(Queue& queue, const Tensor& from, void* to);
-void copy_from_host(Queue& queue, const void* from, const Tensor& to);
+void copy_to_host(CudaStream& cuda_stream, const Tensor& from, void* to);
+void copy_from_host(CudaStream& cuda_stream, const void* from, const Tensor& to);
 
 // Page-locked host memory. Throws UsageError when the host has too little; `what` names the buffer.
 [[nodiscard]] void* host_allocate(int index, const std::string& what, int64_t bytes);
@@ -121,15 +121,15 @@ void host_release(void* memory) noexcept;
 // See HostCopies in ops/core/device.h.
 struct Copies;
 [[nodiscard]] std::shared_ptr<Copies> open_copies(int index);
-void follow(Copies& copies, Queue& queue);
+void wait_stream(Copies& copies, CudaStream& cuda_stream);
 void enqueue_copy(Copies& copies, const Tensor& from, void* to);
 void end_copies(Copies& copies);
-void hold(Queue& queue, Copies& copies);
-void wait(Copies& copies);
+void wait_copies(CudaStream& cuda_stream, Copies& copies);
+void synchronize(Copies& copies);
 
 // Enqueues a copy of `bytes` of host memory to device memory `to`. `from` may be overwritten as soon as the
 // call returns.
-void upload(Queue& queue, const void* from, void* to, int64_t bytes);
+void upload(CudaStream& cuda_stream, const void* from, void* to, int64_t bytes);
 
 }  // namespace cuda
 }  // namespace pesc

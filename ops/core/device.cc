@@ -24,36 +24,36 @@ void copy_rows(const Tensor& from, void* to) {
 }  // namespace
 
 Stream::Stream(Device device) : device_(device) {
-  if (device.kind == DeviceKind::kCuda) queue_ = cuda::open(device);
+  if (device.kind == DeviceKind::kCuda) cuda_stream_ = cuda::open(device);
 }
 
 void Stream::synchronize() {
-  if (on_cuda()) cuda::synchronize(*queue_);
+  if (on_cuda()) cuda::synchronize(*cuda_stream_);
 }
 
-void Stream::open_communication() {
-  if (!on_cuda() || communication_ != nullptr) return;
-  communication_ = std::make_shared<Stream>(*this);
-  communication_->clock_.reset();
-  communication_->queue_ = cuda::open_beside(*queue_);
+void Stream::open_comm_stream() {
+  if (!on_cuda() || comm_stream_ != nullptr) return;
+  comm_stream_ = std::make_shared<Stream>(*this);
+  comm_stream_->clock_.reset();
+  comm_stream_->cuda_stream_ = cuda::open_comm_stream(*cuda_stream_);
 }
 
-void Stream::follow(Stream& other) {
-  if (queue_ == other.queue_) return;
+void Stream::wait_stream(Stream& other) {
+  if (cuda_stream_ == other.cuda_stream_) return;
   const PhaseScope phase(*this, Phase::kCommunication);
-  cuda::follow(*queue_, *other.queue_);
+  cuda::wait_stream(*cuda_stream_, *other.cuda_stream_);
 }
 
-void StreamMark::set(Stream& stream) {
+void Event::record(Stream& stream) {
   if (!stream.on_cuda()) return;
-  if (mark_ == nullptr) mark_ = cuda::new_mark(stream.queue());
-  cuda::set(*mark_, stream.queue());
+  if (event_ == nullptr) event_ = cuda::new_event(stream.cuda_stream());
+  cuda::record_event(*event_, stream.cuda_stream());
 }
 
-void StreamMark::hold(Stream& stream) const {
-  if (mark_ == nullptr) return;
+void Event::wait(Stream& stream) const {
+  if (event_ == nullptr) return;
   const PhaseScope phase(stream, Phase::kCommunication);
-  cuda::hold(stream.queue(), *mark_);
+  cuda::wait_event(stream.cuda_stream(), *event_);
 }
 
 void Stream::start_clock(Phase first) {
@@ -64,7 +64,7 @@ void Stream::start_clock(Phase first) {
 void Stream::enter(Phase phase) {
   if (clock_ == nullptr) return;
   clock_->phases.push_back(phase);
-  if (on_cuda()) return cuda::stamp(*queue_);
+  if (on_cuda()) return cuda::record_timing_event(*cuda_stream_);
   clock_->times.push_back(std::chrono::steady_clock::now());
 }
 
@@ -76,7 +76,7 @@ std::array<double, kPhases> Stream::stop_clock() {
   enter(Phase::kElementwise);
   std::vector<double> seconds;
   if (on_cuda()) {
-    seconds = cuda::stamp_intervals(*queue_);
+    seconds = cuda::timing_intervals(*cuda_stream_);
   } else {
     for (size_t i = 1; i < clock_->times.size(); ++i)
       seconds.push_back(std::chrono::duration<double>(clock_->times[i] - clock_->times[i - 1]).count());
@@ -109,11 +109,11 @@ PhaseScope::~PhaseScope() {
 }
 
 void start_host_copy(Stream& stream, const Tensor& from) {
-  if (stream.on_cuda()) cuda::start_host_copy(stream.queue(), from);
+  if (stream.on_cuda()) cuda::start_host_copy(stream.cuda_stream(), from);
 }
 
 void finish_host_copy(Stream& stream, const Tensor& from, void* to) {
-  if (stream.on_cuda()) return cuda::finish_host_copy(stream.queue(), to);
+  if (stream.on_cuda()) return cuda::finish_host_copy(stream.cuda_stream(), to);
   copy_to_host(stream, from, to);
 }
 
@@ -127,10 +127,10 @@ void host_release(const Device& device, void* memory) noexcept {
   ::operator delete(memory, kHostAlignment);
 }
 
-void HostCopies::follow(Stream& stream) {
+void HostCopies::wait_stream(Stream& stream) {
   if (!stream.on_cuda()) return;
   if (copies_ == nullptr) copies_ = cuda::open_copies(stream.device().index);
-  cuda::follow(*copies_, stream.queue());
+  cuda::wait_stream(*copies_, stream.cuda_stream());
 }
 
 void HostCopies::copy(const Tensor& from, void* to) {
@@ -142,16 +142,16 @@ void HostCopies::end() {
   if (copies_ != nullptr) cuda::end_copies(*copies_);
 }
 
-void HostCopies::hold(Stream& stream) {
-  if (copies_ != nullptr) cuda::hold(stream.queue(), *copies_);
+void HostCopies::wait(Stream& stream) {
+  if (copies_ != nullptr) cuda::wait_copies(stream.cuda_stream(), *copies_);
 }
 
-void HostCopies::wait() {
-  if (copies_ != nullptr) cuda::wait(*copies_);
+void HostCopies::synchronize() {
+  if (copies_ != nullptr) cuda::synchronize(*copies_);
 }
 
 void copy_to_host(Stream& stream, const Tensor& from, void* to) {
-  if (stream.on_cuda()) return cuda::copy_to_host(stream.queue(), from, to);
+  if (stream.on_cuda()) return cuda::copy_to_host(stream.cuda_stream(), from, to);
   copy_rows(from, to);
 }
 
@@ -165,7 +165,7 @@ void copy_to_host(Stream& stream, const Tensor& from, std::vector<float>& to) {
 }
 
 void copy_from_host(Stream& stream, const void* from, const Tensor& to) {
-  if (stream.on_cuda()) return cuda::copy_from_host(stream.queue(), from, to);
+  if (stream.on_cuda()) return cuda::copy_from_host(stream.cuda_stream(), from, to);
   const int64_t width = to.cols * dtype_bytes(to.dtype);
   if (width == 0) return;
   for (int64_t r = 0; r < to.rows; ++r)

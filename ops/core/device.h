@@ -25,18 +25,18 @@ class Stream {
   explicit Stream(Device device);
   [[nodiscard]] const Device& device() const { return device_; }
   [[nodiscard]] int threads() const { return device_.threads; }
-  [[nodiscard]] bool on_cuda() const { return queue_ != nullptr; }
-  [[nodiscard]] cuda::Queue& queue() const { return *queue_; }  // on_cuda() only
+  [[nodiscard]] bool on_cuda() const { return cuda_stream_ != nullptr; }
+  [[nodiscard]] cuda::CudaStream& cuda_stream() const { return *cuda_stream_; }  // on_cuda() only
   void synchronize();
 
   // Opens a second stream on which collectives run concurrently with this one's kernels. On the CPU this does
-  // nothing. communication() returns this stream itself on the CPU, and on a GPU before open_communication().
-  void open_communication();
-  [[nodiscard]] Stream& communication() { return communication_ != nullptr ? *communication_ : *this; }
+  // nothing. comm_stream() returns this stream itself on the CPU, and on a GPU before open_comm_stream().
+  void open_comm_stream();
+  [[nodiscard]] Stream& comm_stream() { return comm_stream_ != nullptr ? *comm_stream_ : *this; }
   // Makes this stream wait for all work enqueued on `other` so far (cudaStreamWaitEvent). The host does not
   // block. The time that this stream then idles counts as Phase::kCommunication. Does nothing where both are
   // the same stream.
-  void follow(Stream& other);
+  void wait_stream(Stream& other);
 
   // Time per phase, for benchmarks, from start_clock to stop_clock. stop_clock waits for the enqueued work.
   void start_clock(Phase first);
@@ -50,9 +50,9 @@ class Stream {
     std::vector<std::chrono::steady_clock::time_point> times;  // CPU
   };
   Device device_;
-  std::shared_ptr<cuda::Queue> queue_;
+  std::shared_ptr<cuda::CudaStream> cuda_stream_;
   std::shared_ptr<PhaseClock> clock_;
-  std::shared_ptr<Stream> communication_;
+  std::shared_ptr<Stream> comm_stream_;
 };
 
 // Work enqueued while the scope lives counts as `phase`; an inner scope's work counts as the inner phase.
@@ -72,16 +72,16 @@ class PhaseScope {
 
 // A point in the work of one stream that other streams can wait for (cudaEvent). It may be recorded again; a
 // wait is for the latest recording. On the CPU, and before the first recording, waiting does nothing.
-class StreamMark {
+class Event {
  public:
   // Records the point after all work enqueued on `stream` so far.
-  void set(Stream& stream);
+  void record(Stream& stream);
   // Makes `stream` wait for the recorded point. The host does not block; the idle time counts as in
-  // Stream::follow.
-  void hold(Stream& stream) const;
+  // Stream::wait_stream.
+  void wait(Stream& stream) const;
 
  private:
-  std::shared_ptr<cuda::Mark> mark_;
+  std::shared_ptr<cuda::Event> event_;
 };
 
 // start_host_copy enqueues a copy of `from` to pinned host memory, after the work enqueued on `stream` so far
@@ -99,21 +99,21 @@ void host_release(const Device& device, void* memory) noexcept;
 // Asynchronous copies of many tensors to memory of host_allocate, on a CUDA stream of their own. Call in this
 // order:
 //
-//   follow(stream)   the copies wait for the work enqueued on `stream` so far
-//   copy(from, to)   enqueues one copy; on the CPU it is complete when it returns
-//   end()            marks the end of the round, after the last copy
-//   hold(stream)     work enqueued on `stream` from now on waits for the copies, so that it may overwrite the
-//                    tensors; the host does not block
-//   wait()           blocks the host until the copies are in `to`
+//   wait_stream(stream)   the copies wait for the work enqueued on `stream` so far
+//   copy(from, to)        enqueues one copy; on the CPU it is complete when it returns
+//   end()                 marks the end of the round, after the last copy
+//   wait(stream)          work enqueued on `stream` from now on waits for the copies, so that it may
+//                         overwrite the tensors; the host does not block
+//   synchronize()         blocks the host until the copies are in `to`
 //
-// copy, end and wait may be called by another thread than follow and hold. One round at a time.
+// copy, end and synchronize may be called by another thread than wait_stream and wait. One round at a time.
 class HostCopies {
  public:
-  void follow(Stream& stream);
+  void wait_stream(Stream& stream);
   void copy(const Tensor& from, void* to);
   void end();
-  void hold(Stream& stream);
-  void wait();
+  void wait(Stream& stream);
+  void synchronize();
 
  private:
   std::shared_ptr<cuda::Copies> copies_;  // null on the CPU

@@ -2,7 +2,7 @@
 // architectures, so that one of them answers for all.
 #include <cuda_runtime.h>
 
-#include "ops/core/queue.h"
+#include "ops/core/stream_cuda.h"
 
 namespace pesc::cuda {
 namespace {

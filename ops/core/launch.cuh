@@ -15,7 +15,7 @@
 
 #include "ops/core/arena.h"
 #include "ops/core/check.h"
-#include "ops/core/queue.h"
+#include "ops/core/stream_cuda.h"
 #include "ops/core/tensor.h"
 
 namespace pesc::cuda {
@@ -152,7 +152,7 @@ template <class T>
 [[nodiscard]] T* upload(Stream& stream, std::span<const T> values, Arena& scratch) {
   const auto bytes = static_cast<int64_t>(values.size_bytes());
   void* to = scratch.allocate(1, bytes, DType::kU8).data;
-  upload(stream.queue(), values.data(), to, bytes);
+  upload(stream.cuda_stream(), values.data(), to, bytes);
   return static_cast<T*>(to);
 }
 

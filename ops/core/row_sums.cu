@@ -10,7 +10,7 @@
 namespace pesc::cuda {
 namespace {
 
-// Positions sorted at one time: 16 bytes each, and the sort's own memory, in the queue's workspace.
+// Positions sorted at one time: 16 bytes each, and the sort's own memory, in the stream's workspace.
 constexpr int64_t kAtOnce = int64_t{1} << 20;
 constexpr int64_t kAlign = 256;
 
@@ -64,7 +64,7 @@ Sorted sort_positions(Stream& stream, const int32_t* index, int64_t n, int64_t f
                                            static_cast<int>(n), 0, bits, stream_of(stream));
   };
   PESC_CUDA(sort(nullptr));
-  PESC_CHECK(4 * stride + static_cast<int64_t>(bytes) <= Queue::kWorkspaceBytes, "sorting ", n,
+  PESC_CHECK(4 * stride + static_cast<int64_t>(bytes) <= CudaStream::kWorkspaceBytes, "sorting ", n,
              " rows takes ", bytes, " bytes");
   PESC_CUDA(sort(memory + 4 * stride));
   return {array(1), array(3)};

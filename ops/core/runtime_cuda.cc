@@ -1,11 +1,11 @@
-// Devices, memory, copies and queues on CUDA's runtime: see ops/core/cuda.h.
+// Devices, memory, copies and streams on CUDA's runtime: see ops/core/cuda.h.
 #include <nvtx3/nvToolsExt.h>
 
 #include <chrono>
 #include <cstring>
 #include <thread>
 
-#include "ops/core/queue.h"
+#include "ops/core/stream_cuda.h"
 
 namespace pesc::cuda {
 namespace {
@@ -29,7 +29,7 @@ void use(int index) {
 // Waits until query() is no longer cudaErrorNotReady. With a watcher the host polls, so that a collective
 // whose peers never come does not hold it for ever: spinning first, then yielding the core, then sleeping.
 template <class Query>
-void poll(const Queue& queue, Query query) {
+void poll(const CudaStream& cuda_stream, Query query) {
   constexpr auto kYieldAfter = std::chrono::microseconds(50);
   constexpr auto kSleepAfter = std::chrono::milliseconds(20);
   constexpr auto kAskEvery = std::chrono::milliseconds(100);
@@ -41,7 +41,7 @@ void poll(const Queue& queue, Query query) {
     const auto now = std::chrono::steady_clock::now();
     if (now - asked > kAskEvery) {
       asked = now;
-      queue.watcher->check(std::chrono::duration<double>(now - start).count());
+      cuda_stream.watcher->check(std::chrono::duration<double>(now - start).count());
     }
     if (now - start > kSleepAfter) {
       std::this_thread::sleep_for(std::chrono::microseconds(100));
@@ -51,9 +51,9 @@ void poll(const Queue& queue, Query query) {
   }
 }
 
-void wait_for(const Queue& queue, cudaEvent_t event) {
-  if (queue.watcher == nullptr) return PESC_CUDA(cudaEventSynchronize(event));
-  poll(queue, [event] { return cudaEventQuery(event); });
+void wait_for(const CudaStream& cuda_stream, cudaEvent_t event) {
+  if (cuda_stream.watcher == nullptr) return PESC_CUDA(cudaEventSynchronize(event));
+  poll(cuda_stream, [event] { return cudaEventQuery(event); });
 }
 
 }  // namespace
@@ -128,45 +128,47 @@ DeviceInfo device_info(int index) {
   return info;
 }
 
-std::shared_ptr<Queue> open(const Device& device) {
+std::shared_ptr<CudaStream> open(const Device& device) {
   const int index = device.index;
   const DeviceInfo info = device_info(index);
-  auto queue = std::make_shared<Queue>();
-  queue->index = index;
-  queue->products = device.products;
-  queue->multiprocessors = info.multiprocessors;
-  PESC_CUDA(cudaStreamCreateWithFlags(&queue->stream, cudaStreamNonBlocking));
-  PESC_CUDA(cudaStreamCreateWithFlags(&queue->side, cudaStreamNonBlocking));
-  for (cudaEvent_t* event : {&queue->copy_ready, &queue->copy_done})
+  auto cuda_stream = std::make_shared<CudaStream>();
+  cuda_stream->index = index;
+  cuda_stream->kernel_choice = device.kernel_choice;
+  cuda_stream->multiprocessors = info.multiprocessors;
+  PESC_CUDA(cudaStreamCreateWithFlags(&cuda_stream->stream, cudaStreamNonBlocking));
+  PESC_CUDA(cudaStreamCreateWithFlags(&cuda_stream->side, cudaStreamNonBlocking));
+  for (cudaEvent_t* event : {&cuda_stream->copy_ready, &cuda_stream->copy_done})
     PESC_CUDA(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
-  PESC_CUDA(cublasLtCreate(&queue->blas));
-  queue->workspace = allocate(index, "the products' workspace", Queue::kWorkspaceBytes);
-  queue->open_staging();
-  return queue;
+  PESC_CUDA(cublasLtCreate(&cuda_stream->blas));
+  cuda_stream->workspace = allocate(index, "the GEMMs' workspace", CudaStream::kWorkspaceBytes);
+  cuda_stream->open_staging();
+  return cuda_stream;
 }
 
-void synchronize(Queue& queue) {
-  if (queue.watcher == nullptr) return PESC_CUDA(cudaStreamSynchronize(queue.stream));
-  poll(queue, [&queue] { return cudaStreamQuery(queue.stream); });
+void synchronize(CudaStream& cuda_stream) {
+  if (cuda_stream.watcher == nullptr) return PESC_CUDA(cudaStreamSynchronize(cuda_stream.stream));
+  poll(cuda_stream, [&cuda_stream] { return cudaStreamQuery(cuda_stream.stream); });
 }
 
-void stamp(Queue& queue) {
-  if (queue.stamps_used == queue.stamps.size()) {
-    queue.stamps.push_back(nullptr);
-    PESC_CUDA(cudaEventCreate(&queue.stamps.back()));
+void record_timing_event(CudaStream& cuda_stream) {
+  if (cuda_stream.timing_events_used == cuda_stream.timing_events.size()) {
+    cuda_stream.timing_events.push_back(nullptr);
+    PESC_CUDA(cudaEventCreate(&cuda_stream.timing_events.back()));
   }
-  PESC_CUDA(cudaEventRecord(queue.stamps[queue.stamps_used++], queue.stream));
+  PESC_CUDA(cudaEventRecord(cuda_stream.timing_events[cuda_stream.timing_events_used++], cuda_stream.stream));
 }
 
-std::vector<double> stamp_intervals(Queue& queue) {
+std::vector<double> timing_intervals(CudaStream& cuda_stream) {
   std::vector<double> seconds;
-  if (queue.stamps_used > 0) wait_for(queue, queue.stamps[queue.stamps_used - 1]);
-  for (size_t i = 1; i < queue.stamps_used; ++i) {
+  if (cuda_stream.timing_events_used > 0)
+    wait_for(cuda_stream, cuda_stream.timing_events[cuda_stream.timing_events_used - 1]);
+  for (size_t i = 1; i < cuda_stream.timing_events_used; ++i) {
     float milliseconds = 0;
-    PESC_CUDA(cudaEventElapsedTime(&milliseconds, queue.stamps[i - 1], queue.stamps[i]));
+    PESC_CUDA(
+        cudaEventElapsedTime(&milliseconds, cuda_stream.timing_events[i - 1], cuda_stream.timing_events[i]));
     seconds.push_back(1e-3 * static_cast<double>(milliseconds));
   }
-  queue.stamps_used = 0;
+  cuda_stream.timing_events_used = 0;
   return seconds;
 }
 
@@ -177,33 +179,33 @@ void pop_range() {
   nvtxRangePop();
 }
 
-void start_host_copy(Queue& queue, const Tensor& from) {
+void start_host_copy(CudaStream& cuda_stream, const Tensor& from) {
   PESC_CHECK(from.contiguous(), "a copy of rows ", from.ld, " apart");
-  queue.copied_bytes = from.bytes();
-  if (queue.copied_bytes == 0) return;
-  if (queue.copied_bytes > queue.copied_capacity) {
-    if (queue.copied != nullptr) PESC_CUDA(cudaFreeHost(queue.copied));
-    queue.copied = nullptr;
+  cuda_stream.copied_bytes = from.bytes();
+  if (cuda_stream.copied_bytes == 0) return;
+  if (cuda_stream.copied_bytes > cuda_stream.copied_capacity) {
+    if (cuda_stream.copied != nullptr) PESC_CUDA(cudaFreeHost(cuda_stream.copied));
+    cuda_stream.copied = nullptr;
     void* pinned = nullptr;
-    PESC_CUDA(cudaHostAlloc(&pinned, static_cast<size_t>(queue.copied_bytes), cudaHostAllocDefault));
-    queue.copied = static_cast<std::byte*>(pinned);
-    queue.copied_capacity = queue.copied_bytes;
+    PESC_CUDA(cudaHostAlloc(&pinned, static_cast<size_t>(cuda_stream.copied_bytes), cudaHostAllocDefault));
+    cuda_stream.copied = static_cast<std::byte*>(pinned);
+    cuda_stream.copied_capacity = cuda_stream.copied_bytes;
   }
-  PESC_CUDA(cudaEventRecord(queue.copy_ready, queue.stream));
-  PESC_CUDA(cudaStreamWaitEvent(queue.side, queue.copy_ready, 0));
-  PESC_CUDA(cudaMemcpyAsync(queue.copied, from.data, static_cast<size_t>(queue.copied_bytes),
-                            cudaMemcpyDeviceToHost, queue.side));
-  PESC_CUDA(cudaEventRecord(queue.copy_done, queue.side));
+  PESC_CUDA(cudaEventRecord(cuda_stream.copy_ready, cuda_stream.stream));
+  PESC_CUDA(cudaStreamWaitEvent(cuda_stream.side, cuda_stream.copy_ready, 0));
+  PESC_CUDA(cudaMemcpyAsync(cuda_stream.copied, from.data, static_cast<size_t>(cuda_stream.copied_bytes),
+                            cudaMemcpyDeviceToHost, cuda_stream.side));
+  PESC_CUDA(cudaEventRecord(cuda_stream.copy_done, cuda_stream.side));
 }
 
-void finish_host_copy(Queue& queue, void* to) {
-  if (queue.copied_bytes == 0) return;
-  wait_for(queue, queue.copy_done);
-  std::memcpy(to, queue.copied, static_cast<size_t>(queue.copied_bytes));
+void finish_host_copy(CudaStream& cuda_stream, void* to) {
+  if (cuda_stream.copied_bytes == 0) return;
+  wait_for(cuda_stream, cuda_stream.copy_done);
+  std::memcpy(to, cuda_stream.copied, static_cast<size_t>(cuda_stream.copied_bytes));
 }
 
-void watch(Queue& queue, std::shared_ptr<Watcher> watcher) {
-  queue.watcher = std::move(watcher);
+void watch(CudaStream& cuda_stream, std::shared_ptr<Watcher> watcher) {
+  cuda_stream.watcher = std::move(watcher);
 }
 
 void* allocate(int index, const std::string& what, int64_t bytes) {
@@ -226,40 +228,42 @@ void release(int index, void* memory) noexcept {
   (void)cudaFree(memory);
 }
 
-void copy_from_host(Queue& queue, const void* from, const Tensor& to) {
+void copy_from_host(CudaStream& cuda_stream, const void* from, const Tensor& to) {
   if (to.size() == 0) return;
   const auto width = static_cast<size_t>(to.cols * dtype_bytes(to.dtype));
   const auto pitch = static_cast<size_t>((to.rows > 1 ? to.ld : to.cols) * dtype_bytes(to.dtype));
   if (pitch == width) {
-    upload(queue, from, to.data, to.bytes());
-    if (to.bytes() <= Queue::kStagingBytes) return;
+    upload(cuda_stream, from, to.data, to.bytes());
+    if (to.bytes() <= CudaStream::kStagingBytes) return;
   } else {
-    synchronize(queue);
+    synchronize(cuda_stream);
     PESC_CUDA(cudaMemcpy2DAsync(to.data, pitch, from, width, width, static_cast<size_t>(to.rows),
-                                cudaMemcpyHostToDevice, queue.stream));
+                                cudaMemcpyHostToDevice, cuda_stream.stream));
   }
-  synchronize(queue);
+  synchronize(cuda_stream);
 }
 
-void upload(Queue& queue, const void* from, void* to, int64_t bytes) {
+void upload(CudaStream& cuda_stream, const void* from, void* to, int64_t bytes) {
   if (bytes == 0) return;
-  if (bytes > Queue::kStagingBytes) {
+  if (bytes > CudaStream::kStagingBytes) {
     // cudaMemcpyAsync from pageable memory waits for the stream by itself, without limit.
-    synchronize(queue);
-    PESC_CUDA(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, queue.stream));
-    synchronize(queue);  // `from` may be pinned, in which case the copy is still to come
+    synchronize(cuda_stream);
+    PESC_CUDA(
+        cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, cuda_stream.stream));
+    synchronize(cuda_stream);  // `from` may be pinned, in which case the copy is still to come
     return;
   }
-  if (queue.staged + bytes > Queue::kStagingBytes) {
-    PESC_CUDA(cudaEventRecord(queue.left[static_cast<size_t>(queue.half)], queue.stream));
-    queue.half = 1 - queue.half;
-    queue.staged = 0;
-    wait_for(queue, queue.left[static_cast<size_t>(queue.half)]);
+  if (cuda_stream.staged + bytes > CudaStream::kStagingBytes) {
+    PESC_CUDA(cudaEventRecord(cuda_stream.left[static_cast<size_t>(cuda_stream.half)], cuda_stream.stream));
+    cuda_stream.half = 1 - cuda_stream.half;
+    cuda_stream.staged = 0;
+    wait_for(cuda_stream, cuda_stream.left[static_cast<size_t>(cuda_stream.half)]);
   }
-  std::byte* place = queue.staging + queue.half * Queue::kStagingBytes + queue.staged;
+  std::byte* place = cuda_stream.staging + cuda_stream.half * CudaStream::kStagingBytes + cuda_stream.staged;
   std::memcpy(place, from, static_cast<size_t>(bytes));
-  PESC_CUDA(cudaMemcpyAsync(to, place, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, queue.stream));
-  queue.staged = (queue.staged + bytes + 255) / 256 * 256;
+  PESC_CUDA(
+      cudaMemcpyAsync(to, place, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, cuda_stream.stream));
+  cuda_stream.staged = (cuda_stream.staged + bytes + 255) / 256 * 256;
 }
 
 }  // namespace pesc::cuda

@@ -13,52 +13,52 @@ int device_count() {
 DeviceInfo device_info(int) {
   refuse();
 }
-std::shared_ptr<Queue> open(const Device&) {
+std::shared_ptr<CudaStream> open(const Device&) {
   refuse();
 }
-void synchronize(Queue&) {
+void synchronize(CudaStream&) {
   refuse();
 }
-std::shared_ptr<Queue> open_beside(const Queue&) {
+std::shared_ptr<CudaStream> open_comm_stream(const CudaStream&) {
   refuse();
 }
-void follow(Queue&, Queue&) {
+void wait_stream(CudaStream&, CudaStream&) {
   refuse();
 }
-std::shared_ptr<Mark> new_mark(const Queue&) {
+std::shared_ptr<Event> new_event(const CudaStream&) {
   refuse();
 }
-void set(Mark&, Queue&) {
+void record_event(Event&, CudaStream&) {
   refuse();
 }
-void hold(Queue&, const Mark&) {
+void wait_event(CudaStream&, const Event&) {
   refuse();
 }
-void stamp(Queue&) {
+void record_timing_event(CudaStream&) {
   refuse();
 }
-std::vector<double> stamp_intervals(Queue&) {
+std::vector<double> timing_intervals(CudaStream&) {
   refuse();
 }
 void push_range(const char*) {}
 void pop_range() {}
-void start_host_copy(Queue&, const Tensor&) {
+void start_host_copy(CudaStream&, const Tensor&) {
   refuse();
 }
-void finish_host_copy(Queue&, void*) {
+void finish_host_copy(CudaStream&, void*) {
   refuse();
 }
-void watch(Queue&, std::shared_ptr<Watcher>) {
+void watch(CudaStream&, std::shared_ptr<Watcher>) {
   refuse();
 }
 void* allocate(int, const std::string&, int64_t) {
   refuse();
 }
 void release(int, void*) noexcept {}
-void copy_to_host(Queue&, const Tensor&, void*) {
+void copy_to_host(CudaStream&, const Tensor&, void*) {
   refuse();
 }
-void copy_from_host(Queue&, const void*, const Tensor&) {
+void copy_from_host(CudaStream&, const void*, const Tensor&) {
   refuse();
 }
 void* host_allocate(int, const std::string&, int64_t) {
@@ -68,7 +68,7 @@ void host_release(void*) noexcept {}
 std::shared_ptr<Copies> open_copies(int) {
   refuse();
 }
-void follow(Copies&, Queue&) {
+void wait_stream(Copies&, CudaStream&) {
   refuse();
 }
 void enqueue_copy(Copies&, const Tensor&, void*) {
@@ -77,13 +77,13 @@ void enqueue_copy(Copies&, const Tensor&, void*) {
 void end_copies(Copies&) {
   refuse();
 }
-void hold(Queue&, Copies&) {
+void wait_copies(CudaStream&, Copies&) {
   refuse();
 }
-void wait(Copies&) {
+void synchronize(Copies&) {
   refuse();
 }
-void upload(Queue&, const void*, void*, int64_t) {
+void upload(CudaStream&, const void*, void*, int64_t) {
   refuse();
 }
 

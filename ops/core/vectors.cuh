@@ -111,8 +111,9 @@ __device__ __forceinline__ void check_index(const char* what, int64_t value, int
 // lost at the next GEMM or reduction on the stream.
 template <class T>
 [[nodiscard]] T* partials(const Stream& stream, int64_t count) {
-  PESC_CHECK(count * static_cast<int64_t>(sizeof(T)) <= Queue::kWorkspaceBytes, count, " partial results");
-  return static_cast<T*>(stream.queue().workspace);
+  PESC_CHECK(count * static_cast<int64_t>(sizeof(T)) <= CudaStream::kWorkspaceBytes, count,
+             " partial results");
+  return static_cast<T*>(stream.cuda_stream().workspace);
 }
 
 }  // namespace pesc::cuda

@@ -6,9 +6,9 @@
 namespace pesc {
 
 void AsyncSaver::start(Communicator& world, Stream& stream, const CheckpointState& state,
-                       std::span<const TrainedTensor> tensors, uint64_t generation) {
+                       std::span<const TrainableTensor> tensors, uint64_t launch_id) {
   PESC_CHECK(!pending(), "step ", state.step, ": the save of step ", save_->step(), " is still in progress");
-  save_.emplace(store_.begin(world, stream, state, tensors, generation));
+  save_.emplace(store_.begin(world, stream, state, tensors, launch_id));
   phase_ = Phase::kWriting;
   std::promise<void> copied;
   copied_ = copied.get_future();
@@ -22,7 +22,7 @@ void AsyncSaver::start(Communicator& world, Stream& stream, const CheckpointStat
 void AsyncSaver::wait_for_copy(Stream& stream) {
   if (!copied_.valid()) return;
   copied_.get();
-  if (save_) save_->hold(stream);
+  if (save_) save_->wait(stream);
 }
 
 std::optional<SaveReport> AsyncSaver::advance(Communicator& world, std::chrono::milliseconds patience) {

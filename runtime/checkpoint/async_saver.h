@@ -36,7 +36,7 @@ class AsyncSaver {
   // Starts a save, on all ranks, without communication. REQUIRES: no tensor changes before wait_for_copy().
   // Throws InternalError while another save is pending: call wait() first.
   void start(Communicator& world, Stream& stream, const CheckpointState& state,
-             std::span<const TrainedTensor> tensors, uint64_t generation);
+             std::span<const TrainableTensor> tensors, uint64_t launch_id);
 
   // Local. After it, work enqueued on `stream` may change the tensors given to start(). Call it before every
   // change of them, such as an optimizer step. Does nothing when no copy is pending.

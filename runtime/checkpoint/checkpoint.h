@@ -20,12 +20,12 @@ namespace proto {
 class Manifest;
 }  // namespace proto
 
-// This rank's piece of one trained parameter and its optimizer state, in device memory: F32 [spec.rows,
+// This rank's piece of one trainable parameter and its optimizer state, in device memory: F32 [spec.rows,
 // spec.cols], any row stride. A tensor without data is neither saved nor loaded. REQUIRES: it then has no
 // data on any rank.
-struct TrainedTensor {
+struct TrainableTensor {
   ShardSpec spec;
-  Tensor value;
+  Tensor master;
   Tensor exp_avg;
   Tensor exp_avg_sq;
 };
@@ -46,7 +46,7 @@ struct CheckpointState {
 struct LoadedCheckpoint {
   std::string directory;
   CheckpointState state;
-  uint64_t generation = 0;
+  uint64_t launch_id = 0;
   int world = 1;      // ranks that saved it
   int64_t bytes = 0;  // of all its shards
   std::shared_ptr<const proto::Manifest> manifest;
@@ -56,7 +56,7 @@ struct LoadedCheckpoint {
 // collective; complete when it returns. Throws DataError, naming the tensor, when one is missing or has
 // another shape; tensors that were loaded before it keep the loaded values.
 void load_checkpoint(FileSystem& files, const LoadedCheckpoint& checkpoint, Stream& stream,
-                     std::span<const TrainedTensor> tensors);
+                     std::span<const TrainableTensor> tensors);
 
 // Throws DataError when the checkpoint belongs to a base model of another digest. The same base under another
 // path is fine: returns a note to log, or nothing.

@@ -1,7 +1,7 @@
 // What a start finds in a run directory, and how it leaves it again when it is refused.
 //
 // Before it is sure that a start may have the directory, it has locked and numbered it, and ranks have left
-// signs of life. A start that is refused puts these back as they were: pesc.lock, pesc.generation,
+// signs of life. A start that is refused puts these back as they were: pesc.lock, pesc.launch_id,
 // heartbeats/, deaths/ and launches.jsonl, and folders that were not there. It touches nothing else.
 #pragma once
 
@@ -15,7 +15,7 @@
 namespace pesc {
 
 inline constexpr const char* kLockFile = "pesc.lock";
-inline constexpr const char* kGenerationFile = "pesc.generation";
+inline constexpr const char* kGenerationFile = "pesc.launch_id";
 
 class FolderBefore {
  public:

@@ -88,9 +88,9 @@ RunIdentity read_run_identity(FileSystem& files, const std::string& run_dir) {
 }
 
 void write_run_identity(FileSystem& files, const std::string& run_dir, const RunIdentity& run,
-                        uint64_t generation) {
+                        uint64_t launch_id) {
   const std::string path = join_path(run_dir, kRunFile);
-  const std::string temporary = str_cat(path, ".new.", generation);
+  const std::string temporary = str_cat(path, ".new.", launch_id);
   const std::string text = to_string(run);
   const auto file = files.create_file(temporary);
   file->append(std::as_bytes(std::span(text)));
@@ -100,12 +100,12 @@ void write_run_identity(FileSystem& files, const std::string& run_dir, const Run
   files.sync_directory(run_dir);
 }
 
-RunIdentity new_run_identity(const proto::Manifest* resumed, uint64_t generation) {
+RunIdentity new_run_identity(const proto::Manifest* resumed, uint64_t launch_id) {
   RunIdentity run;
   run.id = random_id();
   if (resumed == nullptr) return run;
-  if (resumed->run_id().empty() && resumed->launch_id() < generation) {
-    run.unnamed_before = generation;
+  if (resumed->run_id().empty() && resumed->launch_id() < launch_id) {
+    run.unnamed_before = launch_id;
   } else {
     run.from = resumed->run_id();
     run.from_step = resumed->step();

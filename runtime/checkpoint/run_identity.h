@@ -27,13 +27,13 @@ struct RunIdentity {
 // Empty where the directory has none. Throws DataError when the file is damaged, IoError.
 [[nodiscard]] RunIdentity read_run_identity(FileSystem& files, const std::string& run_dir);
 void write_run_identity(FileSystem& files, const std::string& run_dir, const RunIdentity& run,
-                        uint64_t generation);
+                        uint64_t launch_id);
 [[nodiscard]] std::string to_string(const RunIdentity& run);
 [[nodiscard]] RunIdentity parse_run_identity(const std::string& text, const std::string& where);
 
 // The identity of a run that begins in a directory without one, from scratch or from a checkpoint that lay
 // there.
-[[nodiscard]] RunIdentity new_run_identity(const proto::Manifest* resumed, uint64_t generation);
+[[nodiscard]] RunIdentity new_run_identity(const proto::Manifest* resumed, uint64_t launch_id);
 
 // Whether the run may go on from this checkpoint without being asked to: it is its own, or the one that it
 // began from. Without an identity every checkpoint is.

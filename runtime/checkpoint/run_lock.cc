@@ -63,10 +63,10 @@ void write_file(int fd, const std::string& path, const std::string& text) {
   if (n != static_cast<ssize_t>(text.size())) throw io_error("write", path, n < 0 ? errno : ENOSPC);
 }
 
-void write_generation(const std::string& run_dir, uint64_t generation) {
+void write_launch_id(const std::string& run_dir, uint64_t launch_id) {
   FileSystem& files = posix_filesystem();
   const std::string path = join_path(run_dir, kGenerationFile);
-  const std::string text = str_cat(generation, '\n');
+  const std::string text = str_cat(launch_id, '\n');
   const auto file = files.create_file(path + ".new");
   file->append(std::as_bytes(std::span(text)));
   file->sync();
@@ -125,13 +125,13 @@ RunLock RunLock::acquire(const std::string& run_dir, const LockCalls& calls) {
     lock.before_ = std::move(before);
     try {
       lock.before_->read();
-      const uint64_t generation = current_generation(run_dir);
+      const uint64_t launch_id = current_launch_id(run_dir);
       char host[256] = {};
       if (::gethostname(host, sizeof host - 1) != 0) host[0] = '?';
       write_file(fd, path, str_cat("pid ", ::getpid(), " on host ", host, '\n'));
-      lock.generation_ = generation;
-      lock.next_generation();
-      lock.generation_at_start_ = lock.generation_;
+      lock.launch_id_ = launch_id;
+      lock.next_launch_id();
+      lock.generation_at_start_ = lock.launch_id_;
     } catch (const Error&) {
       static_cast<void>(lock.before_->put_back());
       throw;
@@ -146,12 +146,12 @@ std::vector<std::string> RunLock::take_back() noexcept {
   return std::exchange(before_, nullptr)->put_back();
 }
 
-void RunLock::next_generation() {
-  generation_ = current_generation(run_dir_) + 1;
-  write_generation(run_dir_, generation_);
+void RunLock::next_launch_id() {
+  launch_id_ = current_launch_id(run_dir_) + 1;
+  write_launch_id(run_dir_, launch_id_);
 }
 
-uint64_t RunLock::current_generation(const std::string& run_dir) {
+uint64_t RunLock::current_launch_id(const std::string& run_dir) {
   FileSystem& files = posix_filesystem();
   const std::string path = join_path(run_dir, kGenerationFile);
   if (!files.exists(path)) return 0;
@@ -169,7 +169,7 @@ RunLock::RunLock(RunLock&& other) noexcept
       fd_(std::exchange(other.fd_, -1)),
       held_(std::move(other.held_)),
       before_(std::move(other.before_)),
-      generation_(other.generation_),
+      launch_id_(other.launch_id_),
       generation_at_start_(other.generation_at_start_) {}
 
 RunLock::~RunLock() {
@@ -186,7 +186,7 @@ bool RunLock::is_in_place() const noexcept {
 
 bool RunLock::still_ours() const noexcept {
   try {
-    return is_in_place() && current_generation(run_dir_) == generation_;
+    return is_in_place() && current_launch_id(run_dir_) == launch_id_;
   } catch (const std::exception&) {
     return false;
   }

@@ -2,7 +2,7 @@
 //
 // `pesc.lock` is held by flock(2) for the life of the owner, and says who it is; where the file system does
 // not have it, by fcntl(2), and without that either, by the file `pesc.lock.held`
-// (runtime/checkpoint/held_file.h). `pesc.generation` counts the launches: a process of an earlier one that
+// (runtime/checkpoint/held_file.h). `pesc.launch_id` counts the launches: a process of an earlier one that
 // still lives (its supervisor killed) sees a newer number and may not commit.
 #pragma once
 
@@ -29,11 +29,11 @@ class RunLock {
  public:
   // Makes the directory if it is not there; where it throws, everything is as before. Throws UsageError when
   // another process holds it (naming its pid and host) or when it is not empty and not a run directory of
-  // ours, IoError when it cannot be read or written, DataError when the generation file is damaged.
+  // ours, IoError when it cannot be read or written, DataError when the launch id file is damaged.
   [[nodiscard]] static RunLock acquire(const std::string& run_dir,
                                        const LockCalls& calls = system_lock_calls());
   // The number of the newest launch; 0 when there has been none. IoError, DataError.
-  [[nodiscard]] static uint64_t current_generation(const std::string& run_dir);
+  [[nodiscard]] static uint64_t current_launch_id(const std::string& run_dir);
 
   RunLock(RunLock&& other) noexcept;
   RunLock& operator=(RunLock&&) = delete;
@@ -41,7 +41,7 @@ class RunLock {
   RunLock& operator=(const RunLock&) = delete;
   ~RunLock();
 
-  [[nodiscard]] uint64_t generation() const { return generation_; }
+  [[nodiscard]] uint64_t launch_id() const { return launch_id_; }
   // The start is refused, and nothing of it runs any more: the directory is as it was before acquire(), but
   // for what is not a launch's (runtime/checkpoint/folder_before.h). Lines of what could not be put back.
   // Nothing is done where another launch has the directory by now.
@@ -49,8 +49,8 @@ class RunLock {
   // Whether there had been a launch in the directory before.
   [[nodiscard]] bool was_in_use() const { return generation_at_start_ > 1; }
   // A new number under the same lock, for ranks that are started again. IoError, DataError.
-  void next_generation();
-  // False when another launch has taken the directory (the lock file replaced or a newer generation), or when
+  void next_launch_id();
+  // False when another launch has taken the directory (the lock file replaced or a newer launch id), or when
   // that cannot be found out. Ranks, which do not hold the lock, compare current_generation() instead.
   [[nodiscard]] bool still_ours() const noexcept;
 
@@ -62,7 +62,7 @@ class RunLock {
   int fd_ = -1;
   std::unique_ptr<HeldFile> held_;  // where nothing else locks
   std::unique_ptr<FolderBefore> before_;
-  uint64_t generation_ = 0;
+  uint64_t launch_id_ = 0;
   uint64_t generation_at_start_ = 0;
 };
 

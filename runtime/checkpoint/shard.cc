@@ -81,11 +81,11 @@ Range rows_to_write(const ShardSpec& spec) {
   return split_range(spec.rows, parts, part);
 }
 
-int64_t snapshot_bytes(std::span<const TrainedTensor> tensors) {
+int64_t snapshot_bytes(std::span<const TrainableTensor> tensors) {
   int64_t bytes = 0;
-  for (const TrainedTensor& t : tensors) {
+  for (const TrainableTensor& t : tensors) {
     const int64_t rows = rows_to_write(t.spec).size();
-    for (const Tensor* tensor : {&t.value, &t.exp_avg, &t.exp_avg_sq}) {
+    for (const Tensor* tensor : {&t.master, &t.exp_avg, &t.exp_avg_sq}) {
       if (tensor->present()) bytes += rows * tensor->cols * dtype_bytes(tensor->dtype);
     }
   }
@@ -112,12 +112,12 @@ std::span<std::byte> HostBuffer::reserve(const Device& device, int64_t bytes) {
   return {data_, static_cast<size_t>(bytes)};
 }
 
-ShardSnapshot::ShardSnapshot(const Device& device, std::span<const TrainedTensor> tensors,
+ShardSnapshot::ShardSnapshot(const Device& device, std::span<const TrainableTensor> tensors,
                              HostBuffer& buffer) {
   int64_t total = 0;
-  for (const TrainedTensor& t : tensors) {
+  for (const TrainableTensor& t : tensors) {
     const std::pair<proto::TensorKind::Value, const Tensor*> kinds[] = {
-        {proto::TensorKind::PARAM, &t.value},
+        {proto::TensorKind::PARAM, &t.master},
         {proto::TensorKind::EXP_AVG, &t.exp_avg},
         {proto::TensorKind::EXP_AVG_SQ, &t.exp_avg_sq}};
     const Range rows = rows_to_write(t.spec);

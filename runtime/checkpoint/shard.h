@@ -46,17 +46,17 @@ class HostBuffer {
 };
 
 // Bytes that a snapshot of these tensors takes on this rank.
-[[nodiscard]] int64_t snapshot_bytes(std::span<const TrainedTensor> tensors);
+[[nodiscard]] int64_t snapshot_bytes(std::span<const TrainableTensor> tensors);
 
 // What this rank writes: its pieces, first as they stand in device memory, after copy() on the host.
 class ShardSnapshot {
  public:
   ShardSnapshot() = default;
   // Takes the room in `buffer`, which outlives it, for tensors of `device`, and copies nothing yet.
-  ShardSnapshot(const Device& device, std::span<const TrainedTensor> tensors, HostBuffer& buffer);
+  ShardSnapshot(const Device& device, std::span<const TrainableTensor> tensors, HostBuffer& buffer);
 
-  // Copies the pieces to host memory; call it between follow() and hold() of `copies`. The device tensors may
-  // change only after hold(); write() may be called after copies.wait().
+  // Copies the pieces to host memory; call it between wait_stream() and wait() of `copies`. The device
+  // tensors may change only after wait(); write() may be called after copies.synchronize().
   void copy(HostCopies& copies);
 
   // Writes and syncs `directory`/`file_name`. Local. Returns this rank's part of the manifest: tensors with

@@ -17,7 +17,7 @@
 //
 //   begin     local: chooses the pieces that this rank writes and reserves host memory for them
 //   copy      local: copies the pieces to host memory; on a GPU it enqueues the copies
-//   hold      local: makes the stream wait for the copies. REQUIRES: no tensor changes before it
+//   wait      local: makes the stream wait for the copies. REQUIRES: no tensor changes before it
 //   write     local: waits for the copies, writes and syncs the shard, takes checksums
 //   exchange  collective: gives all parts to all ranks, or the error of one rank to all
 //   commit    local, work on rank 0 only: manifest, syncs, check of the lock, rename, pruning
@@ -75,9 +75,9 @@ class CheckpointStore;
 // use no communicator. The store, the file system and the tensors outlive it.
 class PendingSave {
  public:
-  // `copy` and `write` may be called by another thread than the one of begin's stream, which calls `hold`.
+  // `copy` and `write` may be called by another thread than the one of begin's stream, which calls `wait`.
   void copy();
-  void hold(Stream& stream);
+  void wait(Stream& stream);
   void write();
   // Throws the same error on all ranks; then the save is over and its directory removed where possible.
   void exchange(Communicator& world);
@@ -87,7 +87,7 @@ class PendingSave {
 
  private:
   friend class CheckpointStore;
-  PendingSave(CheckpointStore& store, CheckpointState state, uint64_t generation);
+  PendingSave(CheckpointStore& store, CheckpointState state, uint64_t launch_id);
   [[nodiscard]] std::string commit_on_rank0();
   [[nodiscard]] proto::Manifest head() const;
   void put_manifest(const std::string& directory);
@@ -96,7 +96,7 @@ class PendingSave {
 
   CheckpointStore& store_;
   CheckpointState state_;
-  uint64_t generation_;
+  uint64_t launch_id_;
   int rank_ = 0;
   int world_ = 1;
   bool already_saved_ = false;
@@ -113,17 +113,17 @@ class CheckpointStore {
   CheckpointStore(FileSystem& files, std::string run_dir, CheckpointOptions options);
 
   // Local. Takes the host memory for saves of these tensors now, so that the first one does not stop for it.
-  void reserve(const Device& device, std::span<const TrainedTensor> tensors);
+  void reserve(const Device& device, std::span<const TrainableTensor> tensors);
 
-  // Runs all phases. Collective. `generation` is the launch's number. Throws the same error on every rank
+  // Runs all phases. Collective. `launch_id` is the launch's number. Throws the same error on every rank
   // (IoError for a full disk); existing checkpoints are then untouched.
   SaveReport save(Communicator& world, Stream& stream, const CheckpointState& state,
-                  std::span<const TrainedTensor> tensors, uint64_t generation);
+                  std::span<const TrainableTensor> tensors, uint64_t launch_id);
   // Local. Starts a save of the tensors as they are after the work enqueued on `stream` so far. Throws
   // InternalError while another save is in progress: the host memory is the store's, and is free again after
   // finish() or when the PendingSave is destroyed.
   [[nodiscard]] PendingSave begin(Communicator& world, Stream& stream, const CheckpointState& state,
-                                  std::span<const TrainedTensor> tensors, uint64_t generation);
+                                  std::span<const TrainableTensor> tensors, uint64_t launch_id);
 
   // Collective. Finds the newest checkpoint of which every byte verifies, the same on all ranks. Skips
   // damaged ones; throws IoError, the same on all ranks, for one that cannot be read. Changes nothing on
@@ -132,19 +132,20 @@ class CheckpointStore {
 
   // Local; rank 0 calls it after find_newest(). The run that goes on from `resumed` (null: from nothing): as
   // the run directory names it, else a new one, which claim() writes down.
-  [[nodiscard]] const RunIdentity& identify(const LoadedCheckpoint* resumed, uint64_t generation);
+  [[nodiscard]] const RunIdentity& identify(const LoadedCheckpoint* resumed, uint64_t launch_id);
 
   // Local; rank 0 calls it after find_newest(), before the first save, with what is resumed from (null:
   // nothing). Gives the run directory an identity where it has none. Returns a line for the log, or nothing.
   // IoError.
-  [[nodiscard]] std::string claim(const LoadedCheckpoint* resumed, uint64_t generation);
+  [[nodiscard]] std::string claim(const LoadedCheckpoint* resumed, uint64_t launch_id);
 
   // See load_checkpoint().
-  void load(const LoadedCheckpoint& checkpoint, Stream& stream, std::span<const TrainedTensor> tensors) const;
+  void load(const LoadedCheckpoint& checkpoint, Stream& stream,
+            std::span<const TrainableTensor> tensors) const;
 
-  // Local; one rank calls it. Deletes what launches before `generation` left half written or half pruned.
+  // Local; one rank calls it. Deletes what launches before `launch_id` left half written or half pruned.
   // REQUIRES: no such launch is still running. Returns lines for the log about what it could not delete.
-  std::vector<std::string> clean_leftovers(uint64_t generation);
+  std::vector<std::string> clean_leftovers(uint64_t launch_id);
 
   [[nodiscard]] const std::string& run_dir() const { return run_dir_; }
 
@@ -152,7 +153,7 @@ class CheckpointStore {
   friend class PendingSave;
   [[nodiscard]] std::string path(const std::string& name) const { return join_path(run_dir_, name); }
   // Looks at the steps before that of `newest` alone. Lines for the log go to `notes`.
-  void prune(const proto::Manifest& newest, uint64_t generation, std::vector<std::string>& notes);
+  void prune(const proto::Manifest& newest, uint64_t launch_id, std::vector<std::string>& notes);
   [[nodiscard]] std::string why_not_ours(int64_t step, const proto::Manifest& newest);
   void note_once(const std::string& name, const std::string& line, std::vector<std::string>& notes);
 

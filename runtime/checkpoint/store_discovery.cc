@@ -102,7 +102,7 @@ LoadedCheckpoint described(const std::string& directory, std::shared_ptr<const p
   LoadedCheckpoint checkpoint;
   checkpoint.directory = directory;
   checkpoint.state = state_of(*manifest);
-  checkpoint.generation = manifest->launch_id();
+  checkpoint.launch_id = manifest->launch_id();
   checkpoint.world = manifest->layout().world_size();
   for (const auto& file : manifest->files()) checkpoint.bytes += file.size();
   checkpoint.manifest = std::move(manifest);

@@ -5,17 +5,17 @@
 namespace pesc {
 
 void load_checkpoint(FileSystem& files, const LoadedCheckpoint& checkpoint, Stream& stream,
-                     std::span<const TrainedTensor> tensors) {
+                     std::span<const TrainableTensor> tensors) {
   PieceReader reader(files, checkpoint, stream, PieceReader::Values::kFinite);
-  for (const TrainedTensor& t : tensors) {
-    reader.read(t.spec, proto::TensorKind::PARAM, t.value);
+  for (const TrainableTensor& t : tensors) {
+    reader.read(t.spec, proto::TensorKind::PARAM, t.master);
     reader.read(t.spec, proto::TensorKind::EXP_AVG, t.exp_avg);
     reader.read(t.spec, proto::TensorKind::EXP_AVG_SQ, t.exp_avg_sq);
   }
 }
 
 void CheckpointStore::load(const LoadedCheckpoint& checkpoint, Stream& stream,
-                           std::span<const TrainedTensor> tensors) const {
+                           std::span<const TrainableTensor> tensors) const {
   load_checkpoint(files_, checkpoint, stream, tensors);
 }
 

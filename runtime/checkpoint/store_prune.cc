@@ -9,20 +9,20 @@
 
 namespace pesc {
 
-const RunIdentity& CheckpointStore::identify(const LoadedCheckpoint* resumed, uint64_t generation) {
+const RunIdentity& CheckpointStore::identify(const LoadedCheckpoint* resumed, uint64_t launch_id) {
   if (run_.id.empty()) {
-    run_ = new_run_identity(resumed == nullptr ? nullptr : resumed->manifest.get(), generation);
+    run_ = new_run_identity(resumed == nullptr ? nullptr : resumed->manifest.get(), launch_id);
     run_is_new_ = true;
   }
   return run_;
 }
 
-std::string CheckpointStore::claim(const LoadedCheckpoint* resumed, uint64_t generation) {
+std::string CheckpointStore::claim(const LoadedCheckpoint* resumed, uint64_t launch_id) {
   const proto::Manifest* manifest = resumed == nullptr ? nullptr : resumed->manifest.get();
   std::string note;
-  static_cast<void>(identify(resumed, generation));
+  static_cast<void>(identify(resumed, launch_id));
   if (run_is_new_) {
-    write_run_identity(files_, run_dir_, run_, generation);
+    write_run_identity(files_, run_dir_, run_, launch_id);
     run_is_new_ = false;
     if (run_.from_step >= 0)
       note = str_cat("'", resumed->directory,
@@ -56,7 +56,7 @@ std::string CheckpointStore::why_not_ours(int64_t step, const proto::Manifest& n
   return {};
 }
 
-void CheckpointStore::prune(const proto::Manifest& newest, uint64_t generation,
+void CheckpointStore::prune(const proto::Manifest& newest, uint64_t launch_id,
                             std::vector<std::string>& notes) {
   std::vector<int64_t> steps;  // before the newest
   for (const std::string& name : files_.list(run_dir_))
@@ -86,7 +86,7 @@ void CheckpointStore::prune(const proto::Manifest& newest, uint64_t generation,
     }
     if (options_.keep_every > 0 && step % options_.keep_every == 0) continue;
     if (!ours(step)) continue;
-    const std::string old = path(str_cat("step-", step, ".old.", generation));
+    const std::string old = path(str_cat("step-", step, ".old.", launch_id));
     remove_checkpoint_folder(files_, old);
     files_.rename(path(str_cat("step-", step)), old);
     ours_.erase(step);
@@ -98,7 +98,7 @@ void CheckpointStore::prune(const proto::Manifest& newest, uint64_t generation,
   for (const std::string& old : doomed) remove_checkpoint_folder(files_, old);
 }
 
-std::vector<std::string> CheckpointStore::clean_leftovers(uint64_t generation) {
+std::vector<std::string> CheckpointStore::clean_leftovers(uint64_t launch_id) {
   std::vector<std::string> notes;
   std::vector<std::string> names;
   const Outcome listed = attempt([&] {
@@ -114,7 +114,7 @@ std::vector<std::string> CheckpointStore::clean_leftovers(uint64_t generation) {
     const std::string number = rest.substr(5);
     if (number.empty() || number.size() > 19 || number.find_first_not_of("0123456789") != std::string::npos)
       continue;
-    if (std::stoull(number) >= generation) continue;
+    if (std::stoull(number) >= launch_id) continue;
     const Outcome removed = attempt([&] {
       remove_checkpoint_folder(files_, path(name));
       return std::string();

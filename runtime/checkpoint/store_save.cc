@@ -12,17 +12,17 @@ namespace {
 std::string step_name(int64_t step) {
   return str_cat("step-", step);
 }
-std::string side_name(int64_t step, const char* what, uint64_t generation) {
-  return str_cat("step-", step, '.', what, '.', generation);
+std::string side_name(int64_t step, const char* what, uint64_t launch_id) {
+  return str_cat("step-", step, '.', what, '.', launch_id);
 }
 
 proto::Manifest manifest_of(const CheckpointState& state, const std::string& run, int world,
-                            uint64_t generation) {
+                            uint64_t launch_id) {
   proto::Manifest m;
   m.set_format_version(kManifestVersion);
   m.set_run_id(run);
   m.set_step(state.step);
-  m.set_launch_id(generation);
+  m.set_launch_id(launch_id);
   m.mutable_layout()->set_world_size(world);
   m.mutable_layout()->set_tp(state.tp);
   m.mutable_layout()->set_ep(state.ep);
@@ -64,8 +64,8 @@ void merge_parts(const std::vector<std::string>& parts, proto::Manifest& into) {
 
 }  // namespace
 
-PendingSave::PendingSave(CheckpointStore& store, CheckpointState state, uint64_t generation)
-    : store_(store), state_(std::move(state)), generation_(generation) {}
+PendingSave::PendingSave(CheckpointStore& store, CheckpointState state, uint64_t launch_id)
+    : store_(store), state_(std::move(state)), launch_id_(launch_id) {}
 
 std::string PendingSave::context() const {
   return str_cat("checkpoint of step ", state_.step, " not saved");
@@ -79,15 +79,15 @@ void PendingSave::copy() {
   });
 }
 
-void PendingSave::hold(Stream& stream) {
-  if (!already_saved_) copies_->hold(stream);
+void PendingSave::wait(Stream& stream) {
+  if (!already_saved_) copies_->wait(stream);
 }
 
 void PendingSave::write() {
   if (already_saved_ || !outcome_.ok()) return;
   outcome_ = attempt([&] {
-    copies_->wait();
-    const std::string directory = store_.path(side_name(state_.step, "tmp", generation_));
+    copies_->synchronize();
+    const std::string directory = store_.path(side_name(state_.step, "tmp", launch_id_));
     store_.files_.create_directory(directory);
     return snapshot_.write(store_.files_, directory, shard_name(rank_)).SerializeAsString();
   });
@@ -100,7 +100,7 @@ void PendingSave::exchange(Communicator& world) {
   if (failed && rank_ == 0) {
     // Every rank has closed its file by now. A failure here leaves rubbish that the next launch cleans.
     (void)attempt([&] {
-      remove_checkpoint_folder(store_.files_, store_.path(side_name(state_.step, "tmp", generation_)));
+      remove_checkpoint_folder(store_.files_, store_.path(side_name(state_.step, "tmp", launch_id_)));
       return std::string();
     });
   }
@@ -117,7 +117,7 @@ void PendingSave::commit() {
 }
 
 proto::Manifest PendingSave::head() const {
-  return manifest_of(state_, store_.run_.id, world_, generation_);
+  return manifest_of(state_, store_.run_.id, world_, launch_id_);
 }
 
 void PendingSave::put_manifest(const std::string& directory) {
@@ -142,7 +142,7 @@ void PendingSave::put_manifest(const std::string& directory) {
 // Whatever has the name of the new checkpoint is kept under another one.
 void PendingSave::put_aside(const std::string& final) {
   FileSystem& files = store_.files_;
-  std::string bad = store_.path(side_name(state_.step, "bad", generation_));
+  std::string bad = store_.path(side_name(state_.step, "bad", launch_id_));
   while (files.exists(bad)) bad += "0";  // another number: not of a launch that there is
   files.rename(final, bad);
   report_.notes.push_back(str_cat("'", final, "' was in the way of this checkpoint and is now '", bad, "'"));
@@ -150,7 +150,7 @@ void PendingSave::put_aside(const std::string& final) {
 
 std::string PendingSave::commit_on_rank0() {
   FileSystem& files = store_.files_;
-  const std::string tmp = store_.path(side_name(state_.step, "tmp", generation_));
+  const std::string tmp = store_.path(side_name(state_.step, "tmp", launch_id_));
   const std::string final = store_.path(step_name(state_.step));
   try {
     files.create_directory(tmp);  // nobody has done so when no rank had anything to write
@@ -158,7 +158,7 @@ std::string PendingSave::commit_on_rank0() {
     files.sync_directory(tmp);
     if (store_.options_.still_ours && !store_.options_.still_ours())
       throw IoError(str_cat("another launch has taken over the run directory '", store_.run_dir_,
-                            "' (this one is generation ", generation_, ")"));
+                            "' (this one is launch ", launch_id_, ")"));
     if (files.exists(final)) put_aside(final);
     files.rename(tmp, final);
   } catch (...) {
@@ -174,11 +174,11 @@ std::string PendingSave::commit_on_rank0() {
   store_.named_.erase(step_name(state_.step));
   // From here on the checkpoint stands; what goes wrong is only worth a note.
   const Outcome pruned = attempt([&] {
-    store_.prune(head(), generation_, report_.notes);
+    store_.prune(head(), launch_id_, report_.notes);
     return std::string();
   });
   if (!pruned.ok()) report_.notes.push_back(str_cat("old checkpoints not removed: ", pruned.text));
-  for (std::string& note : store_.clean_leftovers(generation_)) report_.notes.push_back(std::move(note));
+  for (std::string& note : store_.clean_leftovers(launch_id_)) report_.notes.push_back(std::move(note));
   return str_cat(report_.bytes);
 }
 
@@ -204,10 +204,10 @@ CheckpointStore::CheckpointStore(FileSystem& files, std::string run_dir, Checkpo
 }
 
 PendingSave CheckpointStore::begin(Communicator& world, Stream& stream, const CheckpointState& state,
-                                   std::span<const TrainedTensor> tensors, uint64_t generation) {
+                                   std::span<const TrainableTensor> tensors, uint64_t launch_id) {
   PESC_CHECK(state.step >= 0 && state.consumed_samples >= 0, "step ", state.step, ", consumed_samples ",
              state.consumed_samples);
-  PendingSave save(*this, state, generation);
+  PendingSave save(*this, state, launch_id);
   save.rank_ = world.rank();
   save.world_ = world.size();
   save.already_saved_ = newest_good_ == state.step;
@@ -216,19 +216,19 @@ PendingSave CheckpointStore::begin(Communicator& world, Stream& stream, const Ch
   save.host_ = host_;
   save.copies_ = copies_;
   save.snapshot_ = ShardSnapshot(stream.device(), tensors, *host_);
-  copies_->follow(stream);
+  copies_->wait_stream(stream);
   return save;
 }
 
-void CheckpointStore::reserve(const Device& device, std::span<const TrainedTensor> tensors) {
+void CheckpointStore::reserve(const Device& device, std::span<const TrainableTensor> tensors) {
   static_cast<void>(host_->reserve(device, snapshot_bytes(tensors)));
 }
 
 SaveReport CheckpointStore::save(Communicator& world, Stream& stream, const CheckpointState& state,
-                                 std::span<const TrainedTensor> tensors, uint64_t generation) {
-  PendingSave pending = begin(world, stream, state, tensors, generation);
+                                 std::span<const TrainableTensor> tensors, uint64_t launch_id) {
+  PendingSave pending = begin(world, stream, state, tensors, launch_id);
   pending.copy();
-  pending.hold(stream);
+  pending.wait(stream);
   pending.write();
   pending.exchange(world);
   pending.commit();

@@ -138,7 +138,7 @@ enum class ExperimentUse {
                                                 ExperimentUse use = ExperimentUse::kRun);
 
 // What a verb reads of the experiment's data.
-enum class DataUse { kNone, kHeldOut, kAll };
+enum class DataUse { kNone, kEval, kAll };
 // Refuses a model folder, tokenizer folder or data file that is to be read and cannot be. Throws UsageError
 // naming field and line.
 void check_paths(const ExperimentConfig& config, DataUse use);

@@ -82,16 +82,16 @@ std::vector<int64_t> rows_of_every_file(const std::vector<int64_t>& sizes, int64
   return rows;
 }
 
-Range BatchPlan::micro_range(int64_t cursor, int64_t micro, int64_t end) const {
+Range BatchPlan::micro_range(int64_t consumed_samples, int64_t micro, int64_t end) const {
   PESC_CHECK(micro >= 0 && micro < micro_batches(), "micro-batch ", micro, " of ", micro_batches());
-  const int64_t stop = std::min(cursor + global_batch, end);
-  const int64_t begin = std::min(cursor + micro * micro_batch, stop);
+  const int64_t stop = std::min(consumed_samples + global_batch, end);
+  const int64_t begin = std::min(consumed_samples + micro * micro_batch, stop);
   return {begin, std::min(begin + micro_batch, stop)};
 }
 
-Range BatchPlan::local_range(int64_t cursor, int64_t micro, int dp_rank, int64_t end) const {
+Range BatchPlan::local_range(int64_t consumed_samples, int64_t micro, int dp_rank, int64_t end) const {
   PESC_CHECK(dp_rank >= 0 && dp_rank < dp, "dp rank ", dp_rank, " of ", dp);
-  const Range all = micro_range(cursor, micro, end);
+  const Range all = micro_range(consumed_samples, micro, end);
   const Range part = split_range(all.size(), dp, dp_rank);
   return {all.begin + part.begin, all.begin + part.end};
 }

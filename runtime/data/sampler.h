@@ -1,6 +1,6 @@
 // The order of the data: an infinite stream of row numbers, a pure function of (seed, epoch, index) and
 // independent of the layout. Global index g is entry permutation_epoch(g % n) of epoch g / n. Each step takes
-// the next `global_batch` indices; the cursor, which a checkpoint keeps, is the number taken so far.
+// the next `global_batch` indices; `consumed_samples`, which a checkpoint keeps, is the number taken so far.
 // Micro-batch m takes the step's m-th `micro_batch` indices (the last one the rest). The data-parallel ranks
 // split these in equal pieces; the last pieces may be short or empty. A step may cross the end of an epoch.
 #pragma once
@@ -64,10 +64,11 @@ struct BatchPlan {
   int dp = 1;
 
   [[nodiscard]] int64_t micro_batches() const { return (global_batch + micro_batch - 1) / micro_batch; }
-  // The global indices of micro-batch `micro` of the step at `cursor`, and those of one dp rank. Indices from
-  // `end` on are left out (the end of an evaluation).
-  [[nodiscard]] Range micro_range(int64_t cursor, int64_t micro, int64_t end = INT64_MAX) const;
-  [[nodiscard]] Range local_range(int64_t cursor, int64_t micro, int dp_rank, int64_t end = INT64_MAX) const;
+  // The global indices of micro-batch `micro` of the step at `consumed_samples`, and those of one dp rank.
+  // Indices from `end` on are left out (the end of an evaluation).
+  [[nodiscard]] Range micro_range(int64_t consumed_samples, int64_t micro, int64_t end = INT64_MAX) const;
+  [[nodiscard]] Range local_range(int64_t consumed_samples, int64_t micro, int dp_rank,
+                                  int64_t end = INT64_MAX) const;
 };
 
 // A dp rank's share of a micro-batch: its rows one after another, with no padding. `host.samples` of a token

@@ -64,17 +64,16 @@ std::string parse_fault(const std::string& text, FaultPoint& out) {
   return "";
 }
 
-FaultPoints::FaultPoints(std::vector<FaultPoint> points, int rank, uint64_t generation)
+FaultPoints::FaultPoints(std::vector<FaultPoint> points, int rank, uint64_t launch_id)
     : points_(std::move(points)) {
-  std::erase_if(points_,
-                [&](const FaultPoint& p) { return p.rank != rank || (generation > 1 && !p.always); });
+  std::erase_if(points_, [&](const FaultPoint& p) { return p.rank != rank || (launch_id > 1 && !p.always); });
 }
 
-Poison FaultPoints::fire(Section section, int64_t step) {
+InjectedFault FaultPoints::fire(Section section, int64_t step) {
   const auto due = std::find_if(points_.begin(), points_.end(), [&](const FaultPoint& p) {
     return p.section == section && (p.step < 0 || p.step == step);
   });
-  if (due == points_.end()) return Poison::kNone;
+  if (due == points_.end()) return InjectedFault::kNone;
   const FaultAction action = due->action;
   if (!due->always) points_.erase(due);
   switch (action) {
@@ -87,15 +86,15 @@ Poison FaultPoints::fire(Section section, int64_t step) {
     case FaultAction::kThrow:
       throw InternalError(str_cat("debug.fault in section ", section_name(section), " of step ", step));
     case FaultAction::kNan:
-      return Poison::kNanGradient;
+      return InjectedFault::kNanGradient;
     case FaultAction::kInf:
-      return Poison::kInfGradient;
+      return InjectedFault::kInfGradient;
     case FaultAction::kNanLoss:
-      return Poison::kNanLoss;
+      return InjectedFault::kNanLoss;
     case FaultAction::kInfLoss:
-      return Poison::kInfLoss;
+      return InjectedFault::kInfLoss;
   }
-  return Poison::kNone;
+  return InjectedFault::kNone;
 }
 
 }  // namespace pesc

@@ -22,7 +22,7 @@ enum class FaultAction {
 };
 
 // How the caller corrupts the numbers of a step.
-enum class Poison { kNone, kNanGradient, kInfGradient, kNanLoss, kInfLoss };
+enum class InjectedFault { kNone, kNanGradient, kInfGradient, kNanLoss, kInfLoss };
 
 struct FaultPoint {
   int64_t step = -1;  // -1: any. kStep: the current step, from 1; elsewhere: the number of steps done
@@ -40,15 +40,15 @@ struct FaultPoint {
 class FaultPoints {
  public:
   FaultPoints() = default;
-  FaultPoints(std::vector<FaultPoint> points, int rank, uint64_t generation);
+  FaultPoints(std::vector<FaultPoint> points, int rank, uint64_t launch_id);
 
   // Triggers a fault that is due here, or returns what the caller has to corrupt.
-  Poison reach(Section section, int64_t step) {
-    return points_.empty() ? Poison::kNone : fire(section, step);
+  InjectedFault reach(Section section, int64_t step) {
+    return points_.empty() ? InjectedFault::kNone : fire(section, step);
   }
 
  private:
-  Poison fire(Section section, int64_t step);
+  InjectedFault fire(Section section, int64_t step);
   std::vector<FaultPoint> points_;
 };
 

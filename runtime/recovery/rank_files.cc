@@ -23,8 +23,8 @@ std::string heartbeat_path(const std::string& run_dir, int rank) {
   return str_cat(run_dir, "/heartbeats/rank-", rank);
 }
 
-std::string death_path(const std::string& run_dir, uint64_t generation, int rank) {
-  return str_cat(run_dir, "/deaths/launch-", generation, "-rank-", rank);
+std::string death_path(const std::string& run_dir, uint64_t launch_id, int rank) {
+  return str_cat(run_dir, "/deaths/launch-", launch_id, "-rank-", rank);
 }
 
 Section section_of(int number) {
@@ -44,14 +44,14 @@ std::optional<std::string> read_small(const std::string& path) {
 std::optional<Heartbeat> parse_heartbeat(const std::string& line) {
   Heartbeat h;
   char host[65] = {};
-  unsigned long long generation = 0, count = 0;
+  unsigned long long launch_id = 0, count = 0;
   long long step = 0;
   int section = 0;
   const int n = std::sscanf(line.c_str(),
                             "launch %llu rank %d host %64s pid %d count %llu section %d step %lld limit %lf.",
-                            &generation, &h.rank, host, &h.pid, &count, &section, &step, &h.limit);
+                            &launch_id, &h.rank, host, &h.pid, &count, &section, &step, &h.limit);
   if (n != 8 || line.size() != kLineBytes || line.back() != '\n') return std::nullopt;
-  h.generation = generation;
+  h.launch_id = launch_id;
   h.host = host;
   h.count = count;
   h.section = section_of(section);
@@ -92,7 +92,7 @@ void HeartbeatFile::write(const Heartbeat& h) noexcept {
   char line[kLineBytes + 1];
   const int n = std::snprintf(
       line, sizeof(line), "launch %llu rank %d host %.64s pid %d count %llu section %d step %lld limit %.3f",
-      static_cast<unsigned long long>(h.generation), h.rank, h.host.c_str(), h.pid,
+      static_cast<unsigned long long>(h.launch_id), h.rank, h.host.c_str(), h.pid,
       static_cast<unsigned long long>(h.count), static_cast<int>(h.section), static_cast<long long>(h.step),
       h.limit);
   if (n < 0 || n >= static_cast<int>(kLineBytes)) return;
@@ -101,19 +101,19 @@ void HeartbeatFile::write(const Heartbeat& h) noexcept {
   [[maybe_unused]] const ssize_t written = ::pwrite(fd_, line, kLineBytes, 0);
 }
 
-std::vector<Heartbeat> read_heartbeats(const std::string& run_dir, int ranks, uint64_t generation) {
+std::vector<Heartbeat> read_heartbeats(const std::string& run_dir, int ranks, uint64_t launch_id) {
   std::vector<Heartbeat> all;
   for (int r = 0; r < ranks; ++r) {
     const auto text = read_small(heartbeat_path(run_dir, r));
     const auto h = text ? parse_heartbeat(*text) : std::nullopt;
-    if (h && h->generation == generation && h->rank == r) all.push_back(*h);
+    if (h && h->launch_id == launch_id && h->rank == r) all.push_back(*h);
   }
   return all;
 }
 
 void write_death(const std::string& run_dir, const Death& d) noexcept {
   try {
-    const nlohmann::json j = {{"launch", d.generation},
+    const nlohmann::json j = {{"launch", d.launch_id},
                               {"rank", d.rank},
                               {"host", d.host},
                               {"pid", d.pid},
@@ -123,22 +123,22 @@ void write_death(const std::string& run_dir, const Death& d) noexcept {
                               {"exit_code", d.exit_code},
                               {"error", d.error.substr(0, 4096)}};
     std::filesystem::create_directory(run_dir + "/deaths");  // a run directory that was removed stays so
-    std::ofstream out(death_path(run_dir, d.generation, d.rank), std::ios::trunc);
+    std::ofstream out(death_path(run_dir, d.launch_id, d.rank), std::ios::trunc);
     out << j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
   } catch (const std::exception& e) {
     std::fprintf(stderr, "pesc: rank %d could not write its cause of death: %s\n", d.rank, e.what());
   }
 }
 
-std::vector<Death> read_deaths(const std::string& run_dir, int ranks, uint64_t generation) {
+std::vector<Death> read_deaths(const std::string& run_dir, int ranks, uint64_t launch_id) {
   std::vector<Death> all;
   for (int r = 0; r < ranks; ++r) {
-    const auto text = read_small(death_path(run_dir, generation, r));
+    const auto text = read_small(death_path(run_dir, launch_id, r));
     if (!text) continue;
     const nlohmann::json j = nlohmann::json::parse(*text, nullptr, false);
     if (!j.is_object()) continue;
     try {
-      all.push_back({generation, r, j.at("host"), j.at("pid"), section_of(j.at("section")), j.at("step"),
+      all.push_back({launch_id, r, j.at("host"), j.at("pid"), section_of(j.at("section")), j.at("step"),
                      j.at("exit_code"), j.at("error")});
     } catch (const nlohmann::json::exception&) {
       continue;  // cut off while it was written

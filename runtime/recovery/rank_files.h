@@ -18,7 +18,7 @@
 namespace pesc {
 
 struct Heartbeat {
-  uint64_t generation = 0;  // of the launch
+  uint64_t launch_id = 0;  // of the launch
   int rank = 0;
   std::string host;
   int pid = 0;
@@ -29,7 +29,7 @@ struct Heartbeat {
 };
 
 struct Death {
-  uint64_t generation = 0;
+  uint64_t launch_id = 0;
   int rank = 0;
   std::string host;
   int pid = 0;
@@ -57,11 +57,11 @@ class HeartbeatFile {
   int fd_ = -1;
 };
 
-// Those of launch `generation`, by rank. Never throws.
+// Those of launch `launch_id`, by rank. Never throws.
 [[nodiscard]] std::vector<Heartbeat> read_heartbeats(const std::string& run_dir, int ranks,
-                                                     uint64_t generation);
+                                                     uint64_t launch_id);
 
 void write_death(const std::string& run_dir, const Death& d) noexcept;
-[[nodiscard]] std::vector<Death> read_deaths(const std::string& run_dir, int ranks, uint64_t generation);
+[[nodiscard]] std::vector<Death> read_deaths(const std::string& run_dir, int ranks, uint64_t launch_id);
 
 }  // namespace pesc

@@ -41,16 +41,16 @@ void RankWatch::start(const RecoverySection& limits) {
   thread_ = std::thread([this] { guard(); });
 }
 
-void RankWatch::report_to(const std::string& run_dir, uint64_t generation,
+void RankWatch::report_to(const std::string& run_dir, uint64_t launch_id,
                           const std::vector<FaultPoint>& faults) {
-  beat_.generation = generation;
+  beat_.launch_id = launch_id;
   {
     const std::lock_guard lock(mutex_);
     run_dir_ = run_dir;
-    state_.generation = generation;
+    state_.launch_id = launch_id;
   }
   file_ = std::make_unique<HeartbeatFile>(run_dir, rank_);
-  faults_ = FaultPoints(faults, rank_, generation);
+  faults_ = FaultPoints(faults, rank_, launch_id);
   enter(beat_.section, beat_.step);
 }
 
@@ -79,7 +79,7 @@ void RankWatch::enter(Section section, int64_t done) {
   {
     const std::lock_guard lock(mutex_);
     longest_ = deadline_ = 3 * limit;
-    state_ = {beat_.generation, rank_, beat_.host, beat_.pid, section, done, 0, ""};
+    state_ = {beat_.launch_id, rank_, beat_.host, beat_.pid, section, done, 0, ""};
   }
   if (file_ != nullptr) file_->write(beat_);
 }

@@ -35,9 +35,9 @@ class RankWatch {
 
   // Starts the limits, in section kSetup. After place_rank_on_host, whose binding the thread takes over.
   void start(const RecoverySection& limits);
-  // From here on heartbeat and cause of death go to the run directory, which launch `generation` owns.
+  // From here on heartbeat and cause of death go to the run directory, which launch `launch_id` owns.
   // Throws IoError where no heartbeat can be written.
-  void report_to(const std::string& run_dir, uint64_t generation, const std::vector<FaultPoint>& faults);
+  void report_to(const std::string& run_dir, uint64_t launch_id, const std::vector<FaultPoint>& faults);
 
   // This rank comes to `section`, `done` steps being done.
   void enter(Section section, int64_t done);

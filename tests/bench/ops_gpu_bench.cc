@@ -1,6 +1,6 @@
 // Times of the GPU operations on the shapes of the Llama-2 7B model with 8 x 2048 tokens, in bf16: one line
 // per operation with milliseconds and the rate of the bytes that it must move (each tensor once), or of the
-// products that it must make. Takes some ten seconds and 5 GiB of GPU memory.
+// GEMMs that it must make. Takes some ten seconds and 5 GiB of GPU memory.
 #include <chrono>
 #include <cstdio>
 #include <random>
@@ -241,14 +241,14 @@ void router(Bench& b) {
   const Tensor probs = b.zero(kTokens, kExperts, DType::kF32), experts = b.zero(kTokens, kTopK, DType::kI32);
   const Tensor weights = b.zero(kTokens, kTopK, DType::kF32),
                dweights = b.random(kTokens, kTopK, DType::kF32);
-  const Tensor stats = b.zero(2, kExperts, DType::kF32), balance = b.zero(1, kExperts, DType::kF32);
+  const Tensor stats = b.zero(2, kExperts, DType::kF32), aux = b.zero(1, kExperts, DType::kF32);
   const Tensor dw = b.zero(kExperts, kHidden, DType::kF32), dx = b.random(kTokens, kHidden);
   b.time("router_forward", Rate::kBytes, bytes_of({x}), [&] {
     router_forward(b.s, {x, w, probs, experts, weights, stats}, b.memory);
   });
   const Tensor dlogits = b.zero(kTokens, kExperts, DType::kF32);
   b.time("router_backward", Rate::kBytes, bytes_of({x}), [&] {
-    router_backward(b.s, {x, w, probs, experts, weights, dweights, balance, dw, dlogits}, b.memory);
+    router_backward(b.s, {x, w, probs, experts, weights, dweights, aux, dw, dlogits}, b.memory);
   });
   b.time("add_low_rank_term", Rate::kBytes, bytes_of({dx, dx}), [&] {
     add_low_rank_term(b.s, {dlogits, w}, dx);

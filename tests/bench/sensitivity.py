@@ -6,7 +6,7 @@
 Trains the quick start's experiment, with these fields in place of its own, on one rank (float32), records which experts were
 chosen, and trains it again with that choice and a learning rate that is higher by one part in ten million; or, with --ranks,
 with its own rate on so many CPU ranks. Prints the recipe, the largest relative difference of the loss of a step up to
-step 100, 300, 600 and the end, and the exact match of the first run on the 300 held-out questions (mean of the domains). Ends
+step 100, 300, 600 and the end, and the exact match of the first run on the 300 eval questions (mean of the domains). Ends
 with 1 when a program of its does. The quick start's own recipe takes some fifteen minutes on one core of a busy machine.
 """
 
@@ -41,7 +41,7 @@ def main():
         harness.generate_data(path("data"))
         fields.update({"parallel.device": a.device, "parallel.num_threads": a.threads, "train.compute_dtype": "F32",
                        "data.train[0].path": path("data", "train.jsonl"), "checkpoint.save_steps": 0})
-        fields.update({"data.eval[%d].path" % i: path("data", "heldout-%s.jsonl" % d) for i, d in enumerate(DOMAINS)})
+        fields.update({"data.eval[%d].path" % i: path("data", "eval-%s.jsonl" % d) for i, d in enumerate(DOMAINS)})
 
         def pesc(verb, run, ranks=1, tp=1, ep=1, flags=(), **more):
             settings = {**fields, "run_dir": path(run), "parallel.tp": tp, "parallel.ep": ep,
@@ -51,11 +51,11 @@ def main():
             if done.code != harness.OK:
                 sys.exit("pesc %s: %s" % (verb, done))
 
-        pesc("train", "first", debug__routing_record=path("tape"))
+        pesc("train", "first", debug__routing_record=path("recording"))
         with open(path("first", "experiment.textproto"), encoding="utf-8") as file:
             recipe = recipe_of(file)
         other = {} if ranks > 1 else {"train.learning_rate": "%.12g" % (recipe["train.learning_rate"] * (1 + 1e-7))}
-        pesc("train", "second", ranks, tp, ep, debug__routing_replay=path("tape"), **other)
+        pesc("train", "second", ranks, tp, ep, debug__routing_replay=path("recording"), **other)
         pesc("eval", "first", flags=("--out", path("eval.json")))
         with open(path("eval.json"), encoding="utf-8") as file:
             datasets = json.load(file)["datasets"]

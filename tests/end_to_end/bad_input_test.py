@@ -192,7 +192,7 @@ class BadInput(harness.EndToEnd):
     def test_row_that_is_not_utf8(self):
         self.bad_row("latin1.jsonl", b'{"instruction": "", "conversation": [{"input": "caf\xe9", "output": "c"}]}', "UTF-8")
 
-    def test_bad_row_of_the_held_out_data(self):
+    def test_bad_row_of_the_eval_data(self):
         path = self.rows("held-out.jsonl", b"[1]")
         self.refused(DATA, [path + ":2"], verb="eval", **{"data.eval[0].path": path})
 

@@ -86,10 +86,10 @@ class Evaluation(unittest.TestCase):
                 self.assertTrue(result.out.splitlines()[-1].startswith("all "))
                 self.call("train", settings)
                 (record,) = [r for r in harness.read_jsonl(os.path.join(settings["run_dir"], "metrics.jsonl"))
-                             if "held_out_loss" in r]
-                self.assertEqual(set(record["held_out_loss"]), {name, "other"})
-                losses = record["held_out_loss"].values()
-                self.assertTrue(min(losses) < record["held_out_loss_total"] < max(losses), record)
+                             if "eval_loss" in r]
+                self.assertEqual(set(record["eval_loss"]), {name, "other"})
+                losses = record["eval_loss"].values()
+                self.assertTrue(min(losses) < record["eval_loss_total"] < max(losses), record)
 
     def test_nothing_in_a_row_drives_the_terminal(self):
         path = self.path("colours.jsonl")
@@ -110,7 +110,7 @@ class Evaluation(unittest.TestCase):
             result = self.call("generate", {**huge, "generate.temperature": temperature}, "--base", "--prompt", "say", code=70)
             self.assertIn("the logits of prompt 0 at token 1 of its answer are not all finite", result.message)
         result = self.call("eval", huge, "--base", code=70)
-        self.assertIn("held-out loss of dataset 'h' is", result.message)
+        self.assertIn("eval loss of dataset 'h' is", result.message)
         self.assertEqual(len(self.call("eval", huge, "--base", ranks=2, code=70).complaints), 1)
         # A run that goes on after batches without a finite loss still does not evaluate to nothing.
         settings = {**huge, "run_dir": self.path("huge-run"), "train.on_nonfinite": "SKIP", "train.eval_steps": 1}
@@ -157,10 +157,10 @@ class Evaluation(unittest.TestCase):
                     continue
                 # It was the last step: started again, the run evaluates, once.
                 again = self.call("train", {**settings, "train.max_eval_samples": 8})
-                self.assertIn("held-out loss at step 1", again.err)
+                self.assertIn("eval loss at step 1", again.err)
                 self.assertIn("done: the evaluation at step 1 has been made up for", again.err)
                 self.assertIn("nothing to do", self.call("train", {**settings, "train.max_eval_samples": 8}).err)
-                evaluated = [r["step"] for r in harness.read_jsonl(os.path.join(run, "metrics.jsonl")) if "held_out_loss" in r]
+                evaluated = [r["step"] for r in harness.read_jsonl(os.path.join(run, "metrics.jsonl")) if "eval_loss" in r]
                 self.assertEqual(evaluated, [1])
 
     def test_eval_and_generate_end_at_a_signal(self):

@@ -240,9 +240,9 @@ class EveryField(unittest.TestCase):
                                          "data.eval[0].tag": "yours", "parallel.num_threads": 2})
         self.assertNotIn("step 2/3", usual.err)
         self.assertIn("step 2/3", result.err)
-        self.assertNotIn("held-out loss", usual.err)
-        self.assertEqual([r["step"] for r in changed if "held_out_loss" in r], [2])
-        self.assertEqual([set(r["held_out_loss"]) for r in changed if "held_out_loss" in r], [{"yours", "m"}])
+        self.assertNotIn("eval loss", usual.err)
+        self.assertEqual([r["step"] for r in changed if "eval_loss" in r], [2])
+        self.assertEqual([set(r["eval_loss"]) for r in changed if "eval_loss" in r], [{"yours", "m"}])
         self.assertEqual({tag for r in records for tag in r.get("tag_tokens", ())}, {"a", "b"})
         self.assertEqual({tag for r in changed for tag in r.get("tag_tokens", ())}, {"mine"})
         self.assertIn("1 threads each", usual.err)
@@ -252,14 +252,14 @@ class EveryField(unittest.TestCase):
     def test_eval_rows(self):
         def record(rows):
             (found,) = [r for r in self.train({"train.max_steps": 1, "train.eval_steps": 1, "train.max_eval_samples": rows})[1]
-                        if "held_out_loss" in r]
+                        if "eval_loss" in r]
             return found
         every, two = record(0), record(2)
-        self.assertEqual(set(two["held_out_loss"]), {"h", "m"}, "a file is left out")
-        self.assertNotEqual(every["held_out_loss_total"], two["held_out_loss_total"])
+        self.assertEqual(set(two["eval_loss"]), {"h", "m"}, "a file is left out")
+        self.assertNotEqual(every["eval_loss_total"], two["eval_loss_total"])
 
     @case("data.eval[].path", "data.on_bad_row")
-    def test_held_out_files(self):
+    def test_eval_files(self):
         usual = self.evaluate({})[1]
         other = self.evaluate({"data.eval[0].path": self.path("more.jsonl")})[1]
         self.assertNotEqual(usual["total"]["rows"], other["total"]["rows"])
@@ -325,10 +325,10 @@ class EveryField(unittest.TestCase):
 
     @case("debug.routing_record", "debug.routing_replay")
     def test_routing(self):
-        tape = self.path("tape")
-        self.train({"debug.routing_record": tape, "train.learning_rate": 0.3})
-        self.assertTrue(os.listdir(tape))
-        self.assertNotEqual(self.curve(self.train({"debug.routing_replay": tape})), self.curve(self.trained({})))
+        recording = self.path("recording")
+        self.train({"debug.routing_record": recording, "train.learning_rate": 0.3})
+        self.assertTrue(os.listdir(recording))
+        self.assertNotEqual(self.curve(self.train({"debug.routing_replay": recording})), self.curve(self.trained({})))
 
     @case("generate.max_new_tokens", "generate.temperature", "generate.top_p", "generate.seed", "generate --prompt",
           "generate --system", "generate --prompts", "generate --base")
@@ -377,9 +377,9 @@ class EveryField(unittest.TestCase):
                 self.assertEqual(refused.code, harness.USAGE, str(refused))
                 self.assertIn("--set train.max_steps=0: train.max_steps is 0", refused.err)
 
-    @case("train --generation")
+    @case("train --launch_id")
     def test_flags_of_training(self):
-        refused = self.call("train", {"run_dir": self.path("not-launched")}, "--generation", "5")
+        refused = self.call("train", {"run_dir": self.path("not-launched")}, "--launch_id", "5")
         self.assertEqual(refused.code, harness.USAGE, str(refused))
         self.assertIn("launch 5", refused.err)
 

@@ -119,9 +119,9 @@ def sets(**fields):
     return flags
 
 
-def generate_data(folder, *flags, train=5000, held_out=100, seed=1):
+def generate_data(folder, *flags, train=5000, eval_rows=100, seed=1):
     subprocess.run([sys.executable, os.path.join(SOURCE, "configs", "quickstart", "generate.py"), "--out", folder,
-                    "--train", str(train), "--held-out", str(held_out), "--seed", str(seed), *flags],
+                    "--train", str(train), "--eval", str(eval_rows), "--seed", str(seed), *flags],
                    check=True, stderr=subprocess.DEVNULL)
 
 
@@ -226,7 +226,7 @@ class EndToEnd(unittest.TestCase):
     @classmethod
     def experiment(cls, run, tp=1, ep=1, config=QUICKSTART, **fields):
         """Flags for the quick start's experiment on this class's data, one thread per rank."""
-        domains = [os.path.join(cls.data, "heldout-%s.jsonl" % d) for d in ("text", "programs", "arithmetic")]
+        domains = [os.path.join(cls.data, "eval-%s.jsonl" % d) for d in ("text", "programs", "arithmetic")]
         settings = {"run_dir": cls.path(run), "data.train[0].path": os.path.join(cls.data, "train.jsonl"),
                     "parallel.tp": tp, "parallel.ep": ep, "parallel.num_threads": 1}
         settings.update({"data.eval[%d].path" % i: path for i, path in enumerate(domains)})

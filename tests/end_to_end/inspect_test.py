@@ -63,7 +63,7 @@ class Inspect(harness.EndToEnd):
     def test_what_is_in_it(self):
         folder = os.path.join(self.four(), "step-3")
         out = self.inspect(folder, "--verify").out
-        for pattern in (r"^bytes +every one verified$", r"^step +3$", r"^generation +1$",
+        for pattern in (r"^bytes +every one verified$", r"^step +3$", r"^launch id +1$",
                         r"^saved by +4 ranks: dp 2, tp 2, ep 4$", r"^data +768 rows consumed, seed 1$",
                         r"^base +configs/quickstart/base, digest \w+", r"^ +global_batch_size: 256$"):
             self.assertRegex(out, re.compile(pattern, re.MULTILINE))

@@ -135,7 +135,7 @@ class PlanTest(harness.EndToEnd):
         self.assertLess(seconds["NONE"], seconds["SELECTIVE"])
         self.assertLess(seconds["SELECTIVE"], 1.06 * seconds["NONE"])
         self.assertLess(seconds["SELECTIVE"], seconds["FULL"])
-        # The share of light counts what the mathematics needs, whatever is computed twice.
+        # The SOL fraction counts what the mathematics needs, whatever is computed twice.
         self.assertEqual(len({p["flops_per_step"] for p in plans.values()}), 1)
         # What does not fit names the first policy that does.
         for room, recompute, named in ((66, "NONE", "SELECTIVE"), (40, "NONE", "FULL"), (40, "SELECTIVE", "FULL"), (20, "NONE",

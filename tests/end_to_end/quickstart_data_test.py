@@ -1,4 +1,4 @@
-"""The quick start's data: the same bytes for a seed, the published format, 300 held-out rows of which training has
+"""The quick start's data: the same bytes for a seed, the published format, 300 eval rows of which training has
 none. What is shared is looked for here without the generator's own notion of a row's core.
 """
 
@@ -31,25 +31,25 @@ class QuickStartData(unittest.TestCase):
             harness.generate_data(os.path.join(cls.folder, name), seed=seed)
         read = lambda name: harness.read_jsonl(os.path.join(cls.folder, "one", name))
         cls.train = read("train.jsonl")
-        cls.held_out = {d: read("heldout-%s.jsonl" % d) for d in DOMAINS}
+        cls.eval_rows = {d: read("eval-%s.jsonl" % d) for d in DOMAINS}
 
     def test_a_seed_gives_its_bytes(self):
         digests = {name: harness.digests(os.path.join(self.folder, name)) for name in ("one", "again", "two")}
-        self.assertEqual(sorted(digests["one"]), sorted(["train.jsonl"] + ["heldout-%s.jsonl" % d for d in DOMAINS]))
+        self.assertEqual(sorted(digests["one"]), sorted(["train.jsonl"] + ["eval-%s.jsonl" % d for d in DOMAINS]))
         self.assertEqual(digests["one"], digests["again"])
         for name in digests["one"]:
             self.assertNotEqual(digests["one"][name], digests["two"][name])
 
     def test_numbers_of_rows(self):
-        self.assertEqual(sum(map(len, self.held_out.values())), 300)
-        for domain, rows in self.held_out.items():
+        self.assertEqual(sum(map(len, self.eval_rows.values())), 300)
+        for domain, rows in self.eval_rows.items():
             self.assertEqual([r["dataset"] for r in rows], [domain] * 100)
             self.assertEqual(sum(r["dataset"] == domain for r in self.train), 5000)
         first = [r["dataset"] for r in self.train[:300]]
         self.assertGreater(min(first.count(d) for d in DOMAINS), 50, "the domains are not mixed")
 
     def test_published_format(self):
-        for row in self.train + sum(self.held_out.values(), []):
+        for row in self.train + sum(self.eval_rows.values(), []):
             self.assertEqual(set(row), {"instruction", "conversation", "dataset"})
             self.assertIsInstance(row["instruction"], str)
             self.assertEqual(len(row["conversation"]), 1)
@@ -59,10 +59,10 @@ class QuickStartData(unittest.TestCase):
                 self.assertNotIn("###", turn["input"] + turn["output"])
         self.assertTrue(any(row["instruction"] for row in self.train), "no row has a system text")
 
-    def test_nothing_held_out_is_trained_on(self):
+    def test_no_eval_row_is_trained_on(self):
         questions = {normal(r["conversation"][0]["input"]) for r in self.train}
         whole = {json.dumps(r, sort_keys=True) for r in self.train}
-        for rows in self.held_out.values():
+        for rows in self.eval_rows.values():
             for row in rows:
                 self.assertFalse(json.dumps(row, sort_keys=True) in whole, row)
                 self.assertFalse(normal(row["conversation"][0]["input"]) in questions, row)
@@ -70,16 +70,16 @@ class QuickStartData(unittest.TestCase):
         # A list of words or a program that is held out must not come back under another question.
         lists = {normal(r["conversation"][0]["input"].rpartition(": ")[2]) for r in self.train
                  if r["dataset"] == "text" and ": " in r["conversation"][0]["input"]}
-        for row in self.held_out["text"]:
+        for row in self.eval_rows["text"]:
             before, colon, words = row["conversation"][0]["input"].rpartition(": ")
             if colon:
                 self.assertFalse(normal(words) in lists, row)
         programs = {r["conversation"][0]["output"] for r in self.train if r["dataset"] == "programs"
                     and not r["conversation"][0]["output"].isdigit()}
-        for row in self.held_out["programs"]:
+        for row in self.eval_rows["programs"]:
             self.assertFalse(row["conversation"][0]["output"] in programs, row)
 
-    def test_the_base_saw_no_template_and_nothing_held_out(self):
+    def test_the_base_saw_no_template_and_no_eval_row(self):
         """The text of the committed base: pretrain.sh makes it with these flags, from the same seed."""
         with open(os.path.join(GENERATOR, "pretrain.sh"), encoding="utf-8") as script:
             self.assertIn('generate.py" --out "$work/data" --pretrain\n', script.read())
@@ -87,8 +87,8 @@ class QuickStartData(unittest.TestCase):
         harness.generate_data(folder, "--pretrain")
         rows = harness.read_jsonl(os.path.join(folder, "pretrain.jsonl"))
         self.assertTrue(all(set(row) == {"corpus"} for row in rows))
-        for domain in DOMAINS:  # the held-out rows of this run of the generator are those of the others
-            self.assertEqual(harness.read_jsonl(os.path.join(folder, "heldout-%s.jsonl" % domain)), self.held_out[domain])
+        for domain in DOMAINS:  # the eval rows of this run of the generator are those of the others
+            self.assertEqual(harness.read_jsonl(os.path.join(folder, "eval-%s.jsonl" % domain)), self.eval_rows[domain])
         text = "\n\n".join(row["corpus"] for row in rows) + "\n"
         self.assertGreater(len(text), 20e6)
         for part in ("#" * 2, "Human", "Assistant", "System", "?"):  # no question either
@@ -100,9 +100,9 @@ class QuickStartData(unittest.TestCase):
         asked = lambda rows: {"(" + apart.sub("x", row["conversation"][0]["input"]) for row in rows
                               if "\n" not in row["conversation"][0]["input"]}
         self.assertLessEqual(asked(harness.read_jsonl(os.path.join(folder, "train.jsonl"))), lines)
-        held_out = asked(row for rows in self.held_out.values() for row in rows)
-        self.assertGreater(len(held_out), 150)
-        self.assertFalse(held_out & lines)
+        eval_rows = asked(row for rows in self.eval_rows.values() for row in rows)
+        self.assertGreater(len(eval_rows), 150)
+        self.assertFalse(eval_rows & lines)
         flat = normal(text)
         lists = set(re.findall(r"(?:list|words): ([a-z ]+)\.", text))
         programs = set(re.findall(r"^(\w+ = .*\n.*(?:\n.*)?)\n# prints", text, re.M))
@@ -110,7 +110,7 @@ class QuickStartData(unittest.TestCase):
         for found, least in ((lists, 40000), (programs, 40000)):
             self.assertGreater(len(found), least, "the plain text has another form than is looked for here")
         looked_for = 0
-        for rows in self.held_out.values():
+        for rows in self.eval_rows.values():
             for row in rows:
                 question, answer = row["conversation"][0]["input"], row["conversation"][0]["output"]
                 self.assertNotIn(normal(question), flat)
@@ -138,7 +138,7 @@ class QuickStartData(unittest.TestCase):
         self.assertEqual(subprocess.run([sys.executable, "-O", "-c", code], cwd=GENERATOR).returncode, 0)
 
     def test_answers_are_right(self):
-        sums = [r["conversation"][0]["output"] for r in self.train + self.held_out["arithmetic"]
+        sums = [r["conversation"][0]["output"] for r in self.train + self.eval_rows["arithmetic"]
                 if r["dataset"] == "arithmetic"]
         checked = 0
         for answer in sums:

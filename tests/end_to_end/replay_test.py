@@ -18,13 +18,13 @@ class Replay(harness.EndToEnd):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.tape = cls.path("tape")
-        done = harness.pesc(4, "train", *cls.experiment("recorded", tp=2, ep=4, debug__routing_record=cls.tape, **LENGTH), seconds=900)
+        cls.recording = cls.path("recording")
+        done = harness.pesc(4, "train", *cls.experiment("recorded", tp=2, ep=4, debug__routing_record=cls.recording, **LENGTH), seconds=900)
         assert done.code == harness.OK, done
         cls.recorded = harness.curve(cls.path("recorded"))
 
     def exact_match(self, *words, **fields):
-        """{domain: share of held-out questions answered to the letter}, before or after tuning."""
+        """{domain: share of eval questions answered to the letter}, before or after tuning."""
         out = self.path("eval.json")
         result = harness.pesc(4, "eval", *words, *self.experiment("recorded", tp=2, ep=4, **fields), "--out", out, seconds=300)
         self.assertEqual(result.code, harness.OK, str(result))
@@ -46,11 +46,11 @@ class Replay(harness.EndToEnd):
         for ranks, tp, ep, threads in ((1, 1, 1, 2), (8, 4, 8, 1)):
             run = "replayed-%d" % ranks
             result = harness.pesc(ranks if ranks > 1 else 0, "train", *self.experiment(
-                run, tp=tp, ep=ep, parallel__num_threads=threads, debug__routing_replay=self.tape, **LENGTH), seconds=900)
+                run, tp=tp, ep=ep, parallel__num_threads=threads, debug__routing_replay=self.recording, **LENGTH), seconds=900)
             self.assertEqual(result.code, harness.OK, str(result))
             got = harness.curve(self.path(run))
             self.assertEqual([r["expert_share"] for r in got], [r["expert_share"] for r in self.recorded])
-            # Other products round otherwise: equal digits would mean that nothing was computed again.
+            # Other GEMMs round otherwise: equal digits would mean that nothing was computed again.
             self.assertNotEqual([r["loss"] for r in got], [r["loss"] for r in self.recorded])
             # One launch, and no step of another's.
             self.assertEqual({r["launch"] for r in harness.read_jsonl(self.path(run, "metrics.jsonl"))}, {1})

@@ -140,7 +140,7 @@ class Resume(harness.EndToEnd):
                 self.assertIn("step-15", result.err)
                 expected, got = harness.curve(self.path("straight")), harness.curve(self.path(run))
                 self.assertEqual(got[:15], expected[:15])
-                # Other products round otherwise, so equal digits would mean that nothing was computed again.
+                # Other GEMMs round otherwise, so equal digits would mean that nothing was computed again.
                 self.assertNotEqual([r["loss"] for r in got], [r["loss"] for r in expected])
                 self.assert_curves_agree(expected, got, 1e-4, "15 steps on 4 ranks, 15 on %d" % ranks, ["loss"])
 

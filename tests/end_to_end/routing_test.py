@@ -13,15 +13,15 @@ SMALL = dict(tp=1, ep=2, train__max_steps=3, train__global_batch_size=8, train__
 class Routing(harness.EndToEnd):
     train_rows = 10
 
-    def record(self, tape, **fields):
-        self.train(2, "recorded-" + tape, debug__routing_record=self.path(tape), **{**SMALL, **fields})
-        return self.records(tape)
+    def record(self, recording, **fields):
+        self.train(2, "recorded-" + recording, debug__routing_record=self.path(recording), **{**SMALL, **fields})
+        return self.records(recording)
 
-    def records(self, tape):
+    def records(self, recording):
         """{name: bytes behind the first line, which says whose they are}"""
         found = {}
-        for name in os.listdir(self.path(tape)):
-            with open(self.path(tape, name), "rb") as file:
+        for name in os.listdir(self.path(recording)):
+            with open(self.path(recording, name), "rb") as file:
                 self.assertRegex(file.readline(), rb"^pesc routing 1 run [0-9a-f]{32} launch \d+ rank [01] of 2 top_k \d+\n$")
                 found[name] = file.read()
         return found

@@ -48,7 +48,7 @@ class Saving(harness.EndToEnd):
             with self.subTest(out=out):
                 result = pesc(0, "eval", *self.flags("no-run"), "--base", "--out", out, seconds=60)
                 self.assert_refused(result, code, "--out " + out)
-                self.assertNotIn("held-out data", result.err)
+                self.assertNotIn("eval data", result.err)
 
     def test_a_limit_on_file_sizes(self):
         for policy in ("STOP", "CONTINUE"):
@@ -142,7 +142,7 @@ class Saving(harness.EndToEnd):
         of = lambda field: [r["step"] for r in records if field in r]  # noqa: E731
         self.assertEqual(of("saved_step"), [3, 6, 9])
         self.assertEqual(of("save_stall_seconds"), [3, 6, 9])
-        self.assertEqual(of("held_out_loss"), [3, 6, 9])
+        self.assertEqual(of("eval_loss"), [3, 6, 9])
         self.assertEqual(of("loss"), list(range(1, 10)))
         self.assertIn(4, of("save_copy_wait_seconds"))
         self.assertNotIn(3, of("save_copy_wait_seconds"))

@@ -26,7 +26,7 @@ model {
 }
 train { mode: FULL max_steps: 12 global_batch_size: 16 learning_rate: 1e-2 eval_steps: 12 }
 parallel { tp: %(tp)d num_threads: 1 }
-data { max_seq_length: 96 train { path: "%(data)s/train.jsonl" } eval { path: "%(data)s/heldout-text.jsonl" } }
+data { max_seq_length: 96 train { path: "%(data)s/train.jsonl" } eval { path: "%(data)s/eval-text.jsonl" } }
 """
 
 
@@ -36,7 +36,7 @@ class Verbs(harness.EndToEnd):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        harness.generate_data(cls.data, train=cls.train_rows, held_out=20)
+        harness.generate_data(cls.data, train=cls.train_rows, eval_rows=20)
         done = harness.pesc(4, "train", *cls.experiment("tuned", tp=2, ep=4, train__max_steps=40,
                                                         train__gradient_accumulation_steps=8))
         assert done.code == 0, done
@@ -94,7 +94,7 @@ class Verbs(harness.EndToEnd):
         self.assertNotEqual(base, greedy[0], "what was tuned changes nothing")
 
     def test_generate_for_a_file(self):
-        with open(os.path.join(self.data, "heldout-arithmetic.jsonl"), encoding="utf-8") as file:
+        with open(os.path.join(self.data, "eval-arithmetic.jsonl"), encoding="utf-8") as file:
             rows = file.readlines()[:11]  # more than the slots of a rank
         # What is to be answered needs no answer.
         rows.insert(3, json.dumps({"instruction": "Spell the word dog.", "dataset": "alpaca"}) + "\n")
@@ -142,7 +142,7 @@ class Verbs(harness.EndToEnd):
         for got, expected in [(four["total"], one["total"])] + [(four["datasets"][d], one["datasets"][d]) for d in DOMAINS]:
             self.assertEqual(got["supervised_tokens"], expected["supervised_tokens"])
             self.assertEqual((got.get("rows"), got.get("exact_match")), (expected.get("rows"), expected.get("exact_match")))
-            self.assertLess(abs(got["held_out_loss"] / expected["held_out_loss"] - 1), 1e-5)
+            self.assertLess(abs(got["eval_loss"] / expected["eval_loss"] - 1), 1e-5)
             for a, b in zip(got.get("expert_share", []), expected.get("expert_share", [])):
                 self.assertLess(abs(a - b), 1e-3)
         for domain in DOMAINS:
@@ -152,7 +152,7 @@ class Verbs(harness.EndToEnd):
         self.on("eval", (1, 1, 1), "--base", "--out", base)
         with open(base, encoding="utf-8") as file:
             dense = json.load(file)
-        self.assertGreater(dense["total"]["held_out_loss"], one["total"]["held_out_loss"] + 0.5)
+        self.assertGreater(dense["total"]["eval_loss"], one["total"]["eval_loss"] + 0.5)
         self.check_report(base, dense, self.path("eval-1.json"), one)
 
     def check_report(self, before_path, before, after_path, after):
@@ -162,16 +162,16 @@ class Verbs(harness.EndToEnd):
         for name in sorted(DOMAINS) + ["total"]:
             b, a = (r["total"] if name == "total" else r["datasets"][name] for r in (before, after))
             self.assertRegex(report, r"(?m)^%s +%.3f +%.3f +%.3f +%.3f +%d$" % (
-                name, b["held_out_loss"], a["held_out_loss"], b["exact_match"], a["exact_match"], a["rows"]))
+                name, b["eval_loss"], a["eval_loss"], b["exact_match"], a["exact_match"], a["rows"]))
         for name in DOMAINS:
             self.assertRegex(report, r"(?m)^%s +%s$" % (name, " +".join("%.3f" % s for s in after["datasets"][name]["expert_share"])))
         for sample in after["samples"]:
             self.assertIn("[%s] %s\n  answer:   %s\n  expected: %s\n" % tuple(
                 sample[key] for key in ("dataset", "question", "answer", "expected")), report)
 
-    def held_out_loss(self, run):
-        losses = [r["held_out_loss_total"] for r in harness.read_jsonl(self.path(run, "metrics.jsonl"))
-                  if "held_out_loss_total" in r]
+    def eval_loss_of(self, run):
+        losses = [r["eval_loss_total"] for r in harness.read_jsonl(self.path(run, "metrics.jsonl"))
+                  if "eval_loss_total" in r]
         self.assertEqual(len(losses), 1)
         return losses[0]
 
@@ -190,14 +190,14 @@ class Verbs(harness.EndToEnd):
                 header, _ = harness.read_safetensors(os.path.join(folder, "model.safetensors"))
                 self.assertEqual("lm_head.weight" in header, tied == "false")
                 out = self.path("exported-%s.json" % tied)
-                domain = os.path.join(self.data, "heldout-text.jsonl")
+                domain = os.path.join(self.data, "eval-text.jsonl")
                 again = harness.pesc(0, "eval", "--base", "--config", harness.QUICKSTART, "--out", out, *harness.sets(
                     run_dir=self.path("none"), model__path=folder, train__mode="LORA", parallel__tp=1, parallel__ep=1,
                     data__train='[{path: "%s/train.jsonl"}]' % self.data, data__eval='[{path: "%s"}]' % domain))
                 self.assertEqual(again.code, 0, str(again))
                 with open(out, encoding="utf-8") as file:
-                    loss = json.load(file)["total"]["held_out_loss"]
-                self.assertLess(abs(loss / self.held_out_loss(run) - 1), 1e-5)
+                    loss = json.load(file)["total"]["eval_loss"]
+                self.assertLess(abs(loss / self.eval_loss_of(run) - 1), 1e-5)
 
     def test_export_refuses_what_it_cannot_write(self):
         result = harness.pesc(0, "export", *self.experiment("tuned"), "--out", self.path("no-export"))

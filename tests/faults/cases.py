@@ -134,7 +134,7 @@ def leftovers(rig, row, log):
     row.add(lost=0)
 
 
-@line("two supervisors on one run directory", "both started; a stale generation tries to commit",
+@line("two supervisors on one run directory", "both started; a stale launch id tries to commit",
       "second ends < 2 s and names the holder")
 def two_supervisors(rig, row, log):
     of_launch_test(rig, row, "test_a_second_supervisor")

@@ -37,7 +37,7 @@ def assert_loaded_alike(rig, source, step, ranks, tp, ep):
 
 
 @line("other world size", "saved on 4 ranks (tp 2, dp 2, ep 4), resumed on 1, 2 and 8 ranks in other splits",
-      "tensors equal bit for bit; loss within 1e-4, balance and gradient norm within 1e-2")
+      "tensors equal bit for bit; loss within 1e-4, aux loss and gradient norm within 1e-2")
 def other_world_size(rig, row, log):
     expected = straight_run(rig)
     for ranks, tp, ep in ((1, 1, 1), (2, 1, 2), (2, 2, 1), (8, 4, 8), (8, 2, 2)):
@@ -82,7 +82,7 @@ def stop_after(rig, run, ranks, tp, ep, last):
 
 
 @line("other world size, three times in one run", "2 -> 1 -> 4 ranks, stopped by SIGUSR1 after steps 7 and 14",
-      "tensors equal bit for bit after each change; loss within 1e-4, balance and gradient norm within 1e-2 of 4 ranks")
+      "tensors equal bit for bit after each change; loss within 1e-4, aux loss and gradient norm within 1e-2 of 4 ranks")
 def chain(rig, row, log):
     legs = [(2, 2, 2, 7), (1, 1, 1, 14), (4, 2, 4, 20)]
     done = 0

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The quick start on one GPU: its own experiment file with nothing changed but the device, and on one rank the layout. Makes
-# the data, tunes, and prints held-out loss and exact match; fails when the mean exact match over the domains is under 0.84
+# the data, tunes, and prints eval loss and exact match; fails when the mean exact match over the domains is under 0.84
 # (four CPU ranks give 0.87).
 #
 #   tests/gpu/quickstart.sh [PESC [FOLDER [RANKS]]]   both from the repository on; build/gpu/pesc and
@@ -29,9 +29,9 @@ touch "$folder/made-by-quickstart.sh"
 python3 configs/quickstart/generate.py --out "$folder/data"
 set -- --config configs/quickstart/tune.textproto --set parallel.device=CUDA \
   --set run_dir="$folder/run" --set "data.train[0].path=$folder/data/train.jsonl" \
-  --set "data.eval[0].path=$folder/data/heldout-text.jsonl" \
-  --set "data.eval[1].path=$folder/data/heldout-programs.jsonl" \
-  --set "data.eval[2].path=$folder/data/heldout-arithmetic.jsonl"
+  --set "data.eval[0].path=$folder/data/eval-text.jsonl" \
+  --set "data.eval[1].path=$folder/data/eval-programs.jsonl" \
+  --set "data.eval[2].path=$folder/data/eval-arithmetic.jsonl"
 one=(--set parallel.tp=1 --set parallel.ep=1)
 "$pesc" eval --base "$@" "${one[@]}" --out "$folder/before.json" > /dev/null
 start=$SECONDS

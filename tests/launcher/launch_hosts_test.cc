@@ -55,14 +55,14 @@ TEST(PlaceRanks, UnknownSlotsCannotBeCounted) {
   EXPECT_FALSE(place_ranks({{"a", 2, "dead"}}, 2, experiment(1, 1, 8, true)));
 }
 
-TEST(HostBlame, TwoLaunchesInARowThatDiedThereAndNowhereElse) {
+TEST(HostHealth, TwoLaunchesInARowThatDiedThereAndNowhereElse) {
   std::vector<Host> hosts{{"a", 2, ""}, {"b.cluster", 2, ""}, {"c", 2, ""}};
   const auto failing = [&] {
     std::string names;
-    for (const Host& h : hosts) names += h.failing.empty() ? "" : h.name;
+    for (const Host& h : hosts) names += h.suspect.empty() ? "" : h.name;
     return names;
   };
-  HostBlame blame;
+  HostHealth blame;
   for (const std::set<std::string>& dead_on :
        std::vector<std::set<std::string>>{{"b"}, {"a", "b"}, {"b"}, {"a"}, {"b"}, {}, {""}, {""}, {"b"}}) {
     EXPECT_FALSE(blame.launch_ended(dead_on, hosts));
@@ -89,7 +89,7 @@ TEST(PlaceRanks, FailingHostsAreLeftOutWhereItGoesWithoutThem) {
   const auto needed = place_ranks(hosts, 6, experiment(2, 2, 8, false));
   ASSERT_TRUE(needed);
   EXPECT_EQ(needed->left_out, std::vector<std::string>{});
-  hosts[0].silent = "dead";  // nothing goes without b and a
+  hosts[0].unreachable = "dead";  // nothing goes without b and a
   const auto rest = place_ranks(hosts, 4, experiment(2, 4, 8, false));
   ASSERT_TRUE(rest);
   EXPECT_EQ(names_of(rest->hosts), "b, c");

@@ -79,7 +79,7 @@ JobEnd without_component(const std::string& pid, int code = 1) {
 TEST(RepeatedStart, IsTheSameWordsTwiceInARowBeforeAnyHeartbeat) {
   RepeatedStart starts;
   EXPECT_FALSE(starts.launch_ended(without_component("38890")));
-  JobEnd other_rank = without_component("1207");  // which rank speaks first is chance
+  JobEnd other_rank = without_component("1207");  // which rank reports first is chance
   other_rank.last_lines[1] = other_rank.last_lines[0];
   other_rank.last_lines.erase(0);
   other_rank.last_lines[kMpirunItself].pop_front();

@@ -18,14 +18,14 @@ void same_logits(const ModelConfig& model, const PescConfig& pesc, int tp, int e
   Rig dense(*world, model, dense_only(), rows, {tp, 1});
   for (Rig* rig : {&sparse, &dense})
     rig->decoder->parameters().initialise(rig->decoder->stream(), nullptr, 3, 0.3);
-  const std::vector<float> want = dense.all_logits(PassKind::kEval);
-  EXPECT_TRUE(same_bits(sparse.all_logits(PassKind::kEval), want)) << "tp " << tp << ", ep " << ep;
-  EXPECT_TRUE(same_bits(sparse.all_logits(PassKind::kTrain), want))
+  const std::vector<float> want = dense.all_logits(ForwardMode::kEval);
+  EXPECT_TRUE(same_bits(sparse.all_logits(ForwardMode::kEval), want)) << "tp " << tp << ", ep " << ep;
+  EXPECT_TRUE(same_bits(sparse.all_logits(ForwardMode::kTrain), want))
       << "with dropout, tp " << tp << ", ep " << ep;
   ASSERT_EQ(static_cast<int64_t>(want.size()), count_tokens(rows) * model.vocab_size);
   // And it is only the zeros that make them equal.
-  randomise_trained(*sparse.decoder);
-  EXPECT_FALSE(same_bits(sparse.all_logits(PassKind::kEval), want));
+  randomise_trainable(*sparse.decoder);
+  EXPECT_FALSE(same_bits(sparse.all_logits(ForwardMode::kEval), want));
 }
 
 TEST(DenseEqual, EveryLayout) {
@@ -47,7 +47,7 @@ TEST(DenseEqual, FfnInBlocks) {
   same_logits(wide_llama(), tiny_pesc(), std::min(ranks, 2), ranks, many_rows());
 }
 
-// How far the sparse model's logits are from the dense one's: the zeros change no value, but products with
+// How far the sparse model's logits are from the dense one's: the zeros change no value, but GEMMs with
 // LoRA's B beside the weight may be summed up by another kernel. The bound is the goldens' for BF16 against
 // float32, golden_bounds.h.
 void close_in_bf16(const Rows& rows, int tp, int ep) {
@@ -60,17 +60,17 @@ void close_in_bf16(const Rows& rows, int tp, int ep) {
   // Of this deviation q, k and v are about as large as what the norms make.
   for (Rig* rig : {&sparse, &dense})
     rig->decoder->parameters().initialise(rig->decoder->stream(), nullptr, 3, 0.06);
-  const std::vector<float> want = dense.all_logits(PassKind::kEval);
+  const std::vector<float> want = dense.all_logits(ForwardMode::kEval);
   ASSERT_EQ(static_cast<int64_t>(want.size()), count_tokens(rows) * model.vocab_size);
-  const double apart = relative_error(sparse.all_logits(PassKind::kEval), want);
-  const double dropped = relative_error(sparse.all_logits(PassKind::kTrain), want);
+  const double apart = relative_error(sparse.all_logits(ForwardMode::kEval), want);
+  const double dropped = relative_error(sparse.all_logits(ForwardMode::kTrain), want);
   if (world->rank() == 0)
     std::printf("BF16, tp %d, ep %d: relative difference %.1e, with dropout %.1e, bound %.1e\n", tp, ep,
                 apart, dropped, bound);
   EXPECT_LE(apart, bound);
   EXPECT_LE(dropped, bound);
-  randomise_trained(*sparse.decoder);
-  EXPECT_GT(relative_error(sparse.all_logits(PassKind::kEval), want), 2 * bound);
+  randomise_trainable(*sparse.decoder);
+  EXPECT_GT(relative_error(sparse.all_logits(ForwardMode::kEval), want), 2 * bound);
 }
 
 TEST(DenseEqual, WithinRoundingInBf16OnGpu) {

@@ -6,7 +6,7 @@
 //
 // How far float32 may be from it is not a figure that somebody has seen. One rounding changes a value by at
 // most u = 2^-24 of it, and a logit has some six hundred of them one after the other on its way through two
-// layers (sums of 32 or 40 products in every linear, 8 and 9 in attention, 3 and 5 in LoRA and adapters). By
+// layers (sums of 32 or 40 GEMMs in every linear, 8 and 9 in attention, 3 and 5 in LoRA and adapters). By
 // themselves they would add up, as errors of either sign do, to sqrt(600) u = 1.5e-6. But the model makes
 // errors larger: a score of 10 turns a relative error of q or k into ten times as much of exp(score), gate
 // and up multiply theirs, and a head's sums cancel. By how much is a property of these weights and of the
@@ -79,13 +79,13 @@ class Reference {
   Reference(const Decoder& decoder, const ModelConfig& model, const PescConfig& pesc)
       : model_(model), pesc_(pesc) {
     for (const Parameter& p : decoder.parameters().all()) {
-      const auto rows = static_cast<size_t>(p.value.rows);
-      const auto cols = static_cast<size_t>(p.value.cols);
+      const auto rows = static_cast<size_t>(p.master.rows);
+      const auto cols = static_cast<size_t>(p.master.cols);
       Matrix& m = values_[p.spec.name];
       m.assign(rows, Vector(cols));
       for (size_t r = 0; r < rows; ++r)
         for (size_t c = 0; c < cols; ++c)
-          m[r][c] = p.value.f32()[static_cast<int64_t>(r) * p.value.ld + static_cast<int64_t>(c)];
+          m[r][c] = p.master.f32()[static_cast<int64_t>(r) * p.master.ld + static_cast<int64_t>(c)];
     }
   }
   // Sites whose inputs are dropped; all by default.
@@ -285,7 +285,7 @@ TEST(DropoutReference, EverySiteIsWhereItsDefinitionSays) {
   }
   Reference reference(*rig.decoder, model, pesc);
   const std::vector<float> want = flat(reference.logits(tokens));
-  const double apart = relative_error(rig.all_logits(PassKind::kTrain), want);
+  const double apart = relative_error(rig.all_logits(ForwardMode::kTrain), want);
   const double bound = rounding_bound(reference, tokens);
   std::printf("float32 against float64, with dropout: %.1e, bound %.1e\n", apart, bound);
   EXPECT_LT(apart, bound);
@@ -300,7 +300,8 @@ TEST(DropoutReference, EverySiteIsWhereItsDefinitionSays) {
   }
   reference.sites.clear();
   const double bound_of_eval = rounding_bound(reference, tokens);
-  EXPECT_LT(relative_error(rig.all_logits(PassKind::kEval), flat(reference.logits(tokens))), bound_of_eval);
+  EXPECT_LT(relative_error(rig.all_logits(ForwardMode::kEval), flat(reference.logits(tokens))),
+            bound_of_eval);
   EXPECT_LT(bound_of_eval, 1e-3);
 }
 

@@ -34,7 +34,7 @@ PescConfig pesc_64() {
 constexpr StepTokens kFullRows{8.0 * 2048, 8.0 * 2048, 8.0 * 2048 * 2048};
 
 // tests/bench/README.md: on one H200 this shape has a floor of 614 ms at 787 TFLOP/s.
-TEST(Flops, TheDesignsFloorOf7B) {
+TEST(Flops, FloorOf7BOnOneH200) {
   const double flops = training_flops(llama_7b(), pesc_64(), kFullRows);
   EXPECT_NEAR(flops / 4.829e14, 1, 5e-4);
   EXPECT_NEAR(flops / 787e12, 0.614, 1e-3);

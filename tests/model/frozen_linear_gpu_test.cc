@@ -1,4 +1,4 @@
-// The products with a frozen weight on the GPU against their CPU twin, in each format: alone, and with LoRA's
+// The GEMMs with a frozen weight on the GPU against their CPU twin, in each format: alone, and with LoRA's
 // B beside the weight where the format has it there.
 #include <limits>
 
@@ -54,18 +54,18 @@ class FrozenLinearGpu : public GpuTwin {
     const HostMatrix residual = rounded(HostMatrix::normal(c.tokens, c.out, 4), type);
     const HostMatrix dy = rounded(HostMatrix::normal(c.tokens, c.out, 5), type);
     HostMatrix y(c.tokens, c.out), sum(c.tokens, c.out), dx(c.tokens, c.in + beside);
-    linear_forward(cpu, twin, Beside(x.view, c.in), y.view, host);
-    linear_forward(cpu, twin, Beside(x.view, c.in), sum.view, host, residual.view);
-    linear_backward_input(cpu, twin, dy.view, Beside(dx.view, c.in), host);
+    linear_forward(cpu, twin, ConcatView(x.view, c.in), y.view, host);
+    linear_forward(cpu, twin, ConcatView(x.view, c.in), sum.view, host, residual.view);
+    linear_backward_input(cpu, twin, dy.view, ConcatView(dx.view, c.in), host);
 
     const auto on_gpu = [&]() -> Outputs {
       const float nan = std::numeric_limits<float>::quiet_NaN();
       const HostMatrix out(c.tokens, c.out, 0, nan), in(c.tokens, c.in + beside, 0, nan);
       const OnGpu gx(gpu(), x, type), gr(gpu(), residual, type), gdy(gpu(), dy, type);
       const OnGpu gy(gpu(), out, type), gsum(gpu(), out, type), gdx(gpu(), in, type);
-      linear_forward(gpu(), linear, Beside(gx.view, c.in), gy.view, scratch);
-      linear_forward(gpu(), linear, Beside(gx.view, c.in), gsum.view, scratch, gr.view);
-      linear_backward_input(gpu(), linear, gdy.view, Beside(gdx.view, c.in), scratch);
+      linear_forward(gpu(), linear, ConcatView(gx.view, c.in), gy.view, scratch);
+      linear_forward(gpu(), linear, ConcatView(gx.view, c.in), gsum.view, scratch, gr.view);
+      linear_backward_input(gpu(), linear, gdy.view, ConcatView(gdx.view, c.in), scratch);
       return {gy.host(), gsum.host(), gdx.host()};
     };
     // A product that is added to a residual is rounded twice in bf16 (gemm_gpu_test.cc); the product is no

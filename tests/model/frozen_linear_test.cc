@@ -1,5 +1,5 @@
-// A frozen weight in each format: the memory that it takes, what the loader writes, and its products on the
-// CPU against sums in float64. The products on the GPU are in frozen_linear_gpu_test.cc.
+// A frozen weight in each format: the memory that it takes, what the loader writes, and its GEMMs on the
+// CPU against sums in float64. The GEMMs on the GPU are in frozen_linear_gpu_test.cc.
 #include "model/frozen_linear.h"
 
 #include <gtest/gtest.h>
@@ -138,19 +138,19 @@ TEST(FrozenLinear, MultipliesInFloat32) {
     const HostMatrix x = HostMatrix::normal(kTokens, kIn + lora, 2, 3);
     std::vector<double> want = product(x, both);
     HostMatrix y(kTokens, kOut, 5, std::numeric_limits<float>::quiet_NaN());
-    linear_forward(stream, w, Beside(x.view, kIn), y.view, scratch);
+    linear_forward(stream, w, ConcatView(x.view, kIn), y.view, scratch);
     EXPECT_LT(relative_error(y.values(), want), 1e-5);
     EXPECT_TRUE(y.gaps_untouched());
 
     const HostMatrix residual = HostMatrix::normal(kTokens, kOut, 3);
     for (size_t i = 0; i < want.size(); ++i) want[i] += static_cast<double>(residual.data[i]);
     y.fill(std::numeric_limits<float>::quiet_NaN());
-    linear_forward(stream, w, Beside(x.view, kIn), y.view, scratch, residual.view);
+    linear_forward(stream, w, ConcatView(x.view, kIn), y.view, scratch, residual.view);
     EXPECT_LT(relative_error(y.values(), want), 1e-5);
 
     const HostMatrix dy = HostMatrix::normal(kTokens, kOut, 4, 1);
     HostMatrix dx(kTokens, kIn + lora, 2, std::numeric_limits<float>::quiet_NaN());
-    linear_backward_input(stream, w, dy.view, Beside(dx.view, kIn), scratch);
+    linear_backward_input(stream, w, dy.view, ConcatView(dx.view, kIn), scratch);
     EXPECT_LT(relative_error(dx.values(), product(dy, transposed(both))), 1e-5);
     EXPECT_TRUE(dx.gaps_untouched());
   }
@@ -168,7 +168,7 @@ TEST(FrozenLinear, LeavesBOutWhereTokensHaveNothingBesideThem) {
   HostMatrix y(7, 9);
   Stream stream((Device()));
   Arena scratch("scratch", Device{}, 1);
-  linear_forward(stream, w, Beside(x.view, 16), y.view, scratch);
+  linear_forward(stream, w, ConcatView(x.view, 16), y.view, scratch);
   EXPECT_LT(relative_error(y.values(), product(x, alone)), 1e-5);
 }
 
@@ -180,8 +180,8 @@ TEST(FrozenLinear, RefusesColumnsThatAreNotBs) {
   HostMatrix y(7, 9);
   Stream stream((Device()));
   Arena scratch("scratch", Device{}, 1);
-  EXPECT_THROW(linear_forward(stream, w, Beside(x.view, 16), y.view, scratch), InternalError);
-  EXPECT_THROW(linear_backward_input(stream, w, y.view, Beside(x.view, 16), scratch), InternalError);
+  EXPECT_THROW(linear_forward(stream, w, ConcatView(x.view, 16), y.view, scratch), InternalError);
+  EXPECT_THROW(linear_backward_input(stream, w, y.view, ConcatView(x.view, 16), scratch), InternalError);
   EXPECT_THROW((void)plain_format(DType::kI32), InternalError);
 }
 

@@ -86,7 +86,7 @@ TEST(Generation, CacheGivesTheLogitsOfTheFullForward) {
     const Rows rows = some_rows(model.vocab_size, {9, 5});
     const Layout layout{.tp = n == 4 ? 2 : n, .ep = n, .cache_slots = 2};
     Rig rig(*world, model, tiny_pesc(), rows, layout);
-    const std::vector<float> want = rig.all_logits(PassKind::kEval);
+    const std::vector<float> want = rig.all_logits(ForwardMode::kEval);
     std::vector<float> got(want.size());
     // Both rows in one batch on every dp rank: their first tokens in pieces of 2 and 1, then one at a time.
     std::vector<int64_t> done{0, 0};
@@ -110,7 +110,7 @@ TEST(Generation, CacheGivesTheLogitsOfTheFullForward) {
         b.past.push_back(static_cast<int32_t>(done[i]));
         done[i] += count;
       }
-      rig.decoder->forward(b, {.kind = PassKind::kEval});
+      rig.decoder->forward(b, {.kind = ForwardMode::kEval});
       const std::vector<float> logits = rig.decoder->logits(index);
       for (size_t i = 0; i < place.size(); ++i)
         std::copy_n(logits.begin() + static_cast<int64_t>(i) * model.vocab_size, model.vocab_size,
@@ -226,7 +226,7 @@ TEST(Generation, LogitsThatAreNotFiniteEndItOnEveryRank) {
     for (const Parameter& p : rig.decoder->parameters().all()) {
       if (p.spec.name != "model.norm.weight") continue;
       const std::vector<float> values(static_cast<size_t>(p.spec.size()), NAN);
-      copy_from_host(rig.decoder->stream(), values.data(), p.value);
+      copy_from_host(rig.decoder->stream(), values.data(), p.master);
       poisoned = true;
     }
     ASSERT_TRUE(poisoned);

@@ -21,8 +21,8 @@ class GradientSlotsTest : public ::testing::Test {
     for (int64_t i = 0; i < 5; ++i) {
       Parameter p;
       p.spec.name = str_cat("p", i);
-      p.trained = i != 2;
-      if (p.trained) {
+      p.trainable = i != 2;
+      if (p.trainable) {
         p.grad = tensor_of(memory_.data() + at, i + 1, 3);
         at += p.grad.size();
       }

@@ -24,13 +24,13 @@ class Differences {
 
   Rig& rig() { return rig_; }
 
-  // Checks every trained tensor; returns how many had a gradient.
+  // Checks every trainable tensor; returns how many had a gradient.
   int check() {
-    rig_.train(&tape_);
+    rig_.train(&router_replay_);
     int with_gradient = 0;
     const Tensors gradients = rig_.gradients();
     for (const Parameter& p : rig_.decoder->parameters().all()) {
-      if (!p.trained) continue;
+      if (!p.trainable) continue;
       SCOPED_TRACE(p.spec.name);
       with_gradient += check_tensor(p, gradients.at(p.spec.name)) ? 1 : 0;
     }
@@ -43,9 +43,9 @@ class Differences {
     std::vector<float> moved(base);
     for (size_t i = 0; i < moved.size(); ++i)
       moved[i] = static_cast<float>(static_cast<double>(base[i]) + step * direction[i]);
-    copy_from_host(rig_.decoder->stream(), moved.data(), p.value);
-    const double loss = rig_.loss(&tape_);
-    copy_from_host(rig_.decoder->stream(), base.data(), p.value);
+    copy_from_host(rig_.decoder->stream(), moved.data(), p.master);
+    const double loss = rig_.loss(&router_replay_);
+    copy_from_host(rig_.decoder->stream(), base.data(), p.master);
     return loss;
   }
   double derivative(const Parameter& p, const std::vector<float>& base, const std::vector<double>& v,
@@ -57,7 +57,7 @@ class Differences {
   bool check_tensor(const Parameter& p, const std::vector<float>& gradient) {
     const size_t n = gradient.size();
     std::vector<float> base(n);
-    copy_to_host(rig_.decoder->stream(), p.value, base.data());
+    copy_to_host(rig_.decoder->stream(), p.master, base.data());
     double norm = 0;
     for (const float g : gradient) norm += static_cast<double>(g) * static_cast<double>(g);
     norm = std::sqrt(norm);
@@ -83,7 +83,7 @@ class Differences {
   MpiSession session_;
   std::unique_ptr<Communicator> world_;
   Rig rig_;
-  FirstChoices tape_;
+  FirstChoices router_replay_;
 };
 
 TEST(Gradients, PescWithDropout) {
@@ -106,17 +106,17 @@ TEST(Gradients, AllParametersOfOddShapes) {
 }
 
 // In the published code the aux loss is a constant; here it must have a gradient (model/README.md).
-TEST(Gradients, BalanceLossAlone) {
+TEST(Gradients, AuxLossAlone) {
   Differences d(tiny_llama(), tiny_pesc());
   d.rig().ce_scale = 0;
-  d.rig().balance_coef = 1;
+  d.rig().aux_loss_coef = 1;
   d.check();
   const Tensors gradients = d.rig().gradients();
   for (int64_t layer = 0; layer < 2; ++layer) {
     const auto& g = gradients.at(str_cat("model.layers.", layer, ".mlp.moe_adapter.router.weight"));
     EXPECT_GT(std::abs(*std::max_element(g.begin(), g.end())), 1e-3F);
   }
-  for (const float b : d.rig().decoder->balance_losses()) EXPECT_GT(b, 0.5F);
+  for (const float b : d.rig().decoder->aux_losses()) EXPECT_GT(b, 0.5F);
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ std::vector<Layout> layouts(int ranks, bool experts) {
     if (experts ? all[i].ep < ranks || ranks == 1 : i + 1 < n) continue;
     all.push_back(all[i]);
     all.back().chunks = experts ? 2 : 1;
-    all.back().reduce = Reduce::kBehindLayers;
+    all.back().reduce = Reduce::kOverlapped;
   }
   return all;
 }
@@ -42,7 +42,7 @@ void same_everywhere(const ModelConfig& model, const PescConfig& pesc, const Row
     EXPECT_NEAR(rig.train() / loss, 1.0, 1e-5);
     EXPECT_NEAR(rig.norm / reference.norm, 1.0, 1e-5);
     if (layout.buffer_factor < 1 && count_tokens(rows) > 8) {
-      EXPECT_GT(rig.decoder->exchange_rounds(), 1);
+      EXPECT_GT(rig.decoder->dispatch_rounds(), 1);
     }
     const Tensors got = rig.gradients();
     ASSERT_EQ(got.size(), want.size());

@@ -90,7 +90,7 @@ TEST(MoeLayer, EachStateIsTakenByThePhaseAfterItAlone) {
   // What a phase returns is the state of the row above that the next one takes.
   static_assert(
       std::is_same_v<decltype(&Moe::prepare), Moe::FfnOutput<Moe::Planned> (Moe::*)(
-                                                  Moe::FfnOutput<Moe::Routed>&&, RoutingTape*) const>);
+                                                  Moe::FfnOutput<Moe::Routed>&&, RouterReplay*) const>);
   EXPECT_TRUE((std::is_same_v<decltype(&Moe::experts), Moe::Combining (Moe::*)(Moe::Dispatched &&) const>));
 }
 
@@ -108,14 +108,14 @@ class MoeLayerTest : public testing::Test {
         tensor_of(positions_.data(), 1, kTokens);
     batch_.samples = batch_.slice_samples = batch_.chunked_samples = tensor_of(samples_.data(), 1, kTokens);
     chunks_.emplace_back(batch_, Range{0, kTokens});
-    saved_.f = saved_.dropped = f_.view;
+    saved_.f = saved_.dropout_out = f_.view;
     saved_.probs = probs_.view;
-    saved_.weights = weights_.view;
-    saved_.experts = tensor_of(experts_.data(), kTokens, kTopK);
-    saved_.hidden = hidden_.view;
+    saved_.topk_weights = weights_.view;
+    saved_.topk_indices = tensor_of(experts_.data(), kTokens, kTopK);
+    saved_.adapter_pre_act = hidden_.view;
     saved_.indices = Tensor{nullptr, DType::kI32, 1, 0, 0};
-    ws_.delta = delta_.view;
-    ws_.dweights = dweights_.view;
+    ws_.adapter_dinput = delta_.view;
+    ws_.dtopk_weights = dweights_.view;
     ws_.dlogits = dlogits_.view;
   }
 
@@ -135,7 +135,7 @@ class MoeLayerTest : public testing::Test {
   std::unique_ptr<Communicator> world_ = session_.world();
   Stream stream_{Device{}};
   TensorParallel tp_{*world_};
-  ExpertExchange exchange_{*world_, kExperts, kTopK, 1};
+  TokenDispatcher exchange_{*world_, kExperts, kTopK, 1};
   ModelConfig model_;
   PescConfig pesc_;
   std::vector<int32_t> positions_ = std::vector<int32_t>(kTokens);
@@ -157,8 +157,8 @@ class MoeLayerTest : public testing::Test {
                  router_scratch_bytes(Device{}, kTokens, kExperts, kHidden) +
                      adapter_scratch_bytes(Device{}, kTokens, kTopK, kHidden, kDim)};
   Arena exchange_scratch_{"exchange", Device{}, 0};
-  ExchangeLane lane_{.scratch = exchange_scratch_, .routed = {}, .ready = {}, .arrived = {}, .combined = {}};
-  Pass pass_{stream_, tp_, ws_, scratch_, lane_, model_, pesc_, batch_, PassKind::kEval, 0, 0};
+  CommContext comm_{.scratch = exchange_scratch_, .routed = {}, .ready = {}, .arrived = {}, .combined = {}};
+  ForwardContext pass_{stream_, tp_, ws_, scratch_, comm_, model_, pesc_, batch_, ForwardMode::kEval, 0, 0};
 };
 
 // y = x + f + sum over the token's two best experts of w scale Up gelu(Down f), in double.

@@ -77,7 +77,7 @@ void same_bits_beside(const PescConfig& pesc, Overlap overlap) {
                          ", chunks ", layout.chunks));
     const Outcome want = three_steps(*world, pesc, layout);
     layout.overlap = overlap;
-    layout.reduce = Reduce::kBehindLayers;
+    layout.reduce = Reduce::kOverlapped;
     for (int run = 0; run < 2; ++run) expect_same(three_steps(*world, pesc, layout), want);
   }
 }
@@ -104,7 +104,7 @@ TEST(Overlap, ChangesNoBitOfFullTuningOnGpu) {
   same_bits_beside(full_tuning(), Overlap::kOn);
 }
 
-// Every trained gradient stands in the piece of its layer, and the pieces fill the flat buffer.
+// Every trainable gradient stands in the piece of its layer, and the pieces fill the flat buffer.
 TEST(Overlap, GradientsInPiecesByLayer) {
   const Mesh mesh(8, 3, 2, 4);
   ModelConfig model = tiny_llama();
@@ -125,7 +125,7 @@ TEST(Overlap, GradientsInPiecesByLayer) {
       EXPECT_EQ(next, static_cast<const float*>(p.flat_grad(group).data) + p.flat_grad(group).cols);
     }
     for (const Parameter& q : p.all()) {
-      if (!q.trained) continue;
+      if (!q.trainable) continue;
       const size_t at = q.spec.name.find("layers.");
       const Tensor piece = at == std::string::npos
                                ? p.other_grads(q.group)

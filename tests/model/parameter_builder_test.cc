@@ -1,5 +1,5 @@
-// Every trained parameter has a gradient of its shape, and the model's structs find it under the name of the
-// value that it belongs to: for all families, modes and LoRA targets, on every rank of several layouts.
+// Every trainable parameter has a gradient of its shape, and the model's structs find it under the name of
+// the value that it belongs to: for all families, modes and LoRA targets, on every rank of several layouts.
 #include "model/parameter_builder.h"
 
 #include <gtest/gtest.h>
@@ -59,8 +59,8 @@ class Slots {
     }
     int64_t elements = 0;
     for (const Parameter& q : p_.all()) {
-      EXPECT_EQ(reached_.count(q.spec.name), q.trained ? 1U : 0U) << q.spec.name;
-      if (!q.trained) continue;
+      EXPECT_EQ(reached_.count(q.spec.name), q.trainable ? 1U : 0U) << q.spec.name;
+      if (!q.trainable) continue;
       EXPECT_EQ(q.grad.rows, q.spec.rows) << q.spec.name;
       EXPECT_EQ(q.grad.cols, q.spec.cols) << q.spec.name;
       elements += q.grad.size();
@@ -76,7 +76,7 @@ class Slots {
   void expect(const Tensor& slot, const Names& names) {
     int64_t row = 0;
     for (const std::string& name : names) {
-      if (names_.count(name) == 0 || !p_.find(name).trained) continue;
+      if (names_.count(name) == 0 || !p_.find(name).trainable) continue;
       const Tensor& grad = p_.find(name).grad;
       reached_.insert(name);
       ASSERT_LE(row + grad.rows, slot.rows) << name;
@@ -150,7 +150,7 @@ TEST(ParameterBuilder, FrozenLinearsSayHowTheyAreHeld) {
   for (const Parameter& q : p.all()) {
     if (q.held.out == 0) continue;
     ++held;
-    EXPECT_FALSE(q.trained) << q.spec.name;
+    EXPECT_FALSE(q.trainable) << q.spec.name;
     EXPECT_EQ(q.held.format, FrozenFormat::kBF16) << q.spec.name;
     EXPECT_EQ(q.held.out, q.spec.rows) << q.spec.name;
     EXPECT_EQ(q.held.in, q.spec.cols) << q.spec.name;
@@ -158,10 +158,10 @@ TEST(ParameterBuilder, FrozenLinearsSayHowTheyAreHeld) {
   }
   EXPECT_EQ(held, kLinears * static_cast<int>(p.layers.size()));
   const LayerParameters& layer = p.layers.front();
-  EXPECT_EQ(layer.qkv.joined_columns(), 3 * 8);
-  EXPECT_EQ(layer.gate_up.joined_columns(), 2 * 8);
-  EXPECT_EQ(layer.o.joined_columns(), 8);
-  EXPECT_EQ(layer.down.joined_columns(), 8);
+  EXPECT_EQ(layer.qkv.concat_columns(), 3 * 8);
+  EXPECT_EQ(layer.gate_up.concat_columns(), 2 * 8);
+  EXPECT_EQ(layer.o.concat_columns(), 8);
+  EXPECT_EQ(layer.down.concat_columns(), 8);
   const ModelParameters full(bf16_llama(), full_tuning(), mesh, DType::kBF16, {weights, copies, nullptr});
   for (const Parameter& q : full.all()) EXPECT_EQ(q.held.out, 0) << q.spec.name;
   EXPECT_EQ(full.layers.front().o.base.format, FrozenFormat::kBF16);

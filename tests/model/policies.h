@@ -33,7 +33,7 @@ inline Outcome three_steps(Communicator& world, const ModelConfig& model, const 
     optimizer_step(*rig.decoder, {.weight_decay = 0.1, .clip_norm = 0.5}, 3e-3, step, rig.norm);
   }
   if (layout.buffer_factor < 1) {
-    EXPECT_GT(rig.decoder->exchange_rounds(), 1);
+    EXPECT_GT(rig.decoder->dispatch_rounds(), 1);
   }
   out.values = rig.values();
   const Mesh& mesh = rig.ranks.mesh();

@@ -128,19 +128,19 @@ inline void randomise(Decoder& d, const Parameter& p) {
       host.push_back(static_cast<float>((norm ? 1.0 : 0.0) + scale * v));
     }
   }
-  const FrozenLinear to = p.held.out > 0 ? p.held : FrozenLinear::of(p.value);
+  const FrozenLinear to = p.held.out > 0 ? p.held : FrozenLinear::of(p.master);
   PESC_CHECK(FrozenWriter(d.stream(), to).write(0, s.rows, host.data()) < 0, s.name,
              " does not hold its noise");
 }
 inline void randomise(Decoder& d) {
   for (const Parameter& p : d.parameters().all()) randomise(d, p);
-  d.parameters().refresh_copies(d.stream());
+  d.parameters().refresh_compute_weights(d.stream());
 }
 // What is trained alone: the base stays.
-inline void randomise_trained(Decoder& d) {
+inline void randomise_trainable(Decoder& d) {
   for (const Parameter& p : d.parameters().all())
-    if (p.trained) randomise(d, p);
-  d.parameters().refresh_copies(d.stream());
+    if (p.trainable) randomise(d, p);
+  d.parameters().refresh_compute_weights(d.stream());
 }
 
 // Rows of a batch, of any lengths; every third token is not supervised.
@@ -202,21 +202,22 @@ class Rig {
     randomise(*decoder);
   }
 
-  // The loss ce_scale * (sum over supervised tokens) + balance_coef * (sum over layers), over all ranks.
-  double loss(RoutingTape* tape = nullptr, HeadMode mode = HeadMode::kLoss) {
-    decoder->forward(batch, {.kind = PassKind::kTrain, .seed = 5, .step = step, .tape = tape});
-    decoder->balance(count_tokens(rows), balance_coef);
+  // The loss ce_scale * (sum over supervised tokens) + aux_loss_coef * (sum over layers), over all ranks.
+  double loss(RouterReplay* router_replay = nullptr, HeadMode mode = HeadMode::kLoss) {
+    decoder->forward(batch,
+                     {.kind = ForwardMode::kTrain, .seed = 5, .step = step, .router_replay = router_replay});
+    decoder->compute_aux_loss(count_tokens(rows), aux_loss_coef);
     decoder->loss(mode, static_cast<float>(ce_scale));
     double total = ce_scale * sum_over_dp(decoder->take_loss_sum());
-    for (const float b : decoder->balance_losses()) total += balance_coef * static_cast<double>(b);
+    for (const float b : decoder->aux_losses()) total += aux_loss_coef * static_cast<double>(b);
     return total;
   }
   // Forward and backward, then the reduction over ranks; returns the loss and keeps the gradient's norm.
-  double train(RoutingTape* tape = nullptr) {
+  double train(RouterReplay* router_replay = nullptr) {
     decoder->zero_gradients();
-    const double value = loss(tape, HeadMode::kLossAndGradient);
-    GradientSum sum(*decoder, ranks.reduction(), reduce, 1);  // layer by layer
-    decoder->backward(sum.behind_layers());
+    const double value = loss(router_replay, HeadMode::kLossAndGradient);
+    GradientReducer sum(*decoder, ranks.reduction(), reduce, 1);  // layer by layer
+    decoder->backward(sum.overlapped());
     norm = sum.finish(ranks.world());
     return value;
   }
@@ -224,10 +225,10 @@ class Rig {
     return assemble(ranks.world(), *decoder, [](const Parameter& p) { return p.grad; });
   }
   Tensors values() {
-    return assemble(ranks.world(), *decoder, [](const Parameter& p) { return p.value; });
+    return assemble(ranks.world(), *decoder, [](const Parameter& p) { return p.master; });
   }
   // Logits [tokens of all rows, vocab], on every rank.
-  std::vector<float> all_logits(PassKind kind) {
+  std::vector<float> all_logits(ForwardMode kind) {
     decoder->forward(batch, {.kind = kind, .seed = 5, .step = 3});
     std::vector<int32_t> index(static_cast<size_t>(batch.size()));
     for (size_t i = 0; i < index.size(); ++i) index[i] = static_cast<int32_t>(i);
@@ -250,7 +251,7 @@ class Rig {
   HostBatch batch;
   std::unique_ptr<Decoder> decoder;
   double ce_scale = 0.05;
-  double balance_coef = 0.3;
+  double aux_loss_coef = 0.3;
   double norm = 0;
   uint32_t step = 3;  // of the dropout masks
 
@@ -271,7 +272,7 @@ class Rig {
 
 // Keeps each layer's choice of experts and gives it again in every later step: two logits that are all but
 // equal would else be ordered by rounding.
-class FirstChoices : public RoutingTape {
+class FirstChoices : public RouterReplay {
  public:
   bool replay(const Batch& /*batch*/, int64_t layer, std::vector<int32_t>& experts) override {
     const auto it = choices_.find(layer);

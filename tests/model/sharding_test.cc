@@ -16,7 +16,7 @@ namespace {
 int64_t divided_bytes(const Decoder& d) {
   int64_t norms = 0;
   for (const Parameter& p : d.parameters().all()) {
-    if (!p.trained && p.spec.name.find("norm") != std::string::npos) norms += p.value.bytes();
+    if (!p.trainable && p.spec.name.find("norm") != std::string::npos) norms += p.master.bytes();
   }
   return d.parameters().frozen_bytes() - norms;
 }
@@ -102,13 +102,13 @@ TEST(Sharding, TheExchangeSendsWhatTheRoutingSays) {
   for (const int tp : {1, ep}) {
     Rig rig(*world, model, pesc, five_rows(model), {.tp = tp, .ep = ep});
     rig.train();
-    ASSERT_EQ(rig.decoder->exchange_rounds(), 1);
+    ASSERT_EQ(rig.decoder->dispatch_rounds(), 1);
     const int64_t k = pesc.moe.num_experts_per_tok;
     const int64_t per_rank = pesc.moe.num_experts / ep;
     int64_t expected = 0;
     int64_t rows = 0;
     for (int64_t layer = 0; layer < model.num_hidden_layers; ++layer) {
-      const std::vector<int32_t> chosen = rig.decoder->chosen_experts(layer);
+      const std::vector<int32_t> chosen = rig.decoder->topk_indices(layer);
       std::vector<int64_t> sent(static_cast<size_t>(ep));
       for (size_t t = 0; t < chosen.size(); t += static_cast<size_t>(k)) {
         std::set<int64_t> homes;

@@ -97,18 +97,18 @@ TEST(AdamW, TheCopyIsTheParameterRounded) {
   Stream stream(Device{});
   AdamW a = s.args();
   a.lr = 0.1;
-  a.copy = {copy.data(), DType::kBF16, 1, 1000, 1000};
+  a.compute_weight = {copy.data(), DType::kBF16, 1, 1000, 1000};
   adamw(stream, a);
   for (size_t i = 0; i < copy.size(); ++i) ASSERT_EQ(copy[i], f32_to_bf16(s.param[i])) << i;
 }
 
-TEST(AdamW, TheCopyMayStandInAWiderMatrix) {
+TEST(AdamW, ComputeWeightMayBePartOfAWiderMatrix) {
   State s(120);
   std::vector<uint16_t> wide(12 * 16, 7);
   Stream stream(Device{});
   AdamW a = s.args();
   a.lr = 0.1;
-  a.copy = {wide.data() + 4, DType::kBF16, 12, 10, 16};
+  a.compute_weight = {wide.data() + 4, DType::kBF16, 12, 10, 16};
   adamw(stream, a);
   for (size_t r = 0; r < 12; ++r)
     for (size_t c = 0; c < 16; ++c)

@@ -155,7 +155,7 @@ TEST_F(AdapterGpu, WithUpZeroTheOutputStays) {
   }
 }
 
-TEST_F(AdapterGpu, SlotsAndExpertsWithoutRowsGetNothing) {
+TEST_F(AdapterGpu, ExpertsWithoutRowsGetNothing) {
   const Problem p(kShapes[6], DType::kF32);
   ASSERT_EQ(p.offsets[1], 0);
   const Outputs got = on_gpu(p, DType::kF32);

@@ -151,7 +151,7 @@ TEST(Adapter, ForwardMatchesTheReference) {
   }
 }
 
-TEST(Adapter, HiddenAgainIsBitwiseTheSame) {
+TEST(Adapter, RecomputedPreActivationIsBitwiseTheSame) {
   for (const Shape& s : shapes()) {
     Adapter a(s);
     a.forward();
@@ -272,7 +272,7 @@ TEST(Adapter, BackwardAlongRandomDirections) {
   }
 }
 
-TEST(Adapter, SlotsOfExpertsElsewhereGetNoGradient) {
+TEST(Adapter, ChoicesOfRemoteExpertsGetNoGradient) {
   Adapter a({7, 5, 3, 3, 5, 2, 2});
   a.forward();
   Gradients g(a.shape);

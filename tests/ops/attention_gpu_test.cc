@@ -118,7 +118,7 @@ class AttentionGpu : public GpuTwin {
   }
 
   // BF16, rows next to each other as in the model, which a library may compute: forward and backward
-  // together, since the lse is its own. Its products of probabilities are rounded to bf16, and there are as
+  // together, since the lse is its own. Its GEMMs of probabilities are rounded to bf16, and there are as
   // many roundings as keys, averaged.
   void together(const Case& c) {
     const DType t = DType::kBF16;

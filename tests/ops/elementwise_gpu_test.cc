@@ -275,7 +275,7 @@ TEST_F(SwigluGpu, LargeGatesStayFinite) {
 
 class AdamwGpu : public GpuTwin {};
 
-TEST_F(AdamwGpu, TheCopyMayStandInAWiderMatrix) {
+TEST_F(AdamwGpu, ComputeWeightMayBePartOfAWiderMatrix) {
   for (const auto& [rows, cols, gap] :
        {Shape{12, 8, 8}, Shape{7, 5, 3}, Shape{40, 64, 4096}, Shape{3, 16, 0}}) {
     const HostMatrix param = HostMatrix::normal(1, rows * cols, 1),
@@ -286,7 +286,7 @@ TEST_F(AdamwGpu, TheCopyMayStandInAWiderMatrix) {
                   .grad = gg.view,
                   .exp_avg = gm.view,
                   .exp_avg_sq = gv.view,
-                  .copy = copy.view,
+                  .compute_weight = copy.view,
                   .lr = 1e-2});
     EXPECT_EQ(copy.host().values(), rounded(gp.host(), DType::kBF16).values()) << rows << "x" << cols;
     EXPECT_TRUE(copy.host().gaps_untouched());

@@ -87,7 +87,7 @@ TEST_F(GemmGpu, TimedKernels) {
   const HostMatrix a = rounded(HostMatrix::normal(1024, 1024, 1), DType::kBF16);
   const HostMatrix b = rounded(HostMatrix::normal(1536, 1024, 2), DType::kBF16);
   Device device = gpu().device();
-  device.products = KernelChoice::kTimed;
+  device.kernel_choice = KernelChoice::kAutotuned;
   for (const DType out : {DType::kBF16, DType::kF32}) {
     std::string record;
     const HostMatrix before = rounded(HostMatrix::normal(1024, 1536, 3), out);
@@ -130,11 +130,11 @@ TEST_F(GemmGpu, TimedKernels) {
 }
 
 // Where the arenas have no room for what is added to, the library's first kernel is taken, whatever memory
-// the device has left; products that write their output are timed in it.
+// the device has left; GEMMs that write their output are timed in it.
 TEST_F(GemmGpu, TimesNothingOutsideTheArenas) {
   const HostMatrix a = rounded(HostMatrix::normal(1024, 1024, 1), DType::kBF16);
   Device device = gpu().device();
-  device.products = KernelChoice::kTimed;
+  device.kernel_choice = KernelChoice::kAutotuned;
   Arena small("trials", device, gemm_trial_bytes(device, 1024, 1024, DType::kBF16) - Arena::kAlignment);
   for (Arena* trials : {static_cast<Arena*>(nullptr), &small}) {
     Stream stream(device);
@@ -151,7 +151,7 @@ TEST_F(GemmGpu, TimesNothingOutsideTheArenas) {
 // Real batches have any number of tokens: kernels are chosen, and timed, once for each range of them.
 TEST_F(GemmGpu, AnyNumberOfRows) {
   Device device = gpu().device();
-  device.products = KernelChoice::kTimed;
+  device.kernel_choice = KernelChoice::kAutotuned;
   Stream stream(device);
   const int64_t most = 5000, n = 768, k = 2048;
   const HostMatrix x = rounded(HostMatrix::normal(most, k, 1), DType::kBF16);

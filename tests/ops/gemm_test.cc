@@ -1,5 +1,5 @@
-// General products against float64 loops: all transposes, odd shapes, strides, alpha and beta, empty
-// products.
+// General GEMMs against float64 loops: all transposes, odd shapes, strides, alpha and beta, empty
+// GEMMs.
 #include "ops/gemm.h"
 
 #include <gtest/gtest.h>
@@ -88,7 +88,7 @@ TEST(Gemm, ManyRowsAndASmallMatrix) {
   }
 }
 
-TEST(Gemm, EmptyProducts) {
+TEST(Gemm, EmptyGemms) {
   for (const bool ta : {false, true}) {
     for (const float beta : {0.0F, 1.0F, 0.5F}) {
       run({5, 7, 0, ta, !ta, 1.0F, beta, 1, 1});

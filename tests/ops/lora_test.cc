@@ -146,8 +146,8 @@ TEST(Lora, BackwardMatchesFiniteDifferencesOfTheForward) {
   }
 }
 
-// What an operation that makes x itself uses: the two products, and the mask between them.
-TEST(Lora, TheProductsAreTheBackwardInParts) {
+// What an operation that makes x itself uses: the two GEMMs, and the mask between them.
+TEST(Lora, TheTwoGemmsEqualTheBackward) {
   for (float rate : {0.0F, 0.3F}) {
     Lora l({5, 9, 2, 1, rate, 1});
     const HostMatrix dout = HostMatrix::normal(5, 2, 3);

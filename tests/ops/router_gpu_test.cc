@@ -104,7 +104,7 @@ TEST_F(RouterGpu, Backward) {
       router_forward(cpu, {f.x.view, f.weight.view, f.probs.view, f.experts(), f.weights.view, f.stats.view},
                      host);
       const HostMatrix dweights = HostMatrix::normal(s.tokens, s.k, 5);
-      const HostMatrix balance = HostMatrix::normal(1, s.experts, 6);
+      const HostMatrix aux = HostMatrix::normal(1, s.experts, 6);
       const HostMatrix before = rounded(HostMatrix::normal(s.tokens, s.hidden, 7, s.gap), t);
       // The router's input as it is, and as what RMSNorm made it of, with a weight of either type.
       for (const std::optional<DType> norm :
@@ -114,25 +114,25 @@ TEST_F(RouterGpu, Backward) {
         HostMatrix dweight(s.experts, s.hidden, 0, 0.5F), dx = before, dlogits(s.tokens, s.experts);
         router_backward(
             cpu,
-            {f.x.view, f.weight.view, f.probs.view, f.experts(), f.weights.view, dweights.view, balance.view,
+            {f.x.view, f.weight.view, f.probs.view, f.experts(), f.weights.view, dweights.view, aux.view,
              dweight.view, dlogits.view, norm ? rstd.view : Tensor{}, norm ? scale.view : Tensor{}},
             host);
         add_low_rank_term(cpu, {dlogits.view, f.weight.view}, dx.view);
         const auto run = [&]() -> Outputs {
           const OnGpu gx(gpu(), f.x, t), gweight(gpu(), f.weight), gprobs(gpu(), f.probs),
               gweights(gpu(), f.weights);
-          const OnGpu gdweights(gpu(), dweights), gbalance(gpu(), balance), gdx(gpu(), before, t);
+          const OnGpu gdweights(gpu(), dweights), gaux(gpu(), aux), gdx(gpu(), before, t);
           const OnGpu gdweight(gpu(), HostMatrix(s.experts, s.hidden, 0, 0.5F));
           const ArrayOnGpu<int32_t> gexperts(gpu(), f.chosen, s.tokens, s.k);
           const OnGpu gdlogits(gpu(), HostMatrix(s.tokens, s.experts, 0, NAN));
           const OnGpu grstd(gpu(), rstd), gscale(gpu(), scale, norm.value_or(DType::kF32));
           const int64_t bytes = router_scratch_bytes(gpu().device(), s.tokens, s.experts, s.hidden, t);
           Arena memory = scratch(bytes);
-          router_backward(gpu(),
-                          {gx.view, gweight.view, gprobs.view, gexperts.view, gweights.view, gdweights.view,
-                           gbalance.view, gdweight.view, gdlogits.view, norm ? grstd.view : Tensor{},
-                           norm ? gscale.view : Tensor{}},
-                          memory);
+          router_backward(
+              gpu(),
+              {gx.view, gweight.view, gprobs.view, gexperts.view, gweights.view, gdweights.view, gaux.view,
+               gdweight.view, gdlogits.view, norm ? grstd.view : Tensor{}, norm ? gscale.view : Tensor{}},
+              memory);
           EXPECT_LE(memory.peak(), bytes);
           add_low_rank_term(gpu(), {gdlogits.view, gweight.view}, gdx.view);
           return {gdweight.host(), gdx.host(), gdlogits.host()};
@@ -145,15 +145,15 @@ TEST_F(RouterGpu, Backward) {
   }
 }
 
-TEST_F(RouterGpu, BalanceLoss) {
+TEST_F(RouterGpu, AuxLoss) {
   for (const double tokens : {0.0, 37.0}) {
     HostMatrix stats = HostMatrix::normal(2, 8, 1);
     for (float& v : stats.data) v = std::abs(v) * 10;
     HostMatrix loss(1, 1), grad(1, 8);
-    balance_loss(cpu, stats.view, tokens, 2, 0.01, loss.view, grad.view);
+    router_aux_loss(cpu, stats.view, tokens, 2, 0.01, loss.view, grad.view);
     const auto run = [&]() -> Outputs {
       const OnGpu gstats(gpu(), stats), gloss(gpu(), HostMatrix(1, 1)), ggrad(gpu(), HostMatrix(1, 8));
-      balance_loss(gpu(), gstats.view, tokens, 2, 0.01, gloss.view, ggrad.view);
+      router_aux_loss(gpu(), gstats.view, tokens, 2, 0.01, gloss.view, ggrad.view);
       return {gloss.host(), ggrad.host()};
     };
     compare(str_cat(tokens, " tokens"), run, {loss, grad}, 1e-6);

@@ -49,15 +49,15 @@ struct Router {
     EXPECT_EQ(scratch.used(), 0);
   }
   // `input`: x, or with rstd and norm what they make x of.
-  void backward(const HostMatrix& dweights, const HostMatrix& balance, const HostMatrix& dweight,
+  void backward(const HostMatrix& dweights, const HostMatrix& aux, const HostMatrix& dweight,
                 const HostMatrix& dx) {
-    backward(dweights, balance, dweight, dx, x.view, {}, {});
+    backward(dweights, aux, dweight, dx, x.view, {}, {});
   }
-  void backward(const HostMatrix& dweights, const HostMatrix& balance, const HostMatrix& dweight,
+  void backward(const HostMatrix& dweights, const HostMatrix& aux, const HostMatrix& dweight,
                 const HostMatrix& dx, const Tensor& input, const Tensor& rstd, const Tensor& norm) {
     const HostMatrix dlogits(x.view.rows, weight.view.rows, 1, NAN);
     router_backward(stream,
-                    {input, weight.view, probs.view, experts, weights.view, dweights.view, balance.view,
+                    {input, weight.view, probs.view, experts, weights.view, dweights.view, aux.view,
                      dweight.view, dlogits.view, rstd, norm},
                     scratch);
     EXPECT_EQ(scratch.used(), 0);
@@ -196,12 +196,12 @@ TEST(Router, ThreadsDoNotChangeTheChoiceOrTheSums) {
 
 // loss = sum c w + sum_t sum_i g_i p_(t,i), with the choice held.
 double scalar_loss(const std::vector<double>& weights, const std::vector<double>& probs,
-                   const HostMatrix& dweights, const HostMatrix& balance) {
+                   const HostMatrix& dweights, const HostMatrix& aux) {
   const std::vector<double> c = dweights.values();
   double loss = 0;
   for (size_t i = 0; i < weights.size(); ++i) loss += c[i] * weights[i];
-  const auto experts = static_cast<size_t>(balance.view.cols);
-  for (size_t i = 0; i < probs.size(); ++i) loss += balance.data[i % experts] * probs[i];
+  const auto experts = static_cast<size_t>(aux.view.cols);
+  for (size_t i = 0; i < probs.size(); ++i) loss += aux.data[i % experts] * probs[i];
   return loss;
 }
 
@@ -224,19 +224,19 @@ TEST(Router, BackwardMatchesFiniteDifferences) {
     Router r(s);
     r.forward();
     const HostMatrix dweights = HostMatrix::normal(s.tokens, s.k, 5, s.gap);
-    const HostMatrix balance = HostMatrix::normal(1, s.experts, 6);
+    const HostMatrix aux = HostMatrix::normal(1, s.experts, 6);
     HostMatrix dweight(s.experts, s.hidden, s.gap, 2);  // both are added to
     HostMatrix dx(s.tokens, s.hidden, s.gap, -3);
-    r.backward(dweights, balance, dweight, dx);
+    r.backward(dweights, aux, dweight, dx);
     EXPECT_TRUE(dweight.gaps_untouched() && dx.gaps_untouched());
 
     const auto exact = [&] {
       const Reference want = reference(r, true);
-      return scalar_loss(want.weights, want.probs, dweights, balance);
+      return scalar_loss(want.weights, want.probs, dweights, aux);
     };
     const auto op = [&] {
       r.forward(Routing::kReplay);
-      return scalar_loss(r.weights.values(), r.probs.values(), dweights, balance);
+      return scalar_loss(r.weights.values(), r.probs.values(), dweights, aux);
     };
     for (auto [input, gradient, start] : {std::tuple{&r.weight, &dweight, 2.0}, {&r.x, &dx, -3.0}}) {
       std::vector<double> by_reference;
@@ -260,17 +260,17 @@ TEST(Router, BackwardOfNoTokensAddsNothing) {
   for (float v : dweight.data) EXPECT_EQ(v, 7.0F);
 }
 
-struct Balance {
+struct AuxLoss {
   float loss = NAN;
   HostMatrix gradient;
-  Balance(const HostMatrix& stats, double tokens, int64_t k, double coef)
+  AuxLoss(const HostMatrix& stats, double tokens, int64_t k, double coef)
       : gradient(1, stats.view.cols, 0, NAN) {
     Stream stream(Device{});
-    balance_loss(stream, stats.view, tokens, k, coef, tensor_of(&loss, 1, 1), gradient.view);
+    router_aux_loss(stream, stats.view, tokens, k, coef, tensor_of(&loss, 1, 1), gradient.view);
   }
 };
 
-TEST(BalanceLoss, IsOneWhenBalancedAndTheNumberOfExpertsWhenCollapsed) {
+TEST(AuxLoss, IsOneWhenBalancedAndTheNumberOfExpertsWhenCollapsed) {
   // Token t prefers expert t, by symmetry all experts alike.
   for (int64_t k : {1, 2, 4}) {
     Router r({4, 4, 4, k, 0, 1});
@@ -282,25 +282,25 @@ TEST(BalanceLoss, IsOneWhenBalancedAndTheNumberOfExpertsWhenCollapsed) {
         r.weight(e, i) = static_cast<float>((e - i + 4) % 4 == 0 ? 3 : (e - i + 4) % 4 == 1 ? 2 : 0);
     }
     r.forward();
-    EXPECT_NEAR(Balance(r.stats, 4, k, 1).loss, 1, 1e-6) << k;
+    EXPECT_NEAR(AuxLoss(r.stats, 4, k, 1).loss, 1, 1e-6) << k;
   }
   Router r({6, 2, 5, 1, 0, 1});
   r.x.fill(1);
   r.weight.fill(0);
   r.weight(3, 0) = 50;
   r.forward();
-  EXPECT_NEAR(Balance(r.stats, 6, 1, 1).loss, 5, 1e-5);
+  EXPECT_NEAR(AuxLoss(r.stats, 6, 1, 1).loss, 5, 1e-5);
 }
 
-TEST(BalanceLoss, GradientIsNotZeroAndIsThatOfTheLoss) {
+TEST(AuxLoss, GradientIsNotZeroAndIsThatOfTheLoss) {
   const Shape s{12, 3, 4, 2, 0, 1};
   constexpr double kCoef = 0.5;
   Router r(s);
   r.forward();
-  const Balance balance(r.stats, 12, s.k, kCoef);
+  const AuxLoss aux(r.stats, 12, s.k, kCoef);
   HostMatrix dweight(s.experts, s.hidden);
   HostMatrix dx(s.tokens, s.hidden);
-  r.backward(HostMatrix(s.tokens, s.k), balance.gradient, dweight, dx);
+  r.backward(HostMatrix(s.tokens, s.k), aux.gradient, dweight, dx);
   double largest = 0;
   for (double g : dweight.values()) largest = std::max(largest, std::abs(g));
   EXPECT_GT(largest, 1e-3);
@@ -317,12 +317,12 @@ TEST(BalanceLoss, GradientIsNotZeroAndIsThatOfTheLoss) {
     }
     return kCoef * static_cast<double>(s.experts) * total;
   };
-  EXPECT_NEAR(kCoef * balance.loss, exact(), 1e-6);
-  EXPECT_GT(balance.loss, 1.0F);
+  EXPECT_NEAR(kCoef * aux.loss, exact(), 1e-6);
+  EXPECT_GT(aux.loss, 1.0F);
   const auto op = [&] {
     r.stats.fill(0);
     r.forward(Routing::kReplay);
-    return kCoef * Balance(r.stats, 12, s.k, kCoef).loss;
+    return kCoef * AuxLoss(r.stats, 12, s.k, kCoef).loss;
   };
   for (auto [input, gradient] : {std::pair{&r.weight, &dweight}, {&r.x, &dx}}) {
     std::vector<double> by_reference;
@@ -338,8 +338,8 @@ TEST(BalanceLoss, GradientIsNotZeroAndIsThatOfTheLoss) {
   }
 }
 
-TEST(BalanceLoss, NoTokens) {
-  const Balance none(HostMatrix(2, 3), 0, 2, 0.01);
+TEST(AuxLoss, NoTokens) {
+  const AuxLoss none(HostMatrix(2, 3), 0, 2, 0.01);
   EXPECT_EQ(none.loss, 0.0F);
   for (float g : none.gradient.data) EXPECT_EQ(g, 0.0F);
 }
@@ -353,10 +353,10 @@ TEST(Router, BackwardFromBeforeTheNorm) {
   rmsnorm_forward(r.stream, {before.view, {}, {}, norm.view, 1e-5F, r.x.view, rstd.view});
   r.forward();
   const HostMatrix dweights = HostMatrix::normal(37, 2, 5);
-  const HostMatrix balance = HostMatrix::normal(1, 8, 6);
+  const HostMatrix aux = HostMatrix::normal(1, 8, 6);
   const HostMatrix want(8, 20, 3, 2), dweight(8, 20, 3, 2), dx(37, 20), same(37, 20);
-  r.backward(dweights, balance, want, dx);
-  r.backward(dweights, balance, dweight, same, before.view, rstd.view, norm.view);
+  r.backward(dweights, aux, want, dx);
+  r.backward(dweights, aux, dweight, same, before.view, rstd.view, norm.view);
   EXPECT_EQ(dweight.values(), want.values());
   EXPECT_EQ(same.values(), dx.values());
   EXPECT_NE(want.values(), HostMatrix(8, 20, 0, 2).values());

@@ -13,7 +13,7 @@ class StreamsTest : public GpuTwin {
   void SetUp() override {
     GpuTwin::SetUp();
     if (IsSkipped()) return;
-    gpu().open_communication();
+    gpu().open_comm_stream();
     memory_ = std::make_unique<Arena>("test", gpu().device(), 6 * kSize * int64_t{sizeof(float)});
     for (Tensor* t : {&ones_, &twos_, &x_, &y_, &work_}) *t = memory_->allocate(1, kSize);
     copy_from_host(gpu(), std::vector<float>(static_cast<size_t>(kSize), 1.0F).data(), ones_);
@@ -34,52 +34,52 @@ class StreamsTest : public GpuTwin {
 };
 
 TEST_F(StreamsTest, FollowWaitsForAllThatIsThere) {
-  Stream& lane = gpu().communication();
-  ASSERT_NE(&lane, &gpu());
+  Stream& comm_stream = gpu().comm_stream();
+  ASSERT_NE(&comm_stream, &gpu());
   for (int run = 0; run < 20; ++run) {
     const Tensor& from = run % 2 == 0 ? ones_ : twos_;
     spend_time(gpu());
     copy(gpu(), from, x_);
-    lane.follow(gpu());
-    copy(lane, x_, y_);
-    gpu().follow(lane);
+    comm_stream.wait_stream(gpu());
+    copy(comm_stream, x_, y_);
+    gpu().wait_stream(comm_stream);
     fill_zero(gpu(), x_);
     expect_all(y_, run % 2 == 0 ? 1.0F : 2.0F);
   }
 }
 
-TEST_F(StreamsTest, AMarkIsThePointWhereItWasSet) {
-  Stream& lane = gpu().communication();
-  StreamMark there;
-  StreamMark back;
-  there.hold(lane);  // never set: nothing
+TEST_F(StreamsTest, EventWaitsForRecordedWorkOnly) {
+  Stream& comm_stream = gpu().comm_stream();
+  Event there;
+  Event back;
+  there.wait(comm_stream);  // never set: nothing
   for (int run = 0; run < 20; ++run) {
     const Tensor& from = run % 2 == 0 ? ones_ : twos_;
     spend_time(gpu());
     copy(gpu(), from, x_);
-    there.set(gpu());
+    there.record(gpu());
     spend_time(gpu());
-    there.hold(lane);
-    copy(lane, x_, y_);
-    back.set(lane);
-    spend_time(lane);
-    back.hold(gpu());
+    there.wait(comm_stream);
+    copy(comm_stream, x_, y_);
+    back.record(comm_stream);
+    spend_time(comm_stream);
+    back.wait(gpu());
     fill_zero(gpu(), x_);
     expect_all(y_, run % 2 == 0 ? 1.0F : 2.0F);
   }
 }
 
-// Uploads on the communication stream have their own pinned memory.
+// Uploads on the comm stream have their own pinned memory.
 TEST_F(StreamsTest, UploadsOfBothStreams) {
-  Stream& lane = gpu().communication();
+  Stream& comm_stream = gpu().comm_stream();
   constexpr int64_t kPiece = 60000;
   for (int64_t i = 0; i < 40; ++i) {
     const std::vector<float> a(static_cast<size_t>(kPiece), static_cast<float>(i));
     const std::vector<float> b(static_cast<size_t>(kPiece), static_cast<float>(-i));
     copy_from_host(gpu(), a.data(), x_.col_range(i * kPiece, (i + 1) * kPiece));
-    copy_from_host(lane, b.data(), y_.col_range(i * kPiece, (i + 1) * kPiece));
+    copy_from_host(comm_stream, b.data(), y_.col_range(i * kPiece, (i + 1) * kPiece));
   }
-  gpu().follow(lane);
+  gpu().wait_stream(comm_stream);
   for (int64_t i = 0; i < 40; ++i) {
     expect_all(x_.col_range(i * kPiece, (i + 1) * kPiece), static_cast<float>(i));
     expect_all(y_.col_range(i * kPiece, (i + 1) * kPiece), static_cast<float>(-i));

@@ -194,12 +194,12 @@ TEST_F(NcclTest, SplitsOfTheSameRanksOutliveEachOther) {
   }
 }
 
-// With a communication stream the calls on the other one wait for what they read, and it for them; those on
-// the communication stream itself run beside the other's work.
-TEST_F(NcclTest, CommunicationHasItsOwnStream) {
-  stream_->open_communication();
-  Stream& lane = stream_->communication();
-  ASSERT_NE(&lane, stream_.get());
+// With a comm stream the calls on the other one wait for what they read, and it for them; those on
+// the comm stream itself run beside the other's work.
+TEST_F(NcclTest, CollectivesHaveTheirOwnStream) {
+  stream_->open_comm_stream();
+  Stream& comm_stream = stream_->comm_stream();
+  ASSERT_NE(&comm_stream, stream_.get());
   const auto pair = world_->split(rank_ / 2, "pair");
   constexpr int64_t kSize = 1 << 20;
   const Tensor mine = upload(values(rank_, kSize));
@@ -209,12 +209,12 @@ TEST_F(NcclTest, CommunicationHasItsOwnStream) {
     fill_zero(*stream_, data);
     copy(*stream_, mine, data);
     copy(*stream_, mine, beside);
-    lane.follow(*stream_);
-    pair->all_reduce_max(lane, beside);      // under the next three
-    world_->all_reduce_sum(*stream_, data);  // waits for it: one operation at a time
+    comm_stream.wait_stream(*stream_);
+    pair->all_reduce_max(comm_stream, beside);  // under the next three
+    world_->all_reduce_sum(*stream_, data);     // waits for it: one operation at a time
     fill_zero(*stream_, data.col_range(0, 1));
     copy(*stream_, mine.col_range(0, 1), data.col_range(0, 1));
-    stream_->follow(lane);
+    stream_->wait_stream(comm_stream);
     const std::vector<float> max = download(beside);
     const std::vector<float> sum = download(data);
     ASSERT_EQ(sum[0], value(rank_, 0));
@@ -236,8 +236,8 @@ TEST_F(NcclTest, CommunicationHasItsOwnStream) {
 // GPU. The host can be held up between two calls, and the GPU lent to others: one of several tries is clear.
 TEST_F(NcclTest, TheWaitIsCommunicationOnOneRank) {
   ASSERT_EQ(size_, 1);
-  stream_->open_communication();
-  Stream& lane = stream_->communication();
+  stream_->open_comm_stream();
+  Stream& comm_stream = stream_->comm_stream();
   const Tensor x = upload(values(0, 1 << 21));
   const auto work = [&x](Stream& stream) {
     for (int i = 0; i < 200; ++i) add(stream, x, x);
@@ -250,13 +250,13 @@ TEST_F(NcclTest, TheWaitIsCommunicationOnOneRank) {
   double worked = 0;
   for (int i = 0; i < 20; ++i) {
     stream_->synchronize();
-    work(lane);
+    work(comm_stream);
     stream_->start_clock(Phase::kGemm);
-    stream_->follow(lane);
+    stream_->wait_stream(comm_stream);
     waited = std::max(waited, ratio(stream_->stop_clock(), Phase::kCommunication, Phase::kGemm));
     stream_->start_clock(Phase::kGemm);
     work(*stream_);
-    stream_->follow(lane);
+    stream_->wait_stream(comm_stream);
     worked = std::max(worked, ratio(stream_->stop_clock(), Phase::kGemm, Phase::kCommunication));
   }
   EXPECT_GT(waited, 5);
@@ -267,7 +267,7 @@ TEST_F(NcclTest, TheWaitIsCommunicationOnOneRank) {
 // stream.
 TEST_F(NcclTest, AWaitEndsOnSeveralRanks) {
   ASSERT_GT(size_, 1);
-  stream_->open_communication();
+  stream_->open_comm_stream();
   const Tensor data = upload(values(rank_, 1000));
   world_->all_reduce_sum(*stream_, data);
   stream_->synchronize();

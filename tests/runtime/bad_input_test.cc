@@ -86,13 +86,13 @@ class BadInput : public testing::Test {
   // What a run does before its first step.
   void start(const std::vector<std::string>& fields) {
     ExperimentConfig config;
-    together(*world_, [&] { config = experiment(fields); });
+    run_collectively(*world_, [&] { config = experiment(fields); });
     HostPlacement here;
     here.local_rank = session_.local_rank();
     Job job = open_job(*world_, here, std::move(config), DataUse::kAll);
-    together(*world_, [&] {
+    run_collectively(*world_, [&] {
       (void)load_training_data(job);
-      (void)load_held_out_data(job);
+      (void)load_eval_data(job);
     });
     (void)make_training_decoder(job, 8, job.config.data.max_seq_length);
   }
@@ -100,20 +100,20 @@ class BadInput : public testing::Test {
   void refused(int code, const std::vector<std::string>& words, const std::vector<std::string>& fields) {
     std::string what;
     int got = 0;
-    int64_t speaks = 0;
+    int64_t reports = 0;
     try {
       start(fields);
     } catch (const AgreedError& e) {
       what = e.what();
       got = static_cast<int>(e.code());
-      speaks = e.speaker ? 1 : 0;
+      reports = e.reporting ? 1 : 0;
     }
     EXPECT_EQ(got, code) << (fields.empty() ? "" : fields.front()) << ": " << what;
     for (const std::string& word : words)
       EXPECT_NE(what.find(word), std::string::npos) << "no '" << word << "' in: " << what;
-    int64_t speakers = 0;
-    for (const int64_t s : world_->host_all_gather(std::span(&speaks, 1))) speakers += s;
-    EXPECT_EQ(speakers, 1) << what;
+    int64_t reporters = 0;
+    for (const int64_t s : world_->host_all_gather(std::span(&reports, 1))) reporters += s;
+    EXPECT_EQ(reporters, 1) << what;
     for (const std::string& other : world_->host_all_gather(what)) EXPECT_EQ(other, what);
   }
 

@@ -126,7 +126,7 @@ TEST(StepMetrics, RecordAndProgressLineSayTheSame) {
   m.loss = 2.5;
   m.tokens = 4000;
   m.seconds = 0.5;
-  m.light_seconds = 0.2;
+  m.sol_seconds = 0.2;
   m.expert_share = {{0.25, 0.75}};
   const nlohmann::json j = to_json(m);
   EXPECT_EQ(j["tokens_per_second"], 8000.0);
@@ -135,7 +135,7 @@ TEST(StepMetrics, RecordAndProgressLineSayTheSame) {
   const std::string line = progress_line(m, 0.5);
   EXPECT_NE(line.find("step 12/300"), std::string::npos) << line;
   EXPECT_NE(line.find("8.0k tok/s"), std::string::npos) << line;
-  EXPECT_NE(line.find("40% of light"), std::string::npos) << line;
+  EXPECT_NE(line.find("40% SOL"), std::string::npos) << line;
   EXPECT_NE(line.find("2:24 left"), std::string::npos) << line;  // 288 steps of half a second
 }
 

@@ -50,8 +50,8 @@ std::string starting_with(const Words& all, const std::string& begin) {
   return "";
 }
 
-// Applies "train.recompute_granularity: SELECTIVE and parallel.tp: 2 needs 63.5 GiB ..." and checks the figure and that it
-// fits.
+// Applies "train.recompute_granularity: SELECTIVE and parallel.tp: 2 needs 63.5 GiB ..." and checks the
+// figure and that it fits.
 void expect_true(const Case& c, int world, const std::string& change, double gib,
                  const Words& overrides = {}) {
   SCOPED_TRACE(change);
@@ -80,22 +80,23 @@ TEST(DeviceMemory, IsTheSumOfItsParts) {
   int64_t arenas = 0;
   for (const ArenaSize& a : m.arenas) arenas += a.bytes;
   EXPECT_EQ(m.arena_bytes(), arenas);
-  EXPECT_EQ(m.all(), arenas + m.queues + m.connections + m.libraries + m.context);
+  EXPECT_EQ(m.all(), arenas + m.stream_workspaces + m.connections + m.libraries + m.context);
   EXPECT_EQ(m.to_come(), m.all() - m.context);
   EXPECT_EQ(m.connections, 0);
-  EXPECT_EQ(m.queues, cuda::kQueueBytes);
+  EXPECT_EQ(m.stream_workspaces, cuda::kCudaStreamBytes);
   // What an H200 takes beside arenas and NCCL.
   EXPECT_NEAR(static_cast<double>(m.overhead()) / kGiB, 0.8, 0.001);
 
   const Case two = seven_billion({"parallel.ep=2"});
-  EXPECT_EQ(memory_of(two, 2).queues, cuda::kQueueBytes);
+  EXPECT_EQ(memory_of(two, 2).stream_workspaces, cuda::kCudaStreamBytes);
   EXPECT_EQ(memory_of(two, 2).connections, nccl_bytes(Mesh(2, 0, 1, 2), 32, GpuUse::kExclusive));
   const Case beside = seven_billion({"parallel.ep=2", "parallel.overlap_comm=true"});
-  EXPECT_EQ(memory_of(beside, 2).queues, 2 * cuda::kQueueBytes);
-  EXPECT_EQ(memory_of(seven_billion({"parallel.overlap_comm=true"}), 1).queues, cuda::kQueueBytes);
+  EXPECT_EQ(memory_of(beside, 2).stream_workspaces, 2 * cuda::kCudaStreamBytes);
+  EXPECT_EQ(memory_of(seven_billion({"parallel.overlap_comm=true"}), 1).stream_workspaces,
+            cuda::kCudaStreamBytes);
 
   const DeviceMemory cpu = memory_of(seven_billion({"parallel.device=CPU"}), 4);
-  EXPECT_EQ(cpu.queues + cpu.connections + cpu.libraries, 0);
+  EXPECT_EQ(cpu.stream_workspaces + cpu.connections + cpu.libraries, 0);
   EXPECT_NEAR(static_cast<double>(cpu.overhead()) / kGiB, 0.15, 0.001);
 }
 
@@ -132,7 +133,7 @@ int64_t scratch(const Words& overrides) {
 }
 
 // Products are timed in the arenas: a gradient of the head is the largest that is added to.
-TEST(DeviceMemory, HasRoomForTheTimingOfProducts) {
+TEST(DeviceMemory, HasRoomForGemmAutotuning) {
   const Words full{"train.mode=FULL", "train.gradient_accumulation_steps=32", "data.max_seq_length=128"};
   const auto with = [&](const std::string& more) {
     Words all = full;
@@ -143,7 +144,7 @@ TEST(DeviceMemory, HasRoomForTheTimingOfProducts) {
   EXPECT_GE(scratch(full), head);
   EXPECT_LT(scratch(full), head + (1 << 20));
   EXPECT_LT(with("parallel.gemm_autotune=false"), head / 4);
-  EXPECT_LT(with("train.compute_dtype=F32"), head / 4);  // float32 products are not timed
+  EXPECT_LT(with("train.compute_dtype=F32"), head / 4);  // float32 GEMMs are not timed
   // Of a large batch cuDNN's attention takes more at another time, and nothing is added. Attention of our own
   // takes less.
   const Words large{"train.mode=FULL"};
@@ -166,7 +167,7 @@ TEST(DecoderOptions, FollowTheExperiment) {
   const DecoderOptions o = decoder_options(c.config, mesh, device_of(c.config, 3), training_use(c.config));
   EXPECT_EQ(o.device.kind, DeviceKind::kCuda);
   EXPECT_EQ(o.device.threads, 3);
-  EXPECT_EQ(o.device.products, KernelChoice::kTimed);
+  EXPECT_EQ(o.device.kernel_choice, KernelChoice::kAutotuned);
   EXPECT_EQ(o.capacity.max_tokens, 2 * 2048);
   EXPECT_EQ(o.capacity.max_sequence, 2048);
   EXPECT_EQ(o.capacity.buffer_factor, 3);
@@ -204,7 +205,7 @@ TEST(WhatWouldFit, NamesTheMildestChangeOfEachField) {
       {"train.gradient_accumulation_steps=4", "train.global_batch_size=128", "train.mode=LORA"});
   const std::string dense = starting_with(would_fit(alone, 4, gib), "train.gradient_accumulation_steps: ");
   EXPECT_NE(dense, "");
-  EXPECT_EQ(dense.find("balance"), std::string::npos);
+  EXPECT_EQ(dense.find("aux loss"), std::string::npos);
 }
 
 // Weights that no smaller batch makes smaller: they must be cut, and the combination is named.

@@ -28,7 +28,7 @@ std::map<int, int> load_of(int cores, int ranks, int expected_threads) {
     EXPECT_EQ(p.threads, expected_threads) << rank << " of " << ranks;
     EXPECT_EQ(p.why, "");
     const std::vector<int> mine = p.on.empty() ? first_cores(cores) : p.on;
-    // No rank has more threads than cores: small products would wait for the thread that is off its core.
+    // No rank has more threads than cores: small GEMMs would wait for the thread that is off its core.
     EXPECT_LE(p.threads, std::ssize(mine));
     for (const int core : mine) ++load[core];
   }
@@ -47,7 +47,7 @@ TEST(DivideHost, RanksThatWereGivenTheSameCoresDivideThem) {
   }
 }
 
-TEST(DivideHost, NeighboursStandOnDifferentCoresWhereRanksOutnumberThem) {
+TEST(DivideHost, AdjacentRanksTakeDifferentCoresWhereRanksOutnumberCores) {
   const HostPlacement first = divide_host({first_cores(2), 8, 0}, 0, 2, 0, 8, 0);
   const HostPlacement second = divide_host({first_cores(2), 8, 1}, 0, 2, 1, 8, 0);
   EXPECT_EQ(std::ssize(first.on), 1);

@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "tests/runtime/checkpoint/thread_communicator.h"
-#include "tests/runtime/checkpoint/trained_set.h"
+#include "tests/runtime/checkpoint/trainable_set.h"
 #include "tests/runtime/filesystem/faulty_filesystem.h"
 
 namespace pesc {
@@ -20,7 +20,7 @@ using testing::Layout;
 using testing::MemoryFileSystem;
 using testing::run_ranks;
 using testing::state_at;
-using testing::TrainedSet;
+using testing::TrainableSet;
 
 constexpr Layout kLayout{2, 2, 2};
 
@@ -85,7 +85,7 @@ int64_t newest(FileSystem& files) {
     CheckpointStore store(files, "run", {});
     const Discovery found = store.find_newest(world);
     if (!found.checkpoint) return;
-    TrainedSet set({1, 1, 1}, 0);
+    TrainableSet set({1, 1, 1}, 0);
     set.clear();
     store.load(*found.checkpoint, stream, set.tensors());
     EXPECT_EQ(set.differences(static_cast<uint32_t>(found.checkpoint->state.step)), 0);
@@ -104,7 +104,7 @@ struct Rank {
   }
   Communicator& world;
   Stream stream{Device{}};
-  TrainedSet set;  // outlives the saver, whose thread reads it until the copy is made
+  TrainableSet set;  // outlives the saver, whose thread reads it until the copy is made
   CheckpointStore store;
   AsyncSaver saver;
 };

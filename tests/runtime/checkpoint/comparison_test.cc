@@ -13,7 +13,7 @@
 #include "runtime/checkpoint/manifest.h"
 #include "runtime/checkpoint/store.h"
 #include "tests/runtime/checkpoint/thread_communicator.h"
-#include "tests/runtime/checkpoint/trained_set.h"
+#include "tests/runtime/checkpoint/trainable_set.h"
 #include "tests/runtime/filesystem/faulty_filesystem.h"
 
 namespace pesc {
@@ -24,19 +24,19 @@ using testing::Layout;
 using testing::MemoryFileSystem;
 using testing::run_ranks;
 using testing::state_at;
-using testing::TrainedSet;
+using testing::TrainableSet;
 using Verdict = TensorComparison::Verdict;
 
 class ComparisonTest : public ::testing::Test {
  protected:
   // Every element is its column + 1, and what `change` makes of that.
-  void save(const std::string& run, Layout layout, const std::function<void(TrainedTensor&)>& change = {}) {
+  void save(const std::string& run, Layout layout, const std::function<void(TrainableTensor&)>& change = {}) {
     memory_.create_directory(run);
     const auto errors = run_ranks(layout.world, [&](Communicator& world) {
       Stream stream{Device{}};
-      TrainedSet set(layout, world.rank());
-      for (TrainedTensor& t : set.tensors()) {
-        for (const Tensor& part : {t.value, t.exp_avg, t.exp_avg_sq})
+      TrainableSet set(layout, world.rank());
+      for (TrainableTensor& t : set.tensors()) {
+        for (const Tensor& part : {t.master, t.exp_avg, t.exp_avg_sq})
           for (int64_t r = 0; r < part.rows; ++r)
             for (int64_t c = 0; c < part.cols; ++c)
               part.f32()[r * part.ld + c] = static_cast<float>(t.spec.col + c + 1);
@@ -116,7 +116,7 @@ TEST_F(ComparisonTest, EqualAcrossLayoutsForAnySizeOfBand) {
 TEST_F(ComparisonTest, OneElementOfOneKindIsFoundWithItsSize) {
   save("a", {1, 1, 1});
   // "grid" is [6, 10]: cut by rows and by columns on four ranks.
-  save("b", {4, 2, 4}, [](TrainedTensor& t) {
+  save("b", {4, 2, 4}, [](TrainableTensor& t) {
     if (t.spec.name != "grid") return;
     if (float* x = element(t.spec, t.exp_avg, 5, 9)) *x = 10.5F;
     if (float* x = element(t.spec, t.exp_avg, 0, 0)) *x = 1.25F;
@@ -138,8 +138,8 @@ TEST_F(ComparisonTest, OneElementOfOneKindIsFoundWithItsSize) {
 TEST_F(ComparisonTest, ZerosAndWhatIsNotFinite) {
   constexpr float kInf = std::numeric_limits<float>::infinity();
   const auto with = [](const char* name, float x) {
-    return [name, x](TrainedTensor& t) {
-      if (t.spec.name == name) t.value.f32()[0] = x;
+    return [name, x](TrainableTensor& t) {
+      if (t.spec.name == name) t.master.f32()[0] = x;
     };
   };
   save("zero", {1, 1, 1}, with("norm", 0.0F));
@@ -165,13 +165,13 @@ TEST_F(ComparisonTest, ZerosAndWhatIsNotFinite) {
 }
 
 TEST_F(ComparisonTest, WhatIsNotFiniteIsComparedButNotLoaded) {
-  save("nan", {1, 1, 1}, [](TrainedTensor& t) {
+  save("nan", {1, 1, 1}, [](TrainableTensor& t) {
     if (t.spec.name == "grid") t.exp_avg_sq.f32()[t.exp_avg_sq.ld + 2] = 12345.75F;
   });
   plant("nan", 12345.75F, NAN);
   const auto errors = run_ranks(1, [&](Communicator& world) {
     Stream stream{Device{}};
-    TrainedSet set({1, 1, 1}, 0);
+    TrainableSet set({1, 1, 1}, 0);
     load_checkpoint(memory_, open_checkpoint(memory_, world, "nan/step-5"), stream, set.tensors());
   });
   EXPECT_NE(errors[0].find("'grid' (exp_avg_sq) holds nan at row 1, column 2"), std::string::npos)
@@ -180,12 +180,12 @@ TEST_F(ComparisonTest, WhatIsNotFiniteIsComparedButNotLoaded) {
 }
 
 TEST_F(ComparisonTest, TensorsThatOnlyOneHasAndOtherShapes) {
-  save("a", {1, 1, 1}, [](TrainedTensor& t) {
+  save("a", {1, 1, 1}, [](TrainableTensor& t) {
     if (t.spec.name == "norm") t.exp_avg = {};
     if (t.spec.name == "router") t.spec.name = "router_of_a";
     if (t.spec.name == "few") {
       t.spec.global_rows = t.spec.rows = 1;
-      for (Tensor* part : {&t.value, &t.exp_avg, &t.exp_avg_sq}) *part = part->row_range(0, 1);
+      for (Tensor* part : {&t.master, &t.exp_avg, &t.exp_avg_sq}) *part = part->row_range(0, 1);
     }
   });
   save("b", {1, 1, 1});

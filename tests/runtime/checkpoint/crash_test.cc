@@ -6,7 +6,7 @@
 
 #include "runtime/checkpoint/store.h"
 #include "tests/runtime/checkpoint/thread_communicator.h"
-#include "tests/runtime/checkpoint/trained_set.h"
+#include "tests/runtime/checkpoint/trainable_set.h"
 #include "tests/runtime/filesystem/faulty_filesystem.h"
 
 namespace pesc {
@@ -17,18 +17,18 @@ using testing::Layout;
 using testing::MemoryFileSystem;
 using testing::run_ranks;
 using testing::state_at;
-using testing::TrainedSet;
+using testing::TrainableSet;
 
 constexpr Layout kLayout{2, 2, 2};
 
 // The error of every rank; they must be the same.
-std::string save_step(FileSystem& files, int64_t step, uint64_t generation) {
+std::string save_step(FileSystem& files, int64_t step, uint64_t launch_id) {
   const auto errors = run_ranks(kLayout.world, [&](Communicator& world) {
     Stream stream{Device{}};
-    TrainedSet set(kLayout, world.rank());
+    TrainableSet set(kLayout, world.rank());
     set.fill(static_cast<uint32_t>(step));
     CheckpointStore store(files, "run", {});
-    store.save(world, stream, state_at(step), set.tensors(), generation);
+    store.save(world, stream, state_at(step), set.tensors(), launch_id);
   });
   for (const std::string& error : errors) EXPECT_EQ(error, errors[0]);
   return errors[0];
@@ -43,7 +43,7 @@ int64_t resume(FileSystem& files) {
     const Discovery found = store.find_newest(world);
     EXPECT_TRUE(found.damaged.empty()) << found.damaged[0];
     ASSERT_TRUE(found.checkpoint.has_value());
-    TrainedSet set(kLayout, world.rank());
+    TrainableSet set(kLayout, world.rank());
     set.clear();
     store.load(*found.checkpoint, stream, set.tensors());
     EXPECT_EQ(set.differences(static_cast<uint32_t>(found.checkpoint->state.step)), 0);
@@ -59,7 +59,7 @@ int64_t good_checkpoints(FileSystem& files) {
   run_ranks(1, [&](Communicator& world) {
     for (const std::string& name : files.list("run"))
       if (step_of_directory(name))
-        good += open_checkpoint(files, world, join_path("run", name)).generation > 0;
+        good += open_checkpoint(files, world, join_path("run", name)).launch_id > 0;
   });
   return good;
 }
@@ -141,7 +141,7 @@ TEST(CrashTest, AStaleLaunchCannotCommit) {
   prepare(memory);
   const auto errors = run_ranks(2, [&](Communicator& world) {
     Stream stream{Device{}};
-    TrainedSet set(kLayout, world.rank());
+    TrainableSet set(kLayout, world.rank());
     CheckpointStore store(memory, "run", {.still_ours = [] { return false; }});
     EXPECT_THROW(store.save(world, stream, state_at(30), set.tensors(), 1), IoError);
   });

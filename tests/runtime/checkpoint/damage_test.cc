@@ -6,7 +6,7 @@
 #include "runtime/checkpoint/manifest.h"
 #include "runtime/checkpoint/store.h"
 #include "tests/runtime/checkpoint/thread_communicator.h"
-#include "tests/runtime/checkpoint/trained_set.h"
+#include "tests/runtime/checkpoint/trainable_set.h"
 #include "tests/runtime/filesystem/faulty_filesystem.h"
 
 namespace pesc {
@@ -17,7 +17,7 @@ using testing::Layout;
 using testing::MemoryFileSystem;
 using testing::run_ranks;
 using testing::state_at;
-using testing::TrainedSet;
+using testing::TrainableSet;
 
 class DamageTest : public ::testing::Test {
  protected:
@@ -28,14 +28,14 @@ class DamageTest : public ::testing::Test {
     save(10);
     save(20);
   }
-  void save(int64_t step, uint64_t generation = 1) {
+  void save(int64_t step, uint64_t launch_id = 1) {
     const auto errors = run_ranks(kLayout.world, [&](Communicator& world) {
       Stream stream{Device{}};
-      TrainedSet set(kLayout, world.rank());
+      TrainableSet set(kLayout, world.rank());
       set.fill(static_cast<uint32_t>(step));
       CheckpointStore store(files_, "run", {});
       (void)store.find_newest(world);
-      store.save(world, stream, state_at(step), set.tensors(), generation);
+      store.save(world, stream, state_at(step), set.tensors(), launch_id);
     });
     for (const std::string& error : errors) ASSERT_EQ(error, "");
   }

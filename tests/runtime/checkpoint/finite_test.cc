@@ -9,7 +9,7 @@
 
 #include "runtime/checkpoint/store.h"
 #include "tests/runtime/checkpoint/thread_communicator.h"
-#include "tests/runtime/checkpoint/trained_set.h"
+#include "tests/runtime/checkpoint/trainable_set.h"
 #include "tests/runtime/filesystem/faulty_filesystem.h"
 
 namespace pesc {
@@ -19,7 +19,7 @@ using testing::Layout;
 using testing::MemoryFileSystem;
 using testing::run_ranks;
 using testing::state_at;
-using testing::TrainedSet;
+using testing::TrainableSet;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
@@ -55,13 +55,13 @@ TEST(FiniteTest, AStateThatIsNotFiniteIsNotSaved) {
       files.create_directory("run");
       const auto errors = run_ranks(kLayout.world, [&](Communicator& world) {
         Stream stream{Device{}};
-        TrainedSet set(kLayout, world.rank());
+        TrainableSet set(kLayout, world.rank());
         CheckpointStore store(files, "run", {});
         set.fill(5);
         store.save(world, stream, state_at(5), set.tensors(), 1);
-        for (const TrainedTensor& t : set.tensors())
+        for (const TrainableTensor& t : set.tensors())
           if (t.spec.name == name)
-            (kind == 0 ? t.value : kind == 1 ? t.exp_avg : t.exp_avg_sq).f32()[1] = kInf;
+            (kind == 0 ? t.master : kind == 1 ? t.exp_avg : t.exp_avg_sq).f32()[1] = kInf;
         store.save(world, stream, state_at(6), set.tensors(), 1);
       });
       const std::string kinds[] = {"(param)", "(exp_avg)", "(exp_avg_sq)"};
@@ -81,9 +81,9 @@ TEST(FiniteTest, ItIsAnInternalErrorWithAllRanks) {
   files.create_directory("run");
   const auto errors = run_ranks(2, [&](Communicator& world) {
     Stream stream{Device{}};
-    TrainedSet set({2, 1, 1}, world.rank());
+    TrainableSet set({2, 1, 1}, world.rank());
     set.fill(1);
-    set.tensors()[0].value.f32()[0] = NAN;
+    set.tensors()[0].master.f32()[0] = NAN;
     CheckpointStore store(files, "run", {});
     EXPECT_THROW(store.save(world, stream, state_at(6), set.tensors(), 1), InternalError);
   });

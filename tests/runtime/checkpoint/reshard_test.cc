@@ -10,7 +10,7 @@
 #include "runtime/checkpoint/shard.h"
 #include "runtime/checkpoint/store.h"
 #include "tests/runtime/checkpoint/thread_communicator.h"
-#include "tests/runtime/checkpoint/trained_set.h"
+#include "tests/runtime/checkpoint/trainable_set.h"
 #include "tests/runtime/filesystem/faulty_filesystem.h"
 
 namespace pesc {
@@ -21,13 +21,13 @@ using testing::Layout;
 using testing::MemoryFileSystem;
 using testing::run_ranks;
 using testing::state_at;
-using testing::TrainedSet;
+using testing::TrainableSet;
 
 void save(FileSystem& files, Layout layout, int64_t big_rows = 3) {
   files.create_directory("run");
   const auto errors = run_ranks(layout.world, [&](Communicator& world) {
     Stream stream{Device{}};
-    TrainedSet set(layout, world.rank(), big_rows);
+    TrainableSet set(layout, world.rank(), big_rows);
     set.fill(10);
     CheckpointState state = state_at(10);
     state.tp = layout.tp;
@@ -64,7 +64,7 @@ TEST(ReshardTest, AnyLayoutLoadsOnAnyOther) {
                            to.tp, "/ep", to.ep));
       for (int rank = 0; rank < to.world; ++rank) {
         Stream stream{Device{}};
-        TrainedSet set(to, rank);
+        TrainableSet set(to, rank);
         set.clear();
         load_checkpoint(memory, checkpoint, stream, set.tensors());
         ASSERT_EQ(set.differences(10), 0);
@@ -81,7 +81,7 @@ TEST(ReshardTest, EachRankReadsOnlyItsOwnBytes) {
     for (int rank = 0; rank < to.world; ++rank) {
       FaultyFileSystem counted(memory);
       Stream stream{Device{}};
-      TrainedSet set(to, rank);
+      TrainableSet set(to, rank);
       load_checkpoint(counted, checkpoint, stream, set.tensors());
       EXPECT_EQ(counted.bytes_read(), set.bytes());
     }
@@ -93,7 +93,7 @@ TEST(ReshardTest, ReplicasAreWrittenOnceAndTheWorkIsSpread) {
   constexpr int64_t kBigRows = 20000;  // 5 MB
   save(memory, {4, 2, 2}, kBigRows);
   const LoadedCheckpoint checkpoint = open(memory);
-  const int64_t whole = TrainedSet({1, 1, 1}, 0, kBigRows).bytes();
+  const int64_t whole = TrainableSet({1, 1, 1}, 0, kBigRows).bytes();
   int64_t data = 0, least = whole, most = 0;
   for (const auto& tensor : checkpoint.manifest->tensors())
     for (const auto& piece : tensor.pieces()) data += piece.bytes();
@@ -136,7 +136,7 @@ TEST(ReshardTest, MissingTensorsAndOtherShapesAreNamed) {
   const LoadedCheckpoint checkpoint = open(memory);
   Stream stream{Device{}};
   const auto error_with = [&](auto change) -> std::string {
-    TrainedSet set({1, 1, 1}, 0);
+    TrainableSet set({1, 1, 1}, 0);
     change(set.tensors()[0]);
     try {
       load_checkpoint(memory, checkpoint, stream, set.tensors());
@@ -145,9 +145,9 @@ TEST(ReshardTest, MissingTensorsAndOtherShapesAreNamed) {
     }
     return "no error";
   };
-  const std::string missing = error_with([](TrainedTensor& t) { t.spec.name = "gate.router"; });
+  const std::string missing = error_with([](TrainableTensor& t) { t.spec.name = "gate.router"; });
   EXPECT_NE(missing.find("'gate.router' (param) is not in it"), std::string::npos) << missing;
-  const std::string shape = error_with([](TrainedTensor& t) { t.spec.global_rows = 16; });
+  const std::string shape = error_with([](TrainableTensor& t) { t.spec.global_rows = 16; });
   EXPECT_NE(shape.find("'router' (param) has shape [8, 12] in it, [16, 12] here"), std::string::npos)
       << shape;
 }
@@ -157,15 +157,15 @@ TEST(ReshardTest, AbsentMomentsAreNeitherSavedNorLoaded) {
   memory.create_directory("run");
   run_ranks(1, [&](Communicator& world) {
     Stream stream{Device{}};
-    TrainedSet set({1, 1, 1}, 0);
-    for (TrainedTensor& t : set.tensors()) t.exp_avg = t.exp_avg_sq = {};
+    TrainableSet set({1, 1, 1}, 0);
+    for (TrainableTensor& t : set.tensors()) t.exp_avg = t.exp_avg_sq = {};
     CheckpointStore(memory, "run", {}).save(world, stream, state_at(10), set.tensors(), 1);
   });
   const LoadedCheckpoint checkpoint = open(memory);
   for (const auto& tensor : checkpoint.manifest->tensors())
     EXPECT_EQ(tensor.kind(), proto::TensorKind::PARAM);
   Stream stream{Device{}};
-  TrainedSet set({1, 1, 1}, 0);
+  TrainableSet set({1, 1, 1}, 0);
   EXPECT_THROW(load_checkpoint(memory, checkpoint, stream, set.tensors()), DataError);
 }
 
@@ -174,7 +174,7 @@ TEST(ReshardTest, PiecesThatDoNotCoverAreNeverCommitted) {
   memory.create_directory("run");
   const auto errors = run_ranks(2, [&](Communicator& world) {
     Stream stream{Device{}};
-    TrainedSet set({2, 2, 1}, 0);  // both ranks claim to be rank 0
+    TrainableSet set({2, 2, 1}, 0);  // both ranks claim to be rank 0
     CheckpointStore(memory, "run", {}).save(world, stream, state_at(10), set.tensors(), 1);
   });
   EXPECT_NE(errors[0].find("not saved"), std::string::npos);

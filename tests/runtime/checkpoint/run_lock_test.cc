@@ -58,7 +58,7 @@ class RunLockTest : public ::testing::Test {
 TEST_F(RunLockTest, TheSecondHolderIsRefusedAndNamesTheFirst) {
   const std::string dir = root_ + "/runs/a";
   const RunLock lock = RunLock::acquire(dir);
-  EXPECT_EQ(lock.generation(), 1U);
+  EXPECT_EQ(lock.launch_id(), 1U);
   EXPECT_TRUE(lock.still_ours());
   const std::string holder = str_cat("pid ", ::getpid(), " on host ");
   const int status = in_child([&] {
@@ -70,7 +70,7 @@ TEST_F(RunLockTest, TheSecondHolderIsRefusedAndNamesTheFirst) {
     return 1;
   });
   EXPECT_EQ(status, 0);
-  EXPECT_EQ(RunLock::current_generation(dir), 1U);
+  EXPECT_EQ(RunLock::current_launch_id(dir), 1U);
   EXPECT_TRUE(lock.still_ours());
 }
 
@@ -87,7 +87,7 @@ TEST_F(RunLockTest, WithoutFlockFcntlLocks) {
       EXPECT_FALSE(std::filesystem::exists(dir + "/pesc.lock.held"));
       EXPECT_TRUE(is_refused(dir, calls, str_cat("pid ", ::getpid(), " on host ")));
     }
-    EXPECT_EQ(RunLock::acquire(dir, calls).generation(), 2U);
+    EXPECT_EQ(RunLock::acquire(dir, calls).launch_id(), 2U);
   }
 }
 
@@ -112,7 +112,7 @@ TEST_F(RunLockTest, WithoutAnyLockAFileIsHeld) {
   });
   EXPECT_EQ(status, -SIGKILL);
   EXPECT_TRUE(std::filesystem::exists(held));
-  EXPECT_EQ(RunLock::acquire(dir, none).generation(), 3U);
+  EXPECT_EQ(RunLock::acquire(dir, none).launch_id(), 3U);
 }
 
 // Nobody here can know whether they are gone.
@@ -125,16 +125,16 @@ TEST_F(RunLockTest, AHeldFileOfAnotherHostOrOfNobodyIsRefusedWithAWayOut) {
     EXPECT_TRUE(is_refused(dir, none, "remove '" + held + "'")) << text;
   }
   std::filesystem::remove(held);
-  EXPECT_EQ(RunLock::acquire(dir, none).generation(), 2U);
+  EXPECT_EQ(RunLock::acquire(dir, none).launch_id(), 2U);
 }
 
-TEST_F(RunLockTest, EachLaunchHasAHigherGeneration) {
+TEST_F(RunLockTest, EachLaunchHasAHigherId) {
   const std::string dir = root_ + "/a";
-  EXPECT_EQ(RunLock::current_generation(dir), 0U);
+  EXPECT_EQ(RunLock::current_launch_id(dir), 0U);
   for (uint64_t n = 1; n <= 3; ++n) {
     const RunLock lock = RunLock::acquire(dir);
-    EXPECT_EQ(lock.generation(), n);
-    EXPECT_EQ(RunLock::current_generation(dir), n);
+    EXPECT_EQ(lock.launch_id(), n);
+    EXPECT_EQ(RunLock::current_launch_id(dir), n);
   }
 }
 
@@ -146,7 +146,7 @@ TEST_F(RunLockTest, AHolderThatIsKilledHoldsNothing) {
     return 0;
   });
   EXPECT_EQ(status, -SIGKILL);
-  EXPECT_EQ(RunLock::acquire(dir).generation(), 2U);
+  EXPECT_EQ(RunLock::acquire(dir).launch_id(), 2U);
 }
 
 TEST_F(RunLockTest, AChildOfTheHolderDoesNotKeepIt) {
@@ -168,7 +168,7 @@ TEST_F(RunLockTest, AChildOfTheHolderDoesNotKeepIt) {
       ::usleep(10000);
     }
   }
-  EXPECT_EQ(RunLock::acquire(dir).generation(), 2U);
+  EXPECT_EQ(RunLock::acquire(dir).launch_id(), 2U);
   ::kill(child, SIGKILL);
   ::waitpid(child, nullptr, 0);
 }
@@ -182,7 +182,7 @@ TEST_F(RunLockTest, AnOlderLaunchSeesThatItIsOver) {
   const RunLock newer = RunLock::acquire(dir);
   EXPECT_FALSE(lock.still_ours());
   EXPECT_TRUE(newer.still_ours());
-  EXPECT_EQ(newer.generation(), 2U);
+  EXPECT_EQ(newer.launch_id(), 2U);
 }
 
 TEST_F(RunLockTest, AStrangersDirectoryIsRefused) {
@@ -196,7 +196,7 @@ TEST_F(RunLockTest, AStrangersDirectoryIsRefused) {
   EXPECT_FALSE(std::filesystem::exists(root_ + "/pesc.lock"));
   // With a checkpoint in it, it is a run directory, whatever else lies there.
   std::filesystem::create_directory(root_ + "/step-5");
-  EXPECT_EQ(RunLock::acquire(root_).generation(), 1U);
+  EXPECT_EQ(RunLock::acquire(root_).launch_id(), 1U);
 }
 
 // The names and bytes of all files below a folder, and its folders.
@@ -229,7 +229,7 @@ TEST_F(RunLockTest, ARefusedStartLeavesTheDirectoryAsItWas) {
   const auto before = contents(root_);
   {
     RunLock refused = RunLock::acquire(dir);
-    EXPECT_EQ(refused.generation(), 2U);
+    EXPECT_EQ(refused.launch_id(), 2U);
     EXPECT_TRUE(refused.was_in_use());
     write_lines(dir + "/heartbeats/rank-0", "launch 2");
     write_lines(dir + "/heartbeats/rank-1", "launch 2");
@@ -240,7 +240,7 @@ TEST_F(RunLockTest, ARefusedStartLeavesTheDirectoryAsItWas) {
     EXPECT_TRUE(refused.take_back().empty());  // once
   }
   EXPECT_EQ(contents(root_), before);
-  EXPECT_EQ(RunLock::acquire(dir).generation(), 2U);
+  EXPECT_EQ(RunLock::acquire(dir).launch_id(), 2U);
 }
 
 TEST_F(RunLockTest, ARefusedStartInANewDirectoryLeavesNone) {
@@ -277,24 +277,24 @@ TEST_F(RunLockTest, ATakenDirectoryIsNotPutBack) {
 TEST_F(RunLockTest, ADamagedGenerationLeavesTheLockAsItWas) {
   const std::string dir = root_ + "/a";
   { const RunLock first = RunLock::acquire(dir); }
-  std::ofstream(dir + "/pesc.generation") << "x";
+  std::ofstream(dir + "/pesc.launch_id") << "x";
   write_lines(dir + "/pesc.lock", "of another process\n");
   const auto before = contents(root_);
   EXPECT_THROW((void)RunLock::acquire(dir), DataError);
   EXPECT_EQ(contents(root_), before);
 }
 
-TEST_F(RunLockTest, UnusableDirectoriesAndDamagedGenerations) {
+TEST_F(RunLockTest, UnusableDirectoriesAndDamagedLaunchIds) {
   std::ofstream(root_ + "/file") << "x";
   EXPECT_THROW((void)RunLock::acquire(root_ + "/file/run"), IoError);
   const std::string dir = root_ + "/a";
   (void)RunLock::acquire(dir);
   for (const char* text : {"", "x", "-3", "99999999999999999999"}) {
-    std::ofstream(dir + "/pesc.generation") << text;
+    std::ofstream(dir + "/pesc.launch_id") << text;
     EXPECT_THROW((void)RunLock::acquire(dir), DataError) << text;
   }
-  std::ofstream(dir + "/pesc.generation") << "41\n";
-  EXPECT_EQ(RunLock::acquire(dir).generation(), 42U);
+  std::ofstream(dir + "/pesc.launch_id") << "41\n";
+  EXPECT_EQ(RunLock::acquire(dir).launch_id(), 42U);
 }
 
 }  // namespace

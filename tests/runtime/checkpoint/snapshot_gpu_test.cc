@@ -8,7 +8,7 @@
 #include "runtime/checkpoint/shard.h"
 #include "runtime/checkpoint/store.h"
 #include "tests/runtime/checkpoint/thread_communicator.h"
-#include "tests/runtime/checkpoint/trained_set.h"
+#include "tests/runtime/checkpoint/trainable_set.h"
 #include "tests/runtime/filesystem/faulty_filesystem.h"
 
 namespace pesc {
@@ -44,12 +44,12 @@ TEST_F(SnapshotGpuTest, WhatComesAfterHoldIsNotInTheCopy) {
   HostCopies copies;
   for (int round = 0; round < 3; ++round) {
     fill(static_cast<float>(round));
-    copies.follow(stream);
+    copies.wait_stream(stream);
     for (size_t i = 0; i < kTensors; ++i) copies.copy(tensors[i], host + i * bytes);
     copies.end();
-    copies.hold(stream);
+    copies.wait(stream);
     fill(-1.0F);  // by work on the stream, which waits by itself
-    copies.wait();
+    copies.synchronize();
     const auto* values = reinterpret_cast<const float*>(host);
     int64_t wrong = 0;
     for (int64_t i = 0; i < kTensors * kRows * kCols; ++i)
@@ -71,10 +71,10 @@ TEST_F(SnapshotGpuTest, StridedRowsArePacked) {
   part.cols = 4;
   auto* host = static_cast<float*>(host_allocate(kGpu, "test", part.bytes()));
   HostCopies copies;
-  copies.follow(stream);
+  copies.wait_stream(stream);
   copies.copy(part, host);
   copies.end();
-  copies.wait();
+  copies.synchronize();
   for (int64_t r = 0; r < 6; ++r)
     for (int64_t c = 0; c < 4; ++c) EXPECT_EQ(host[r * 4 + c], static_cast<float>(10 * r + c));
   host_release(kGpu, host);
@@ -94,13 +94,13 @@ TEST_F(SnapshotGpuTest, ASaveTakesItsCopyFromTheGpu) {
   for (const Tensor& t : {value, first, second}) copy_from_host(stream, saved.data(), t);
   MemoryFileSystem files;
   files.create_directory("run");
-  const std::vector<TrainedTensor> tensors{{spec, value, first, second}};
+  const std::vector<TrainableTensor> tensors{{spec, value, first, second}};
   for (const std::string& error : testing::run_ranks(1, [&](Communicator& world) {
          CheckpointStore store(files, "run", {});
          store.reserve(kGpu, tensors);
          PendingSave save = store.begin(world, stream, state_at(3), tensors, 1);
          save.copy();
-         save.hold(stream);
+         save.wait(stream);
          for (const Tensor& t : {value, first, second}) copy_from_host(stream, later.data(), t);
          save.write();
          save.exchange(world);

@@ -8,7 +8,7 @@
 #include <fstream>
 
 #include "parallel/mpi_session.h"
-#include "tests/runtime/checkpoint/trained_set.h"
+#include "tests/runtime/checkpoint/trainable_set.h"
 #include "tests/runtime/filesystem/faulty_filesystem.h"
 
 namespace pesc {
@@ -17,7 +17,7 @@ namespace {
 using testing::FaultyFileSystem;
 using testing::Layout;
 using testing::state_at;
-using testing::TrainedSet;
+using testing::TrainableSet;
 
 class StoreTest : public ::testing::Test {
  protected:
@@ -38,7 +38,7 @@ class StoreTest : public ::testing::Test {
     return {world_->size(), std::min(2, world_->size()), world_->size()};
   }
   SaveReport save(CheckpointStore& store, int64_t step) {
-    TrainedSet set(layout(), world_->rank());
+    TrainableSet set(layout(), world_->rank());
     set.fill(static_cast<uint32_t>(step));
     return store.save(*world_, stream_, state_at(step), set.tensors(), 1);
   }
@@ -53,7 +53,7 @@ class StoreTest : public ::testing::Test {
     const Discovery found = store.find_newest(world);
     ASSERT_TRUE(found.checkpoint.has_value());
     EXPECT_EQ(found.checkpoint->state.step, step);
-    TrainedSet set(to, world.rank());
+    TrainableSet set(to, world.rank());
     set.clear();
     store.load(*found.checkpoint, stream_, set.tensors());
     EXPECT_EQ(set.differences(static_cast<uint32_t>(step)), 0);
@@ -93,7 +93,7 @@ TEST_F(StoreTest, LoadsOnFewerRanks) {
 
 TEST_F(StoreTest, TensorsMayChangeOnceTheSnapshotIsTaken) {
   CheckpointStore store(posix_filesystem(), run_, {});
-  TrainedSet set(layout(), world_->rank());
+  TrainableSet set(layout(), world_->rank());
   set.fill(5);
   PendingSave pending = store.begin(*world_, stream_, state_at(5), set.tensors(), 1);
   pending.copy();

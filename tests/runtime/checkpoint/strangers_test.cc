@@ -8,7 +8,7 @@
 #include "runtime/checkpoint/run_identity.h"
 #include "runtime/checkpoint/store.h"
 #include "tests/runtime/checkpoint/thread_communicator.h"
-#include "tests/runtime/checkpoint/trained_set.h"
+#include "tests/runtime/checkpoint/trainable_set.h"
 #include "tests/runtime/filesystem/faulty_filesystem.h"
 
 namespace pesc {
@@ -18,7 +18,7 @@ using testing::FaultyFileSystem;
 using testing::MemoryFileSystem;
 using testing::run_ranks;
 using testing::state_at;
-using testing::TrainedSet;
+using testing::TrainableSet;
 using Names = std::vector<std::string>;
 
 class StrangersTest : public ::testing::Test {
@@ -26,23 +26,23 @@ class StrangersTest : public ::testing::Test {
   void SetUp() override { files_.create_directory("run"); }
 
   // A launch that resumes and then saves these steps; what it says. `before`: called before each save.
-  Names launch(const std::string& run, uint64_t generation, const std::vector<int64_t>& steps,
+  Names launch(const std::string& run, uint64_t launch_id, const std::vector<int64_t>& steps,
                const std::function<void(int64_t)>& before = {}, CheckpointOptions options = {}) {
     Names said;
     const auto errors = run_ranks(1, [&](Communicator& world) {
       Stream stream{Device{}};
-      TrainedSet set({1, 1, 1}, 0);
+      TrainableSet set({1, 1, 1}, 0);
       CheckpointStore store(files_, run, options);
       const Discovery found = store.find_newest(world);
       resumed_ = found.checkpoint ? found.checkpoint->state.step : -1;
       none_there_ = found.none_there();
       for (const std::string& line : found.passed_over()) said.push_back(line);
-      const std::string note = store.claim(found.checkpoint ? &*found.checkpoint : nullptr, generation);
+      const std::string note = store.claim(found.checkpoint ? &*found.checkpoint : nullptr, launch_id);
       if (!note.empty()) said.push_back(note);
       for (const int64_t step : steps) {
         if (before) before(step);
         set.fill(static_cast<uint32_t>(step));
-        const SaveReport report = store.save(world, stream, state_at(step), set.tensors(), generation);
+        const SaveReport report = store.save(world, stream, state_at(step), set.tensors(), launch_id);
         said.insert(said.end(), report.notes.begin(), report.notes.end());
       }
     });
@@ -72,12 +72,12 @@ class StrangersTest : public ::testing::Test {
                          [&](const std::string& line) { return line.find(words) != std::string::npos; });
   }
   // As an older pesc wrote it.
-  void forget_run(const std::string& folder, uint64_t generation) {
+  void forget_run(const std::string& folder, uint64_t launch_id) {
     auto& bytes = files_.contents(join_path(folder, kManifestName));
     proto::Manifest m = parse_manifest({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, folder);
     m.clear_checksum();
     m.clear_run_id();
-    m.set_launch_id(generation);
+    m.set_launch_id(launch_id);
     const std::string text = serialize_manifest(m);
     bytes.assign(std::as_bytes(std::span(text)).begin(), std::as_bytes(std::span(text)).end());
   }

@@ -169,7 +169,7 @@ TEST(Experiment, RefusesBadFilesWithFileLineAndTheNearestName) {
   }
 }
 
-TEST(Experiment, EveryHeldOutFileGivesARow) {
+TEST(Experiment, EveryEvalFileGivesARow) {
   const std::string two = "data.eval[1].path=c";
   EXPECT_EQ(parse(kGood, {two, "train.eval_steps=5", "train.max_eval_samples=2"}).train.max_eval_samples, 2);
   EXPECT_NE(refusal(kGood, {two, "train.max_eval_samples=1"})
@@ -500,11 +500,11 @@ TEST_F(ExperimentPaths, OnlyWhatTheVerbReads) {
   };
   const ExperimentConfig no_train = with("data.train[0].path=nowhere");
   const ExperimentConfig no_eval = with("data.eval[0].path=nowhere");
-  EXPECT_NO_THROW(check_paths(no_train, DataUse::kHeldOut));
+  EXPECT_NO_THROW(check_paths(no_train, DataUse::kEval));
   EXPECT_NO_THROW(check_paths(no_train, DataUse::kNone));
   EXPECT_NO_THROW(check_paths(no_eval, DataUse::kNone));
   EXPECT_THROW(check_paths(no_train, DataUse::kAll), UsageError);
-  EXPECT_THROW(check_paths(no_eval, DataUse::kHeldOut), UsageError);
+  EXPECT_THROW(check_paths(no_eval, DataUse::kEval), UsageError);
   EXPECT_THROW(check_paths(with("model.tokenizer=nowhere"), DataUse::kNone), UsageError);
 }
 

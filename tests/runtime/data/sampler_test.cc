@@ -193,24 +193,24 @@ TEST_F(LocalBatches, DoNotDependOnTheLayout) {
     for (const int dp : {1, 2, 3, 4, 5, 8, 16}) {
       const BatchPlan plan{11, micro_batch, dp};
       for (int64_t step = 0; step < 5; ++step) {
-        const int64_t cursor = step * plan.global_batch;
+        const int64_t consumed_samples = step * plan.global_batch;
         LocalBatch stepped;
         for (int64_t micro = 0; micro < plan.micro_batches(); ++micro) {
           LocalBatch gathered;
           int64_t rows = 0;
           for (int rank = 0; rank < dp; ++rank) {
-            const Range mine = plan.local_range(cursor, micro, rank);
+            const Range mine = plan.local_range(consumed_samples, micro, rank);
             EXPECT_LE(mine.size(), split_range(micro_batch, dp, 0).size());  // what memory is planned for
             rows += mine.size();
             append(gathered, make_local_batch(*data_, sampler, mine.begin, mine.size()));
           }
-          const Range all = plan.micro_range(cursor, micro);
+          const Range all = plan.micro_range(consumed_samples, micro);
           EXPECT_EQ(rows, all.size());
-          EXPECT_EQ(all.begin, cursor + micro * micro_batch);
+          EXPECT_EQ(all.begin, consumed_samples + micro * micro_batch);
           expect_equal(gathered, make_local_batch(*data_, sampler, all.begin, all.size()));
           append(stepped, gathered);
         }
-        expect_equal(stepped, make_local_batch(*data_, sampler, cursor, plan.global_batch));
+        expect_equal(stepped, make_local_batch(*data_, sampler, consumed_samples, plan.global_batch));
       }
     }
   }

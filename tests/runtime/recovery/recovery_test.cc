@@ -58,21 +58,21 @@ TEST(Faults, RefusedWithTheWordThatIsWrong) {
 
 TEST(Faults, DueOnceAtTheirStepSectionAndRank) {
   FaultPoints points({parsed("step=3,rank=1,action=throw"), parsed("step=5,rank=1,action=nan")}, 1, 1);
-  EXPECT_EQ(points.reach(Section::kStep, 2), Poison::kNone);
-  EXPECT_EQ(points.reach(Section::kCheckpoint, 3), Poison::kNone);
+  EXPECT_EQ(points.reach(Section::kStep, 2), InjectedFault::kNone);
+  EXPECT_EQ(points.reach(Section::kCheckpoint, 3), InjectedFault::kNone);
   EXPECT_THROW(points.reach(Section::kStep, 3), InternalError);
-  EXPECT_EQ(points.reach(Section::kStep, 3), Poison::kNone);
-  EXPECT_EQ(points.reach(Section::kStep, 5), Poison::kNanGradient);
-  EXPECT_EQ(points.reach(Section::kStep, 5), Poison::kNone);
+  EXPECT_EQ(points.reach(Section::kStep, 3), InjectedFault::kNone);
+  EXPECT_EQ(points.reach(Section::kStep, 5), InjectedFault::kNanGradient);
+  EXPECT_EQ(points.reach(Section::kStep, 5), InjectedFault::kNone);
   FaultPoints other({parsed("step=3,rank=1,action=throw")}, 0, 1);
-  EXPECT_EQ(other.reach(Section::kStep, 3), Poison::kNone);
+  EXPECT_EQ(other.reach(Section::kStep, 3), InjectedFault::kNone);
 }
 
-TEST(Faults, EachPoisonIsToldApart) {
-  for (const auto& [name, poison] : {std::pair{"nan", Poison::kNanGradient},
-                                     {"inf", Poison::kInfGradient},
-                                     {"nan_loss", Poison::kNanLoss},
-                                     {"inf_loss", Poison::kInfLoss}}) {
+TEST(Faults, EachInjectedFaultIsDistinct) {
+  for (const auto& [name, poison] : {std::pair{"nan", InjectedFault::kNanGradient},
+                                     {"inf", InjectedFault::kInfGradient},
+                                     {"nan_loss", InjectedFault::kNanLoss},
+                                     {"inf_loss", InjectedFault::kInfLoss}}) {
     FaultPoints points({parsed(str_cat("step=2,action=", name))}, 0, 1);
     EXPECT_EQ(points.reach(Section::kStep, 2), poison) << name;
     FaultPoint p;
@@ -83,10 +83,10 @@ TEST(Faults, EachPoisonIsToldApart) {
 
 TEST(Faults, InLaterLaunchesOnlyThoseThatAreMeantAlways) {
   FaultPoints later({parsed("action=nan")}, 0, 2);
-  EXPECT_EQ(later.reach(Section::kStep, 1), Poison::kNone);
+  EXPECT_EQ(later.reach(Section::kStep, 1), InjectedFault::kNone);
   FaultPoints always({parsed("action=nan,always")}, 0, 2);
-  EXPECT_EQ(always.reach(Section::kStep, 1), Poison::kNanGradient);
-  EXPECT_EQ(always.reach(Section::kStep, 1), Poison::kNanGradient);
+  EXPECT_EQ(always.reach(Section::kStep, 1), InjectedFault::kNanGradient);
+  EXPECT_EQ(always.reach(Section::kStep, 1), InjectedFault::kNanGradient);
 }
 
 TEST_F(RecoveryTest, HeartbeatsComeBackAsWrittenAndOnlyThoseOfTheLaunch) {

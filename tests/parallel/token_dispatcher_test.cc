@@ -2,7 +2,7 @@
 // The token exchange against a reference made from everybody's routing: routing is a pure function of
 // (case, rank), so that each rank can derive what every other sends, in plain loops. With
 // PESC_TEST_DEVICE=cuda over NCCL.
-#include "parallel/expert_exchange.h"
+#include "parallel/token_dispatcher.h"
 
 #include <gtest/gtest.h>
 
@@ -104,34 +104,35 @@ std::vector<Case> cases(int ranks) {
   };
 }
 
-class ExpertExchangeTest : public testing::Test {
+class TokenDispatcherTest : public testing::Test {
  protected:
   // Everything about one case on this rank.
   struct Setup {
     Setup(const Case& c, Communicator& comm, Stream& stream)
         : routing(routing_of(c, comm.rank(), comm.size())),
           rows(rows_of(c, comm.rank(), comm.size())),
-          exchange(comm, c.experts, c.top_k, c.capacity),
-          most_indices(ExpertExchange::index_count(
+          dispatcher(comm, c.experts, c.top_k, c.capacity),
+          most_indices(TokenDispatcher::index_count(
               comm.size(), c.top_k, *std::max_element(c.tokens.begin(), c.tokens.end()), c.capacity)),
           memory("indices", stream.device(), most_indices * 4),
           indices(memory.allocate(1, most_indices, DType::kI32)),
-          plan(exchange.prepare(stream, tensor_of(routing.experts.data(), routing.tokens, c.top_k), indices)),
+          plan(dispatcher.prepare(stream, tensor_of(routing.experts.data(), routing.tokens, c.top_k),
+                                  indices)),
           scratch("scratch", stream.device(),
-                  ExpertExchange::scratch_bytes(comm.size(), c.top_k, routing.tokens, kCols)) {}
+                  TokenDispatcher::scratch_bytes(comm.size(), c.top_k, routing.tokens, kCols)) {}
     // The reference's rows of one round.
     [[nodiscard]] std::span<const Row> round_rows(int round) const {
-      const auto begin = std::min(rows.size(), static_cast<size_t>(round * exchange.capacity()));
-      return std::span(rows).subspan(begin,
-                                     std::min(rows.size() - begin, static_cast<size_t>(exchange.capacity())));
+      const auto begin = std::min(rows.size(), static_cast<size_t>(round * dispatcher.capacity()));
+      return std::span(rows).subspan(
+          begin, std::min(rows.size() - begin, static_cast<size_t>(dispatcher.capacity())));
     }
     Routing routing;
     std::vector<Row> rows;
-    ExpertExchange exchange;
+    TokenDispatcher dispatcher;
     int64_t most_indices;
     Arena memory;
     Tensor indices;
-    ExchangePlan plan;
+    DispatchPlan plan;
     Arena scratch;
   };
 
@@ -159,12 +160,12 @@ class ExpertExchangeTest : public testing::Test {
   Stream stream_{test_device()};
 };
 
-TEST_F(ExpertExchangeTest, PlanMatchesEverybodysRouting) {
+TEST_F(TokenDispatcherTest, PlanMatchesEverybodysRouting) {
   for_cases([&](const Case& c) {
     const Setup s(c, *comm_, stream_);
-    const ExchangePlan& plan = s.plan;
+    const DispatchPlan& plan = s.plan;
     EXPECT_EQ(plan.tokens, s.routing.tokens);
-    EXPECT_EQ(s.exchange.local_experts(), c.experts / size_);
+    EXPECT_EQ(s.dispatcher.local_experts(), c.experts / size_);
     if (size_ == 1) return;
     ASSERT_EQ(plan.received(), static_cast<int64_t>(s.rows.size()));
     std::vector<int64_t> from(static_cast<size_t>(size_), 0);
@@ -187,11 +188,11 @@ TEST_F(ExpertExchangeTest, PlanMatchesEverybodysRouting) {
                 first[static_cast<size_t>(d) + 1] - first[static_cast<size_t>(d)]);
     }
     EXPECT_EQ(plan.pair_token, pair_token);
-    for (size_t i = 0; i < plan.slot_pair.size(); ++i) {
+    for (size_t i = 0; i < plan.choice_pair.size(); ++i) {
       const auto d = static_cast<size_t>(s.routing.experts[i] / (c.experts / size_));
-      EXPECT_GE(plan.slot_pair[i], first[d]);
-      EXPECT_LT(plan.slot_pair[i], first[d + 1]);
-      EXPECT_EQ(pair_token.at(static_cast<size_t>(plan.slot_pair[i])), static_cast<int32_t>(i) / c.top_k);
+      EXPECT_GE(plan.choice_pair[i], first[d]);
+      EXPECT_LT(plan.choice_pair[i], first[d + 1]);
+      EXPECT_EQ(pair_token.at(static_cast<size_t>(plan.choice_pair[i])), static_cast<int32_t>(i) / c.top_k);
     }
 
     // The fullest rank fixes the rounds for all, and rounds add up to the whole.
@@ -213,24 +214,24 @@ TEST_F(ExpertExchangeTest, PlanMatchesEverybodysRouting) {
   });
 }
 
-TEST_F(ExpertExchangeTest, PlansWithoutSendingOnOneRank) {
+TEST_F(TokenDispatcherTest, PlansWithoutSendingOnOneRank) {
   ASSERT_EQ(size_, 1);
   for_cases([&](const Case& c) {
     Setup s(c, *comm_, stream_);
     EXPECT_EQ(s.plan.rounds, 1);
     EXPECT_EQ(s.plan.received(), s.routing.tokens);
     EXPECT_EQ(s.plan.recv_experts, s.routing.experts);
-    EXPECT_EQ(ExpertExchange::scratch_bytes(1, c.top_k, 1000, 1000), 0);
-    EXPECT_EQ(ExpertExchange::index_count(1, c.top_k, 1000, 1), 0);
+    EXPECT_EQ(TokenDispatcher::scratch_bytes(1, c.top_k, 1000, 1000), 0);
+    EXPECT_EQ(TokenDispatcher::index_count(1, c.top_k, 1000, 1), 0);
     EXPECT_TRUE(s.plan.indices.empty());
     Tensor rows = tensor_of(static_cast<float*>(nullptr), s.routing.tokens, kCols);
-    EXPECT_THROW(s.exchange.dispatch(stream_, s.plan, 0, rows, rows, s.scratch), InternalError);
-    EXPECT_THROW(s.exchange.combine(stream_, s.plan, 0, rows, rows, s.scratch), InternalError);
+    EXPECT_THROW(s.dispatcher.dispatch(stream_, s.plan, 0, rows, rows, s.scratch), InternalError);
+    EXPECT_THROW(s.dispatcher.combine(stream_, s.plan, 0, rows, rows, s.scratch), InternalError);
   });
   EXPECT_EQ(comm_->bytes_sent(), 0);
 }
 
-TEST_F(ExpertExchangeTest, GroupsByExpert) {
+TEST_F(TokenDispatcherTest, GroupsByExpert) {
   for_cases([&](const Case& c) {
     const Setup s(c, *comm_, stream_);
     ASSERT_EQ(s.plan.groups.size(), static_cast<size_t>(s.plan.rounds));
@@ -259,7 +260,7 @@ TEST_F(ExpertExchangeTest, GroupsByExpert) {
 }
 
 // The indices of every round, on the device, against everybody's routing in plain loops.
-TEST_F(ExpertExchangeTest, IndicesMatchEverybodysRoutingOnSeveralRanks) {
+TEST_F(TokenDispatcherTest, IndicesMatchEverybodysRoutingOnSeveralRanks) {
   ASSERT_GT(size_, 1);
   for_cases([&](const Case& c) {
     const Setup s(c, *comm_, stream_);
@@ -306,7 +307,7 @@ TEST_F(ExpertExchangeTest, IndicesMatchEverybodysRoutingOnSeveralRanks) {
 }
 
 // Where every token goes to every rank, a plan has as many indices as index_count says; one less is refused.
-TEST_F(ExpertExchangeTest, TheBoundOnIndicesIsMetOnSeveralRanks) {
+TEST_F(TokenDispatcherTest, TheBoundOnIndicesIsMetOnSeveralRanks) {
   ASSERT_GT(size_, 1);
   const Case c{2 * size_, 2 * size_, 9, Load::kRandom, {6}};
   const Setup s(c, *comm_, stream_);
@@ -317,11 +318,11 @@ TEST_F(ExpertExchangeTest, TheBoundOnIndicesIsMetOnSeveralRanks) {
   Tensor small = s.indices.col_range(0, s.most_indices - 1);
   Routing routing = s.routing;
   EXPECT_THROW(
-      (void)s.exchange.prepare(stream_, tensor_of(routing.experts.data(), routing.tokens, c.top_k), small),
+      (void)s.dispatcher.prepare(stream_, tensor_of(routing.experts.data(), routing.tokens, c.top_k), small),
       InternalError);
 }
 
-TEST_F(ExpertExchangeTest, DispatchThenCombineWithIdentityExpertsOnSeveralRanks) {
+TEST_F(TokenDispatcherTest, DispatchThenCombineWithIdentityExpertsOnSeveralRanks) {
   ASSERT_GT(size_, 1);
   for_cases([&](const Case& c) {
     Setup s(c, *comm_, stream_);
@@ -333,14 +334,14 @@ TEST_F(ExpertExchangeTest, DispatchThenCombineWithIdentityExpertsOnSeveralRanks)
     OnDevice sum(stream_, y, s.plan.tokens, kCols);
     // What travels is packed by the indices on the device, which prepare has made: nothing is made of these.
     s.plan.pair_token.clear();
-    s.plan.slot_pair.clear();
+    s.plan.choice_pair.clear();
     const int64_t before = comm_->bytes_sent();
     int64_t remote = 0;
     for (int round = 0; round < s.plan.rounds; ++round) {
       const std::span<const Row> rows = s.round_rows(round);
       std::vector<float> received(rows.size() * kCols, -1);
       OnDevice here(stream_, received, static_cast<int64_t>(rows.size()), kCols);
-      s.exchange.dispatch(stream_, s.plan, round, home.view, here.view, s.scratch);
+      s.dispatcher.dispatch(stream_, s.plan, round, home.view, here.view, s.scratch);
       here.fetch();
       for (size_t i = 0; i < rows.size(); ++i) {
         if (rows[i].source != rank_) ++remote;
@@ -348,7 +349,7 @@ TEST_F(ExpertExchangeTest, DispatchThenCombineWithIdentityExpertsOnSeveralRanks)
           ASSERT_EQ(received[i * kCols + static_cast<size_t>(col)],
                     feature(rows[i].source, rows[i].token, col));
       }
-      s.exchange.combine(stream_, s.plan, round, here.view, sum.view, s.scratch);
+      s.dispatcher.combine(stream_, s.plan, round, here.view, sum.view, s.scratch);
       stream_.synchronize();  // before the received rows' memory goes
     }
     sum.fetch();
@@ -366,7 +367,7 @@ TEST_F(ExpertExchangeTest, DispatchThenCombineWithIdentityExpertsOnSeveralRanks)
   });
 }
 
-TEST_F(ExpertExchangeTest, SlotsGoThereAndBackOnSeveralRanks) {
+TEST_F(TokenDispatcherTest, TopkWeightsReturnOnSeveralRanks) {
   ASSERT_GT(size_, 1);
   for_cases([&](const Case& c) {
     Setup s(c, *comm_, stream_);
@@ -381,7 +382,7 @@ TEST_F(ExpertExchangeTest, SlotsGoThereAndBackOnSeveralRanks) {
       const std::span<const Row> rows = s.round_rows(round);
       std::vector<float> received(rows.size() * static_cast<size_t>(c.top_k), -1);
       OnDevice here(stream_, received, static_cast<int64_t>(rows.size()), c.top_k);
-      s.exchange.dispatch_slots(stream_, s.plan, round, home.view, here.view, s.scratch);
+      s.dispatcher.dispatch_topk_weights(stream_, s.plan, round, home.view, here.view, s.scratch);
       here.fetch();
       for (size_t i = 0; i < rows.size(); ++i) {
         for (int64_t j = 0; j < c.top_k; ++j) {
@@ -392,7 +393,7 @@ TEST_F(ExpertExchangeTest, SlotsGoThereAndBackOnSeveralRanks) {
         }
       }
       here.push();
-      s.exchange.combine_slots(stream_, s.plan, round, here.view, out.view, s.scratch);
+      s.dispatcher.combine_topk_weights(stream_, s.plan, round, here.view, out.view, s.scratch);
       out.fetch();
       // Only choices carried so far are written.
       const auto touched = std::count_if(back.begin(), back.end(), [](float x) { return x != -7; });
@@ -404,7 +405,7 @@ TEST_F(ExpertExchangeTest, SlotsGoThereAndBackOnSeveralRanks) {
   });
 }
 
-TEST_F(ExpertExchangeTest, CombineIsTheAdjointOfDispatchOnSeveralRanks) {
+TEST_F(TokenDispatcherTest, CombineIsTheAdjointOfDispatchOnSeveralRanks) {
   ASSERT_GT(size_, 1);
   for_cases([&](const Case& c) {
     Setup s(c, *comm_, stream_);
@@ -428,16 +429,17 @@ TEST_F(ExpertExchangeTest, CombineIsTheAdjointOfDispatchOnSeveralRanks) {
       std::vector<float> back(x.size());
       const OnDevice from(stream_, x, s.plan.tokens, cols), rows(stream_, r, n, cols);
       OnDevice out(stream_, there, n, cols), home(stream_, back, s.plan.tokens, cols);
-      (s.exchange.*dispatch)(stream_, s.plan, round, from.view, out.view, s.scratch);
-      (s.exchange.*combine)(stream_, s.plan, round, rows.view, home.view, s.scratch);
+      (s.dispatcher.*dispatch)(stream_, s.plan, round, from.view, out.view, s.scratch);
+      (s.dispatcher.*combine)(stream_, s.plan, round, rows.view, home.view, s.scratch);
       out.fetch();
       home.fetch();
       sums[first] += dot(there, r);
       sums[first + 1] += dot(x, back);
     };
     for (int round = 0; round < s.plan.rounds; ++round) {
-      both_ways(round, kCols, 0, &ExpertExchange::dispatch, &ExpertExchange::combine);
-      both_ways(round, c.top_k, 2, &ExpertExchange::dispatch_slots, &ExpertExchange::combine_slots);
+      both_ways(round, kCols, 0, &TokenDispatcher::dispatch, &TokenDispatcher::combine);
+      both_ways(round, c.top_k, 2, &TokenDispatcher::dispatch_topk_weights,
+                &TokenDispatcher::combine_topk_weights);
     }
     OnDevice all(stream_, sums, 1, 4);
     comm_->all_reduce_sum(stream_, all.view);
@@ -447,16 +449,16 @@ TEST_F(ExpertExchangeTest, CombineIsTheAdjointOfDispatchOnSeveralRanks) {
   });
 }
 
-TEST_F(ExpertExchangeTest, Refuses) {
-  EXPECT_THROW(ExpertExchange(*comm_, 0, 1, 4), UsageError);
+TEST_F(TokenDispatcherTest, Refuses) {
+  EXPECT_THROW(TokenDispatcher(*comm_, 0, 1, 4), UsageError);
   if (size_ > 1) {
-    EXPECT_THROW(ExpertExchange(*comm_, size_ + 1, 1, 4), UsageError);
+    EXPECT_THROW(TokenDispatcher(*comm_, size_ + 1, 1, 4), UsageError);
   }
-  EXPECT_THROW(ExpertExchange(*comm_, size_, size_ + 1, 4), InternalError);
-  EXPECT_THROW(ExpertExchange(*comm_, size_, 1, 0), InternalError);
-  const ExpertExchange exchange(*comm_, size_, 1, 4);
+  EXPECT_THROW(TokenDispatcher(*comm_, size_, size_ + 1, 4), InternalError);
+  EXPECT_THROW(TokenDispatcher(*comm_, size_, 1, 0), InternalError);
+  const TokenDispatcher dispatcher(*comm_, size_, 1, 4);
   std::vector<int32_t> chosen = {size_};
-  EXPECT_THROW((void)exchange.prepare(stream_, tensor_of(chosen.data(), 1, 1), {}), InternalError);
+  EXPECT_THROW((void)dispatcher.prepare(stream_, tensor_of(chosen.data(), 1, 1), {}), InternalError);
 }
 
 }  // namespace

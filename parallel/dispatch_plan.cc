@@ -1,5 +1,5 @@
 // Rank d receives in round r its rows [r * capacity, (r + 1) * capacity) in (source, token) order.
-#include "parallel/exchange_plan.h"
+#include "parallel/dispatch_plan.h"
 
 #include <algorithm>
 #include <numeric>
@@ -21,7 +21,7 @@ int64_t total(std::span<const int64_t> counts) {
 // The home pairs sent in one round: to each rank a run of its pairs, packed one run after the other.
 class RoundPairs {
  public:
-  RoundPairs(const ExchangePlan& plan, int round) {
+  RoundPairs(const DispatchPlan& plan, int round) {
     int64_t first = 0;
     for (int d = 0; d < plan.ep(); ++d) {
       int64_t begin = first;
@@ -42,7 +42,7 @@ class RoundPairs {
     return -1;
   }
   // Appends the home token of every packed row.
-  void append_tokens(const ExchangePlan& plan, std::vector<int32_t>& to) const {
+  void append_tokens(const DispatchPlan& plan, std::vector<int32_t>& to) const {
     for (const Run& run : runs_)
       to.insert(to.end(), plan.pair_token.begin() + run.begin, plan.pair_token.begin() + run.end);
   }
@@ -78,23 +78,23 @@ ExpertGroups group(std::span<const int32_t> experts, int64_t local_experts, int6
 
 }  // namespace
 
-int64_t ExchangePlan::received() const {
+int64_t DispatchPlan::received() const {
   return total(recv_rows);
 }
-int64_t ExchangePlan::received(int round) const {
+int64_t DispatchPlan::received(int round) const {
   return total(receives(round));
 }
-std::span<const int64_t> ExchangePlan::sends(int round) const {
+std::span<const int64_t> DispatchPlan::sends(int round) const {
   PESC_CHECK(0 <= round && round < rounds, "round ", round, " of ", rounds);
   return std::span(round_send).subspan(at(int64_t{round} * ep()), at(ep()));
 }
-std::span<const int64_t> ExchangePlan::receives(int round) const {
+std::span<const int64_t> DispatchPlan::receives(int round) const {
   PESC_CHECK(0 <= round && round < rounds, "round ", round, " of ", rounds);
   return std::span(round_recv).subspan(at(int64_t{round} * ep()), at(ep()));
 }
 
 std::vector<int32_t> plan_pairs(std::span<const int32_t> chosen, int64_t top_k, int ep, int64_t local_experts,
-                                ExchangePlan& plan) {
+                                DispatchPlan& plan) {
   const int64_t tokens = plan.tokens;
   // Pairs in (rank, token) order: count them per rank, then number them. `seen[d]` is the last token with a
   // pair for rank d.
@@ -113,7 +113,7 @@ std::vector<int32_t> plan_pairs(std::span<const int32_t> chosen, int64_t top_k, 
   std::exclusive_scan(plan.send_rows.begin(), plan.send_rows.end(), next.begin(), int64_t{0});
   const int64_t pairs = total(plan.send_rows);
   plan.pair_token.resize(at(pairs));
-  plan.slot_pair.resize(chosen.size());
+  plan.choice_pair.resize(chosen.size());
   std::vector<int32_t> experts(at(pairs * top_k), -1);
   std::fill(seen.begin(), seen.end(), -1);
   for (int64_t t = 0; t < tokens; ++t) {
@@ -121,14 +121,14 @@ std::vector<int32_t> plan_pairs(std::span<const int32_t> chosen, int64_t top_k, 
       const auto d = at(home_of(t, j));
       if (std::exchange(seen[d], t) != t) plan.pair_token[at(next[d]++)] = static_cast<int32_t>(t);
       const int64_t pair = next[d] - 1;
-      plan.slot_pair[at(t * top_k + j)] = static_cast<int32_t>(pair);
+      plan.choice_pair[at(t * top_k + j)] = static_cast<int32_t>(pair);
       experts[at(pair * top_k + j)] = chosen[at(t * top_k + j)] % static_cast<int32_t>(local_experts);
     }
   }
   return experts;
 }
 
-void plan_rounds(std::span<const int64_t> counts, int rank, int64_t capacity, ExchangePlan& plan) {
+void plan_rounds(std::span<const int64_t> counts, int rank, int64_t capacity, DispatchPlan& plan) {
   const int ep = plan.ep();
   for (int64_t s = 0; s < ep; ++s) plan.recv_rows.push_back(counts[at(s * ep + rank)]);
   plan.rounds = 1;
@@ -158,7 +158,7 @@ void plan_rounds(std::span<const int64_t> counts, int rank, int64_t capacity, Ex
   }
 }
 
-void group_by_expert(int64_t local_experts, int64_t top_k, int64_t capacity, ExchangePlan& plan) {
+void group_by_expert(int64_t local_experts, int64_t top_k, int64_t capacity, DispatchPlan& plan) {
   for (int round = 0; round < plan.rounds; ++round) {
     const int64_t rows = plan.received(round);
     const int64_t first = round == 0 || rows == 0 ? 0 : round * capacity * top_k;
@@ -167,7 +167,7 @@ void group_by_expert(int64_t local_experts, int64_t top_k, int64_t capacity, Exc
   }
 }
 
-std::vector<int32_t> plan_indices(int64_t top_k, const Tensor& memory, ExchangePlan& plan) {
+std::vector<int32_t> plan_indices(int64_t top_k, const Tensor& memory, DispatchPlan& plan) {
   const int64_t slots = plan.tokens * top_k;
   const int64_t pairs = total(plan.send_rows);
   const int64_t count = pairs * (1 + top_k) + plan.rounds * slots;
@@ -195,7 +195,7 @@ std::vector<int32_t> plan_indices(int64_t top_k, const Tensor& memory, ExchangeP
     const size_t first = all.size();
     all.resize(first + at(carried), static_cast<int32_t>(slots));
     for (int64_t i = 0; i < slots; ++i) {
-      const int64_t row = there.packed_row(plan.slot_pair[at(i)]);
+      const int64_t row = there.packed_row(plan.choice_pair[at(i)]);
       const int64_t place = row * top_k + i % top_k;
       if (row >= 0) all[first + at(place)] = static_cast<int32_t>(i);
       all.push_back(static_cast<int32_t>(row >= 0 ? place : carried + i));

@@ -1,25 +1,25 @@
-#include "ops/core/queue.h"
+#include "ops/core/stream_cuda.h"
 
 namespace pesc::cuda {
 
-void Queue::open_staging() {
+void CudaStream::open_staging() {
   void* pinned = nullptr;
   PESC_CUDA(cudaHostAlloc(&pinned, 2 * kStagingBytes, cudaHostAllocDefault));
   staging = static_cast<std::byte*>(pinned);
-  for (cudaEvent_t* event : {left.data(), left.data() + 1, &followed})
+  for (cudaEvent_t* event : {left.data(), left.data() + 1, &sync_event})
     PESC_CUDA(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
 }
 
 // Errors here are of no use to anybody: the process is about to end, or has failed already.
-Queue::~Queue() {
+CudaStream::~CudaStream() {
   (void)cudaSetDevice(index);
   if (stream != nullptr) (void)cudaStreamSynchronize(stream);
   gemms.reset();
   attention.reset();
   if (side != nullptr) (void)cudaStreamSynchronize(side);
-  stamps.insert(stamps.end(), left.begin(), left.end());
-  stamps.insert(stamps.end(), {copy_ready, copy_done, followed});
-  for (cudaEvent_t event : stamps)
+  timing_events.insert(timing_events.end(), left.begin(), left.end());
+  timing_events.insert(timing_events.end(), {copy_ready, copy_done, sync_event});
+  for (cudaEvent_t event : timing_events)
     if (event != nullptr) (void)cudaEventDestroy(event);
   if (copied != nullptr) (void)cudaFreeHost(copied);
   if (staging != nullptr) (void)cudaFreeHost(staging);

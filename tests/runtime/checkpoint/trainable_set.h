@@ -1,6 +1,6 @@
-// The trained tensors of a small pretend model on any layout. Each element's bits are a function of (tensor,
-// kind, global position, salt), so that what was loaded can be checked bitwise without keeping what was
-// saved; all are finite, as what a run saves is.
+// The trainable tensors of a small pretend model on any layout. Each element's bits are a function of
+// (tensor, kind, global position, salt), so that what was loaded can be checked bitwise without keeping what
+// was saved; all are finite, as what a run saves is.
 #pragma once
 
 #include <bit>
@@ -18,10 +18,10 @@ struct Layout {
   int world = 1, tp = 1, ep = 1;
 };
 
-class TrainedSet {
+class TrainableSet {
  public:
   // `big_rows`: rows of one replicated tensor of 64 columns, to be spread over its holders.
-  TrainedSet(Layout layout, int rank, int64_t big_rows = 3) {
+  TrainableSet(Layout layout, int rank, int64_t big_rows = 3) {
     const int tp = layout.tp, dp = layout.world / layout.tp;
     const int tp_rank = rank % tp, dp_rank = rank / tp;
     add({.name = "router", .global_rows = 8, .global_cols = 12}, rank, layout.world);
@@ -39,8 +39,8 @@ class TrainedSet {
           layout.world / layout.ep);
   }
 
-  [[nodiscard]] const std::vector<TrainedTensor>& tensors() const { return tensors_; }
-  [[nodiscard]] std::vector<TrainedTensor>& tensors() { return tensors_; }
+  [[nodiscard]] const std::vector<TrainableTensor>& tensors() const { return tensors_; }
+  [[nodiscard]] std::vector<TrainableTensor>& tensors() { return tensors_; }
   void fill(uint32_t salt) {
     each([&](float& element, uint32_t bits) { element = std::bit_cast<float>(bits); }, salt);
   }
@@ -56,7 +56,7 @@ class TrainedSet {
   }
   [[nodiscard]] int64_t bytes() const {
     int64_t total = 0;
-    for (const TrainedTensor& t : tensors_) total += 3 * t.value.bytes();
+    for (const TrainableTensor& t : tensors_) total += 3 * t.master.bytes();
     return total;
   }
 
@@ -95,11 +95,11 @@ class TrainedSet {
   }
   template <class Visit>
   void each(Visit visit, uint32_t salt) {
-    for (TrainedTensor& t : tensors_) {
+    for (TrainableTensor& t : tensors_) {
       uint32_t name = 2166136261U;
       for (const char c : t.spec.name) name = (name ^ static_cast<unsigned char>(c)) * 16777619U;
       uint32_t kind = 0;
-      for (const Tensor& tensor : {t.value, t.exp_avg, t.exp_avg_sq}) {
+      for (const Tensor& tensor : {t.master, t.exp_avg, t.exp_avg_sq}) {
         for (int64_t r = 0; r < tensor.rows; ++r)
           for (int64_t c = 0; c < tensor.cols; ++c)
             visit(tensor.f32()[r * tensor.ld + c], philox({static_cast<uint32_t>(t.spec.row + r),
@@ -112,7 +112,7 @@ class TrainedSet {
   }
 
   std::deque<std::vector<float>> memory_;
-  std::vector<TrainedTensor> tensors_;
+  std::vector<TrainableTensor> tensors_;
 };
 
 inline CheckpointState state_at(int64_t step) {

@@ -1,12 +1,13 @@
-// The token exchange of one expert-parallel group; the letters and the three phases are in expert_exchange.h.
+// The token exchange of one expert-parallel group; the letters and the three phases are in
+// token_dispatcher.h.
 //
 // The plan is made of two host collectives: all ranks learn the [ep x ep] matrix of counts, from which each
 // derives the rounds and everybody's part in them; then the local expert numbers of every row travel (k per
 // row, -1 where that choice lives elsewhere).
 //
 // With ep = 1 the received rows are the home rows: recv_experts is the choice itself, pair_token and
-// slot_pair stay empty, and there is always one round, whatever the capacity.
-#include "parallel/expert_exchange.h"
+// choice_pair stay empty, and there is always one round, whatever the capacity.
+#include "parallel/token_dispatcher.h"
 
 #include <algorithm>
 
@@ -20,7 +21,7 @@ size_t at(int64_t i) {
   return static_cast<size_t>(i);
 }
 
-void check_round(const ExchangePlan& plan, int round, int ep, const Tensor& received, const char* what) {
+void check_round(const DispatchPlan& plan, int round, int ep, const Tensor& received, const char* what) {
   PESC_CHECK(ep > 1, what, ": with ep = 1 nothing is exchanged");
   PESC_CHECK(0 <= round && round < plan.rounds, what, ": round ", round, " of ", plan.rounds);
   const int64_t rows = plan.received(round);
@@ -37,7 +38,7 @@ std::vector<int64_t> times(std::span<const int64_t> rows, int64_t k) {
 
 }  // namespace
 
-ExpertExchange::ExpertExchange(Communicator& ep, int64_t experts, int64_t top_k, int64_t capacity)
+TokenDispatcher::TokenDispatcher(Communicator& ep, int64_t experts, int64_t top_k, int64_t capacity)
     : ep_(ep),
       experts_(experts),
       top_k_(top_k),
@@ -51,16 +52,17 @@ ExpertExchange::ExpertExchange(Communicator& ep, int64_t experts, int64_t top_k,
   PESC_CHECK(capacity >= 1, "capacity ", capacity);
 }
 
-ExchangePlan ExpertExchange::prepare(Stream& stream, const Tensor& top_experts, const Tensor& memory) const {
-  PESC_CHECK(top_experts.cols == top_k_ && top_experts.contiguous(), "top experts [", top_experts.rows, ", ",
-             top_experts.cols, "] with k = ", top_k_);
+DispatchPlan TokenDispatcher::prepare(Stream& stream, const Tensor& topk_indices,
+                                      const Tensor& memory) const {
+  PESC_CHECK(topk_indices.cols == top_k_ && topk_indices.contiguous(), "top experts [", topk_indices.rows,
+             ", ", topk_indices.cols, "] with k = ", top_k_);
   const int ep = ep_.size();
-  const std::span<const int32_t> chosen(top_experts.i32(), at(top_experts.size()));
+  const std::span<const int32_t> chosen(topk_indices.i32(), at(topk_indices.size()));
   for (const int32_t e : chosen)
     PESC_CHECK(0 <= e && e < experts_, "the router chose expert ", e, " of ", experts_);
 
-  ExchangePlan plan;
-  plan.tokens = top_experts.rows;
+  DispatchPlan plan;
+  plan.tokens = topk_indices.rows;
   if (ep == 1) {
     plan.send_rows = plan.recv_rows = plan.round_send = plan.round_recv = {plan.tokens};
     plan.recv_experts.assign(chosen.begin(), chosen.end());
@@ -90,8 +92,8 @@ ExchangePlan ExpertExchange::prepare(Stream& stream, const Tensor& top_experts, 
   return plan;
 }
 
-void ExpertExchange::dispatch(Stream& stream, const ExchangePlan& plan, int round, const Tensor& rows,
-                              const Tensor& out, Arena& scratch) const {
+void TokenDispatcher::dispatch(Stream& stream, const DispatchPlan& plan, int round, const Tensor& rows,
+                               const Tensor& out, Arena& scratch) const {
   check_round(plan, round, size(), out, "dispatch");
   PESC_CHECK(rows.rows == plan.tokens && rows.cols == out.cols, "dispatch of [", rows.rows, ", ", rows.cols,
              "] with ", plan.tokens, " tokens");
@@ -103,8 +105,8 @@ void ExpertExchange::dispatch(Stream& stream, const ExchangePlan& plan, int roun
   ep_.all_to_all_v(stream, packed, plan.sends(round), out, plan.receives(round));
 }
 
-void ExpertExchange::combine(Stream& stream, const ExchangePlan& plan, int round, const Tensor& rows,
-                             const Tensor& out, Arena& scratch) const {
+void TokenDispatcher::combine(Stream& stream, const DispatchPlan& plan, int round, const Tensor& rows,
+                              const Tensor& out, Arena& scratch) const {
   check_round(plan, round, size(), rows, "combine");
   PESC_CHECK(out.rows == plan.tokens && rows.cols == out.cols, "combine into [", out.rows, ", ", out.cols,
              "] with ", plan.tokens, " tokens");
@@ -118,12 +120,12 @@ void ExpertExchange::combine(Stream& stream, const ExchangePlan& plan, int round
 
 // Both slot calls move single values by one gather over a source that has the default appended: zero for
 // slots of experts elsewhere, the old value for choices of another round.
-void ExpertExchange::dispatch_slots(Stream& stream, const ExchangePlan& plan, int round, const Tensor& values,
-                                    const Tensor& out, Arena& scratch) const {
-  check_round(plan, round, size(), out, "dispatch_slots");
+void TokenDispatcher::dispatch_topk_weights(Stream& stream, const DispatchPlan& plan, int round,
+                                            const Tensor& values, const Tensor& out, Arena& scratch) const {
+  check_round(plan, round, size(), out, "dispatch_topk_weights");
   const int64_t slots = plan.tokens * top_k_;
-  PESC_CHECK(values.rows == plan.tokens && values.cols == top_k_ && out.cols == top_k_, "dispatch_slots of [",
-             values.rows, ", ", values.cols, "]");
+  PESC_CHECK(values.rows == plan.tokens && values.cols == top_k_ && out.cols == top_k_,
+             "dispatch_topk_weights of [", values.rows, ", ", values.cols, "]");
   const PhaseScope phase(stream, Phase::kCommunication);
   const Arena::Scope scope(scratch);
   const RoundIndices& indices = plan.indices[at(round)];
@@ -135,12 +137,12 @@ void ExpertExchange::dispatch_slots(Stream& stream, const ExchangePlan& plan, in
   ep_.all_to_all_v(stream, packed, plan.sends(round), out, plan.receives(round));
 }
 
-void ExpertExchange::combine_slots(Stream& stream, const ExchangePlan& plan, int round, const Tensor& values,
-                                   const Tensor& out, Arena& scratch) const {
-  check_round(plan, round, size(), values, "combine_slots");
+void TokenDispatcher::combine_topk_weights(Stream& stream, const DispatchPlan& plan, int round,
+                                           const Tensor& values, const Tensor& out, Arena& scratch) const {
+  check_round(plan, round, size(), values, "combine_topk_weights");
   const int64_t slots = plan.tokens * top_k_;
   PESC_CHECK(out.rows == plan.tokens && out.cols == top_k_ && values.cols == top_k_ && out.contiguous(),
-             "combine_slots into [", out.rows, ", ", out.cols, "]");
+             "combine_topk_weights into [", out.rows, ", ", out.cols, "]");
   const PhaseScope phase(stream, Phase::kCommunication);
   const Arena::Scope scope(scratch);
   const RoundIndices& indices = plan.indices[at(round)];
@@ -152,11 +154,11 @@ void ExpertExchange::combine_slots(Stream& stream, const ExchangePlan& plan, int
   gather_rows(stream, source, indices.slot_back, out.reshaped(slots, 1));
 }
 
-int64_t ExpertExchange::index_count(int ep, int64_t top_k, int64_t tokens, int64_t capacity) {
+int64_t TokenDispatcher::index_count(int ep, int64_t top_k, int64_t tokens, int64_t capacity) {
   return most_indices(ep, top_k, tokens, capacity);
 }
 
-int64_t ExpertExchange::scratch_bytes(int ep, int64_t top_k, int64_t tokens, int64_t cols, DType type) {
+int64_t TokenDispatcher::scratch_bytes(int ep, int64_t top_k, int64_t tokens, int64_t cols, DType type) {
   if (ep == 1) return 0;
   const int64_t pairs = tokens * std::min<int64_t>(top_k, ep);
   const int64_t slots = tokens * top_k;

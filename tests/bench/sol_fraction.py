@@ -2,7 +2,7 @@
 """A training step's share of the speed of light against its bar, on a machine that does nothing else; see
 tests/bench/two-cores.md.
 
-  tests/bench/share_of_light.py [--steps N]
+  tests/bench/sol_fraction.py [--steps N]
 
 Runs `pesc bench` for the quick start's step on four ranks and for a step at hidden 512 on one rank with two threads, prints the
 figure and the bar of each, and ends with 1 when one is not reached. A benchmark: no test runs it.
@@ -42,7 +42,7 @@ def main():
                 bench = json.load(file)
             share = bench["sol_fraction_median"]
             reached &= share >= bar
-            print("%-38s %.2f of the speed of light (%.0f ms a step, %.0f GFLOP/s of products), bar %.2f: %s" % (
+            print("%-38s %.2f of the speed of light (%.0f ms a step, %.0f GFLOP/s of GEMMs), bar %.2f: %s" % (
                 name, share, 1e3 * bench["step_seconds_median"], bench["gemm_flops_per_second"] / 1e9, bar,
                 "reached" if share >= bar else "NOT REACHED"), flush=True)
     sys.exit(0 if reached else 1)

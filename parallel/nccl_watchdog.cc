@@ -1,17 +1,17 @@
-#include "parallel/nccl_flight.h"
+#include "parallel/nccl_watchdog.h"
 
 #include <thread>
 
-#include "ops/core/queue.h"
+#include "ops/core/stream_cuda.h"
 
 namespace pesc {
 
-NcclFlight::~NcclFlight() {
+NcclWatchdog::~NcclWatchdog() {
   for (const Operation& o : operations_) (void)cudaEventDestroy(o.done);
   for (cudaEvent_t event : spare_) (void)cudaEventDestroy(event);
 }
 
-void NcclFlight::remove(const NcclPeer* peer) {
+void NcclWatchdog::remove(const NcclPeer* peer) {
   std::erase(peers_, peer);
   std::erase_if(operations_, [&](const Operation& o) {
     if (o.peer == peer) spare_.push_back(o.done);
@@ -19,7 +19,7 @@ void NcclFlight::remove(const NcclPeer* peer) {
   });
 }
 
-void NcclFlight::forget_finished() {
+void NcclWatchdog::forget_finished() {
   while (!operations_.empty() && cudaEventQuery(operations_.front().done) == cudaSuccess) {
     spare_.push_back(operations_.front().done);
     operations_.pop_front();
@@ -27,7 +27,7 @@ void NcclFlight::forget_finished() {
   (void)cudaGetLastError();  // "not ready" is no error of a later call
 }
 
-void NcclFlight::enqueued(Stream& stream, const NcclPeer& peer, const char* operation, int64_t bytes) {
+void NcclWatchdog::enqueued(Stream& stream, const NcclPeer& peer, const char* operation, int64_t bytes) {
   forget_finished();
   cudaEvent_t event = nullptr;
   if (spare_.empty()) {
@@ -40,12 +40,12 @@ void NcclFlight::enqueued(Stream& stream, const NcclPeer& peer, const char* oper
   operations_.push_back({event, &peer, operation, bytes});
 }
 
-std::string NcclFlight::where(const NcclPeer& peer, const std::string& operation) const {
+std::string NcclWatchdog::where(const NcclPeer& peer, const std::string& operation) const {
   return str_cat(operation, " on communicator '", peer.name, "' (rank ", peer.rank, " of ", peer.size,
                  "; world rank ", rank_, ")");
 }
 
-void NcclFlight::check(double seconds_waited) {
+void NcclWatchdog::check(double seconds_waited) {
   if (aborted_) return;
   forget_finished();
   for (const NcclPeer* peer : peers_) {
@@ -63,7 +63,7 @@ void NcclFlight::check(double seconds_waited) {
   hang(where(*first.peer, str_cat(first.name, " of ", first.bytes, " bytes")), seconds_waited);
 }
 
-void NcclFlight::settle(const NcclPeer& peer, ncclResult_t code, const std::string& operation) {
+void NcclWatchdog::settle(const NcclPeer& peer, ncclResult_t code, const std::string& operation) {
   const auto start = std::chrono::steady_clock::now();
   while (code == ncclInProgress) {
     const auto waited = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -82,7 +82,7 @@ void NcclFlight::settle(const NcclPeer& peer, ncclResult_t code, const std::stri
                last != nullptr && *last != '\0' ? str_cat(" (", last, ")") : std::string()));
 }
 
-void NcclFlight::abort_all() noexcept {
+void NcclWatchdog::abort_all() noexcept {
   if (aborted_) return;
   aborted_ = true;
   for (const NcclPeer* peer : peers_) {
@@ -91,12 +91,12 @@ void NcclFlight::abort_all() noexcept {
   }
 }
 
-void NcclFlight::fail(const std::string& what) {
+void NcclWatchdog::fail(const std::string& what) {
   abort_all();
   throw IoError(what);
 }
 
-void NcclFlight::hang(const std::string& what, double seconds) {
+void NcclWatchdog::hang(const std::string& what, double seconds) {
   abort_all();
   throw HangError(str_cat(what, ": not done after ", static_cast<int64_t>(seconds),
                           " s; a rank of it is lost, slow, or in another operation"));

@@ -1,5 +1,5 @@
 // Copies from a GPU to page-locked host memory: see ops/core/cuda.h, and HostCopies in ops/core/device.h.
-#include "ops/core/queue.h"
+#include "ops/core/stream_cuda.h"
 
 namespace pesc::cuda {
 namespace {
@@ -41,14 +41,14 @@ void host_release(void* memory) noexcept {
   (void)cudaFreeHost(memory);
 }
 
-void copy_to_host(Queue& queue, const Tensor& from, void* to) {
+void copy_to_host(CudaStream& cuda_stream, const Tensor& from, void* to) {
   if (from.size() == 0) return;
-  synchronize(queue);  // as in upload
-  copy_packed(from, to, queue.stream);
-  synchronize(queue);
+  synchronize(cuda_stream);  // as in upload
+  copy_packed(from, to, cuda_stream.stream);
+  synchronize(cuda_stream);
 }
 
-// A stream of its own, not the queue's `side`: the expert choices of every layer are copied on `side` while
+// A stream of its own, not the stream's `side`: the expert choices of every layer are copied on `side` while
 // the host waits for them, and must not be delayed by gigabytes of a checkpoint.
 struct Copies {
   int index = 0;
@@ -79,8 +79,8 @@ std::shared_ptr<Copies> open_copies(int index) {
   return copies;
 }
 
-void follow(Copies& copies, Queue& queue) {
-  PESC_CUDA(cudaEventRecord(copies.ready, queue.stream));
+void wait_stream(Copies& copies, CudaStream& cuda_stream) {
+  PESC_CUDA(cudaEventRecord(copies.ready, cuda_stream.stream));
   PESC_CUDA(cudaStreamWaitEvent(copies.stream, copies.ready, 0));
 }
 
@@ -95,11 +95,11 @@ void end_copies(Copies& copies) {
   PESC_CUDA(cudaEventRecord(copies.done, copies.stream));
 }
 
-void hold(Queue& queue, Copies& copies) {
-  PESC_CUDA(cudaStreamWaitEvent(queue.stream, copies.done, 0));
+void wait_copies(CudaStream& cuda_stream, Copies& copies) {
+  PESC_CUDA(cudaStreamWaitEvent(cuda_stream.stream, copies.done, 0));
 }
 
-void wait(Copies& copies) {
+void synchronize(Copies& copies) {
   use(copies.index);
   PESC_CUDA(cudaEventSynchronize(copies.done));
 }

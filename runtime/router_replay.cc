@@ -1,4 +1,4 @@
-#include "runtime/routing_tape.h"
+#include "runtime/router_replay.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -37,7 +37,7 @@ void refuse_mixtures(const std::string& directory, const std::vector<RoutingFile
 
 }  // namespace
 
-RoutingRecorder::RoutingRecorder(const std::string& directory, const RoutingOwner& owner)
+RouterReplayRecorder::RouterReplayRecorder(const std::string& directory, const RoutingOwner& owner)
     : top_k_(owner.top_k) {
   std::error_code error;
   std::filesystem::create_directories(directory, error);
@@ -54,19 +54,19 @@ RoutingRecorder::RoutingRecorder(const std::string& directory, const RoutingOwne
   if (!file_) throw IoError(str_cat(path_, ": cannot be written; debug.routing_record names its directory"));
 }
 
-void RoutingRecorder::begin_step(int64_t step) {
+void RouterReplayRecorder::begin_step(int64_t step) {
   step_ = static_cast<uint32_t>(step);
   records_.clear();
 }
 
-void RoutingRecorder::end_step() {
+void RouterReplayRecorder::end_step() {
   put({step_, kEndOfStep, -1, 0, 0, static_cast<int32_t>(top_k_), 0});
   file_.write(records_.data(), static_cast<std::streamsize>(records_.size()));
   file_.flush();  // a run that is killed leaves whole steps
   records_.clear();
 }
 
-void RoutingRecorder::record(const Batch& batch, int64_t layer, const std::vector<int32_t>& experts) {
+void RouterReplayRecorder::record(const Batch& batch, int64_t layer, const std::vector<int32_t>& experts) {
   const auto& samples = batch.slice_samples_host;
   const auto& positions = batch.slice_positions_host;
   for (size_t begin = 0; begin < samples.size();) {
@@ -82,12 +82,12 @@ void RoutingRecorder::record(const Batch& batch, int64_t layer, const std::vecto
   }
 }
 
-void RoutingRecorder::flush() {
+void RouterReplayRecorder::flush() {
   file_.flush();
   if (!file_) throw IoError(path_ + ": cannot be written (disk full?)");
 }
 
-RoutingReplay::RoutingReplay(const std::string& directory, int64_t top_k) : top_k_(top_k) {
+RouterReplayReader::RouterReplayReader(const std::string& directory, int64_t top_k) : top_k_(top_k) {
   const std::vector<RoutingFile> files = routing_files(directory);
   if (files.empty()) throw DataError(directory + ": no recorded routing (debug.routing_replay)");
   refuse_mixtures(directory, files);
@@ -113,7 +113,7 @@ RoutingReplay::RoutingReplay(const std::string& directory, int64_t top_k) : top_
   }
 }
 
-std::map<uint32_t, RoutingReplay::Runs> RoutingReplay::read_steps(const RoutingFile& file) const {
+std::map<uint32_t, RouterReplayReader::Runs> RouterReplayReader::read_steps(const RoutingFile& file) const {
   const auto refuse = [&](const std::string& why) { throw DataError(str_cat(file.path, ": ", why)); };
   if (file.owner.top_k != top_k_)
     refuse(str_cat("recorded with moe.num_experts_per_tok ", file.owner.top_k, ", not ", top_k_));
@@ -142,7 +142,7 @@ std::map<uint32_t, RoutingReplay::Runs> RoutingReplay::read_steps(const RoutingF
   return finished;
 }
 
-const uint8_t* RoutingReplay::find(int64_t layer, int64_t sample, int32_t position) const {
+const uint8_t* RouterReplayReader::find(int64_t layer, int64_t sample, int32_t position) const {
   const auto k = static_cast<size_t>(top_k_);
   const auto found = runs_.find({step_, static_cast<uint32_t>(layer), sample});
   if (found == runs_.end()) return nullptr;
@@ -154,7 +154,7 @@ const uint8_t* RoutingReplay::find(int64_t layer, int64_t sample, int32_t positi
   return nullptr;
 }
 
-void RoutingReplay::check(const HostBatch& batch, int64_t layers, int64_t experts) const {
+void RouterReplayReader::check(const HostBatch& batch, int64_t layers, int64_t experts) const {
   for (int64_t layer = 0; layer < layers; ++layer) {
     for (size_t t = 0; t < batch.samples.size(); ++t) {
       const auto where = [&] {
@@ -176,7 +176,7 @@ void RoutingReplay::check(const HostBatch& batch, int64_t layers, int64_t expert
   }
 }
 
-bool RoutingReplay::replay(const Batch& batch, int64_t layer, std::vector<int32_t>& experts) {
+bool RouterReplayReader::replay(const Batch& batch, int64_t layer, std::vector<int32_t>& experts) {
   const auto k = static_cast<size_t>(top_k_);
   for (size_t t = 0; t < batch.slice_samples_host.size(); ++t) {
     const uint8_t* chosen = find(layer, batch.slice_samples_host[t], batch.slice_positions_host[t]);

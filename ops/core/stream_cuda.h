@@ -1,6 +1,6 @@
 // A cudaStream_t and the state that belongs to it: the cuBLASLt handle and its workspace, the caches of GEMMs
 // and attention graphs, and the pinned memory through which uploads pass. For CUDA code. REQUIRES: one host
-// thread uses a queue.
+// thread uses a stream.
 #pragma once
 
 #include <cublasLt.h>
@@ -23,12 +23,12 @@ namespace pesc::cuda {
 struct GemmCache;       // ops/gemm.cu
 struct AttentionCache;  // ops/attention_cudnn.cc
 
-struct Queue {
-  static constexpr int64_t kWorkspaceBytes = kQueueBytes;
+struct CudaStream {
+  static constexpr int64_t kWorkspaceBytes = kCudaStreamBytes;
   static constexpr int64_t kStagingBytes = int64_t{1} << 20;  // one of two halves
 
   int index = 0;
-  KernelChoice products = KernelChoice::kFirst;
+  KernelChoice kernel_choice = KernelChoice::kFirst;
   int multiprocessors = 0;
   cudaStream_t stream = nullptr;
   cublasLtHandle_t blas = nullptr;
@@ -45,11 +45,11 @@ struct Queue {
   int half = 0;
   std::array<cudaEvent_t, 2> left{};
 
-  cudaEvent_t followed = nullptr;  // recorded here when another queue is made to wait for this one
+  cudaEvent_t sync_event = nullptr;  // recorded here when another stream is made to wait for this one
 
-  // Timed events, of which the first `stamps_used` are recorded.
-  std::vector<cudaEvent_t> stamps;
-  size_t stamps_used = 0;
+  // Timed events, of which the first `timing_events_used` are recorded.
+  std::vector<cudaEvent_t> timing_events;
+  size_t timing_events_used = 0;
 
   // start_host_copy: a second stream, the events around the copy, and its pinned memory.
   cudaStream_t side = nullptr;
@@ -57,10 +57,10 @@ struct Queue {
   std::byte* copied = nullptr;  // pinned
   int64_t copied_capacity = 0, copied_bytes = 0;
 
-  Queue() = default;
-  Queue(const Queue&) = delete;
-  Queue& operator=(const Queue&) = delete;
-  ~Queue();
+  CudaStream() = default;
+  CudaStream(const CudaStream&) = delete;
+  CudaStream& operator=(const CudaStream&) = delete;
+  ~CudaStream();
   void open_staging();  // allocates `staging` and creates `left` and `followed`
 };
 
@@ -72,7 +72,7 @@ void check(cublasStatus_t code, const char* call, const char* file, int line);
 [[nodiscard]] Kernels probe_kernels();
 
 [[nodiscard]] inline cudaStream_t stream_of(const Stream& stream) {
-  return stream.queue().stream;
+  return stream.cuda_stream().stream;
 }
 
 }  // namespace pesc::cuda

@@ -1,6 +1,6 @@
 // Recorded routing is replayed as it was, also across launches; never with another k, of several runs, or
 // half a step.
-#include "runtime/routing_tape.h"
+#include "runtime/router_replay.h"
 
 #include <gtest/gtest.h>
 
@@ -44,13 +44,13 @@ std::string refusal(Work work) {
   return "nothing was refused";
 }
 
-TEST(RoutingTape, ReplaysWhatWasRecordedInEveryLaunch) {
+TEST(RouterReplay, ReplaysWhatWasRecordedInEveryLaunch) {
   const TempFolder folder;
   const std::vector<int32_t> first{0, 1, 2, 3, 4, 5}, second{6, 7};
   const Batch a = batch_of({7, 7, 9}, {0, 1, 4});  // two rows
   const Batch b = batch_of({11}, {3});
   {
-    RoutingRecorder recorder(folder.path(), owner_of(1, 0, 2));
+    RouterReplayRecorder recorder(folder.path(), owner_of(1, 0, 2));
     recorder.begin_step(5);
     recorder.record(a, 0, first);
     recorder.record(a, 1, first);
@@ -58,13 +58,13 @@ TEST(RoutingTape, ReplaysWhatWasRecordedInEveryLaunch) {
     recorder.flush();
   }
   {
-    RoutingRecorder recorder(folder.path(), owner_of(2, 0, 2));  // a restart of the same rank
+    RouterReplayRecorder recorder(folder.path(), owner_of(2, 0, 2));  // a restart of the same rank
     recorder.begin_step(6);
     recorder.record(b, 1, second);
     recorder.end_step();
     recorder.flush();
   }
-  RoutingReplay replay(folder.path(), 2);
+  RouterReplayReader replay(folder.path(), 2);
   std::vector<int32_t> got(6);
   replay.set_step(5);
   EXPECT_NO_THROW(replay.check(rows_of(a), 2, 8));
@@ -80,16 +80,16 @@ TEST(RoutingTape, ReplaysWhatWasRecordedInEveryLaunch) {
 }
 
 // Before the step, and not in the middle of it.
-TEST(RoutingTape, SaysBeforeAStepWhatWasNotRecorded) {
+TEST(RouterReplay, SaysBeforeAStepWhatWasNotRecorded) {
   const TempFolder folder;
   const Batch a = batch_of({7, 7}, {0, 1});
   {
-    RoutingRecorder recorder(folder.path(), owner_of(1, 0, 1));
+    RouterReplayRecorder recorder(folder.path(), owner_of(1, 0, 1));
     recorder.begin_step(5);
     recorder.record(a, 0, {0, 3});
     recorder.end_step();
   }
-  RoutingReplay replay(folder.path(), 1);
+  RouterReplayReader replay(folder.path(), 1);
   replay.set_step(5);
   EXPECT_NO_THROW(replay.check(rows_of(a), 1, 4));
   EXPECT_NO_THROW(replay.check(HostBatch{}, 9, 4));  // a rank without rows
@@ -109,11 +109,11 @@ TEST(RoutingTape, SaysBeforeAStepWhatWasNotRecorded) {
 }
 
 // A step that is computed once more is recorded once, as it was the last time.
-TEST(RoutingTape, KeepsTheLastTryOfAStep) {
+TEST(RouterReplay, KeepsTheLastTryOfAStep) {
   const TempFolder folder;
   const Batch a = batch_of({1}, {0});
   {
-    RoutingRecorder recorder(folder.path(), owner_of(1, 0, 2));
+    RouterReplayRecorder recorder(folder.path(), owner_of(1, 0, 2));
     recorder.begin_step(0);
     recorder.record(a, 0, {4, 5});
     recorder.begin_step(0);
@@ -124,32 +124,32 @@ TEST(RoutingTape, KeepsTheLastTryOfAStep) {
   }
   EXPECT_EQ(std::filesystem::file_size(folder.path() + "/routing-1-0.bin"),
             routing_first_line(owner_of(1, 0, 2)).size() + 32U + 2U + 32U);
-  RoutingReplay replay(folder.path(), 2);
+  RouterReplayReader replay(folder.path(), 2);
   std::vector<int32_t> got(2);
   ASSERT_TRUE(replay.replay(a, 0, got));
   EXPECT_EQ(got, (std::vector<int32_t>{6, 7}));
 }
 
-TEST(RoutingTape, RefusesAnotherK) {
+TEST(RouterReplay, RefusesAnotherK) {
   const TempFolder folder;
   {
-    RoutingRecorder recorder(folder.path(), owner_of(1, 3, 2, 4));
+    RouterReplayRecorder recorder(folder.path(), owner_of(1, 3, 2, 4));
     recorder.begin_step(0);
     recorder.record(batch_of({1}, {0}), 0, {4, 5});
     recorder.end_step();
   }
-  const std::string said = refusal([&] { const RoutingReplay replay(folder.path(), 1); });
+  const std::string said = refusal([&] { const RouterReplayReader replay(folder.path(), 1); });
   EXPECT_NE(said.find("num_experts_per_tok 2, not 1"), std::string::npos) << said;
 }
 
 // One token of one step, of one layer.
-void record_step(RoutingRecorder& recorder, int64_t step, int64_t sample, int32_t expert) {
+void record_step(RouterReplayRecorder& recorder, int64_t step, int64_t sample, int32_t expert) {
   recorder.begin_step(step);
   recorder.record(batch_of({sample}, {0}), 0, {expert});
   recorder.end_step();
 }
 
-int32_t replayed(RoutingReplay& replay, int64_t step, int64_t sample) {
+int32_t replayed(RouterReplayReader& replay, int64_t step, int64_t sample) {
   std::vector<int32_t> got(1, -1);
   replay.set_step(step);
   replay.check(rows_of(batch_of({sample}, {0})), 1, 256);
@@ -158,16 +158,16 @@ int32_t replayed(RoutingReplay& replay, int64_t step, int64_t sample) {
 }
 
 // Launch 1 has steps 0 to 2 on two ranks; launch 2 went on behind step 0 on one, and was killed in step 2.
-TEST(RoutingTape, TakesEachStepFromTheLastLaunchThatHasAllOfIt) {
+TEST(RouterReplay, TakesEachStepFromTheLastLaunchThatHasAllOfIt) {
   const TempFolder folder;
   for (int rank = 0; rank < 2; ++rank) {
-    RoutingRecorder recorder(folder.path(), owner_of(1, rank, 1, 2));
+    RouterReplayRecorder recorder(folder.path(), owner_of(1, rank, 1, 2));
     for (int64_t step = 0; step < 3; ++step)
       record_step(recorder, step, rank, static_cast<int32_t>(10 * step));
     if (rank == 0) record_step(recorder, 3, rank, 30);  // the other rank has not finished it
   }
   {
-    RoutingRecorder recorder(folder.path(), owner_of(2, 0, 1));
+    RouterReplayRecorder recorder(folder.path(), owner_of(2, 0, 1));
     recorder.begin_step(1);
     recorder.record(batch_of({0, 1}, {0, 0}), 0, {111, 112});
     recorder.end_step();
@@ -175,7 +175,7 @@ TEST(RoutingTape, TakesEachStepFromTheLastLaunchThatHasAllOfIt) {
   }
   std::filesystem::resize_file(folder.path() + "/routing-2-0.bin",
                                std::filesystem::file_size(folder.path() + "/routing-2-0.bin") - 1);
-  RoutingReplay replay(folder.path(), 1);
+  RouterReplayReader replay(folder.path(), 1);
   EXPECT_EQ(replayed(replay, 0, 0), 0);
   EXPECT_EQ(replayed(replay, 1, 0), 111);
   EXPECT_EQ(replayed(replay, 1, 1), 112);
@@ -184,28 +184,28 @@ TEST(RoutingTape, TakesEachStepFromTheLastLaunchThatHasAllOfIt) {
   EXPECT_NE(refusal([&] { (void)replayed(replay, 3, 0); }).find("no step 3"), std::string::npos);
   // A launch whose first line is not whole has recorded nothing.
   std::ofstream(folder.path() + "/routing-3-0.bin") << "pesc routing 1 run aaa";
-  RoutingReplay again(folder.path(), 1);
+  RouterReplayReader again(folder.path(), 1);
   EXPECT_EQ(replayed(again, 1, 0), 111);
 }
 
-TEST(RoutingTape, RefusesMixturesByName) {
+TEST(RouterReplay, RefusesMixturesByName) {
   const auto expect = [](const TempFolder& folder, const std::vector<std::string>& words) {
-    const std::string said = refusal([&] { const RoutingReplay replay(folder.path(), 1); });
+    const std::string said = refusal([&] { const RouterReplayReader replay(folder.path(), 1); });
     for (const std::string& word : words)
       EXPECT_NE(said.find(word), std::string::npos) << word << "\n" << said;
   };
   const TempFolder runs;
-  { const RoutingRecorder one(runs.path(), owner_of(1, 0, 1)); }
-  { const RoutingRecorder two(runs.path(), owner_of(2, 0, 1, 1, kOtherRun)); }
+  { const RouterReplayRecorder one(runs.path(), owner_of(1, 0, 1)); }
+  { const RouterReplayRecorder two(runs.path(), owner_of(2, 0, 1, 1, kOtherRun)); }
   expect(runs, {runs.path(), "two runs", "routing-1-0.bin", kRun, "routing-2-0.bin", kOtherRun});
 
   const TempFolder launches;
-  { const RoutingRecorder one(launches.path(), owner_of(1, 0, 1, 2)); }
-  { const RoutingRecorder two(launches.path(), owner_of(1, 1, 1, 4)); }
+  { const RouterReplayRecorder one(launches.path(), owner_of(1, 0, 1, 2)); }
+  { const RouterReplayRecorder two(launches.path(), owner_of(1, 1, 1, 4)); }
   expect(launches, {"under one number", "of 2 ranks", "of 4"});
 
   const TempFolder renamed;
-  { const RoutingRecorder one(renamed.path(), owner_of(1, 0, 1)); }
+  { const RouterReplayRecorder one(renamed.path(), owner_of(1, 0, 1)); }
   std::filesystem::rename(renamed.path() + "/routing-1-0.bin", renamed.path() + "/routing-7-0.bin");
   expect(renamed, {"routing-7-0.bin", "recorded as routing-1-0.bin"});
 
@@ -214,7 +214,7 @@ TEST(RoutingTape, RefusesMixturesByName) {
   expect(older, {"routing-1-0.bin", "does not say which run"});
 }
 
-TEST(RoutingTape, AFolderHoldsTheRecordOfOneRun) {
+TEST(RouterReplay, AFolderHoldsTheRecordOfOneRun) {
   const auto refused = [](const std::string& folder, const std::string& run) -> std::string {
     try {
       check_routing_folder(folder, run);
@@ -226,14 +226,14 @@ TEST(RoutingTape, AFolderHoldsTheRecordOfOneRun) {
   const TempFolder folder;
   EXPECT_EQ(refused(folder.path() + "/none", kRun), "");
   EXPECT_EQ(refused(folder.path(), kRun), "");
-  { const RoutingRecorder recorder(folder.path(), owner_of(1, 0, 1)); }
+  { const RouterReplayRecorder recorder(folder.path(), owner_of(1, 0, 1)); }
   EXPECT_EQ(refused(folder.path(), kRun), "");  // a later launch of the run
-  { const RoutingRecorder recorder(folder.path(), owner_of(2, 0, 1)); }
+  { const RouterReplayRecorder recorder(folder.path(), owner_of(2, 0, 1)); }
   const std::string said = refused(folder.path(), kOtherRun);
   for (const std::string& word : {folder.path(), kRun, kOtherRun, std::string("debug.routing_record")})
     EXPECT_NE(said.find(word), std::string::npos) << said;
   // Nothing is written over, not even where two begin at the same time.
-  EXPECT_THROW(RoutingRecorder(folder.path(), owner_of(2, 0, 1, 1, kOtherRun)), UsageError);
+  EXPECT_THROW(RouterReplayRecorder(folder.path(), owner_of(2, 0, 1, 1, kOtherRun)), UsageError);
   std::ofstream(folder.path() + "/routing-9-0.bin") << std::string(34, '\0');
   EXPECT_NE(refused(folder.path(), kRun).find("routing-9-0.bin"), std::string::npos);
 }

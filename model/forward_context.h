@@ -13,34 +13,34 @@
 
 namespace pesc {
 
-enum class PassKind { kTrain, kEval };  // kEval: without dropout
+enum class ForwardMode { kTrain, kEval };  // kEval: without dropout
 
-// The scratch of the token exchange, which runs on stream.communication(), and the events between that stream
+// The scratch of the token exchange, which runs on stream.comm_stream(), and the events between that stream
 // and the compute stream. routed: the router's choice is written. ready[c]: the FFN output of chunk c is
 // written. arrived[c]: the rows of chunk c are received. combined[c]: the adapters' results of chunk c are
 // added at home.
-struct ExchangeLane {
+struct CommContext {
   Arena& scratch;
-  StreamMark routed;
-  std::array<StreamMark, kMaxChunks> ready, arrived, combined;
+  Event routed;
+  std::array<Event, kMaxChunks> ready, arrived, combined;
 };
 
-struct Pass {
+struct ForwardContext {
   Stream& stream;
   const TensorParallel& tp;
   const Workspace& ws;
   Arena& scratch;
-  ExchangeLane& lane;
+  CommContext& comm;
   const ModelConfig& model;
   const PescConfig& pesc;
   const Batch& batch;
-  PassKind kind = PassKind::kTrain;
+  ForwardMode kind = ForwardMode::kTrain;
   uint64_t seed = 0;  // of the dropout masks
   uint32_t step = 0;  // optimizer step
 
   // The same context for a part of the batch. REQUIRES: `part` outlives it.
-  [[nodiscard]] Pass over(const Batch& part) const {
-    return {stream, tp, ws, scratch, lane, model, pesc, part, kind, seed, step};
+  [[nodiscard]] ForwardContext over(const Batch& part) const {
+    return {stream, tp, ws, scratch, comm, model, pesc, part, kind, seed, step};
   }
 
   // The dropout mask of an input whose rows are this rank's slice of the tokens, or all gathered tokens.
@@ -56,7 +56,7 @@ struct Pass {
                              int64_t column0) const {
     const double rate = site == DropoutSite::kAdapter ? pesc.moe.adapter_dropout : pesc.lora.lora_dropout;
     Dropout d;
-    d.rate = kind == PassKind::kTrain ? static_cast<float>(rate) : 0.0F;
+    d.rate = kind == ForwardMode::kTrain ? static_cast<float>(rate) : 0.0F;
     d.seed = seed;
     d.step = step;
     d.layer = static_cast<uint32_t>(layer);

@@ -1,6 +1,6 @@
 // The plan of the token exchange of one layer and micro-batch: which rows each rank sends to which rank, in
-// how many rounds, and the indices by which rows are packed and added. ExpertExchange::prepare builds it.
-// Letters as in parallel/expert_exchange.h.
+// how many rounds, and the indices by which rows are packed and added. TokenDispatcher::prepare builds it.
+// Letters as in parallel/token_dispatcher.h.
 #pragma once
 
 #include <cstdint>
@@ -21,22 +21,22 @@ struct ExpertGroups {
 // The device indices of one round, in which P' of the P pairs are sent.
 struct RoundIndices {
   Tensor token;  // [1, P'] I32: home token of each row sent. dispatch gathers by it, combine adds up by it
-  // For dispatch_slots: the index of each sent value among the T k values at home; T k, the index of an
-  // appended zero, for a choice whose expert is on another rank.
+  // For dispatch_topk_weights: the index of each sent value among the T k values at home; T k, the index of
+  // an appended zero, for a choice whose expert is on another rank.
   Tensor slot_there;  // [1, P' k] I32
-  // For combine_slots: the index of each value at home among the P' k returned values; P' k + its own index,
-  // where the old values are appended, for a choice of another round.
+  // For combine_topk_weights: the index of each value at home among the P' k returned values; P' k + its own
+  // index, where the old values are appended, for a choice of another round.
   Tensor slot_back;  // [1, T k] I32
 };
 
 // Immutable after prepare: dispatch and combine of the forward, of a recompute and of the backward read it.
-struct ExchangePlan {
+struct DispatchPlan {
   int64_t tokens = 0;  // T
   int rounds = 1;
   // Home side, pairs in (destination rank, token) order; on the host.
-  std::vector<int32_t> pair_token;  // [P] home token of the pair
-  std::vector<int64_t> send_rows;   // [ep] pairs to each rank; sums to P
-  std::vector<int32_t> slot_pair;   // [T * k] the pair that carries choice (token, j)
+  std::vector<int32_t> pair_token;   // [P] home token of the pair
+  std::vector<int64_t> send_rows;    // [ep] pairs to each rank; sums to P
+  std::vector<int32_t> choice_pair;  // [T * k] the pair that carries choice (token, j)
   // Expert side; on the host.
   std::vector<int64_t> recv_rows;  // [ep] rows from each rank; sums to R
   // [R * k] local experts of each received row, in falling-logit order; -1: none
@@ -54,20 +54,20 @@ struct ExchangePlan {
   [[nodiscard]] std::span<const int64_t> receives(int round) const;
 };
 
-// The local steps of ExpertExchange::prepare, in this order:
+// The local steps of TokenDispatcher::prepare, in this order:
 
-// Fills pair_token, send_rows and slot_pair from the choices [T * k] (global expert numbers). Returns the
+// Fills pair_token, send_rows and choice_pair from the choices [T * k] (global expert numbers). Returns the
 // local expert numbers of every pair [P * k], -1 where the choice belongs to another rank.
 [[nodiscard]] std::vector<int32_t> plan_pairs(std::span<const int32_t> chosen, int64_t top_k, int ep,
-                                              int64_t local_experts, ExchangePlan& plan);
+                                              int64_t local_experts, DispatchPlan& plan);
 // Fills rounds, recv_rows, round_send and round_recv from counts[s * ep + d], the rows from rank s to rank d.
 // A rank receives at most `capacity` rows in a round.
-void plan_rounds(std::span<const int64_t> counts, int rank, int64_t capacity, ExchangePlan& plan);
+void plan_rounds(std::span<const int64_t> counts, int rank, int64_t capacity, DispatchPlan& plan);
 // Fills the groups of all rounds from recv_experts.
-void group_by_expert(int64_t local_experts, int64_t top_k, int64_t capacity, ExchangePlan& plan);
+void group_by_expert(int64_t local_experts, int64_t top_k, int64_t capacity, DispatchPlan& plan);
 // Returns the indices of all rounds in sequence: token, slot_there and slot_back of each. plan.indices become
 // views of `memory` [1, n] I32, to which the caller copies the returned values.
-[[nodiscard]] std::vector<int32_t> plan_indices(int64_t top_k, const Tensor& memory, ExchangePlan& plan);
+[[nodiscard]] std::vector<int32_t> plan_indices(int64_t top_k, const Tensor& memory, DispatchPlan& plan);
 
 // The largest number of values that plan_indices returns when no rank of the group has more than `tokens`
 // tokens.

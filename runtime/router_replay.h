@@ -13,16 +13,16 @@
 #include <tuple>
 #include <vector>
 
-#include "model/routing_tape.h"
+#include "model/router_replay.h"
 #include "runtime/routing_record.h"
 
 namespace pesc {
 
-class RoutingRecorder : public RoutingTape {
+class RouterReplayRecorder : public RouterReplay {
  public:
   // REQUIRES: check_routing_folder() has accepted the folder for this run. Throws UsageError when a record of
   // this launch and rank exists already; IoError.
-  RoutingRecorder(const std::string& directory, const RoutingOwner& owner);
+  RouterReplayRecorder(const std::string& directory, const RoutingOwner& owner);
   // Starts the records of a step. Drops records since the last begin_step without end_step, so that a
   // recomputed step is recorded once.
   void begin_step(int64_t step);
@@ -43,11 +43,11 @@ class RoutingRecorder : public RoutingTape {
   uint32_t step_ = 0;
 };
 
-class RoutingReplay : public RoutingTape {
+class RouterReplayReader : public RouterReplay {
  public:
   // Reads every routing-*.bin of the directory. Throws DataError, naming the files, for a damaged one,
   // another k, and files of several runs, or of one launch with different numbers of ranks.
-  RoutingReplay(const std::string& directory, int64_t top_k);
+  RouterReplayReader(const std::string& directory, int64_t top_k);
   void set_step(int64_t step) { step_ = static_cast<uint32_t>(step); }
   // Throws DataError when a token of this rank's batches was not recorded in the step, or with an expert that
   // the model does not have. Call it before a step, where all ranks can agree on the error; inside a forward

@@ -15,38 +15,38 @@
 
 #include "ops/core/arena.h"
 #include "parallel/communicator.h"
-#include "parallel/exchange_plan.h"
+#include "parallel/dispatch_plan.h"
 
 namespace pesc {
 
-class ExpertExchange {
+class TokenDispatcher {
  public:
   // `ep` is the group, over which `experts` are divided evenly. `capacity`: received rows per round. Throws
   // UsageError when the group's size does not divide `experts`.
-  ExpertExchange(Communicator& ep, int64_t experts, int64_t top_k, int64_t capacity);
+  TokenDispatcher(Communicator& ep, int64_t experts, int64_t top_k, int64_t capacity);
 
-  // Builds the plan. Collective over the ep group; waits for the host collectives. `top_experts` [T, k] I32
+  // Builds the plan. Collective over the ep group; waits for the host collectives. `topk_indices` [T, k] I32
   // is in host memory, with global expert numbers. `memory` [1, n] I32, n >= index_count, belongs to the plan
   // while it is used; its indices are uploaded on `stream`. REQUIRES: dispatch and combine get the same
   // stream.
-  [[nodiscard]] ExchangePlan prepare(Stream& stream, const Tensor& top_experts, const Tensor& memory) const;
+  [[nodiscard]] DispatchPlan prepare(Stream& stream, const Tensor& topk_indices, const Tensor& memory) const;
 
   // rows [T, c] at home -> out [R_round, c] written on the expert ranks. Collective. `scratch` holds the
   // packed rows.
-  void dispatch(Stream& stream, const ExchangePlan& plan, int round, const Tensor& rows, const Tensor& out,
+  void dispatch(Stream& stream, const DispatchPlan& plan, int round, const Tensor& rows, const Tensor& out,
                 Arena& scratch) const;
   // Per-choice values [T, k] at home -> out [R_round, k] written on the expert ranks: a row's values for
   // recv_experts, 0 where recv_experts is -1. Collective.
-  void dispatch_slots(Stream& stream, const ExchangePlan& plan, int round, const Tensor& values,
-                      const Tensor& out, Arena& scratch) const;
+  void dispatch_topk_weights(Stream& stream, const DispatchPlan& plan, int round, const Tensor& values,
+                             const Tensor& out, Arena& scratch) const;
   // The conjugate of dispatch: rows [R_round, c] -> at home out [T, c] += the rows of each token, in rank
   // order. Collective.
-  void combine(Stream& stream, const ExchangePlan& plan, int round, const Tensor& rows, const Tensor& out,
+  void combine(Stream& stream, const DispatchPlan& plan, int round, const Tensor& rows, const Tensor& out,
                Arena& scratch) const;
-  // The conjugate of dispatch_slots: values [R_round, k] -> at home out [T, k], written for the choices of
-  // this round. Collective.
-  void combine_slots(Stream& stream, const ExchangePlan& plan, int round, const Tensor& values,
-                     const Tensor& out, Arena& scratch) const;
+  // The conjugate of dispatch_topk_weights: values [R_round, k] -> at home out [T, k], written for the
+  // choices of this round. Collective.
+  void combine_topk_weights(Stream& stream, const DispatchPlan& plan, int round, const Tensor& values,
+                            const Tensor& out, Arena& scratch) const;
 
   [[nodiscard]] int64_t capacity() const { return capacity_; }
   [[nodiscard]] int64_t local_experts() const { return local_experts_; }

@@ -30,13 +30,13 @@ struct NcclPeer {
   int size = 0;
 };
 
-class NcclFlight final : public cuda::Watcher {
+class NcclWatchdog final : public cuda::Watcher {
  public:
-  explicit NcclFlight(int world_rank, std::function<double()> wait_limit)
+  explicit NcclWatchdog(int world_rank, std::function<double()> wait_limit)
       : rank_(world_rank), wait_limit_(std::move(wait_limit)) {}
-  ~NcclFlight() override;
-  NcclFlight(const NcclFlight&) = delete;
-  NcclFlight& operator=(const NcclFlight&) = delete;
+  ~NcclWatchdog() override;
+  NcclWatchdog(const NcclWatchdog&) = delete;
+  NcclWatchdog& operator=(const NcclWatchdog&) = delete;
 
   void add(const NcclPeer* peer) { peers_.push_back(peer); }
   void remove(const NcclPeer* peer);
@@ -70,7 +70,7 @@ class NcclFlight final : public cuda::Watcher {
   int rank_;
   std::function<double()> wait_limit_;
   std::vector<const NcclPeer*> peers_;
-  std::deque<Operation> operations_;  // in the order of the communication stream
+  std::deque<Operation> operations_;  // in the order of the comm stream
   std::vector<cudaEvent_t> spare_;
   bool aborted_ = false;
 };
