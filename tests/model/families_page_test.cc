@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
-#include <iterator>
+#include <sstream>
 #include <string>
 
 #include "model/families.h"
@@ -87,7 +87,7 @@ const char* text(WindowLayers layers) {
 
 std::string line_of(const FamilyTraits& row) {
   std::string kinds;
-  for (const RopeKind kind : row.rope_kinds) kinds += std::string(text(kind)) + ", ";
+  for (const RopeKind kind : row.rope_kinds) kinds += str_cat(text(kind), ", ");
   return str_cat("| `", row.model_type, "` | `", row.architecture, "` | ", text(row.biases), " | ",
                  text(row.qk_norm), " | ", text(row.norm_places), " | ", text(row.activation), " | ",
                  text(row.multipliers), " | ", text(row.soft_caps), " | ", kinds, text(row.rope_layers),
@@ -95,8 +95,9 @@ std::string line_of(const FamilyTraits& row) {
 }
 
 TEST(FamiliesPage, ItsTableIsThatOfTheRows) {
-  std::ifstream in(std::string(PESC_SOURCE_DIR) + "/model/families.md");
-  const std::string page{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+  std::stringstream text;
+  text << std::ifstream(PESC_SOURCE_DIR "/model/families.md").rdbuf();
+  const std::string page = text.str();
   std::string table;
   for (const FamilyTraits& row : kFamilies) table += line_of(row);
   const size_t begin = page.find("| `");
