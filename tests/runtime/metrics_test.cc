@@ -55,7 +55,7 @@ TEST_F(Metrics, ANewStartKeepsWhatWasMeasuredUnderTheLaunchThatMeasuredIt) {
 
 TEST_F(Metrics, AnEvaluationCountsUntilItsStepIsComputedAgain) {
   EXPECT_FALSE(has_evaluation(path(), 4));  // no file
-  const auto evaluated = [](int64_t n) { return nlohmann::json{{"kind", "held_out"}, {"step", n}}; };
+  const auto evaluated = [](int64_t n) { return nlohmann::json{{"kind", "eval"}, {"step", n}}; };
   {
     MetricsLog log(path(), 1);
     log.write({{"kind", "launch"}, {"step", 0}});
