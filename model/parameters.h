@@ -42,8 +42,8 @@ struct Parameter {
   bool dense = false;  // a parameter of the dense base model
   Init init = Init::kNormal;
   Tensor master;          // [rows, cols] of this rank's piece; F32 when trainable, and contiguous
-  FrozenLinear held;      // of a frozen linear: its format, and the same memory as `value`
-  Tensor compute_weight;  // `value` rounded to BF16, which the model computes with; no data in float32
+  FrozenLinear held;      // of a frozen linear: its format, and the same memory as `master`
+  Tensor compute_weight;  // `master` rounded to BF16, which the model computes with; no data in float32
   Tensor grad;            // trainable: the same shape, inside the group's flat gradient buffer
   Tensor exp_avg;         // trainable: AdamW's first moment
   Tensor exp_avg_sq;      // trainable: AdamW's second moment
@@ -59,7 +59,7 @@ struct ColumnLinears {
     int64_t lora_begin = -1;  // column of this part's r columns in the stacked LoRA activations; -1: no LoRA
     Tensor lora_b, dlora_b;   // [end - begin, r]
   };
-  FrozenLinear base;       // [out, H]; each part's B in its rows and columns beside it, or not
+  FrozenLinear base;       // [out, H]; where B is concatenated, each part's is in its rows and columns
   Tensor bias;             // [1, out] or absent
   Tensor lora_a, dlora_a;  // [R, H], R = r * parts with LoRA
   std::vector<Part> parts;
@@ -70,7 +70,7 @@ struct ColumnLinears {
 // A linear that is split by input columns over tp: o or down.
 struct RowLinear {
   Linear linear = Linear::kO;
-  FrozenLinear base;       // [H, in]; B beside it, or not
+  FrozenLinear base;       // [H, in]; B may be concatenated to it
   Tensor dweight;          // [H, in], all-parameters mode
   int64_t column0 = 0;     // global input column of local column 0
   Tensor lora_a, dlora_a;  // [r, in]

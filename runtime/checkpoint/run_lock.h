@@ -51,7 +51,7 @@ class RunLock {
   // A new number under the same lock, for ranks that are started again. IoError, DataError.
   void next_launch_id();
   // False when another launch has taken the directory (the lock file replaced or a newer launch id), or when
-  // that cannot be found out. Ranks, which do not hold the lock, compare current_generation() instead.
+  // that cannot be found out. Ranks, which do not hold the lock, compare current_launch_id() instead.
   [[nodiscard]] bool still_ours() const noexcept;
 
  private:
