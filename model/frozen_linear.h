@@ -4,7 +4,7 @@
 // A new format is a value of FrozenFormat and a case in each function of frozen_linear.cc: how much memory it
 // takes, how float32 rows from a file become it, the two GEMMs and their scratch. Whether LoRA's B stands
 // beside the weight, as further columns of one matrix, is the format's business too: then W x + B a is one
-// product, and so are the gradients of x and of a.
+// GEMM, and so are the gradients of x and of a.
 //
 // Local letters: T tokens, R columns of LoRA's B (0: none stand beside the weight).
 #pragma once
@@ -25,12 +25,12 @@ enum class FrozenFormat : uint8_t { kF32, kBF16 };
 // Of weights that are held as they are computed with.
 [[nodiscard]] FrozenFormat plain_format(DType compute);
 
-// Two matrices side by side in one: [rows, columns + beside].
+// Two matrices side by side in one: [rows, columns + a_columns].
 struct ConcatView {
   Tensor all, x, a;
   // In the first rows of a flat buffer.
-  ConcatView(const Tensor& buffer, int64_t rows, int64_t columns, int64_t beside)
-      : ConcatView(buffer.leading(rows, columns + beside), columns) {}
+  ConcatView(const Tensor& buffer, int64_t rows, int64_t columns, int64_t a_columns)
+      : ConcatView(buffer.leading(rows, columns + a_columns), columns) {}
   // The first `columns` columns of a matrix, and the others.
   ConcatView(const Tensor& both, int64_t columns)
       : all(both), x(both.col_range(0, columns)), a(both.col_range(columns, both.cols)) {}
@@ -48,7 +48,7 @@ struct FrozenLinear {
   Tensor scales;             // absent: no format of today has any
   Tensor weight_and_lora_b;  // [out, in + R] the weight and LoRA's B in one; absent where B stands elsewhere
 
-  // Room for a weight, with B beside it where the format's product can be one with B's. `lora_columns`: R, or
+  // Room for a weight, with B beside it where the format has one GEMM for both. `lora_columns`: R, or
   // 0 without LoRA.
   [[nodiscard]] static FrozenLinear allocate(Arena& arena, FrozenFormat format, int64_t out, int64_t in,
                                              int64_t lora_columns);

@@ -78,16 +78,16 @@ Tensor take_rows(Stream& stream, const Piece& piece, const Tensor& in, const Ten
 // through `space` unless the rows are adjacent.
 void add_product(Stream& stream, const Piece& piece, const Tensor& a, const Tensor& b, Transpose trans_b,
                  const Tensor& out, const Tensor& space) {
-  Gemm product{.a = a, .b = b, .trans_b = trans_b, .c = {}};
+  Gemm args{.a = a, .b = b, .trans_b = trans_b, .c = {}};
   if (piece.contiguous) {
-    product.c = out.row_range(piece.first_row, piece.first_row + piece.n());
-    product.beta = 1.0F;
-    gemm(stream, product);
+    args.c = out.row_range(piece.first_row, piece.first_row + piece.n());
+    args.beta = 1.0F;
+    gemm(stream, args);
     return;
   }
-  product.c = space.row_range(0, piece.n());
-  gemm(stream, product);
-  scatter_add_rows(stream, product.c, piece.index, out);
+  args.c = space.row_range(0, piece.n());
+  gemm(stream, args);
+  scatter_add_rows(stream, args.c, piece.index, out);
 }
 
 Tensor expert_rows(const Tensor& stacked, int64_t expert, int64_t rows) {

@@ -54,7 +54,7 @@ TokenDispatcher::TokenDispatcher(Communicator& ep, int64_t experts, int64_t top_
 
 DispatchPlan TokenDispatcher::prepare(Stream& stream, const Tensor& topk_indices,
                                       const Tensor& memory) const {
-  PESC_CHECK(topk_indices.cols == top_k_ && topk_indices.contiguous(), "top experts [", topk_indices.rows,
+  PESC_CHECK(topk_indices.cols == top_k_ && topk_indices.contiguous(), "topk_indices [", topk_indices.rows,
              ", ", topk_indices.cols, "] with k = ", top_k_);
   const int ep = ep_.size();
   const std::span<const int32_t> chosen(topk_indices.i32(), at(topk_indices.size()));
