@@ -49,8 +49,8 @@ void column_forward(const ForwardContext& ctx, const ColumnLinears& w, const Con
                     const Tensor& dropped, const Tensor& y, const Tensor& a,
                     const OverlappedWork& overlapped_work = {});
 // dy [P, out]; x [S, H] (read with trainable weights only) and dropped as in the forward -> dx [S, H]
-// written, with concat_columns() more columns; through_a [S, H] written with the gradient through A, before the
-// mask. Returns through_a, or a tensor without data when there is no LoRA. Uses ws.gathered, ws.lora_*.
+// written, with concat_columns() more columns; through_a [S, H] written with the gradient through A, before
+// the mask. Returns through_a, or a tensor without data when there is no LoRA. Uses ws.gathered, ws.lora_*.
 Tensor column_backward(const ForwardContext& ctx, const ColumnLinears& w, const Tensor& dy, const Tensor& x,
                        const Tensor& dropped, const Tensor& a, const ConcatView& dx, const Tensor& through_a);
 
