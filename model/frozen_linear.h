@@ -29,8 +29,8 @@ enum class FrozenFormat : uint8_t { kF32, kBF16 };
 struct ConcatView {
   Tensor all, x, a;
   // In the first rows of a flat buffer.
-  ConcatView(const Tensor& buffer, int64_t rows, int64_t columns, int64_t beside)
-      : ConcatView(buffer.leading(rows, columns + beside), columns) {}
+  ConcatView(const Tensor& buffer, int64_t rows, int64_t columns, int64_t a_columns)
+      : ConcatView(buffer.leading(rows, columns + a_columns), columns) {}
   // The first `columns` columns of a matrix, and the others.
   ConcatView(const Tensor& both, int64_t columns)
       : all(both), x(both.col_range(0, columns)), a(both.col_range(columns, both.cols)) {}

@@ -15,7 +15,7 @@
 namespace pesc {
 
 inline constexpr const char* kLockFile = "pesc.lock";
-inline constexpr const char* kGenerationFile = "pesc.launch_id";
+inline constexpr const char* kLaunchIdFile = "pesc.launch_id";
 
 class FolderBefore {
  public:

@@ -47,7 +47,7 @@ class RunLock {
   // Nothing is done where another launch has the directory by now.
   [[nodiscard]] std::vector<std::string> take_back() noexcept;
   // Whether there had been a launch in the directory before.
-  [[nodiscard]] bool was_in_use() const { return generation_at_start_ > 1; }
+  [[nodiscard]] bool was_in_use() const { return launch_id_at_start_ > 1; }
   // A new number under the same lock, for ranks that are started again. IoError, DataError.
   void next_launch_id();
   // False when another launch has taken the directory (the lock file replaced or a newer launch id), or when
@@ -63,7 +63,7 @@ class RunLock {
   std::unique_ptr<HeldFile> held_;  // where nothing else locks
   std::unique_ptr<FolderBefore> before_;
   uint64_t launch_id_ = 0;
-  uint64_t generation_at_start_ = 0;
+  uint64_t launch_id_at_start_ = 0;
 };
 
 }  // namespace pesc

@@ -14,7 +14,8 @@
 //              (runtime/same_run.h).
 //
 // A field that is in the schema but not in this list is of kind training. Where the recorded configuration
-// lacks a field, today's default counts as its value.
+// lacks a field, today's default counts as its value: a field that is added to the schema with a default
+// refuses no older checkpoint until it is given another value.
 #pragma once
 
 #include <cstdint>
@@ -35,8 +36,9 @@ struct RunDifferences {
   std::vector<std::string> rounding;  // "parallel.device: CUDA -> CPU"
 };
 
-// Compares two resolved texts; the first may be of another version. AUTO of train.compute_dtype counts as the type
-// that it resolves to. Layout, threads and chunks, which the text does not resolve, are not compared here.
+// Compares two resolved texts; the first may be of another version. AUTO of train.compute_dtype counts as the
+// type that it resolves to. Layout, threads and chunks, which the text does not resolve, are not compared
+// here.
 // Throws DataError when the recorded text cannot be read.
 [[nodiscard]] RunDifferences compare_runs(const std::string& recorded, const std::string& now,
                                           CheckpointUse use);

@@ -65,8 +65,8 @@ struct DatasetContent {
 class Dataset {
  public:
   // Throws DataError for bad rows (as the options say), bad files, and when no row is left; UsageError for no
-  // files, a max_seq_length below 2 or a weight that is not a positive number. A row without tag gets the file's
-  // name without folder and ending.
+  // files, a max_seq_length below 2 or a weight that is not a positive number. A row without tag gets the
+  // file's name without folder and ending.
   Dataset(const std::vector<DatasetFile>& files, const Tokenizer& tokenizer, const DatasetOptions& options);
 
   [[nodiscard]] int64_t rows() const { return static_cast<int64_t>(row_tags_.size()); }
