@@ -28,7 +28,7 @@ struct Machine {
 std::vector<std::string> take_figures(const CommandLine& command, MachineRates& r) {
   std::vector<std::string> given;
   const auto set = [&](const char* flag, double value, double unit, double& to) {
-    if (value < 0) throw UsageError(str_cat("--", flag, " ", value, ": a positive number"));
+    if (value < 0) throw UsageError(str_cat("--", flag, " is ", value, "; it must be positive"));
     if (value == 0) return;
     given.push_back(str_cat("--", flag, " ", value));
     to = value * unit;
@@ -214,7 +214,7 @@ int run_plan(const Process& process, const CommandLine& command) {
   const ExperimentConfig config = read_experiment(process, command);
   run_collectively(process.world, [&] {
     if (process.world.size() != 1) throw UsageError("pesc plan runs on one rank; start it without mpirun");
-    if (command.ranks < 1) throw UsageError(str_cat("--ranks ", command.ranks, ": at least 1"));
+    if (command.ranks < 1) throw UsageError(str_cat("--ranks is ", command.ranks, "; it must be at least 1"));
     check_paths(config, DataUse::kNone);
     const ModelConfig model = config.model.path.empty()
                                   ? config.model.shape

@@ -76,7 +76,7 @@ void Trainer::prepare_run_directory() {
       launch_id_ = lock_->launch_id();
     } else if (!still_ours()) {
       throw UsageError(str_cat("run directory '", c.run_dir, "': launch ", launch_id_,
-                               " does not own it, or no longer; start it with pesc launch"));
+                               " does not own it, or does not own it any more; start it with pesc launch"));
     }
   });
   const auto mine = static_cast<int64_t>(launch_id_);
