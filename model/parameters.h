@@ -58,7 +58,7 @@ struct ColumnLinears {
     int64_t lora_begin = -1;  // column of this part's r columns in the stacked LoRA activations; -1: no LoRA
     Tensor lora_b, dlora_b;   // [end - begin, r]
   };
-  FrozenLinear base;       // [out, H]; each part's B in its rows and columns beside it, or not
+  FrozenLinear base;       // [out, H]; where B is concatenated, each part's is in its rows and columns
   Tensor bias;             // [1, out] or absent
   Tensor lora_a, dlora_a;  // [R, H], R = r * parts with LoRA
   std::vector<Part> parts;
@@ -69,7 +69,7 @@ struct ColumnLinears {
 // A linear that is split by input columns over tp: o or down.
 struct RowLinear {
   Linear linear = Linear::kO;
-  FrozenLinear base;       // [H, in]; B beside it, or not
+  FrozenLinear base;       // [H, in]; B may be concatenated to it
   Tensor dweight;          // [H, in], mode FULL
   int64_t column0 = 0;     // global input column of local column 0
   Tensor lora_a, dlora_a;  // [r, in]

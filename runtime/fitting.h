@@ -13,7 +13,7 @@ namespace pesc {
 struct MemoryRoom {
   enum class Of {
     kRank,  // `bytes` is the memory of each rank
-    kHost,  // `bytes` is the memory of all ranks of the host together
+    kHost,  // `bytes` is the memory that all ranks of the host share
   };
   enum class Against {
     kAll,     // all memory of the rank counts

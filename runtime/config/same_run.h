@@ -2,13 +2,14 @@
 //
 // Every field of the schema is of one of four kinds:
 //
-//   model      what the trained model computes: train.mode, model.shape, lora but for lora_dropout, moe but
-//              for adapter_dropout and router_aux_loss_coef. Every verb refuses another value.
+//   model      what the trained model computes: train.mode, model.shape, lora.{r, lora_alpha,
+//              target_modules}, moe.{num_experts, num_experts_per_tok, adapter_dim, adapter_scaling}. Every
+//              verb refuses another value.
 //   training   what else the run's loss curve depends on: data, batches, rates, seed, dropout,
 //              router_aux_loss_coef. A resumed run refuses another value; eval, generate and export do not
 //              read these fields.
-//   rounding   device, compute type, layout, threads, chunks, autotuned GEMMs. Another value gives a warning.
-//   free       names, paths, logging, saving, evaluation, recovery, debug. Paths may change: the files behind
+//   rounding   device, compute type, layout, threads, chunks, timed kernels. Another value gives a warning.
+//   free       names, paths, logging, saving, evaluation, recovery. Paths may change: the files behind
 //              model.path, model.tokenizer and data.train[].path are compared by content
 //              (runtime/same_run.h).
 //

@@ -34,9 +34,9 @@ struct DatasetOptions {
 struct SourceReport {
   std::string path;
   int64_t rows = 0;        // kept
-  double weight = 1;       // asked
-  int64_t epoch_rows = 0;  // rows of an epoch that are its
-  std::string optional;    // "\"history\" (3 rows)": what is read of them besides question and answer
+  double weight = 1;       // as the experiment sets it
+  int64_t epoch_rows = 0;  // its rows in an epoch
+  std::string optional;    // "\"history\" (3 rows)": fields that are read besides question and answer
 };
 
 struct DatasetReport {
@@ -48,7 +48,8 @@ struct DatasetReport {
   int64_t supervised = 0;  // of these, tokens that carry loss
   std::vector<std::string> messages;  // of the first bad and dropped rows: "file:line: what"
   std::vector<SourceReport> sources;  // in their order
-  // Where something else is done than was asked, or a model cannot learn what is written: whole sentences.
+  // Whole sentences: where the data is used otherwise than the experiment asks, or cannot be learned as it
+  // is.
   std::vector<std::string> warnings;
 };
 // What is trained on of one file.
