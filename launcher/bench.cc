@@ -22,6 +22,7 @@
 #include "runtime/gemm_rate.h"
 #include "runtime/hf/atomic_file.h"
 #include "runtime/machine.h"
+#include "runtime/metrics.h"
 #include "runtime/training_step.h"
 
 namespace pesc {
@@ -136,7 +137,7 @@ Timing time_steps(Communicator& world, Job& job, Decoder& decoder, const BatchSo
 }
 
 nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& decoder, const Timing& t,
-                       double rate) {
+                       double rate, double peak) {
   nlohmann::json j = {{"name", job.config.name},
                       {"ranks", job.mesh().world()},
                       {"tp", job.mesh().tp()},
@@ -151,6 +152,7 @@ nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& 
                       {"gemm_flops_per_second", rate},
                       {"sol_fraction_median", median(t.flops_per_second) / rate},
                       {"bytes_sent_rank0_median", median(t.sent)}};
+  if (peak > 0) j["mfu_median"] = median(t.flops_per_second) / peak;
   int64_t bytes = 0;
   for (const ArenaSize& a : decoder.arenas()) {
     j["arenas_rank0"][a.name] = a.bytes;
@@ -177,7 +179,7 @@ nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& 
 }
 
 void print(const Job& job, const HostPlacement& placement, const nlohmann::json& j, const Timing& t,
-           double rate) {
+           double rate, double peak) {
   double sum = 0;
   std::printf("\n%-24s %10s\n", "phase of a step", "ms");
   for (int p = 0; p < kPhases; ++p) {
@@ -191,10 +193,12 @@ void print(const Job& job, const HostPlacement& placement, const nlohmann::json&
       "all", 1e3 * sum);
   std::printf(
       "\n%s: %d ranks (tp %d, ep %d) x %d threads, %s: %.1f ms a step, %.1fk tokens/s, %.3f of the speed of "
-      "light (GEMMs %.1f TFLOP/s in this run), %.2f GiB of arenas",
+      "light (GEMMs %.1f TFLOP/s in this run)%s, %.2f GiB of arenas",
       job.config.name.c_str(), job.mesh().world(), job.mesh().tp(), job.mesh().ep(), placement.threads,
       dtype_name(job.config.train.compute_dtype), 1e3 * median(t.seconds), median(t.tokens) / 1e3,
-      median(t.flops_per_second) / rate, rate / 1e12, j["arena_bytes_rank0"].get<double>() / kGiB);
+      median(t.flops_per_second) / rate, rate / 1e12,
+      mfu_text(peak > 0 ? median(t.flops_per_second) / peak : 0).c_str(),
+      j["arena_bytes_rank0"].get<double>() / kGiB);
   if (j.contains("device_bytes_taken"))
     std::printf(", %.2f GiB of the device taken, %.2f planned; attention: %s",
                 j["device_bytes_taken"].get<double>() / kGiB, j["device_bytes_planned"].get<double>() / kGiB,
@@ -220,12 +224,13 @@ int run_bench(const Process& process, const CommandLine& command) {
   for (const double r : sum_over_ranks(
            process.world, {measured_gemm_rate(decoder->stream(), job.config.train.compute_dtype, 2.0)}))
     rate += r;
+  const double peak = peak_rate(job);
 
   run_collectively(process.world, [&] {
     if (!job.first()) return;
-    const nlohmann::json j = to_json(job, placement, *decoder, t, rate);
+    const nlohmann::json j = to_json(job, placement, *decoder, t, rate, peak);
     std::printf("%s\n", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
-    print(job, placement, j, t, rate);
+    print(job, placement, j, t, rate, peak);
     if (command.out.empty()) return;
     AtomicFile file(command.out);
     file.write(j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");

@@ -3,6 +3,7 @@
 #include <glog/logging.h>
 
 #include <algorithm>
+#include <map>
 #include <span>
 
 #include "ops/core/cuda.h"
@@ -12,6 +13,7 @@
 #include "runtime/fitting.h"
 #include "runtime/hf/config_json.h"
 #include "runtime/hf/weight_names.h"
+#include "runtime/machine.h"
 #include "runtime/same_run.h"
 
 namespace pesc {
@@ -144,6 +146,24 @@ std::unique_ptr<Decoder> make_training_decoder(Job& job, int64_t rows, int64_t s
 std::unique_ptr<Decoder> make_inference_decoder(Job& job, int64_t rows, int64_t sequence,
                                                 int64_t cache_slots) {
   return make_decoder(job, {Purpose::kInference, rows, sequence, cache_slots});
+}
+
+double peak_rate(const Job& job) {
+  if (job.device.kind != DeviceKind::kCuda) return 0;
+  Communicator& world = job.ranks->world();
+  cuda::DeviceInfo mine;
+  run_collectively(world, [&] { mine = cuda::device_info(job.device.index); });
+  const std::vector<std::string> ids = world.host_all_gather(mine.id);
+  const std::vector<std::string> names = world.host_all_gather(mine.name);
+  std::map<std::string, double> peaks;  // of each board
+  for (size_t i = 0; i < ids.size(); ++i)
+    peaks[ids[i]] = peak_flops(names[i], job.config.train.compute_dtype);
+  double sum = 0;
+  for (const auto& [id, peak] : peaks) {
+    if (peak == 0) return 0;
+    sum += peak;
+  }
+  return sum;
 }
 
 int64_t inference_slots(int64_t length) {

@@ -61,7 +61,7 @@ void Trainer::prepare() {
   resume();
   run_collectively(job_.ranks->world(),
                    [&] { store_->reserve(job_.device, trainable_tensors(*decoder_, true)); });
-  measure_gemm_rate();
+  measure_rates();
 }
 
 Trainer::~Trainer() = default;
@@ -76,7 +76,7 @@ void Trainer::prepare_run_directory() {
       launch_id_ = lock_->launch_id();
     } else if (!still_ours()) {
       throw UsageError(str_cat("run directory '", c.run_dir, "': launch ", launch_id_,
-                               " does not own it, or no longer; start it with pesc launch"));
+                               " does not own it, or does not own it any more; start it with pesc launch"));
     }
   });
   const auto mine = static_cast<int64_t>(launch_id_);
@@ -194,7 +194,8 @@ RoutingOwner Trainer::check_routing(const LoadedCheckpoint* resumed) {
   return owner;
 }
 
-void Trainer::measure_gemm_rate() {
+void Trainer::measure_rates() {
+  peak_rate_ = peak_rate(job_);
   gemm_rate_ = 0;
   job_.ranks->world().barrier();
   for (const double rate :
@@ -257,6 +258,7 @@ StepMetrics Trainer::train_step() {
   preempt_agreed_ = out.flagged;
   out.metrics.steps = steps_;
   out.metrics.sol_seconds = gemm_rate_ > 0 ? out.metrics.flops / gemm_rate_ : 0;
+  out.metrics.peak_seconds = peak_rate_ > 0 ? out.metrics.flops / peak_rate_ : 0;
   return out.metrics;
 }
 

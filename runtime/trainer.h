@@ -68,7 +68,7 @@ class Trainer {
   void prepare_run_directory();
   void resume();
   [[nodiscard]] RoutingOwner check_routing(const LoadedCheckpoint* resumed);
-  void measure_gemm_rate();
+  void measure_rates();
   StepMetrics train_step();
   [[nodiscard]] Update guard(const StepMetrics& m, int retries) const;
   void check_skipped(const StepMetrics& m) const;
@@ -117,6 +117,7 @@ class Trainer {
   int64_t started_save_ = -1;     // step of the newest save that has not failed
   int64_t committed_step_ = -1;   // of the newest committed checkpoint
   double gemm_rate_ = 0;          // FLOP/s, the sum over all ranks
+  double peak_rate_ = 0;          // peak_rate()
   double mean_seconds_ = 0;
   bool claimed_ = false;  // no longer refused: the run directory is this launch's
   bool preempt_agreed_ = false;

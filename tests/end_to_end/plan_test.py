@@ -53,7 +53,9 @@ class PlanTest(harness.EndToEnd):
                     self.assertIn("assuming one H200-141; name another with --gpu", said)
                 self.assertEqual((j["gpu"], j["assumed"]), ("H200-141", True))
                 self.assertNotIn("DOES NOT FIT", result.out)
-                for word in ("activations", "token exchange", "of the speed of light"):
+                # MFU is of the data sheet, which no GEMM reaches.
+                self.assertAlmostEqual(j["mfu"] / j["sol_fraction"], j["rates"]["gemm"] / j["rates"]["peak"], places=9)
+                for word in ("activations", "token exchange", "of the speed of light, MFU %.2f" % j["mfu"]):
                     self.assertIn(word, result.out)
                 # The command that its comment names is this one.
                 with open(config, encoding="utf-8") as file:
@@ -79,6 +81,8 @@ class PlanTest(harness.EndToEnd):
                 # Full rows both times: the share printed is the FLOP planned over the time and rate measured.
                 share = j["flops_per_step"] / bench["step_seconds_median"] / bench["gemm_flops_per_second"]
                 self.assertAlmostEqual(bench["sol_fraction_median"] / share, 1, places=6)
+                self.assertNotIn("mfu_median", bench)  # of a CPU no peak is known
+                self.assertNotIn("mfu", j)
                 sent = sum(p["sent_bytes"] for p in j["phases"])
                 print("%d ranks, tp %d, ep %d, %d chunks, %s: %.3f MB planned, %.3f MB sent" %
                       (ranks, tp, ep, chunks, recompute, sent / 1e6, bench["bytes_sent_rank0_median"] / 1e6))

@@ -139,5 +139,17 @@ TEST(StepMetrics, RecordAndProgressLineSayTheSame) {
   EXPECT_NE(line.find("2:24 left"), std::string::npos) << line;  // 288 steps of half a second
 }
 
+TEST(StepMetrics, MfuIsSaidWhereThePeakIsKnown) {
+  StepMetrics m;
+  m.seconds = 0.5;
+  EXPECT_FALSE(to_json(m).contains("mfu"));
+  EXPECT_EQ(progress_line(m, 0.5).find("MFU"), std::string::npos);
+  m.peak_seconds = 0.125;
+  EXPECT_EQ(to_json(m)["mfu"], 0.25);
+  EXPECT_NE(progress_line(m, 0.5).find("25% MFU"), std::string::npos) << progress_line(m, 0.5);
+  EXPECT_EQ(mfu_text(0.25), ", MFU 0.25");
+  EXPECT_EQ(mfu_text(0), "");
+}
+
 }  // namespace
 }  // namespace pesc
