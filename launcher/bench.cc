@@ -18,6 +18,8 @@
 #include "model/device_memory.h"
 #include "ops/attention.h"
 #include "ops/core/philox.h"
+#include "runtime/data/packing.h"
+#include "runtime/data/row_stream.h"
 #include "runtime/decoder_options.h"
 #include "runtime/evaluation.h"
 #include "runtime/gemm_rate.h"
