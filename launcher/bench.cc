@@ -202,8 +202,10 @@ void print(const Job& job, const HostPlacement& placement, const nlohmann::json&
     sum += seconds;
     if (seconds > 0) std::printf("  %-22s %10.2f\n", phase_name(static_cast<Phase>(p)), 1e3 * seconds);
   }
-  std::printf("  %-22s %10.2f  (steps with marks; waits for the host count where they fall)\n", "all",
-              1e3 * sum);
+  std::printf(
+      "  %-22s %10.2f  (of steps with timing events; waits for the host are in the phase in which they "
+      "happen)\n",
+      "all", 1e3 * sum);
   std::printf(
       "\n%s: %d ranks (tp %d, ep %d) x %d threads, %s: %.1f ms a step, %.1fk tokens/s, %.3f of the speed of "
       "light (GEMMs %.1f TFLOP/s in this run), %.2f GiB of arenas",

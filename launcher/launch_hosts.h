@@ -56,7 +56,7 @@ struct Placement {
 class HostHealth {
  public:
   // Ranks died on `dead_on` (hosts_of_the_dead). When it is the second launch in a row whose dead were all on
-  // the same single host, that one is marked suspect in `hosts`. Returns whether one was that was not before.
+  // the same single host, that one is marked suspect in `hosts`. Returns whether a host was newly marked.
   bool launch_ended(const std::set<std::string>& dead_on, std::vector<Host>& hosts);
   // There was a new checkpoint: the count begins again. Marks stay.
   void forget() { times_ = 0; }

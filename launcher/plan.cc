@@ -150,7 +150,7 @@ nlohmann::json to_json(const ExperimentConfig& config, const Plan& p, const Mach
 
 void print(const Plan& p, const Machine& machine) {
   const MachineRates& rates = machine.rates;
-  std::printf("%d ranks: dp %d, tp %d, ep %d; %.2fM parameters trained, %.3fG frozen\n\n", p.world, p.dp,
+  std::printf("%d ranks: dp %d, tp %d, ep %d; %.2fM trainable parameters, %.3fG frozen\n\n", p.world, p.dp,
               p.tp, p.ep, static_cast<double>(p.trainable) / 1e6, static_cast<double>(p.frozen) / 1e9);
   std::printf("%-24s %12s\n", "memory of a rank", "GiB");
   for (const ArenaSize& a : p.memory.arenas) {

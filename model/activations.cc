@@ -126,8 +126,8 @@ Workspace allocate_workspace(const ModelConfig& m, const PescConfig& pesc, const
   Workspace w;
   const int64_t h = m.hidden_size;
   const LayerParameters& p = parameters.layers.front();
-  const int64_t beside = std::max(p.qkv.concat_columns(), p.gate_up.concat_columns());
-  for (Tensor* t : {&w.h, &w.dslice}) *t = arena.allocate(n.slice, h + beside, n.compute);
+  const int64_t a_columns = std::max(p.qkv.concat_columns(), p.gate_up.concat_columns());
+  for (Tensor* t : {&w.h, &w.dslice}) *t = arena.allocate(n.slice, h + a_columns, n.compute);
   for (Tensor* t : {&w.adapter_dinput, &w.dx}) *t = arena.allocate(n.slice, h, n.compute);
   const bool lora_on_norms = p.qkv.lora_columns() + p.gate_up.lora_columns() > 0;
   w.dropout_out = arena.allocate(lora_on_norms && pesc.lora.lora_dropout > 0 ? n.slice : 0, h, n.compute);
@@ -137,7 +137,7 @@ Workspace allocate_workspace(const ModelConfig& m, const PescConfig& pesc, const
     w.gathered = w.h;
     w.gathered_grad = w.dslice;
   } else {
-    w.gathered = arena.allocate(n.padded, h + beside, n.compute);
+    w.gathered = arena.allocate(n.padded, h + a_columns, n.compute);
     w.gathered_grad = arena.allocate(n.padded, h, n.compute);
   }
   const int64_t down = p.down.base.in + p.down.concat_columns();

@@ -111,8 +111,8 @@ inline constexpr int kMaxChunks = 2;
 //
 // own: each layer has one. shared: one for all layers, which in the forward holds the values of the layer
 // that ran last; R fills it before it is read. (5) in PESC: y is written over x, which Fa has read; otherwise
-// own. (6) shared with a dropout of the adapters: f is kept beside its masked copy, and R computes x and
-// dropout_out from it.
+// own. (6) shared with a dropout of the adapters: f is kept as well as its masked copy, and R computes x and
+// dropout_out from f.
 //
 //   gate_up        Ff: gate and up; from Bf on their gradient
 //   moe.f          where moe.dropout_out is f: the FFN's output, then dropout(f), masked in place by the
@@ -136,12 +136,12 @@ struct LayerSaved {
   Tensor x;                 // [S, H] layer input
   Tensor rstd1, rstd2;      // [1, S] F32
   Tensor qkv;               // [P, (HQ + 2 HK) D], rotated
-  Tensor attention;         // [P, HQ D], on one tp rank with a_o beside it where W and B of o stand so
+  Tensor attention;         // [P, HQ D]; with tp = 1, a_o is concatenated to it where B is to W of o
   Tensor lse;               // [HQ, P] F32
   Tensor x2;                // [S, H] after attention
   Tensor gate_up;           // [P, 2F]
   Tensor a_qkv, a_gate_up;  // [P, R] LoRA activations of the column-parallel linears
-  Tensor a_o, a_down;       // [S, r] of the row-parallel ones; a_o where it is not kept beside `attention`
+  Tensor a_o, a_down;       // [S, r] of the row-parallel ones; a_o unless it is kept in `attention`
   MoeSaved moe;
 };
 
@@ -155,7 +155,7 @@ struct Saved {
 };
 
 struct Workspace {
-  Tensor h, dslice;                              // [S, H] and LoRA columns beside them (lora_linear.h)
+  Tensor h, dslice;                              // [S, H + concat_columns()] (lora_linear.h)
   Tensor adapter_dinput, dx;                     // [S, H]; `adapter_dinput` in a forward: see Recompute
   Tensor dropout_out;                            // [S, H] dropout of a norm's output, with LoRA's dropout
   Tensor gathered, gathered_grad;                // [P, H], the first like h

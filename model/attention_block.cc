@@ -50,9 +50,9 @@ void attend(const ForwardContext& ctx, const AttentionForward& args) {
 
 // On one rank it stands beside the attention's output.
 Tensor saved_a_o(const ForwardContext& ctx, const LayerParameters& p, const LayerSaved& saved) {
-  const int64_t beside = concat_input_columns(p.o, ctx.tp.size());
-  if (beside == 0) return saved.a_o.row_range(0, ctx.batch.slice);
-  return ConcatView(saved.attention, ctx.batch.padded, p.o.base.in, beside).a;
+  const int64_t a_columns = concat_input_columns(p.o, ctx.tp.size());
+  if (a_columns == 0) return saved.a_o.row_range(0, ctx.batch.slice);
+  return ConcatView(saved.attention, ctx.batch.padded, p.o.base.in, a_columns).a;
 }
 
 }  // namespace

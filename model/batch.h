@@ -41,7 +41,7 @@ struct Batch {
   Tensor rows;                                // [1, N] I32 supervised positions, rising
   Tensor targets;                             // [1, N] I32
   std::vector<AttentionSegment> segments;
-  bool cached = false;                      // keys and values stand in the KV cache
+  bool cached = false;                      // keys and values are in the KV cache
   std::vector<int64_t> slice_samples_host;  // [slice_real], for recorded routing
   std::vector<int32_t> slice_positions_host;
   [[nodiscard]] int64_t supervised() const { return rows.cols; }

@@ -198,7 +198,7 @@ void Decoder::layer_forward(const ForwardContext& p, int64_t i, RouterReplay* ro
 }
 
 // What Recompute::kSelective did not keep of layer i, for its attention's backward; and of the layer below,
-// whose output is the input of this one. The last layer's attention still stands where the forward left it.
+// whose output is the input of this one. The last layer's attention output is still in its buffer.
 void Decoder::recompute_input(const ForwardContext& p, int64_t i) {
   Memory& m = *memory_;
   const LayerSaved& saved = m.saved.layers[static_cast<size_t>(i)];
@@ -269,13 +269,14 @@ void Decoder::layer_backward(const ForwardContext& p, int64_t i, const Tensor& d
   Memory& m = *memory_;
   LayerSaved& saved = m.saved.layers[static_cast<size_t>(i)];
   const LayerParameters& w = m.parameters.layers[static_cast<size_t>(i)];
-  // The last layer's values still stand where the forward left them. The output again goes nowhere.
+  // The last layer's activations are still in their buffers, so it needs no recompute. The recomputed output
+  // is not read.
   if (options_.recompute == Recompute::kFull && i + 1 < model_.num_hidden_layers)
     layer_forward(p, i, nullptr, m.ws.adapter_dinput.row_range(0, batch_.slice), Run::kRecompute);
   const Tensor x2 = saved.x2.row_range(0, batch_.slice);
   const Tensor rstd = saved.rstd2.col_range(0, batch_.slice);
   const Tensor h = m.ws.h.leading(batch_.slice, model_.hidden_size);
-  // The FFN's input again, for trainable weights, or what LoRA saw of it.
+  // Recomputes the FFN's input: h for trainable weights, its dropped copy for LoRA.
   const Dropout mask = p.slice_dropout(i, DropoutSite::kGateUp);
   const bool two = drops(w.gate_up.lora_columns(), mask);
   const Tensor dropped = two ? m.ws.dropout_out.row_range(0, batch_.slice) : h;

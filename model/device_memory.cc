@@ -6,7 +6,7 @@ namespace pesc {
 namespace {
 
 constexpr int64_t kMiB = int64_t{1} << 20;
-// Of an H200 with CUDA 13: with the libraries' kernels and one queue it is 0.8 GiB.
+// Of an H200 with CUDA 13: with the libraries' kernels and one CUDA stream it is 0.8 GiB.
 constexpr int64_t kContextBytes = 531 * kMiB;
 constexpr int64_t kProgramBytes = 154 * kMiB;  // of a rank on the CPU
 

@@ -33,10 +33,10 @@ bool stands_beside(FrozenFormat format, int64_t in, int64_t lora_columns) {
   return false;
 }
 
-// The matrix of a GEMM with `beside` columns of B.
-const Tensor& matrix(const FrozenLinear& w, const Tensor& beside) {
-  if (beside.cols == 0) return w.weight;
-  PESC_CHECK(beside.cols == w.lora_columns(), beside.cols, " columns beside the tokens, ", w.lora_columns(),
+// The matrix of a GEMM of tokens with LoRA activations `a`.
+const Tensor& matrix(const FrozenLinear& w, const Tensor& a) {
+  if (a.cols == 0) return w.weight;
+  PESC_CHECK(a.cols == w.lora_columns(), a.cols, " columns beside the tokens, ", w.lora_columns(),
              " beside the weight");
   return w.weight_and_lora_b;
 }

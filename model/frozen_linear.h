@@ -1,12 +1,12 @@
 // The weight of a dense linear in the format that it is held in, and the GEMMs with it: the one place that
-// knows the formats. The layers call linear_forward and linear_backward_input and do not ask.
+// knows the formats. The layers call linear_forward and linear_backward_input whatever the format is.
 //
-// A new format is a value of FrozenFormat and a case in each function of frozen_linear.cc: how much memory it
-// takes, how float32 rows from a file become it, the two GEMMs and their scratch. Whether LoRA's B stands
-// beside the weight, as further columns of one matrix, is the format's business too: then W x + B a is one
-// product, and so are the gradients of x and of a.
+// A new format is a value of FrozenFormat and a case in each function of frozen_linear.cc: its memory, its
+// conversion from the float32 rows of a file, the two GEMMs and their scratch (model/README.md lists what
+// else changes). The format also decides whether LoRA's B is concatenated to the weight by columns: W x + B a
+// is then one GEMM, and the gradients of x and of a are another.
 //
-// Local letters: T tokens, R columns of LoRA's B (0: none stand beside the weight).
+// Local letters: T tokens, R columns of LoRA's B (0: none are concatenated to the weight).
 #pragma once
 
 #include <cstdint>
@@ -19,18 +19,18 @@
 
 namespace pesc {
 
-// kF32, kBF16: the values themselves, in the type that is computed in.
+// kF32, kBF16: the values themselves, in the compute type.
 enum class FrozenFormat : uint8_t { kF32, kBF16 };
 [[nodiscard]] const char* frozen_format_name(FrozenFormat format);  // "F32", "BF16"
-// Of weights that are held as they are computed with.
+// The format of weights in the compute type.
 [[nodiscard]] FrozenFormat plain_format(DType compute);
 
-// Two matrices side by side in one: [rows, columns + beside].
+// Two matrices, x and a, concatenated by columns: [rows, columns + beside].
 struct ConcatView {
   Tensor all, x, a;
   // In the first rows of a flat buffer.
-  ConcatView(const Tensor& buffer, int64_t rows, int64_t columns, int64_t beside)
-      : ConcatView(buffer.leading(rows, columns + beside), columns) {}
+  ConcatView(const Tensor& buffer, int64_t rows, int64_t columns, int64_t a_columns)
+      : ConcatView(buffer.leading(rows, columns + a_columns), columns) {}
   // The first `columns` columns of a matrix, and the others.
   ConcatView(const Tensor& both, int64_t columns)
       : all(both), x(both.col_range(0, columns)), a(both.col_range(columns, both.cols)) {}
@@ -46,27 +46,27 @@ struct FrozenLinear {
   int64_t out = 0, in = 0;   // of the linear, whatever the shape of `weight`
   Tensor weight;             // [out, in] the values
   Tensor scales;             // absent: no format of today has any
-  Tensor weight_and_lora_b;  // [out, in + R] the weight and LoRA's B in one; absent where B stands elsewhere
+  Tensor weight_and_lora_b;  // [out, in + R] the weight and LoRA's B; absent where B is a matrix of its own
 
-  // Room for a weight, with B beside it where the format's product can be one with B's. `lora_columns`: R, or
-  // 0 without LoRA.
+  // Allocates a weight, with B concatenated where one GEMM of the format can compute both. `lora_columns`: R,
+  // or 0 without LoRA.
   [[nodiscard]] static FrozenLinear allocate(Arena& arena, FrozenFormat format, int64_t out, int64_t in,
                                              int64_t lora_columns);
-  // A weight that stands in memory as F32 or BF16: a trained one, as the GEMMs read it.
+  // A view of an F32 or BF16 weight: a trained one, as the GEMMs read it.
   [[nodiscard]] static FrozenLinear of(const Tensor& weight);
 
   [[nodiscard]] int64_t lora_columns() const {  // R
     return weight_and_lora_b.cols > 0 ? weight_and_lora_b.cols - in : 0;
   }
-  // The place of B, or of the part of it in `rows` and `columns`; absent where B stands elsewhere.
+  // The part of the concatenated B in `rows` and `columns`; absent where B is a matrix of its own.
   [[nodiscard]] Tensor lora_b(const Range& rows, const Range& columns) const;
   // The same memory, of some outputs.
   [[nodiscard]] FrozenLinear rows(int64_t begin, int64_t end) const;
   [[nodiscard]] int64_t bytes() const { return weight.bytes() + scales.bytes(); }
 };
 
-// y [T, out] = W x + B a + residual, written. x [T, in] has a [T, R] beside it, or no columns: then B is left
-// to the caller. residual [T, out] may be absent.
+// y [T, out] = W x + B a + residual, written. a [T, R] is concatenated to x [T, in], or has no columns: then
+// the caller adds B a. residual [T, out] may be absent.
 void linear_forward(Stream& stream, const FrozenLinear& w, const ConcatView& x, const Tensor& y,
                     Arena& scratch, const Tensor& residual = {});
 // dx.x [T, in] = dy W, written, dy [T, out]; and dx.a [T, R] = dy B where dx has these columns.

@@ -29,7 +29,7 @@ void GradientSlots::fill(const std::vector<Parameter>& all) const {
   }
   for (size_t i = 0; i < all.size(); ++i)
     PESC_CHECK(reached[i] || !all[i].trainable, "'", all[i].spec.name,
-               "' is trained and has no gradient slot");
+               "' is trainable and has no gradient slot");
 }
 
 }  // namespace pesc

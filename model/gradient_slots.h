@@ -19,7 +19,7 @@ class GradientSlots {
   // The slot must stay where it is until `fill`.
   void add(size_t parameter, Tensor& slot) { members_[&slot].push_back(parameter); }
   // Slots of frozen parameters become absent tensors. Throws InternalError, which names a parameter, where a
-  // trained one has no slot, or where the gradients of one slot are no stack in memory.
+  // trainable one has no slot, or where the gradients of one slot are no stack in memory.
   void fill(const std::vector<Parameter>& all) const;
 
  private:

@@ -49,8 +49,8 @@ void column_forward(const ForwardContext& ctx, const ColumnLinears& w, const Con
                     const Tensor& dropped, const Tensor& y, const Tensor& a,
                     const OverlappedWork& overlapped_work = {});
 // dy [P, out]; x [S, H] (read with trainable weights only) and dropped as in the forward -> dx [S, H]
-// written, with
-// concat_columns() more columns; through_a [S, H] written with the gradient through A, before the mask.
+// written, with concat_columns() more columns; through_a [S, H] written with the gradient through A, before
+// the mask.
 // Returns through_a, or a tensor without data when there is no LoRA. Uses ws.gathered, ws.lora_*.
 Tensor column_backward(const ForwardContext& ctx, const ColumnLinears& w, const Tensor& dy, const Tensor& x,
                        const Tensor& dropped, const Tensor& a, const ConcatView& dx, const Tensor& through_a);
@@ -80,8 +80,8 @@ struct TokenBlock {
 };
 
 struct ColumnForward {
-  ConcatView x;    // [P, H] gathered, with concat_columns() beside it; may stand in ws.gathered
-  Tensor a_slice;  // [S, R] where nothing stands beside x: gathered by the first block
+  ConcatView x;    // [P, H + concat_columns()] gathered; may be in ws.gathered
+  Tensor a_slice;  // [S, R] where `a` is not concatenated to x: gathered by the first block
   Tensor y, a;     // [P, out], [P, R] written block by block
 };
 [[nodiscard]] ColumnForward column_forward_gather(const ForwardContext& ctx, const ColumnLinears& w,
@@ -93,14 +93,14 @@ void column_forward_block(const ForwardContext& ctx, const ColumnLinears& w, con
 struct RowForward {
   Tensor residual, y, a;  // [S, H] or absent, [S, H], [S, r]
 };
-// x and dropped of the block. With several tp ranks the sums stand in ws.gathered, where the tokens of the
-// block may have stood; the last block reduces them.
+// x and dropped of the block. With several tp ranks the partial sums are written to ws.gathered, over the
+// tokens of the block; the last block reduces them.
 void row_forward_block(const ForwardContext& ctx, const RowLinear& w, const TokenBlock& block,
                        const ConcatView& x, const Tensor& dropped, const RowForward& forward);
 
 struct RowBackward {
-  Tensor dy_slice, dy;  // [S, H], [P, H] gathered; may stand in ws.gathered
-  Tensor da;            // [P, r] where nothing stands beside dx: made by the first block
+  Tensor dy_slice, dy;  // [S, H], [P, H] gathered; may be in ws.gathered
+  Tensor da;            // [P, r] where da is not concatenated to dx: made by the first block
 };
 [[nodiscard]] RowBackward row_backward_gather(const ForwardContext& ctx, const RowLinear& w, const Tensor& dy,
                                               const Tensor& a);
@@ -112,7 +112,7 @@ struct RowBackward {
 struct ColumnBackward {
   Tensor dy;          // [P, out]
   Tensor x, dropped;  // [S, H], x with trainable weights alone
-  Tensor a, da;       // [P, R], da written where nothing stands beside dx
+  Tensor a, da;       // [P, R]; da written where it is not concatenated to dx
   ConcatView dx;      // [S, H]; on one rank written block by block, else by the last
   Tensor through_a;   // [S, H]
 };

@@ -26,34 +26,34 @@ MoeLayer::GradCombining MoeLayer::experts_backward(GradDispatched&& dispatched) 
   const MoeParameters& p = parameters_;
   const Workspace& ws = ctx_.ws;
   const int64_t n = ctx_.batch.slice_real;
-  const Tensor delta = ws.adapter_dinput.row_range(0, ctx_.batch.slice);
+  const Tensor adapter_dinput = ws.adapter_dinput.row_range(0, ctx_.batch.slice);
   const auto backward = [&](const ExpertRows& r, const Tensor& dout, const Tensor& df,
                             const Tensor& dweights) {
     const AdapterForward forward = adapter_args(ctx_, p, r, {});
     adapter_backward(s,
-                     {forward.groups, r.f, r.weights, p.down, p.up, forward.scale, r.hidden, dout, df,
+                     {forward.groups, r.f, r.topk_weights, p.down, p.up, forward.scale, r.pre_act, dout, df,
                       dweights, p.ddown, p.dup},
                      ctx_.scratch);
   };
   if (dispatcher_.size() == 1) {
     const ExpertGroups& groups = saved_.plans[0].groups[0];
-    fill_zero(s, delta.row_range(n, delta.rows));
+    fill_zero(s, adapter_dinput.row_range(n, adapter_dinput.rows));
     backward({groups, saved_.dropout_out.row_range(0, n), saved_.topk_weights.row_range(0, n),
               saved_.adapter_pre_act.row_range(0, assignments(groups))},
-             dy.row_range(0, n), delta.row_range(0, n), ws.dtopk_weights.row_range(0, n));
+             dy.row_range(0, n), adapter_dinput.row_range(0, n), ws.dtopk_weights.row_range(0, n));
     return GradCombining(*this, dy);
   }
   Stream& comm_stream = s.comm_stream();
-  fill_zero(s, delta);
+  fill_zero(s, adapter_dinput);
   for_rounds(ctx_, dispatcher_, chunks_, saved_,
              [&](size_t c, const DispatchRound& round, const DispatchRound* next) {
                ctx_.comm.arrived[c].wait(s);
                const ExpertRows rows = round.rows();
-               if (!round.kept()) adapter_hidden(s, adapter_args(ctx_, p, rows, {}), ctx_.scratch);
+               if (!round.kept()) adapter_pre_act(s, adapter_args(ctx_, p, rows, {}), ctx_.scratch);
                backward(rows, round.received_rows(ws.recv_grad), round.received_rows(ws.adapter_out),
                         round.received_rows(ws.recv_dtopk_weights));
                comm_stream.wait_stream(s);
-               round.combine(delta);
+               round.combine(adapter_dinput);
                round.combine_topk_weight_grads();
                if (next == nullptr) return ctx_.comm.combined[c].record(comm_stream);
                next->dispatch_grad(dy);

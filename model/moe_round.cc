@@ -6,13 +6,13 @@ namespace pesc {
 
 AdapterForward adapter_args(const ForwardContext& ctx, const MoeParameters& parameters,
                             const ExpertRows& rows, const Tensor& out) {
-  return {{rows.groups.offsets, rows.groups.row, rows.groups.slot},
+  return {{rows.groups.offsets, rows.groups.row, rows.groups.choice},
           rows.f,
-          rows.weights,
+          rows.topk_weights,
           parameters.down,
           parameters.up,
           static_cast<float>(ctx.pesc.moe.adapter_scaling),
-          rows.hidden,
+          rows.pre_act,
           out};
 }
 
@@ -38,9 +38,9 @@ Tensor DispatchRound::received_rows(const Tensor& buffer) const {
 
 ExpertRows DispatchRound::rows() const {
   const ExpertGroups& groups = plan_.groups[static_cast<size_t>(round_)];
-  const Tensor& hidden = kept() ? saved_.adapter_pre_act : ctx_.ws.adapter_pre_act;
+  const Tensor& pre_act = kept() ? saved_.adapter_pre_act : ctx_.ws.adapter_pre_act;
   return {groups, f(), weights(),
-          hidden.row_range(first_assignment_, first_assignment_ + assignments(groups))};
+          pre_act.row_range(first_assignment_, first_assignment_ + assignments(groups))};
 }
 
 void DispatchRound::dispatch_tokens() const {

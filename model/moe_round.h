@@ -17,7 +17,7 @@ namespace pesc {
 // The rows of one round on the rank that holds their experts.
 struct ExpertRows {
   const ExpertGroups& groups;
-  Tensor f, weights, hidden;
+  Tensor f, topk_weights, pre_act;
 };
 
 // What the adapters read of the rows, and `out`, which they write.

@@ -17,7 +17,7 @@ class ParameterBuilder {
 
   // The values, in the order of the table.
   void build();
-  // After build(): gradients and moments of what is trained, flat per replica group in the order of the
+  // After build(): gradients and moments of what is trainable, flat per replica group in the order of the
   // table, so that what is stacked in values is stacked in gradients too; and the slots.
   void build_gradients(Arena& optimizer);
 
@@ -50,9 +50,9 @@ class ParameterBuilder {
 
   // A matrix that GEMMs read.
   Held matrix(int64_t rows, int64_t cols, Kind kind);
-  // The weight of a linear with so many columns of LoRA's B: frozen, or trained in all-parameters mode.
+  // The weight of a linear with so many columns of LoRA's B: frozen, or trainable in mode FULL.
   Held base(int64_t out, int64_t in, int64_t lora_columns, FrozenLinear& base);
-  // LoRA's B. Its copy is in `place` if that has data.
+  // LoRA's B. Its compute weight is in `place` if that has data.
   Held lora_b(int64_t rows, const Tensor& place);
   // A norm, a bias or a router: F32 whatever the compute type.
   Held exact(int64_t rows, int64_t cols);
@@ -60,7 +60,7 @@ class ParameterBuilder {
   // Adds a parameter to the table, with `grad` as its gradient slot. Returns the tensor that the model
   // computes with.
   Tensor add(ShardSpec spec, ReplicaGroup group, Kind kind, Init init, const Held& held, Tensor& grad);
-  // A dense tensor: trained only in all-parameters mode.
+  // A dense tensor: trainable in mode FULL only.
   Tensor dense(ShardSpec spec, ReplicaGroup group, const Held& held, Tensor& grad, Init init = Init::kNormal);
   Tensor vocab_table(const std::string& name, Tensor& grad);
   Tensor norm(const std::string& name, Tensor& grad);

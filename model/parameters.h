@@ -4,9 +4,8 @@
 //
 // The frozen weights of the linears are FrozenLinears, in a format of their own. Embeddings and the head are
 // in the compute type (F32 or BF16). Norms, biases and routers are F32. A trainable parameter is F32; a
-// trained matrix also has a rounded copy when the compute type is BF16, which the optimizer and
-// refresh_compute_weights write. The copies of LoRA's B are concatenated to the frozen weights where the
-// format allows it.
+// trainable matrix also has a rounded compute_weight when the compute type is BF16, which the optimizer and
+// refresh_compute_weights write. LoRA's B is concatenated to the frozen weights where the format allows it.
 //
 // Local letters: HQ, HK query and KV heads on this rank, D head_dim, H hidden, F FFN columns on this rank, V
 // vocabulary rows on this rank, r LoRA rank, d adapter size, E experts on this rank.
@@ -29,7 +28,7 @@
 namespace pesc {
 
 enum class Init {
-  kNormal,          // dense weights without a checkpoint: N(0, init_std)
+  kNormal,          // dense weights without a checkpoint: N(0, initializer_range)
   kOnes,            // RMSNorm weights without a checkpoint
   kZero,            // LoRA B, adapter up; biases without a checkpoint
   kKaimingUniform,  // LoRA A, router, adapter down: uniform within 1/sqrt(fan_in)
@@ -42,8 +41,8 @@ struct Parameter {
   bool dense = false;  // a parameter of the dense base model
   Init init = Init::kNormal;
   Tensor master;          // [rows, cols] of this rank's piece; F32 when trainable, and contiguous
-  FrozenLinear held;      // of a frozen linear: its format, and the same memory as `value`
-  Tensor compute_weight;  // `value` rounded to BF16, which the model computes with; no data in float32
+  FrozenLinear held;      // of a frozen linear: its format, and the same memory as `master`
+  Tensor compute_weight;  // `master` rounded to BF16, which the model computes with; no data in float32
   Tensor grad;            // trainable: the same shape, inside the group's flat gradient buffer
   Tensor exp_avg;         // trainable: AdamW's first moment
   Tensor exp_avg_sq;      // trainable: AdamW's second moment
@@ -59,7 +58,7 @@ struct ColumnLinears {
     int64_t lora_begin = -1;  // column of this part's r columns in the stacked LoRA activations; -1: no LoRA
     Tensor lora_b, dlora_b;   // [end - begin, r]
   };
-  FrozenLinear base;       // [out, H]; each part's B in its rows and columns beside it, or not
+  FrozenLinear base;       // [out, H]; where B is concatenated, each part's is in its rows and columns
   Tensor bias;             // [1, out] or absent
   Tensor lora_a, dlora_a;  // [R, H], R = r * parts with LoRA
   std::vector<Part> parts;
@@ -70,7 +69,7 @@ struct ColumnLinears {
 // A linear that is split by input columns over tp: o or down.
 struct RowLinear {
   Linear linear = Linear::kO;
-  FrozenLinear base;       // [H, in]; B beside it, or not
+  FrozenLinear base;       // [H, in]; B may be concatenated to it
   Tensor dweight;          // [H, in], all-parameters mode
   int64_t column0 = 0;     // global input column of local column 0
   Tensor lora_a, dlora_a;  // [r, in]
@@ -114,10 +113,11 @@ class ModelParameters {
   ModelParameters(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
                   const Precision& precision, const Arenas& arenas);
 
-  // Writes all values: dense ones from `source` if given, all others by their `init`. Also writes the copies.
-  void initialise(Stream& stream, WeightSource* source, uint64_t seed, double init_std);
-  // Rounds the trainable values into their copies. Call it after every change of them that the optimizer did
-  // not make.
+  // Writes all masters: dense ones from `source` if given, all others by their `init`. Also writes the
+  // compute weights.
+  void initialise(Stream& stream, WeightSource* source, uint64_t seed, double initializer_range);
+  // Rounds the masters of trainable parameters to their compute weights. Call it after every change of them
+  // that the optimizer did not make.
   void refresh_compute_weights(Stream& stream) const;
 
   // Sets replica and replicas of every piece; `lookup` returns the pair for a group.

@@ -12,7 +12,8 @@
 namespace pesc {
 namespace {
 
-// Host memory that a weight passes through, slice by slice: as much as a queue's pinned memory takes at once.
+// Host memory that a weight passes through, slice by slice: as much as the pinned memory of a CUDA stream
+// takes at once.
 constexpr int64_t kSliceBytes = int64_t{1} << 20;
 
 // FNV-1a: tells the random streams of tensors apart by name.
@@ -44,7 +45,8 @@ void load(Stream& stream, WeightSource& source, const Parameter& p) {
 
 }  // namespace
 
-void ModelParameters::initialise(Stream& stream, WeightSource* source, uint64_t seed, double init_std) {
+void ModelParameters::initialise(Stream& stream, WeightSource* source, uint64_t seed,
+                                 double initializer_range) {
   for (const Parameter& p : all_) {
     const ShardSpec& s = p.spec;
     if (source != nullptr && p.dense) {
@@ -54,7 +56,7 @@ void ModelParameters::initialise(Stream& stream, WeightSource* source, uint64_t 
     const InitPiece piece{p.master, seed, hash_name(s.name), s.row, s.col, s.global_cols};
     switch (p.init) {
       case Init::kNormal:
-        init_normal(stream, piece, static_cast<float>(init_std));
+        init_normal(stream, piece, static_cast<float>(initializer_range));
         break;
       case Init::kKaimingUniform:
         init_uniform(stream, piece, static_cast<float>(1.0 / std::sqrt(static_cast<double>(s.global_cols))));

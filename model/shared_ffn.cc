@@ -10,7 +10,7 @@
 namespace pesc {
 namespace {
 
-// Products of fewer rows spend too much of their time on the weight (OpenBLAS brings it into panels for
+// GEMMs of fewer rows spend too much of their time on the weight (OpenBLAS brings it into panels for
 // each).
 constexpr int64_t kFewest = 128;
 

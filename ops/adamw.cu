@@ -1,5 +1,5 @@
-// AdamW on a GPU: one pass over the four buffers and the bf16 copy. The scalars of the step are computed as
-// on the CPU (ops/adamw.cc).
+// AdamW on a GPU: one pass over the four buffers and the bf16 compute weight. The scalars of the step are
+// computed as on the CPU (ops/adamw.cc).
 #include <cmath>
 
 #include "ops/adamw.h"
@@ -70,7 +70,7 @@ void adamw(Stream& stream, const AdamW& args) {
   const Tensor v = flat(args.exp_avg_sq);
   const Tensor c =
       copied && args.compute_weight.contiguous() ? flat(args.compute_weight) : args.compute_weight;
-  // A pack of the copy has half the bytes, and must lie in one row.
+  // A pack of the compute weight has half the bytes, and must lie in one row.
   with_pack<float>({p, g, m, v, c}, [&](auto width) {
     constexpr int kWidth = decltype(width)::value;
     update<kWidth><<<blocks_for(n / kWidth), kThreads, 0, stream_of(stream)>>>(

@@ -78,16 +78,16 @@ Tensor take_rows(Stream& stream, const Piece& piece, const Tensor& in, const Ten
 // through `space` unless the rows are adjacent.
 void add_product(Stream& stream, const Piece& piece, const Tensor& a, const Tensor& b, Transpose trans_b,
                  const Tensor& out, const Tensor& space) {
-  Gemm product{.a = a, .b = b, .trans_b = trans_b, .c = {}};
+  Gemm args{.a = a, .b = b, .trans_b = trans_b, .c = {}};
   if (piece.contiguous) {
-    product.c = out.row_range(piece.first_row, piece.first_row + piece.n());
-    product.beta = 1.0F;
-    gemm(stream, product);
+    args.c = out.row_range(piece.first_row, piece.first_row + piece.n());
+    args.beta = 1.0F;
+    gemm(stream, args);
     return;
   }
-  product.c = space.row_range(0, piece.n());
-  gemm(stream, product);
-  scatter_add_rows(stream, product.c, piece.index, out);
+  args.c = space.row_range(0, piece.n());
+  gemm(stream, args);
+  scatter_add_rows(stream, args.c, piece.index, out);
 }
 
 Tensor expert_rows(const Tensor& stacked, int64_t expert, int64_t rows) {
@@ -95,38 +95,38 @@ Tensor expert_rows(const Tensor& stacked, int64_t expert, int64_t rows) {
 }
 
 void check(const AdapterGroups& groups, const Tensor& f, const Tensor& weights, const Tensor& down,
-           const Tensor& up, const Tensor& hidden) {
+           const Tensor& up, const Tensor& pre_act) {
   const auto experts = static_cast<int64_t>(groups.offsets.size()) - 1;
   const auto count = static_cast<int64_t>(groups.row.size());
   PESC_CHECK(experts >= 0 && groups.offsets.front() == 0 && groups.offsets.back() == count &&
-                 static_cast<int64_t>(groups.slot.size()) == count,
-             "offsets of ", experts, " experts, ", count, " assignments, ", groups.slot.size(), " slots");
-  PESC_CHECK(hidden.rows == count, "hidden has ", hidden.rows, " rows for ", count, " assignments");
-  PESC_CHECK(down.rows == experts * hidden.cols && down.cols == f.cols && up.rows == experts * f.cols &&
-                 up.cols == hidden.cols,
+                 static_cast<int64_t>(groups.choice.size()) == count,
+             "offsets of ", experts, " experts, ", count, " assignments, ", groups.choice.size(), " choices");
+  PESC_CHECK(pre_act.rows == count, "pre_act has ", pre_act.rows, " rows for ", count, " assignments");
+  PESC_CHECK(down.rows == experts * pre_act.cols && down.cols == f.cols && up.rows == experts * f.cols &&
+                 up.cols == pre_act.cols,
              "down ", down.rows, "x", down.cols, ", up ", up.rows, "x", up.cols, " for ", experts,
-             " experts, hidden ", f.cols, ", adapter ", hidden.cols);
+             " experts, hidden ", f.cols, ", adapter ", pre_act.cols);
   PESC_CHECK(weights.rows == f.rows && weights.contiguous(), "weights ", weights.rows, "x", weights.cols,
              " for ", f.rows, " rows");
-  for (const int32_t slot : groups.slot)
-    PESC_CHECK(0 <= slot && slot < weights.size(), "slot ", slot, " of ", weights.size());
+  for (const int32_t choice : groups.choice)
+    PESC_CHECK(0 <= choice && choice < weights.size(), "choice ", choice, " of ", weights.size());
 }
 
-// hidden rows of the piece = F Down^T
+// pre_act rows of the piece = F Down^T
 void down_product(Stream& stream, const AdapterForward& args, const Piece& piece, const Tensor& space) {
   const Tensor rows = take_rows(stream, piece, args.f, space);
-  linear_forward(stream, rows, expert_rows(args.down, piece.expert, args.hidden.cols),
-                 args.hidden.row_range(piece.begin, piece.end));
+  linear_forward(stream, rows, expert_rows(args.down, piece.expert, args.pre_act.cols),
+                 args.pre_act.row_range(piece.begin, piece.end));
 }
 
 // scaled [n, d] = w scale gelu(h), rows [begin, end)
 void weighted_gelu(const AdapterForward& args, const Piece& piece, const Tensor& scaled, int64_t begin,
                    int64_t end) {
-  const int64_t dim = args.hidden.cols;
+  const int64_t dim = args.pre_act.cols;
   for (int64_t i = begin; i < end; ++i) {
     const auto at = static_cast<size_t>(piece.begin + i);
-    const float w = args.topk_weights.f32()[args.groups.slot[at]] * args.scale;
-    const float* h = args.hidden.f32() + (piece.begin + i) * args.hidden.ld;
+    const float w = args.topk_weights.f32()[args.groups.choice[at]] * args.scale;
+    const float* h = args.pre_act.f32() + (piece.begin + i) * args.pre_act.ld;
     float* out = scaled.f32() + i * scaled.ld;
 #pragma omp simd
     for (int64_t c = 0; c < dim; ++c) out[c] = w * gelu(h[c]);
@@ -137,11 +137,11 @@ void weighted_gelu(const AdapterForward& args, const Piece& piece, const Tensor&
 // written.
 void gelu_gradients(const AdapterBackward& args, const Piece& piece, const Tensor& p, const Tensor& scaled,
                     int64_t begin, int64_t end) {
-  const int64_t dim = args.hidden.cols;
+  const int64_t dim = args.pre_act.cols;
   for (int64_t i = begin; i < end; ++i) {
-    const int32_t slot = args.groups.slot[static_cast<size_t>(piece.begin + i)];
-    const float w = args.topk_weights.f32()[slot] * args.scale;
-    const float* h = args.hidden.f32() + (piece.begin + i) * args.hidden.ld;
+    const int32_t choice = args.groups.choice[static_cast<size_t>(piece.begin + i)];
+    const float w = args.topk_weights.f32()[choice] * args.scale;
+    const float* h = args.pre_act.f32() + (piece.begin + i) * args.pre_act.ld;
     float* dh = p.f32() + i * p.ld;
     float* out = scaled.f32() + i * scaled.ld;
     float dot = 0;
@@ -152,7 +152,7 @@ void gelu_gradients(const AdapterBackward& args, const Piece& piece, const Tenso
       out[c] = w * gelu(h[c]);
       dh[c] = w * p_c * gelu_grad(h[c]);
     }
-    args.dtopk_weights.f32()[slot] = args.scale * dot;
+    args.dtopk_weights.f32()[choice] = args.scale * dot;
   }
 }
 
@@ -160,15 +160,15 @@ void gelu_gradients(const AdapterBackward& args, const Piece& piece, const Tenso
 
 void adapter_forward(Stream& stream, const AdapterForward& args, Arena& scratch) {
   if (stream.on_cuda()) return cuda_ops().adapter_forward(stream, args, scratch);
-  check(args.groups, args.f, args.topk_weights, args.down, args.up, args.hidden);
+  check(args.groups, args.f, args.topk_weights, args.down, args.up, args.pre_act);
   PESC_CHECK(args.out.rows == args.f.rows && args.out.cols == args.f.cols, "out ", args.out.rows, "x",
              args.out.cols);
   Arena::Scope scope(scratch);
-  const Block block(scratch, args.f.rows, args.f.cols, args.hidden.cols);
+  const Block block(scratch, args.f.rows, args.f.cols, args.pre_act.cols);
   for_each_piece(args.groups, [&](const Piece& piece) {
     down_product(stream, args, piece, block.rows0);
     const Tensor scaled = block.narrow0.row_range(0, piece.n());
-    parallel_for(stream, piece.n(), row_grain(kGeluWork * args.hidden.cols),
+    parallel_for(stream, piece.n(), row_grain(kGeluWork * args.pre_act.cols),
                  [&](int64_t begin, int64_t end) { weighted_gelu(args, piece, scaled, begin, end); });
     add_product(stream, piece, scaled, expert_rows(args.up, piece.expert, args.f.cols), Transpose::kYes,
                 args.out, block.rows0);
@@ -177,7 +177,7 @@ void adapter_forward(Stream& stream, const AdapterForward& args, Arena& scratch)
 
 void adapter_backward(Stream& stream, const AdapterBackward& args, Arena& scratch) {
   if (stream.on_cuda()) return cuda_ops().adapter_backward(stream, args, scratch);
-  check(args.groups, args.f, args.topk_weights, args.down, args.up, args.hidden);
+  check(args.groups, args.f, args.topk_weights, args.down, args.up, args.pre_act);
   PESC_CHECK(args.dout.rows == args.f.rows && args.dout.cols == args.f.cols && args.df.rows == args.f.rows &&
                  args.df.cols == args.f.cols && args.dtopk_weights.size() == args.topk_weights.size() &&
                  args.dtopk_weights.contiguous(),
@@ -185,27 +185,27 @@ void adapter_backward(Stream& stream, const AdapterBackward& args, Arena& scratc
   fill_zero(stream, args.df);
   fill_zero(stream, args.dtopk_weights);
   Arena::Scope scope(scratch);
-  const Block block(scratch, args.f.rows, args.f.cols, args.hidden.cols);
+  const Block block(scratch, args.f.rows, args.f.cols, args.pre_act.cols);
   for_each_piece(args.groups, [&](const Piece& piece) {
     const Tensor f = take_rows(stream, piece, args.f, block.rows0);
     const Tensor dy = take_rows(stream, piece, args.dout, block.rows1);
     const Tensor p = block.narrow0.row_range(0, piece.n());
     const Tensor scaled = block.narrow1.row_range(0, piece.n());
-    const Tensor down = expert_rows(args.down, piece.expert, args.hidden.cols);
+    const Tensor down = expert_rows(args.down, piece.expert, args.pre_act.cols);
     linear_backward_input(stream, dy, expert_rows(args.up, piece.expert, args.f.cols), p);
-    parallel_for(stream, piece.n(), row_grain(kGeluWork * args.hidden.cols),
+    parallel_for(stream, piece.n(), row_grain(kGeluWork * args.pre_act.cols),
                  [&](int64_t begin, int64_t end) { gelu_gradients(args, piece, p, scaled, begin, end); });
     linear_backward_weight(stream, dy, scaled, expert_rows(args.dup, piece.expert, args.f.cols));
-    linear_backward_weight(stream, p, f, expert_rows(args.ddown, piece.expert, args.hidden.cols));
+    linear_backward_weight(stream, p, f, expert_rows(args.ddown, piece.expert, args.pre_act.cols));
     add_product(stream, piece, p, down, Transpose::kNo, args.df, block.rows1);
   });
 }
 
-void adapter_hidden(Stream& stream, const AdapterForward& args, Arena& scratch) {
-  if (stream.on_cuda()) return cuda_ops().adapter_hidden(stream, args, scratch);
-  check(args.groups, args.f, args.topk_weights, args.down, args.up, args.hidden);
+void adapter_pre_act(Stream& stream, const AdapterForward& args, Arena& scratch) {
+  if (stream.on_cuda()) return cuda_ops().adapter_pre_act(stream, args, scratch);
+  check(args.groups, args.f, args.topk_weights, args.down, args.up, args.pre_act);
   Arena::Scope scope(scratch);
-  const Block block(scratch, args.f.rows, args.f.cols, args.hidden.cols);
+  const Block block(scratch, args.f.rows, args.f.cols, args.pre_act.cols);
   for_each_piece(args.groups, [&](const Piece& piece) { down_product(stream, args, piece, block.rows0); });
 }
 

@@ -6,7 +6,7 @@
 // Grouped: the rows of a run of assignments are gathered in expert order (unless they are adjacent),
 // multiplied expert by expert, and the results are summed row by row. Dense: all rows and experts at once, on
 // [R, E d] with zeros where a row did not choose an expert, so that a NaN in one row's f or one expert's
-// weights may spread to others. f, down, up, hidden, out and their gradients have one element type; the
+// weights may spread to others. f, down, up, pre_act, out and their gradients have one element type; the
 // weights of the assignments, ddown and dup are F32. Sums over experts are taken in expert order, or inside
 // one GEMM.
 #include <vector>
@@ -31,27 +31,28 @@ void check(const Args& args) {
   const auto count = static_cast<int64_t>(groups.row.size());
   const Tensor& f = args.f;
   PESC_CHECK(experts >= 0 && groups.offsets.front() == 0 && groups.offsets.back() == count &&
-                 static_cast<int64_t>(groups.slot.size()) == count,
-             "offsets of ", experts, " experts, ", count, " assignments, ", groups.slot.size(), " slots");
-  PESC_CHECK(args.hidden.rows == count, "hidden has ", args.hidden.rows, " rows for ", count, " assignments");
-  PESC_CHECK(args.down.rows == experts * args.hidden.cols && args.down.cols == f.cols &&
-                 args.up.rows == experts * f.cols && args.up.cols == args.hidden.cols,
+                 static_cast<int64_t>(groups.choice.size()) == count,
+             "offsets of ", experts, " experts, ", count, " assignments, ", groups.choice.size(), " choices");
+  PESC_CHECK(args.pre_act.rows == count, "pre_act has ", args.pre_act.rows, " rows for ", count,
+             " assignments");
+  PESC_CHECK(args.down.rows == experts * args.pre_act.cols && args.down.cols == f.cols &&
+                 args.up.rows == experts * f.cols && args.up.cols == args.pre_act.cols,
              "down ", args.down.rows, "x", args.down.cols, ", up ", args.up.rows, "x", args.up.cols, " for ",
-             experts, " experts, hidden ", f.cols, ", adapter ", args.hidden.cols);
+             experts, " experts, hidden ", f.cols, ", adapter ", args.pre_act.cols);
   PESC_CHECK(args.topk_weights.rows == f.rows && args.topk_weights.contiguous() &&
                  args.topk_weights.dtype == DType::kF32,
              "weights ", args.topk_weights.rows, "x", args.topk_weights.cols, " ",
              dtype_name(args.topk_weights.dtype), " for ", f.rows, " rows");
-  for (const Tensor* t : {&args.down, &args.up, &args.hidden})
+  for (const Tensor* t : {&args.down, &args.up, &args.pre_act})
     PESC_CHECK(t->dtype == f.dtype, "f is ", dtype_name(f.dtype), ", the adapters ", dtype_name(t->dtype));
   PESC_CHECK(count <= args.topk_weights.size(), count, " assignments of ", args.topk_weights.size(),
-             " slots");
+             " choices");
   for (int64_t i = 0; i < count; ++i) {
     const auto at = static_cast<size_t>(i);
-    const int64_t first = groups.row[at] * args.topk_weights.cols;  // of the row's slots
-    PESC_CHECK(0 <= groups.slot[at] && groups.slot[at] < args.topk_weights.size() &&
-                   first <= groups.slot[at] && groups.slot[at] < first + args.topk_weights.cols,
-               "assignment ", i, " of row ", groups.row[at], ", slot ", groups.slot[at]);
+    const int64_t first = groups.row[at] * args.topk_weights.cols;  // of the row's choices
+    PESC_CHECK(0 <= groups.choice[at] && groups.choice[at] < args.topk_weights.size() &&
+                   first <= groups.choice[at] && groups.choice[at] < first + args.topk_weights.cols,
+               "assignment ", i, " of row ", groups.row[at], ", choice ", groups.choice[at]);
   }
 }
 
@@ -67,9 +68,9 @@ struct Lists {
   Lists(Stream& stream, const AdapterGroups& groups, const Tensor& weights, Arena& scratch)
       : at(scratch, weights.rows, weights.cols), top_k(weights.cols) {
     std::vector<int32_t> values(static_cast<size_t>(weights.size()));
-    for (size_t i = 0; i < groups.slot.size(); ++i)
-      values[static_cast<size_t>(groups.slot[i])] = static_cast<int32_t>(i + 1);
-    values.insert(values.end(), groups.slot.begin(), groups.slot.end());
+    for (size_t i = 0; i < groups.choice.size(); ++i)
+      values[static_cast<size_t>(groups.choice[i])] = static_cast<int32_t>(i + 1);
+    values.insert(values.end(), groups.choice.begin(), groups.choice.end());
     const auto bytes = static_cast<int64_t>(values.size() * sizeof(int32_t));
     upload(stream.cuda_stream(), values.data(), at.all.data, bytes);
   }
@@ -179,27 +180,27 @@ Tensor expert_rows(const Tensor& stacked, int64_t expert, int64_t rows) {
 enum class Until { kHidden, kOut };
 
 Cells cells_of(const Run& run, const Lists& lists, int64_t dim) {
-  return {lists.at.slot.i32() + run.begin, nullptr, nullptr, run.n(), dim, run.n(), 1, 0};
+  return {lists.at.choice.i32() + run.begin, nullptr, nullptr, run.n(), dim, run.n(), 1, 0};
 }
 
 void grouped_forward(Stream& stream, const AdapterForward& args, const Lists& lists, Until until,
                      Arena& scratch) {
-  const int64_t dim = args.hidden.cols;
+  const int64_t dim = args.pre_act.cols;
   const AdapterGroups& groups = args.groups;
-  const AdapterGroupedScratch s(scratch, args.hidden.rows, args.f.cols, dim, args.f.dtype);
+  const AdapterGroupedScratch s(scratch, args.pre_act.rows, args.f.cols, dim, args.f.dtype);
   for_each_run(groups, s.run, [&](const Run& run) {
     const Tensor f = take_rows(stream, run, lists, args.f, s.rows0);
-    const Tensor hidden = args.hidden.row_range(run.begin, run.end);
+    const Tensor pre_act = args.pre_act.row_range(run.begin, run.end);
     for_each_expert(groups, run, [&](int64_t e, int64_t begin, int64_t end) {
       cuda::gemm(stream, {.a = f.row_range(begin, end),
                           .b = expert_rows(args.down, e, dim),
                           .trans_b = Transpose::kYes,
-                          .c = hidden.row_range(begin, end),
+                          .c = pre_act.row_range(begin, end),
                           .extent = Extent::kVaries});
     });
     if (until == Until::kHidden) return;
     const Tensor scaled = s.scaled.row_range(0, run.n());
-    launch_gelu(stream, args, cells_of(run, lists, dim), hidden, hidden, scaled);
+    launch_gelu(stream, args, cells_of(run, lists, dim), pre_act, pre_act, scaled);
     const RunOutput out(stream, run, args.out, true, s.rows0);
     for_each_expert(groups, run, [&](int64_t e, int64_t begin, int64_t end) {
       out.multiply(stream, begin, end, scaled, expert_rows(args.up, e, args.f.cols), Transpose::kYes);
@@ -209,10 +210,10 @@ void grouped_forward(Stream& stream, const AdapterForward& args, const Lists& li
 }
 
 void grouped_backward(Stream& stream, const AdapterBackward& args, const Lists& lists, Arena& scratch) {
-  const int64_t dim = args.hidden.cols;
+  const int64_t dim = args.pre_act.cols;
   const AdapterGroups& groups = args.groups;
-  if (args.hidden.rows == 0) return cuda::fill_zero(stream, args.df);
-  const AdapterGroupedScratch s(scratch, args.hidden.rows, args.f.cols, dim, args.f.dtype);
+  if (args.pre_act.rows == 0) return cuda::fill_zero(stream, args.df);
+  const AdapterGroupedScratch s(scratch, args.pre_act.rows, args.f.cols, dim, args.f.dtype);
   for_each_run(groups, s.run, [&](const Run& run) {
     const Tensor f = take_rows(stream, run, lists, args.f, s.rows0);
     const Tensor dy = take_rows(stream, run, lists, args.dout, s.rows1);
@@ -224,8 +225,8 @@ void grouped_backward(Stream& stream, const AdapterBackward& args, const Lists& 
                           .c = p.row_range(begin, end),
                           .extent = Extent::kVaries});
     });
-    launch_gradients(stream, args, cells_of(run, lists, dim), p, args.hidden.row_range(run.begin, run.end), p,
-                     scaled);
+    launch_gradients(stream, args, cells_of(run, lists, dim), p, args.pre_act.row_range(run.begin, run.end),
+                     p, scaled);
     for_each_expert(groups, run, [&](int64_t e, int64_t begin, int64_t end) {
       const auto mine = [&](const Tensor& t) { return t.row_range(begin, end); };
       add_weight_gradient(stream, mine(dy), mine(scaled), expert_rows(args.dup, e, args.f.cols));
@@ -248,10 +249,10 @@ struct Dense {
   Dense(Stream& stream, const AdapterGroups& groups, const Lists& lists, const Tensor& f, int64_t dim,
         Arena& scratch)
       : space(scratch, f.rows, f.cols, experts_of(groups), experts_of(groups) * dim, f.dtype),
-        cells{lists.at.slot.i32(),
+        cells{lists.at.choice.i32(),
               lists.at.inverse.i32(),
               space.offsets.i32(),
-              static_cast<int64_t>(groups.slot.size()),
+              static_cast<int64_t>(groups.choice.size()),
               dim,
               f.rows,
               experts_of(groups),
@@ -286,22 +287,22 @@ void unpack_up(Stream& stream, const Tensor& side, const Tensor& dup) {
 
 void dense_forward(Stream& stream, const AdapterForward& args, const Lists& lists, Until until,
                    Arena& scratch) {
-  const Dense d(stream, args.groups, lists, args.f, args.hidden.cols, scratch);
+  const Dense d(stream, args.groups, lists, args.f, args.pre_act.cols, scratch);
   pesc::linear_forward(stream, args.f, args.down, d.space.p);
   if (until == Until::kHidden) {
-    launch_gelu(stream, args, d.cells, d.space.p, args.hidden, Tensor{nullptr, args.f.dtype, 0, 0, 0});
+    launch_gelu(stream, args, d.cells, d.space.p, args.pre_act, Tensor{nullptr, args.f.dtype, 0, 0, 0});
     return;
   }
-  launch_gelu(stream, args, d.cells, d.space.p, args.hidden, d.space.scaled);
+  launch_gelu(stream, args, d.cells, d.space.p, args.pre_act, d.space.scaled);
   pack_up(stream, args.up, d.space.up_all);
   pesc::linear_forward(stream, d.space.scaled, d.space.up_all, args.out, 1.0F, 1.0F);
 }
 
 void dense_backward(Stream& stream, const AdapterBackward& args, const Lists& lists, Arena& scratch) {
-  const Dense d(stream, args.groups, lists, args.f, args.hidden.cols, scratch);
+  const Dense d(stream, args.groups, lists, args.f, args.pre_act.cols, scratch);
   pack_up(stream, args.up, d.space.up_all);
   pesc::linear_backward_input(stream, args.dout, d.space.up_all, d.space.p);
-  launch_gradients(stream, args, d.cells, d.space.p, args.hidden, d.space.dh, d.space.scaled);
+  launch_gradients(stream, args, d.cells, d.space.p, args.pre_act, d.space.dh, d.space.scaled);
   cuda::gemm(stream, {.a = args.dout, .trans_a = Transpose::kYes, .b = d.space.scaled, .c = d.space.dup_all});
   unpack_up(stream, d.space.dup_all, args.dup);
   pesc::linear_backward_weight(stream, d.space.dh, args.f, args.ddown);
@@ -310,7 +311,8 @@ void dense_backward(Stream& stream, const AdapterBackward& args, const Lists& li
 
 template <class Args>
 AdapterForm form_of(const Args& args) {
-  return adapter_form(args.f.dtype, args.f.rows, args.hidden.rows, experts_of(args.groups), args.hidden.cols);
+  return adapter_form(args.f.dtype, args.f.rows, args.pre_act.rows, experts_of(args.groups),
+                      args.pre_act.cols);
 }
 
 void forward(Stream& stream, const AdapterForward& args, Until until, Arena& scratch) {
@@ -331,7 +333,7 @@ void adapter_forward(Stream& stream, const AdapterForward& args, Arena& scratch)
   if (args.f.rows > 0) forward(stream, args, Until::kOut, scratch);
 }
 
-void adapter_hidden(Stream& stream, const AdapterForward& args, Arena& scratch) {
+void adapter_pre_act(Stream& stream, const AdapterForward& args, Arena& scratch) {
   check(args);
   if (args.f.rows > 0) forward(stream, args, Until::kHidden, scratch);
 }

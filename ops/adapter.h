@@ -14,9 +14,9 @@
 namespace pesc {
 
 struct AdapterGroups {
-  std::span<const int64_t> offsets;  // [E + 1] into row and slot; host memory
+  std::span<const int64_t> offsets;  // [E + 1] into row and choice; host memory
   std::span<const int32_t> row;      // [M] strictly rising within an expert
-  std::span<const int32_t> slot;     // [M] index of the assignment's weight in the flat [R * k] weights
+  std::span<const int32_t> choice;   // [M] index of the assignment's weight in the flat [R * k] weights
 };
 
 struct AdapterForward {
@@ -26,8 +26,8 @@ struct AdapterForward {
   Tensor down;          // [E * d, H]: expert e in rows [e * d, (e + 1) * d)
   Tensor up;            // [E * H, d]: expert e in rows [e * H, (e + 1) * H)
   float scale = 1;
-  Tensor hidden;  // [M, d] written with Down_e f, before GELU; the backward needs it
-  Tensor out;     // [R, H] added to
+  Tensor pre_act;  // [M, d] written with Down_e f, before GELU; the backward needs it
+  Tensor out;      // [R, H] added to
 };
 void adapter_forward(Stream& stream, const AdapterForward& args, Arena& scratch);
 
@@ -35,7 +35,7 @@ struct AdapterBackward {
   AdapterGroups groups;
   Tensor f, topk_weights, down, up;  // as in the forward
   float scale = 1;
-  Tensor hidden;         // [M, d] from the forward
+  Tensor pre_act;        // [M, d] from the forward
   Tensor dout;           // [R, H]
   Tensor df;             // [R, H] written; zero for rows without an assignment
   Tensor dtopk_weights;  // [R, k] written; 0 for choices without an assignment here
@@ -44,8 +44,8 @@ struct AdapterBackward {
 };
 void adapter_backward(Stream& stream, const AdapterBackward& args, Arena& scratch);
 
-// Recomputes `hidden` [M, d], bit for bit as adapter_forward wrote it. `out` is not used.
-void adapter_hidden(Stream& stream, const AdapterForward& args, Arena& scratch);
+// Recomputes `pre_act` [M, d], bit for bit as adapter_forward wrote it. `out` is not used.
+void adapter_pre_act(Stream& stream, const AdapterForward& args, Arena& scratch);
 
 // Bytes that any call above may take from `scratch`. `activations` is the element type of f (F32 on the CPU).
 [[nodiscard]] int64_t adapter_scratch_bytes(const Device& device, int64_t rows, int64_t top_k, int64_t hidden,

@@ -18,8 +18,8 @@ __device__ __forceinline__ float gelu_grad(float x) {
 // Where the d columns of each assignment lie in a narrow tensor. Grouped: in the assignment's own row. Dense:
 // in its row of [R, E d], at the columns of its expert.
 struct Cells {
-  const int32_t* slot;     // [count]
-  const int32_t* inverse;  // dense: [R k], 1 + the assignment of a slot or 0
+  const int32_t* choice;   // [count]
+  const int32_t* inverse;  // dense: [R k], 1 + the assignment of a choice or 0
   const int32_t* offsets;  // dense: [E + 1]
   int64_t count, dim;      // assignments
   int64_t rows, experts, top_k;
@@ -38,9 +38,9 @@ struct Cell {
   int64_t row, expert;  // of the narrow tensor
 };
 template <bool kDense>
-__device__ __forceinline__ Cell cell_of(const Cells& cells, int64_t i, int32_t slot) {
+__device__ __forceinline__ Cell cell_of(const Cells& cells, int64_t i, int32_t choice) {
   if constexpr (!kDense) return {i, 0};
-  return {slot / static_cast<int32_t>(cells.top_k), cells.expert_of(i)};
+  return {choice / static_cast<int32_t>(cells.top_k), cells.expert_of(i)};
 }
 
 // Dense form: zeroes the cells without an assignment. The cells between an assignment and the next one of its
@@ -78,22 +78,22 @@ class Zeros {
   int64_t row_, packs_, all_, first_, count_;
 };
 
-// Writes scaled = w scale gelu(source) (optional), and hidden = source unless they are one tensor. kLanes
+// Writes scaled = w scale gelu(source) (optional), and pre_act = source unless they are one tensor. kLanes
 // threads process an assignment.
 template <int N, int kLanes, bool kDense, class T>
 __global__ void gelu_kernel(Cells cells, View<const T> source, const float* weights, float scale,
-                            View<T> hidden, View<T> scaled) {
+                            View<T> pre_act, View<T> scaled) {
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int64_t step = index_step() / kLanes;
   for (int64_t i = first_index() / kLanes; i < cells.count; i += step) {
-    const int32_t slot = cells.slot[i];
-    const float w = weights[slot] * scale;
-    const Cell cell = cell_of<kDense>(cells, i, slot);
+    const int32_t choice = cells.choice[i];
+    const float w = weights[choice] * scale;
+    const Cell cell = cell_of<kDense>(cells, i, choice);
     const int64_t column = cell.expert * cells.dim;
     for (int64_t c = lane; c < cells.dim / N; c += kLanes) {
       float h[N];
       load_floats<N>(source.row(cell.row) + column + c * N, h);
-      if (hidden.data != source.data) store_floats<N>(hidden.row(i) + c * N, h);
+      if (pre_act.data != source.data) store_floats<N>(pre_act.row(i) + c * N, h);
       if (scaled.data == nullptr) continue;
 #pragma unroll
       for (int j = 0; j < N; ++j) h[j] = w * gelu(h[j]);
@@ -112,7 +112,7 @@ __global__ void gelu_kernel(Cells cells, View<const T> source, const float* weig
 // Writes dweights = scale sum_d(p gelu(h)), scaled = w scale gelu(h), dh = w scale p gelu'(h). kLanes threads
 // of a warp process an assignment. dh may alias p.
 template <int N, int kLanes, bool kDense, class T>
-__global__ void gelu_gradients(Cells cells, View<const T> p, View<const T> hidden, const float* weights,
+__global__ void gelu_gradients(Cells cells, View<const T> p, View<const T> pre_act, const float* weights,
                                float scale, View<T> dh, View<T> scaled, float* dweights) {
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int64_t step = index_step() / kLanes;
@@ -121,14 +121,14 @@ __global__ void gelu_gradients(Cells cells, View<const T> p, View<const T> hidde
   for (int64_t at = first_index() / kLanes; at - at % (kWarp / kLanes) < cells.count; at += step) {
     const bool real = at < cells.count;
     const int64_t i = real ? at : cells.count - 1;
-    const int32_t slot = cells.slot[i];
-    const float w = weights[slot] * scale;
-    const Cell cell = cell_of<kDense>(cells, i, slot);
+    const int32_t choice = cells.choice[i];
+    const float w = weights[choice] * scale;
+    const Cell cell = cell_of<kDense>(cells, i, choice);
     const int64_t column = cell.expert * cells.dim;
     float dot = 0;
     for (int64_t c = lane; real && c < cells.dim / N; c += kLanes) {
       float h[N], grad[N];
-      load_floats<N>(hidden.row(i) + c * N, h);
+      load_floats<N>(pre_act.row(i) + c * N, h);
       load_floats<N>(p.row(cell.row) + column + c * N, grad);
 #pragma unroll
       for (int j = 0; j < N; ++j) {
@@ -142,7 +142,7 @@ __global__ void gelu_gradients(Cells cells, View<const T> p, View<const T> hidde
     }
 #pragma unroll
     for (int offset = kLanes / 2; offset > 0; offset /= 2) dot += __shfl_xor_sync(0xffffffffU, dot, offset);
-    if (real && lane == 0) dweights[slot] = scale * dot;
+    if (real && lane == 0) dweights[choice] = scale * dot;
     if constexpr (kDense) {
       if (!real) continue;
       const Zeros<N, kLanes, T> zeros(cells, cell, i);
@@ -182,17 +182,17 @@ void with_form(const Cells& cells, F f) {
 }
 
 inline void launch_gelu(Stream& stream, const AdapterForward& args, const Cells& cells, const Tensor& source,
-                        const Tensor& hidden, const Tensor& scaled) {
+                        const Tensor& pre_act, const Tensor& scaled) {
   if (cells.count * cells.dim == 0) return;
-  with_element(hidden.dtype, [&](auto element) {
+  with_element(pre_act.dtype, [&](auto element) {
     using T = decltype(element);
-    with_pack<T>({narrow(source, cells.dim), hidden, narrow(scaled, cells.dim)}, [&](auto width) {
+    with_pack<T>({narrow(source, cells.dim), pre_act, narrow(scaled, cells.dim)}, [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
       with_form<kWidth>(cells, [&](auto lanes, auto dense) {
         constexpr int kLanes = decltype(lanes)::value;
         gelu_kernel<kWidth, kLanes, decltype(dense)::value, T>
             <<<blocks_for(cells.count * kLanes), kThreads, 0, stream_of(stream)>>>(
-                cells, view<const T>(source), args.topk_weights.f32(), args.scale, view<T>(hidden),
+                cells, view<const T>(source), args.topk_weights.f32(), args.scale, view<T>(pre_act),
                 view<T>(scaled));
         PESC_LAUNCHED("adapter_gelu");
       });
@@ -201,18 +201,18 @@ inline void launch_gelu(Stream& stream, const AdapterForward& args, const Cells&
 }
 
 inline void launch_gradients(Stream& stream, const AdapterBackward& args, const Cells& cells, const Tensor& p,
-                             const Tensor& hidden, const Tensor& dh, const Tensor& scaled) {
+                             const Tensor& pre_act, const Tensor& dh, const Tensor& scaled) {
   if (cells.count * cells.dim == 0) return;
   const int64_t dim = cells.dim;
-  with_element(hidden.dtype, [&](auto element) {
+  with_element(pre_act.dtype, [&](auto element) {
     using T = decltype(element);
-    with_pack<T>({narrow(p, dim), hidden, narrow(dh, dim), narrow(scaled, dim)}, [&](auto width) {
+    with_pack<T>({narrow(p, dim), pre_act, narrow(dh, dim), narrow(scaled, dim)}, [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
       with_form<kWidth>(cells, [&](auto lanes, auto dense) {
         constexpr int kLanes = decltype(lanes)::value;
         gelu_gradients<kWidth, kLanes, decltype(dense)::value, T>
             <<<blocks_for(cells.count * kLanes), kThreads, 0, stream_of(stream)>>>(
-                cells, view<const T>(p), view<const T>(hidden), args.topk_weights.f32(), args.scale,
+                cells, view<const T>(p), view<const T>(pre_act), args.topk_weights.f32(), args.scale,
                 view<T>(dh), view<T>(scaled), args.dtopk_weights.f32());
         PESC_LAUNCHED("adapter_gelu_gradients");
       });

@@ -29,13 +29,13 @@ enum class AdapterForm { kGrouped, kDense };
 
 // The lists of assignments in device memory, in one allocation, for up to k assignments per row.
 struct AdapterLists {
-  Tensor all;            // [1, 2 R k] I32
-  Tensor inverse, slot;  // [1, R k]: 1 + the assignment of a choice, or 0; the choice of an assignment
+  Tensor all;              // [1, 2 R k] I32
+  Tensor inverse, choice;  // [1, R k]: 1 + the assignment of a choice, or 0; the choice of an assignment
 
   AdapterLists(Arena& scratch, int64_t rows, int64_t top_k)
       : all(scratch.allocate(1, 2 * rows * top_k, DType::kI32)),
         inverse(all.col_range(0, rows * top_k)),
-        slot(all.col_range(rows * top_k, all.cols)) {}
+        choice(all.col_range(rows * top_k, all.cols)) {}
 };
 
 // Scratch of the grouped form for a run of up to `run` assignments, of one or several experts.

@@ -22,7 +22,7 @@
 
 // clang-format off
 #define PESC_CUDA_OPS(OP)                                                                                    \
-  OP(adamw) OP(adapter_forward) OP(adapter_backward) OP(adapter_hidden) OP(attention_forward)                \
+  OP(adamw) OP(adapter_forward) OP(adapter_backward) OP(adapter_pre_act) OP(attention_forward)                \
   OP(attention_backward) OP(cross_entropy_max) OP(cross_entropy_sums) OP(cross_entropy_grad)                 \
   OP(cross_entropy_loss) OP(dropout) OP(dropout_sum) OP(dropout_residual) OP(embedding_forward) OP(embedding_backward) OP(gemm)   \
   OP(gemm_choices) OP(set_gemm_choices) OP(set_gemm_trials)                                                  \

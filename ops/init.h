@@ -10,7 +10,7 @@
 namespace pesc {
 
 struct InitPiece {
-  Tensor out;  // [rows, cols] F32, written
+  Tensor out;  // [rows, cols] F32, on CUDA also BF16; written
   uint64_t seed = 0;
   uint64_t stream_id = 0;
   int64_t row0 = 0;

@@ -135,7 +135,7 @@ void rmsnorm_backward(Stream& stream, const RmsNormBackward& args) {
              "dy ", args.dy.rows, "x", args.dy.cols, " for x ", args.x.rows, "x", args.x.cols);
   const LowRankTerm& low_rank = args.low_rank;
   PESC_CHECK(!args.dweight.present() || (!args.dropped.x.present() && !low_rank.present()),
-             "a trained norm with a dropped or a low-rank term");
+             "a trainable norm with a dropped or a low-rank term");
   if (args.dropped.x.present()) dropout_add(stream, args.dropped.mask, args.dropped.x, args.dy);
   if (low_rank.present()) add_low_rank_term(stream, low_rank, args.dy.row_range(0, low_rank.left.rows));
   parallel_for(stream, args.x.rows, row_grain(args.x.cols), [&](int64_t begin, int64_t end) {

@@ -211,17 +211,17 @@ void rmsnorm_backward(Stream& stream, const RmsNormBackward& args) {
   check_like(args.dy, args.x, "dy");
   check_dropped(args.dropped.mask, args.dropped.x, args.x);
   const LowRankTerm& low_rank = args.low_rank;
-  const bool trained = args.dweight.present();
+  const bool trainable = args.dweight.present();
   PESC_CHECK(!low_rank.present() ||
                  (low_rank.left.rows <= args.x.rows && low_rank.left.cols == low_rank.right.rows &&
                   low_rank.right.cols == args.x.cols),
              "a low-rank term of ", low_rank.left.rows, "x", low_rank.left.cols, " and ", low_rank.right.rows,
              "x", low_rank.right.cols, " for x ", args.x.rows, "x", args.x.cols);
   PESC_CHECK(
-      !trained || (args.dweight.dtype == DType::kF32 && args.dweight.rows == 1 &&
-                   args.dweight.cols == args.x.cols && !args.dropped.x.present() && !low_rank.present()),
+      !trainable || (args.dweight.dtype == DType::kF32 && args.dweight.rows == 1 &&
+                     args.dweight.cols == args.x.cols && !args.dropped.x.present() && !low_rank.present()),
       "dweight of ", args.dweight.cols, " ", dtype_name(args.dweight.dtype), " for ", args.x.cols,
-      " columns, or a trained norm with a dropped or a low-rank term");
+      " columns, or a trainable norm with a dropped or a low-rank term");
   if (args.x.rows == 0) return;
   const Tensor right = low_rank.present() ? low_rank.right : Tensor{};
   with_types(args.x, args.weight, [&](auto t, auto w) {
@@ -259,7 +259,7 @@ void rmsnorm_backward(Stream& stream, const RmsNormBackward& args) {
               launch(std::integral_constant<int, 2>{});
             }
           }
-          if (!trained) return;
+          if (!trainable) return;
           const WeightTerm<kWidth, T> term{view<const T>(args.dy), view<const T>(args.x), args.rstd.f32()};
           add_column_sums<kWidth>(stream, term, args.x.rows, args.x.cols, args.dweight.f32());
         });

@@ -1,5 +1,4 @@
-// Rotary position embedding on the CPU: with c, s = cos, sin of the angle of column i at the token's
-// position,
+// Rotary position embedding on the CPU: with c, s = cos, sin of the angle of column i at a token's position,
 //   (x_i, x_(i + D/2)) -> (x_i c - x_(i + D/2) s, x_(i + D/2) c + x_i s)
 // Tokens are cut over threads. T tokens, D head_dim.
 #include "ops/rope.h"

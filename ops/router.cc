@@ -1,4 +1,4 @@
-// The router on the CPU. Logits are made by one product into scratch [T, E]; every token is then independent.
+// The router on the CPU. The logits are one GEMM into scratch [T, E]; every token is then independent.
 // The statistics are summed over the tokens in order, in double, so that they do not depend on the number of
 // threads.
 //

@@ -1,6 +1,7 @@
-// The router on a GPU. The logits are float32 whatever the element type of x: beside bf16 they are a product
-// with the parts of the weight (ops/router_scratch.h), and so is the weight's gradient; in float32 a warp
-// makes the logits of kTokens tokens, and the gradient is summed over runs of tokens and then over the runs.
+// The router on a GPU. The logits are float32 whatever the element type of x. For bf16 x they are a GEMM with
+// the parts of the weight (ops/router_scratch.h), and the weight's gradient is one with the parts of dlogits;
+// for float32 x a warp computes the logits of kTokens tokens, and the gradient is summed over runs of tokens
+// and then over the runs.
 // A thread routes one token. Statistics are summed in double, over runs of tokens and then over the runs.
 //
 // A logit that is not a number ranks below every other, as on the CPU. An expert number out of range (of a

@@ -42,8 +42,9 @@ struct RouterBackward {
 void router_backward(Stream& stream, const RouterBackward& args, Arena& scratch);
 
 // The aux loss of a whole micro-batch, from stats [2, E], summed over all ranks, and the number of real
-//   tokens: loss = E * sum_i share_i * mean_prob_i;  aux_loss_grad_i = coef * E * share_i / tokens
-//   share_i = assignments_i / (tokens * k)
+// tokens:
+//   share_i = assignments_i / (tokens * k);  mean_prob_i = sum of probs_i / tokens
+//   loss = E * sum_i share_i * mean_prob_i;  aux_loss_grad_i = coef * E * share_i / tokens
 // Writes loss [1, 1] and aux_loss_grad [1, E]; with no tokens both are 0.
 void router_aux_loss(Stream& stream, const Tensor& stats, double tokens, int64_t top_k, double coef,
                      const Tensor& loss, const Tensor& aux_loss_grad);

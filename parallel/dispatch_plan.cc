@@ -65,13 +65,13 @@ ExpertGroups group(std::span<const int32_t> experts, int64_t local_experts, int6
     if (e >= 0) ++groups.offsets[at(e + 1)];
   std::partial_sum(groups.offsets.begin(), groups.offsets.end(), groups.offsets.begin());
   groups.row.resize(at(groups.offsets.back()));
-  groups.slot.resize(groups.row.size());
+  groups.choice.resize(groups.row.size());
   std::vector<int64_t> next(groups.offsets.begin(), groups.offsets.end() - 1);
-  for (size_t slot = 0; slot < experts.size(); ++slot) {
-    if (experts[slot] < 0) continue;
-    const auto i = at(next[at(experts[slot])]++);
-    groups.row[i] = static_cast<int32_t>(static_cast<int64_t>(slot) / top_k);
-    groups.slot[i] = static_cast<int32_t>(slot);
+  for (size_t choice = 0; choice < experts.size(); ++choice) {
+    if (experts[choice] < 0) continue;
+    const auto i = at(next[at(experts[choice])]++);
+    groups.row[i] = static_cast<int32_t>(static_cast<int64_t>(choice) / top_k);
+    groups.choice[i] = static_cast<int32_t>(choice);
   }
   return groups;
 }
@@ -168,9 +168,9 @@ void group_by_expert(int64_t local_experts, int64_t top_k, int64_t capacity, Dis
 }
 
 std::vector<int32_t> plan_indices(int64_t top_k, const Tensor& memory, DispatchPlan& plan) {
-  const int64_t slots = plan.tokens * top_k;
+  const int64_t choices = plan.tokens * top_k;
   const int64_t pairs = total(plan.send_rows);
-  const int64_t count = pairs * (1 + top_k) + plan.rounds * slots;
+  const int64_t count = pairs * (1 + top_k) + plan.rounds * choices;
   PESC_CHECK(memory.dtype == DType::kI32 && memory.rows == 1 && memory.cols >= count, "memory for ",
              memory.cols, " ", dtype_name(memory.dtype), " indices where ", plan.rounds, " rounds of ",
              plan.tokens, " tokens have ", count);
@@ -187,14 +187,14 @@ std::vector<int32_t> plan_indices(int64_t top_k, const Tensor& memory, DispatchP
     const int64_t carried = there.packed() * top_k;
     RoundIndices indices;
     indices.token = view(there.packed());
-    indices.slot_there = view(carried);
-    indices.slot_back = view(slots);
+    indices.dispatch_choice = view(carried);
+    indices.combine_choice = view(choices);
     plan.indices.push_back(indices);
 
     there.append_tokens(plan, all);
     const size_t first = all.size();
-    all.resize(first + at(carried), static_cast<int32_t>(slots));
-    for (int64_t i = 0; i < slots; ++i) {
+    all.resize(first + at(carried), static_cast<int32_t>(choices));
+    for (int64_t i = 0; i < choices; ++i) {
       const int64_t row = there.packed_row(plan.choice_pair[at(i)]);
       const int64_t place = row * top_k + i % top_k;
       if (row >= 0) all[first + at(place)] = static_cast<int32_t>(i);

@@ -15,7 +15,7 @@ namespace pesc {
 struct ExpertGroups {
   std::vector<int64_t> offsets;  // [local experts + 1] into the arrays below
   std::vector<int32_t> row;      // [M] row within the round, rising within an expert
-  std::vector<int32_t> slot;     // [M] row * k + j: the assignment is the row's j-th choice
+  std::vector<int32_t> choice;   // [M] row * k + j: the assignment is the row's j-th choice
 };
 
 // The device indices of one round, in which P' of the P pairs are sent.
@@ -23,10 +23,10 @@ struct RoundIndices {
   Tensor token;  // [1, P'] I32: home token of each row sent. dispatch gathers by it, combine adds up by it
   // For dispatch_topk_weights: the index of each sent value among the T k values at home; T k, the index of
   // an appended zero, for a choice whose expert is on another rank.
-  Tensor slot_there;  // [1, P' k] I32
+  Tensor dispatch_choice;  // [1, P' k] I32
   // For combine_topk_weights: the index of each value at home among the P' k returned values; P' k + its own
   // index, where the old values are appended, for a choice of another round.
-  Tensor slot_back;  // [1, T k] I32
+  Tensor combine_choice;  // [1, T k] I32
 };
 
 // Immutable after prepare: dispatch and combine of the forward, of a recompute and of the backward read it.
@@ -65,8 +65,8 @@ struct DispatchPlan {
 void plan_rounds(std::span<const int64_t> counts, int rank, int64_t capacity, DispatchPlan& plan);
 // Fills the groups of all rounds from recv_experts.
 void group_by_expert(int64_t local_experts, int64_t top_k, int64_t capacity, DispatchPlan& plan);
-// Returns the indices of all rounds in sequence: token, slot_there and slot_back of each. plan.indices become
-// views of `memory` [1, n] I32, to which the caller copies the returned values.
+// Returns the indices of all rounds in sequence: token, dispatch_choice and combine_choice of each.
+// plan.indices become views of `memory` [1, n] I32, to which the caller copies the returned values.
 [[nodiscard]] std::vector<int32_t> plan_indices(int64_t top_k, const Tensor& memory, DispatchPlan& plan);
 
 // The largest number of values that plan_indices returns when no rank of the group has more than `tokens`

@@ -13,8 +13,8 @@ namespace pesc {
 // before the first NCCL call, so that NCCL treats it as a separate host and moves data through sockets.
 enum class GpuUse { kExclusive, kShared };
 
-// The GPU of the rank with this number on its host: GPU local_rank, or GPU 0 when the rank sees only one.
-// Local. Throws UsageError when there is no usable GPU.
+// The GPU of the rank with this number on its host: GPU local_rank modulo the number of GPUs that the rank
+// sees (a scheduler may show it only its own). Local. Throws UsageError when there is no usable GPU.
 [[nodiscard]] int gpu_of_rank(int local_rank);
 
 // The communicator of all ranks on their GPUs. Collective over `host`. Throws UsageError, the same on all

@@ -54,7 +54,7 @@ TokenDispatcher::TokenDispatcher(Communicator& ep, int64_t experts, int64_t top_
 
 DispatchPlan TokenDispatcher::prepare(Stream& stream, const Tensor& topk_indices,
                                       const Tensor& memory) const {
-  PESC_CHECK(topk_indices.cols == top_k_ && topk_indices.contiguous(), "top experts [", topk_indices.rows,
+  PESC_CHECK(topk_indices.cols == top_k_ && topk_indices.contiguous(), "topk_indices [", topk_indices.rows,
              ", ", topk_indices.cols, "] with k = ", top_k_);
   const int ep = ep_.size();
   const std::span<const int32_t> chosen(topk_indices.i32(), at(topk_indices.size()));
@@ -118,40 +118,40 @@ void TokenDispatcher::combine(Stream& stream, const DispatchPlan& plan, int roun
   scatter_add_rows(stream, packed, token, out);  // pairs stand in rank order, so tokens add up in it
 }
 
-// Both slot calls move single values by one gather over a source that has the default appended: zero for
-// slots of experts elsewhere, the old value for choices of another round.
+// dispatch_topk_weights and combine_topk_weights move single values by one gather. Its source has a default
+// appended: zero, for choices of experts on other ranks; the old values, for choices of another round.
 void TokenDispatcher::dispatch_topk_weights(Stream& stream, const DispatchPlan& plan, int round,
                                             const Tensor& values, const Tensor& out, Arena& scratch) const {
   check_round(plan, round, size(), out, "dispatch_topk_weights");
-  const int64_t slots = plan.tokens * top_k_;
+  const int64_t choices = plan.tokens * top_k_;
   PESC_CHECK(values.rows == plan.tokens && values.cols == top_k_ && out.cols == top_k_,
              "dispatch_topk_weights of [", values.rows, ", ", values.cols, "]");
   const PhaseScope phase(stream, Phase::kCommunication);
   const Arena::Scope scope(scratch);
   const RoundIndices& indices = plan.indices[at(round)];
-  const Tensor source = scratch.allocate(slots + 1, 1, values.dtype);
-  copy(stream, values, source.row_range(0, slots).reshaped(plan.tokens, top_k_));
-  fill_zero(stream, source.row_range(slots, slots + 1));
+  const Tensor source = scratch.allocate(choices + 1, 1, values.dtype);
+  copy(stream, values, source.row_range(0, choices).reshaped(plan.tokens, top_k_));
+  fill_zero(stream, source.row_range(choices, choices + 1));
   const Tensor packed = scratch.allocate(indices.token.cols, top_k_, values.dtype);
-  gather_rows(stream, source, indices.slot_there, packed.reshaped(packed.size(), 1));
+  gather_rows(stream, source, indices.dispatch_choice, packed.reshaped(packed.size(), 1));
   ep_.all_to_all_v(stream, packed, plan.sends(round), out, plan.receives(round));
 }
 
 void TokenDispatcher::combine_topk_weights(Stream& stream, const DispatchPlan& plan, int round,
                                            const Tensor& values, const Tensor& out, Arena& scratch) const {
   check_round(plan, round, size(), values, "combine_topk_weights");
-  const int64_t slots = plan.tokens * top_k_;
+  const int64_t choices = plan.tokens * top_k_;
   PESC_CHECK(out.rows == plan.tokens && out.cols == top_k_ && values.cols == top_k_ && out.contiguous(),
              "combine_topk_weights into [", out.rows, ", ", out.cols, "]");
   const PhaseScope phase(stream, Phase::kCommunication);
   const Arena::Scope scope(scratch);
   const RoundIndices& indices = plan.indices[at(round)];
-  const int64_t carried = indices.slot_there.cols;
-  const Tensor source = scratch.allocate(carried + slots, 1, values.dtype);
+  const int64_t carried = indices.dispatch_choice.cols;
+  const Tensor source = scratch.allocate(carried + choices, 1, values.dtype);
   ep_.all_to_all_v(stream, values, plan.receives(round),
                    source.row_range(0, carried).reshaped(indices.token.cols, top_k_), plan.sends(round));
-  copy(stream, out, source.row_range(carried, carried + slots).reshaped(plan.tokens, top_k_));
-  gather_rows(stream, source, indices.slot_back, out.reshaped(slots, 1));
+  copy(stream, out, source.row_range(carried, carried + choices).reshaped(plan.tokens, top_k_));
+  gather_rows(stream, source, indices.combine_choice, out.reshaped(choices, 1));
 }
 
 int64_t TokenDispatcher::index_count(int ep, int64_t top_k, int64_t tokens, int64_t capacity) {
@@ -161,14 +161,14 @@ int64_t TokenDispatcher::index_count(int ep, int64_t top_k, int64_t tokens, int6
 int64_t TokenDispatcher::scratch_bytes(int ep, int64_t top_k, int64_t tokens, int64_t cols, DType type) {
   if (ep == 1) return 0;
   const int64_t pairs = tokens * std::min<int64_t>(top_k, ep);
-  const int64_t slots = tokens * top_k;
-  Arena rows = Arena::planning("exchange rows");
+  const int64_t choices = tokens * top_k;
+  Arena rows = Arena::planning("rows of the token exchange");
   (void)rows.allocate(pairs, cols, type);
-  Arena there = Arena::planning("exchange slots, there");
-  (void)there.allocate(slots + 1, 1);
+  Arena there = Arena::planning("dispatched topk_weights");
+  (void)there.allocate(choices + 1, 1);
   (void)there.allocate(pairs, top_k);
-  Arena back = Arena::planning("exchange slots, back");
-  (void)back.allocate(pairs * top_k + slots, 1);
+  Arena back = Arena::planning("combined topk_weights");
+  (void)back.allocate(pairs * top_k + choices, 1);
   return std::max({rows.used(), there.used(), back.used()});
 }
 

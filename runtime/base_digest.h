@@ -8,13 +8,13 @@
 namespace pesc {
 
 struct BaseDigest {
-  std::string value;          // which a checkpoint keeps
-  std::string of_raw_config;  // which one of an older pesc keeps: config.json taken byte by byte
-  // The one of the two that a checkpoint with digest `saved` is compared with.
+  std::string value;          // in a checkpoint
+  std::string of_raw_config;  // in a checkpoint of an older pesc: of the bytes of config.json as they are
+  // The one of the two to compare with the digest `saved` of a checkpoint.
   [[nodiscard]] const std::string& to_compare(const std::string& saved) const;
 };
-// Of the base's files (HfFolder::content_digest; "random" where the weights are) and of the tokenizer, the
-// same on every rank. Collective.
+// The digest of the base's files (HfFolder::content_digest; "random" for random weights) and of the
+// tokenizer, the same on every rank. Collective.
 [[nodiscard]] BaseDigest base_digest(Job& job);
 
 // The two parts of a digest. A digest may lack the tokenizer's, which is empty then.

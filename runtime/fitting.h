@@ -13,7 +13,7 @@ namespace pesc {
 struct MemoryRoom {
   enum class Of {
     kRank,  // `bytes` is the memory of each rank
-    kHost,  // `bytes` is the memory of all ranks of the host together
+    kHost,  // `bytes` is the memory that all ranks of the host share
   };
   enum class Against {
     kAll,     // all memory of the rank counts
@@ -36,9 +36,9 @@ struct MemoryRoom {
 // How many ranks hold the same piece of a parameter.
 [[nodiscard]] int replicas_of(ReplicaGroup group, const Mesh& mesh, int64_t kv_heads);
 
-// Changes each of which makes the run fit: "train.recompute_granularity: SELECTIVE needs 63.5 GiB", "parallel.tp: 2 and
-// parallel.ep: 8 needs 40.1 GiB". For each field the smallest sufficient change: the next level of
-// recomputation, the largest smaller micro-batch (with a note that it changes the aux loss), shorter
+// Changes each of which makes the run fit: "train.recompute_granularity: SELECTIVE needs 63.5 GiB",
+// "parallel.tp: 2 and parallel.ep: 8 needs 40.1 GiB". For each field the smallest sufficient change: the next
+// level of recomputation, the largest smaller micro-batch (with a note that it changes the aux loss), shorter
 // rows, other layouts, more ranks. Where no single change suffices, the smallest combination. Empty when
 // nothing fits on up to kMostRanks times as many ranks.
 inline constexpr int kMostRanks = 64;

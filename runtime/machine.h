@@ -31,8 +31,8 @@ inline constexpr const char* kAssumedGpu = "H200-141";
 // Two thirds of a core of a 2024 server for each thread. No memory: a host's is shared by its ranks.
 [[nodiscard]] MachineRates cpu_rates(int threads);
 
-// Bytes of memory that the processes of this host, or of the container that this one runs in, can have
-// together; 0 where it cannot be told.
+// Bytes of memory that all processes of this host, or of the container that this one runs in, can have in
+// sum; 0 where that is not known.
 [[nodiscard]] double host_memory();
 
 }  // namespace pesc

@@ -83,7 +83,7 @@ bool follows(const Tensor& a, const Tensor& b) {
 // The parameters of one AdamW launch: a trainable parameter and those that follow it directly in every
 // buffer.
 struct FusedUpdate {
-  Tensor master, grad, exp_avg, exp_avg_sq, compute_weight;  // flat, except a copy with a row stride
+  Tensor master, grad, exp_avg, exp_avg_sq, compute_weight;  // flat; compute_weight may have a row stride
 
   explicit FusedUpdate(const Parameter& p)
       : master(flat(p.master)),

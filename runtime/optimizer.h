@@ -10,8 +10,8 @@
 
 namespace pesc {
 
-// When the gradients of a layer are reduced over ranks: after the whole backward, or on the communication
-// stream while the backward computes the layers below.
+// When the gradients of a layer are reduced over ranks: after the whole backward, or on the comm stream while
+// the backward computes the layers below.
 enum class Reduce { kAtEnd, kOverlapped };
 
 // Reduces the gradients of one step over the ranks that hold the same pieces, in buckets of whole layers. The

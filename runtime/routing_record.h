@@ -6,8 +6,8 @@
 //
 // Then come records { step u32, layer u32, sample i64, position i32, tokens i32, k i32, 0 i32 }, each
 // followed by tokens * k bytes of expert numbers, for consecutive positions of one sample. A record of layer
-// kEndOfStep, without tokens, stands behind those of a step: what is behind the last of these is of a step
-// that was not finished, and counts for nothing.
+// kEndOfStep, without tokens, ends the records of a step: records after the last of these belong to a step
+// that was not finished, and are not read.
 #pragma once
 
 #include <cstdint>

@@ -39,7 +39,7 @@ struct TrainResult {
   int64_t steps = 0;       // done in all
   int64_t ran = 0;         // in this launch
   bool preempted = false;  // steps are left, or the evaluation of the last one
-  bool evaluated = false;  // first of all, what the launch before had left out
+  bool evaluated = false;  // the run began with the evaluation that the launch before had skipped
   double loss = 0;
   double seconds = 0;
 };
@@ -81,7 +81,7 @@ class Trainer {
   [[nodiscard]] bool evaluates_at(int64_t step) const;
   void evaluate_and_log();
   void resume_evaluation(const CheckpointState& saved);
-  // Saving goes on behind the steps that follow; one save at a time.
+  // A save continues during the steps that follow; one save at a time.
   enum class Patience { kPoll, kWait };
   enum class LastSave { kNo, kYes };
   void wait_for_copy();
@@ -112,16 +112,16 @@ class Trainer {
   uint64_t launch_id_ = 0;
   int64_t steps_ = 0;             // of the whole run
   int64_t step_ = 0;              // done
-  int64_t consumed_samples_ = 0;  // rows of the stream that are done
-  int64_t end_ = 0;               // of the stream: nothing at or above it is trained on
+  int64_t consumed_samples_ = 0;  // rows of the data order that are done
+  int64_t end_ = 0;               // of the data order: rows from this number on are not trained on
   int64_t started_save_ = -1;     // step of the newest save that has not failed
-  int64_t committed_step_ = -1;   // of the newest checkpoint that stands
-  double gemm_rate_ = 0;          // FLOP/s of all ranks together
+  int64_t committed_step_ = -1;   // of the newest committed checkpoint
+  double gemm_rate_ = 0;          // FLOP/s, the sum over all ranks
   double mean_seconds_ = 0;
   bool claimed_ = false;  // no longer refused: the run directory is this launch's
   bool preempt_agreed_ = false;
   bool save_due_ = false;
-  bool evaluation_due_ = false;  // at step_, where a request to stop has left it out
+  bool evaluation_due_ = false;  // at step_: a request to stop has ended it
   bool terminal_ = false;
 };
 

@@ -1,5 +1,5 @@
-// How many steps of a run have updated the weights, and how many in a row have not. Kept with the
-// checkpoints, so that a run that is started again and again does not begin to count anew.
+// How many steps of a run have updated the weights, and how many in a row have not. Saved in checkpoints, so
+// that a restart continues the count.
 #pragma once
 
 #include <cstdint>

@@ -145,7 +145,7 @@ inline void transpose_block(const float* from, int64_t ld, float* to, int64_t to
 }  // namespace detail
 
 // out[j] = sum over d < dim of a[j * lda + d] b[j * ldb + d] for j < n. The horizontal sums of kLanes vectors
-// are taken together, by interleaving them.
+// are computed at once, by interleaving them.
 inline void dot_rows(int64_t n, int64_t dim, const float* a, int64_t lda, const float* b, int64_t ldb,
                      float* out) {
   const int64_t whole = dim & -kLanes;

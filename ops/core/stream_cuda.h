@@ -61,7 +61,7 @@ struct CudaStream {
   CudaStream(const CudaStream&) = delete;
   CudaStream& operator=(const CudaStream&) = delete;
   ~CudaStream();
-  void open_staging();  // allocates `staging` and creates `left` and `followed`
+  void open_staging();  // allocates `staging` and creates `left` and `sync_event`
 };
 
 // Throws unless `code` is success: UsageError when memory is exhausted, InternalError for anything else.

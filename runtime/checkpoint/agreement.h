@@ -12,7 +12,7 @@
 
 namespace pesc {
 
-// What one rank's local work came to: bytes to tell the others, or an error.
+// The outcome of one rank's local work: bytes for the other ranks, or an error.
 struct Outcome {
   ExitCode code = ExitCode::kOk;
   std::string text;  // the payload, or the error's message

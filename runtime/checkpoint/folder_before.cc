@@ -54,7 +54,7 @@ void FolderBefore::read_file(const fs::path& name) {
 
 void FolderBefore::read() {
   if (had_lock_) read_file(kLockFile);
-  read_file(kGenerationFile);
+  read_file(kLaunchIdFile);
   std::error_code error;
   for (const char* folder : kOfRanks) {
     if (!fs::exists(run_dir_ / folder, error)) missing_.insert(missing_.begin(), run_dir_ / folder);
@@ -75,7 +75,7 @@ void FolderBefore::put_back_file(const fs::path& name) const {
     return;
   }
   if (text_of_file(path) == before->second.bytes) return;
-  if (name == kGenerationFile) {  // never half of it
+  if (name == kLaunchIdFile) {  // never half of it
     const fs::path aside = path.string() + ".new";
     write_whole(aside, before->second.bytes);
     fs::rename(aside, path);
@@ -108,7 +108,7 @@ std::vector<std::string> FolderBefore::put_back() const noexcept {
       if (launches_time_) fs::last_write_time(launches, *launches_time_);
     }
   });
-  attempt_to([&] { put_back_file(kGenerationFile); });
+  attempt_to([&] { put_back_file(kLaunchIdFile); });
   attempt_to([&] { put_back_file(kLockFile); });  // last: whoever opens it now finds the rest in order
   std::error_code ignored;
   for (const fs::path& folder : missing_) fs::remove(folder, ignored);  // only where it is empty

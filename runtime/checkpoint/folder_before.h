@@ -1,8 +1,8 @@
-// What a start finds in a run directory, and how it leaves it again when it is refused.
+// The state of a run directory before a start, to restore it when the start is refused.
 //
-// Before it is sure that a start may have the directory, it has locked and numbered it, and ranks have left
-// signs of life. A start that is refused puts these back as they were: pesc.lock, pesc.launch_id,
-// heartbeats/, deaths/ and launches.jsonl, and folders that were not there. It touches nothing else.
+// A start locks and numbers the directory, and its ranks write heartbeats, before it is known whether the
+// experiment may use the directory. A start that is refused restores pesc.lock, pesc.launch_id, heartbeats/,
+// deaths/ and launches.jsonl, and removes folders that were not there. It touches nothing else.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,7 @@
 namespace pesc {
 
 inline constexpr const char* kLockFile = "pesc.lock";
-inline constexpr const char* kGenerationFile = "pesc.launch_id";
+inline constexpr const char* kLaunchIdFile = "pesc.launch_id";
 
 class FolderBefore {
  public:

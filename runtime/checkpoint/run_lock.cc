@@ -41,7 +41,7 @@ void make_directories(const std::string& run_dir) {
 void refuse_a_strangers_directory(const std::string& run_dir) {
   const auto names = posix_filesystem().list(run_dir);
   const bool ours = std::any_of(names.begin(), names.end(), [](const std::string& name) {
-    return name == kLockFile || name == kGenerationFile || step_of_directory(name).has_value();
+    return name == kLockFile || name == kLaunchIdFile || step_of_directory(name).has_value();
   });
   if (!names.empty() && !ours)
     throw UsageError(str_cat("'", run_dir, "' is not a run directory of ours: it is not empty (it has '",
@@ -65,7 +65,7 @@ void write_file(int fd, const std::string& path, const std::string& text) {
 
 void write_launch_id(const std::string& run_dir, uint64_t launch_id) {
   FileSystem& files = posix_filesystem();
-  const std::string path = join_path(run_dir, kGenerationFile);
+  const std::string path = join_path(run_dir, kLaunchIdFile);
   const std::string text = str_cat(launch_id, '\n');
   const auto file = files.create_file(path + ".new");
   file->append(std::as_bytes(std::span(text)));
@@ -131,7 +131,7 @@ RunLock RunLock::acquire(const std::string& run_dir, const LockCalls& calls) {
       write_file(fd, path, str_cat("pid ", ::getpid(), " on host ", host, '\n'));
       lock.launch_id_ = launch_id;
       lock.next_launch_id();
-      lock.generation_at_start_ = lock.launch_id_;
+      lock.launch_id_at_start_ = lock.launch_id_;
     } catch (const Error&) {
       static_cast<void>(lock.before_->put_back());
       throw;
@@ -153,7 +153,7 @@ void RunLock::next_launch_id() {
 
 uint64_t RunLock::current_launch_id(const std::string& run_dir) {
   FileSystem& files = posix_filesystem();
-  const std::string path = join_path(run_dir, kGenerationFile);
+  const std::string path = join_path(run_dir, kLaunchIdFile);
   if (!files.exists(path)) return 0;
   std::string text = files.read_all(path, 64);
   if (!text.empty() && text.back() == '\n') text.pop_back();
@@ -170,7 +170,7 @@ RunLock::RunLock(RunLock&& other) noexcept
       held_(std::move(other.held_)),
       before_(std::move(other.before_)),
       launch_id_(other.launch_id_),
-      generation_at_start_(other.generation_at_start_) {}
+      launch_id_at_start_(other.launch_id_at_start_) {}
 
 RunLock::~RunLock() {
   if (fd_ >= 0) ::close(fd_);

@@ -47,11 +47,11 @@ class RunLock {
   // Nothing is done where another launch has the directory by now.
   [[nodiscard]] std::vector<std::string> take_back() noexcept;
   // Whether there had been a launch in the directory before.
-  [[nodiscard]] bool was_in_use() const { return generation_at_start_ > 1; }
+  [[nodiscard]] bool was_in_use() const { return launch_id_at_start_ > 1; }
   // A new number under the same lock, for ranks that are started again. IoError, DataError.
   void next_launch_id();
   // False when another launch has taken the directory (the lock file replaced or a newer launch id), or when
-  // that cannot be found out. Ranks, which do not hold the lock, compare current_generation() instead.
+  // that cannot be found out. Ranks, which do not hold the lock, compare current_launch_id() instead.
   [[nodiscard]] bool still_ours() const noexcept;
 
  private:
@@ -63,7 +63,7 @@ class RunLock {
   std::unique_ptr<HeldFile> held_;  // where nothing else locks
   std::unique_ptr<FolderBefore> before_;
   uint64_t launch_id_ = 0;
-  uint64_t generation_at_start_ = 0;
+  uint64_t launch_id_at_start_ = 0;
 };
 
 }  // namespace pesc

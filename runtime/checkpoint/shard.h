@@ -25,8 +25,8 @@ namespace pesc {
 
 inline constexpr int64_t kShardPartBytes = int64_t{1} << 20;
 
-// The rows of the piece, counted from its first one, that this holder writes; may be empty. Disjoint over the
-// holders, and together all rows.
+// The rows of the piece, counted from its first one, that this holder writes; may be empty. The holders' rows
+// are disjoint and cover the piece.
 [[nodiscard]] Range rows_to_write(const ShardSpec& spec);
 
 // Host memory that grows and is kept from save to save, page-locked for a GPU.

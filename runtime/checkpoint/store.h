@@ -1,5 +1,6 @@
 // The checkpoints of one run directory: saving (the commit protocol is in runtime/README.md), finding the
-// newest that verifies, pruning. Implemented in save.cc, discovery.cc, load.cc and prune.cc.
+// newest that verifies, pruning. Implemented in store_save.cc, store_discovery.cc,
+// store_load.cc and store_prune.cc.
 //
 //   step-N/           committed: shard-RRRRR.safetensors, manifest.pb
 //   step-N.tmp.G/     being written by launch G; never read
@@ -166,7 +167,7 @@ class CheckpointStore {
   bool run_is_new_ = false;             // and not written yet
   std::set<int64_t> damaged_;           // steps that find_newest passed over: they do not count as kept
   std::set<int64_t> ours_;              // steps known to be of this run
-  std::set<std::string> named_;         // what is not ours and has been said
+  std::set<std::string> named_;         // what is not of this run, and was logged already
   std::optional<int64_t> newest_good_;  // committed or verified by this object
 };
 

@@ -153,9 +153,8 @@ class Override {
     return *index == size ? r->AddMessage(&at, &f) : r->MutableRepeatedMessage(&at, &f, *index);
   }
 
-  // The value is first read into an empty message of the same type, so that a value that smuggles in other
-  // fields
-  // ("5 seed: 7") is seen.
+  // The value is first read into an empty message of the same type, so that other fields that a value carries
+  // along ("5 seed: 7") are seen.
   void assign(Message& at, const FieldDescriptor& f, std::optional<int> index) const {
     const auto* r = at.GetReflection();
     const std::unique_ptr<Message> scratch(at.New());

@@ -159,7 +159,8 @@ void check_recorded_numbers(const std::string& recorded, int64_t step, int64_t c
                             "; the checkpoint was not written by pesc, or was changed"));
   };
   require("seed", seed, e.train().seed());
-  // The last step of train.num_train_epochs may have had fewer rows than others; a run that went on began behind them.
+  // The last step of train.num_train_epochs may have had fewer rows than others; a run that went on began
+  // behind them.
   require("consumed_samples", consumed_samples,
           std::clamp(consumed_samples, step, step * e.train().global_batch_size()));
 }

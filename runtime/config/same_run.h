@@ -2,17 +2,20 @@
 //
 // Every field of the schema is of one of four kinds:
 //
-//   model      what the trained model computes: train.mode, model.shape, lora.{rank, alpha, target},
-//              moe.{experts, top_k, adapter_dim, scale}. Every verb refuses another value.
-//   training   what else the run's loss curve depends on: data, batches, rates, seed, dropout, aux_coef. A
-//              resumed run refuses another value; eval, generate and export do not read these fields.
+//   model      what the trained model computes: train.mode, model.shape, lora.{r, lora_alpha,
+//              target_modules}, moe.{num_experts, num_experts_per_tok, adapter_dim, adapter_scaling}. Every
+//              verb refuses another value.
+//   training   what else the run's loss curve depends on: data, batches, rates, seed, dropout,
+//              router_aux_loss_coef. A resumed run refuses another value; eval, generate and export do not
+//              read these fields.
 //   rounding   device, compute type, layout, threads, chunks, timed kernels. Another value gives a warning.
 //   free       names, paths, logging, saving, evaluation, recovery. Paths may change: the files behind
 //              model.path, model.tokenizer and data.train[].path are compared by content
 //              (runtime/same_run.h).
 //
 // A field that is in the schema but not in this list is of kind training. Where the recorded configuration
-// lacks a field, today's default counts as its value.
+// lacks a field, today's default counts as its value: a field that is added to the schema with a default
+// refuses no older checkpoint until it is given another value.
 #pragma once
 
 #include <cstdint>
@@ -33,8 +36,9 @@ struct RunDifferences {
   std::vector<std::string> rounding;  // "parallel.device: CUDA -> CPU"
 };
 
-// Compares two resolved texts; the first may be of another version. AUTO of train.compute_dtype counts as the type
-// that it resolves to. Layout, threads and chunks, which the text does not resolve, are not compared here.
+// Compares two resolved texts; the first may be of another version. AUTO of train.compute_dtype counts as the
+// type that it resolves to. Layout, threads and chunks, which the text does not resolve, are not compared
+// here.
 // Throws DataError when the recorded text cannot be read.
 [[nodiscard]] RunDifferences compare_runs(const std::string& recorded, const std::string& now,
                                           CheckpointUse use);

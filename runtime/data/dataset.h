@@ -37,9 +37,9 @@ struct DatasetOptions {
 struct SourceReport {
   std::string path;
   int64_t rows = 0;        // kept
-  double weight = 1;       // asked
-  int64_t epoch_rows = 0;  // rows of an epoch that are its
-  std::string optional;    // "\"history\" (3 rows)": what is read of them besides question and answer
+  double weight = 1;       // as the experiment sets it
+  int64_t epoch_rows = 0;  // its rows in an epoch
+  std::string optional;    // "\"history\" (3 rows)": fields that are read besides question and answer
 };
 
 struct DatasetReport {
@@ -54,7 +54,8 @@ struct DatasetReport {
   int64_t supervised = 0;  // of these, tokens that carry loss
   std::vector<std::string> messages;  // of the first bad and dropped rows: "file:line: what"
   std::vector<SourceReport> sources;  // in their order
-  // Where something else is done than was asked, or a model cannot learn what is written: whole sentences.
+  // Whole sentences: where the data is used otherwise than the experiment asks, or cannot be learned as it
+  // is.
   std::vector<std::string> warnings;
 };
 // What is trained on of one file.
@@ -70,8 +71,8 @@ struct DatasetContent {
 class Dataset {
  public:
   // Throws DataError for bad rows (as the options say), bad files, and when no row is left; UsageError for no
-  // files, a max_seq_length below 2 or a weight that is not a positive number. A row without tag gets the file's
-  // name without folder and ending.
+  // files, a max_seq_length below 2 or a weight that is not a positive number. A row without tag gets the
+  // file's name without folder and ending.
   Dataset(const std::vector<DatasetFile>& files, const Tokenizer& tokenizer, const DatasetOptions& options);
 
   [[nodiscard]] int64_t rows() const { return static_cast<int64_t>(row_tags_.size()); }

@@ -3,9 +3,8 @@
 //
 //   config.json, generation_config.json        bos_token_id, eos_token_id, pad_token_id
 //   tokenizer_config.json                      bos_token, eos_token, pad_token, by their texts;
-//   add_bos_token,
-//                                              add_eos_token; added_tokens_decoder, which gives texts their
-//                                              ids
+//                                              add_bos_token, add_eos_token; added_tokens_decoder, which
+//                                              gives texts their ids
 //   special_tokens_map.json                    the same texts
 //   added_tokens.json                          texts and their ids
 #pragma once
@@ -49,7 +48,7 @@ struct SpecialTokenFiles {
   std::vector<std::string> texts;  // of all special tokens of the tokenizer's own files
   std::optional<AddsToken> adds_begin, adds_end;
 
-  // What no text may give.
+  // The pieces that the tokenizer must not produce from a text.
   [[nodiscard]] SpecialPieces pieces() const;
 };
 

@@ -37,7 +37,7 @@ struct RowLosses {
   std::string example;     // of the first: "'caf\u00e9' becomes 'caf'", or a place
 };
 
-// The first `max_seq_length` tokens of the row; what lies far behind them is not tokenised. Throws DataError when
+// The first `max_seq_length` tokens of the row; text far beyond them is not tokenised. Throws DataError when
 // the tokenizer has no end-of-text token.
 [[nodiscard]] Sample encode_row(const Tokenizer& tokenizer, const Row& row, int64_t max_seq_length,
                                 RowLosses* losses = nullptr);

@@ -19,7 +19,7 @@
 
 namespace pesc {
 
-// A new file, written from its start. The destructor closes and ignores errors: whoever cares calls close().
+// A new file, written from its start. The destructor closes and ignores errors; close() reports them.
 class WritableFile {
  public:
   virtual ~WritableFile() = default;

@@ -1,9 +1,9 @@
 // Reading of safetensors files. The format:
 //
 //   8 bytes   N, little-endian
-//   N bytes   JSON object: {"NAME": {"dtype": "F32", "shape": [..], "data_offsets": [begin, end]}, ...}, and
-//   optionally
-//             "__metadata__": {"string": "string", ...}; it begins with '{' and may end in spaces
+//   N bytes   JSON object: {"NAME": {"dtype": "F32", "shape": [..], "data_offsets": [begin, end]}, ...},
+//             optionally with "__metadata__": {"string": "string", ...}; it begins with '{' and may end in
+//             spaces
 //   rest      the data: offsets count from here, and the tensors cover it without gap or overlap
 //
 // A file is a stranger's: everything is checked before anything is used, in time and memory bounded by the

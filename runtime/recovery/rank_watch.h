@@ -1,9 +1,10 @@
-// One rank's watch over itself: where it is, how long it may stay there, and its last words.
+// One rank's watch over itself: its section, how long it may stay there, and the cause of its death.
 //
-// Three bounds stand behind each other. The supervisor, where there is one, ends the job when a rank of its
-// host has made no progress for the section's limit; a collective gives up after twice that (HangError, with
-// the rank that it waited for); and a thread of the watch ends the process, wherever it hangs, after three
-// times. All with exit code 76. Time in which the whole process was suspended does not count for the thread.
+// Three limits end a hang, each in case the one before does not. The supervisor, where there is one, ends the
+// job when a rank of its host has made no progress for the section's limit; a collective gives up after twice
+// that (HangError, with the rank that it waited for); and a thread of the watch ends the process, wherever it
+// hangs, after three times. All with exit code 76. Time in which the whole process was suspended does not
+// count for the thread.
 //
 // The same thread ends the process when its parent (mpirun or its daemon) is gone: nobody would clean it up.
 #pragma once

@@ -258,40 +258,40 @@ void router(Bench& b) {
 void adapter(Bench& b, int64_t dim) {
   const Arena::Scope scope(b.memory);
   std::mt19937 random(2);
-  std::vector<std::vector<int32_t>> slots(kExperts);
+  std::vector<std::vector<int32_t>> choices(kExperts);
   for (int64_t t = 0; t < kTokens; ++t) {
     const auto first = static_cast<int64_t>(random() % kExperts);
     const auto second = (first + 1 + static_cast<int64_t>(random() % (kExperts - 1))) % kExperts;
-    slots[static_cast<size_t>(first)].push_back(static_cast<int32_t>(t * kTopK));
-    slots[static_cast<size_t>(second)].push_back(static_cast<int32_t>(t * kTopK + 1));
+    choices[static_cast<size_t>(first)].push_back(static_cast<int32_t>(t * kTopK));
+    choices[static_cast<size_t>(second)].push_back(static_cast<int32_t>(t * kTopK + 1));
   }
   std::vector<int64_t> offsets = {0};
-  std::vector<int32_t> row, slot;
-  for (const auto& of_expert : slots) {
+  std::vector<int32_t> row, choice;
+  for (const auto& of_expert : choices) {
     for (const int32_t at : of_expert) {
       row.push_back(at / static_cast<int32_t>(kTopK));
-      slot.push_back(at);
+      choice.push_back(at);
     }
     offsets.push_back(static_cast<int64_t>(row.size()));
   }
-  const AdapterGroups groups{offsets, row, slot};
+  const AdapterGroups groups{offsets, row, choice};
   const auto count = static_cast<int64_t>(row.size());
   const Tensor f = b.random(kTokens, kHidden), out = b.random(kTokens, kHidden),
                df = b.random(kTokens, kHidden);
   const Tensor weights = b.random(kTokens, kTopK, DType::kF32),
                dweights = b.random(kTokens, kTopK, DType::kF32);
   const Tensor down = b.random(kExperts * dim, kHidden, DType::kBF16, 0.01F);
-  const Tensor up = b.random(kExperts * kHidden, dim, DType::kBF16, 0.01F), hidden = b.random(count, dim);
+  const Tensor up = b.random(kExperts * kHidden, dim, DType::kBF16, 0.01F), pre_act = b.random(count, dim);
   const Tensor ddown = b.zero(kExperts * dim, kHidden, DType::kF32),
                dup = b.zero(kExperts * kHidden, dim, DType::kF32);
   const bool dense = adapter_form(DType::kBF16, kTokens, count, kExperts, dim) == AdapterForm::kDense;
   const std::string name = str_cat(" d = ", dim, dense ? ", dense" : ", grouped");
   const double flops = 4.0 * static_cast<double>(count * kHidden * dim);
   b.time("adapter_forward" + name, Rate::kFlops, flops, [&] {
-    adapter_forward(b.s, {groups, f, weights, down, up, 1.0F, hidden, out}, b.memory);
+    adapter_forward(b.s, {groups, f, weights, down, up, 1.0F, pre_act, out}, b.memory);
   });
   b.time("adapter_backward" + name, Rate::kFlops, 2 * flops, [&] {
-    adapter_backward(b.s, {groups, f, weights, down, up, 1.0F, hidden, out, df, dweights, ddown, dup},
+    adapter_backward(b.s, {groups, f, weights, down, up, 1.0F, pre_act, out, df, dweights, ddown, dup},
                      b.memory);
   });
 }

@@ -119,7 +119,7 @@ class PlanTest(harness.EndToEnd):
             self.assertIn(words, str(result))
 
     def test_recompute_of_7b_on_one_gpu(self):
-        """The bars on memory, with what stands beside the arenas; the products of SELECTIVE are those of NONE."""
+        """The bars on memory, with what stands beside the arenas; the GEMMs of SELECTIVE are those of NONE."""
         config = os.path.join(EXPERIMENTS, "bench-7b.textproto")
         plans, gib = {}, {}
         for recompute in ("NONE", "SELECTIVE", "FULL"):

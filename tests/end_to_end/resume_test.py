@@ -13,8 +13,9 @@ import struct
 import harness
 from harness import OK, PREEMPTED
 
-STEPS = 30
-FIELDS = {"train__max_steps": STEPS, "lora__lora_dropout": 0.1, "moe__adapter_dropout": 0.1, "checkpoint__save_steps": 15,
+STEPS = 16
+HALF = 8
+FIELDS = {"train__max_steps": STEPS, "lora__lora_dropout": 0.1, "moe__adapter_dropout": 0.1, "checkpoint__save_steps": HALF,
           "train__gradient_accumulation_steps": 8}
 LAYOUT = {"tp": 2, "ep": 4}  # on four ranks
 
@@ -52,7 +53,7 @@ def without_extra(path, key):
 
 
 class Resume(harness.EndToEnd):
-    train_rows = 500  # per domain: 30 steps go beyond the first epoch
+    train_rows = 250  # per domain: 16 steps go beyond the first epoch
 
     @classmethod
     def setUpClass(cls):
@@ -96,8 +97,8 @@ class Resume(harness.EndToEnd):
         self.assert_same_run("again")
 
     def test_stopped_twice_it_is_bitwise_the_same(self):
-        self.stop_at("stopped", 4, lambda mpirun: mpirun.send_signal(signal.SIGUSR1))  # mpirun passes it on to all
-        self.stop_at("stopped", 17, lambda mpirun: os.kill(harness.rank_pids(mpirun)[-1], signal.SIGTERM))
+        self.stop_at("stopped", 3, lambda mpirun: mpirun.send_signal(signal.SIGUSR1))  # mpirun passes it on to all
+        self.stop_at("stopped", 10, lambda mpirun: os.kill(harness.rank_pids(mpirun)[-1], signal.SIGTERM))
         self.train(4, "stopped", **LAYOUT, **FIELDS)
         self.assert_same_run("stopped")
 
@@ -110,10 +111,10 @@ class Resume(harness.EndToEnd):
         """Written before they were recorded: it loads, with a warning."""
         shutil.copytree(self.path("straight"), self.path("silent"))
         shutil.rmtree(self.path("silent", "step-%d" % STEPS))
-        without_extra(self.path("silent", "step-15", "manifest.pb"), b"training_rows")
+        without_extra(self.path("silent", "step-%d" % HALF, "manifest.pb"), b"training_rows")
         result = self.train(4, "silent", **LAYOUT, **FIELDS)
-        self.assertIn("the checkpoint of step 15 says nothing of its training rows", result.err)
-        self.assertIn("step-15 at step 15", result.err)
+        self.assertIn("the checkpoint of step %d says nothing of its training rows" % HALF, result.err)
+        self.assertIn("step-%d at step %d" % (HALF, HALF), result.err)
         self.assert_same_run("silent")
         again = self.train(4, "silent", **LAYOUT, **FIELDS)  # its own checkpoints say it
         self.assertNotIn("says nothing", again.err)
@@ -125,9 +126,9 @@ class Resume(harness.EndToEnd):
                 shutil.copytree(self.path("straight"), self.path(run))
                 shutil.rmtree(self.path(run, "step-%d" % STEPS))
                 result = self.train(4, run, train__recompute_granularity=recompute, **LAYOUT, **FIELDS)
-                self.assertIn("step-15", result.err)
+                self.assertIn("step-%d" % HALF, result.err)
                 sent = [[r["bytes_sent_rank0"] for r in harness.curve(self.path(r))] for r in ("straight", run)]
-                self.assertGreater(min(sent[1][15:]), max(sent[0][15:]), "nothing was derived again")
+                self.assertGreater(min(sent[1][HALF:]), max(sent[0][HALF:]), "nothing was derived again")
                 self.assert_same_run(run, but=("bytes_sent_rank0",))
 
     def test_resumed_on_another_layout(self):
@@ -137,12 +138,12 @@ class Resume(harness.EndToEnd):
                 shutil.copytree(self.path("straight"), self.path(run))
                 shutil.rmtree(self.path(run, "step-%d" % STEPS))
                 result = self.train(ranks, run, tp=tp, ep=ep, **FIELDS)
-                self.assertIn("step-15", result.err)
+                self.assertIn("step-%d" % HALF, result.err)
                 expected, got = harness.curve(self.path("straight")), harness.curve(self.path(run))
-                self.assertEqual(got[:15], expected[:15])
+                self.assertEqual(got[:HALF], expected[:HALF])
                 # Other GEMMs round otherwise, so equal digits would mean that nothing was computed again.
                 self.assertNotEqual([r["loss"] for r in got], [r["loss"] for r in expected])
-                self.assert_curves_agree(expected, got, 1e-4, "15 steps on 4 ranks, 15 on %d" % ranks, ["loss"])
+                self.assert_curves_agree(expected, got, 1e-4, "%d steps on 4 ranks, %d on %d" % (HALF, HALF, ranks), ["loss"])
 
     def test_packed_rows(self):
         """Resumed in the second epoch, they are the rows of the run that did not stop; on one rank they have its curve."""

@@ -7,7 +7,7 @@ import harness
 from harness import DATA, USAGE
 
 SMALL = dict(tp=1, ep=2, train__max_steps=3, train__global_batch_size=8, train__gradient_accumulation_steps=2,
-             data__max_seq_length=64, train__logging_steps=1)
+             data__max_seq_length=64, train__logging_steps=1, train__lr_scheduler_type="CONSTANT_WITH_WARMUP", train__warmup_ratio=0)
 
 
 class Routing(harness.EndToEnd):

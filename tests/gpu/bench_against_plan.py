@@ -66,9 +66,9 @@ def main():
             wrong.append("phase '%s' is not in %s" % (name, "the bench" if name in work else "the plan"))
         elif (work[name] > 0) != (phases[name] > 0):
             wrong.append("phase '%s': %.3g s planned, %.3g s measured" % (name, work[name], phases[name]))
-    marked = sum(phases.values())
-    print("a step: %.2f ms planned, %.2f measured, %.2f with marks" %
-          (1e3 * plan["step_seconds"], 1e3 * bench["step_seconds_median"], 1e3 * marked))
+    with_events = sum(phases.values())
+    print("a step: %.2f ms planned, %.2f measured, %.2f with timing events" %
+          (1e3 * plan["step_seconds"], 1e3 * bench["step_seconds_median"], 1e3 * with_events))
 
     if "H200" in bench["device"] and abs(bench["step_seconds_median"] / plan["step_seconds"] - 1) > 0.15:
         wrong.append("a step of %.1f ms planned, %.1f measured" % (1e3 * plan["step_seconds"], 1e3 * bench["step_seconds_median"]))

@@ -78,7 +78,7 @@ TEST(HostHealth, TwoLaunchesInARowThatDiedThereAndNowhereElse) {
             std::string::npos);
 }
 
-TEST(PlaceRanks, FailingHostsAreLeftOutWhereItGoesWithoutThem) {
+TEST(PlaceRanks, SuspectHostsAreLeftOutWhereTheOthersSuffice) {
   std::vector<Host> hosts{{"a", 2, ""}, {"b", 2, "", "2 launches"}, {"c", 2, ""}};
   const auto spare = place_ranks(hosts, 4, experiment(2, 4, 8, false));
   ASSERT_TRUE(spare);

@@ -60,7 +60,7 @@ TEST_F(GradientSlotsTest, OrderOfAddingDoesNotMatter) {
   } while (std::next_permutation(turn.begin(), turn.end()));
 }
 
-TEST_F(GradientSlotsTest, ATrainedParameterWithoutASlotIsNamed) {
+TEST_F(GradientSlotsTest, ATrainableParameterWithoutASlotIsNamed) {
   Tensor slot;
   GradientSlots slots;
   for (const size_t i : {0, 1, 4}) slots.add(i, slot);
@@ -69,7 +69,7 @@ TEST_F(GradientSlotsTest, ATrainedParameterWithoutASlotIsNamed) {
     slots.fill(all_);
     ADD_FAILURE() << "no error";
   } catch (const InternalError& error) {
-    EXPECT_PRED_FORMAT2(::testing::IsSubstring, "'p3' is trained and has no gradient slot", error.what());
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, "'p3' is trainable and has no gradient slot", error.what());
   }
 }
 

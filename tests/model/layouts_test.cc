@@ -16,8 +16,8 @@ std::vector<Layout> layouts(int ranks, bool experts) {
     }
   }
   if (experts && ranks % 2 == 0) all.push_back({2, ranks, 0.1});
-  // Once more where all ranks exchange, with the tokens in two runs; and gradients summed behind the
-  // backward.
+  // Once more where all ranks exchange, with the tokens in two chunks; and with gradients reduced while the
+  // backward runs.
   for (size_t i = 0, n = all.size(); i < n; ++i) {
     if (experts ? all[i].ep < ranks || ranks == 1 : i + 1 < n) continue;
     all.push_back(all[i]);

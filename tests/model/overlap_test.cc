@@ -1,8 +1,7 @@
 // ranks: 2 4
-// What runs beside the computation changes no bit: gradients summed over ranks layer by layer behind the
-// backward or all after it, and, on a GPU, collectives on a stream of their own or not (the CPU has no other
-// stream). And two chunks of tokens give what one gives, within
-// rounding, whatever their lengths.
+// What overlaps with the computation changes no bit: gradients reduced layer by layer while the backward runs
+// or all after it, and, on a GPU, collectives on the comm stream or not (the CPU has none). And two chunks of
+// tokens give what one gives, within rounding, whatever their lengths.
 #include <gtest/gtest.h>
 
 #include "tests/model/rig.h"
@@ -104,8 +103,8 @@ TEST(Overlap, ChangesNoBitOfFullTuningOnGpu) {
   same_bits_beside(full_tuning(), Overlap::kOn);
 }
 
-// Every trainable gradient stands in the piece of its layer, and the pieces fill the flat buffer.
-TEST(Overlap, GradientsInPiecesByLayer) {
+// Every trainable gradient stands in the part of its layer, and the parts fill the flat buffer.
+TEST(Overlap, LayerGradientsFillTheFlatBuffer) {
   const Mesh mesh(8, 3, 2, 4);
   ModelConfig model = tiny_llama();
   model.num_hidden_layers = 12;
@@ -118,21 +117,21 @@ TEST(Overlap, GradientsInPiecesByLayer) {
       const auto group = static_cast<ReplicaGroup>(g);
       const auto* next = static_cast<const float*>(p.flat_grad(group).data) + p.other_grads(group).cols;
       for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
-        const Tensor piece = p.layer_grads(group, i, i + 1);
-        EXPECT_EQ(piece.data, next);
-        next += piece.cols;
+        const Tensor part = p.layer_grads(group, i, i + 1);
+        EXPECT_EQ(part.data, next);
+        next += part.cols;
       }
       EXPECT_EQ(next, static_cast<const float*>(p.flat_grad(group).data) + p.flat_grad(group).cols);
     }
     for (const Parameter& q : p.all()) {
       if (!q.trainable) continue;
       const size_t at = q.spec.name.find("layers.");
-      const Tensor piece = at == std::string::npos
-                               ? p.other_grads(q.group)
-                               : p.layer_grads(q.group, std::stoi(q.spec.name.substr(at + 7)),
-                                               std::stoi(q.spec.name.substr(at + 7)) + 1);
-      EXPECT_GE(q.grad.f32(), piece.f32()) << q.spec.name;
-      EXPECT_LE(q.grad.f32() + q.grad.size(), piece.f32() + piece.cols) << q.spec.name;
+      const Tensor part = at == std::string::npos
+                              ? p.other_grads(q.group)
+                              : p.layer_grads(q.group, std::stoi(q.spec.name.substr(at + 7)),
+                                              std::stoi(q.spec.name.substr(at + 7)) + 1);
+      EXPECT_GE(q.grad.f32(), part.f32()) << q.spec.name;
+      EXPECT_LE(q.grad.f32() + q.grad.size(), part.f32() + part.cols) << q.spec.name;
     }
   }
 }

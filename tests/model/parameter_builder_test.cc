@@ -122,7 +122,7 @@ void check_everywhere(const ModelConfig& model, const PescConfig& pesc, DType co
   }
 }
 
-TEST(ParameterBuilder, EveryTrainedParameterHasItsGradientSlot) {
+TEST(ParameterBuilder, EveryTrainableParameterHasItsGradientSlot) {
   for (const DType compute : {DType::kF32, DType::kBF16}) {
     for (const PescConfig& pesc : {tiny_pesc(), odd_pesc(), bf16_pesc(), lora_alone(), full_tuning()}) {
       check_everywhere(tiny_llama(), pesc, compute);

@@ -37,7 +37,7 @@ const Shape kShapes[] = {
 struct Problem {
   Shape shape;
   std::vector<int64_t> offsets = {0};
-  std::vector<int32_t> row, slot;
+  std::vector<int32_t> row, choice;
   HostMatrix f, weights, down, up, dout;
 
   Problem(const Shape& s, DType t)
@@ -50,7 +50,7 @@ struct Problem {
         up(rounded(HostMatrix::normal(s.experts * s.hidden, s.dim, 4), t)),
         dout(rounded(HostMatrix::normal(s.rows, s.hidden, 7, s.gap), t)) {
     std::mt19937 random(11);
-    std::vector<std::vector<int32_t>> slots(static_cast<size_t>(s.all_experts));
+    std::vector<std::vector<int32_t>> choices(static_cast<size_t>(s.all_experts));
     for (int64_t r = 0; r < s.rows; ++r) {
       std::set<size_t> used;
       for (int64_t j = 0; j < s.k; ++j) {
@@ -59,18 +59,18 @@ struct Problem {
           e = random() % static_cast<size_t>(s.all_experts);
           if (s.spread == Spread::kFirstExpertUnused && e == 0) e = 1;
         } while (!used.insert(e).second);
-        slots[e].push_back(static_cast<int32_t>(r * s.k + j));
+        choices[e].push_back(static_cast<int32_t>(r * s.k + j));
       }
     }
     for (int64_t e = 0; e < s.experts; ++e) {
-      for (const int32_t at : slots[static_cast<size_t>(e)]) {
+      for (const int32_t at : choices[static_cast<size_t>(e)]) {
         row.push_back(at / static_cast<int32_t>(s.k));
-        slot.push_back(at);
+        choice.push_back(at);
       }
       offsets.push_back(static_cast<int64_t>(row.size()));
     }
   }
-  [[nodiscard]] AdapterGroups groups() const { return {offsets, row, slot}; }
+  [[nodiscard]] AdapterGroups groups() const { return {offsets, row, choice}; }
   [[nodiscard]] int64_t assignments() const { return static_cast<int64_t>(row.size()); }
   [[nodiscard]] AdapterForm form(DType t) const {
     return adapter_form(t, shape.rows, assignments(), shape.experts, shape.dim);
@@ -86,12 +86,12 @@ constexpr float kBefore = -0.5F;  // what `out` holds already
 
 class AdapterGpu : public GpuTwin {
  protected:
-  // hidden, out, df, dweights, ddown, dup
+  // pre_act, out, df, dweights, ddown, dup
   Outputs on_gpu(const Problem& p, DType t) {
     const Shape& s = p.shape;
     const OnGpu f(gpu(), p.f, t), weights(gpu(), p.weights), down(gpu(), p.down, t), up(gpu(), p.up, t);
-    const OnGpu dout(gpu(), p.dout, t), hidden(gpu(), HostMatrix(p.assignments(), s.dim, 0, NAN), t);
-    const OnGpu out(gpu(), HostMatrix(s.rows, s.hidden, s.gap, kBefore), t), again(gpu(), hidden.host(), t);
+    const OnGpu dout(gpu(), p.dout, t), pre_act(gpu(), HostMatrix(p.assignments(), s.dim, 0, NAN), t);
+    const OnGpu out(gpu(), HostMatrix(s.rows, s.hidden, s.gap, kBefore), t), again(gpu(), pre_act.host(), t);
     const OnGpu df(gpu(), HostMatrix(s.rows, s.hidden, s.gap, NAN), t),
         dweights(gpu(), HostMatrix(s.rows, s.k, 0, NAN));
     const OnGpu ddown(gpu(), HostMatrix(s.experts * s.dim, s.hidden, 0, 2));
@@ -99,36 +99,36 @@ class AdapterGpu : public GpuTwin {
     const int64_t bytes = adapter_scratch_bytes(gpu().device(), s.rows, s.k, s.hidden, s.dim, t);
     Arena memory = scratch(bytes);
     AdapterForward forward{p.groups(), f.view, weights.view, down.view,
-                           up.view,    kScale, hidden.view,  out.view};
+                           up.view,    kScale, pre_act.view, out.view};
     adapter_forward(gpu(), forward, memory);
-    forward.hidden = again.view;
+    forward.pre_act = again.view;
     forward.out = {};
-    adapter_hidden(gpu(), forward, memory);
-    EXPECT_TRUE(same_bits(hidden.host(), again.host())) << "hidden again, " << p.name(t);
+    adapter_pre_act(gpu(), forward, memory);
+    EXPECT_TRUE(same_bits(pre_act.host(), again.host())) << "pre_act recomputed, " << p.name(t);
     adapter_backward(gpu(),
-                     {p.groups(), f.view, weights.view, down.view, up.view, kScale, hidden.view, dout.view,
+                     {p.groups(), f.view, weights.view, down.view, up.view, kScale, pre_act.view, dout.view,
                       df.view, dweights.view, ddown.view, dup.view},
                      memory);
     EXPECT_EQ(memory.used(), 0);
     EXPECT_LE(memory.peak(), bytes) << p.name(t);
-    return {hidden.host(), out.host(), df.host(), dweights.host(), ddown.host(), dup.host()};
+    return {pre_act.host(), out.host(), df.host(), dweights.host(), ddown.host(), dup.host()};
   }
 
   Outputs on_cpu(const Problem& p) {
     const Shape& s = p.shape;
-    HostMatrix hidden(p.assignments(), s.dim), out(s.rows, s.hidden, s.gap, kBefore),
+    HostMatrix pre_act(p.assignments(), s.dim), out(s.rows, s.hidden, s.gap, kBefore),
         df(s.rows, s.hidden, s.gap);
     HostMatrix dweights(s.rows, s.k), ddown(s.experts * s.dim, s.hidden, 0, 2);
     HostMatrix dup(s.experts * s.hidden, s.dim, 0, -1);
     Arena memory = host_scratch(adapter_scratch_bytes(Device{}, s.rows, s.k, s.hidden, s.dim));
     adapter_forward(
-        cpu, {p.groups(), p.f.view, p.weights.view, p.down.view, p.up.view, kScale, hidden.view, out.view},
+        cpu, {p.groups(), p.f.view, p.weights.view, p.down.view, p.up.view, kScale, pre_act.view, out.view},
         memory);
     adapter_backward(cpu,
-                     {p.groups(), p.f.view, p.weights.view, p.down.view, p.up.view, kScale, hidden.view,
+                     {p.groups(), p.f.view, p.weights.view, p.down.view, p.up.view, kScale, pre_act.view,
                       p.dout.view, df.view, dweights.view, ddown.view, dup.view},
                      memory);
-    return {hidden, out, df, dweights, ddown, dup};
+    return {pre_act, out, df, dweights, ddown, dup};
   }
 };
 
@@ -138,7 +138,7 @@ TEST_F(AdapterGpu, ForwardHiddenAndBackward) {
     for (const Shape& s : kShapes) {
       const Problem p(s, t);
       forms.insert(p.form(t));
-      // In bf16 what comes before the last rounding was rounded up to three times: hidden, the weighted GELU
+      // In bf16 what comes before the last rounding was rounded up to three times: pre_act, the weighted GELU
       // or its gradient, the product of one expert.
       compare(
           p.name(t), [&] { return on_gpu(p, t); }, on_cpu(p), t == DType::kBF16 ? 4 * bound(t) : bound(t));
@@ -159,7 +159,7 @@ TEST_F(AdapterGpu, ExpertsWithoutRowsGetNothing) {
   const Problem p(kShapes[6], DType::kF32);
   ASSERT_EQ(p.offsets[1], 0);
   const Outputs got = on_gpu(p, DType::kF32);
-  const std::set<int32_t> here(p.slot.begin(), p.slot.end());
+  const std::set<int32_t> here(p.choice.begin(), p.choice.end());
   ASSERT_LT(here.size(), got[3].data.size());
   for (size_t i = 0; i < got[3].data.size(); ++i)
     if (!here.contains(static_cast<int32_t>(i))) {
@@ -173,9 +173,9 @@ TEST_F(AdapterGpu, ExpertsWithoutRowsGetNothing) {
 
 TEST_F(AdapterGpu, BadGroupsThrow) {
   Problem p(kShapes[1], DType::kF32);
-  p.slot[1] = 14;
+  p.choice[1] = 14;
   EXPECT_THROW((void)on_gpu(p, DType::kF32), InternalError);
-  p.slot[1] = 1;
+  p.choice[1] = 1;
   p.row[0] = 7;
   EXPECT_THROW((void)on_gpu(p, DType::kF32), InternalError);
 }

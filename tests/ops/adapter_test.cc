@@ -27,16 +27,16 @@ constexpr float kScale = 0.6F;
 struct Adapter {
   Shape shape;
   std::vector<int64_t> offsets;
-  std::vector<int32_t> row, slot;
-  HostMatrix f, weights, down, up, hidden, out;
+  std::vector<int32_t> row, choice;
+  HostMatrix f, weights, down, up, pre_act, out;
   Stream stream;
   Arena scratch;
 
   explicit Adapter(const Shape& s) : Adapter(s, choose(s)) {}
 
-  [[nodiscard]] AdapterGroups groups() const { return {offsets, row, slot}; }
+  [[nodiscard]] AdapterGroups groups() const { return {offsets, row, choice}; }
   [[nodiscard]] AdapterForward forward_args() const {
-    return {groups(), f.view, weights.view, down.view, up.view, kScale, hidden.view, out.view};
+    return {groups(), f.view, weights.view, down.view, up.view, kScale, pre_act.view, out.view};
   }
   void forward() {
     out.fill(0);
@@ -49,7 +49,7 @@ struct Adapter {
   void backward(const HostMatrix& dout, const HostMatrix& df, const HostMatrix& dweights,
                 const HostMatrix& ddown, const HostMatrix& dup) {
     adapter_backward(stream,
-                     {groups(), f.view, weights.view, down.view, up.view, kScale, hidden.view, dout.view,
+                     {groups(), f.view, weights.view, down.view, up.view, kScale, pre_act.view, dout.view,
                       df.view, dweights.view, ddown.view, dup.view},
                      scratch);
     EXPECT_EQ(scratch.used(), 0);
@@ -62,7 +62,7 @@ struct Adapter {
     for (int64_t e = 0; e < s.experts; ++e) {
       for (auto i = static_cast<size_t>(offsets[static_cast<size_t>(e)]);
            i < static_cast<size_t>(offsets[static_cast<size_t>(e) + 1]); ++i) {
-        const double w = weights.data[static_cast<size_t>(slot[i])];
+        const double w = weights.data[static_cast<size_t>(choice[i])];
         for (int64_t c = 0; c < s.dim; ++c) {
           double h = 0;
           for (int64_t j = 0; j < s.hidden; ++j)
@@ -79,7 +79,7 @@ struct Adapter {
  private:
   struct Choice {
     std::vector<int64_t> offsets;
-    std::vector<int32_t> row, slot;
+    std::vector<int32_t> row, choice;
   };
 
   static Choice choose(const Shape& s) {
@@ -102,24 +102,24 @@ struct Adapter {
     for (int64_t e = 0; e < s.experts; ++e) {
       for (auto [r, at] : lists[static_cast<size_t>(e)]) {
         out.row.push_back(r);
-        out.slot.push_back(at);
+        out.choice.push_back(at);
       }
       out.offsets.push_back(static_cast<int64_t>(out.row.size()));
     }
     return out;
   }
 
-  Adapter(const Shape& s, const Choice& choice)
+  Adapter(const Shape& s, const Choice& chosen)
       : shape(s),
-        offsets(choice.offsets),
-        row(choice.row),
-        slot(choice.slot),
+        offsets(chosen.offsets),
+        row(chosen.row),
+        choice(chosen.choice),
         f(HostMatrix::normal(s.rows, s.hidden, 1, s.gap)),
         weights(HostMatrix::normal(s.rows, s.k, 2)),
         down(HostMatrix::normal(s.experts * s.dim, s.hidden, 3, 0,
                                 1.0F / std::sqrt(static_cast<float>(s.hidden)))),
         up(HostMatrix::normal(s.experts * s.hidden, s.dim, 4)),
-        hidden(static_cast<int64_t>(row.size()), s.dim, 0, NAN),
+        pre_act(static_cast<int64_t>(row.size()), s.dim, 0, NAN),
         out(s.rows, s.hidden, s.gap),
         stream(Device{.threads = s.threads}),
         scratch("adapter", Device{}, adapter_scratch_bytes(Device{}, s.rows, s.k, s.hidden, s.dim)) {}
@@ -155,11 +155,11 @@ TEST(Adapter, RecomputedPreActivationIsBitwiseTheSame) {
   for (const Shape& s : shapes()) {
     Adapter a(s);
     a.forward();
-    const std::vector<float> kept = a.hidden.data;
+    const std::vector<float> kept = a.pre_act.data;
     const std::vector<float> out = a.out.data;
-    a.hidden.fill(NAN);
-    adapter_hidden(a.stream, a.forward_args(), a.scratch);
-    EXPECT_EQ(a.hidden.data, kept);
+    a.pre_act.fill(NAN);
+    adapter_pre_act(a.stream, a.forward_args(), a.scratch);
+    EXPECT_EQ(a.pre_act.data, kept);
     EXPECT_EQ(a.out.data, out);
   }
 }
@@ -277,7 +277,7 @@ TEST(Adapter, ChoicesOfRemoteExpertsGetNoGradient) {
   a.forward();
   Gradients g(a.shape);
   g.run(a);
-  const std::set<int32_t> here(a.slot.begin(), a.slot.end());
+  const std::set<int32_t> here(a.choice.begin(), a.choice.end());
   ASSERT_LT(here.size(), 14U);
   for (int32_t i = 0; i < 14; ++i) {
     if (here.contains(i)) {
@@ -331,9 +331,9 @@ TEST(Adapter, TwoRunsAreBitwiseEqual) {
 
 TEST(Adapter, BadGroupsThrow) {
   Adapter a({7, 5, 3, 3, 5, 2, 2});
-  a.slot[1] = 14;
+  a.choice[1] = 14;
   EXPECT_THROW(a.forward(), InternalError);
-  a.slot[1] = 1;
+  a.choice[1] = 1;
   a.offsets.back() += 1;
   EXPECT_THROW(a.forward(), InternalError);
 }

@@ -1,4 +1,4 @@
-// Products on the GPU against their CPU twin: all transposes, odd shapes, strides that align to nothing,
+// GEMMs on the GPU against their CPU twin: all transposes, odd shapes, strides that align to nothing,
 // types.
 #include "ops/gemm.h"
 #include "ops/reduce.h"
@@ -46,7 +46,7 @@ class GemmGpu : public GpuTwin {
       gemm(gpu(), {ga.view, ta, gb.view, tb, gc.view, c.alpha, c.beta});
       return {gc.host()};
     };
-    // Products of bf16 values are exact in float32, so that only the roundings of the output are left.
+    // Products of two bf16 values are exact in float32, so that only the roundings of the output are left.
     compare(str_cat(c.m, "x", c.n, "x", c.k, c.ta ? " a^T" : "", c.tb ? " b^T" : "", " beta ", c.beta,
                     " gap ", c.gap, " ", dtype_name(in), " into ", dtype_name(out)),
             on_gpu, {want}, bound_of(out, c.beta, product, want));

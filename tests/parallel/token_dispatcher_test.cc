@@ -241,20 +241,20 @@ TEST_F(TokenDispatcherTest, GroupsByExpert) {
       const std::span<const Row> rows = size_ == 1 ? std::span<const Row>(s.rows) : s.round_rows(round);
       std::vector<int64_t> offsets = {0};
       std::vector<int32_t> row;
-      std::vector<int32_t> slot;
+      std::vector<int32_t> choice;
       for (int64_t e = 0; e < c.experts / size_; ++e) {
         for (size_t i = 0; i < rows.size(); ++i) {
           for (int64_t j = 0; j < c.top_k; ++j) {
             if (rows[i].experts[static_cast<size_t>(j)] != e) continue;
             row.push_back(static_cast<int32_t>(i));
-            slot.push_back(static_cast<int32_t>(static_cast<int64_t>(i) * c.top_k + j));
+            choice.push_back(static_cast<int32_t>(static_cast<int64_t>(i) * c.top_k + j));
           }
         }
         offsets.push_back(static_cast<int64_t>(row.size()));
       }
       EXPECT_EQ(groups.offsets, offsets);
       EXPECT_EQ(groups.row, row);
-      EXPECT_EQ(groups.slot, slot);
+      EXPECT_EQ(groups.choice, choice);
     }
   });
 }
@@ -264,7 +264,7 @@ TEST_F(TokenDispatcherTest, IndicesMatchEverybodysRoutingOnSeveralRanks) {
   ASSERT_GT(size_, 1);
   for_cases([&](const Case& c) {
     const Setup s(c, *comm_, stream_);
-    const int64_t slots = s.plan.tokens * c.top_k;
+    const int64_t choices = s.plan.tokens * c.top_k;
     ASSERT_EQ(s.plan.indices.size(), static_cast<size_t>(s.plan.rounds));
     int64_t stored = 0;
     for (int round = 0; round < s.plan.rounds; ++round) {
@@ -272,7 +272,7 @@ TEST_F(TokenDispatcherTest, IndicesMatchEverybodysRoutingOnSeveralRanks) {
       // here.
       std::vector<int32_t> token;
       std::vector<int32_t> there;
-      std::vector<int32_t> back(static_cast<size_t>(slots), -1);
+      std::vector<int32_t> back(static_cast<size_t>(choices), -1);
       for (int d = 0; d < size_; ++d) {
         const std::vector<Row> rows = rows_of(c, d, size_);
         const auto end = std::min(rows.size(), static_cast<size_t>((round + 1) * c.capacity));
@@ -280,14 +280,14 @@ TEST_F(TokenDispatcherTest, IndicesMatchEverybodysRoutingOnSeveralRanks) {
           if (rows[i].source != rank_) continue;
           token.push_back(static_cast<int32_t>(rows[i].token));
           for (int64_t j = 0; j < c.top_k; ++j) {
-            const int64_t slot = rows[i].token * c.top_k + j;
+            const int64_t choice = rows[i].token * c.top_k + j;
             const bool holds = rows[i].experts[static_cast<size_t>(j)] >= 0;
-            if (holds) back[static_cast<size_t>(slot)] = static_cast<int32_t>(there.size());
-            there.push_back(static_cast<int32_t>(holds ? slot : slots));
+            if (holds) back[static_cast<size_t>(choice)] = static_cast<int32_t>(there.size());
+            there.push_back(static_cast<int32_t>(holds ? choice : choices));
           }
         }
       }
-      for (int64_t i = 0; i < slots; ++i) {
+      for (int64_t i = 0; i < choices; ++i) {
         int32_t& place = back[static_cast<size_t>(i)];
         if (place < 0) place = static_cast<int32_t>(static_cast<int64_t>(there.size()) + i);
       }
@@ -298,9 +298,9 @@ TEST_F(TokenDispatcherTest, IndicesMatchEverybodysRoutingOnSeveralRanks) {
         return values;
       };
       EXPECT_EQ(host(indices.token), token) << round;
-      EXPECT_EQ(host(indices.slot_there), there) << round;
-      EXPECT_EQ(host(indices.slot_back), back) << round;
-      stored += indices.token.cols + indices.slot_there.cols + indices.slot_back.cols;
+      EXPECT_EQ(host(indices.dispatch_choice), there) << round;
+      EXPECT_EQ(host(indices.combine_choice), back) << round;
+      stored += indices.token.cols + indices.dispatch_choice.cols + indices.combine_choice.cols;
     }
     EXPECT_LE(stored, s.most_indices);
   });
@@ -312,7 +312,8 @@ TEST_F(TokenDispatcherTest, TheBoundOnIndicesIsMetOnSeveralRanks) {
   const Case c{2 * size_, 2 * size_, 9, Load::kRandom, {6}};
   const Setup s(c, *comm_, stream_);
   int64_t stored = 0;
-  for (const RoundIndices& i : s.plan.indices) stored += i.token.cols + i.slot_there.cols + i.slot_back.cols;
+  for (const RoundIndices& i : s.plan.indices)
+    stored += i.token.cols + i.dispatch_choice.cols + i.combine_choice.cols;
   EXPECT_EQ(stored, s.most_indices);
   EXPECT_EQ(s.plan.rounds, (6 * size_ + 8) / 9);
   Tensor small = s.indices.col_range(0, s.most_indices - 1);
@@ -371,10 +372,10 @@ TEST_F(TokenDispatcherTest, TopkWeightsReturnOnSeveralRanks) {
   ASSERT_GT(size_, 1);
   for_cases([&](const Case& c) {
     Setup s(c, *comm_, stream_);
-    const int64_t slots = s.plan.tokens * c.top_k;
-    std::vector<float> w(static_cast<size_t>(slots));
+    const int64_t choices = s.plan.tokens * c.top_k;
+    std::vector<float> w(static_cast<size_t>(choices));
     std::vector<float> back(w.size(), -7);
-    for (int64_t i = 0; i < slots; ++i) w[static_cast<size_t>(i)] = weight(rank_, i / c.top_k, i % c.top_k);
+    for (int64_t i = 0; i < choices; ++i) w[static_cast<size_t>(i)] = weight(rank_, i / c.top_k, i % c.top_k);
     const OnDevice home(stream_, w, s.plan.tokens, c.top_k);
     OnDevice out(stream_, back, s.plan.tokens, c.top_k);
     int64_t written = 0;
@@ -389,7 +390,7 @@ TEST_F(TokenDispatcherTest, TopkWeightsReturnOnSeveralRanks) {
           const bool mine = rows[i].experts[static_cast<size_t>(j)] >= 0;
           float& got = received[i * static_cast<size_t>(c.top_k) + static_cast<size_t>(j)];
           ASSERT_EQ(got, mine ? weight(rows[i].source, rows[i].token, j) : 0.0F);
-          got = mine ? 2 * got : -99;  // what stands in slots of experts elsewhere must not come back
+          got = mine ? 2 * got : -99;  // what stands in choices of experts elsewhere must not come back
         }
       }
       here.push();
@@ -419,7 +420,7 @@ TEST_F(TokenDispatcherTest, CombineIsTheAdjointOfDispatchOnSeveralRanks) {
     const auto dot = [](const std::vector<float>& a, const std::vector<float>& b) {
       return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
     };
-    // <dispatch(x), r> == <x, combine(r)> over the group, for rows (sums 0, 1) and for slots (2, 3).
+    // <dispatch(x), r> == <x, combine(r)> over the group, for rows (sums 0, 1) and for choices (2, 3).
     std::vector<double> sums(4, 0);
     const auto both_ways = [&](int round, int64_t cols, size_t first, auto&& dispatch, auto&& combine) {
       const auto n = static_cast<int64_t>(s.round_rows(round).size());

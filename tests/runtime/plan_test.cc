@@ -132,7 +132,7 @@ int64_t scratch(const Words& overrides) {
   return 0;
 }
 
-// Products are timed in the arenas: a gradient of the head is the largest that is added to.
+// GEMMs are timed in the arenas: a gradient of the head is the largest that is added to.
 TEST(DeviceMemory, HasRoomForGemmAutotuning) {
   const Words full{"train.mode=FULL", "train.gradient_accumulation_steps=32", "data.max_seq_length=128"};
   const auto with = [&](const std::string& more) {

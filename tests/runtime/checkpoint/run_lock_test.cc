@@ -274,7 +274,7 @@ TEST_F(RunLockTest, ATakenDirectoryIsNotPutBack) {
   EXPECT_TRUE(newer.still_ours());
 }
 
-TEST_F(RunLockTest, ADamagedGenerationLeavesTheLockAsItWas) {
+TEST_F(RunLockTest, ADamagedLaunchIdLeavesTheLockAsItWas) {
   const std::string dir = root_ + "/a";
   { const RunLock first = RunLock::acquire(dir); }
   std::ofstream(dir + "/pesc.launch_id") << "x";
