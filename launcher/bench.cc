@@ -5,18 +5,21 @@
 // The time by phase is measured in additional steps, by timing events on the stream.
 //
 // Rows come from data.train if the experiment has it. Otherwise they are random tokens: full rows, or rows of
-// random lengths from --shortest to data.max_seq_length. A model.shape, or the shape of --shape, has random
+// random lengths from --shortest to data.max_seq_length. Either are packed as data.packing says. A model.shape, or the shape of --shape, has random
 // weights. Nothing is written except the report.
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "launcher/command_line.h"
 #include "model/device_memory.h"
 #include "ops/attention.h"
 #include "ops/core/philox.h"
+#include "runtime/data/packing.h"
+#include "runtime/data/row_stream.h"
 #include "runtime/decoder_options.h"
 #include "runtime/evaluation.h"
 #include "runtime/gemm_rate.h"
@@ -30,6 +33,8 @@ namespace {
 
 constexpr int kWarmUp = 3;
 constexpr int kPhaseSteps = 3;  // steps timed by phase, after the others, since timing events cost a little
+
+constexpr int64_t kRandomRows = 1 << 20;  // an epoch of them, where they are packed
 
 // Tokens of row `index`: from `shortest` to `longest`, each as likely.
 int64_t random_length(int64_t index, int64_t shortest, int64_t longest) {
@@ -58,11 +63,16 @@ class BatchSource {
     if (shortest_ < 1 || shortest_ > max_seq_length)
       throw UsageError(str_cat("--shortest ", shortest,
                                ": a row has from 1 to data.max_seq_length = ", max_seq_length, " tokens"));
-    if (job.config.data.train.empty()) return;
+    if (job.config.data.train.empty()) {
+      if (job.config.data.packing == PackingPolicy::kNone) return;
+      packed_ = std::make_unique<PackedRows>(kRandomRows, max_seq_length, job.config.train.seed,
+                                             [this](int64_t index) { return length(index); });
+      return;
+    }
     if (shortest != 0)
       throw UsageError("--shortest is for random rows, and data.train gives rows: leave one of them out");
     data_ = load_training_data(job);
-    sampler_ = std::make_unique<Sampler>(data_->epoch_size(), job.config.train.seed);
+    rows_ = make_row_stream(job, *data_);
   }
   [[nodiscard]] std::vector<std::string> tags() const {
     return data_ == nullptr ? std::vector<std::string>{"random"} : data_->tags();
@@ -73,24 +83,31 @@ class BatchSource {
     const BatchPlan plan{t.global_batch_size, t.micro_batch_rows(), job_.mesh().dp()};
     for (int64_t m = 0; m < plan.micro_batches(); ++m) {
       const Range mine = plan.local_range(step * t.global_batch_size, m, job_.mesh().dp_rank());
-      if (data_ != nullptr) {
-        batches.push_back(make_local_batch(*data_, *sampler_, mine.begin, mine.size()));
+      if (rows_ != nullptr) {
+        batches.push_back(rows_->batch(mine));
         continue;
       }
       LocalBatch b;
-      for (int64_t i = mine.begin; i < mine.end; ++i)
-        add_random_row(i, random_length(i, shortest_, job_.config.data.max_seq_length), job_.model.vocab_size,
-                       b);
+      for (int64_t i = mine.begin; i < mine.end; ++i) {
+        for (const int64_t row :
+             packed_ == nullptr ? std::span<const int64_t>(&i, 1) : packed_->conversations(i))
+          add_random_row(row, length(row), job_.model.vocab_size, b);
+      }
       batches.push_back(std::move(b));
     }
     return batches;
   }
 
  private:
+  [[nodiscard]] int64_t length(int64_t index) const {
+    return random_length(index, shortest_, job_.config.data.max_seq_length);
+  }
+
   Job& job_;
   int64_t shortest_;  // tokens of a random row
   std::unique_ptr<Dataset> data_;
-  std::unique_ptr<Sampler> sampler_;
+  std::unique_ptr<RowStream> rows_;     // of data.train
+  std::unique_ptr<PackedRows> packed_;  // of random rows
 };
 
 double median(std::vector<double> v) {

@@ -10,6 +10,7 @@
 #include "runtime/config/experiment.h"
 #include "runtime/config/same_run.h"
 #include "runtime/data/dataset.h"
+#include "runtime/data/row_stream.h"
 #include "runtime/data/special_tokens.h"
 #include "runtime/data/tokenizer.h"
 #include "runtime/hf/hf_folder.h"
@@ -42,6 +43,8 @@ enum class BaseWeights {
 
 // The rows of data.train, tokenised; those of data.eval, each once. Not collective.
 [[nodiscard]] std::unique_ptr<Dataset> load_training_data(const Job& job);
+// The order of the training rows, packed as data.packing says. REQUIRES: `training` outlives it.
+[[nodiscard]] std::unique_ptr<RowStream> make_row_stream(const Job& job, const Dataset& training);
 // `rows`, if given, receives every good row with its resolved tag.
 [[nodiscard]] std::unique_ptr<Dataset> load_eval_data(const Job& job, std::vector<Row>* rows = nullptr);
 // "training data: ..." and the warnings of its report, on the first rank.

@@ -58,6 +58,7 @@ nlohmann::json to_json(const StepMetrics& m) {
   j["lr"] = m.lr;
   j["tokens"] = m.tokens;
   j["supervised_tokens"] = m.supervised;
+  j["fill_rate"] = m.fill_rate;
   j["seconds"] = m.seconds;
   j["tokens_per_second"] = m.seconds > 0 ? m.tokens / m.seconds : 0.0;
   j["sol_fraction"] = m.seconds > 0 ? m.sol_seconds / m.seconds : 0.0;

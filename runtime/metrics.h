@@ -19,6 +19,7 @@ struct StepMetrics {
   double lr = 0;
   double tokens = 0;
   double supervised = 0;
+  double fill_rate = 0;     // tokens over rows * data.max_seq_length
   double seconds = 0;       // of the step
   double flops = 0;         // training_flops of the global batch
   double sol_seconds = 0;   // flops over the measured GEMM rate of all ranks: the speed of light

@@ -217,7 +217,7 @@ StepMetrics Trainer::train_step() {
     if (plan.micro_range(consumed_samples_, m, end_).size() == 0)
       break;  // the last step of all epochs has fewer rows
     const Range mine = plan.local_range(consumed_samples_, m, mesh.dp_rank(), end_);
-    input.micro_batches.push_back(make_local_batch(*train_, *sampler_, mine.begin, mine.size()));
+    input.micro_batches.push_back(row_stream_->batch(mine));
   }
   if (recorder_ != nullptr) {
     input.router_replay = recorder_.get();
@@ -247,7 +247,10 @@ StepMetrics Trainer::train_step() {
   }
   if (recorder_ != nullptr) recorder_->end_step();
   ++step_;
-  consumed_samples_ = std::min(consumed_samples_ + t.global_batch_size, end_);
+  const int64_t behind = std::min(consumed_samples_ + t.global_batch_size, end_);
+  const int64_t planned = (behind - consumed_samples_) * job_.config.data.max_seq_length;
+  out.metrics.fill_rate = planned > 0 ? out.metrics.tokens / static_cast<double>(planned) : 0;
+  consumed_samples_ = behind;
   updates_.count(out.updated);
   out.metrics.retries = retries;
   out.metrics.skipped = !out.updated;

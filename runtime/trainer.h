@@ -17,7 +17,7 @@
 #include "runtime/checkpoint/run_lock.h"
 #include "runtime/checkpoint/store.h"
 #include "runtime/data/dataset.h"
-#include "runtime/data/sampler.h"
+#include "runtime/data/row_stream.h"
 #include "runtime/job.h"
 #include "runtime/loss_spike.h"
 #include "runtime/metrics.h"
@@ -95,7 +95,7 @@ class Trainer {
   Job& job_;
   RankWatch& watch_;
   std::unique_ptr<Dataset> train_, eval_;
-  std::unique_ptr<Sampler> sampler_;
+  std::unique_ptr<RowStream> row_stream_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<TrainingStep> training_step_;
   std::unique_ptr<RunLock> lock_;

@@ -16,7 +16,7 @@ void Trainer::load_data() {
     if (!c.data.eval.empty()) {
       eval_ = load_eval_data(job_);
     }
-    sampler_ = std::make_unique<Sampler>(train_->epoch_size(), c.train.seed);
+    row_stream_ = make_row_stream(job_, *train_);
   });
   check_rows_alike();
   log_data(job_, "training data", *train_);
@@ -34,7 +34,7 @@ void Trainer::load_data() {
 // The steps from `consumed_samples` to the end, on top of those that are done.
 void Trainer::set_length() {
   const TrainSection& t = job_.config.train;
-  end_ = t.max_steps > 0 ? INT64_MAX : sampler_->rows_for(t.num_train_epochs);
+  end_ = t.max_steps > 0 ? INT64_MAX : row_stream_->rows_for(t.num_train_epochs);
   steps_ = t.max_steps > 0
                ? t.max_steps
                : step_ + (end_ - consumed_samples_ + t.global_batch_size - 1) / t.global_batch_size;
@@ -49,9 +49,11 @@ void Trainer::tell_length() const {
   const TrainSection& t = job_.config.train;
   if (t.max_steps == 0) {
     const int64_t last = end_ - (steps_ - 1) * t.global_batch_size;
-    LOG(INFO) << t.num_train_epochs << " epochs of " << train_->epoch_size() << " rows are " << end_
+    const bool packs = row_stream_->packs();
+    LOG(INFO) << t.num_train_epochs << " epochs of " << train_->epoch_size()
+              << (packs ? " conversations" : " rows") << " are " << end_ << (packs ? " packed" : "")
               << " rows in " << steps_ << " steps; the last step has " << last << " rows";
-    const double asked = t.num_train_epochs * static_cast<double>(train_->epoch_size());
+    const double asked = row_stream_->exact_rows_for(t.num_train_epochs);
     if (std::abs(asked - static_cast<double>(end_)) > 1e-9 * asked) {
       LOG(WARNING) << "train.num_train_epochs asks for " << asked << " rows; " << end_ << " are trained on";
     }

@@ -70,10 +70,14 @@ struct SourceSection {
   double weight = 1;  // of an evaluation file always
 };
 enum class BadRowPolicy { kFail, kSkip };
+enum class LongRowPolicy { kCut, kDrop };
+enum class PackingPolicy { kNone, kBestFit };
 struct DataSection {
   std::vector<SourceSection> train, eval;
   int64_t max_seq_length = 2048;
   BadRowPolicy on_bad_row = BadRowPolicy::kFail;
+  LongRowPolicy on_long_row = LongRowPolicy::kCut;
+  PackingPolicy packing = PackingPolicy::kNone;
 };
 
 enum class OnSaveError { kStop, kContinue };

@@ -34,6 +34,10 @@ std::string to_string(const DatasetReport& report) {
   std::string text =
       str_cat(report.rows, " rows, ", report.tokens, " tokens, ", report.supervised, " of them learned");
   if (report.truncated > 0) text += str_cat("; ", report.truncated, " rows cut to the sequence length");
+  if (report.too_long > 0)
+    text += str_cat("; ", report.too_long, " rows dropped, being longer than the sequence length");
+  if (report.split > 0)
+    text += str_cat("; ", report.split, " plain texts split into ", report.split_rows, " rows");
   if (report.dropped > 0)
     text += str_cat("; ", report.dropped, " rows dropped, there being nothing to learn in them");
   if (report.bad > 0) text += str_cat("; ", report.bad, " malformed rows skipped");
@@ -96,6 +100,7 @@ void Dataset::load(const DatasetFile& file, const Tokenizer& tokenizer, const Da
   part.first_row = rows();
   part.first_entry = epoch_size_;
   Losses losses;
+  const LengthRules rules{options.max_seq_length, options.on_long_row, options.long_text};
   const auto drop = [&](std::string message) {
     ++report_.dropped;
     note(std::move(message), options);
@@ -103,12 +108,19 @@ void Dataset::load(const DatasetFile& file, const Tokenizer& tokenizer, const Da
   const RowsReport read = for_each_row(file.path, options.rows, [&](Row&& row, const std::string& where) {
     row.tag = tag_of(file.tag, row.tag, file.path);
     RowLosses lost;
-    const Sample sample = encode_row(tokenizer, row, options.max_seq_length, &lost);
+    const FittedRow fitted = fit_row(tokenizer, row, rules, &lost);
     if (lost.unsayable) {
       drop(str_cat(where, ": the tokenizer has no token for an answer (", lost.example, "); dropped"));
       return;
     }
-    if (sample.supervised == 0) {
+    if (fitted.samples.empty()) {
+      ++report_.too_long;
+      note(str_cat(where, ": the row has more than ", options.max_seq_length,
+                   " tokens; dropped (data.on_long_row: DROP)"),
+           options);
+      return;
+    }
+    if (fitted.samples.front().supervised == 0) {
       const bool none = !row.turns.empty() && std::ranges::none_of(row.turns, &Turn::learned);
       drop(none
                ? str_cat(where, ": none of its answers is to be learned (\"weight\" or \"train\"); dropped")
@@ -118,7 +130,9 @@ void Dataset::load(const DatasetFile& file, const Tokenizer& tokenizer, const Da
     }
     if (options.on_row) options.on_row(row);
     losses.add(lost, where);
-    add(sample, tag_number(row.tag));
+    report_.split += fitted.split ? 1 : 0;
+    report_.split_rows += fitted.split ? std::ssize(fitted.samples) : 0;
+    for (const Sample& sample : fitted.samples) add(sample, tag_number(row.tag));
   });
   report_.bad += read.bad;
   report_.dropped += read.empty;

@@ -270,6 +270,15 @@ class EveryField(unittest.TestCase):
         self.assertEqual(refused.code, harness.DATA, str(refused))
         self.assertEqual(self.evaluate({"data.eval[0].path": bad, "data.on_bad_row": "SKIP"})[1]["total"]["rows"], 8)
 
+    @case("data.on_long_row")
+    def test_rows_that_are_too_long(self):
+        long = self.path("long.jsonl")
+        write_rows(long, [("say one", "one", "a"), ("say two", "two " * 60, "a")])
+        said = {answer: self.train({"data.train[0].path": long, "data.on_long_row": answer})[0].err for answer in ("CUT", "DROP")}
+        self.assertIn("2 rows, ", said["CUT"])
+        self.assertIn("1 rows cut to the sequence length", said["CUT"])
+        self.assertIn("1 rows dropped, being longer than the sequence length", said["DROP"])
+
     @case("checkpoint.save_steps", "checkpoint.save_total_limit", "checkpoint.keep_every_steps", "checkpoint.async_save")
     def test_checkpoints(self):
         def steps(settings):
@@ -528,6 +537,7 @@ CURVES = [
     ("train.global_batch_size", 2, {}),
     ("train.gradient_accumulation_steps", 2, {}),
     ("data.max_seq_length", 20, {}),
+    ("data.packing", "BEST_FIT", {"data.max_seq_length": 120}),
     ("train.learning_rate", 2e-2, {}),
     ("train.lr_scheduler_type", "COSINE", {}),
     ("train.warmup_steps", 2, {}),

@@ -128,7 +128,9 @@ TEST(StepMetrics, RecordAndProgressLineSayTheSame) {
   m.seconds = 0.5;
   m.sol_seconds = 0.2;
   m.expert_share = {{0.25, 0.75}};
+  m.fill_rate = 0.75;
   const nlohmann::json j = to_json(m);
+  EXPECT_EQ(j["fill_rate"], 0.75);
   EXPECT_EQ(j["tokens_per_second"], 8000.0);
   EXPECT_EQ(j["sol_fraction"], 0.4);
   EXPECT_EQ(j["expert_share"][0][1], 0.75);

@@ -254,6 +254,10 @@ TEST(Experiment, DefaultsAreThePapersRecipe) {
   EXPECT_EQ(c.data.train[0].weight, 1);
   EXPECT_TRUE(c.data.eval.empty());
   EXPECT_EQ(c.data.on_bad_row, BadRowPolicy::kFail);
+  EXPECT_EQ(c.data.on_long_row, LongRowPolicy::kCut);
+  EXPECT_EQ(parse(kGood, {"data.on_long_row=DROP"}).data.on_long_row, LongRowPolicy::kDrop);
+  EXPECT_EQ(c.data.packing, PackingPolicy::kNone);
+  EXPECT_EQ(parse(kGood, {"data.packing=BEST_FIT"}).data.packing, PackingPolicy::kBestFit);
   EXPECT_EQ(c.checkpoint.save_total_limit, 2);
   EXPECT_TRUE(c.checkpoint.async_save);
   EXPECT_EQ(c.checkpoint.on_save_error, OnSaveError::kStop);
