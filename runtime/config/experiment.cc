@@ -1,5 +1,7 @@
 #include "runtime/config/experiment.h"
 
+#include <google/protobuf/descriptor.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
@@ -177,6 +179,8 @@ void read_train(const proto::Train& p, const Checker& check, ExperimentConfig& o
   t.eval_steps = p.eval_steps();
   t.max_eval_samples = p.max_eval_samples();
   t.logging_steps = p.logging_steps();
+  check.at_least("train.early_stopping_patience", p.early_stopping_patience(), 0);
+  t.early_stopping_patience = p.early_stopping_patience();
   if (p.recompute_granularity() == proto::RecomputeGranularity::SELECTIVE)
     t.recompute_granularity = Recompute::kSelective;
   if (p.recompute_granularity() == proto::RecomputeGranularity::FULL)
@@ -257,6 +261,25 @@ void read_compute(const proto::Experiment& e, const Checker& check, ExperimentCo
   out.train.compute_dtype = narrow ? DType::kBF16 : DType::kF32;
 }
 
+// Every field that is set, by its name.
+std::map<std::string, std::string> read_columns(const proto::Columns& columns, const std::string& source,
+                                                const Checker& check) {
+  std::map<std::string, std::string> ours_of;
+  const auto* reflection = columns.GetReflection();
+  std::vector<const google::protobuf::FieldDescriptor*> set;
+  reflection->ListFields(columns, &set);
+  for (const auto* f : set) {
+    const std::string field = str_cat(source, ".columns.", f->name());
+    const std::string theirs = reflection->GetString(columns, f);
+    check.require(!theirs.empty(), field, "is empty; it is the name of a field of the file's rows");
+    const auto [other, is_new] = ours_of.emplace(theirs, f->name());
+    check.require(is_new, field,
+                  str_cat("is '", printable(theirs), "', which ", source, ".columns.", other->second,
+                          " names already; a field of a row is one thing"));
+  }
+  return ours_of;
+}
+
 void read_data(const proto::Data& p, const Checker& check, ExperimentConfig& out) {
   check.range<int64_t>("data.max_seq_length", p.max_seq_length(), 2, 1 << 24);
   out.data.max_seq_length = p.max_seq_length();
@@ -271,17 +294,26 @@ void read_data(const proto::Data& p, const Checker& check, ExperimentConfig& out
     check.require(s.weight() > 0 && s.weight() <= 1000, field + ".weight",
                   str_cat("is ", s.weight(), "; it must be positive and at most 1000"));
     check_tag(s.tag(), field);
-    out.data.train.push_back({s.path(), s.tag(), s.weight()});
+    out.data.train.push_back({s.path(), s.tag(), s.weight(), read_columns(s.columns(), field, check)});
   }
   for (int i = 0; i < p.eval_size(); ++i) {
-    check.require(!p.eval(i).path().empty(), str_cat("data.eval[", i, "].path"), "is not set");
-    check_tag(p.eval(i).tag(), str_cat("data.eval[", i, "]"));
-    out.data.eval.push_back({p.eval(i).path(), p.eval(i).tag(), 1});
+    const proto::EvalSource& s = p.eval(i);
+    const std::string field = str_cat("data.eval[", i, "]");
+    check.require(!s.path().empty(), field + ".path", "is not set");
+    check_tag(s.tag(), field);
+    out.data.eval.push_back({s.path(), s.tag(), 1, read_columns(s.columns(), field, check)});
   }
+  check.share("data.validation_fraction", p.validation_fraction());
+  out.data.validation_fraction = p.validation_fraction();
+  const bool splits = p.validation_fraction() > 0;
+  check.require(!splits || p.eval_size() == 0, "data.validation_fraction",
+                str_cat("is ", p.validation_fraction(),
+                        ", but data.eval names files to evaluate; leave one of the two out"));
   const int64_t rows = out.train.max_eval_samples;
-  check.require(rows == 0 || rows >= p.eval_size(), "train.max_eval_samples",
-                str_cat("is ", rows, ", fewer than the ", p.eval_size(),
-                        " files of data.eval, of which each gives at least one row"));
+  const int files = splits ? p.train_size() : p.eval_size();
+  check.require(rows == 0 || rows >= files, "train.max_eval_samples",
+                str_cat("is ", rows, ", fewer than the ", files, " files of ",
+                        splits ? "data.train" : "data.eval", ", of which each gives at least one row"));
   out.data.on_bad_row = p.on_bad_row() == proto::OnBadRow::SKIP ? BadRowPolicy::kSkip : BadRowPolicy::kFail;
 }
 
@@ -291,8 +323,12 @@ void read_rest(const proto::Experiment& e, const Checker& check, ExperimentConfi
   check.range<int64_t>("checkpoint.save_total_limit", c.save_total_limit(), 2, 1 << 20);
   check.at_least("checkpoint.keep_every_steps", c.keep_every_steps(), 0);
   out.checkpoint = {
-      c.save_steps(), c.save_total_limit(), c.keep_every_steps(), c.async_save(),
-      c.on_save_error() == proto::OnSaveError::CONTINUE ? OnSaveError::kContinue : OnSaveError::kStop};
+      c.save_steps(),
+      c.save_total_limit(),
+      c.keep_every_steps(),
+      c.async_save(),
+      c.on_save_error() == proto::OnSaveError::CONTINUE ? OnSaveError::kContinue : OnSaveError::kStop,
+      c.keep_best()};
 
   check.range<int64_t>("generate.max_new_tokens", e.generate().max_new_tokens(), 1, 1 << 24);
   check.not_negative("generate.temperature", e.generate().temperature());
@@ -336,6 +372,17 @@ void check_runnable(const proto::Experiment& e, const Checker& check) {
                 "is not set; a model.shape needs a tokenizer folder");
   check.require(e.data().train_size() > 0, "data.train", "is empty; name at least one file of rows");
   check.require(!e.run_dir().empty(), "run_dir", "is not set; it is where checkpoints and metrics go");
+  const bool evaluates =
+      (e.data().eval_size() > 0 || e.data().validation_fraction() > 0) && e.train().eval_steps() > 0;
+  constexpr const char* kNeedsEvaluations =
+      ", which looks at the evaluations of the run, and there are none; set train.eval_steps, and data.eval "
+      "or "
+      "data.validation_fraction";
+  check.require(evaluates || !e.checkpoint().keep_best(), "checkpoint.keep_best",
+                str_cat("is true", kNeedsEvaluations));
+  const int64_t patience = e.train().early_stopping_patience();
+  check.require(evaluates || patience == 0, "train.early_stopping_patience",
+                str_cat("is ", patience, kNeedsEvaluations));
 }
 
 }  // namespace

@@ -5,11 +5,11 @@
 //   model      what the trained model computes: train.mode, model.shape, lora.{rank, alpha, target},
 //              moe.{experts, top_k, adapter_dim, scale}. Every verb refuses another value.
 //   training   what else the run's loss curve depends on: data, batches, rates, seed, dropout, aux_coef. A
-//              resumed run refuses another value; eval, generate and export do not read these fields.
+//              resumed run refuses another value; eval, generate and export do not compare these fields.
 //   rounding   device, compute type, layout, threads, chunks, timed kernels. Another value gives a warning.
-//   free       names, paths, logging, saving, evaluation, recovery. Paths may change: the files behind
-//              model.path, model.tokenizer and data.train[].path are compared by content
-//              (runtime/same_run.h).
+//   free       names, paths, columns, logging, saving, evaluation, early stopping, recovery. Paths and
+//              columns may change: the files behind model.path, model.tokenizer and data.train[].path are
+//              compared by content (runtime/same_run.h).
 //
 // A field that is in the schema but not in this list is of kind training. Where the recorded configuration
 // lacks a field, today's default counts as its value.
