@@ -16,7 +16,7 @@
 namespace pesc {
 namespace {
 
-constexpr uint64_t kBlock = uint64_t{1} << 17;
+constexpr uint64_t kFileBlock = uint64_t{1} << 17;
 // zstd's own default: a frame that needs a larger window (zstd --long=28 and more) is refused.
 constexpr int kMostWindowLog = 27;
 
@@ -48,7 +48,7 @@ class Blocks {
 
   // The next block; empty at the end.
   std::span<char> next() {
-    const uint64_t n = std::min(kBlock, file_.size() - offset_);
+    const uint64_t n = std::min(kFileBlock, file_.size() - offset_);
     buffer_.resize(n);
     file_.read_at(offset_, std::as_writable_bytes(std::span(buffer_)));
     offset_ += n;

@@ -111,6 +111,7 @@ Row row_in_other_form(OtherForm form, std::string_view text, const RowEvents& ev
   const bool texts = pair != nullptr && conversation.messages.size() == 2 + added;
   MessagePlaces places;
   places.message = [&](size_t i) {
+    if (i < added) return std::string("\"system\"");
     if (texts) return str_cat("\"", columns.theirs(i < 1 + added ? pair->question : pair->answer), "\"");
     return pair == nullptr ? str_cat("conversations[", i - added, "]") : str_cat("message ", i - added);
   };
