@@ -1,7 +1,5 @@
 #include "runtime/config/experiment.h"
 
-#include <google/protobuf/descriptor.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
@@ -13,6 +11,8 @@
 #include "configs/schema/experiment.pb.h"
 #include "model/families.h"
 #include "ops/core/check.h"
+#include "runtime/config/columns.h"
+#include "runtime/config/field_checker.h"
 #include "runtime/config/resolved.h"
 #include "runtime/config/unknown_names.h"
 #include "runtime/config/unused_settings.h"
@@ -22,43 +22,8 @@
 namespace pesc {
 namespace {
 
-// Refuses values, naming the field, where it was set, its value and what is allowed. Not-a-number is in no
-// range.
-class Checker {
- public:
-  explicit Checker(const FieldPlaces& places) : places_(places) {}
-
-  void require(bool ok, const std::string& field, const std::string& what) const {
-    if (!ok) throw UsageError(str_cat(places_.prefix(field), field, " ", what));
-  }
-  template <class T>
-  void range(const std::string& field, T value, T low, T high) const {
-    require(value >= low && value <= high, field,
-            str_cat("is ", value, "; it must be between ", low, " and ", high));
-  }
-  // Counts of steps and rows: more than any run will see is a mistake too.
-  void at_least(const std::string& field, int64_t value, int64_t low) const {
-    require(value >= low, field, str_cat("is ", value, "; it must be at least ", low));
-    require(value <= int64_t{1} << 40, field, str_cat("is ", value, "; it must be at most 2^40"));
-  }
-  void share(const std::string& field, double value) const {
-    require(value >= 0 && value < 1, field, str_cat("is ", value, "; it must be at least 0 and less than 1"));
-  }
-  void positive(const std::string& field, double value) const {
-    require(value > 0 && std::isfinite(value), field,
-            str_cat("is ", value, "; it must be positive and finite"));
-  }
-  void not_negative(const std::string& field, double value) const {
-    require(value >= 0 && std::isfinite(value), field,
-            str_cat("is ", value, "; it must be finite and not negative"));
-  }
-
- private:
-  const FieldPlaces& places_;
-};
-
 // The schema's name of a family is its model type in capitals.
-const FamilyTraits& read_shape_family(const std::string& name, const Checker& check) {
+const FamilyTraits& read_shape_family(const std::string& name, const FieldChecker& check) {
   std::string model_type;
   for (const char c : name) model_type += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
   const FamilyTraits* traits = find_family(model_type);
@@ -67,7 +32,7 @@ const FamilyTraits& read_shape_family(const std::string& name, const Checker& ch
   return *traits;
 }
 
-void read_shape(const proto::Shape& p, const Checker& check, ModelSection& out) {
+void read_shape(const proto::Shape& p, const FieldChecker& check, ModelSection& out) {
   ModelConfig& m = out.shape;
   const FamilyTraits& traits = read_shape_family(proto::Family::Value_Name(p.family()), check);
   m.family = traits.family;
@@ -104,7 +69,7 @@ void read_shape(const proto::Shape& p, const Checker& check, ModelSection& out) 
   out.initializer_range = p.initializer_range();
 }
 
-void read_model(const proto::Experiment& e, const Checker& check, ExperimentConfig& out) {
+void read_model(const proto::Experiment& e, const FieldChecker& check, ExperimentConfig& out) {
   const proto::Model& p = e.model();
   check.require(!p.path().empty() || p.has_shape(), "model",
                 "names no base; set model.path to a Hugging Face folder, or model.shape for random weights");
@@ -116,7 +81,7 @@ void read_model(const proto::Experiment& e, const Checker& check, ExperimentConf
   }
 }
 
-void read_train(const proto::Train& p, const Checker& check, ExperimentConfig& out) {
+void read_train(const proto::Train& p, const FieldChecker& check, ExperimentConfig& out) {
   TrainSection& t = out.train;
   switch (p.mode()) {
     case proto::Mode::PESC:
@@ -192,7 +157,7 @@ void read_train(const proto::Train& p, const Checker& check, ExperimentConfig& o
   if (p.on_loss_spike() == proto::OnLossSpike::END) t.on_loss_spike = OnLossSpike::kEnd;
 }
 
-void read_lora_and_moe(const proto::Experiment& e, const Checker& check, PescConfig& out) {
+void read_lora_and_moe(const proto::Experiment& e, const FieldChecker& check, PescConfig& out) {
   if (out.mode == TrainMode::kFull) return;
   const proto::Lora& l = e.lora();
   check.range<int64_t>("lora.r", l.r(), 0, 1 << 16);
@@ -234,7 +199,7 @@ void read_lora_and_moe(const proto::Experiment& e, const Checker& check, PescCon
              m.adapter_scaling(), m.adapter_dropout(),     m.router_aux_loss_coef()};
 }
 
-void read_parallel(const proto::Parallel& p, const Checker& check, ExperimentConfig& out) {
+void read_parallel(const proto::Parallel& p, const FieldChecker& check, ExperimentConfig& out) {
   out.parallel.device = p.device() == proto::Device::CUDA ? DeviceKind::kCuda : DeviceKind::kCpu;
   check.range("parallel.tp", p.tp(), 1, 1 << 16);
   check.range("parallel.ep", p.ep(), 1, 1 << 16);
@@ -251,7 +216,7 @@ void read_parallel(const proto::Parallel& p, const Checker& check, ExperimentCon
   out.parallel.overlap_comm = p.overlap_comm() ? Overlap::kOn : Overlap::kOff;
 }
 
-void read_compute(const proto::Experiment& e, const Checker& check, ExperimentConfig& out) {
+void read_compute(const proto::Experiment& e, const FieldChecker& check, ExperimentConfig& out) {
   const bool cuda = out.parallel.device == DeviceKind::kCuda;
   const auto compute = e.train().compute_dtype();
   check.require(cuda || compute != proto::ComputeDtype::BF16, "train.compute_dtype",
@@ -261,26 +226,7 @@ void read_compute(const proto::Experiment& e, const Checker& check, ExperimentCo
   out.train.compute_dtype = narrow ? DType::kBF16 : DType::kF32;
 }
 
-// Every field that is set, by its name.
-std::map<std::string, std::string> read_columns(const proto::Columns& columns, const std::string& source,
-                                                const Checker& check) {
-  std::map<std::string, std::string> ours_of;
-  const auto* reflection = columns.GetReflection();
-  std::vector<const google::protobuf::FieldDescriptor*> set;
-  reflection->ListFields(columns, &set);
-  for (const auto* f : set) {
-    const std::string field = str_cat(source, ".columns.", f->name());
-    const std::string theirs = reflection->GetString(columns, f);
-    check.require(!theirs.empty(), field, "is empty; it is the name of a field of the file's rows");
-    const auto [other, is_new] = ours_of.emplace(theirs, f->name());
-    check.require(is_new, field,
-                  str_cat("is '", printable(theirs), "', which ", source, ".columns.", other->second,
-                          " names already; a field of a row is one thing"));
-  }
-  return ours_of;
-}
-
-void read_data(const proto::Data& p, const Checker& check, ExperimentConfig& out) {
+void read_data(const proto::Data& p, const FieldChecker& check, ExperimentConfig& out) {
   check.range<int64_t>("data.max_seq_length", p.max_seq_length(), 2, 1 << 24);
   out.data.max_seq_length = p.max_seq_length();
   const auto check_tag = [&check](const std::string& tag, const std::string& source) {
@@ -317,7 +263,7 @@ void read_data(const proto::Data& p, const Checker& check, ExperimentConfig& out
   out.data.on_bad_row = p.on_bad_row() == proto::OnBadRow::SKIP ? BadRowPolicy::kSkip : BadRowPolicy::kFail;
 }
 
-void read_rest(const proto::Experiment& e, const Checker& check, ExperimentConfig& out) {
+void read_rest(const proto::Experiment& e, const FieldChecker& check, ExperimentConfig& out) {
   const proto::Checkpoint& c = e.checkpoint();
   check.at_least("checkpoint.save_steps", c.save_steps(), 0);
   check.range<int64_t>("checkpoint.save_total_limit", c.save_total_limit(), 2, 1 << 20);
@@ -343,7 +289,7 @@ void read_rest(const proto::Experiment& e, const Checker& check, ExperimentConfi
   out.debug.share_gpu = e.debug().share_gpu();
 }
 
-void read_recovery(const proto::Experiment& e, const Checker& check, ExperimentConfig& out) {
+void read_recovery(const proto::Experiment& e, const FieldChecker& check, ExperimentConfig& out) {
   const proto::Recovery& r = e.recovery();
   check.not_negative("recovery.step_limit_s", r.step_limit_s());
   check.positive("recovery.setup_limit_s", r.setup_limit_s());
@@ -365,7 +311,7 @@ void read_recovery(const proto::Experiment& e, const Checker& check, ExperimentC
   }
 }
 
-void check_runnable(const proto::Experiment& e, const Checker& check) {
+void check_runnable(const proto::Experiment& e, const FieldChecker& check) {
   check.require(!e.model().has_shape() || e.train().mode() == proto::Mode::FULL, "model.shape",
                 "has random weights, which only train.mode FULL can train");
   check.require(!e.model().tokenizer().empty(), "model.tokenizer",
@@ -391,7 +337,7 @@ ExperimentConfig parse_experiment(const std::string& text, const std::string& wh
                                   const std::vector<std::string>& overrides, ExperimentUse use) {
   ExperimentConfig out;
   const proto::Experiment e = read_experiment_text(text, where, overrides, out.places);
-  const Checker check(out.places);
+  const FieldChecker check(out.places);
   check.require(
       is_printable(e.name()), "name",
       str_cat("is '", printable(e.name()), "'; a name is text in UTF-8 without control characters"));
