@@ -37,7 +37,9 @@ libgoogle-glog-dev
 nlohmann-json3-dev
 libsentencepiece-dev
 sentencepiece
-libxxhash-dev'
+libxxhash-dev
+zlib1g-dev
+libzstd-dev'
 if [[ $with_tests == yes ]]; then
   needs+='
 libgtest-dev
