@@ -46,6 +46,27 @@ TEST(Memory, ThePlanIsWhatIsTaken) {
   }
 }
 
+// The backward norms and rotates q and k again, so that norms of them take one buffer for all layers.
+TEST(Memory, NormsOfQAndKKeepNothingOfALayer) {
+  const Mesh mesh(1, 0, 1, 1);
+  constexpr int64_t kTokens = 100;
+  const auto activations = [&](Family family, int64_t layers) {
+    ModelConfig model = tiny_llama();
+    model.family = family;
+    model.num_hidden_layers = layers;
+    int64_t bytes = 0;
+    const auto plan =
+        Decoder::plan(model, tiny_pesc(), mesh, options_of(model, tiny_pesc(), mesh, {}, kTokens));
+    for (const ArenaSize& a : plan) bytes += a.name == "activations" ? a.bytes : 0;
+    return bytes;
+  };
+  const int64_t of_two = activations(Family::kQwen3, 2) - activations(Family::kLlama, 2);
+  EXPECT_EQ(activations(Family::kQwen3, 9) - activations(Family::kLlama, 9), of_two);
+  const int64_t least = kTokens * (8 * 8 + 6) * 4;  // q, k and v of heads of 8, and rstd of six heads
+  EXPECT_GE(of_two, least);
+  EXPECT_LE(of_two, least + 4096);
+}
+
 // A rank of a large layout is planned with no ranks there, and holds less than the only rank.
 TEST(Memory, PlansOfLargeLayoutsNeedNoRanks) {
   ModelConfig model = tiny_llama();
