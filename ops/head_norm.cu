@@ -194,7 +194,7 @@ Tensor first_head(const Tensor& x, int64_t dim) {
   return {x.data, x.dtype, x.rows, dim, x.ld};
 }
 
-// Lanes of a row, and blocks for all rows.
+// Lanes of a row, and blocks for all rows; more rows than these take go in further rounds.
 struct Grid {
   int lanes = 1;
   unsigned blocks = 1;
@@ -202,7 +202,7 @@ struct Grid {
     while (lanes < kWarp && lanes < packs) lanes *= 2;
     const int64_t rows_of_block = kThreads / lanes;
     blocks = static_cast<unsigned>(
-        std::clamp<int64_t>((rows + rows_of_block - 1) / rows_of_block, 1, int64_t{1} << 20));
+        std::clamp<int64_t>((rows + rows_of_block - 1) / rows_of_block, 1, int64_t{1} << 14));
   }
 };
 
