@@ -2,11 +2,59 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
+#include <utility>
 
+#include "model/hf_names.h"
 #include "runtime/hf/config_json.h"
-#include "runtime/hf/safetensors_write.h"
 
 namespace pesc {
+namespace {
+
+// The weights of a linear or of several, one below the other; a norm, a bias or a table.
+SafetensorsWriteEntry entry_of(Stream& stream, std::string name, std::vector<const Parameter*> parts) {
+  const ShardSpec& first = parts.front()->spec;
+  int64_t rows = 0;
+  for (const Parameter* p : parts) {
+    const ShardSpec& s = p->spec;
+    PESC_CHECK(s.rows == s.global_rows && s.cols == s.global_cols && s.cols == first.cols &&
+                   p->master.dtype == DType::kF32,
+               "a piece of ", s.name, " in ", dtype_name(p->master.dtype));
+    rows += s.rows;
+  }
+  std::vector<int64_t> shape{rows, first.cols};
+  if (rows == 1) shape.erase(shape.begin());  // vectors have one dimension in these files
+  return {std::move(name), DType::kF32, shape, [&stream, parts = std::move(parts)](const ByteSink& sink) {
+            for (const Parameter* p : parts) {
+              std::vector<float> host(static_cast<size_t>(p->spec.size()));
+              copy_to_host(stream, p->master, host.data());
+              sink(std::as_bytes(std::span(host)));
+            }
+          }};
+}
+
+}  // namespace
+
+std::vector<SafetensorsWriteEntry> dense_tensors(Stream& stream, const ModelConfig& model,
+                                                 const ModelParameters& parameters) {
+  std::map<std::string, const Parameter*> apart;
+  for (const Parameter& p : parameters.all())
+    if (p.dense) apart.emplace(p.spec.name, &p);
+  std::vector<SafetensorsWriteEntry> entries;
+  for (int64_t layer = 0; layer < model.num_hidden_layers; ++layer) {
+    for (const hf::Fused& fused : hf::fused_weights(traits_of(model.family).fused_linears, layer)) {
+      std::vector<const Parameter*> parts;
+      for (const Linear linear : fused.parts) {
+        const auto part = apart.extract(hf::weight(layer, linear));
+        PESC_CHECK(!part.empty(), "no ", hf::weight(layer, linear));
+        parts.push_back(part.mapped());
+      }
+      entries.push_back(entry_of(stream, fused.name, std::move(parts)));
+    }
+  }
+  for (const auto& [name, parameter] : apart) entries.push_back(entry_of(stream, name, {parameter}));
+  return entries;
+}
 
 void export_dense(const Job& job, Decoder& decoder, const std::string& folder) {
   PESC_CHECK(job.mesh().world() == 1, "export_dense on ", job.mesh().world(), " ranks");
@@ -29,19 +77,8 @@ void export_dense(const Job& job, Decoder& decoder, const std::string& folder) {
                                std::filesystem::copy_options::overwrite_existing, error);
     if (error) throw IoError(str_cat(tokenizer, ": cannot be copied to ", folder, ": ", error.message()));
   }
-  std::vector<SafetensorsWriteEntry> entries;
-  for (const Parameter& p : decoder.parameters().all()) {
-    if (!p.dense) continue;
-    const ShardSpec& s = p.spec;
-    std::vector<int64_t> shape{s.global_rows, s.global_cols};
-    if (s.global_rows == 1) shape.erase(shape.begin());  // vectors have one dimension in these files
-    entries.push_back({s.name, DType::kF32, shape, [&decoder, &p](const ByteSink& sink) {
-                         std::vector<float> host(static_cast<size_t>(p.spec.size()));
-                         copy_to_host(decoder.stream(), p.master, host.data());
-                         sink(std::as_bytes(std::span(host)));
-                       }});
-  }
-  write_safetensors(folder + "/model.safetensors", entries, {{"format", "pt"}});
+  write_safetensors(folder + "/model.safetensors",
+                    dense_tensors(decoder.stream(), job.model, decoder.parameters()), {{"format", "pt"}});
 }
 
 }  // namespace pesc

@@ -13,6 +13,7 @@
 #include "runtime/filesystem/filesystem.h"
 #include "runtime/fitting.h"
 #include "runtime/hf/config_json.h"
+#include "runtime/hf/published_names.h"
 #include "runtime/hf/weight_names.h"
 #include "runtime/machine.h"
 #include "runtime/same_run.h"
@@ -48,8 +49,10 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
         if (world.rank() == 0) LOG(INFO) << note;
       }
     }
-    if (!c.model.path.empty() && weights == BaseWeights::kFromFiles)
+    if (!c.model.path.empty() && weights == BaseWeights::kFromFiles) {
       job.base = std::make_unique<HfFolder>(c.model.path, c.model.links);
+      use_model_names(*job.base, job.model);
+    }
   });
   job.device = device_of(job.config, placement.threads);
   if (job.device.kind == DeviceKind::kCuda) {

@@ -65,6 +65,8 @@ void read_shape(const proto::Shape& p, const FieldChecker& check, ModelSection& 
   check.not_negative("model.shape.initializer_range", p.initializer_range());
   m.rms_norm_eps = p.rms_norm_eps();
   m.rope.theta = p.rope_theta();
+  if (traits.rope_layers == RopeLayers::kListed)
+    m.layers_without_rope = every_nth_layer(m.num_hidden_layers, traits.defaults.no_rope_layer_interval);
   m.tie_word_embeddings = p.tie_word_embeddings();
   out.initializer_range = p.initializer_range();
 }
