@@ -11,7 +11,7 @@
 #include "runtime/config/same_run.h"
 #include "runtime/data/dataset.h"
 #include "runtime/data/special_tokens.h"
-#include "runtime/data/tokenizer.h"
+#include "runtime/tokenizer/tokenizer.h"
 #include "runtime/hf/hf_folder.h"
 #include "runtime/ranks.h"
 

@@ -11,7 +11,7 @@
 #include <string_view>
 #include <vector>
 
-#include "runtime/data/utf8.h"
+#include "runtime/text/utf8.h"
 
 namespace pesc {
 namespace {

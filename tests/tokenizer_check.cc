@@ -4,7 +4,8 @@
 //     {"text": ..., "added": "all" | "ordinary" | "none", "special": true | false}
 //     -> {"ids": [...], "offsets": [[begin, end], ...], "text": ..., "all": ...}    offsets in characters
 //     -> {"error": ...}
-//   tokenizer_check FOLDER --time FILE    tokenises the file's lines once and prints {"open_s", "bytes", "tokens", "s"}
+//   tokenizer_check FOLDER --time FILE    tokenises the file's lines once and prints {"open_s", "bytes",
+//   "tokens", "s"}
 #include <chrono>
 #include <fstream>
 #include <iostream>
@@ -43,7 +44,8 @@ json answer(const Tokenizer& tokenizer, const json& request) {
   }
   characters[text.size()] = text.empty() ? 0 : count + 1;
   json offsets = json::array();
-  for (const TextRange& range : encoding.ranges) offsets.push_back({characters[range.begin], characters[range.end]});
+  for (const TextRange& range : encoding.ranges)
+    offsets.push_back({characters[range.begin], characters[range.end]});
   if (added == "ordinary" && !options.post_processor && tokenizer.encode(text) != encoding.ids)
     throw InternalError("encode() and encode_with_ranges() differ");
   return {{"ids", encoding.ids},

@@ -6,7 +6,7 @@
 #include "ops/core/check.h"
 #include "runtime/data/json_mistake.h"
 #include "runtime/data/row_events.h"
-#include "runtime/data/utf8.h"
+#include "runtime/text/utf8.h"
 
 namespace pesc {
 namespace {

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "model/config.h"
-#include "runtime/data/tokenizer.h"
+#include "runtime/tokenizer/tokenizer.h"
 #include "runtime/hf/mapped_file.h"
 
 namespace pesc {

@@ -43,7 +43,8 @@ class AddedTokenFinder {
   [[nodiscard]] bool allowed(const AddedToken& token, const Piece& piece, size_t begin, size_t end,
                              const EncodeOptions& options) const;
   // Index of the longest allowed token at `begin`, with its end; -1.
-  [[nodiscard]] int32_t longest(const Piece& piece, size_t begin, const EncodeOptions& options, size_t& end) const;
+  [[nodiscard]] int32_t longest(const Piece& piece, size_t begin, const EncodeOptions& options,
+                                size_t& end) const;
   std::vector<AddedToken> tokens_;
   std::vector<Node> nodes_;
   bool begins_[256] = {};

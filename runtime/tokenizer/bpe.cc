@@ -4,7 +4,7 @@
 #include <queue>
 
 #include "ops/core/check.h"
-#include "runtime/data/tags.h"
+#include "runtime/text/printable.h"
 #include "runtime/tokenizer/aligned_text.h"
 
 namespace pesc {
@@ -95,6 +95,11 @@ void Bpe::read_merges(const std::vector<std::pair<std::string, std::string>>& me
     if (joined < 0) missing(i, both);
     merges_.insert(a, b, {static_cast<uint32_t>(i), joined});
   }
+  if (!takes_bytes_) return;
+  byte_merges_.resize(size_t{256} * 256);
+  for (size_t a = 0; a < 256; ++a) {
+    for (size_t b = 0; b < 256; ++b) byte_merges_[a * 256 + b] = merges_.find(byte_ids_[a], byte_ids_[b]);
+  }
 }
 
 int32_t Bpe::find(std::string_view name) const {
@@ -158,10 +163,14 @@ void Bpe::first_symbols(std::string_view piece, std::vector<Symbol>& symbols) co
 }
 
 // Joins in place: symbols behind the joined pair move up.
-void Bpe::join_few(std::vector<Symbol>& symbols) const {
+void Bpe::join_few(std::string_view piece, std::vector<Symbol>& symbols) const {
   Merge merges[kFew];
   size_t count = symbols.size();
-  for (size_t i = 0; i + 1 < count; ++i) merges[i] = merges_.find(symbols[i].id, symbols[i + 1].id);
+  for (size_t i = 0; i + 1 < count; ++i) {
+    merges[i] = takes_bytes_ ? byte_merges_[static_cast<unsigned char>(piece[i]) * size_t{256} +
+                                            static_cast<unsigned char>(piece[i + 1])]
+                             : merges_.find(symbols[i].id, symbols[i + 1].id);
+  }
   while (count > 1) {
     size_t best = count;
     uint32_t rank = UINT32_MAX;
@@ -240,7 +249,7 @@ void Bpe::tokenize(std::string_view piece, std::vector<int32_t>& ids, std::vecto
   thread_local Workspace space;
   first_symbols(piece, space.symbols);
   if (space.symbols.size() <= kFew) {
-    join_few(space.symbols);
+    join_few(piece, space.symbols);
   } else {
     join_many(space.symbols, space);
   }

@@ -1,5 +1,5 @@
-// Byte-pair encoding of one piece: its characters, or its bytes, are joined pair by pair, the pair of the lowest rank
-// first and of equal ones the leftmost.
+// Byte-pair encoding of one piece: its characters, or its bytes, are joined pair by pair, the pair of the
+// lowest rank first and of equal ones the leftmost.
 #pragma once
 
 #include <cstddef>
@@ -28,12 +28,12 @@ struct BpeParts {
 
 class Bpe {
  public:
-  // `byte_level`: the last pre-tokenizer writes bytes in the byte-level alphabet. Throws DataError for merges of
-  // pieces that are not there.
+  // `byte_level`: the last pre-tokenizer writes bytes in the byte-level alphabet. Throws DataError for merges
+  // of pieces that are not there.
   Bpe(BpeParts parts, bool byte_level);
 
-  // Whether tokenize() takes a piece's bytes themselves instead of their characters of the byte-level alphabet:
-  // with a byte-level vocabulary that has all 256.
+  // Whether tokenize() takes a piece's bytes themselves instead of their characters of the byte-level
+  // alphabet: with a byte-level vocabulary that has all 256.
   [[nodiscard]] bool takes_bytes() const { return takes_bytes_; }
   // Appends the ids of a piece, and to `lengths`, where it is given, of how many of its bytes each is made.
   // Throws DataError where the unknown token is needed and missing.
@@ -57,7 +57,7 @@ class Bpe {
   void read_merges(const std::vector<std::pair<std::string, std::string>>& merges);
   void first_symbols(std::string_view piece, std::vector<Symbol>& symbols) const;
   [[nodiscard]] int32_t unknown_or_throw() const;
-  void join_few(std::vector<Symbol>& symbols) const;
+  void join_few(std::string_view piece, std::vector<Symbol>& symbols) const;
   void join_many(std::vector<Symbol>& symbols, Workspace& space) const;
 
   std::vector<std::string> names_;
@@ -66,6 +66,7 @@ class Bpe {
   NameTable table_;   // text to id, as tokenize() takes it
   NameTable others_;  // names that are not of the byte-level alphabet, which no text gives
   MergeTable merges_;
+  std::vector<Merge> byte_merges_;  // with takes_bytes(): of the bytes a and b at 256 * a + b
   std::string unk_token_;
   int32_t unknown_ = -1;
   bool has_unk_token_ = false;

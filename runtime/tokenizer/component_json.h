@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "ops/core/check.h"
-#include "runtime/data/tags.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 

@@ -2,7 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "runtime/data/utf8.h"
+#include "runtime/text/utf8.h"
 #include "runtime/tokenizer/aligned_text.h"
 #include "runtime/tokenizer/component_json.h"
 #include "runtime/tokenizer/normalizer.h"
@@ -160,15 +160,16 @@ void append(const json& j, std::vector<std::unique_ptr<Decoder>>& out, int depth
     out.push_back(std::make_unique<ByteLevelDecoder>());
   } else if (type == "Replace") {
     Pattern pattern = read_pattern(part.at("pattern"), "decoder Replace");
-    if (pattern.can_match_nothing()) part.refuse("has a pattern that also matches nothing, which is not supported");
+    if (pattern.can_match_nothing())
+      part.refuse("has a pattern that also matches nothing, which is not supported");
     out.push_back(std::make_unique<ReplaceDecoder>(std::move(pattern), part.text("content")));
   } else if (type == "Fuse") {
     out.push_back(std::make_unique<FuseDecoder>());
   } else if (type == "ByteFallback") {
     out.push_back(std::make_unique<ByteFallbackDecoder>());
   } else if (type == "Strip") {
-    out.push_back(
-        std::make_unique<StripDecoder>(one_character(part, "content"), part.count("start"), part.count("stop")));
+    out.push_back(std::make_unique<StripDecoder>(one_character(part, "content"), part.count("start"),
+                                                 part.count("stop")));
   } else if (type == "Metaspace") {
     const bool never = (j.contains("prepend_scheme") && part.text("prepend_scheme") == "never") ||
                        !part.boolean("add_prefix_space", true);
@@ -201,7 +202,8 @@ std::string with_replacements(std::string bytes) {
     rest.remove_prefix(valid);
     if (rest.empty()) return out;
     out += kReplacement;
-    // The longest part that a character could begin with: it is one where some bytes behind it would complete it.
+    // The longest part that a character could begin with: it is one where some bytes behind it would complete
+    // it.
     size_t part = 1;
     static constexpr std::string_view kEnds[] = {"\x80", "\x80\x80"};
     for (size_t longer = rest.size() < 3 ? rest.size() : 3; longer > 1 && part == 1; --longer) {

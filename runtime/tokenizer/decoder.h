@@ -1,5 +1,5 @@
-// The decoders of a tokenizer.json, which make text of the names of tokens: Replace, ByteFallback, Fuse, Strip,
-// ByteLevel, Metaspace and sequences of them.
+// The decoders of a tokenizer.json, which make text of the names of tokens: Replace, ByteFallback, Fuse,
+// Strip, ByteLevel, Metaspace and sequences of them.
 #pragma once
 
 #include <memory>

@@ -5,7 +5,7 @@
 #include <unordered_set>
 
 #include "ops/core/check.h"
-#include "runtime/data/utf8.h"
+#include "runtime/text/utf8.h"
 #include "runtime/tokenizer/added_tokens.h"
 #include "runtime/tokenizer/bpe.h"
 #include "runtime/tokenizer/decoder.h"
@@ -42,7 +42,8 @@ class JsonTokenizer : public Tokenizer {
   [[nodiscard]] std::vector<int32_t> encode(std::string_view text) const override {
     return run(text, {}, false, SIZE_MAX).encoding.ids;
   }
-  [[nodiscard]] Encoding encode_with_ranges(std::string_view text, const EncodeOptions& options) const override {
+  [[nodiscard]] Encoding encode_with_ranges(std::string_view text,
+                                            const EncodeOptions& options) const override {
     return run(text, options, true, SIZE_MAX).encoding;
   }
   [[nodiscard]] EncodedStart encode_start(std::string_view text, int64_t limit) const override {
@@ -51,7 +52,9 @@ class JsonTokenizer : public Tokenizer {
   }
 
   [[nodiscard]] std::string decode(std::span<const int32_t> ids) const override { return decoded(ids, true); }
-  [[nodiscard]] std::string decode_all(std::span<const int32_t> ids) const override { return decoded(ids, false); }
+  [[nodiscard]] std::string decode_all(std::span<const int32_t> ids) const override {
+    return decoded(ids, false);
+  }
 
   [[nodiscard]] int32_t vocab_size() const override { return end_; }
   [[nodiscard]] int32_t bos_id() const override { return begin_id_; }
@@ -122,7 +125,8 @@ class JsonTokenizer : public Tokenizer {
     PieceSink& next_;
   };
 
-  [[nodiscard]] Run run(std::string_view text, const EncodeOptions& options, bool ranges, size_t limit) const {
+  [[nodiscard]] Run run(std::string_view text, const EncodeOptions& options, bool ranges,
+                        size_t limit) const {
     check_text(text);
     Run out;
     const bool spaces = ranges && options.trim_offsets && p_.post_processor.trims();

@@ -31,7 +31,8 @@ std::string named_token(const std::string& folder, const char* key, Links links)
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> open_json_tokenizer(const std::string& folder, const SpecialPieces& special, Links links) {
+std::unique_ptr<Tokenizer> open_json_tokenizer(const std::string& folder, const SpecialPieces& special,
+                                               Links links) {
   const MappedFile file(path_in_folder(folder, kFileName, folder, links));
   check_first_bytes(file.first_bytes(), file.path(), FileUse::kJson);
   if (file.size() > kMaxBytes)
@@ -39,7 +40,8 @@ std::unique_ptr<Tokenizer> open_json_tokenizer(const std::string& folder, const 
   std::string text(file.size(), '\0');
   file.read_at(0, std::as_writable_bytes(std::span(text.data(), text.size())));
   return parse_json_tokenizer(without_byte_order_mark(text), file.path(), special,
-                              named_token(folder, "bos_token", links), named_token(folder, "eos_token", links));
+                              named_token(folder, "bos_token", links),
+                              named_token(folder, "eos_token", links));
 }
 
 }  // namespace pesc

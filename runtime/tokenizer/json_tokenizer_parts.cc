@@ -5,7 +5,7 @@
 #include <unordered_map>
 
 #include "ops/core/check.h"
-#include "runtime/data/tags.h"
+#include "runtime/text/printable.h"
 #include "runtime/tokenizer/tokenizer_file.h"
 
 namespace pesc {
@@ -33,10 +33,12 @@ void read_model(const json& model, BpeParts& parts) {
   if (!model.is_object()) throw DataError("has no \"model\"");
   const json& type = part_of(model, "type");
   if (!type.is_null() && type != "BPE") {
-    throw DataError(str_cat("model ", made_printable(type.is_string() ? type.get<std::string>() : type.dump()),
+    throw DataError(str_cat("model ",
+                            made_printable(type.is_string() ? type.get<std::string>() : type.dump()),
                             ": is not supported; supported is BPE"));
   }
-  if (!model.contains("vocab") || !model.contains("merges")) throw DataError("model: has no \"vocab\" or no \"merges\"");
+  if (!model.contains("vocab") || !model.contains("merges"))
+    throw DataError("model: has no \"vocab\" or no \"merges\"");
   for (const char* name : {"vocab", "merges"}) {
     if (model[name] != true) throw DataError(str_cat("model: \"", name, "\" is of another type"));
   }
@@ -76,11 +78,12 @@ AddedToken read_added_token(const json& item, const SpecialPieces& special) {
   return token;
 }
 
-// The library takes a token's id from the vocabulary, or else the next free one, whatever the file says; a file that
-// says otherwise would have other ids here than its model has rows.
+// The library takes a token's id from the vocabulary, or else the next free one, whatever the file says; a
+// file that says otherwise would have other ids here than its model has rows.
 void read_added_tokens(const json& list, const SpecialPieces& special, JsonTokenizerParts& parts) {
   if (list.is_null()) return;
-  if (!list.is_array() || list.size() > kMostAddedTokens) throw DataError("added_tokens: is no list, or too long");
+  if (!list.is_array() || list.size() > kMostAddedTokens)
+    throw DataError("added_tokens: is no list, or too long");
   auto next = static_cast<int32_t>(parts.model.pieces());
   std::unordered_map<std::string, int32_t> ids;
   std::unordered_map<int32_t, size_t> places;
@@ -92,8 +95,8 @@ void read_added_tokens(const json& list, const SpecialPieces& special, JsonToken
     if (token.id < 0) token.id = next++;
     if (item["id"].get<uint64_t>() != static_cast<uint64_t>(token.id)) {
       throw DataError(str_cat("added token '", made_printable(token.content), "': has the id ",
-                              item["id"].get<uint64_t>(), ", but the vocabulary and the tokens before it make it ",
-                              token.id));
+                              item["id"].get<uint64_t>(),
+                              ", but the vocabulary and the tokens before it make it ", token.id));
     }
     token.special |= std::ranges::find(special.ids, int64_t{token.id}) != special.ids.end();
     token.matched = token.content;
@@ -124,8 +127,12 @@ JsonTokenizerParts read_json_tokenizer_parts(std::string_view text, const Specia
   std::vector<std::unique_ptr<PreTokenizer>> pre_tokenizers =
       read_pre_tokenizers(part_of(file.rest, "pre_tokenizer"));
   const bool byte_level = !pre_tokenizers.empty() && pre_tokenizers.back()->is_byte_level();
-  JsonTokenizerParts parts{read_normalizers(part_of(file.rest, "normalizer")), std::move(pre_tokenizers),
-                           Bpe(std::move(file.model), byte_level), {}, {}, {}};
+  JsonTokenizerParts parts{read_normalizers(part_of(file.rest, "normalizer")),
+                           std::move(pre_tokenizers),
+                           Bpe(std::move(file.model), byte_level),
+                           {},
+                           {},
+                           {}};
   if (parts.model.takes_bytes()) parts.pre_tokenizers.back()->keep_bytes();
   parts.post_processor.read(part_of(file.rest, "post_processor"));
   parts.decoders = read_decoders(part_of(file.rest, "decoder"));

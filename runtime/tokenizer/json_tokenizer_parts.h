@@ -25,6 +25,7 @@ struct JsonTokenizerParts {
 };
 
 // Throws DataError, which does not name the file.
-[[nodiscard]] JsonTokenizerParts read_json_tokenizer_parts(std::string_view text, const SpecialPieces& special);
+[[nodiscard]] JsonTokenizerParts read_json_tokenizer_parts(std::string_view text,
+                                                           const SpecialPieces& special);
 
 }  // namespace pesc

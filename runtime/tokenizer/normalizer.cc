@@ -37,7 +37,8 @@ class Form : public Normalizer {
 class Lowercase : public Normalizer {
  public:
   [[nodiscard]] Piece normalize(const Piece& piece, AlignedText& storage) const override {
-    return changed(piece, storage, [&](AlignedText& text) { text.transform(unicode::lowercase(piece.text)); });
+    return changed(piece, storage,
+                   [&](AlignedText& text) { text.transform(unicode::lowercase(piece.text)); });
   }
 };
 
@@ -86,7 +87,8 @@ class Prepend : public Normalizer {
 
 class Replace : public Normalizer {
  public:
-  Replace(Pattern pattern, std::string content) : pattern_(std::move(pattern)), content_(std::move(content)) {}
+  Replace(Pattern pattern, std::string content)
+      : pattern_(std::move(pattern)), content_(std::move(content)) {}
   [[nodiscard]] Piece normalize(const Piece& piece, AlignedText& storage) const override {
     const std::vector<TextRange> found = all_matches(pattern_, piece.text);
     if (found.empty()) return piece;
@@ -114,7 +116,8 @@ void append(const json& j, std::vector<std::unique_ptr<Normalizer>>& out, int de
     out.push_back(std::make_unique<Prepend>(part.text("prepend")));
   } else if (type == "Replace") {
     Pattern pattern = read_pattern(part.at("pattern"), "normalizer Replace");
-    if (pattern.can_match_nothing()) part.refuse("has a pattern that also matches nothing, which is not supported");
+    if (pattern.can_match_nothing())
+      part.refuse("has a pattern that also matches nothing, which is not supported");
     out.push_back(std::make_unique<Replace>(std::move(pattern), part.text("content")));
   } else {
     part.refuse_type("NFC, NFD, Replace, Prepend, Strip, Lowercase and Sequence");

@@ -12,14 +12,15 @@
 namespace pesc {
 namespace {
 
-// One search ends in an error after so many steps back; of all searches in a text together, processor time counts.
-constexpr uint32_t kMostSteps = 20'000'000;
+// One search ends in an error after so many steps back; of all searches in a text together, processor time
+// counts.
+constexpr uint32_t kMostSteps = 5'000'000;
 constexpr uint32_t kMostHeapKib = 64 << 10;
 constexpr size_t kStackStart = 32 << 10;
 constexpr size_t kStackMost = size_t{64} << 20;
-constexpr int kSearchesPerLook = 256;
-constexpr double kSeconds = 30;
-constexpr double kSecondsPerMiB = 10;
+constexpr int kSearchesPerLook = 64;
+constexpr double kSeconds = 2;
+constexpr double kSecondsPerMiB = 4;
 
 double processor_seconds() {
   timespec now{};
@@ -118,15 +119,17 @@ bool Pattern::Matches::search(TextRange& match) {
     const double now = processor_seconds();
     if (searches_ == kSearchesPerLook) started_ = now;
     if (now - started_ > kSeconds + kSecondsPerMiB * static_cast<double>(text_.size()) / (1 << 20)) {
-      throw DataError(str_cat("the pattern '", pattern.text, "' takes more than ", static_cast<int>(now - started_),
-                              " s for a text of ", text_.size(), " bytes; it steps back without end"));
+      throw DataError(str_cat("the pattern '", pattern.text, "' takes more than ",
+                              static_cast<int>(now - started_), " s for a text of ", text_.size(),
+                              " bytes; it steps back without end"));
     }
   }
   const Workspace& space = workspace();
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(text_.data());
   const int result =
       pattern.jit ? pcre2_jit_match(pattern.code, subject, text_.size(), from_, 0, space.data, space.context)
-                  : pcre2_match(pattern.code, subject, text_.size(), from_, PCRE2_NO_UTF_CHECK, space.data, space.context);
+                  : pcre2_match(pattern.code, subject, text_.size(), from_, PCRE2_NO_UTF_CHECK, space.data,
+                                space.context);
   if (result == PCRE2_ERROR_NOMATCH) return false;
   if (result < 0) {
     throw DataError(str_cat("the pattern '", pattern.text, "' cannot be searched for from byte ", from_,

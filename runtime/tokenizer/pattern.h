@@ -1,4 +1,5 @@
-// What a tokenizer.json splits or replaces: a string, or a regular expression (PCRE2, compiled to machine code).
+// What a tokenizer.json splits or replaces: a string, or a regular expression (PCRE2, compiled to machine
+// code).
 #pragma once
 
 #include <cstddef>

@@ -5,7 +5,7 @@
 #include <optional>
 
 #include "ops/core/check.h"
-#include "runtime/data/utf8.h"
+#include "runtime/text/utf8.h"
 #include "runtime/tokenizer/unicode.h"
 
 namespace pesc {
@@ -25,7 +25,8 @@ std::string hex(char32_t c) {
 std::string written(const CharSet& set) {
   std::vector<unicode::CharRange> ranges = set.ranges();
   if (ranges.empty()) return "(?!)";
-  std::ranges::stable_sort(ranges, [](const auto& a, const auto& b) { return a.last - a.first > b.last - b.first; });
+  std::ranges::stable_sort(ranges,
+                           [](const auto& a, const auto& b) { return a.last - a.first > b.last - b.first; });
   std::string out = "[";
   for (const auto& r : ranges) {
     out += hex(r.first);
@@ -39,7 +40,8 @@ class Rewriter {
   explicit Rewriter(std::string_view pattern) : text_(pattern) {}
 
   std::string all() {
-    if (const size_t valid = valid_utf8_prefix(text_); valid != text_.size()) refuse(valid, "bytes that are no UTF-8");
+    if (const size_t valid = valid_utf8_prefix(text_); valid != text_.size())
+      refuse(valid, "bytes that are no UTF-8");
     if (text_.empty()) refuse(0, "nothing");
     // At the start, and there alone, an option holds for the whole pattern.
     if (text_.starts_with("(?i)")) {
@@ -53,9 +55,10 @@ class Rewriter {
 
  private:
   [[noreturn]] void refuse(size_t at, const std::string& what) const {
-    throw DataError(str_cat("the pattern '", text_, "' has ", what, " at byte ", at,
-                            ", which is not supported; supported are literals, classes, general categories as in "
-                            "\\p{L}, \\s, \\d, groups, look-around and quantifiers"));
+    throw DataError(
+        str_cat("the pattern '", text_, "' has ", what, " at byte ", at,
+                ", which is not supported; supported are literals, classes, general categories as in "
+                "\\p{L}, \\s, \\d, groups, look-around and quantifiers"));
   }
   [[nodiscard]] bool ended() const { return at_ == text_.size(); }
   [[nodiscard]] char peek() const { return ended() ? '\0' : text_[at_]; }
@@ -227,8 +230,10 @@ class Rewriter {
     if (ended()) refuse(place, "a \\ at its end");
     const char kind = text_[at_++];
     switch (kind) {
-      case 's': return unicode::regex_space();
-      case 'S': return unicode::regex_space().complement();
+      case 's':
+        return unicode::regex_space();
+      case 'S':
+        return unicode::regex_space().complement();
       case 'd':
       case 'D': {
         CharSet digits;
@@ -236,15 +241,32 @@ class Rewriter {
         return kind == 'd' ? digits : digits.complement();
       }
       case 'p':
-      case 'P': return property(place, kind == 'P');
-      case 't': c = U'\t'; return std::nullopt;
-      case 'n': c = U'\n'; return std::nullopt;
-      case 'r': c = U'\r'; return std::nullopt;
-      case 'f': c = U'\f'; return std::nullopt;
-      case 'v': c = U'\v'; return std::nullopt;
-      case 'a': c = U'\a'; return std::nullopt;
-      case 'e': c = 0x1B; return std::nullopt;
-      case 'u': c = hex_digits(place, 4); return std::nullopt;
+      case 'P':
+        return property(place, kind == 'P');
+      case 't':
+        c = U'\t';
+        return std::nullopt;
+      case 'n':
+        c = U'\n';
+        return std::nullopt;
+      case 'r':
+        c = U'\r';
+        return std::nullopt;
+      case 'f':
+        c = U'\f';
+        return std::nullopt;
+      case 'v':
+        c = U'\v';
+        return std::nullopt;
+      case 'a':
+        c = U'\a';
+        return std::nullopt;
+      case 'e':
+        c = 0x1B;
+        return std::nullopt;
+      case 'u':
+        c = hex_digits(place, 4);
+        return std::nullopt;
       case 'x': {
         if (take("{")) {
           c = hex_digits(place, 0);
@@ -254,7 +276,8 @@ class Rewriter {
         }
         return std::nullopt;
       }
-      default: break;
+      default:
+        break;
     }
     if (std::ispunct(static_cast<unsigned char>(kind)) == 0 && kind != ' ')
       refuse(place, str_cat("'", text_.substr(place, 2), "'"));
@@ -271,10 +294,12 @@ class Rewriter {
     for (; at_ < end; ++at_) {
       const auto digit = static_cast<unsigned char>(text_[at_]);
       if (std::isxdigit(digit) == 0) refuse(place, "an unfinished character code");
-      value = value * 16 + static_cast<char32_t>(std::isdigit(digit) != 0 ? digit - '0' : std::tolower(digit) - 'a' + 10);
+      value = value * 16 +
+              static_cast<char32_t>(std::isdigit(digit) != 0 ? digit - '0' : std::tolower(digit) - 'a' + 10);
     }
     if (digits == 0) ++at_;
-    if (value > unicode::kLast || (value >= 0xD800 && value < 0xE000)) refuse(place, "a code of no character");
+    if (value > unicode::kLast || (value >= 0xD800 && value < 0xE000))
+      refuse(place, "a code of no character");
     return value;
   }
 

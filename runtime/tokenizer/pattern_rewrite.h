@@ -1,7 +1,8 @@
 // A regular expression of a tokenizer.json, written for the Oniguruma library, as one for PCRE2.
 //
-// Every class (\p{L}, \s, [^\r\n]) becomes a list of ranges from our own tables, so that PCRE2's version of Unicode
-// does not matter. What the two libraries read differently is written out; what is not known here is refused.
+// Every class (\p{L}, \s, [^\r\n]) becomes a list of ranges from our own tables, so that PCRE2's version of
+// Unicode does not matter. What the two libraries read differently is written out; what is not known here is
+// refused.
 #pragma once
 
 #include <string>

@@ -35,10 +35,13 @@ bool PieceCache::find(std::string_view piece, uint64_t hash, std::vector<int32_t
     const uint64_t version = slot.version.load(std::memory_order_acquire);
     if (version % 2 != 0) continue;
     std::array<uint64_t, kWords> words;
-    for (size_t i = 0; i < kWords; ++i) words[i] = slot.words[i].load(std::memory_order_acquire);
-    if (slot.version.load(std::memory_order_relaxed) != version) continue;
+    words[0] = slot.words[0].load(std::memory_order_acquire);
     const auto* bytes = reinterpret_cast<const unsigned char*>(words.data());
-    if (bytes[0] != piece.size() || std::memcmp(bytes + kHead, piece.data(), piece.size()) != 0) continue;
+    const size_t used = kHead + size_t{bytes[0]} + size_t{3} * bytes[1];
+    if (bytes[0] != piece.size() || used > kRoom) continue;
+    for (size_t i = 1; i * 8 < used; ++i) words[i] = slot.words[i].load(std::memory_order_acquire);
+    if (slot.version.load(std::memory_order_relaxed) != version) continue;
+    if (std::memcmp(bytes + kHead, piece.data(), piece.size()) != 0) continue;
     const unsigned char* id = bytes + kHead + piece.size();
     for (unsigned n = bytes[1]; n > 0; --n, id += 3)
       ids.push_back(static_cast<int32_t>(id[0] | unsigned{id[1]} << 8 | unsigned{id[2]} << 16));
@@ -51,16 +54,15 @@ void PieceCache::insert(std::string_view piece, uint64_t hash, std::span<const i
   constexpr size_t kRoom = kWords * 8;
   if (piece.empty() || kHead + piece.size() + 3 * ids.size() > kRoom) return;
   std::array<uint64_t, kWords> words{};
-  auto* bytes = reinterpret_cast<unsigned char*>(words.data());
+  std::array<unsigned char, kRoom> bytes{};
   bytes[0] = static_cast<unsigned char>(piece.size());
   bytes[1] = static_cast<unsigned char>(ids.size());
-  std::memcpy(bytes + kHead, piece.data(), piece.size());
-  unsigned char* to = bytes + kHead + piece.size();
+  std::memcpy(bytes.data() + kHead, piece.data(), piece.size());
+  size_t to = kHead + piece.size();
   for (const int32_t id : ids) {
-    *to++ = static_cast<unsigned char>(id);
-    *to++ = static_cast<unsigned char>(id >> 8);
-    *to++ = static_cast<unsigned char>(id >> 16);
+    for (const int shift : {0, 8, 16}) bytes[to++] = static_cast<unsigned char>(id >> shift);
   }
+  std::memcpy(words.data(), bytes.data(), kRoom);
   const size_t first = hash & (kSlots - 1);
   Slot* slot = &slots_[first];
   // The second place where the first is taken; where both are, either one.
@@ -69,7 +71,8 @@ void PieceCache::insert(std::string_view piece, uint64_t hash, std::span<const i
     if (other->version.load(std::memory_order_relaxed) == 0 || (hash >> 40 & 1) != 0) slot = other;
   }
   uint64_t version = slot->version.load(std::memory_order_relaxed);
-  if (version % 2 != 0 || !slot->version.compare_exchange_strong(version, version + 1, std::memory_order_acquire))
+  if (version % 2 != 0 ||
+      !slot->version.compare_exchange_strong(version, version + 1, std::memory_order_acquire))
     return;  // another thread writes there
   for (size_t i = 0; i < kWords; ++i) slot->words[i].store(words[i], std::memory_order_release);
   slot->version.store(version + 2, std::memory_order_release);

@@ -11,8 +11,8 @@
 
 namespace pesc {
 
-// A slot is one cache line and holds one short piece. A piece has two slots that it may stand in; a new one takes
-// the place of another. A reader that meets a writer takes the piece for unknown.
+// A slot is one cache line and holds one short piece. A piece has two slots that it may stand in; a new one
+// takes the place of another. A reader that meets a writer takes the piece for unknown.
 class PieceCache {
  public:
   static constexpr size_t kBytes = size_t{32} << 20;

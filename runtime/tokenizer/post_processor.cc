@@ -46,7 +46,8 @@ void append_part(const Component& part, const json& item, std::vector<int32_t>& 
     part.refuse("\"single\" has an item that is neither a Sequence nor a SpecialToken");
   const std::string id = (*item.begin())["id"].get<std::string>();
   if (item.begin().key() == "Sequence") {
-    if (id != "A") part.refuse(str_cat("\"single\" has the sequence ", made_printable(id), "; there is A alone"));
+    if (id != "A")
+      part.refuse(str_cat("\"single\" has the sequence ", made_printable(id), "; there is A alone"));
     parts.push_back(text);
     return;
   }
@@ -107,8 +108,8 @@ bool PostProcessor::trims() const {
   return std::ranges::any_of(steps_, [](const Step& step) { return step.trims; });
 }
 
-void PostProcessor::apply(std::string_view text, const EncodeOptions& options, std::vector<TokenSpaces> spaces,
-                          Encoding& encoding) const {
+void PostProcessor::apply(std::string_view text, const EncodeOptions& options,
+                          std::vector<TokenSpaces> spaces, Encoding& encoding) const {
   for (const Step& step : steps_) {
     if (step.trims && options.trim_offsets) {
       for (size_t i = 0; i < encoding.ids.size(); ++i)
@@ -121,7 +122,7 @@ void PostProcessor::apply(std::string_view text, const EncodeOptions& options, s
     encoding.ids.insert(encoding.ids.end(), middle + 1, step.parts.end());
     encoding.ranges.insert(encoding.ranges.begin(), static_cast<size_t>(before), {});
     encoding.ranges.resize(encoding.ids.size());
-    if (!spaces.empty()) {
+    if (options.trim_offsets && trims()) {
       spaces.insert(spaces.begin(), static_cast<size_t>(before), {});
       spaces.resize(encoding.ids.size());
     }

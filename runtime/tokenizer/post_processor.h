@@ -1,5 +1,5 @@
-// The post-processors of a tokenizer.json: what is put around a text's tokens, and which white space their ranges
-// leave out. TemplateProcessing, ByteLevel and sequences of them.
+// The post-processors of a tokenizer.json: what is put around a text's tokens, and which white space their
+// ranges leave out. TemplateProcessing, ByteLevel and sequences of them.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,8 @@ struct TokenSpaces {
 
 class PostProcessor {
  public:
-  // `json` is the file's "post_processor"; null adds and trims nothing. Throws DataError for what is not supported.
+  // `json` is the file's "post_processor"; null adds and trims nothing. Throws DataError for what is not
+  // supported.
   void read(const nlohmann::json& json);
   // The highest id that is added; -1.
   [[nodiscard]] int32_t highest_id() const;

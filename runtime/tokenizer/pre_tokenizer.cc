@@ -15,11 +15,11 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* kGpt2 =
-    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr const char* kGpt2 = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
 // `invert`: what the pattern does not match are the delimiters.
-bool split_at(const Piece& piece, const Pattern& pattern, SplitBehavior behavior, bool invert, PieceSink& sink) {
+bool split_at(const Piece& piece, const Pattern& pattern, SplitBehavior behavior, bool invert,
+              PieceSink& sink) {
   SplitPieces parts(piece, behavior, sink);
   Pattern::Matches matches(pattern, piece.text);
   size_t done = 0;
@@ -33,7 +33,8 @@ bool split_at(const Piece& piece, const Pattern& pattern, SplitBehavior behavior
 
 // Each character that `is_delimiter` picks is one.
 template <class Picks>
-bool split_at_characters(const Piece& piece, const Picks& is_delimiter, SplitBehavior behavior, PieceSink& sink) {
+bool split_at_characters(const Piece& piece, const Picks& is_delimiter, SplitBehavior behavior,
+                         PieceSink& sink) {
   SplitPieces parts(piece, behavior, sink);
   size_t done = 0;
   for (size_t at = 0; at < piece.text.size();) {
@@ -65,7 +66,8 @@ class Characters : public PreTokenizer {
  public:
   Characters(const unicode::CharSet& set, SplitBehavior behavior) : set_(set), behavior_(behavior) {}
   bool cut(const Piece& piece, PieceSink& sink) const override {
-    return split_at_characters(piece, [&](char32_t c) { return set_.contains(c); }, behavior_, sink);
+    return split_at_characters(
+        piece, [&](char32_t c) { return set_.contains(c); }, behavior_, sink);
   }
 
  private:
@@ -116,7 +118,10 @@ class Metaspace : public PreTokenizer {
  public:
   enum class Prepend { kFirst, kNever, kAlways };
   Metaspace(std::string replacement, Prepend prepend, bool split)
-      : replacement_(std::move(replacement)), prepend_(prepend), split_(split), spaces_(Pattern::literal(" ")) {
+      : replacement_(std::move(replacement)),
+        prepend_(prepend),
+        split_(split),
+        spaces_(Pattern::literal(" ")) {
     size_t at = 0;
     mark_ = unicode::next_char(replacement_, at);
   }
@@ -128,7 +133,8 @@ class Metaspace : public PreTokenizer {
     if (wanted && !text.text().starts_with(replacement_)) text.prepend(replacement_);
     const Piece changed = text.piece(piece.origin);
     if (!split_) return sink.take(changed);
-    return split_at_characters(changed, [&](char32_t c) { return c == mark_; }, SplitBehavior::kMergedWithNext, sink);
+    return split_at_characters(
+        changed, [&](char32_t c) { return c == mark_; }, SplitBehavior::kMergedWithNext, sink);
   }
 
  private:
@@ -163,7 +169,8 @@ std::unique_ptr<PreTokenizer> read_metaspace(const Component& part) {
     } else if (scheme == "never") {
       prepend = Metaspace::Prepend::kNever;
     } else if (scheme != "always") {
-      part.refuse(str_cat("the prepend_scheme '", made_printable(scheme), "' is none of first, never and always"));
+      part.refuse(
+          str_cat("the prepend_scheme '", made_printable(scheme), "' is none of first, never and always"));
     }
   }
   if (!part.boolean("add_prefix_space", true)) {
@@ -184,7 +191,8 @@ void append(const json& j, std::vector<std::unique_ptr<PreTokenizer>>& out, int 
     out.push_back(std::make_unique<Split>(read_pattern(part.at("pattern"), "pre_tokenizer Split"),
                                           read_behavior(part), part.boolean("invert")));
   } else if (type == "ByteLevel") {
-    out.push_back(std::make_unique<ByteLevel>(part.boolean("add_prefix_space"), part.boolean("use_regex", true)));
+    out.push_back(
+        std::make_unique<ByteLevel>(part.boolean("add_prefix_space"), part.boolean("use_regex", true)));
   } else if (type == "Digits") {
     const bool individual = part.boolean("individual_digits");
     out.push_back(std::make_unique<Characters>(

@@ -1,5 +1,5 @@
-// The pre-tokenizers of a tokenizer.json, which cut a text into the pieces that the model sees: Split, ByteLevel,
-// Digits, Metaspace, Punctuation and sequences of them.
+// The pre-tokenizers of a tokenizer.json, which cut a text into the pieces that the model sees: Split,
+// ByteLevel, Digits, Metaspace, Punctuation and sequences of them.
 #pragma once
 
 #include <memory>
@@ -27,7 +27,8 @@ class PreTokenizer {
   virtual void keep_bytes() {}
 };
 
-// In order. `json` is the file's "pre_tokenizer"; null gives none. Throws DataError for what is not supported.
+// In order. `json` is the file's "pre_tokenizer"; null gives none. Throws DataError for what is not
+// supported.
 [[nodiscard]] std::vector<std::unique_ptr<PreTokenizer>> read_pre_tokenizers(const nlohmann::json& json);
 
 }  // namespace pesc

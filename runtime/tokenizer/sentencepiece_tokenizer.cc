@@ -7,9 +7,9 @@
 #include <utility>
 
 #include "ops/core/check.h"
-#include "runtime/data/utf8.h"
 #include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/mapped_file.h"
+#include "runtime/text/utf8.h"
 #include "runtime/tokenizer/added_tokens.h"
 #include "runtime/tokenizer/piece_borders.h"
 #include "runtime/tokenizer/sentencepiece_file.h"
@@ -67,7 +67,8 @@ class SentencePieceTokenizer : public Tokenizer {
   }
 
   // Control pieces are this file's special added tokens; its user-defined pieces are always found.
-  [[nodiscard]] Encoding encode_with_ranges(std::string_view text, const EncodeOptions& options) const override {
+  [[nodiscard]] Encoding encode_with_ranges(std::string_view text,
+                                            const EncodeOptions& options) const override {
     if (const size_t valid = valid_utf8_prefix(text); valid != text.size()) {
       throw DataError(str_cat("a text cannot be tokenised: byte ", valid, " of ", text.size(),
                               " begins no UTF-8 character; write it as UTF-8"));
@@ -196,13 +197,15 @@ class SentencePieceTokenizer : public Tokenizer {
       // Of the bytes of a character the library gives all but the last an empty range.
       const size_t begin = part.begin + piece.begin();
       const size_t end = part.begin + piece.end();
-      out.ranges.push_back(end > begin ? part.cut(begin - part.begin, end - part.begin).source_range(0, end - begin)
-                                       : TextRange{begin, begin});
+      out.ranges.push_back(end > begin
+                               ? part.cut(begin - part.begin, end - part.begin).source_range(0, end - begin)
+                               : TextRange{begin, begin});
     }
     // An empty range before one that is not, both of one character's bytes, is the character's too.
     for (size_t i = out.ids.size(); i-- > 1;) {
       const bool byte = processor_.IsByte(out.ids[i]) && processor_.IsByte(out.ids[i - 1]);
-      if (byte && out.ranges[i - 1].begin == out.ranges[i - 1].end && out.ranges[i - 1].end == out.ranges[i].begin)
+      if (byte && out.ranges[i - 1].begin == out.ranges[i - 1].end &&
+          out.ranges[i - 1].end == out.ranges[i].begin)
         out.ranges[i - 1] = out.ranges[i];
     }
   }
@@ -217,7 +220,8 @@ class SentencePieceTokenizer : public Tokenizer {
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> open_sentencepiece_tokenizer(const std::string& path, const SpecialPieces& special) {
+std::unique_ptr<Tokenizer> open_sentencepiece_tokenizer(const std::string& path,
+                                                        const SpecialPieces& special) {
   return std::make_unique<SentencePieceTokenizer>(path, special);
 }
 

@@ -19,15 +19,18 @@ class SplitPieces {
     const bool after_delimiter = previous_;
     previous_ = delimiter;
     switch (behavior_) {
-      case SplitBehavior::kRemoved: return delimiter || give(begin, end);
-      case SplitBehavior::kIsolated: return give(begin, end);
+      case SplitBehavior::kRemoved:
+        return delimiter || give(begin, end);
+      case SplitBehavior::kIsolated:
+        return give(begin, end);
       case SplitBehavior::kContiguous:
         if (held_ && delimiter == after_delimiter) return extend(end);
         return hold(begin, end);
       case SplitBehavior::kMergedWithPrevious:
         if (held_ && delimiter && !after_delimiter) return extend(end);
         return hold(begin, end);
-      case SplitBehavior::kMergedWithNext: break;
+      case SplitBehavior::kMergedWithNext:
+        break;
     }
     if (delimiter) return hold(begin, end);
     if (!held_) return give(begin, end);

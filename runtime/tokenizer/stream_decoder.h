@@ -21,10 +21,11 @@ class StreamDecoder {
   [[nodiscard]] std::string finish();
 
  private:
-  void shorten_window(size_t held);
+  static constexpr size_t kLongestWindow = 256;
+  void shorten_window(const std::string& text);
   const Tokenizer& tokenizer_;
   std::vector<int32_t> window_;
-  size_t printed_ = 0;  // bytes of decode(window_) that are out
+  std::string printed_;  // what of decode(window_) is out
 };
 
 }  // namespace pesc

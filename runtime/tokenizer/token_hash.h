@@ -1,4 +1,5 @@
-// Hash tables of a model: names to ids, and pairs of ids to what they merge into. Filled once, then only read.
+// Hash tables of a model: names to ids, and pairs of ids to what they merge into. Filled once, then only
+// read.
 #pragma once
 
 #include <xxhash.h>
@@ -41,7 +42,8 @@ class NameTable {
     if (slots_.empty()) return -1;
     const uint64_t hash = hash_of(name);
     for (size_t at = hash & (slots_.size() - 1); slots_[at].id >= 0; at = (at + 1) & (slots_.size() - 1)) {
-      if (slots_[at].mark == static_cast<uint32_t>(hash >> 32) && name_of(slots_[at]) == name) return slots_[at].id;
+      if (slots_[at].mark == static_cast<uint32_t>(hash >> 32) && name_of(slots_[at]) == name)
+        return slots_[at].id;
     }
     return -1;
   }

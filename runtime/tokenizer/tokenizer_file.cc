@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "ops/core/check.h"
-#include "runtime/data/tags.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -29,15 +29,18 @@ class Reader : public nlohmann::json_sax<json> {
   bool binary(binary_t&) override { return false; }
   bool number_unsigned(number_unsigned_t v) override {
     if (part_ != Part::kVocabulary) return value(v, "a number");
-    if (v >= kMostIds) refuse(str_cat("model.vocab: the piece '", made_printable(name_), "' has the id ", v, "; ",
-                                      kMostIds - 1, " is the highest possible"));
+    if (v >= kMostIds)
+      refuse(str_cat("model.vocab: the piece '", made_printable(name_), "' has the id ", v, "; ",
+                     kMostIds - 1, " is the highest possible"));
     auto& names = file_.model.names;
-    if (v >= names.size()) names.resize(std::max<size_t>(v + 1, std::min<size_t>(names.size() * 2, kMostIds)));
+    if (v >= names.size())
+      names.resize(std::max<size_t>(v + 1, std::min<size_t>(names.size() * 2, kMostIds)));
     highest_ = std::max(highest_, v + 1);
     ++file_.model.pieces;
     if (name_.empty()) return true;  // no text gives it
-    if (!names[v].empty()) refuse(str_cat("model.vocab: '", made_printable(names[v]), "' and '",
-                                          made_printable(name_), "' have the same id ", v));
+    if (!names[v].empty())
+      refuse(str_cat("model.vocab: '", made_printable(names[v]), "' and '", made_printable(name_),
+                     "' have the same id ", v));
     names[v].swap(name_);
     return true;
   }

@@ -4,8 +4,8 @@
 #include <array>
 #include <iterator>
 
-#include "runtime/tokenizer/unicode_tables.h"
 #include "runtime/tokenizer/unicode_numbers.h"
+#include "runtime/tokenizer/unicode_tables.h"
 
 namespace pesc::unicode {
 namespace {
@@ -133,7 +133,8 @@ char32_t next_char(std::string_view text, size_t& at) {
     return (lead & 0x0F) << 12 | (byte(at - 2) & 0x3FU) << 6 | (byte(at - 1) & 0x3FU);
   }
   at += 4;
-  return (lead & 0x07) << 18 | (byte(at - 3) & 0x3FU) << 12 | (byte(at - 2) & 0x3FU) << 6 | (byte(at - 1) & 0x3FU);
+  return (lead & 0x07) << 18 | (byte(at - 3) & 0x3FU) << 12 | (byte(at - 2) & 0x3FU) << 6 |
+         (byte(at - 1) & 0x3FU);
 }
 
 void append_utf8(char32_t c, std::string& out) {

@@ -89,7 +89,8 @@ class Forms {
       c += numbers.next();
       const uint32_t kind = numbers.next();
       std::vector<char32_t> to{numbers.next()};
-      for (uint32_t i = 0; i < kind / 2; ++i) to.push_back(static_cast<char32_t>(0x300 + numbers.next_signed()));
+      for (uint32_t i = 0; i < kind / 2; ++i)
+        to.push_back(static_cast<char32_t>(0x300 + numbers.next_signed()));
       decomposed_.push_back({c, c});
       (kind % 2 != 0 ? again.push_back(c) : never_composed_.push_back({c, c}));
       decompositions_.emplace(c, std::move(to));

@@ -1,4 +1,5 @@
-// The tables that unicode_tables.py writes: numbers of five bits a character, read by runtime/tokenizer/unicode.cc.
+// The tables that unicode_tables.py writes: numbers of five bits a character, read by
+// runtime/tokenizer/unicode.cc.
 #pragma once
 
 #include <string_view>
@@ -14,6 +15,6 @@ extern const std::string_view kNumeric;           // what Digits calls a digit
 extern const std::string_view kPunctuation;       // what Punctuation calls punctuation
 extern const std::string_view kLowercase;         // (gap, characters - 1, difference of each)
 extern const std::string_view kCombiningClasses;  // (gap, length - 1, class) of each run
-extern const std::string_view kDecompositions;    // (gap, (characters - 1) * 2 + composed again, first, others)
+extern const std::string_view kDecompositions;  // (gap, (characters - 1) * 2 + composed again, first, others)
 
 }  // namespace pesc::unicode_tables

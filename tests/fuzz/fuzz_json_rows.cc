@@ -13,7 +13,7 @@
 #include "ops/core/check.h"
 #include "runtime/data/row_file.h"
 #include "runtime/data/rows.h"
-#include "runtime/data/utf8.h"
+#include "runtime/text/utf8.h"
 
 namespace {
 

@@ -5,7 +5,7 @@
 #include <random>
 
 #include "ops/core/check.h"
-#include "runtime/data/utf8.h"
+#include "runtime/text/utf8.h"
 
 namespace pesc {
 namespace {

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "runtime/data/share.h"
-#include "runtime/data/utf8.h"
+#include "runtime/text/utf8.h"
 
 namespace pesc {
 namespace {

@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "runtime/data/tokenizer.h"
+#include "runtime/tokenizer/tokenizer.h"
 #include "runtime/hf/config_json.h"
 #include "runtime/hf/dtype_convert.h"
 #include "runtime/hf/safetensors_write.h"
