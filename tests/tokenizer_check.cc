@@ -7,6 +7,7 @@
 //   tokenizer_check FOLDER --time FILE    tokenises the file's lines once and prints {"open_s", "bytes",
 //   "tokens", "s"}
 #include <chrono>
+#include <ctime>
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -21,6 +22,12 @@ namespace pesc {
 namespace {
 
 using nlohmann::json;
+
+double processor_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -68,19 +75,25 @@ int serve(const Tokenizer& tokenizer) {
   return 0;
 }
 
-int time(const Tokenizer& tokenizer, double open_s, const char* path) {
+int time(const Tokenizer& tokenizer, double open_s, double open_cpu_s, const char* path) {
   std::ifstream file(path);
   std::vector<std::string> lines;
   for (std::string line; std::getline(file, line);) lines.push_back(line + "\n");
   size_t bytes = 0;
   size_t tokens = 0;
   const double start = now();
+  const double cpu = processor_seconds();
   for (const std::string& line : lines) {
     bytes += line.size();
     tokens += tokenizer.encode(line).size();
   }
   const double seconds = now() - start;
-  std::cout << json{{"open_s", open_s}, {"bytes", bytes}, {"tokens", tokens}, {"s", seconds}}.dump() << '\n';
+  const double cpu_s = processor_seconds() - cpu;
+  std::cout << json{{"open_s", open_s}, {"open_cpu_s", open_cpu_s},
+                    {"bytes", bytes},   {"tokens", tokens},
+                    {"s", seconds},     {"cpu_s", cpu_s}}
+                   .dump()
+            << '\n';
   return 0;
 }
 
@@ -94,9 +107,11 @@ int main(int count, char** words) {
       return 64;
     }
     const double start = pesc::now();
+    const double cpu = pesc::processor_seconds();
     const auto tokenizer = pesc::open_tokenizer(words[1]);
     const double open_s = pesc::now() - start;
-    return count == 2 ? pesc::serve(*tokenizer) : pesc::time(*tokenizer, open_s, words[3]);
+    const double open_cpu_s = pesc::processor_seconds() - cpu;
+    return count == 2 ? pesc::serve(*tokenizer) : pesc::time(*tokenizer, open_s, open_cpu_s, words[3]);
   } catch (const pesc::Error& error) {
     std::cerr << error.what() << '\n';
     return static_cast<int>(error.code());

@@ -93,7 +93,7 @@ class SentencePieceTokenizer : public Tokenizer {
     std::string text;
     for (auto at = ids.begin(); at != ids.end();) {
       const auto control = std::find_if(at, ids.end(), [&](int32_t id) { return is_control(id); });
-      text += decode(std::span(at, control));
+      text += decoded(processor_for(at == ids.begin() ? 0 : 1), std::span(at, control));
       at = control;
       if (at != ids.end()) text += piece(*at++);
     }
@@ -101,15 +101,7 @@ class SentencePieceTokenizer : public Tokenizer {
   }
 
   [[nodiscard]] std::string decode(std::span<const int32_t> ids) const override {
-    std::vector<int> known(ids.begin(), ids.end());
-    for (int& id : known) {
-      if (id < 0 || id >= vocab_size()) id = processor_.unk_id();
-    }
-    std::string text;
-    if (const auto status = processor_.Decode(known, &text); !status.ok()) {
-      throw InternalError(str_cat(ids.size(), " tokens cannot be decoded: ", status.ToString()));
-    }
-    return text;
+    return decoded(processor_, ids);
   }
 
   [[nodiscard]] int32_t vocab_size() const override { return processor_.GetPieceSize(); }
@@ -188,6 +180,19 @@ class SentencePieceTokenizer : public Tokenizer {
         throw InternalError(str_cat("sentencepiece cannot load its own model: ", status.ToString()));
     });
     return without_prefix_;
+  }
+
+  [[nodiscard]] std::string decoded(const sentencepiece::SentencePieceProcessor& processor,
+                                    std::span<const int32_t> ids) const {
+    std::vector<int> known(ids.begin(), ids.end());
+    for (int& id : known) {
+      if (id < 0 || id >= vocab_size()) id = processor_.unk_id();
+    }
+    std::string text;
+    if (const auto status = processor.Decode(known, &text); !status.ok()) {
+      throw InternalError(str_cat(ids.size(), " tokens cannot be decoded: ", status.ToString()));
+    }
+    return text;
   }
 
   void append_part(const Piece& part, Encoding& out) const {
