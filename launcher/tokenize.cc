@@ -14,7 +14,7 @@ namespace {
 
 using nlohmann::json;
 
-std::string text_of(const std::string& line, int64_t number) {
+std::string text_of_line(const std::string& line, int64_t number) {
   json value;
   try {
     value = json::parse(line);
@@ -37,7 +37,7 @@ int tokenize(const Tokenizer& tokenizer, bool special) {
   std::ios::sync_with_stdio(false);
   int64_t number = 0;
   for (std::string line; std::getline(std::cin, line);) {
-    const std::string text = text_of(line, ++number);
+    const std::string text = text_of_line(line, ++number);
     const std::string out = json{{"ids", tokenizer.encode_with_ranges(text, options).ids}}.dump() + "\n";
     std::fwrite(out.data(), 1, out.size(), stdout);
   }

@@ -19,8 +19,8 @@ ByteOrigin character_of(std::string_view text, size_t at) {
   return {static_cast<uint32_t>(first), static_cast<uint32_t>(end)};
 }
 
-struct ByteLevel {
-  ByteLevel() {
+struct Alphabet {
+  Alphabet() {
     char32_t next = 256;
     to_byte.fill(-1);
     for (int b = 0; b < 256; ++b) {
@@ -33,8 +33,8 @@ struct ByteLevel {
   std::array<int16_t, 512> to_byte{};
 };
 
-const ByteLevel& byte_level() {
-  static const ByteLevel table;
+const Alphabet& alphabet() {
+  static const Alphabet table;
   return table;
 }
 
@@ -135,11 +135,11 @@ void AlignedText::to_byte_level() {
 }
 
 char32_t byte_level_char(unsigned char byte) {
-  return byte_level().to_char[byte];
+  return alphabet().to_char[byte];
 }
 
 int byte_level_byte(char32_t c) {
-  return c < byte_level().to_byte.size() ? byte_level().to_byte[c] : -1;
+  return c < alphabet().to_byte.size() ? alphabet().to_byte[c] : -1;
 }
 
 bool from_byte_level(std::string_view name, std::string& bytes) {

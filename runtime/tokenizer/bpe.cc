@@ -18,7 +18,7 @@ std::string byte_name(int byte) {
 
 }  // namespace
 
-struct Bpe::Workspace {
+struct Bpe::Scratch {
   struct Candidate {
     uint32_t rank;
     int32_t position;
@@ -194,7 +194,7 @@ void Bpe::join_few(std::string_view piece, std::vector<Symbol>& symbols) const {
   symbols.resize(count);
 }
 
-void Bpe::join_many(std::vector<Symbol>& symbols, Workspace& space) const {
+void Bpe::join_many(std::vector<Symbol>& symbols, Scratch& space) const {
   auto& heap = space.heap;
   heap.clear();
   const auto propose = [&](int32_t position) {
@@ -246,7 +246,7 @@ void Bpe::tokenize(std::string_view piece, std::vector<int32_t>& ids, std::vecto
       return;
     }
   }
-  thread_local Workspace space;
+  thread_local Scratch space;
   first_symbols(piece, space.symbols);
   if (space.symbols.size() <= kFew) {
     join_few(piece, space.symbols);

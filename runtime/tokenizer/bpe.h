@@ -52,13 +52,13 @@ class Bpe {
     int32_t before = -1;
     int32_t behind = -1;
   };
-  struct Workspace;
+  struct Scratch;
   void read_names(bool byte_level);
   void read_merges(const std::vector<std::pair<std::string, std::string>>& merges);
   void first_symbols(std::string_view piece, std::vector<Symbol>& symbols) const;
   [[nodiscard]] int32_t unknown_or_throw() const;
   void join_few(std::string_view piece, std::vector<Symbol>& symbols) const;
-  void join_many(std::vector<Symbol>& symbols, Workspace& space) const;
+  void join_many(std::vector<Symbol>& symbols, Scratch& space) const;
 
   std::vector<std::string> names_;
   std::vector<uint32_t> lengths_;  // of the text of each id, as tokenize() takes it

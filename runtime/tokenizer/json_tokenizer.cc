@@ -8,11 +8,11 @@
 #include "runtime/text/utf8.h"
 #include "runtime/tokenizer/added_tokens.h"
 #include "runtime/tokenizer/bpe.h"
-#include "runtime/tokenizer/decoder.h"
 #include "runtime/tokenizer/json_tokenizer_parts.h"
 #include "runtime/tokenizer/normalizer.h"
 #include "runtime/tokenizer/post_processor.h"
 #include "runtime/tokenizer/pre_tokenizer.h"
+#include "runtime/tokenizer/token_decoder.h"
 
 namespace pesc {
 namespace {

@@ -7,10 +7,10 @@
 
 #include "runtime/tokenizer/added_tokens.h"
 #include "runtime/tokenizer/bpe.h"
-#include "runtime/tokenizer/decoder.h"
 #include "runtime/tokenizer/normalizer.h"
 #include "runtime/tokenizer/post_processor.h"
 #include "runtime/tokenizer/pre_tokenizer.h"
+#include "runtime/tokenizer/token_decoder.h"
 #include "runtime/tokenizer/tokenizer.h"
 
 namespace pesc {
@@ -21,7 +21,7 @@ struct JsonTokenizerParts {
   Bpe model;
   std::vector<AddedToken> added;  // one an id
   PostProcessor post_processor;
-  std::vector<std::unique_ptr<Decoder>> decoders;
+  std::vector<std::unique_ptr<TokenDecoder>> decoders;
 };
 
 // Throws DataError, which does not name the file.

@@ -32,12 +32,14 @@ class Pattern {
 
    private:
     [[nodiscard]] bool search(TextRange& match);
+    void check_time();
     const Pattern& pattern_;
     std::string_view text_;
     size_t from_ = 0;
     std::optional<size_t> last_end_;
     int searches_ = 0;
-    double started_ = 0;
+    double started_ = 0;            // of the day
+    double processor_started_ = 0;  // 0: not looked at yet
   };
 
  private:

@@ -13,7 +13,7 @@ namespace {
 
 using unicode::CharSet;
 
-constexpr int kDeepest = 64;
+constexpr int kDeepestGroup = 64;
 
 std::string hex(char32_t c) {
   std::string digits;
@@ -69,7 +69,7 @@ class Rewriter {
   }
 
   void alternatives(int depth) {
-    if (depth > kDeepest) refuse(at_, "groups nested too deep");
+    if (depth > kDeepestGroup) refuse(at_, "groups nested too deep");
     folded_run_.clear();
     while (!ended() && peek() != ')') {
       if (take("|")) {

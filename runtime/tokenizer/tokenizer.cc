@@ -12,13 +12,13 @@
 namespace pesc {
 namespace {
 
-constexpr const char* kSentencePiece = "tokenizer.model";
-constexpr const char* kJson = "tokenizer.json";
+constexpr const char* kModelFile = "tokenizer.model";
+constexpr const char* kJsonFile = "tokenizer.json";
 
-const char* file_of(const std::string& folder) {
-  if (folder_has(folder, kSentencePiece)) return kSentencePiece;
-  if (folder_has(folder, kJson)) return kJson;
-  throw DataError(str_cat(folder, ": has neither ", kSentencePiece, " (sentencepiece) nor ", kJson,
+const char* tokenizer_file_of(const std::string& folder) {
+  if (folder_has(folder, kModelFile)) return kModelFile;
+  if (folder_has(folder, kJsonFile)) return kJsonFile;
+  throw DataError(str_cat(folder, ": has neither ", kModelFile, " (sentencepiece) nor ", kJsonFile,
                           "; copy it from where the model came from"));
 }
 
@@ -26,12 +26,13 @@ const char* file_of(const std::string& folder) {
 
 std::unique_ptr<Tokenizer> open_tokenizer(const std::string& folder, const SpecialPieces& special,
                                           Links links) {
-  if (file_of(folder) == std::string_view(kJson)) return open_json_tokenizer(folder, special, links);
-  return open_sentencepiece_tokenizer(path_in_folder(folder, kSentencePiece, folder, links), special);
+  if (tokenizer_file_of(folder) == std::string_view(kJsonFile))
+    return open_json_tokenizer(folder, special, links);
+  return open_sentencepiece_tokenizer(path_in_folder(folder, kModelFile, folder, links), special);
 }
 
 std::string tokenizer_digest(const std::string& folder, Links links) {
-  const MappedFile file(path_in_folder(folder, file_of(folder), folder, links));
+  const MappedFile file(path_in_folder(folder, tokenizer_file_of(folder), folder, links));
   XXH128_canonical_t canonical;
   XXH128_canonicalFromHash(&canonical, XXH3_128bits(file.bytes().data(), file.bytes().size()));
   std::string hex;

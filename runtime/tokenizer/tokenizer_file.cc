@@ -10,15 +10,15 @@ namespace {
 
 using nlohmann::json;
 
-constexpr size_t kDeepest = 48;
+constexpr size_t kDeepestJson = 48;
 constexpr uint64_t kMostIds = uint64_t{1} << 21;
 
 // Where the parser stands: in the document, or in one of the two large parts.
 enum class Part { kDocument, kVocabulary, kMerges, kMergePair };
 
-class Reader : public nlohmann::json_sax<json> {
+class TokenizerFileReader : public nlohmann::json_sax<json> {
  public:
-  explicit Reader(TokenizerFile& file) : file_(file) {}
+  explicit TokenizerFileReader(TokenizerFile& file) : file_(file) {}
 
   bool null() override { return value(nullptr, "null"); }
   bool boolean(bool v) override { return value(v, "true or false"); }
@@ -141,7 +141,7 @@ class Reader : public nlohmann::json_sax<json> {
     return true;
   }
   bool open(json container) {
-    if (open_.size() >= kDeepest) refuse("objects and arrays are nested too deep");
+    if (open_.size() >= kDeepestJson) refuse("objects and arrays are nested too deep");
     open_.push_back(place(std::move(container)));
     return true;
   }
@@ -170,7 +170,7 @@ class Reader : public nlohmann::json_sax<json> {
 
 TokenizerFile parse_tokenizer_file(std::string_view text) {
   TokenizerFile file;
-  Reader reader(file);
+  TokenizerFileReader reader(file);
   (void)json::sax_parse(text.begin(), text.end(), &reader);
   if (!file.rest.is_object()) throw DataError("is no JSON object");
   return file;

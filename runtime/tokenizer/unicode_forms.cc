@@ -17,7 +17,7 @@ bool is_syllable(char32_t c) {
   return c >= kSyllable && c < kSyllable + kSyllables;
 }
 
-uint64_t pair_of(char32_t a, char32_t b) {
+uint64_t two_of(char32_t a, char32_t b) {
   return uint64_t{a} << 32 | b;
 }
 
@@ -74,7 +74,7 @@ class Forms {
       return kSyllable + ((a - kLead) * kVowels + (b - kVowel)) * kTrails;
     if (is_syllable(a) && (a - kSyllable) % kTrails == 0 && b > kTrail && b < kTrail + kTrails)
       return a + (b - kTrail);
-    const auto found = compositions_.find(pair_of(a, b));
+    const auto found = compositions_.find(two_of(a, b));
     return found == compositions_.end() ? 0 : found->second;
   }
 
@@ -101,7 +101,7 @@ class Forms {
       const std::vector<char32_t>& of = decompositions_.at(c);
       char32_t start = of.front();
       for (size_t i = 1; i + 1 < of.size(); ++i) start = compose(start, of[i]);
-      compositions_.emplace(pair_of(start, of.back()), c);
+      compositions_.emplace(two_of(start, of.back()), c);
       never_composed_.push_back({of.back(), of.back()});  // itself may be composed away
     }
   }

@@ -168,6 +168,10 @@ class Tables(unittest.TestCase):
         script = os.path.join(HERE, "..", "..", "runtime", "tokenizer", "unicode_tables.py")
         subprocess.run([sys.executable, script, "--check"], check=True)
 
+    def test_the_fixtures_are_the_librarys(self):
+        script = os.path.join(HERE, "..", "runtime", "tokenizer", "make_fixtures.py")
+        subprocess.run([sys.executable, script, "--check"], check=True)
+
 
 for _name in NAMES:
     setattr(Tokenizers, "test_" + _name.replace("-", "_").replace(".", "_"), lambda self, name=_name: self.one(name))

@@ -1,4 +1,4 @@
-#include "runtime/tokenizer/decoder.h"
+#include "runtime/tokenizer/token_decoder.h"
 
 #include <nlohmann/json.hpp>
 
@@ -14,9 +14,9 @@ namespace {
 
 using nlohmann::json;
 
-constexpr const char* kReplacement = "\xEF\xBF\xBD";
+constexpr const char* kNoCharacter = "\xEF\xBF\xBD";
 
-class ByteLevelDecoder : public Decoder {
+class ByteLevelDecoder : public TokenDecoder {
  public:
   void decode(std::vector<std::string>& names) const override {
     std::string bytes;
@@ -26,7 +26,7 @@ class ByteLevelDecoder : public Decoder {
   [[nodiscard]] bool is_byte_level() const override { return true; }
 };
 
-class ReplaceDecoder : public Decoder {
+class ReplaceDecoder : public TokenDecoder {
  public:
   ReplaceDecoder(Pattern pattern, std::string content)
       : pattern_(std::move(pattern)), content_(std::move(content)) {}
@@ -49,7 +49,7 @@ class ReplaceDecoder : public Decoder {
   std::string content_;
 };
 
-class FuseDecoder : public Decoder {
+class FuseDecoder : public TokenDecoder {
  public:
   void decode(std::vector<std::string>& names) const override {
     std::string all;
@@ -58,7 +58,7 @@ class FuseDecoder : public Decoder {
   }
 };
 
-class ByteFallbackDecoder : public Decoder {
+class ByteFallbackDecoder : public TokenDecoder {
  public:
   void decode(std::vector<std::string>& names) const override {
     std::vector<std::string> out;
@@ -68,7 +68,7 @@ class ByteFallbackDecoder : public Decoder {
       if (valid_utf8_prefix(run) == run.size()) {
         out.push_back(run);
       } else {
-        out.insert(out.end(), run.size(), kReplacement);
+        out.insert(out.end(), run.size(), kNoCharacter);
       }
       run.clear();
     };
@@ -100,7 +100,7 @@ class ByteFallbackDecoder : public Decoder {
   }
 };
 
-class StripDecoder : public Decoder {
+class StripDecoder : public TokenDecoder {
  public:
   StripDecoder(std::string content, size_t start, size_t stop)
       : content_(std::move(content)), start_(start), stop_(stop) {}
@@ -118,7 +118,7 @@ class StripDecoder : public Decoder {
   size_t start_, stop_;
 };
 
-class MetaspaceDecoder : public Decoder {
+class MetaspaceDecoder : public TokenDecoder {
  public:
   MetaspaceDecoder(std::string mark, bool drops_first) : mark_(std::move(mark)), drops_first_(drops_first) {}
   // The first name loses all of its marks, not only the one at its start.
@@ -150,7 +150,7 @@ std::string one_character(const Component& part, const char* field) {
   return text;
 }
 
-void append(const json& j, std::vector<std::unique_ptr<Decoder>>& out, int depth) {
+void append(const json& j, std::vector<std::unique_ptr<TokenDecoder>>& out, int depth) {
   const std::string type = component_type(j, "decoder");
   const Component part{j, "decoder", type};
   if (type == "Sequence") {
@@ -181,8 +181,8 @@ void append(const json& j, std::vector<std::unique_ptr<Decoder>>& out, int depth
 
 }  // namespace
 
-std::vector<std::unique_ptr<Decoder>> read_decoders(const json& j) {
-  std::vector<std::unique_ptr<Decoder>> out;
+std::vector<std::unique_ptr<TokenDecoder>> read_decoders(const json& j) {
+  std::vector<std::unique_ptr<TokenDecoder>> out;
   if (!j.is_null()) append(j, out, 0);
   return out;
 }
@@ -201,7 +201,7 @@ std::string with_replacements(std::string bytes) {
     out += rest.substr(0, valid);
     rest.remove_prefix(valid);
     if (rest.empty()) return out;
-    out += kReplacement;
+    out += kNoCharacter;
     // The longest part that a character could begin with: it is one where some bytes behind it would complete
     // it.
     size_t part = 1;

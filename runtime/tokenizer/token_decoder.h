@@ -9,16 +9,16 @@
 
 namespace pesc {
 
-class Decoder {
+class TokenDecoder {
  public:
-  virtual ~Decoder() = default;
+  virtual ~TokenDecoder() = default;
   virtual void decode(std::vector<std::string>& names) const = 0;
   [[nodiscard]] virtual bool is_byte_level() const { return false; }
 };
 
 // In order. `json` is the file's "decoder"; null gives none: the names are put together with spaces between.
 // Throws DataError for what is not supported.
-[[nodiscard]] std::vector<std::unique_ptr<Decoder>> read_decoders(const nlohmann::json& json);
+[[nodiscard]] std::vector<std::unique_ptr<TokenDecoder>> read_decoders(const nlohmann::json& json);
 
 // The bytes of a name of the byte-level alphabet; its own where it is of another.
 void append_byte_level(const std::string& name, std::string& bytes);
