@@ -36,6 +36,7 @@ class JsonTokenizer : public Tokenizer {
     }
     begin_id_ = begin.empty() ? p_.post_processor.first_id() : piece_id(begin);
     end_id_ = end.empty() ? -1 : piece_id(end);
+    cuts_ = std::ranges::any_of(p_.pre_tokenizers, [](const auto& step) { return step->cuts(); });
     decodes_bytes_ = p_.decoders.size() == 1 && p_.decoders[0]->is_byte_level();
   }
 
@@ -46,9 +47,25 @@ class JsonTokenizer : public Tokenizer {
                                             const EncodeOptions& options) const override {
     return run(text, options, true, SIZE_MAX).encoding;
   }
+  // Where a text is cut into pieces, as many of these as are wanted. Else all of it is one piece: its start
+  // is taken, and twice as much as long as that was too little. How far a cut changes what stands before it
+  // has no bound in theory; a few tokens are usual, and this many tokens before the cut are left out.
   [[nodiscard]] EncodedStart encode_start(std::string_view text, int64_t limit) const override {
-    Run done = run(text, {}, false, static_cast<size_t>(std::max<int64_t>(limit, 0)));
-    return {std::move(done.encoding.ids), done.whole ? text.size() : done.bytes};
+    constexpr size_t kBytesPerToken = 8;
+    constexpr size_t kLeast = 64 << 10;
+    constexpr size_t kMargin = 4096;
+    const auto tokens = static_cast<size_t>(std::clamp<int64_t>(limit, 0, int64_t{1} << 40));
+    for (size_t most = cuts_ ? text.size() : std::max(kLeast, (tokens + kMargin) * kBytesPerToken);;
+         most *= 2) {
+      size_t end = std::min(most, text.size());
+      while (end < text.size() && end > 0 && unicode::continues(text[end])) --end;
+      Run done = run(text.substr(0, end), {}, false, tokens + (cuts_ ? 0 : kMargin));
+      std::vector<int32_t>& ids = done.encoding.ids;
+      if (end == text.size()) return {std::move(ids), done.whole ? end : done.bytes};
+      if (ids.size() <= tokens + kMargin) continue;
+      ids.resize(tokens + 1);
+      return {std::move(ids), end};
+    }
   }
 
   [[nodiscard]] std::string decode(std::span<const int32_t> ids) const override { return decoded(ids, true); }
@@ -203,6 +220,7 @@ class JsonTokenizer : public Tokenizer {
   int32_t end_ = 0;
   int32_t begin_id_ = -1;
   int32_t end_id_ = -1;
+  bool cuts_ = false;  // a text into pieces
   bool decodes_bytes_ = false;
 };
 

@@ -80,6 +80,7 @@ class ByteLevel : public PreTokenizer {
   ByteLevel(bool prefix_space, bool use_regex) : prefix_space_(prefix_space) {
     if (use_regex) pattern_.emplace(Pattern::regex(kGpt2));
   }
+  [[nodiscard]] bool cuts() const override { return pattern_.has_value(); }
   [[nodiscard]] bool is_byte_level() const override { return true; }
   void keep_bytes() override { keep_bytes_ = true; }
 
@@ -125,6 +126,7 @@ class Metaspace : public PreTokenizer {
     size_t at = 0;
     mark_ = unicode::next_char(replacement_, at);
   }
+  [[nodiscard]] bool cuts() const override { return split_; }
   bool cut(const Piece& piece, PieceSink& sink) const override {
     const std::vector<TextRange> found = all_matches(spaces_, piece.text);
     AlignedText text(piece);

@@ -22,6 +22,8 @@ class PreTokenizer {
   virtual ~PreTokenizer() = default;
   // Gives the parts of the piece to `sink`, in order, none of them empty. False when `sink` wants no more.
   virtual bool cut(const Piece& piece, PieceSink& sink) const = 0;
+  // Whether it cuts at all.
+  [[nodiscard]] virtual bool cuts() const { return true; }
   [[nodiscard]] virtual bool is_byte_level() const { return false; }
   // Of a byte-level one: the pieces keep their bytes, for a model that takes these.
   virtual void keep_bytes() {}

@@ -168,6 +168,24 @@ TEST(JsonTokenizer, TakesLongRunsInTimeThatGrowsWithThem) {
   }
 }
 
+TEST(JsonTokenizer, TheStartOfALongTextThatIsOnePieceIsTakenAlone) {
+  for (const char* name : {"llama 2", "mistral"}) {
+    const auto tokenizer = tokenizer_fixtures().open(name);
+    std::string text;
+    for (int i = 0; i < 100'000; ++i) text += "word \xE6\x97\xA5 " + std::to_string(i);
+    const std::vector<int32_t> all = tokenizer->encode(text);
+    for (const int64_t limit : {int64_t{0}, int64_t{1000}, int64_t{60'000}}) {
+      const EncodedStart start = tokenizer->encode_start(text, limit);
+      ASSERT_EQ(start.ids.size(), static_cast<size_t>(limit + 1)) << name;
+      EXPECT_LT(start.bytes, text.size()) << name;
+      EXPECT_TRUE(std::equal(start.ids.begin(), start.ids.end(), all.begin())) << name;
+    }
+    const EncodedStart whole = tokenizer->encode_start(text, static_cast<int64_t>(all.size()));
+    EXPECT_EQ(whole.ids, all) << name;
+    EXPECT_EQ(whole.bytes, text.size()) << name;
+  }
+}
+
 TEST(JsonTokenizer, TheStartOfALongTextIsTakenAlone) {
   const auto tokenizer = tokenizer_fixtures().open("llama 3");
   std::string text;
