@@ -14,6 +14,7 @@
 #include "runtime/data/unknown_characters.h"
 #include "runtime/evaluation.h"
 #include "runtime/text/printable.h"
+#include "runtime/tokenizer/stream_decoder.h"
 
 namespace pesc {
 namespace {

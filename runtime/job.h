@@ -11,9 +11,9 @@
 #include "runtime/config/same_run.h"
 #include "runtime/data/dataset.h"
 #include "runtime/data/special_tokens.h"
-#include "runtime/data/tokenizer.h"
 #include "runtime/hf/hf_folder.h"
 #include "runtime/ranks.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 namespace pesc {
 

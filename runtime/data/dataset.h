@@ -13,7 +13,7 @@
 
 #include "runtime/data/row_file.h"
 #include "runtime/data/template.h"
-#include "runtime/data/tokenizer.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 namespace pesc {
 

@@ -15,8 +15,8 @@
 #include <vector>
 
 #include "model/config.h"
-#include "runtime/data/tokenizer.h"
 #include "runtime/hf/mapped_file.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 namespace pesc {
 

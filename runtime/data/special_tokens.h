@@ -13,7 +13,7 @@
 
 #include "model/config.h"
 #include "runtime/data/special_token_files.h"
-#include "runtime/data/tokenizer.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 namespace pesc {
 

@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "runtime/data/rows.h"
-#include "runtime/data/tokenizer.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 namespace pesc {
 

@@ -424,6 +424,42 @@ class EveryField(unittest.TestCase):
         slow, fast = (self.plan({"parallel.device": "CUDA"}, "--gpu", gpu)["step_seconds"] for gpu in ("A100-40", "B200-180"))
         self.assertGreater(slow, fast)
 
+    @case("tokenize --model", "tokenize --special")
+    def test_flags_of_tokenize(self):
+        def tokenize(folder, lines, *words):
+            with open(self.path("texts.jsonl"), "w", encoding="utf-8") as file:
+                file.write("".join(line + "\n" for line in lines))
+            with open(self.path("texts.jsonl"), encoding="utf-8") as file:
+                return harness.pesc(0, "tokenize", "--model", folder, *words, stdin=file, seconds=60)
+        texts = ["one two", "", "na\u00efve \u65e5\u672c <s>", " x\n\ty"]
+        lines = [json.dumps(text) for text in texts]
+        ids = lambda result: [json.loads(line)["ids"] for line in result.out.splitlines()]
+        plain = tokenize(harness.BASE, lines)
+        self.assertEqual(plain.code, 0, str(plain))
+        self.assertEqual([len(i) > 0 for i in ids(plain)], [True, False, True, True])
+        self.assertEqual(ids(tokenize(harness.BASE, lines, "--special")), [[1] + i for i in ids(plain)])
+        # A tokenizer.json of bytes: 256 pieces in the order of their letters, and one token that is added.
+        plain_bytes = [b for b in range(256) if 33 <= b <= 126 or 161 <= b <= 172 or b >= 174]
+        others = [b for b in range(256) if b not in plain_bytes]
+        letters = {**{b: chr(b) for b in plain_bytes}, **{b: chr(256 + i) for i, b in enumerate(others)}}
+        folder = self.path("bytes")
+        os.makedirs(folder, exist_ok=True)
+        with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as file:
+            json.dump({"added_tokens": [{"id": 256, "content": "<s>", "special": True}],
+                       "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+                       "model": {"type": "BPE", "vocab": {letters[b]: b for b in range(256)}, "merges": []}}, file)
+        expected = [list(t.replace("<s>", "\0").encode()) for t in texts]
+        expected = [[256 if b == 0 else b for b in row] for row in expected]
+        self.assertEqual(ids(tokenize(folder, lines)), expected)
+        for lines, what in ((["3"], "standard input:1: is number"), (['"a"', "{"], "standard input:2: is no JSON"),
+                            (['"\\ud800"'], "standard input:1: is no JSON")):
+            refused = tokenize(folder, lines)
+            self.assertEqual(refused.code, harness.DATA, str(refused))
+            self.assertIn(what, refused.err)
+        missing = tokenize(self.path("nowhere"), ['"a"'])
+        self.assertEqual(missing.code, harness.DATA, str(missing))
+        self.assertIn("tokenizer.json", missing.err)
+
     @case("bench --steps", "bench --shortest", "bench --shape", "bench --out")
     def test_flags_of_bench(self):
         def bench(*words):

@@ -1,4 +1,4 @@
-#include "runtime/data/piece_borders.h"
+#include "runtime/tokenizer/piece_borders.h"
 
 #include <algorithm>
 

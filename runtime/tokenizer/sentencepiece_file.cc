@@ -1,4 +1,4 @@
-#include "runtime/data/sentencepiece_file.h"
+#include "runtime/tokenizer/sentencepiece_file.h"
 
 #include <optional>
 

@@ -1,23 +1,23 @@
-#include "runtime/data/tokenizer.h"
+#include "runtime/tokenizer/sentencepiece_tokenizer.h"
 
 #include <sentencepiece_processor.h>
-#include <xxhash.h>
 
 #include <algorithm>
+#include <mutex>
 #include <utility>
 
 #include "ops/core/check.h"
-#include "runtime/data/piece_borders.h"
-#include "runtime/data/sentencepiece_file.h"
 #include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/mapped_file.h"
+#include "runtime/text/utf8.h"
+#include "runtime/tokenizer/added_tokens.h"
+#include "runtime/tokenizer/piece_borders.h"
+#include "runtime/tokenizer/sentencepiece_file.h"
 
 namespace pesc {
 namespace {
 
-constexpr const char* kFileName = "tokenizer.model";
 constexpr uint64_t kMaxTokenizerBytes = uint64_t{256} << 20;
-constexpr std::string_view kReplacement = "\xEF\xBF\xBD";  // U+FFFD
 
 // Begin, end and padding are the file's own by name, whatever type it gives them; what other files name
 // special is so where its piece is one that a text would match before all others.
@@ -66,16 +66,42 @@ class SentencePieceTokenizer : public Tokenizer {
     }
   }
 
-  [[nodiscard]] std::string decode(std::span<const int32_t> ids) const override {
-    std::vector<int> known(ids.begin(), ids.end());
-    for (int& id : known) {
-      if (id < 0 || id >= vocab_size()) id = processor_.unk_id();
+  // Control pieces are this file's special added tokens; its user-defined pieces are always found.
+  [[nodiscard]] Encoding encode_with_ranges(std::string_view text,
+                                            const EncodeOptions& options) const override {
+    if (const size_t valid = valid_utf8_prefix(text); valid != text.size()) {
+      throw DataError(str_cat("a text cannot be tokenised: byte ", valid, " of ", text.size(),
+                              " begins no UTF-8 character; write it as UTF-8"));
     }
+    Encoding out;
+    if (options.post_processor && bos_id() >= 0) {
+      out.ids.push_back(bos_id());
+      out.ranges.push_back({});
+    }
+    controls_.cut(Piece{text, nullptr, 0, 0}, options, [&](const Piece& part, int32_t control) {
+      if (control >= 0) {
+        out.ids.push_back(control);
+        out.ranges.push_back(part.source_range(0, part.text.size()));
+      } else {
+        append_part(part, out);
+      }
+    });
+    return out;
+  }
+
+  [[nodiscard]] std::string decode_all(std::span<const int32_t> ids) const override {
     std::string text;
-    if (const auto status = processor_.Decode(known, &text); !status.ok()) {
-      throw InternalError(str_cat(ids.size(), " tokens cannot be decoded: ", status.ToString()));
+    for (auto at = ids.begin(); at != ids.end();) {
+      const auto control = std::find_if(at, ids.end(), [&](int32_t id) { return is_control(id); });
+      text += decoded(processor_for(at == ids.begin() ? 0 : 1), std::span(at, control));
+      at = control;
+      if (at != ids.end()) text += piece(*at++);
     }
     return text;
+  }
+
+  [[nodiscard]] std::string decode(std::span<const int32_t> ids) const override {
+    return decoded(processor_, ids);
   }
 
   [[nodiscard]] int32_t vocab_size() const override { return processor_.GetPieceSize(); }
@@ -86,6 +112,9 @@ class SentencePieceTokenizer : public Tokenizer {
   }
   [[nodiscard]] bool is_control(int32_t id) const override {
     return id >= 0 && id < vocab_size() && processor_.IsControl(id);
+  }
+  [[nodiscard]] std::string piece(int32_t id) const override {
+    return id >= 0 && id < vocab_size() ? processor_.IdToPiece(id) : std::string();
   }
   [[nodiscard]] int32_t piece_id(std::string_view piece) const override {
     const int id = processor_.PieceToId(piece);
@@ -122,6 +151,17 @@ class SentencePieceTokenizer : public Tokenizer {
     if (processor_.GetPieceSize() <= 0 || processor_.unk_id() < 0) {
       throw DataError(str_cat(path, ": has no pieces, or none for unknown text", kAgain));
     }
+    without_prefix_bytes_ = changed + std::string(kNoDummyPrefix);
+    std::vector<AddedToken> controls;
+    for (int id = 0; id < processor_.GetPieceSize(); ++id) {
+      if (!processor_.IsControl(id)) continue;
+      AddedToken token;
+      token.id = id;
+      token.content = token.matched = processor_.IdToPiece(id);
+      token.special = true;
+      controls.push_back(std::move(token));
+    }
+    controls_.build(controls, false);
     for (int id = 0; id < processor_.GetPieceSize(); ++id) {
       if (processor_.IsControl(id) || processor_.IsUnknown(id) || processor_.IsByte(id)) continue;
       borders_.add_piece(processor_.IdToPiece(id));
@@ -129,92 +169,65 @@ class SentencePieceTokenizer : public Tokenizer {
   }
 
   static constexpr const char* kAgain = "; copy it again from where the model came from";
+  // A second normalizer_spec, which is merged into the file's: add_dummy_prefix is false.
+  static constexpr std::string_view kNoDummyPrefix{"\x1A\x02\x18\x00", 4};
+
+  // The space mark is put before the start of the text alone, not behind a control token.
+  [[nodiscard]] const sentencepiece::SentencePieceProcessor& processor_for(size_t begin) const {
+    if (begin == 0) return processor_;
+    std::call_once(without_prefix_once_, [&] {
+      if (const auto status = without_prefix_.LoadFromSerializedProto(without_prefix_bytes_); !status.ok())
+        throw InternalError(str_cat("sentencepiece cannot load its own model: ", status.ToString()));
+    });
+    return without_prefix_;
+  }
+
+  [[nodiscard]] std::string decoded(const sentencepiece::SentencePieceProcessor& processor,
+                                    std::span<const int32_t> ids) const {
+    std::vector<int> known(ids.begin(), ids.end());
+    for (int& id : known) {
+      if (id < 0 || id >= vocab_size()) id = processor_.unk_id();
+    }
+    std::string text;
+    if (const auto status = processor.Decode(known, &text); !status.ok()) {
+      throw InternalError(str_cat(ids.size(), " tokens cannot be decoded: ", status.ToString()));
+    }
+    return text;
+  }
+
+  void append_part(const Piece& part, Encoding& out) const {
+    const auto encoded = processor_for(part.begin).EncodeAsImmutableProto(part.text);
+    for (const auto& piece : encoded.pieces()) {
+      out.ids.push_back(static_cast<int32_t>(piece.id()));
+      // Of the bytes of a character the library gives all but the last an empty range.
+      const size_t begin = part.begin + piece.begin();
+      const size_t end = part.begin + piece.end();
+      out.ranges.push_back(end > begin
+                               ? part.cut(begin - part.begin, end - part.begin).source_range(0, end - begin)
+                               : TextRange{begin, begin});
+    }
+    // An empty range before one that is not, both of one character's bytes, is the character's too.
+    for (size_t i = out.ids.size(); i-- > 1;) {
+      const bool byte = processor_.IsByte(out.ids[i]) && processor_.IsByte(out.ids[i - 1]);
+      if (byte && out.ranges[i - 1].begin == out.ranges[i - 1].end &&
+          out.ranges[i - 1].end == out.ranges[i].begin)
+        out.ranges[i - 1] = out.ranges[i];
+    }
+  }
+
+  AddedTokenFinder controls_;
+  std::string without_prefix_bytes_;
+  mutable std::once_flag without_prefix_once_;
+  mutable sentencepiece::SentencePieceProcessor without_prefix_;
   sentencepiece::SentencePieceProcessor processor_;
   PieceBorders borders_;
 };
 
 }  // namespace
 
-std::unique_ptr<Tokenizer> open_tokenizer(const std::string& folder, const SpecialPieces& special,
-                                          Links links) {
-  if (!folder_has(folder, kFileName)) {
-    throw DataError(str_cat(folder, ": has no ", kFileName,
-                            " (sentencepiece); a folder with only tokenizer.json cannot be read"));
-  }
-  return std::make_unique<SentencePieceTokenizer>(path_in_folder(folder, kFileName, folder, links), special);
-}
-
-std::string tokenizer_digest(const std::string& folder, Links links) {
-  const MappedFile file(path_in_folder(folder, kFileName, folder, links));
-  XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, XXH3_128bits(file.bytes().data(), file.bytes().size()));
-  std::string hex;
-  for (const unsigned char byte : canonical.digest) {
-    hex += "0123456789abcdef"[byte >> 4];
-    hex += "0123456789abcdef"[byte & 15];
-  }
-  return hex;
-}
-
-std::string canonical_text(const Tokenizer& tokenizer, const std::string& text, int64_t most_tokens) {
-  const EncodedStart start = tokenizer.encode_start(text, most_tokens);
-  if (start.bytes < text.size()) return text;
-  const std::vector<int32_t>& ids = start.ids;
-  const bool unknown = std::ranges::any_of(ids, [&](int32_t id) { return tokenizer.is_unknown(id); });
-  return unknown ? text : tokenizer.decode(ids);
-}
-
-void check_vocabulary(const Tokenizer& tokenizer, const ModelConfig& model) {
-  const int64_t pieces = tokenizer.vocab_size();
-  const std::string sizes =
-      str_cat("the tokenizer has ", pieces, " pieces and the model a vocabulary of ", model.vocab_size);
-  if (pieces > model.vocab_size) {
-    throw DataError(
-        str_cat(sizes, ": pieces beyond it have no embedding; use the tokenizer that belongs to the model"));
-  }
-  // Models pad their vocabulary, to a multiple of 64 or 128 or for tokens added later, by little.
-  constexpr int64_t kPadding = 256;
-  if (const int64_t spare = model.vocab_size - pieces; spare > kPadding && spare * 10 > pieces) {
-    throw DataError(str_cat(sizes, ": too many to be padding; use the tokenizer that belongs to the model"));
-  }
-}
-
-// A character that lacks bytes decodes to one U+FFFD for each byte that is there, three at most; so the last
-// three U+FFFD may still change and all before them will not.
-std::string StreamDecoder::push(int32_t id) {
-  window_.push_back(id);
-  const std::string text = tokenizer_.decode(window_);
-  size_t settled = text.size();
-  for (int held = 0; held < 3 && std::string_view(text).substr(0, settled).ends_with(kReplacement); ++held) {
-    settled -= kReplacement.size();
-  }
-  if (settled <= printed_) return {};
-  std::string out = text.substr(printed_, settled - printed_);
-  printed_ = settled;
-  shorten_window(text.size() - settled);
-  return out;
-}
-
-std::string StreamDecoder::finish() {
-  const std::string text = tokenizer_.decode(window_);
-  std::string out = text.substr(std::min(printed_, text.size()));
-  window_.clear();
-  printed_ = 0;
-  return out;
-}
-
-// Keeps the last tokens as context, because decoding strips the space mark at the start of a text: a token
-// alone would lose the space before it. The context has text of its own, so that the mark it loses is not the
-// next token's. What is held back comes from the last three tokens and so is in it.
-void StreamDecoder::shorten_window(size_t held) {
-  constexpr size_t kLongest = 64;
-  constexpr size_t kKept = 16;
-  if (window_.size() < kLongest) return;
-  const std::vector<int32_t> kept(window_.end() - kKept, window_.end());
-  const size_t text = tokenizer_.decode(kept).size();
-  if (text <= held) return;
-  window_ = kept;
-  printed_ = text - held;
+std::unique_ptr<Tokenizer> open_sentencepiece_tokenizer(const std::string& path,
+                                                        const SpecialPieces& special) {
+  return std::make_unique<SentencePieceTokenizer>(path, special);
 }
 
 }  // namespace pesc

@@ -12,7 +12,7 @@
 #include <string_view>
 #include <unordered_set>
 
-#include "runtime/data/sentencepiece_file.h"
+#include "runtime/tokenizer/sentencepiece_file.h"
 
 namespace pesc {
 

@@ -1,5 +1,5 @@
 // Of a long text only the start is tokenised, and it is the start of the whole.
-#include "runtime/data/piece_borders.h"
+#include "runtime/tokenizer/piece_borders.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,3 @@
-#include "runtime/data/tokenizer.h"
-
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
@@ -8,6 +6,8 @@
 
 #include "ops/core/check.h"
 #include "runtime/text/utf8.h"
+#include "runtime/tokenizer/stream_decoder.h"
+#include "runtime/tokenizer/tokenizer.h"
 #include "tests/runtime/data/test_tokenizers.h"
 
 namespace pesc {
@@ -188,7 +188,7 @@ TEST_F(SentencePiece, DamagedBytesGiveAnErrorOrATokenizerButNeverACrash) {
 
 TEST_F(SentencePiece, OtherFilesAreRefused) {
   const TokenizerFolder folder;
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "has no tokenizer.model",
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "has neither tokenizer.json",
                       data_error([&] { (void)open_tokenizer(folder.path()); }));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "missing",
                       data_error([&] { (void)open_tokenizer(folder / "missing"); }));
