@@ -27,6 +27,7 @@
 #include "ops/core/check.h"
 #include "runtime/chat/messages.h"
 #include "runtime/chat/template_source.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 namespace pesc {
 
@@ -42,13 +43,6 @@ struct TemplateOptions {
   std::string date;  // "YYYY-MM-DD", what strftime_now sees; empty: a template that asks for it is refused
   nlohmann::ordered_json extra;  // further variables of the template, such as {"enable_thinking": false}
   TemplateLimits limits;
-};
-
-// Bytes [begin, end) of a text.
-struct TextRange {
-  size_t begin = 0;
-  size_t end = 0;
-  bool operator==(const TextRange&) const = default;
 };
 
 struct RenderedChat {

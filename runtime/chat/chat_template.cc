@@ -1,0 +1,219 @@
+#include "runtime/chat/chat_template.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "runtime/chat/chat_spans.h"
+#include "runtime/chat/conversation_values.h"
+#include "runtime/chat/jinja/ast.h"
+#include "runtime/chat/jinja/interpreter.h"
+#include "runtime/data/utf8.h"
+
+namespace pesc {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kQuestion = "Which way?";
+constexpr const char* kAnswer = "This way.";
+
+// Questions and answers by turns, as many messages as asked for.
+Conversation probe(size_t messages) {
+  Conversation made;
+  made.messages = Json::array();
+  for (size_t i = 0; i < messages; ++i) {
+    const bool answer = i % 2 == 1;
+    made.messages.push_back(
+        {{"role", answer ? "assistant" : "user"}, {"content", answer ? kAnswer : kQuestion}});
+    made.learned.push_back(answer);
+  }
+  return made;
+}
+
+bool is_date(std::string_view date) {
+  if (date.size() != 10 || date[4] != '-' || date[7] != '-') return false;
+  for (const size_t i : {0, 1, 2, 3, 5, 6, 8, 9}) {
+    if (date[i] < '0' || date[i] > '9') return false;
+  }
+  const int month = (date[5] - '0') * 10 + date[6] - '0';
+  const int day = (date[8] - '0') * 10 + date[9] - '0';
+  return month >= 1 && month <= 12 && day >= 1 && day <= 31;
+}
+
+}  // namespace
+
+struct ChatTemplate::Impl {
+  TemplateSource source;
+  TemplateOptions options;
+  std::unique_ptr<jinja::Program> program;
+  std::string prompt;         // what the template writes with add_generation_prompt
+  std::string answer_prefix;  // what stands before an answer; the prompt where there is one
+  std::string end_of_turn;
+
+  struct Rendering {
+    jinja::Text text;
+    std::vector<jinja::Stretch> stretches;
+  };
+
+  [[noreturn]] void rethrow(const jinja::Failure& failure) const {
+    throw TemplateError(failure.line > 0 ? str_cat(source.name, ":", failure.line, ": ", failure.what())
+                                         : str_cat(source.name, ": ", failure.what()),
+                        failure.of_row);
+  }
+
+  [[nodiscard]] Rendering run(const Conversation& conversation, bool add_generation_prompt) const {
+    const TemplateLimits& limits = options.limits;
+    try {
+      jinja::Heap heap(limits.memory_bytes, limits.steps);
+      jinja::Interpreter in(*program, heap, {limits.depth, limits.output_bytes}, options.date);
+      in.set("documents", jinja::Value::none());
+      in.set("tools", value_of(heap, conversation.tools, jinja::kFromData));
+      in.set("messages", messages_value(heap, conversation.messages));
+      in.set("add_generation_prompt", jinja::Value(add_generation_prompt));
+      for (const auto& [name, text] : source.tokens.named) in.set(name, heap.string(text));
+      for (const auto& [name, value] : options.extra.items())
+        in.set(name, value_of(heap, value, jinja::kOwnText));
+      in.run();
+      return {std::move(in.text()), in.stretches()};
+    } catch (const jinja::Failure& failure) {
+      rethrow(failure);
+    }
+  }
+
+  [[nodiscard]] SpanRules rules() const {
+    return {source.tokens.control, answer_prefix, program->has_generation};
+  }
+
+  [[noreturn]] void no_end(std::string_view what) const {
+    throw TemplateError(
+        str_cat(
+            source.name, ": ", what,
+            " ends without a special token of this tokenizer, so the model would never learn to stop; use a "
+            "template of the tokenizer's own, or data.chat_template: \"published\""),
+        false);
+  }
+
+  // What the template writes before an answer, found out with a question that has none, and one that has.
+  void find_prompt() {
+    try {
+      const std::string without = run(probe(1), false).text.bytes;
+      const std::string with = run(probe(1), true).text.bytes;
+      if (with.starts_with(without)) prompt = with.substr(without.size());
+      answer_prefix = prompt;
+      if (!prompt.empty()) return;
+      const Rendering answered = run(probe(2), false);
+      for (const jinja::Stretch& stretch : answered.stretches) {
+        if (stretch.message != 1) continue;
+        const size_t answer = answered.text.bytes.find(kAnswer, stretch.begin);
+        if (answer < stretch.end)
+          answer_prefix = answered.text.bytes.substr(stretch.begin, answer - stretch.begin);
+      }
+    } catch (const TemplateError&) {
+      // A template that does not take such a conversation says so in require_spans().
+    }
+  }
+
+  void find_end() {
+    try {
+      const Rendering answered = run(probe(2), false);
+      const LearnedSpans spans = learned_spans(answered.text, answered.stretches, {false, true}, rules());
+      if (spans.ranges.empty() || spans.without_end >= 0) return;
+      const TextRange last = spans.ranges.back();
+      end_of_turn = control_before(answered.text.bytes, last.end, source.tokens.control);
+    } catch (const TemplateError&) {
+      // As above.
+    }
+  }
+};
+
+ChatTemplate::ChatTemplate(TemplateSource source, TemplateOptions options) : impl_(std::make_unique<Impl>()) {
+  impl_->source = std::move(source);
+  impl_->options = std::move(options);
+  const std::string& name = impl_->source.name;
+  const std::string& date = impl_->options.date;
+  if (!date.empty() && !is_date(date))
+    throw UsageError(str_cat("data.template_date is \"", date, "\"; write it as \"2025-01-31\""));
+  const size_t valid = valid_utf8_prefix(impl_->source.text);
+  if (valid < impl_->source.text.size())
+    throw TemplateError(str_cat(name, ": byte ", valid, " is not UTF-8"), false);
+  try {
+    impl_->program = jinja::parse(impl_->source.text);
+  } catch (const jinja::Failure& failure) {
+    impl_->rethrow(failure);
+  }
+  impl_->find_prompt();
+  impl_->find_end();
+}
+
+ChatTemplate::~ChatTemplate() = default;
+ChatTemplate::ChatTemplate(ChatTemplate&&) noexcept = default;
+ChatTemplate& ChatTemplate::operator=(ChatTemplate&&) noexcept = default;
+
+void ChatTemplate::require_spans() const {
+  for (const size_t messages : {size_t{2}, size_t{4}}) {
+    const Conversation conversation = probe(messages);
+    const Impl::Rendering rendered = impl_->run(conversation, false);
+    const LearnedSpans spans =
+        learned_spans(rendered.text, rendered.stretches, conversation.learned, impl_->rules());
+    const bool found = std::ranges::any_of(spans.ranges, [&](const TextRange& range) {
+      return rendered.text.bytes.substr(range.begin, range.end - range.begin).find(kAnswer) !=
+             std::string::npos;
+    });
+    if (!found) {
+      throw TemplateError(
+          str_cat(impl_->source.name,
+                  ": the text of the assistant's messages is not found in what the template writes, "
+                  "so nothing would be learned; mark it with {% generation %}"),
+          false);
+    }
+    if (spans.without_end >= 0) impl_->no_end("an answer");
+  }
+}
+
+RenderedChat ChatTemplate::render(const Conversation& conversation, TrainOn train_on) const {
+  Impl::Rendering rendered = impl_->run(conversation, false);
+  std::vector<bool> learned = conversation.learned;
+  if (train_on == TrainOn::kLast) {
+    const auto last = std::find(learned.rbegin(), learned.rend(), true);
+    std::fill(last == learned.rend() ? last : last + 1, learned.rend(), false);
+  }
+  const LearnedSpans spans = learned_spans(rendered.text, rendered.stretches, learned, impl_->rules());
+  if (spans.without_end >= 0) impl_->no_end(str_cat("message ", spans.without_end));
+  RenderedChat out;
+  out.learned = spans.ranges;
+  out.data = data_ranges(rendered.text);
+  out.text = std::move(rendered.text.bytes);
+  return out;
+}
+
+RenderedChat ChatTemplate::render_prompt(const Conversation& conversation) const {
+  Impl::Rendering rendered = impl_->run(conversation, true);
+  RenderedChat out;
+  out.data = data_ranges(rendered.text);
+  out.text = std::move(rendered.text.bytes);
+  return out;
+}
+
+const std::string& ChatTemplate::generation_prompt() const {
+  return impl_->prompt;
+}
+
+const std::string& ChatTemplate::end_of_turn() const {
+  return impl_->end_of_turn;
+}
+
+const std::string& ChatTemplate::name() const {
+  return impl_->source.name;
+}
+
+std::string ChatTemplate::identity() const {
+  Json all = {{"template", impl_->source.text},
+              {"date", impl_->options.date},
+              {"extra", impl_->options.extra},
+              {"control", impl_->source.tokens.control},
+              {"named", Json::array()}};
+  for (const auto& [name, text] : impl_->source.tokens.named) all["named"].push_back({name, text});
+  return all.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace pesc
