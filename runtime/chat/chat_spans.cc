@@ -81,7 +81,7 @@ class Finder {
     if (begin < end) found_.ranges.push_back({begin, end});
   }
   void missing_end(int64_t message) {
-    if (found_.without_end < 0) found_.without_end = message;
+    if (found_.without_end < 0) found_.without_end = std::max<int64_t>(message, 0);
   }
 
   // Behind the prompt of the answer whose text is [begin, first): all of the prompt, which may begin before

@@ -20,8 +20,9 @@ struct SpanRules {
 
 struct LearnedSpans {
   std::vector<TextRange> ranges;
-  // For each range whether its message is over there with no control token behind it.
-  int64_t without_end = -1;  // the number of the first message whose end of turn is not found
+  // The number of the first message whose end of turn is not found (0 where a marked span belongs to none);
+  // -1: none.
+  int64_t without_end = -1;
 };
 
 // `learned[i]`: whether message i is to be learned.

@@ -17,8 +17,9 @@ using Json = nlohmann::ordered_json;
 constexpr const char* kQuestion = "Which way?";
 constexpr const char* kAnswer = "This way.";
 
-// Questions and answers by turns, as many messages as asked for.
-Conversation probe(size_t messages) {
+// Questions and answers by turns, as many messages as asked for; with a tool's description for templates that
+// cannot do without.
+Conversation probe(size_t messages, bool with_tool) {
   Conversation made;
   made.messages = Json::array();
   for (size_t i = 0; i < messages; ++i) {
@@ -26,6 +27,12 @@ Conversation probe(size_t messages) {
     made.messages.push_back(
         {{"role", answer ? "assistant" : "user"}, {"content", answer ? kAnswer : kQuestion}});
     made.learned.push_back(answer);
+  }
+  if (with_tool) {
+    made.tools = Json::parse(
+        R"([{"type": "function", "function": {"name": "look", "description": "Looks.", "parameters":
+        {"type": "object", "properties": {"what": {"type": "string", "description": "What."}}, "required": ["what"],
+         "additionalProperties": false}}}])");
   }
   return made;
 }
@@ -49,16 +56,17 @@ struct ChatTemplate::Impl {
   std::string prompt;         // what the template writes with add_generation_prompt
   std::string answer_prefix;  // what stands before an answer; the prompt where there is one
   std::string end_of_turn;
+  bool probe_has_tool = false;  // the template takes no conversation without tools
 
   struct Rendering {
     jinja::Text text;
     std::vector<jinja::Stretch> stretches;
   };
 
-  [[noreturn]] void rethrow(const jinja::Failure& failure) const {
+  [[noreturn]] void rethrow(const jinja::Failure& failure, bool of_row) const {
     throw TemplateError(failure.line > 0 ? str_cat(source.name, ":", failure.line, ": ", failure.what())
                                          : str_cat(source.name, ": ", failure.what()),
-                        failure.of_row);
+                        of_row);
   }
 
   [[nodiscard]] Rendering run(const Conversation& conversation, bool add_generation_prompt) const {
@@ -76,7 +84,7 @@ struct ChatTemplate::Impl {
       in.run();
       return {std::move(in.text()), in.stretches()};
     } catch (const jinja::Failure& failure) {
-      rethrow(failure);
+      rethrow(failure, true);
     }
   }
 
@@ -93,36 +101,35 @@ struct ChatTemplate::Impl {
         false);
   }
 
-  // What the template writes before an answer, found out with a question that has none, and one that has.
-  void find_prompt() {
-    try {
-      const std::string without = run(probe(1), false).text.bytes;
-      const std::string with = run(probe(1), true).text.bytes;
-      if (with.starts_with(without)) prompt = with.substr(without.size());
-      answer_prefix = prompt;
-      if (!prompt.empty()) return;
-      const Rendering answered = run(probe(2), false);
-      for (const jinja::Stretch& stretch : answered.stretches) {
-        if (stretch.message != 1) continue;
-        const size_t answer = answered.text.bytes.find(kAnswer, stretch.begin);
-        if (answer < stretch.end)
-          answer_prefix = answered.text.bytes.substr(stretch.begin, answer - stretch.begin);
+  // What the template writes before an answer, and what ends one, found out with conversations that have just
+  // that. A template that takes none of them says so in require_spans().
+  void find_ends() {
+    for (const bool with_tool : {false, true}) {
+      try {
+        find_prompt(with_tool);
+        probe_has_tool = with_tool;
+        return;
+      } catch (const TemplateError&) {
+        continue;
       }
-    } catch (const TemplateError&) {
-      // A template that does not take such a conversation says so in require_spans().
     }
   }
 
-  void find_end() {
-    try {
-      const Rendering answered = run(probe(2), false);
-      const LearnedSpans spans = learned_spans(answered.text, answered.stretches, {false, true}, rules());
-      if (spans.ranges.empty() || spans.without_end >= 0) return;
-      const TextRange last = spans.ranges.back();
-      end_of_turn = control_before(answered.text.bytes, last.end, source.tokens.control);
-    } catch (const TemplateError&) {
-      // As above.
+  void find_prompt(bool with_tool) {
+    const std::string without = run(probe(1, with_tool), false).text.bytes;
+    const std::string with = run(probe(1, with_tool), true).text.bytes;
+    const Rendering answered = run(probe(2, with_tool), false);
+    const std::string& text = answered.text.bytes;
+    prompt = with.starts_with(without) ? with.substr(without.size()) : "";
+    answer_prefix = prompt;
+    for (const jinja::Stretch& stretch : answered.stretches) {
+      if (stretch.message != 1 || !prompt.empty()) continue;
+      const size_t answer = text.find(kAnswer, stretch.begin);
+      if (answer < stretch.end) answer_prefix = text.substr(stretch.begin, answer - stretch.begin);
     }
+    const LearnedSpans spans = learned_spans(answered.text, answered.stretches, {false, true}, rules());
+    if (!spans.ranges.empty() && spans.without_end < 0)
+      end_of_turn = control_before(text, spans.ranges.back().end, source.tokens.control);
   }
 };
 
@@ -139,10 +146,9 @@ ChatTemplate::ChatTemplate(TemplateSource source, TemplateOptions options) : imp
   try {
     impl_->program = jinja::parse(impl_->source.text);
   } catch (const jinja::Failure& failure) {
-    impl_->rethrow(failure);
+    impl_->rethrow(failure, false);
   }
-  impl_->find_prompt();
-  impl_->find_end();
+  impl_->find_ends();
 }
 
 ChatTemplate::~ChatTemplate() = default;
@@ -151,7 +157,7 @@ ChatTemplate& ChatTemplate::operator=(ChatTemplate&&) noexcept = default;
 
 void ChatTemplate::require_spans() const {
   for (const size_t messages : {size_t{2}, size_t{4}}) {
-    const Conversation conversation = probe(messages);
+    const Conversation conversation = probe(messages, impl_->probe_has_tool);
     const Impl::Rendering rendered = impl_->run(conversation, false);
     const LearnedSpans spans =
         learned_spans(rendered.text, rendered.stretches, conversation.learned, impl_->rules());

@@ -57,9 +57,9 @@ struct RenderedChat {
 // Which of the assistant's messages are learned: all, or the last one.
 enum class TrainOn { kAll, kLast };
 
-// The template or the conversation is at fault; the message names the template, the line, and what. `row`
-// says whose fault it is: the conversation's (the template raises an exception about it, or it is beyond a
-// limit), or the template's own.
+// The message names the template, the line, and what. `of_row`: it came up while a conversation was rendered,
+// which another one may pass (the template raises an exception about it, it lacks a field, or it is beyond a
+// limit); otherwise the template is at fault, whatever is rendered.
 struct TemplateError : DataError {
   TemplateError(const std::string& what, bool of_row_) : DataError(what), of_row(of_row_) {}
   bool of_row;

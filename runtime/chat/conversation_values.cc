@@ -16,7 +16,7 @@ constexpr int kMaxDepth = 100;
 
 Value converted(jinja::Heap& heap, const Json& json, jinja::Origin origin, int depth) {
   if (depth > kMaxDepth)
-    throw jinja::Failure(str_cat("the conversation is nested more than ", kMaxDepth, " deep"), 0, true);
+    throw jinja::Failure(str_cat("the conversation is nested more than ", kMaxDepth, " deep"));
   switch (json.type()) {
     case Json::value_t::null:
       return Value::none();
@@ -26,7 +26,7 @@ Value converted(jinja::Heap& heap, const Json& json, jinja::Origin origin, int d
       return Value(json.get<int64_t>());
     case Json::value_t::number_unsigned:
       if (json.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()))
-        throw jinja::Failure(str_cat("the number ", json.get<uint64_t>(), " does not fit 64 bits"), 0, true);
+        throw jinja::Failure(str_cat("the number ", json.get<uint64_t>(), " does not fit 64 bits"));
       return Value(json.get<int64_t>());
     case Json::value_t::number_float:
       return Value(json.get<double>());
@@ -46,7 +46,7 @@ Value converted(jinja::Heap& heap, const Json& json, jinja::Origin origin, int d
       return Value(static_cast<const jinja::Dict*>(dict));
     }
     default:
-      throw jinja::Failure("the conversation holds what is no JSON", 0, true);
+      throw jinja::Failure("the conversation holds what is no JSON");
   }
 }
 

@@ -6,12 +6,14 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/hf/mapped_file.h"
+
 namespace pesc {
 
 // The tokens of a tokenizer that a template may need.
 struct TemplateTokens {
-  // Handed to the template by name: bos_token, eos_token, unk_token, pad_token, and whatever else
-  // special_tokens_map has.
+  // Handed to the template by name: bos_token, eos_token, unk_token, sep_token, pad_token, cls_token,
+  // mask_token.
   std::vector<std::pair<std::string, std::string>> named;
   // The texts of all control tokens: added tokens with special: true. A turn ends with one of these.
   std::vector<std::string> control;
@@ -23,23 +25,24 @@ struct TemplateSource {
   TemplateTokens tokens;
 };
 
-// `setting` is data.chat_template: "auto", "published", "chatml", "llama3", "mistral", or a path.
-//   auto   the folder's own template where it has one, else the published prompt ("mistral" where the folder
-//   has a
-//          tekken.json and no tokenizer.json). With tools, a folder's template named "tool_use" where there
-//          is one.
-// `folder` may be empty: then "auto" is the published prompt. The tokens are read from tokenizer_config.json,
-// special_tokens_map.json and the added tokens of tokenizer.json; `base_tokens` (of a sentencepiece model)
-// fill what is missing. Throws DataError with file and what for files that are malformed, UsageError for an
-// unknown name.
+// Whether rows with tools need a template of their own: some folders have one named "tool_use".
+enum class ForTools { kNo, kYes };
+
+// `setting` is data.chat_template: "auto", "published", "chatml", "llama3", "mistral", or a path (with a
+// slash or ending in .jinja).
+//   auto   the folder's own template where it has one: chat_template.jinja, else tokenizer_config.json's (a
+//   text, or a
+//          list of named ones, of which "default" is taken, or for tools "tool_use"). Else the published
+//          prompt, or "mistral" where the folder has a tekken.json and no tokenizer.json.
+// `folder` is the tokenizer's and may be empty: "auto" is then the published prompt. `known` are the tokens
+// of the opened tokenizer; tokenizer_config.json and special_tokens_map.json of the folder are read on top of
+// them (what those name goes first). Throws DataError with the file for one that is malformed, UsageError for
+// an unknown name.
 [[nodiscard]] TemplateSource find_template(const std::string& setting, const std::string& folder,
-                                           const TemplateTokens& base_tokens, bool with_tools = false);
+                                           const TemplateTokens& known, ForTools for_tools = ForTools::kNo,
+                                           Links links = Links::kInside);
 
-// Reads the tokens alone.
-[[nodiscard]] TemplateTokens read_template_tokens(const std::string& folder,
-                                                  const TemplateTokens& base_tokens);
-
-// Text of a built-in template; empty when there is none of that name.
+// The text of a built-in template; empty when there is none of that name.
 [[nodiscard]] std::string_view builtin_template(std::string_view name);
 
 }  // namespace pesc

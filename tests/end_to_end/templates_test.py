@@ -23,8 +23,7 @@ SDIST = "llama-cpp-python==0.3.36"
 TEMPLATES = "vendor/llama.cpp/models/templates"
 CHECK = os.environ.get("TEMPLATE_CHECK", os.path.join(SOURCE, "build", "release", "tests", "template_check"))
 DATE = "2025-01-31"
-# What these templates need and we refuse, by name. Nothing else may be refused.
-REFUSED = {}
+# Templates that need a construct which we refuse, with its name: none of the 70 does.
 
 REFERENCE = r'''
 import datetime, json, sys
@@ -73,6 +72,11 @@ TOOLS = [
     {"type": "function", "function": {"name": "now", "description": "The time", "parameters":
                                       {"type": "object", "properties": {}}}},
 ]
+
+
+SIMPLE_TOOLS = [{"type": "function", "function": {"name": "look", "description": "Looks", "parameters": {
+    "type": "object", "properties": {"what": {"type": "string", "description": "What"}}, "required": ["what"],
+    "additionalProperties": False}}}]
 
 
 def user(text):
@@ -128,6 +132,10 @@ def conversations():
     yield "a call without content", [user("Now?"), {"role": "assistant", "tool_calls": [call("now", {})]},
                                      {"role": "tool", "content": "noon", "tool_call_id": "call00001"},
                                      assistant("Noon.")], TOOLS, {}
+    yield "simple tools", [user("Look."), assistant("", tool_calls=[call("look", {"what": "here"})]),
+                           {"role": "tool", "name": "look", "content": "seen", "tool_call_id": "call00001"},
+                           assistant("Seen.")], SIMPLE_TOOLS, {}
+    yield "functions", turns, SIMPLE_TOOLS, {"functions": "[]", "datetime": "today", "builtin_tools": ["code", "search"]}
     parts = [{"type": "text", "text": "Look \u00e9"}, {"type": "text", "text": "here."}]
     yield "parts", [user(parts), assistant([{"type": "text", "text": "I do."}])], None, {}
     yield "two of the user", [user("One."), user("Two."), assistant("Both.")], None, {}
@@ -135,6 +143,65 @@ def conversations():
     yield "developer", [{"role": "developer", "content": "Be brief."}, user("One."), assistant("Yes.")], None, {}
     yield "mixed case", [system("ABC def"), user("\u0394\u03a3 \u03c3"), assistant("\u0130\u00df")], None, {}
     yield "many", [user("%d?" % (i // 2)) if i % 2 == 0 else assistant("%d!" % (i // 2)) for i in range(40)], None, {}
+
+
+BONN = [user("Weather?"), assistant("", tool_calls=[call("weather", {"city": "Bonn"})]),
+        {"role": "tool", "name": "weather", "content": "dry", "tool_call_id": "call00001"}, assistant("It is dry.")]
+BRIEF = [system("Be brief."), user("One?"), assistant("1."), user("Two?"), assistant("2.")]
+LLAMA = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}
+LLAMA_CONTROL = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>",
+                 "<|python_tag|>"]
+LLAMA_SYSTEM = ("<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
+                "Today Date: 26 Jul 2024\n\n")
+LLAMA_USER = "<|start_header_id|>user<|end_header_id|>\n\n"
+LLAMA_ANSWER = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+QWEN = {"eos_token": "<|im_end|>"}
+QWEN_CONTROL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
+QWEN_ANSWER = "<|im_end|>\n<|im_start|>assistant\n"
+MISTRAL_CONTROL = ["<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[SYSTEM_PROMPT]",
+                   "[/SYSTEM_PROMPT]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[CALL_ID]", "[ARGS]", "[TOOL_CONTENT]"]
+T, D, L = "template", "data", "learned"
+
+# Written by hand from the published formats: the whole text in pieces, and of each piece whether the template wrote it, it came
+# from a message, or it is learned. (file, tokens, control tokens, messages, pieces)
+SPANS = [
+    ("meta-llama-Llama-3.1-8B-Instruct", LLAMA, LLAMA_CONTROL,
+     [system("Be brief."), user("2 + 2?"), assistant(" 4 "), user("And 3?"), assistant("6.")],
+     [(T, LLAMA_SYSTEM), (D, "Be brief."), (T, "<|eot_id|>" + LLAMA_USER), (D, "2 + 2?"), (T, LLAMA_ANSWER), (L, "4<|eot_id|>"),
+      (T, LLAMA_USER), (D, "And 3?"), (T, LLAMA_ANSWER), (L, "6.<|eot_id|>")]),
+    ("meta-llama-Llama-3.1-8B-Instruct", LLAMA, LLAMA_CONTROL, BONN,
+     [(T, LLAMA_SYSTEM + "<|eot_id|>" + LLAMA_USER), (D, "Weather?"), (T, LLAMA_ANSWER),
+      (L, '{"name": "weather", "parameters": {"city": "Bonn"}}<|eot_id|>'),
+      (T, '<|start_header_id|>ipython<|end_header_id|>\n\n"'), (D, "dry"), (T, '"' + LLAMA_ANSWER), (L, "It is dry.<|eot_id|>")]),
+    ("Qwen-Qwen3-0.6B", QWEN, QWEN_CONTROL,
+     [user("Why?"), assistant("So.", reasoning_content="Hm."), user("And?"), assistant("Thus.", reasoning_content="Hm again.")],
+     [(T, "<|im_start|>user\n"), (D, "Why?"), (T, QWEN_ANSWER), (L, "So.<|im_end|>"), (T, "\n<|im_start|>user\n"), (D, "And?"),
+      (T, QWEN_ANSWER), (L, "<think>\nHm again.\n</think>\n\nThus.<|im_end|>"), (T, "\n")]),
+    ("Qwen-Qwen3-0.6B", QWEN, QWEN_CONTROL, BONN,
+     [(T, "<|im_start|>user\n"), (D, "Weather?"), (T, QWEN_ANSWER),
+      (L, '<tool_call>\n{"name": "weather", "arguments": {"city": "Bonn"}}\n</tool_call><|im_end|>'),
+      (T, "\n<|im_start|>user\n<tool_response>\n"), (D, "dry"), (T, "\n</tool_response>" + QWEN_ANSWER),
+      (L, "<think>\n\n</think>\n\nIt is dry.<|im_end|>"), (T, "\n")]),
+    ("Qwen-Qwen2.5-7B-Instruct", QWEN, QWEN_CONTROL, BRIEF,
+     [(T, "<|im_start|>system\n"), (D, "Be brief."), (T, "<|im_end|>\n<|im_start|>user\n"), (D, "One?"), (T, QWEN_ANSWER),
+      (L, "1.<|im_end|>"), (T, "\n<|im_start|>user\n"), (D, "Two?"), (T, QWEN_ANSWER), (L, "2.<|im_end|>"), (T, "\n")]),
+    # This template writes the system's text before the last message only where that is the user's.
+    ("mistralai-Mistral-Nemo-Instruct-2407", TOKENS, MISTRAL_CONTROL, BRIEF,
+     [(T, "<s>[INST]"), (D, "One?"), (T, "[/INST]"), (L, "1.</s>"), (T, "[INST]"), (D, "Two?"), (T, "[/INST]"), (L, "2.</s>")]),
+    ("mistralai-Mistral-Nemo-Instruct-2407", TOKENS, MISTRAL_CONTROL, BONN,
+     [(T, "<s>[INST]"), (D, "Weather?"), (T, "[/INST]"),
+      (L, '[TOOL_CALLS][{"name": "weather", "arguments": {"city": "Bonn"}, "id": "call00001"}]</s>'),
+      (T, '[TOOL_RESULTS]{"content": '), (D, "dry"), (T, ', "call_id": "'), (D, "call00001"), (T, '"}[/TOOL_RESULTS]'),
+      (L, "It is dry.</s>")]),
+    ("Mistral-Small-3.2-24B-Instruct-2506", TOKENS, MISTRAL_CONTROL, BRIEF,
+     [(T, "<s>[SYSTEM_PROMPT]"), (D, "Be brief."), (T, "[/SYSTEM_PROMPT][INST]"), (D, "One?"), (T, "[/INST]"), (L, "1.</s>"),
+      (T, "[INST]"), (D, "Two?"), (T, "[/INST]"), (L, "2.</s>")]),
+    ("microsoft-Phi-3.5-mini-instruct", {"eos_token": "<|endoftext|>"}, ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>",
+                                                                       "<|endoftext|>"], BRIEF,
+     [(T, "<|system|>\n"), (D, "Be brief."), (T, "<|end|>\n<|user|>\n"), (D, "One?"), (T, "<|end|>\n<|assistant|>\n"),
+      (L, "1.<|end|>"), (T, "\n<|user|>\n"), (D, "Two?"), (T, "<|end|>\n<|assistant|>\n"), (L, "2.<|end|>"),
+      (T, "\n<|endoftext|>")]),
+]
 
 
 class Filter:
@@ -209,6 +276,26 @@ class Templates(unittest.TestCase):
         print("%d texts are the same, %d conversations are refused by both, %d differ" % (same, both_refuse, len(wrong)))
         self.assertEqual(wrong, [])
         self.assertGreater(same, 2000)
+
+    def template(self, name):
+        path = next(p for p in self.paths if os.path.basename(p) == name + ".jinja")
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+
+    def test_spans_are_those_of_the_published_formats(self):
+        for name, tokens, control, messages, pieces in SPANS:
+            with self.subTest(name):
+                ours = self.ours.ask({"name": name, "template": self.template(name), "messages": messages, "tools": None,
+                                      "tokens": tokens, "control": control, "date": DATE, "require_spans": True})
+                self.assertEqual(ours.get("text"), "".join(text for _, text in pieces), ours)
+                text = ours["text"].encode()
+                for kind, key in ((L, "learned"), (D, "data")):
+                    expected, at = [], 0
+                    for piece, of in pieces:
+                        if piece == kind:
+                            expected.append([at, at + len(of.encode())])
+                        at += len(of.encode())
+                    self.assertEqual(ours[key], expected, [text[b:e] for b, e in ours[key]])
 
 
 if __name__ == "__main__":

@@ -72,8 +72,7 @@ Value make_range(Interpreter& in, Arguments& arguments) {
 Value raise_exception(Interpreter& in, Arguments& arguments) {
   const Value message = arguments.need("message");
   arguments.end();
-  throw Failure(str_cat("the template refuses the conversation: ", to_text(in.heap(), message).bytes), 0,
-                true);
+  throw Failure(str_cat("the template refuses the conversation: ", to_text(in.heap(), message).bytes));
 }
 
 Value strftime_now(Interpreter& in, Arguments& arguments) {

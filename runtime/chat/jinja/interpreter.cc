@@ -30,8 +30,7 @@ Interpreter::Depth::Depth(Interpreter& of) : depth(of.depth_) {
   if (++depth > of.limits_.depth) {
     --depth;
     throw Failure(
-        str_cat("rendering is nested more than ", of.limits_.depth, " deep (a macro that calls itself?)"), 0,
-        true);
+        str_cat("rendering is nested more than ", of.limits_.depth, " deep (a macro that calls itself?)"));
   }
 }
 
@@ -59,7 +58,7 @@ void Interpreter::run() {
     switch_message(-1);
   } catch (const Failure& failure) {
     if (failure.line > 0) throw;
-    throw Failure(failure.what(), line_, failure.of_row);
+    throw Failure(failure.what(), line_);
   }
 }
 
@@ -189,7 +188,7 @@ void Interpreter::write(const Value& value) {
     heap_.charge(text.bytes.size());
     heap_.scan(text.bytes.size());
     if (static_cast<int64_t>(out_->bytes.size() + text.bytes.size()) > limits_.output_bytes) {
-      throw Failure(str_cat("the rendered text has more than ", limits_.output_bytes >> 20, " MiB"), 0, true);
+      throw Failure(str_cat("the rendered text has more than ", limits_.output_bytes >> 20, " MiB"));
     }
     out_->append(text);
   };

@@ -155,13 +155,13 @@ const Value* Namespace::find(std::string_view name) const {
 
 void Heap::charge(size_t bytes) {
   if (bytes > static_cast<size_t>(limit_ - used_)) {
-    throw Failure(str_cat("rendering takes more than ", limit_ >> 20, " MiB of memory"), 0, true);
+    throw Failure(str_cat("rendering takes more than ", limit_ >> 20, " MiB of memory"));
   }
   used_ += static_cast<int64_t>(bytes);
 }
 
 void Heap::too_many_steps() const {
-  throw Failure(str_cat("rendering takes more than ", steps_, " steps"), 0, true);
+  throw Failure(str_cat("rendering takes more than ", steps_, " steps"));
 }
 
 Value Heap::string(Text text, bool safe) {

@@ -15,13 +15,10 @@
 
 namespace pesc::jinja {
 
-// What stops a rendering or a compilation. `of_row`: the template refuses the conversation (raise_exception),
-// or a limit was met, so that the row is at fault and not the template.
+// What stops a rendering or a compilation.
 struct Failure : std::runtime_error {
-  Failure(const std::string& what, int line_, bool of_row_ = false)
-      : std::runtime_error(what), line(line_), of_row(of_row_) {}
+  explicit Failure(const std::string& what, int line_ = 0) : std::runtime_error(what), line(line_) {}
   int line;  // of the template, from 1; 0: not known, the interpreter fills it in
-  bool of_row;
 };
 [[noreturn]] void fail(const std::string& what, int line = 0);
 
