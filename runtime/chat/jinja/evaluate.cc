@@ -38,7 +38,7 @@ Value element(Heap& heap, const Value& object, int64_t index) {
 
 Value Interpreter::attribute(const Value& object, std::string_view name) {
   require_defined(object);
-  if (name.starts_with("__")) fail(str_cat("'", name, "' cannot be accessed"));
+  if (changes_object(object, name)) return {};  // as the sandbox has it: not there
   if (has_method(object, name)) {
     auto* method = heap_.make<Method>();
     method->self = object;
@@ -147,8 +147,11 @@ Value Interpreter::evaluate(const Expression& e) {
       const Value left = evaluate(*e.args[0]);
       return truthy(left) ? left : evaluate(*e.args[1]);
     }
-    case Op::kNegative:
-      return arithmetic(heap_, Op::kSubtract, Value(int64_t{0}), evaluate(*e.args[0]));
+    case Op::kNegative: {
+      const Value value = evaluate(*e.args[0]);
+      if (value.is(Type::kFloat)) return Value(-value.number);
+      return arithmetic(heap_, Op::kSubtract, Value(int64_t{0}), value);
+    }
     case Op::kPositive:
       return arithmetic(heap_, Op::kAdd, Value(int64_t{0}), evaluate(*e.args[0]));
     case Op::kAdd:

@@ -15,6 +15,8 @@ namespace pesc::jinja {
 // Whether Python's value has an attribute of that name ("items" of a mapping): such a name is a method and no
 // key.
 [[nodiscard]] bool has_method(const Value& self, std::string_view name);
+// Whether it is one of those that change their object.
+[[nodiscard]] bool changes_object(const Value& self, std::string_view name);
 // Throws Failure for a method that is not supported, and for those that change their object, as the sandbox
 // does.
 Value call_method(Interpreter& in, const Value& self, std::string_view name, Arguments& arguments);

@@ -262,6 +262,9 @@ class Lexer {
         while (end < source_.size() && is_digit(source_[end])) digits += source_[end++];
       }
     }
+    if (!real && digits.size() > 1 && digits[0] == '0' &&
+        digits.find_first_not_of('0') != std::string::npos && is_digit(digits[1]))
+      fail(str_cat("the number ", digits, " begins with 0"), line_);
     Token& token = add(real ? Lexeme::kFloat : Lexeme::kInteger, digits);
     const char* first = digits.data();
     const char* last = first + digits.size();

@@ -310,11 +310,15 @@ bool has_method(const Value& self, std::string_view name) {
   return one_of(names_of(self), name);
 }
 
+bool changes_object(const Value& self, std::string_view name) {
+  return (self.is(Type::kList) || self.is(Type::kDict)) && has_method(self, name) && one_of(kForbidden, name);
+}
+
 Value call_method(Interpreter& in, const Value& self, std::string_view name, Arguments& arguments) {
   Value result;
   if (self.is(Type::kString)) {
     result = StringMethods(in, self.string->text, name, arguments).call();
-  } else if ((self.is(Type::kList) || self.is(Type::kDict)) && one_of(kForbidden, name)) {
+  } else if (changes_object(self, name)) {
     fail(str_cat("'", name, "' would change a ", type_name(self),
                  ", which the sandbox of chat templates forbids"));
   } else if (self.is(Type::kDict)) {

@@ -119,7 +119,7 @@ std::vector<Text> split(Heap& heap, const Text& text, const std::optional<std::s
   };
   for (size_t at = run(0, true); at < bytes.size();) {
     if (most >= 0 && std::ssize(out) == most) {
-      out.push_back(stripped(part(text, at, bytes.size()), std::nullopt, Ends::kRight));
+      out.push_back(part(text, at, bytes.size()));
       break;
     }
     const size_t end = run(at, false);
@@ -235,18 +235,22 @@ Text titled(const Text& text) {
 }
 
 Text titled_words(const Text& text) {
-  bool begins = true;
-  bool separated = true;
-  return changed(text, [&](char32_t code) {
-    const bool separator =
-        is_space(code) ||
-        (code < 0x80 && std::string_view("-({[<").find(static_cast<char>(code)) != std::string_view::npos);
-    begins = separator != separated || begins;
-    const bool first = begins;
-    begins = false;
-    separated = separator;
-    return first ? Case::kUpper : Case::kLower;
-  });
+  const auto separates = [&](size_t at) {
+    const char32_t code = character_at(text.bytes, at).code;
+    return is_space(code) ||
+           (code < 0x80 && std::string_view("-({[<").find(static_cast<char>(code)) != std::string_view::npos);
+  };
+  Text out;
+  for (size_t begin = 0; begin < text.bytes.size();) {
+    const size_t second = begin + character_at(text.bytes, begin).size;
+    size_t end = second;
+    while (end < text.bytes.size() && separates(end) == separates(begin))
+      end += character_at(text.bytes, end).size;
+    out.append(in_case(part(text, begin, second), Case::kUpper));
+    out.append(in_case(part(text, second, end), Case::kLower));
+    begin = end;
+  }
+  return out;
 }
 
 Text capitalized(const Text& text) {
