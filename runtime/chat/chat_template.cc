@@ -92,13 +92,13 @@ struct ChatTemplate::Impl {
     return {source.tokens.control, answer_prefix, program->has_generation};
   }
 
-  [[noreturn]] void no_end(std::string_view what) const {
+  [[noreturn]] void no_end(std::string_view what, bool of_row) const {
     throw TemplateError(
         str_cat(
             source.name, ": ", what,
             " ends without a special token of this tokenizer, so the model would never learn to stop; use a "
             "template of the tokenizer's own, or data.chat_template: \"published\""),
-        false);
+        of_row);
   }
 
   // What the template writes before an answer, and what ends one, found out with conversations that have just
@@ -172,7 +172,7 @@ void ChatTemplate::require_spans() const {
                   "so nothing would be learned; mark it with {% generation %}"),
           false);
     }
-    if (spans.without_end >= 0) impl_->no_end("an answer");
+    if (spans.without_end >= 0) impl_->no_end("an answer", false);
   }
 }
 
@@ -184,7 +184,7 @@ RenderedChat ChatTemplate::render(const Conversation& conversation, TrainOn trai
     std::fill(last == learned.rend() ? last : last + 1, learned.rend(), false);
   }
   const LearnedSpans spans = learned_spans(rendered.text, rendered.stretches, learned, impl_->rules());
-  if (spans.without_end >= 0) impl_->no_end(str_cat("message ", spans.without_end));
+  if (spans.without_end >= 0) impl_->no_end(str_cat("message ", spans.without_end), true);
   RenderedChat out;
   out.learned = spans.ranges;
   out.data = data_ranges(rendered.text);

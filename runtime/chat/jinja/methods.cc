@@ -83,7 +83,7 @@ const std::string& string_of(const Value& value, std::string_view method) {
 class StringMethods {
  public:
   StringMethods(Interpreter& in, const Text& text, std::string_view name, Arguments& arguments)
-      : in_(in), heap_(in.heap()), text_(text), name_(name), arguments_(arguments) {}
+      : heap_(in.heap()), text_(text), name_(name), arguments_(arguments) {}
 
   Value call() {
     heap_.scan(text_.bytes.size());
@@ -258,7 +258,6 @@ class StringMethods {
     return named->second;
   }
 
-  Interpreter& in_;
   Heap& heap_;
   const Text& text_;
   std::string_view name_;
