@@ -12,11 +12,11 @@ namespace {
 using jinja::Value;
 using Json = nlohmann::ordered_json;
 
-constexpr int kMaxDepth = 100;
+constexpr int kMaxJsonDepth = 100;
 
 Value converted(jinja::Heap& heap, const Json& json, jinja::Origin origin, int depth) {
-  if (depth > kMaxDepth)
-    throw jinja::Failure(str_cat("the conversation is nested more than ", kMaxDepth, " deep"));
+  if (depth > kMaxJsonDepth)
+    throw jinja::Failure(str_cat("the conversation is nested more than ", kMaxJsonDepth, " deep"));
   switch (json.type()) {
     case Json::value_t::null:
       return Value::none();

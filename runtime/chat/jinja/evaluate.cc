@@ -195,6 +195,7 @@ Value Interpreter::make_dict(const Expression& e) {
   for (size_t i = 0; i < e.args.size(); i += 2) {
     const Value key = evaluate(*e.args[i]);
     heap_.charge(2 * sizeof(Value));
+    heap_.step(static_cast<int64_t>(dict->items.size() / 16));
     dict->set(key, evaluate(*e.args[i + 1]));
   }
   return Value(static_cast<const Dict*>(dict));

@@ -11,8 +11,8 @@
 namespace pesc::jinja {
 namespace {
 
-constexpr int kMaxNesting = 100;  // of brackets and the like
-constexpr int kMaxDepth = 300;    // of an expression's tree: a + b + c + ..
+constexpr int kMaxNesting = 100;    // of brackets and the like
+constexpr int kMaxOperators = 300;  // of an expression's tree: a + b + c + ..
 
 std::optional<Comparison> comparison_of(const Token& token) {
   constexpr std::array kSigns =
@@ -85,8 +85,8 @@ ExpressionPtr ExpressionParser::make(Op op, int line, ExpressionPtr a, Expressio
 
 void ExpressionParser::add(Expression& to, ExpressionPtr arg) {
   if (arg != nullptr) to.depth = std::max(to.depth, arg->depth + 1);
-  if (to.depth > kMaxDepth)
-    fail(str_cat("an expression has more than ", kMaxDepth, " operators in a row"), to.line);
+  if (to.depth > kMaxOperators)
+    fail(str_cat("an expression has more than ", kMaxOperators, " operators in a row"), to.line);
   to.args.push_back(std::move(arg));
 }
 

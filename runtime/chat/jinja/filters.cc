@@ -157,7 +157,7 @@ constexpr std::array kFilters = std::to_array<FilterEntry>({
     {"upper", filter_upper},
 });
 
-constexpr std::array kNotSupported = std::to_array<std::string_view>(
+constexpr std::array kOtherFilters = std::to_array<std::string_view>(
     {"attr", "batch", "center", "filesizeformat", "forceescape", "format", "groupby", "pprint", "random",
      "slice", "striptags", "truncate", "urlencode", "urlize", "wordcount", "wordwrap", "xmlattr"});
 
@@ -189,7 +189,7 @@ void Arguments::end() const {
 const FilterEntry* find_filter(std::string_view name, int line) {
   const auto found = std::ranges::lower_bound(kFilters, name, {}, &FilterEntry::name);
   if (found != kFilters.end() && found->name == name) return &*found;
-  if (std::ranges::binary_search(kNotSupported, name))
+  if (std::ranges::binary_search(kOtherFilters, name))
     fail(str_cat("the filter '", name, "' is not supported"), line);
   return nullptr;
 }

@@ -44,7 +44,7 @@ Value make_dict(Interpreter& in, Arguments& arguments) {
   return Value(static_cast<const Dict*>(made));
 }
 
-int64_t whole(const Value& value) {
+int64_t range_number(const Value& value) {
   require_defined(value);
   if (value.is(Type::kBool)) return static_cast<int64_t>(value.boolean);
   if (!value.is(Type::kInt)) fail(str_cat("range() takes whole numbers, not a ", type_name(value)));
@@ -54,9 +54,9 @@ int64_t whole(const Value& value) {
 Value make_range(Interpreter& in, Arguments& arguments) {
   const size_t given = arguments.positional.size();
   if (given < 1 || given > 3) fail("range() takes one to three numbers");
-  int64_t start = whole(arguments.need(""));
-  int64_t stop = given > 1 ? whole(arguments.need("")) : std::exchange(start, 0);
-  const int64_t step = given > 2 ? whole(arguments.need("")) : 1;
+  int64_t start = range_number(arguments.need(""));
+  int64_t stop = given > 1 ? range_number(arguments.need("")) : std::exchange(start, 0);
+  const int64_t step = given > 2 ? range_number(arguments.need("")) : 1;
   arguments.end();
   if (step == 0) fail("the step of a range is 0");
   const auto distance = static_cast<__int128>(step > 0 ? 1 : -1) * (static_cast<__int128>(stop) - start);

@@ -217,6 +217,7 @@ void Interpreter::assign(const Target& target, const Value& value) {
     if (target.attribute.starts_with('_'))
       fail(str_cat("'", target.attribute, "' begins with an underscore, which a namespace does not allow"));
     heap_.charge(sizeof(Value));
+    heap_.step(static_cast<int64_t>(space.ns->items.size() / 16));
     space.ns->set(target.attribute, value);
   }
 }
@@ -227,6 +228,7 @@ void Interpreter::define(int slot, const Value& value) {
     root_set_[static_cast<size_t>(slot)] = true;
     return;
   }
+  heap_.step(static_cast<int64_t>(scope_->variables.size() / 16));
   for (auto& [known, held] : scope_->variables) {
     if (known == slot) {
       held = value;
@@ -239,6 +241,7 @@ void Interpreter::define(int slot, const Value& value) {
 
 Value Interpreter::lookup(int slot) {
   for (const Scope* scope = scope_; scope != nullptr; scope = scope->outer) {
+    heap_.step(static_cast<int64_t>(scope->variables.size() / 16));
     for (const auto& [known, held] : scope->variables) {
       if (known == slot) return held;
     }

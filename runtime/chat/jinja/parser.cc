@@ -10,6 +10,7 @@
 namespace pesc::jinja {
 namespace {
 
+constexpr size_t kMaxNames = 10'000;
 constexpr int kMaxBlocks = 60;  // blocks inside one another
 
 constexpr std::array kRefused =
@@ -218,6 +219,7 @@ class Parser : public ExpressionParser {
 
 int Program::slot(std::string_view name) {
   if (const int found = find_slot(name); found >= 0) return found;
+  if (names.size() == kMaxNames) fail(str_cat("the template has more than ", kMaxNames, " names"));
   names.emplace_back(name);
   return static_cast<int>(names.size()) - 1;
 }

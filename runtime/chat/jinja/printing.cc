@@ -12,7 +12,7 @@
 namespace pesc::jinja {
 namespace {
 
-constexpr int kMaxDepth = 100;  // of lists and mappings inside one another
+constexpr int kMaxPrintedDepth = 100;  // of lists and mappings inside one another
 
 std::string hex(char32_t code, int digits) {
   std::array<char, 16> text{};
@@ -25,8 +25,9 @@ std::string hex(char32_t code, int digits) {
   fail(str_cat("a ", type_name(value), " ", what));
 }
 
-void check_depth(int depth) {
-  if (depth > kMaxDepth) fail(str_cat("values that are nested more than ", kMaxDepth, " deep are printed"));
+void check_printed_depth(int depth) {
+  if (depth > kMaxPrintedDepth)
+    fail(str_cat("values that are nested more than ", kMaxPrintedDepth, " deep are printed"));
 }
 
 // Appends the text with `escape` asked for each character; an empty answer leaves it as it is.
@@ -70,7 +71,7 @@ class Printer {
 
   // `inside` a list or mapping strings are quoted.
   void print(const Value& value, bool inside, int depth) {
-    check_depth(depth);
+    check_printed_depth(depth);
     heap_.step();
     switch (value.type) {
       case Type::kUndefined:
@@ -141,7 +142,7 @@ class JsonPrinter {
   Text text;
 
   void print(const Value& value, int depth) {
-    check_depth(depth);
+    check_printed_depth(depth);
     heap_.step();
     switch (value.type) {
       case Type::kNone:

@@ -128,7 +128,7 @@ constexpr std::array kTests = std::to_array<TestEntry>({
     {"undefined", of_type<Type::kUndefined>},
 });
 
-constexpr std::array kNotSupported =
+constexpr std::array kOtherTests =
     std::to_array<std::string_view>({"escaped", "filter", "lower", "test", "upper"});
 
 }  // namespace
@@ -136,7 +136,7 @@ constexpr std::array kNotSupported =
 const TestEntry* find_test(std::string_view name, int line) {
   const auto found = std::ranges::lower_bound(kTests, name, {}, &TestEntry::name);
   if (found != kTests.end() && found->name == name) return &*found;
-  if (std::ranges::binary_search(kNotSupported, name))
+  if (std::ranges::binary_search(kOtherTests, name))
     fail(str_cat("the test '", name, "' is not supported"), line);
   return nullptr;
 }

@@ -8,10 +8,11 @@
 namespace pesc::jinja {
 namespace {
 
-constexpr int kMaxDepth = 200;  // of lists in lists that are compared
+constexpr int kMaxComparedDepth = 200;  // of lists in lists that are compared
 
-void check_depth(int depth) {
-  if (depth > kMaxDepth) fail(str_cat("values that are nested more than ", kMaxDepth, " deep are compared"));
+void check_compared_depth(int depth) {
+  if (depth > kMaxComparedDepth)
+    fail(str_cat("values that are nested more than ", kMaxComparedDepth, " deep are compared"));
 }
 
 int sign(std::partial_ordering order) {
@@ -255,7 +256,7 @@ double as_double(const Value& value) {
 }
 
 bool equal(Heap& heap, const Value& a, const Value& b, int depth) {
-  check_depth(depth);
+  check_compared_depth(depth);
   heap.step();
   if (is_number(a) && is_number(b)) return equal_scalars(a, b);
   if (a.type != b.type) return false;
@@ -291,7 +292,7 @@ bool equal(Heap& heap, const Value& a, const Value& b, int depth) {
 }
 
 int compare(Heap& heap, const Value& a, const Value& b, int depth) {
-  check_depth(depth);
+  check_compared_depth(depth);
   heap.step();
   require_defined(a);
   require_defined(b);

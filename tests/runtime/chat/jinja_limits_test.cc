@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "ops/core/check.h"
 #include "runtime/chat/chat_template.h"
 
 namespace pesc {
@@ -101,6 +102,9 @@ TEST(JinjaLimits, LoopsEnd) {
       "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(9999) %}{% endfor %}{% endfor "
       "%}{% endfor %}";
   expect_refused_soon(loops, "more than 1000000 steps");
+  std::string many = "{% for i in range(99999) %}";
+  for (int i = 0; i < 9'000; ++i) many += str_cat("{% set n", i, " = i %}");
+  expect_refused_soon(many + "{% endfor %}", "more than 1000000 steps");
   expect_refused_soon("{{ range(1000000) }}", "a range has more than 100000 numbers");
   expect_refused_soon("{% set l = range(90000)|list %}{% for x in l %}{{ 'q' if x in l }}{% endfor %}",
                       "steps");
@@ -168,6 +172,9 @@ TEST(JinjaLimits, TheCompilerIsBounded) {
                       "nested more than 100 deep");
   expect_refused_soon("{% if 1 %}" + times("{% elif 1 %}", 10'000),
                       "the template ends where 'endif' is expected");
+  std::string names;
+  for (int i = 0; i < 20'000; ++i) names += str_cat("{{ n", i, " }}");
+  expect_refused_soon(names, "more than 10000 names");
   expect_refused_soon(times("x", (1 << 20) + 1), "the template has more than 1024 KiB");
 }
 
