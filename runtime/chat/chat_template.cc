@@ -56,7 +56,8 @@ struct ChatTemplate::Impl {
   std::string prompt;         // what the template writes with add_generation_prompt
   std::string answer_prefix;  // what stands before an answer; the prompt where there is one
   std::string end_of_turn;
-  bool probe_has_tool = false;  // the template takes no conversation without tools
+  std::vector<std::string> control_tokens;  // that the template writes
+  bool probe_has_tool = false;              // the template takes no conversation without tools
 
   struct Rendering {
     jinja::Text text;
@@ -130,6 +131,16 @@ struct ChatTemplate::Impl {
     const LearnedSpans spans = learned_spans(answered.text, answered.stretches, {false, true}, rules());
     if (!spans.ranges.empty() && spans.without_end < 0)
       end_of_turn = control_before(text, spans.ranges.back().end, source.tokens.control);
+    find_control_tokens(text + prompt);
+  }
+
+  void find_control_tokens(std::string_view text) {
+    for (size_t at = 0; at < text.size();) {
+      const std::string token(control_at(text, at, source.tokens.control));
+      if (!token.empty() && std::ranges::find(control_tokens, token) == control_tokens.end())
+        control_tokens.push_back(token);
+      at += std::max<size_t>(token.size(), 1);
+    }
   }
 };
 
@@ -206,6 +217,10 @@ const std::string& ChatTemplate::generation_prompt() const {
 
 const std::string& ChatTemplate::end_of_turn() const {
   return impl_->end_of_turn;
+}
+
+const std::vector<std::string>& ChatTemplate::control_tokens() const {
+  return impl_->control_tokens;
 }
 
 const std::string& ChatTemplate::name() const {

@@ -90,6 +90,9 @@ class ChatTemplate {
   [[nodiscard]] const std::string& generation_prompt() const;
   // The control token that ends a turn, as the probe saw it; a stop token of generation.
   [[nodiscard]] const std::string& end_of_turn() const;
+  // The control tokens that the template writes around questions and answers: those whose rows of the
+  // embedding a base model may never have trained.
+  [[nodiscard]] const std::vector<std::string>& control_tokens() const;
   [[nodiscard]] const std::string& name() const;
   // Of the text, the handed variables and the date: part of the token cache's key.
   [[nodiscard]] std::string identity() const;

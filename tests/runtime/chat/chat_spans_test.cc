@@ -33,6 +33,7 @@ TEST(ChatSpans, ChatMl) {
   chatml.require_spans();
   EXPECT_EQ(chatml.generation_prompt(), "<|im_start|>assistant\n");
   EXPECT_EQ(chatml.end_of_turn(), "<|im_end|>");
+  EXPECT_EQ(chatml.control_tokens(), (std::vector<std::string>{"<|im_start|>", "<|im_end|>"}));
   const std::string answer = "<|im_end|>\n<|im_start|>assistant\n";
   expect_pieces(chatml.render(conversation(kTwoTurns)),
                 written("<|im_start|>system\n") + data("Be brief.") +
@@ -62,6 +63,7 @@ TEST(ChatSpans, MistralHasNoGenerationPrompt) {
   const auto mistral = compiled(builtin_template("mistral"), {"<s>", "</s>", "[INST]", "[/INST]"}, "</s>");
   mistral.require_spans();
   EXPECT_EQ(mistral.generation_prompt(), "");
+  EXPECT_EQ(mistral.control_tokens(), (std::vector<std::string>{"<s>", "[INST]", "[/INST]", "</s>"}));
   expect_pieces(mistral.render(conversation(kTwoTurns)),
                 written("<s>[INST]") + data("One?") + written("[/INST]") + learned("1.</s>") +
                     written("[INST]") + data("Be brief.") + written("\n\n") + data("Two?") +
