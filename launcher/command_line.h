@@ -32,6 +32,8 @@ struct CommandLine {
   double gemm_tflops = 0, memory_gbs = 0, link_gbs = 0, device_gib = 0;  // of a rank; 0: the GPU's
   std::string model;       // --model FOLDER whose tokenizer is used
   bool special = false;    // --special: with the tokens that the post-processor adds
+  bool show = false;       // --show: tokens as text for people
+  int show_rows = 0;       // --show_rows N: of the run's first rows
   uint64_t launch_id = 0;  // --launch_id N: the number of the launch, given by `pesc launch`
 };
 

@@ -45,6 +45,8 @@ constexpr std::array kFlags{
     Flag{"against", "inspect", "DIR", "a second checkpoint to compare with", &C::against},
     Flag{"model", "tokenize", "FOLDER", "a model's folder, for its tokenizer", &C::model},
     Flag{"special", "tokenize", "", "add what the post-processor adds: begin-of-text and the like", &C::special},
+    Flag{"show", "tokenize", "", "text for people: decoded, with the special tokens, the learned part marked", &C::show},
+    Flag{"show_rows", "train", "N", "the first rows of the run in the same way, before it trains", &C::show_rows},
     Flag{"launch_id", "train", "N", "number of the launch; `pesc launch` gives it to its ranks", &C::launch_id},
     Flag{"n", "launch", "N", "ranks to start", {}},
     Flag{"hostfile", "launch", "FILE", "hosts to start them on", {}},

@@ -18,6 +18,7 @@
 #include "runtime/checkpoint/store.h"
 #include "runtime/data/dataset.h"
 #include "runtime/data/sampler.h"
+#include "runtime/data/show_row.h"
 #include "runtime/job.h"
 #include "runtime/loss_spike.h"
 #include "runtime/metrics.h"
@@ -55,6 +56,8 @@ class Trainer {
   [[nodiscard]] Decoder& decoder() { return *decoder_; }
   // The decoder's arenas, and the host memory for the copy of a checkpoint.
   [[nodiscard]] std::vector<ArenaSize> memory() const;
+  // Row `number` of the run's data order, as it is trained on (runtime/data/show_row.h).
+  [[nodiscard]] std::string shown_row(int64_t number, Marks marks) const;
 
  private:
   TrainResult run_steps();

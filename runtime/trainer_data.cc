@@ -5,6 +5,7 @@
 
 #include "runtime/data/row_record.h"
 #include "runtime/data/share.h"
+#include "runtime/data/show_row.h"
 #include "runtime/trainer.h"
 
 namespace pesc {
@@ -63,6 +64,22 @@ void Trainer::tell_length() const {
     LOG(WARNING) << "the warm-up (train.warmup_steps) of " << lr_.warmup << " steps does not end in a run of "
                  << steps_ << " steps: train.learning_rate is never reached";
   }
+}
+
+std::string Trainer::shown_row(int64_t number, Marks marks) const {
+  const Sampler::Place place = sampler_->place(number);
+  const int64_t row = train_->entry_row(place.entry, place.epoch, sampler_->seed());
+  const std::span<const uint8_t> supervised = train_->supervised(row);
+  std::vector<TokenRange> learned;
+  for (size_t t = 0; t < supervised.size(); ++t) {
+    if (supervised[t] == 0) continue;  // it predicts token t + 1
+    if (!learned.empty() && learned.back().end == t + 1) {
+      ++learned.back().end;
+    } else {
+      learned.push_back({t + 1, t + 2});
+    }
+  }
+  return pesc::shown_row(*job_.tokenizer, train_->tokens(row), learned, marks);
 }
 
 // Every rank reads the files itself, on several hosts perhaps from several disks.

@@ -7,6 +7,7 @@
 #include "runtime/chat/conversation_values.h"
 #include "runtime/chat/jinja/ast.h"
 #include "runtime/chat/jinja/interpreter.h"
+#include "runtime/chat/template_date.h"
 #include "runtime/text/utf8.h"
 
 namespace pesc {
@@ -35,16 +36,6 @@ Conversation probe(size_t messages, bool with_tool) {
          "additionalProperties": false}}}])");
   }
   return made;
-}
-
-bool is_date(std::string_view date) {
-  if (date.size() != 10 || date[4] != '-' || date[7] != '-') return false;
-  for (const size_t i : {0, 1, 2, 3, 5, 6, 8, 9}) {
-    if (date[i] < '0' || date[i] > '9') return false;
-  }
-  const int month = (date[5] - '0') * 10 + date[6] - '0';
-  const int day = (date[8] - '0') * 10 + date[9] - '0';
-  return month >= 1 && month <= 12 && day >= 1 && day <= 31;
 }
 
 }  // namespace
@@ -227,14 +218,17 @@ const std::string& ChatTemplate::name() const {
   return impl_->source.name;
 }
 
-std::string ChatTemplate::identity() const {
+std::string ChatTemplate::undated_identity() const {
   Json all = {{"template", impl_->source.text},
-              {"date", impl_->options.date},
               {"extra", impl_->options.extra},
               {"control", impl_->source.tokens.control},
               {"named", Json::array()}};
   for (const auto& [name, text] : impl_->source.tokens.named) all["named"].push_back({name, text});
   return all.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+std::string ChatTemplate::identity() const {
+  return str_cat(impl_->options.date, " ", undated_identity());
 }
 
 }  // namespace pesc

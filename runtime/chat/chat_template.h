@@ -27,6 +27,7 @@
 #include "ops/core/check.h"
 #include "runtime/chat/messages.h"
 #include "runtime/chat/template_source.h"
+#include "runtime/chat/train_on.h"
 #include "runtime/tokenizer/tokenizer.h"
 
 namespace pesc {
@@ -53,9 +54,6 @@ struct RenderedChat {
   // disjoint. Special tokens are not matched in it (runtime/chat/chat_tokens.h).
   std::vector<TextRange> data;
 };
-
-// Which of the assistant's messages are learned: all, or the last one.
-enum class TrainOn { kAll, kLast };
 
 // The message names the template, the line, and what. `of_row`: it came up while a conversation was rendered,
 // which another one may pass (the template raises an exception about it, it lacks a field, or it is beyond a
@@ -96,6 +94,8 @@ class ChatTemplate {
   [[nodiscard]] const std::string& name() const;
   // Of the text, the handed variables and the date: part of the token cache's key.
   [[nodiscard]] std::string identity() const;
+  // The same without the date: what a checkpoint was trained with, and answers with on another day.
+  [[nodiscard]] std::string undated_identity() const;
 
  private:
   struct Impl;

@@ -136,10 +136,22 @@ TemplateSource builtin(const std::string& name, const TemplateTokens& tokens) {
   // The tokens say which version of Mistral's format the tokenizer is for.
   const bool newer =
       name == "mistral" && std::ranges::find(tokens.control, "[SYSTEM_PROMPT]") != tokens.control.end();
-  return {name + " (built in)", std::string(builtin_template(newer ? "mistral-v7" : name)), {}};
+  return {name + " (built in)",
+          std::string(builtin_template(newer ? "mistral-v7" : name)),
+          {},
+          name == "published"};
 }
 
 }  // namespace
+
+bool is_template_file(std::string_view setting) {
+  return setting.find('/') != std::string_view::npos || setting.ends_with(".jinja");
+}
+
+bool is_template_setting(std::string_view setting) {
+  return setting == "auto" || is_template_file(setting) ||
+         std::ranges::find(kBuiltin, setting) != kBuiltin.end();
+}
 
 TemplateSource find_template(const std::string& setting, const std::string& folder,
                              const TemplateTokens& known, ForTools for_tools, Links links) {
@@ -161,7 +173,7 @@ TemplateSource find_template(const std::string& setting, const std::string& fold
     }
   } else if (std::ranges::find(kBuiltin, setting) != kBuiltin.end()) {
     source = builtin(setting, tokens);
-  } else if (setting.find('/') != std::string::npos || setting.ends_with(".jinja")) {
+  } else if (is_template_file(setting)) {
     source = {setting, read_text(setting), {}};
   } else {
     throw UsageError(

@@ -23,6 +23,7 @@ struct TemplateSource {
   std::string name;  // for messages: a path, or "chatml (built in)"
   std::string text;
   TemplateTokens tokens;
+  bool published = false;  // the prompt of the published PESC models
 };
 
 // Whether rows with tools need a template of their own: some folders have one named "tool_use".
@@ -41,6 +42,10 @@ enum class ForTools { kNo, kYes };
 [[nodiscard]] TemplateSource find_template(const std::string& setting, const std::string& folder,
                                            const TemplateTokens& known, ForTools for_tools = ForTools::kNo,
                                            Links links = Links::kInside);
+
+// Whether a setting is one of these, and whether it is a path.
+[[nodiscard]] bool is_template_setting(std::string_view setting);
+[[nodiscard]] bool is_template_file(std::string_view setting);
 
 // The text of a built-in template; empty when there is none of that name.
 [[nodiscard]] std::string_view builtin_template(std::string_view name);

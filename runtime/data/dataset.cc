@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "ops/core/check.h"
+#include "runtime/chat/chat_template.h"
 #include "runtime/data/permutation.h"
 #include "runtime/data/tags.h"
 
@@ -46,10 +47,10 @@ std::string to_string(const DatasetReport& report) {
   return text;
 }
 
-Dataset::Dataset(const std::vector<DatasetFile>& files, const Tokenizer& tokenizer,
+Dataset::Dataset(const std::vector<DatasetFile>& files, const RowEncoder& encoder,
                  const DatasetOptions& options) {
   check_arguments(files, options);
-  for (const DatasetFile& file : files) load(file, tokenizer, options);
+  for (const DatasetFile& file : files) load(file, encoder, options);
   if (rows() == 0) {
     std::string names;
     for (const DatasetFile& file : files) names += (names.empty() ? "" : ", ") + file.path;
@@ -91,29 +92,50 @@ struct Dataset::Losses {
   }
 };
 
-void Dataset::load(const DatasetFile& file, const Tokenizer& tokenizer, const DatasetOptions& options) {
+namespace {
+
+std::string how_to_skip(const RowOptions& options) {
+  return options.policy_field.empty() ? ""
+                                      : str_cat(" (", options.policy_field, ": SKIP leaves such rows out)");
+}
+
+// Empty for a row from which something is learned.
+std::string why_dropped(const Row& row, const Sample& sample, const RowLosses& lost, int64_t max_seq_length) {
+  if (lost.unsayable)
+    return str_cat("the tokenizer has no token for an answer (", lost.example, "); dropped");
+  if (sample.supervised > 0) return "";
+  if (!row.turns.empty() && std::ranges::none_of(row.turns, &Turn::learned))
+    return "none of its answers is to be learned (\"weight\" or \"train\"); dropped";
+  if (row.chat && !sample.truncated)
+    return "the chat template shows none of its answers that are to be learned; dropped";
+  return str_cat("nothing to learn is left of the row in its first ", max_seq_length,
+                 " tokens; dropped (a larger max_seq_length would keep it)");
+}
+
+}  // namespace
+
+void Dataset::load(const DatasetFile& file, const RowEncoder& encoder, const DatasetOptions& options) {
   Part part;
   part.first_row = rows();
   part.first_entry = epoch_size_;
   Losses losses;
-  const auto drop = [&](std::string message) {
-    ++report_.dropped;
-    note(std::move(message), options);
-  };
   const RowsReport read = for_each_row(file.path, options.rows, [&](Row&& row, const std::string& where) {
     row.tag = tag_of(file.tag, row.tag, file.path);
     RowLosses lost;
-    const Sample sample = encode_row(tokenizer, row, options.max_seq_length, &lost);
-    if (lost.unsayable) {
-      drop(str_cat(where, ": the tokenizer has no token for an answer (", lost.example, "); dropped"));
+    Sample sample;
+    try {
+      sample = encoder.encode(row, options.max_seq_length, &lost);
+    } catch (const TemplateError& error) {
+      const std::string what = str_cat(where, ": ", error.what());
+      if (!error.of_row) throw;
+      if (options.rows.on_bad_row == OnBadRow::kFail) throw DataError(what + how_to_skip(options.rows));
+      ++report_.bad;
+      note(what + "; skipped", options);
       return;
     }
-    if (sample.supervised == 0) {
-      const bool none = !row.turns.empty() && std::ranges::none_of(row.turns, &Turn::learned);
-      drop(none
-               ? str_cat(where, ": none of its answers is to be learned (\"weight\" or \"train\"); dropped")
-               : str_cat(where, ": nothing to learn is left of the row in its first ", options.max_seq_length,
-                         " tokens; dropped (a larger max_seq_length would keep it)"));
+    if (const std::string why = why_dropped(row, sample, lost, options.max_seq_length); !why.empty()) {
+      ++report_.dropped;
+      note(str_cat(where, ": ", why), options);
       return;
     }
     if (options.on_row) options.on_row(row);

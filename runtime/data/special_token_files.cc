@@ -139,6 +139,8 @@ SpecialPieces SpecialTokenFiles::pieces() const {
 SpecialTokenFiles read_special_tokens(const ModelConfig& model, const std::string& model_folder,
                                       const std::string& tokenizer_folder, Links links) {
   SpecialTokenFiles out;
+  if (!tokenizer_folder.empty() && folder_has(tokenizer_folder, "tokenizer.json"))
+    out.tokenizer = "tokenizer.json";
   const std::string config = model_folder.empty() ? kConfig : model_folder + "/" + kConfig;
   if (model.bos_id >= 0) out.begins.push_back({config, "bos_token_id", model.bos_id, {}, Source::kModel});
   for (const int64_t id : model.eos_ids) out.ends.push_back({config, "eos_token_id", id, {}, Source::kModel});

@@ -43,6 +43,7 @@ struct AddsToken {
 };
 
 struct SpecialTokenFiles {
+  std::string tokenizer = "tokenizer.model";  // the name of the tokenizer's own file
   std::vector<SpecialToken> begins, ends, pads;
   std::vector<AddedToken> added;   // in the order in which they count: the first of a text does
   std::vector<std::string> texts;  // of all special tokens of the tokenizer's own files

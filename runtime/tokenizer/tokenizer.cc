@@ -18,8 +18,8 @@ constexpr std::string_view kJsonFile = "tokenizer.json";
 }  // namespace
 
 std::string tokenizer_file(const std::string& folder) {
-  if (folder_has(folder, kJsonFile)) return kJsonFile;
-  if (folder_has(folder, kModelFile)) return kModelFile;
+  if (folder_has(folder, kJsonFile)) return std::string(kJsonFile);
+  if (folder_has(folder, kModelFile)) return std::string(kModelFile);
   throw DataError(str_cat(folder, ": has neither ", kJsonFile, " nor ", kModelFile,
                           " (sentencepiece); copy it from where the model came from"));
 }
