@@ -14,20 +14,23 @@ namespace {
 
 constexpr const char* kModelFile = "tokenizer.model";
 constexpr const char* kJsonFile = "tokenizer.json";
+constexpr const char* kTekkenFile = "tekken.json";
 
 const char* tokenizer_file_of(const std::string& folder) {
   if (folder_has(folder, kModelFile)) return kModelFile;
   if (folder_has(folder, kJsonFile)) return kJsonFile;
-  throw DataError(str_cat(folder, ": has neither ", kModelFile, " (sentencepiece) nor ", kJsonFile,
-                          "; copy it from where the model came from"));
+  if (folder_has(folder, kTekkenFile)) return kTekkenFile;
+  throw DataError(str_cat(folder, ": has neither ", kModelFile, " (sentencepiece) nor ", kJsonFile, " nor ",
+                          kTekkenFile, "; copy it from where the model came from"));
 }
 
 }  // namespace
 
 std::unique_ptr<Tokenizer> open_tokenizer(const std::string& folder, const SpecialPieces& special,
                                           Links links) {
-  if (tokenizer_file_of(folder) == std::string_view(kJsonFile))
-    return open_json_tokenizer(folder, special, links);
+  const std::string_view name = tokenizer_file_of(folder);
+  if (name == kJsonFile) return open_json_tokenizer(folder, special, links);
+  if (name == kTekkenFile) return open_tekken_tokenizer(folder, links);
   return open_sentencepiece_tokenizer(path_in_folder(folder, kModelFile, folder, links), special);
 }
 

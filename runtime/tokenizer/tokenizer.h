@@ -109,10 +109,10 @@ struct SpecialPieces {
                                          int64_t most_tokens = int64_t{1} << 20);
 
 // The tokenizer of a Hugging Face folder: its sentencepiece `tokenizer.model` where there is one, else its
-// `tokenizer.json`. Throws DataError, naming the file, when there is neither, it is no regular file, a link
-// leads out of the folder, it is damaged, or (by name) it needs what is not supported; IoError when it cannot
-// be read. (`add_bos_token` and the like in tokenizer_config.json do not matter: the template places those
-// tokens.)
+// `tokenizer.json`, else Mistral's `tekken.json`. Throws DataError, naming the file, when there is none, it
+// is no regular file, a link leads out of the folder, it is damaged, or (by name) it needs what is not
+// supported; IoError when it cannot be read. (`add_bos_token` and the like in tokenizer_config.json do not
+// matter: the template places those tokens.)
 [[nodiscard]] std::unique_ptr<Tokenizer> open_tokenizer(const std::string& folder,
                                                         const SpecialPieces& special = {},
                                                         Links links = Links::kInside);
