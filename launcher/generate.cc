@@ -11,6 +11,7 @@
 #include "runtime/data/template.h"
 #include "runtime/evaluation.h"
 #include "runtime/terminal.h"
+#include "runtime/tokenizer/stream_decoder.h"
 
 namespace pesc {
 int run_generate(const Process& process, const CommandLine& command) {
