@@ -167,8 +167,8 @@ TemplateSource find_template(const std::string& setting, const std::string& fold
     if (auto own = in_folder(folder, config, for_tools, links)) {
       source = std::move(*own);
     } else {
-      const bool tekken =
-          !folder.empty() && folder_has(folder, "tekken.json") && !folder_has(folder, "tokenizer.json");
+      const bool tekken = !folder.empty() && folder_has(folder, "tekken.json") &&
+                          !folder_has(folder, "tokenizer.json") && !folder_has(folder, "tokenizer.model");
       source = builtin(tekken ? "mistral" : "published", tokens);
     }
   } else if (std::ranges::find(kBuiltin, setting) != kBuiltin.end()) {

@@ -138,9 +138,9 @@ void agree_on_ids(const SpecialTokenFiles& files, const Tokenizer& tokenizer, Sp
       const int64_t piece = tokenizer.piece_id(token.text);
       Contradiction ids(str_cat("the id of ", text_in_quotes(token)), files, piece);
       bool differ = piece >= 0 && piece != token.id;
-      for (const AddedToken& a : files.added) differ |= a.text == token.text && a.id != token.id;
+      for (const AddedTokenId& a : files.added) differ |= a.text == token.text && a.id != token.id;
       if (!differ) continue;
-      for (const AddedToken& a : files.added) {
+      for (const AddedTokenId& a : files.added) {
         if (a.text == token.text) ids.add(str_cat(a.file, " has token ", a.id));
       }
       ids.tell(str_cat("Token ", token.id, " is taken"), out.warnings);

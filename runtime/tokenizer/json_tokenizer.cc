@@ -236,4 +236,12 @@ std::unique_ptr<Tokenizer> parse_json_tokenizer(std::string_view text, const std
   }
 }
 
+std::unique_ptr<Tokenizer> parse_tekken_tokenizer(std::string_view text, const std::string& path) {
+  try {
+    return std::make_unique<JsonTokenizer>(read_tekken_parts(text), "<s>", "</s>");
+  } catch (const DataError& error) {
+    throw DataError(str_cat(path, ": ", error.what()));
+  }
+}
+
 }  // namespace pesc

@@ -22,9 +22,16 @@ namespace pesc {
                                                               const std::string& begin,
                                                               const std::string& end);
 
+// The same of a tekken.json (Mistral's own form), whose texts begin with <s> and end with </s>.
+[[nodiscard]] std::unique_ptr<Tokenizer> parse_tekken_tokenizer(std::string_view text,
+                                                                const std::string& path);
+
 // Reads tokenizer.json of a folder, and the names of begin and end from its tokenizer_config.json or
 // special_tokens_map.json. Throws DataError, IoError.
 [[nodiscard]] std::unique_ptr<Tokenizer> open_json_tokenizer(const std::string& folder,
                                                              const SpecialPieces& special, Links links);
+
+// Reads tekken.json of a folder. Throws DataError, IoError.
+[[nodiscard]] std::unique_ptr<Tokenizer> open_tekken_tokenizer(const std::string& folder, Links links);
 
 }  // namespace pesc

@@ -28,4 +28,7 @@ struct JsonTokenizerParts {
 [[nodiscard]] JsonTokenizerParts read_json_tokenizer_parts(std::string_view text,
                                                            const SpecialPieces& special);
 
+// Of a tekken.json (Mistral's own form).
+[[nodiscard]] JsonTokenizerParts read_tekken_parts(std::string_view text);
+
 }  // namespace pesc

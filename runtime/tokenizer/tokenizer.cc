@@ -14,19 +14,23 @@ namespace {
 
 constexpr std::string_view kModelFile = "tokenizer.model";
 constexpr std::string_view kJsonFile = "tokenizer.json";
+constexpr std::string_view kTekkenFile = "tekken.json";
 
 }  // namespace
 
 std::string tokenizer_file(const std::string& folder) {
   if (folder_has(folder, kJsonFile)) return std::string(kJsonFile);
   if (folder_has(folder, kModelFile)) return std::string(kModelFile);
-  throw DataError(str_cat(folder, ": has neither ", kJsonFile, " nor ", kModelFile,
-                          " (sentencepiece); copy it from where the model came from"));
+  if (folder_has(folder, kTekkenFile)) return std::string(kTekkenFile);
+  throw DataError(str_cat(folder, ": has neither ", kJsonFile, " nor ", kModelFile, " (sentencepiece) nor ",
+                          kTekkenFile, "; copy it from where the model came from"));
 }
 
 std::unique_ptr<Tokenizer> open_tokenizer(const std::string& folder, const SpecialPieces& special,
                                           Links links) {
-  if (tokenizer_file(folder) == kJsonFile) return open_json_tokenizer(folder, special, links);
+  const std::string name = tokenizer_file(folder);
+  if (name == kJsonFile) return open_json_tokenizer(folder, special, links);
+  if (name == kTekkenFile) return open_tekken_tokenizer(folder, links);
   return open_sentencepiece_tokenizer(path_in_folder(folder, kModelFile, folder, links), special);
 }
 

@@ -108,7 +108,8 @@ struct SpecialPieces {
                                          int64_t most_tokens = int64_t{1} << 20);
 
 // The name of the file that open_tokenizer() reads: `tokenizer.json` where the folder has one, as transformers
-// loads it, else sentencepiece's `tokenizer.model`. Throws DataError when there is neither.
+// loads it, else sentencepiece's `tokenizer.model`, else Mistral's `tekken.json`. Throws DataError when there is
+// none.
 [[nodiscard]] std::string tokenizer_file(const std::string& folder);
 
 // The tokenizer of a Hugging Face folder. Throws DataError, naming the file, when there is none, it is no

@@ -318,6 +318,48 @@ TEST(JsonTokenizer, RefusesWhatIsNoDocumentWithThePlace) {
   EXPECT_THROW((void)parse_json_tokenizer(deep, "x", {}, "", ""), DataError);
 }
 
+TEST(JsonTokenizer, ReadsMistralsOwnFile) {
+  constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  json vocab = json::array();
+  const auto add = [&](const std::string& bytes) {
+    uint32_t bits = 0;
+    for (size_t i = 0; i < 3; ++i)
+      bits = bits << 8 | (i < bytes.size() ? static_cast<unsigned char>(bytes[i]) : 0U);
+    std::string text;
+    for (int shift = 18; shift >= 0; shift -= 6) text += kDigits[bits >> shift & 63];
+    text.replace(bytes.size() + 1, 3 - bytes.size(), 3 - bytes.size(), '=');
+    vocab.push_back({{"rank", vocab.size()}, {"token_bytes", text}, {"token_str", nullptr}});
+  };
+  for (int b = 0; b < 256; ++b) add(std::string(1, static_cast<char>(b)));
+  for (const char* piece : {"lo", "he", "hel"}) add(piece);
+  json document{{"config",
+                 {{"pattern", "\\p{L}+|\\P{L}+"},
+                  {"default_vocab_size", 30 + 259},
+                  {"default_num_special_tokens", 30}}},
+                {"vocab", vocab}};
+  const auto tokenizer = parse_tekken_tokenizer(document.dump(), "tekken.json");
+  const Encoding all = tokenizer->encode_with_ranges("<s>hello[INST]", {AddedTokens::kAll, {}, true});
+  EXPECT_EQ(all.ids, (std::vector<int32_t>{1, 1, 30 + 258, 30 + 256, 3}));
+  EXPECT_EQ(tokenizer->decode(all.ids), "hello");
+  EXPECT_EQ(tokenizer->decode_all(all.ids), "<s><s>hello[INST]");
+  EXPECT_EQ(tokenizer->piece_id("<SPECIAL_29>"), 29);
+  EXPECT_EQ(tokenizer->bos_id(), 1);
+  EXPECT_EQ(tokenizer->eos_id(), 2);
+  EXPECT_EQ(tokenizer->vocab_size(), 289);
+  const auto refused = [&](const char* pointer, const json& value) {
+    json wrong = document;
+    wrong[json::json_pointer(pointer)] = value;
+    EXPECT_THROW((void)parse_tekken_tokenizer(wrong.dump(), "x"), DataError) << pointer;
+  };
+  refused("/config/default_vocab_size", 400);
+  refused("/config/default_num_special_tokens", -1);
+  refused("/config/pattern", "\\w");
+  refused("/vocab/3/rank", 4);
+  refused("/vocab/3/token_bytes", "*");
+  refused("/vocab/3/token_bytes", "AA==");
+  refused("/special_tokens", "none");
+}
+
 // Of one search, and of many that are each short.
 TEST(JsonTokenizer, PatternsThatStepBackWithoutEndAreRefusedInBoundedTime) {
   json document = tokenizer_fixtures().document(tokenizer_fixtures().parts("gpt2"));
