@@ -5,23 +5,27 @@
 // The time by phase is measured in additional steps, by timing events on the stream.
 //
 // Rows come from data.train if the experiment has it. Otherwise they are random tokens: full rows, or rows of
-// random lengths from --shortest to data.max_seq_length. A model.shape, or the shape of --shape, has random
+// random lengths from --shortest to data.max_seq_length. Either are packed as data.packing says. A model.shape, or the shape of --shape, has random
 // weights. Nothing is written except the report.
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "launcher/command_line.h"
 #include "model/device_memory.h"
 #include "ops/attention.h"
 #include "ops/core/philox.h"
+#include "runtime/data/packing.h"
+#include "runtime/data/row_stream.h"
 #include "runtime/decoder_options.h"
 #include "runtime/evaluation.h"
 #include "runtime/gemm_rate.h"
 #include "runtime/hf/atomic_file.h"
 #include "runtime/machine.h"
+#include "runtime/metrics.h"
 #include "runtime/training_step.h"
 
 namespace pesc {
@@ -29,6 +33,8 @@ namespace {
 
 constexpr int kWarmUp = 3;
 constexpr int kPhaseSteps = 3;  // steps timed by phase, after the others, since timing events cost a little
+
+constexpr int64_t kRandomRows = 1 << 20;  // an epoch of them, where they are packed
 
 // Tokens of row `index`: from `shortest` to `longest`, each as likely.
 int64_t random_length(int64_t index, int64_t shortest, int64_t longest) {
@@ -57,11 +63,16 @@ class BatchSource {
     if (shortest_ < 1 || shortest_ > max_seq_length)
       throw UsageError(str_cat("--shortest ", shortest,
                                ": a row has from 1 to data.max_seq_length = ", max_seq_length, " tokens"));
-    if (job.config.data.train.empty()) return;
+    if (job.config.data.train.empty()) {
+      if (job.config.data.packing == PackingPolicy::kNone) return;
+      packed_ = std::make_unique<PackedRows>(kRandomRows, max_seq_length, job.config.train.seed,
+                                             [this](int64_t index) { return length(index); });
+      return;
+    }
     if (shortest != 0)
       throw UsageError("--shortest is for random rows, and data.train gives rows: leave one of them out");
     data_ = load_training_data(job);
-    sampler_ = std::make_unique<Sampler>(data_->epoch_size(), job.config.train.seed);
+    rows_ = make_row_stream(job, *data_);
   }
   [[nodiscard]] std::vector<std::string> tags() const {
     return data_ == nullptr ? std::vector<std::string>{"random"} : data_->tags();
@@ -72,24 +83,31 @@ class BatchSource {
     const BatchPlan plan{t.global_batch_size, t.micro_batch_rows(), job_.mesh().dp()};
     for (int64_t m = 0; m < plan.micro_batches(); ++m) {
       const Range mine = plan.local_range(step * t.global_batch_size, m, job_.mesh().dp_rank());
-      if (data_ != nullptr) {
-        batches.push_back(make_local_batch(*data_, *sampler_, mine.begin, mine.size()));
+      if (rows_ != nullptr) {
+        batches.push_back(rows_->batch(mine));
         continue;
       }
       LocalBatch b;
-      for (int64_t i = mine.begin; i < mine.end; ++i)
-        add_random_row(i, random_length(i, shortest_, job_.config.data.max_seq_length), job_.model.vocab_size,
-                       b);
+      for (int64_t i = mine.begin; i < mine.end; ++i) {
+        for (const int64_t row :
+             packed_ == nullptr ? std::span<const int64_t>(&i, 1) : packed_->conversations(i))
+          add_random_row(row, length(row), job_.model.vocab_size, b);
+      }
       batches.push_back(std::move(b));
     }
     return batches;
   }
 
  private:
+  [[nodiscard]] int64_t length(int64_t index) const {
+    return random_length(index, shortest_, job_.config.data.max_seq_length);
+  }
+
   Job& job_;
   int64_t shortest_;  // tokens of a random row
   std::unique_ptr<Dataset> data_;
-  std::unique_ptr<Sampler> sampler_;
+  std::unique_ptr<RowStream> rows_;     // of data.train
+  std::unique_ptr<PackedRows> packed_;  // of random rows
 };
 
 double median(std::vector<double> v) {
@@ -136,7 +154,7 @@ Timing time_steps(Communicator& world, Job& job, Decoder& decoder, const BatchSo
 }
 
 nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& decoder, const Timing& t,
-                       double rate) {
+                       double rate, double peak) {
   nlohmann::json j = {{"name", job.config.name},
                       {"ranks", job.mesh().world()},
                       {"tp", job.mesh().tp()},
@@ -151,6 +169,7 @@ nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& 
                       {"gemm_flops_per_second", rate},
                       {"sol_fraction_median", median(t.flops_per_second) / rate},
                       {"bytes_sent_rank0_median", median(t.sent)}};
+  if (peak > 0) j["mfu_median"] = median(t.flops_per_second) / peak;
   int64_t bytes = 0;
   for (const ArenaSize& a : decoder.arenas()) {
     j["arenas_rank0"][a.name] = a.bytes;
@@ -177,7 +196,7 @@ nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& 
 }
 
 void print(const Job& job, const HostPlacement& placement, const nlohmann::json& j, const Timing& t,
-           double rate) {
+           double rate, double peak) {
   double sum = 0;
   std::printf("\n%-24s %10s\n", "phase of a step", "ms");
   for (int p = 0; p < kPhases; ++p) {
@@ -191,10 +210,12 @@ void print(const Job& job, const HostPlacement& placement, const nlohmann::json&
       "all", 1e3 * sum);
   std::printf(
       "\n%s: %d ranks (tp %d, ep %d) x %d threads, %s: %.1f ms a step, %.1fk tokens/s, %.3f of the speed of "
-      "light (GEMMs %.1f TFLOP/s in this run), %.2f GiB of arenas",
+      "light (GEMMs %.1f TFLOP/s in this run)%s, %.2f GiB of arenas",
       job.config.name.c_str(), job.mesh().world(), job.mesh().tp(), job.mesh().ep(), placement.threads,
       dtype_name(job.config.train.compute_dtype), 1e3 * median(t.seconds), median(t.tokens) / 1e3,
-      median(t.flops_per_second) / rate, rate / 1e12, j["arena_bytes_rank0"].get<double>() / kGiB);
+      median(t.flops_per_second) / rate, rate / 1e12,
+      mfu_text(peak > 0 ? median(t.flops_per_second) / peak : 0).c_str(),
+      j["arena_bytes_rank0"].get<double>() / kGiB);
   if (j.contains("device_bytes_taken"))
     std::printf(", %.2f GiB of the device taken, %.2f planned; attention: %s",
                 j["device_bytes_taken"].get<double>() / kGiB, j["device_bytes_planned"].get<double>() / kGiB,
@@ -220,12 +241,13 @@ int run_bench(const Process& process, const CommandLine& command) {
   for (const double r : sum_over_ranks(
            process.world, {measured_gemm_rate(decoder->stream(), job.config.train.compute_dtype, 2.0)}))
     rate += r;
+  const double peak = peak_rate(job);
 
   run_collectively(process.world, [&] {
     if (!job.first()) return;
-    const nlohmann::json j = to_json(job, placement, *decoder, t, rate);
+    const nlohmann::json j = to_json(job, placement, *decoder, t, rate, peak);
     std::printf("%s\n", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
-    print(job, placement, j, t, rate);
+    print(job, placement, j, t, rate, peak);
     if (command.out.empty()) return;
     AtomicFile file(command.out);
     file.write(j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");

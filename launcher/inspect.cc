@@ -172,7 +172,7 @@ int list_run_directory(FileSystem& files, Communicator& world, const std::string
   std::printf("%s\n",
               newest.empty() ? "nothing to resume from" : str_cat("a restart resumes from ", newest).c_str());
   if (damaged > 0)
-    throw DataError(str_cat(damaged, " of ", found.size(), " checkpoints in '", directory, "' damaged"));
+    throw DataError(str_cat(damaged, " of ", found.size(), " checkpoints in '", directory, "' are damaged"));
   return 0;
 }
 

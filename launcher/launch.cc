@@ -92,7 +92,8 @@ class Supervisor {
       if (end.code == 0) return 0;
       if (!restartable(end.code)) {
         std::fputs(report_of(end, lock_.launch_id()).c_str(), stderr);
-        say(str_cat("exit code ", end.code, " does not go away by itself; not started again"));
+        say(str_cat("exit code ", end.code,
+                    " is of a mistake that a restart does not mend; the job is not started again"));
         return end.code;
       }
       const int64_t newest = newest_checkpoint(config_.run_dir);
@@ -109,22 +110,23 @@ class Supervisor {
       }
       begun_ = begun_ || ranks_began(end);
       if (!begun_ && unreachable_hosts(hosts_).empty()) {
-        say("mpirun has ended before any rank began, and would again; its own words are above. Not started "
-            "again; " +
+        say("mpirun has ended before any rank began, and a restart would not change that; what it said is "
+            "above. The job is not started again; " +
             advice_on_mpi(environ));
         return static_cast<int>(ExitCode::kUsage);
       }
       if (same_start && unreachable_hosts(hosts_).empty()) {
-        say(str_cat("two launches in a row have ended alike, with exit code ", end.code,
-                    ", before any rank had begun its set-up; that does not go away by itself, and what was "
-                    "said is above. Not started again; ",
-                    advice_on_mpi(environ)));
+        say(str_cat(
+            "two launches in a row have ended alike, with exit code ", end.code,
+            ", before any rank had begun its set-up. A restart would not change that; what MPI said is "
+            "above. The job is not started again; ",
+            advice_on_mpi(environ)));
         return static_cast<int>(ExitCode::kUsage);
       }
       if (repeated) {
         say(str_cat(repeats_.text(),
-                    " in two launches in a row without a new checkpoint; that does not go away by "
-                    "itself; not started again (",
+                    " in two launches in a row without a new checkpoint. A restart would not change that; "
+                    "the job is not started again (",
                     checkpoint_text(newest), ")"));
         return end.code;
       }

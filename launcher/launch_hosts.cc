@@ -62,7 +62,7 @@ std::vector<std::string> check_words(const std::string& program, const std::stri
 
 Question ask(Host& host, std::vector<std::string> words, const std::vector<std::string>& program) {
   int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) throw IoError(str_cat("pipe: ", std::strerror(errno)));
+  if (::pipe2(ends, O_CLOEXEC) != 0) throw IoError(str_cat("a pipe cannot be made: ", std::strerror(errno)));
   ::fcntl(ends[0], F_SETFL, O_NONBLOCK);
   words.insert(words.end(), program.begin(), program.end());
   // Without the mark: it would be taken for left over.

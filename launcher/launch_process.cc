@@ -122,7 +122,7 @@ Answer ask_program(const std::vector<std::string>& words, std::chrono::milliseco
   constexpr auto kPoll = std::chrono::milliseconds(5);
   constexpr size_t kMostText = 64U << 10;
   int ends[2];
-  if (::pipe2(ends, O_CLOEXEC) != 0) throw IoError(str_cat("pipe: ", std::strerror(errno)));
+  if (::pipe2(ends, O_CLOEXEC) != 0) throw IoError(str_cat("a pipe cannot be made: ", std::strerror(errno)));
   ::fcntl(ends[0], F_SETFL, O_NONBLOCK);
   const auto begin = std::chrono::steady_clock::now();
   Answer answer;
@@ -220,7 +220,7 @@ void TagFilter::put(char c, std::string& out) {
 }
 
 OutputPipe::OutputPipe(std::FILE* to) : to_(to) {
-  if (::pipe2(pipe_, O_CLOEXEC) != 0) throw IoError(str_cat("pipe: ", std::strerror(errno)));
+  if (::pipe2(pipe_, O_CLOEXEC) != 0) throw IoError(str_cat("a pipe cannot be made: ", std::strerror(errno)));
   ::fcntl(pipe_[0], F_SETFL, O_NONBLOCK);
 }
 

@@ -37,7 +37,8 @@ bool is_ignored(int number) {
 }  // namespace
 
 StopSignals::StopSignals(Under under) : under_(under) {
-  if (::pipe2(pipe_, O_CLOEXEC | O_NONBLOCK) != 0) throw IoError(str_cat("pipe: ", std::strerror(errno)));
+  if (::pipe2(pipe_, O_CLOEXEC | O_NONBLOCK) != 0)
+    throw IoError(str_cat("a pipe cannot be made: ", std::strerror(errno)));
   write_end.store(pipe_[1]);
   ::signal(SIGPIPE, SIG_IGN);
   sigset_t set;

@@ -10,6 +10,7 @@
 #include "runtime/fitting.h"
 #include "runtime/hf/atomic_file.h"
 #include "runtime/hf/config_json.h"
+#include "runtime/metrics.h"
 
 namespace pesc {
 namespace {
@@ -27,7 +28,7 @@ struct Machine {
 std::vector<std::string> take_figures(const CommandLine& command, MachineRates& r) {
   std::vector<std::string> given;
   const auto set = [&](const char* flag, double value, double unit, double& to) {
-    if (value < 0) throw UsageError(str_cat("--", flag, " ", value, ": a positive number"));
+    if (value < 0) throw UsageError(str_cat("--", flag, " is ", value, "; it must be positive"));
     if (value == 0) return;
     given.push_back(str_cat("--", flag, " ", value));
     to = value * unit;
@@ -53,6 +54,7 @@ Machine gpu_machine(const ExperimentConfig& config, const CommandLine& command) 
     m.text = str_cat("each rank: one ", m.gpu, but);
   } else if (given.size() == kFigures) {
     m.gpu.clear();
+    m.rates.peak = 0;
     m.text = str_cat("each rank: a GPU of the figures given, ", joined(given));
   } else {
     m.assumed = true;
@@ -134,6 +136,10 @@ nlohmann::json to_json(const ExperimentConfig& config, const Plan& p, const Mach
                         {"link", rates.link},
                         {"device_memory", rates.device_memory}}}};
   if (!machine.gpu.empty()) j["gpu"] = machine.gpu;
+  if (p.peak_seconds > 0) {
+    j["mfu"] = p.peak_seconds / p.seconds;
+    j["rates"]["peak"] = rates.peak;
+  }
   for (const ArenaSize& a : p.memory.arenas) j["arenas"][a.name] = a.bytes;
   for (const PlanPhase& phase : p.phases) {
     j["phases"].push_back({{"name", phase.name},
@@ -168,9 +174,9 @@ void print(const Plan& p, const Machine& machine) {
     std::printf("  %-22s %12.4f %12.3f %12.4f %10.2f\n", phase.name.c_str(), phase.flops / 1e12,
                 phase.bytes / 1e9, phase.sent / 1e9, 1e3 * phase.seconds);
   }
-  std::printf("  %-22s %12.4f %12s %12s %10.2f  %.1fk tokens/s, %.2f of the speed of light\n", "all",
+  std::printf("  %-22s %12.4f %12s %12s %10.2f  %.1fk tokens/s, %.2f of the speed of light%s\n", "all",
               p.flops / 1e12 / p.world, "", "", 1e3 * p.seconds, p.tokens / p.seconds / 1e3,
-              p.sol_seconds / p.seconds);
+              p.sol_seconds / p.seconds, mfu_text(p.peak_seconds / p.seconds).c_str());
   std::printf(
       "\n%s\nat %.4g TFLOP/s of GEMMs, %.4g of attention, %.4g GB/s of memory, %.4g GB/s of links, a rank "
       "each\n"
@@ -208,7 +214,7 @@ int run_plan(const Process& process, const CommandLine& command) {
   const ExperimentConfig config = read_experiment(process, command);
   run_collectively(process.world, [&] {
     if (process.world.size() != 1) throw UsageError("pesc plan runs on one rank; start it without mpirun");
-    if (command.ranks < 1) throw UsageError(str_cat("--ranks ", command.ranks, ": at least 1"));
+    if (command.ranks < 1) throw UsageError(str_cat("--ranks is ", command.ranks, "; it must be at least 1"));
     check_paths(config, DataUse::kNone);
     const ModelConfig model = config.model.path.empty()
                                   ? config.model.shape

@@ -17,7 +17,7 @@ struct HostBatch {
   std::vector<int32_t> tokens;     // [T]
   std::vector<int32_t> targets;    // [T] the token that position t predicts, or -100: not supervised
   std::vector<int32_t> positions;  // [T] within the sequence
-  std::vector<int64_t> samples;    // [T] global number of the row: keys the dropout masks
+  std::vector<int64_t> samples;    // [T] global number of the sequence: keys the dropout masks
   std::vector<int32_t> starts{0};  // [sequences + 1]
   // Decoding with a KV cache: the cache slot of each sequence, and the number of its tokens that are in the
   // cache already. Empty in training.

@@ -54,7 +54,7 @@ struct ColumnLinears {
   struct Part {
     Linear linear = Linear::kQ;
     int64_t begin = 0, end = 0;  // rows of `base`, columns of the output
-    Tensor dweight, dbias;       // all-parameters mode
+    Tensor dweight, dbias;       // mode FULL
     int64_t lora_begin = -1;  // column of this part's r columns in the stacked LoRA activations; -1: no LoRA
     Tensor lora_b, dlora_b;   // [end - begin, r]
   };
@@ -70,7 +70,7 @@ struct ColumnLinears {
 struct RowLinear {
   Linear linear = Linear::kO;
   FrozenLinear base;       // [H, in]; B may be concatenated to it
-  Tensor dweight;          // [H, in], all-parameters mode
+  Tensor dweight;          // [H, in], mode FULL
   int64_t column0 = 0;     // global input column of local column 0
   Tensor lora_a, dlora_a;  // [r, in]
   Tensor lora_b, dlora_b;  // [H, r]

@@ -228,7 +228,10 @@ void add_places(Stream& stream, const Group& group, std::span<const AttentionSeg
   tensors[kOffsetsStats] = at + batch + 2 * (batch + 1);
 }
 
-constexpr int64_t kPlacesBytes = int64_t{64} << 10;  // at least the lengths and offsets of a group
+// What add_places takes from scratch for a group of `batch` sequences.
+int64_t places_bytes(int64_t batch) {
+  return (batch + 3 * (batch + 1)) * int64_t{sizeof(int32_t)};
+}
 
 bool ragged_taken(AttentionCache& cache, const Shape& shape, const Arena& scratch) {
   const auto settled = cache.ragged.find(shape);
@@ -237,7 +240,7 @@ bool ragged_taken(AttentionCache& cache, const Shape& shape, const Arena& scratc
   const Plan& backward = plan_of(cache, cache.backward, shape, attention_backward_graph);
   bool taken = forward.graph != nullptr && backward.graph != nullptr;
   const int64_t most = std::max(forward.workspace, backward.workspace);
-  if (taken && most + kPlacesBytes > free_bytes(scratch)) {
+  if (taken && most + places_bytes(shape.batch) + Arena::kAlignment > free_bytes(scratch)) {
     cache.refusal = str_cat(shape.batch, " ragged sequences of up to ", shape.length, " want ", most,
                             " bytes, and there are ", free_bytes(scratch));
     taken = false;

@@ -33,7 +33,7 @@ void export_dense(const Job& job, Decoder& decoder, const std::string& folder) {
   PESC_CHECK(job.mesh().world() == 1, "export_dense on ", job.mesh().world(), " ranks");
   std::error_code error;
   std::filesystem::create_directories(folder, error);
-  if (error) throw IoError(str_cat(folder, ": cannot be made: ", error.message()));
+  if (error) throw IoError(str_cat("the folder '", folder, "' cannot be made: ", error.message()));
   // A shape names no begin- and end-of-text tokens; without them other programs would not know where to stop.
   ModelConfig config = job.model;
   if (config.bos_id < 0) config.bos_id = job.tokenizer->bos_id();

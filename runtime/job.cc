@@ -3,6 +3,7 @@
 #include <glog/logging.h>
 
 #include <algorithm>
+#include <map>
 #include <span>
 
 #include "ops/core/cuda.h"
@@ -13,6 +14,7 @@
 #include "runtime/fitting.h"
 #include "runtime/hf/config_json.h"
 #include "runtime/hf/weight_names.h"
+#include "runtime/machine.h"
 #include "runtime/same_run.h"
 
 namespace pesc {
@@ -72,10 +74,12 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
 namespace {
 
 std::unique_ptr<Dataset> load_dataset(const Job& job, const std::vector<DatasetFile>& files,
-                                      std::vector<Row>* rows = nullptr) {
+                                      LongText long_text, std::vector<Row>* rows = nullptr) {
   const ExperimentConfig& config = job.config;
   DatasetOptions options;
   options.max_seq_length = config.data.max_seq_length;
+  options.on_long_row = config.data.on_long_row == LongRowPolicy::kDrop ? OnLongRow::kDrop : OnLongRow::kCut;
+  options.long_text = long_text;
   options.rows.on_bad_row = config.data.on_bad_row == BadRowPolicy::kSkip ? OnBadRow::kSkip : OnBadRow::kFail;
   options.rows.policy_field = "data.on_bad_row";
   if (job.first()) options.rows.progress = [](const std::string& text) { LOG(INFO) << text; };
@@ -145,13 +149,21 @@ std::unique_ptr<Decoder> make_decoder(Job& job, const DecoderUse& use) {
 std::unique_ptr<Dataset> load_training_data(const Job& job) {
   std::vector<DatasetFile> files;
   for (const SourceSection& s : job.config.data.train) files.push_back({s.path, s.tag, s.weight});
-  return load_dataset(job, files);
+  const bool packs = job.config.data.packing != PackingPolicy::kNone;
+  return load_dataset(job, files, packs ? LongText::kSplit : LongText::kAsOtherRows);
+}
+
+std::unique_ptr<RowStream> make_row_stream(const Job& job, const Dataset& training) {
+  const DataSection& data = job.config.data;
+  return std::make_unique<RowStream>(
+      training, job.config.train.seed,
+      data.packing == PackingPolicy::kBestFit ? Packing::kBestFit : Packing::kNone, data.max_seq_length);
 }
 
 std::unique_ptr<Dataset> load_eval_data(const Job& job, std::vector<Row>* rows) {
   std::vector<DatasetFile> files;
   for (const SourceSection& s : job.config.data.eval) files.push_back({s.path, s.tag, 1.0});
-  return load_dataset(job, files, rows);
+  return load_dataset(job, files, LongText::kAsOtherRows, rows);
 }
 
 void log_data(const Job& job, const char* what, const Dataset& data) {
@@ -167,6 +179,24 @@ std::unique_ptr<Decoder> make_training_decoder(Job& job, int64_t rows, int64_t s
 std::unique_ptr<Decoder> make_inference_decoder(Job& job, int64_t rows, int64_t sequence,
                                                 int64_t cache_slots) {
   return make_decoder(job, {Purpose::kInference, rows, sequence, cache_slots});
+}
+
+double peak_rate(const Job& job) {
+  if (job.device.kind != DeviceKind::kCuda) return 0;
+  Communicator& world = job.ranks->world();
+  cuda::DeviceInfo mine;
+  run_collectively(world, [&] { mine = cuda::device_info(job.device.index); });
+  const std::vector<std::string> ids = world.host_all_gather(mine.id);
+  const std::vector<std::string> names = world.host_all_gather(mine.name);
+  std::map<std::string, double> peaks;  // of each board
+  for (size_t i = 0; i < ids.size(); ++i)
+    peaks[ids[i]] = peak_flops(names[i], job.config.train.compute_dtype);
+  double sum = 0;
+  for (const auto& [id, peak] : peaks) {
+    if (peak == 0) return 0;
+    sum += peak;
+  }
+  return sum;
 }
 
 int64_t inference_slots(int64_t length) {

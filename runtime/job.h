@@ -11,6 +11,7 @@
 #include "runtime/config/same_run.h"
 #include "runtime/data/dataset.h"
 #include "runtime/data/row_encoder.h"
+#include "runtime/data/row_stream.h"
 #include "runtime/data/special_tokens.h"
 #include "runtime/hf/hf_folder.h"
 #include "runtime/ranks.h"
@@ -44,6 +45,8 @@ enum class BaseWeights {
 
 // The rows of data.train, tokenised; those of data.eval, each once. Not collective.
 [[nodiscard]] std::unique_ptr<Dataset> load_training_data(const Job& job);
+// The order of the training rows, packed as data.packing says. REQUIRES: `training` outlives it.
+[[nodiscard]] std::unique_ptr<RowStream> make_row_stream(const Job& job, const Dataset& training);
 // `rows`, if given, receives every good row with its resolved tag.
 [[nodiscard]] std::unique_ptr<Dataset> load_eval_data(const Job& job, std::vector<Row>* rows = nullptr);
 // "training data: ..." and the warnings of its report, on the first rank.
@@ -56,6 +59,9 @@ void log_data(const Job& job, const char* what, const Dataset& data);
 // per dp rank (0: no cache).
 [[nodiscard]] std::unique_ptr<Decoder> make_inference_decoder(Job& job, int64_t rows, int64_t sequence,
                                                               int64_t cache_slots);
+// FLOP/s, by their data sheets, of the GPUs that the ranks use, one that several ranks share counted once; 0
+// where that of one is not known, and on the CPU. Collective.
+[[nodiscard]] double peak_rate(const Job& job);
 // The number of sequences of `length` tokens per rank in one inference pass: at most 32, and about 8k tokens
 // in total.
 [[nodiscard]] int64_t inference_slots(int64_t length);

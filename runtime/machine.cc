@@ -29,6 +29,20 @@ constexpr std::array<Gpu, 5> kGpus{{{"A100-40", 240, 145, 15, 4, 1230, 200, 39.4
                                     {"H200-141", 660, 400, 45, 10, 3800, 300, 139},
                                     {"B200-180", 1500, 900, 53, 12, 6300, 600, 178}}};
 
+// TFLOP/s of data sheets, without sparsity. Of the rows whose name is in the device's, the first one counts.
+struct Peak {
+  std::string_view name;
+  double bf16, f32;
+};
+constexpr std::array<Peak, 8> kPeaks{{{"A100", 312, 19.5},
+                                      {"H100 PCIe", 756, 51},
+                                      {"H100 NVL", 835, 60},
+                                      {"H100", 989, 67},
+                                      {"H200 NVL", 835, 60},
+                                      {"H200", 989, 67},
+                                      {"GB200", 2500, 80},
+                                      {"B200", 2250, 80}}};
+
 const Gpu& gpu(const std::string& name) {
   const auto found = std::find_if(kGpus.begin(), kGpus.end(),
                                   [&](const Gpu& g) { return strcasecmp(g.name, name.c_str()) == 0; });
@@ -63,13 +77,29 @@ std::string known_gpu(const std::string& name) {
 MachineRates gpu_rates(const std::string& name, DType compute) {
   const Gpu& g = gpu(name);
   const bool narrow = compute == DType::kBF16;
-  return {1e12 * (narrow ? g.bf16_gemm : g.f32_gemm), 1e12 * (narrow ? g.bf16_attention : g.f32_attention),
-          1e9 * g.memory, 1e9 * g.link, kGiB * g.usable};
+  return {1e12 * (narrow ? g.bf16_gemm : g.f32_gemm),
+          peak_flops(g.name, compute),
+          1e12 * (narrow ? g.bf16_attention : g.f32_attention),
+          1e9 * g.memory,
+          1e9 * g.link,
+          kGiB * g.usable};
+}
+
+double peak_flops(std::string_view device, DType compute) {
+  if (device.find("MIG") != std::string_view::npos) return 0;  // a part of a GPU
+  for (const Peak& p : kPeaks) {
+    const size_t at = device.find(p.name);
+    if (at == std::string_view::npos) continue;
+    const std::string_view rest = device.substr(at + p.name.size());
+    if (!rest.empty() && rest.front() >= '0' && rest.front() <= '9') continue;  // A1000
+    return 1e12 * (compute == DType::kBF16 ? p.bf16 : p.f32);
+  }
+  return 0;
 }
 
 MachineRates cpu_rates(int threads) {
   const double n = std::max(threads, 1);
-  return {80e9 * n, 30e9 * n, 8e9 * n, 3e9, 0};
+  return {80e9 * n, 0, 30e9 * n, 8e9 * n, 3e9, 0};
 }
 
 double host_memory() {

@@ -58,9 +58,11 @@ nlohmann::json to_json(const StepMetrics& m) {
   j["lr"] = m.lr;
   j["tokens"] = m.tokens;
   j["supervised_tokens"] = m.supervised;
+  j["fill_rate"] = m.fill_rate;
   j["seconds"] = m.seconds;
   j["tokens_per_second"] = m.seconds > 0 ? m.tokens / m.seconds : 0.0;
   j["sol_fraction"] = m.seconds > 0 ? m.sol_seconds / m.seconds : 0.0;
+  if (m.peak_seconds > 0 && m.seconds > 0) j["mfu"] = m.peak_seconds / m.seconds;
   j["flops"] = m.flops;
   j["bytes_sent_rank0"] = m.bytes_sent;
   j["dispatch_rounds"] = m.dispatch_rounds;
@@ -79,11 +81,20 @@ std::string progress_line(const StepMetrics& m, double seconds_per_step) {
   char text[256];
   const double rate = m.seconds > 0 ? m.tokens / m.seconds : 0;
   const double sol = m.seconds > 0 ? 100 * m.sol_seconds / m.seconds : 0;
+  char mfu[32] = "";
+  if (m.peak_seconds > 0 && m.seconds > 0)
+    std::snprintf(mfu, sizeof(mfu), "  %.0f%% MFU", 100 * m.peak_seconds / m.seconds);
   std::snprintf(text, sizeof(text),
-                "step %lld/%lld  loss %.4f  aux loss %.3f  grad %.3g  %.1fk tok/s  %.0f%% SOL  %s left",
+                "step %lld/%lld  loss %.4f  aux loss %.3f  grad %.3g  %.1fk tok/s  %.0f%% SOL%s  %s left",
                 static_cast<long long>(m.step), static_cast<long long>(m.steps), m.loss, m.aux_loss,
-                m.grad_norm, rate / 1000, sol,
+                m.grad_norm, rate / 1000, sol, mfu,
                 clock_text(seconds_per_step * static_cast<double>(m.steps - m.step)).c_str());
+  return text;
+}
+
+std::string mfu_text(double mfu) {
+  char text[32] = "";
+  if (mfu > 0) std::snprintf(text, sizeof(text), ", MFU %.2f", mfu);
   return text;
 }
 

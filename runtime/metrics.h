@@ -19,10 +19,12 @@ struct StepMetrics {
   double lr = 0;
   double tokens = 0;
   double supervised = 0;
-  double seconds = 0;      // of the step
-  double flops = 0;        // training_flops of the global batch
-  double sol_seconds = 0;  // flops over the measured GEMM rate of all ranks: the speed of light
-  int64_t bytes_sent = 0;  // payload of rank 0 in this step
+  double fill_rate = 0;     // tokens over rows * data.max_seq_length
+  double seconds = 0;       // of the step
+  double flops = 0;         // training_flops of the global batch
+  double sol_seconds = 0;   // flops over the measured GEMM rate of all ranks: the speed of light
+  double peak_seconds = 0;  // flops over the data sheets' FLOP/s of all GPUs, for MFU; 0: not known
+  int64_t bytes_sent = 0;   // payload of rank 0 in this step
   int dispatch_rounds = 1;
   int retries = 0;         // recomputations because of a non-finite loss or gradient, or a loss spike
   bool skipped = false;    // the recomputation gave the same; the weights were not updated
@@ -33,8 +35,12 @@ struct StepMetrics {
   std::map<std::string, double> tag_tokens;
 };
 [[nodiscard]] nlohmann::json to_json(const StepMetrics& m);
-// "step 12/300  loss 2.3456  aux loss 1.02  grad 0.51  23.1k tok/s  41% SOL  1:23 left"
+// "step 12/300  loss 2.3456  aux loss 1.02  grad 0.51  23.1k tok/s  41% SOL  27% MFU  1:23 left"; without MFU
+// where the peak is not known.
 [[nodiscard]] std::string progress_line(const StepMetrics& m, double seconds_per_step);
+
+// ", MFU 0.54"; empty for 0, which is not known.
+[[nodiscard]] std::string mfu_text(double mfu);
 
 // The metrics file of one run, across restarts; only rank 0 writes it. Every record has the step that it is
 // about and, as `launch`, the launch that measured it. A restart keeps the earlier records. Its first record

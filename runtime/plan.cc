@@ -167,6 +167,7 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
     p.seconds += phase.seconds;
   }
   p.sol_seconds = p.flops / (rates.gemm * world);
+  if (rates.peak > 0) p.peak_seconds = p.flops / (rates.peak * world);
   return p;
 }
 

@@ -35,6 +35,7 @@ struct Plan {
   std::vector<PlanPhase> phases;
   double seconds = 0;              // of a step
   double sol_seconds = 0;          // flops over the GEMM rate of all ranks: speed of light
+  double peak_seconds = 0;         // flops over the data sheets' FLOP/s of all ranks: MFU; 0: not known
   double exchanged_per_token = 0;  // bytes sent per token for the token exchange, forward and backward
 };
 

@@ -84,12 +84,15 @@ void RouterReplayRecorder::record(const Batch& batch, int64_t layer, const std::
 
 void RouterReplayRecorder::flush() {
   file_.flush();
-  if (!file_) throw IoError(path_ + ": cannot be written (disk full?)");
+  if (!file_) throw IoError(path_ + ": cannot be written; is the disk full?");
 }
 
 RouterReplayReader::RouterReplayReader(const std::string& directory, int64_t top_k) : top_k_(top_k) {
   const std::vector<RoutingFile> files = routing_files(directory);
-  if (files.empty()) throw DataError(directory + ": no recorded routing (debug.routing_replay)");
+  if (files.empty())
+    throw DataError(directory +
+                    ": holds no recorded routing; debug.routing_replay names a folder that "
+                    "debug.routing_record has filled");
   refuse_mixtures(directory, files);
   // The last launch first: the run went on from what it computed. A step counts where every rank has finished
   // it.
@@ -124,7 +127,7 @@ std::map<uint32_t, RouterReplayReader::Runs> RouterReplayReader::read_steps(cons
   RoutingRecord head;
   while (in.read(reinterpret_cast<char*>(&head), sizeof(head))) {
     if (head.tokens < 0 || head.tokens > kMostTokens || head.top_k != top_k_)
-      refuse("damaged routing record");
+      refuse("is damaged, or no record of routing");
     if (head.layer == kEndOfStep) {
       if (!finished.try_emplace(head.step, std::move(runs)).second)
         refuse(str_cat("holds step ", head.step, " twice"));

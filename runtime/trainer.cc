@@ -61,7 +61,7 @@ void Trainer::prepare() {
   resume();
   run_collectively(job_.ranks->world(),
                    [&] { store_->reserve(job_.device, trainable_tensors(*decoder_, true)); });
-  measure_gemm_rate();
+  measure_rates();
 }
 
 Trainer::~Trainer() = default;
@@ -76,7 +76,7 @@ void Trainer::prepare_run_directory() {
       launch_id_ = lock_->launch_id();
     } else if (!still_ours()) {
       throw UsageError(str_cat("run directory '", c.run_dir, "': launch ", launch_id_,
-                               " does not own it, or no longer; start it with pesc launch"));
+                               " does not own it, or does not own it any more; start it with pesc launch"));
     }
   });
   const auto mine = static_cast<int64_t>(launch_id_);
@@ -194,7 +194,8 @@ RoutingOwner Trainer::check_routing(const LoadedCheckpoint* resumed) {
   return owner;
 }
 
-void Trainer::measure_gemm_rate() {
+void Trainer::measure_rates() {
+  peak_rate_ = peak_rate(job_);
   gemm_rate_ = 0;
   job_.ranks->world().barrier();
   for (const double rate :
@@ -216,7 +217,7 @@ StepMetrics Trainer::train_step() {
     if (plan.micro_range(consumed_samples_, m, end_).size() == 0)
       break;  // the last step of all epochs has fewer rows
     const Range mine = plan.local_range(consumed_samples_, m, mesh.dp_rank(), end_);
-    input.micro_batches.push_back(make_local_batch(*train_, *sampler_, mine.begin, mine.size()));
+    input.micro_batches.push_back(row_stream_->batch(mine));
   }
   if (recorder_ != nullptr) {
     input.router_replay = recorder_.get();
@@ -246,7 +247,10 @@ StepMetrics Trainer::train_step() {
   }
   if (recorder_ != nullptr) recorder_->end_step();
   ++step_;
-  consumed_samples_ = std::min(consumed_samples_ + t.global_batch_size, end_);
+  const int64_t behind = std::min(consumed_samples_ + t.global_batch_size, end_);
+  const int64_t planned = (behind - consumed_samples_) * job_.config.data.max_seq_length;
+  out.metrics.fill_rate = planned > 0 ? out.metrics.tokens / static_cast<double>(planned) : 0;
+  consumed_samples_ = behind;
   updates_.count(out.updated);
   out.metrics.retries = retries;
   out.metrics.skipped = !out.updated;
@@ -257,6 +261,7 @@ StepMetrics Trainer::train_step() {
   preempt_agreed_ = out.flagged;
   out.metrics.steps = steps_;
   out.metrics.sol_seconds = gemm_rate_ > 0 ? out.metrics.flops / gemm_rate_ : 0;
+  out.metrics.peak_seconds = peak_rate_ > 0 ? out.metrics.flops / peak_rate_ : 0;
   return out.metrics;
 }
 

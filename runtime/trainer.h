@@ -17,7 +17,7 @@
 #include "runtime/checkpoint/run_lock.h"
 #include "runtime/checkpoint/store.h"
 #include "runtime/data/dataset.h"
-#include "runtime/data/sampler.h"
+#include "runtime/data/row_stream.h"
 #include "runtime/data/show_row.h"
 #include "runtime/job.h"
 #include "runtime/loss_spike.h"
@@ -71,7 +71,7 @@ class Trainer {
   void prepare_run_directory();
   void resume();
   [[nodiscard]] RoutingOwner check_routing(const LoadedCheckpoint* resumed);
-  void measure_gemm_rate();
+  void measure_rates();
   StepMetrics train_step();
   [[nodiscard]] Update guard(const StepMetrics& m, int retries) const;
   void check_skipped(const StepMetrics& m) const;
@@ -98,7 +98,7 @@ class Trainer {
   Job& job_;
   RankWatch& watch_;
   std::unique_ptr<Dataset> train_, eval_;
-  std::unique_ptr<Sampler> sampler_;
+  std::unique_ptr<RowStream> row_stream_;
   std::unique_ptr<Decoder> decoder_;
   std::unique_ptr<TrainingStep> training_step_;
   std::unique_ptr<RunLock> lock_;
@@ -120,6 +120,7 @@ class Trainer {
   int64_t started_save_ = -1;     // step of the newest save that has not failed
   int64_t committed_step_ = -1;   // of the newest committed checkpoint
   double gemm_rate_ = 0;          // FLOP/s, the sum over all ranks
+  double peak_rate_ = 0;          // peak_rate()
   double mean_seconds_ = 0;
   bool claimed_ = false;  // no longer refused: the run directory is this launch's
   bool preempt_agreed_ = false;

@@ -17,7 +17,7 @@ void Trainer::load_data() {
     if (!c.data.eval.empty()) {
       eval_ = load_eval_data(job_);
     }
-    sampler_ = std::make_unique<Sampler>(train_->epoch_size(), c.train.seed);
+    row_stream_ = make_row_stream(job_, *train_);
   });
   check_rows_alike();
   log_data(job_, "training data", *train_);
@@ -35,7 +35,7 @@ void Trainer::load_data() {
 // The steps from `consumed_samples` to the end, on top of those that are done.
 void Trainer::set_length() {
   const TrainSection& t = job_.config.train;
-  end_ = t.max_steps > 0 ? INT64_MAX : sampler_->rows_for(t.num_train_epochs);
+  end_ = t.max_steps > 0 ? INT64_MAX : row_stream_->rows_for(t.num_train_epochs);
   steps_ = t.max_steps > 0
                ? t.max_steps
                : step_ + (end_ - consumed_samples_ + t.global_batch_size - 1) / t.global_batch_size;
@@ -50,9 +50,11 @@ void Trainer::tell_length() const {
   const TrainSection& t = job_.config.train;
   if (t.max_steps == 0) {
     const int64_t last = end_ - (steps_ - 1) * t.global_batch_size;
-    LOG(INFO) << t.num_train_epochs << " epochs of " << train_->epoch_size() << " rows are " << end_
+    const bool packs = row_stream_->packs();
+    LOG(INFO) << t.num_train_epochs << " epochs of " << train_->epoch_size()
+              << (packs ? " conversations" : " rows") << " are " << end_ << (packs ? " packed" : "")
               << " rows in " << steps_ << " steps; the last step has " << last << " rows";
-    const double asked = t.num_train_epochs * static_cast<double>(train_->epoch_size());
+    const double asked = row_stream_->exact_rows_for(t.num_train_epochs);
     if (std::abs(asked - static_cast<double>(end_)) > 1e-9 * asked) {
       LOG(WARNING) << "train.num_train_epochs asks for " << asked << " rows; " << end_ << " are trained on";
     }
@@ -67,19 +69,17 @@ void Trainer::tell_length() const {
 }
 
 std::string Trainer::shown_row(int64_t number, Marks marks) const {
-  const Sampler::Place place = sampler_->place(number);
-  const int64_t row = train_->entry_row(place.entry, place.epoch, sampler_->seed());
-  const std::span<const uint8_t> supervised = train_->supervised(row);
+  const HostBatch row = row_stream_->batch({number, number + 1}).host;
   std::vector<TokenRange> learned;
-  for (size_t t = 0; t < supervised.size(); ++t) {
-    if (supervised[t] == 0) continue;  // it predicts token t + 1
+  for (size_t t = 0; t < row.targets.size(); ++t) {
+    if (row.targets[t] < 0) continue;  // it is token t + 1
     if (!learned.empty() && learned.back().end == t + 1) {
       ++learned.back().end;
     } else {
       learned.push_back({t + 1, t + 2});
     }
   }
-  return pesc::shown_row(*job_.tokenizer, train_->tokens(row), learned, marks);
+  return pesc::shown_row(*job_.tokenizer, row.tokens, learned, marks);
 }
 
 // Every rank reads the files itself, on several hosts perhaps from several disks.

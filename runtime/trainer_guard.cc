@@ -28,7 +28,9 @@ Update Trainer::guard(const StepMetrics& m, int retries) const {
   const bool skip = finite ? t.on_loss_spike == OnLossSpike::kSkip : t.on_nonfinite == OnNonfinite::kSkip;
   if (retries == 0 || skip) {
     if (job_.first()) {
-      LOG(ERROR) << what << (retries == 0 ? "; once more" : str_cat("; the batch is left out (", field, ")"));
+      LOG(ERROR) << what
+                 << (retries == 0 ? "; the step is computed once more"
+                                  : str_cat("; the batch is left out (", field, ")"));
     }
     return Update::kDiscard;
   }

@@ -42,7 +42,8 @@ class TrainingStep {
   TrainingStep(Job& job, Decoder& decoder, std::vector<std::string> tags)
       : job_(job), decoder_(decoder), tags_(std::move(tags)) {}
 
-  // Runs the step. Collective over world. The caller fills metrics.sol_seconds and metrics.steps.
+  // Runs the step. Collective over world. The caller fills metrics.sol_seconds, metrics.peak_seconds and
+  // metrics.steps.
   [[nodiscard]] StepOutput run(const StepInput& input, const BeforeUpdate& before_update);
 
  private:

@@ -5,9 +5,9 @@
     generate.py --out DIR --pretrain  also pretrain.jsonl (rows of `corpus`) and tokenizer.txt for spm_train
 
 Instruction rows have the published form {"instruction": system, "conversation": [{"input", "output"}], "dataset"}.
-The same seed gives the same bytes on any Python from 3.9 on. Held-out rows are drawn first; a training row or a
+The same seed gives the same bytes on any Python from 3.9 on. Eval rows are drawn first; a training row or a
 sentence of the plain text with the core of an eval row (see tasks.py) is drawn again, and the finished files are
-checked: no held-out input stands in the training rows or the plain text, no program to be written or read either.
+checked: no eval input stands in the training rows or the plain text, no program to be written or read either.
 """
 
 import argparse
@@ -40,10 +40,10 @@ def row(draw, domain, question, answer):
 
 
 def instruction_rows(seed, eval_count, train_count):
-    """Returns ({domain: eval rows}, training rows, held-out cores)."""
+    """Returns ({domain: eval rows}, training rows, cores of the eval rows)."""
     eval_rows, train, cores = {}, [], set()
     for domain in DOMAINS:
-        draw = Draw("%d held-out %s" % (seed, domain))
+        draw = Draw("%d held-out %s" % (seed, domain))  # another text would be other rows
         eval_rows[domain] = []
         while len(eval_rows[domain]) < eval_count:
             question, answer, core = weighted(draw, DOMAINS[domain])(draw)
@@ -81,7 +81,7 @@ def check(eval_rows, train, texts, cores):
             refuse(turn["input"] in plain, "eval question in the plain text: " + turn["input"])
     for core in cores:
         for end in ("\n", "  #") if "(" in core or "[" in core else ():
-            refuse(core + end in plain, "held-out program in the plain text: " + core)
+            refuse(core + end in plain, "eval program in the plain text: " + core)
     for word in TEMPLATE_WORDS:
         refuse(word in plain, "the prompt template stands in the plain text: " + word)
 
@@ -139,7 +139,7 @@ def main():
     if options.pretrain:
         write_lines(os.path.join(options.out, "pretrain.jsonl"), (to_json({"corpus": text}) for text in texts))
         write_lines(os.path.join(options.out, "tokenizer.txt"), tokenizer_lines(texts, train))
-    print("%d training rows, %d held out, %d documents of plain text in %s"
+    print("%d training rows, %d eval rows, %d documents of plain text in %s"
           % (len(train), sum(map(len, eval_rows.values())), len(texts), options.out), file=sys.stderr)
 
 

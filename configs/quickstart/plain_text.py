@@ -1,14 +1,14 @@
 """The text that the base of the quick start is pretrained on: plain statements, stories and programs.
 
 It states facts (sums, opposites, kinds, spellings), shows lists in several orders and small programs with what they
-print. It holds no question, no instruction, no prompt template and no held-out item: a sentence whose core (see
-tasks.py) is held out is drawn again.
+print. It holds no question, no instruction, no prompt template and no eval item: a sentence whose core (see
+tasks.py) is that of an eval row is drawn again.
 """
 
 from lexicon import (FUNCTIONS, GOODS, HOLDERS, KIND_OF, NAMES, OPERATIONS, OPPOSITE_OF, QUALITIES, THINGS,
                      VARIABLES, WORDS, operands, value)
 
-# A sentence returns (text, core): core is None where nothing of it could be held out.
+# A sentence returns (text, core): core is None where nothing of it could be an eval row's.
 
 
 def about_a_list(draw):

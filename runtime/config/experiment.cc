@@ -298,6 +298,9 @@ void read_data(const proto::Data& p, const Checker& check, ExperimentConfig& out
                 str_cat("is ", rows, ", fewer than the ", p.eval_size(),
                         " files of data.eval, of which each gives at least one row"));
   out.data.on_bad_row = p.on_bad_row() == proto::OnBadRow::SKIP ? BadRowPolicy::kSkip : BadRowPolicy::kFail;
+  out.data.on_long_row =
+      p.on_long_row() == proto::OnLongRow::DROP ? LongRowPolicy::kDrop : LongRowPolicy::kCut;
+  out.data.packing = p.packing() == proto::Packing::BEST_FIT ? PackingPolicy::kBestFit : PackingPolicy::kNone;
   read_template(p, check, out);
 }
 

@@ -71,6 +71,8 @@ struct SourceSection {
   double weight = 1;  // of an evaluation file always
 };
 enum class BadRowPolicy { kFail, kSkip };
+enum class LongRowPolicy { kCut, kDrop };
+enum class PackingPolicy { kNone, kBestFit };
 struct DataSection {
   std::vector<SourceSection> train, eval;
   int64_t max_seq_length = 2048;
@@ -78,6 +80,8 @@ struct DataSection {
   std::string chat_template = "auto";
   std::string template_date;  // empty: none
   TrainOn train_on = TrainOn::kAll;
+  LongRowPolicy on_long_row = LongRowPolicy::kCut;
+  PackingPolicy packing = PackingPolicy::kNone;
 };
 
 enum class OnSaveError { kStop, kContinue };

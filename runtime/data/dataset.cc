@@ -35,6 +35,10 @@ std::string to_string(const DatasetReport& report) {
   std::string text =
       str_cat(report.rows, " rows, ", report.tokens, " tokens, ", report.supervised, " of them learned");
   if (report.truncated > 0) text += str_cat("; ", report.truncated, " rows cut to the sequence length");
+  if (report.too_long > 0)
+    text += str_cat("; ", report.too_long, " rows dropped, being longer than the sequence length");
+  if (report.split > 0)
+    text += str_cat("; ", report.split, " plain texts split into ", report.split_rows, " rows");
   if (report.dropped > 0)
     text += str_cat("; ", report.dropped, " rows dropped, there being nothing to learn in them");
   if (report.bad > 0) text += str_cat("; ", report.bad, " malformed rows skipped");
@@ -100,9 +104,11 @@ std::string how_to_skip(const RowOptions& options) {
 }
 
 // Empty for a row from which something is learned.
-std::string why_dropped(const Row& row, const Sample& sample, const RowLosses& lost, int64_t max_seq_length) {
+std::string why_dropped(const Row& row, const FittedRow& fitted, const RowLosses& lost,
+                        int64_t max_seq_length) {
   if (lost.unsayable)
     return str_cat("the tokenizer has no token for an answer (", lost.example, "); dropped");
+  const Sample& sample = fitted.samples.front();
   if (sample.supervised > 0) return "";
   if (!row.turns.empty() && std::ranges::none_of(row.turns, &Turn::learned))
     return "none of its answers is to be learned (\"weight\" or \"train\"); dropped";
@@ -119,12 +125,13 @@ void Dataset::load(const DatasetFile& file, const RowEncoder& encoder, const Dat
   part.first_row = rows();
   part.first_entry = epoch_size_;
   Losses losses;
+  const LengthRules rules{options.max_seq_length, options.on_long_row, options.long_text};
   const RowsReport read = for_each_row(file.path, options.rows, [&](Row&& row, const std::string& where) {
     row.tag = tag_of(file.tag, row.tag, file.path);
     RowLosses lost;
-    Sample sample;
+    FittedRow fitted;
     try {
-      sample = encoder.encode(row, options.max_seq_length, &lost);
+      fitted = fit_row(encoder, row, rules, &lost);
     } catch (const TemplateError& error) {
       const std::string what = str_cat(where, ": ", error.what());
       if (!error.of_row) throw;
@@ -133,14 +140,23 @@ void Dataset::load(const DatasetFile& file, const RowEncoder& encoder, const Dat
       note(what + "; skipped", options);
       return;
     }
-    if (const std::string why = why_dropped(row, sample, lost, options.max_seq_length); !why.empty()) {
+    if (fitted.samples.empty() && !lost.unsayable) {
+      ++report_.too_long;
+      note(str_cat(where, ": the row has more than ", options.max_seq_length,
+                   " tokens; dropped (data.on_long_row: DROP)"),
+           options);
+      return;
+    }
+    if (const std::string why = why_dropped(row, fitted, lost, options.max_seq_length); !why.empty()) {
       ++report_.dropped;
       note(str_cat(where, ": ", why), options);
       return;
     }
     if (options.on_row) options.on_row(row);
     losses.add(lost, where);
-    add(sample, tag_number(row.tag));
+    report_.split += fitted.split ? 1 : 0;
+    report_.split_rows += fitted.split ? std::ssize(fitted.samples) : 0;
+    for (const Sample& sample : fitted.samples) add(sample, tag_number(row.tag));
   });
   report_.bad += read.bad;
   report_.dropped += read.empty;

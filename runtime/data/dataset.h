@@ -11,6 +11,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "runtime/data/long_rows.h"
 #include "runtime/data/row_encoder.h"
 #include "runtime/data/row_file.h"
 #include "runtime/data/template.h"
@@ -26,6 +27,8 @@ struct DatasetFile {
 
 struct DatasetOptions {
   int64_t max_seq_length = 0;
+  OnLongRow on_long_row = OnLongRow::kCut;
+  LongText long_text = LongText::kAsOtherRows;
   RowOptions rows;
   // Gets every row that is kept, with the tag that counts.
   std::function<void(const Row&)> on_row{};
@@ -45,6 +48,9 @@ struct DatasetReport {
   int64_t bad = 0;         // malformed and skipped (RowOptions::on_bad_row)
   int64_t dropped = 0;     // nothing to learn: an empty answer, or none of it left after truncation
   int64_t truncated = 0;   // kept, but cut to max_seq_length
+  int64_t too_long = 0;    // dropped for their length (DatasetOptions::on_long_row)
+  int64_t split = 0;       // plain texts that became several rows
+  int64_t split_rows = 0;  // these rows
   int64_t tokens = 0;      // of the kept rows
   int64_t supervised = 0;  // of these, tokens that carry loss
   std::vector<std::string> messages;  // of the first bad and dropped rows: "file:line: what"

@@ -96,29 +96,32 @@ Range BatchPlan::local_range(int64_t consumed_samples, int64_t micro, int dp_ran
   return {all.begin + part.begin, all.begin + part.end};
 }
 
+void add_conversation(const Dataset& dataset, const Sampler& sampler, int64_t index, LocalBatch& batch) {
+  const Sampler::Place at = sampler.place(index);
+  const int64_t row = dataset.entry_row(at.entry, at.epoch, sampler.seed());
+  const std::span<const int32_t> tokens = dataset.tokens(row);
+  const std::span<const uint8_t> supervised = dataset.supervised(row);
+  HostBatch& host = batch.host;
+  const size_t begin = host.tokens.size();
+  const size_t end = begin + tokens.size();
+  host.tokens.insert(host.tokens.end(), tokens.begin(), tokens.end());
+  for (size_t t = 0; t < tokens.size(); ++t) {
+    host.targets.push_back(supervised[t] != 0 ? tokens[t + 1] : kUnsupervised);
+  }
+  host.positions.resize(end);
+  std::iota(host.positions.begin() + static_cast<std::ptrdiff_t>(begin), host.positions.end(), 0);
+  host.samples.resize(end, index);
+  batch.tags.resize(end, dataset.tag(row));
+  PESC_CHECK(end <= INT32_MAX, "a batch of ", end, " tokens");
+  host.starts.push_back(static_cast<int32_t>(end));
+}
+
 LocalBatch make_local_batch(const Dataset& dataset, const Sampler& sampler, int64_t first, int64_t count) {
   PESC_CHECK(sampler.epoch_size() == dataset.epoch_size() && count >= 0, count, " rows of a sampler over ",
              sampler.epoch_size(), " entries, the data having ", dataset.epoch_size());
   LocalBatch batch;
-  HostBatch& host = batch.host;
-  for (int64_t index = first; index < first + count; ++index) {
-    const Sampler::Place at = sampler.place(index);
-    const int64_t row = dataset.entry_row(at.entry, at.epoch, sampler.seed());
-    const std::span<const int32_t> tokens = dataset.tokens(row);
-    const std::span<const uint8_t> supervised = dataset.supervised(row);
-    const size_t begin = host.tokens.size();
-    const size_t end = begin + tokens.size();
-    host.tokens.insert(host.tokens.end(), tokens.begin(), tokens.end());
-    for (size_t t = 0; t < tokens.size(); ++t) {
-      host.targets.push_back(supervised[t] != 0 ? tokens[t + 1] : kUnsupervised);
-    }
-    host.positions.resize(end);
-    std::iota(host.positions.begin() + static_cast<std::ptrdiff_t>(begin), host.positions.end(), 0);
-    host.samples.resize(end, index);
-    batch.tags.resize(end, dataset.tag(row));
-    PESC_CHECK(end <= INT32_MAX, "a batch of ", end, " tokens");
-    host.starts.push_back(static_cast<int32_t>(end));
-  }
+  for (int64_t index = first; index < first + count; ++index)
+    add_conversation(dataset, sampler, index, batch);
   return batch;
 }
 

@@ -71,15 +71,20 @@ struct BatchPlan {
                                   int64_t end = INT64_MAX) const;
 };
 
-// A dp rank's share of a micro-batch: its rows one after another, with no padding. `host.samples` of a token
-// is the global index of its row, which keys the dropout masks; `host.targets` are the labels.
+// A dp rank's share of a micro-batch: the conversations of its rows one after another, with no padding.
+// `host.samples` of a token is the global index of its conversation, which keys the dropout masks;
+// `host.targets` are the labels.
 struct LocalBatch {
   HostBatch host;
-  std::vector<int32_t> tags;  // [T] the dataset tag of each token's row, in Dataset::tags()
-  [[nodiscard]] int64_t rows() const { return static_cast<int64_t>(host.starts.size()) - 1; }
+  std::vector<int32_t> tags;  // [T] the dataset tag of each token's conversation, in Dataset::tags()
+  [[nodiscard]] int64_t conversations() const { return static_cast<int64_t>(host.starts.size()) - 1; }
 };
 
+// Puts the conversation of a global index behind those of the batch.
+void add_conversation(const Dataset& dataset, const Sampler& sampler, int64_t index, LocalBatch& batch);
+
 // The rows of global indices [first, first + count); count may be 0.
+// Each is one conversation (packed rows: runtime/data/row_stream.h).
 [[nodiscard]] LocalBatch make_local_batch(const Dataset& dataset, const Sampler& sampler, int64_t first,
                                           int64_t count);
 

@@ -68,12 +68,14 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
   fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
   if (fd_ < 0) throw IoError(str_cat(path, ": cannot be opened for reading: ", std::strerror(errno)));
   try {
-    if (::fstat(fd_, &info) != 0) throw IoError(str_cat(path, ": fstat: ", std::strerror(errno)));
+    if (::fstat(fd_, &info) != 0)
+      throw IoError(str_cat(path, ": its size and kind cannot be read: ", std::strerror(errno)));
     require_regular(path, info);
     size_ = static_cast<size_t>(info.st_size);
     if (size_ > 0) {
       void* data = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd_, 0);
-      if (data == MAP_FAILED) throw IoError(str_cat(path, ": mmap: ", std::strerror(errno)));
+      if (data == MAP_FAILED)
+        throw IoError(str_cat(path, ": cannot be mapped into memory: ", std::strerror(errno)));
       data_ = static_cast<const std::byte*>(data);
     }
   } catch (...) {

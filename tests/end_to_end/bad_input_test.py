@@ -193,7 +193,7 @@ class BadInput(harness.EndToEnd):
         self.bad_row("latin1.jsonl", b'{"instruction": "", "conversation": [{"input": "caf\xe9", "output": "c"}]}', "UTF-8")
 
     def test_bad_row_of_the_eval_data(self):
-        path = self.rows("held-out.jsonl", b"[1]")
+        path = self.rows("eval.jsonl", b"[1]")
         self.refused(DATA, [path + ":2"], verb="eval", **{"data.eval[0].path": path})
 
     def test_missing_and_empty_data(self):

@@ -21,7 +21,7 @@ train { mode: PESC max_steps: 2 global_batch_size: 4 learning_rate: 1e-2 }
 lora { r: 4 lora_alpha: 4 lora_dropout: 0 }
 moe { num_experts: 4 num_experts_per_tok: 2 adapter_dim: 4 adapter_dropout: 0 }
 parallel { num_threads: 1 }
-data { max_seq_length: 48 train { path: "%(folder)s/rows.jsonl" } eval { path: "%(folder)s/held.jsonl" } }
+data { max_seq_length: 48 train { path: "%(folder)s/rows.jsonl" } eval { path: "%(folder)s/eval.jsonl" } }
 generate { max_new_tokens: 6 }
 """
 
@@ -41,7 +41,7 @@ class Evaluation(unittest.TestCase):
         cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
         tiny.write_base(cls.path("base"))
         tiny.write_rows(cls.path("rows.jsonl"), [("say %d" % i, "yes %d" % i, "a") for i in range(8)])
-        tiny.write_rows(cls.path("held.jsonl"), [("tell %d" % i, "no %d" % i, "h") for i in range(4)])
+        tiny.write_rows(cls.path("eval.jsonl"), [("tell %d" % i, "no %d" % i, "h") for i in range(4)])
         cls.config = cls.path("e.textproto")
         with open(cls.config, "w", encoding="utf-8") as file:
             file.write(EXPERIMENT % {"folder": cls.folder})

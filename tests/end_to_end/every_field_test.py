@@ -82,7 +82,7 @@ lora { r: 4 lora_alpha: 4 lora_dropout: 0.1 }
 moe { num_experts: 4 num_experts_per_tok: 2 adapter_dim: 4 adapter_dropout: 0.1 }
 parallel { num_threads: 1 }
 data { max_seq_length: 48 train { path: "%(folder)s/rows.jsonl" } eval {
-       path: "%(folder)s/held.jsonl" } eval { path: "%(folder)s/more.jsonl" } }
+       path: "%(folder)s/eval.jsonl" } eval { path: "%(folder)s/more.jsonl" } }
 recovery { max_restarts: 0 longest_pause_s: 1 }
 generate { max_new_tokens: 6 }
 """
@@ -100,7 +100,7 @@ class EveryField(unittest.TestCase):
         words = "one two three four five six seven eight".split()
         write_rows(cls.path("rows.jsonl"), [("say " + w, w + " and " + v, "a" if i % 2 else "b")
                                             for i, (w, v) in enumerate(zip(words, words[1:] + words[:1]))])
-        write_rows(cls.path("held.jsonl"), [("tell " + w, w, "h") for w in words[:6]])
+        write_rows(cls.path("eval.jsonl"), [("tell " + w, w, "h") for w in words[:6]])
         write_rows(cls.path("more.jsonl"), [("count to " + w, "no", "m") for w in words[:2]])
         cls.config = cls.path("e.textproto")
         with open(cls.config, "w", encoding="utf-8") as file:
@@ -264,11 +264,20 @@ class EveryField(unittest.TestCase):
         other = self.evaluate({"data.eval[0].path": self.path("more.jsonl")})[1]
         self.assertNotEqual(usual["total"]["rows"], other["total"]["rows"])
         bad = self.path("bad.jsonl")
-        with open(self.path("held.jsonl"), encoding="utf-8") as good, open(bad, "w", encoding="utf-8") as file:
+        with open(self.path("eval.jsonl"), encoding="utf-8") as good, open(bad, "w", encoding="utf-8") as file:
             file.write(good.read() + "{}\n")
         refused = self.call("eval", {"data.eval[0].path": bad}, "--base")
         self.assertEqual(refused.code, harness.DATA, str(refused))
         self.assertEqual(self.evaluate({"data.eval[0].path": bad, "data.on_bad_row": "SKIP"})[1]["total"]["rows"], 8)
+
+    @case("data.on_long_row")
+    def test_rows_that_are_too_long(self):
+        long = self.path("long.jsonl")
+        write_rows(long, [("say one", "one", "a"), ("say two", "two " * 60, "a")])
+        said = {answer: self.train({"data.train[0].path": long, "data.on_long_row": answer})[0].err for answer in ("CUT", "DROP")}
+        self.assertIn("2 rows, ", said["CUT"])
+        self.assertIn("1 rows cut to the sequence length", said["CUT"])
+        self.assertIn("1 rows dropped, being longer than the sequence length", said["DROP"])
 
     @case("checkpoint.save_steps", "checkpoint.save_total_limit", "checkpoint.keep_every_steps", "checkpoint.async_save")
     def test_checkpoints(self):
@@ -342,7 +351,7 @@ class EveryField(unittest.TestCase):
         self.assertNotEqual(self.generate({**hot, "generate.top_p": 0.1}), sampled)
         self.assertNotEqual(self.generate({}, "--prompt", "tell three"), greedy)
         self.assertNotEqual(self.generate({}, "--prompt", "say one", "--system", "Be very loud."), greedy)
-        self.assertEqual(len(self.generate({}, "--prompts", self.path("held.jsonl")).splitlines()), 6)
+        self.assertEqual(len(self.generate({}, "--prompts", self.path("eval.jsonl")).splitlines()), 6)
         self.assertNotEqual(self.generate({}, "--prompt", "say one", "--base"), greedy)
 
     @case("generate.temperature", "generate.top_p", "generate.seed", "generate.max_new_tokens", "eval --samples", "eval --out")
@@ -589,6 +598,7 @@ CURVES = [
     ("train.global_batch_size", 2, {}),
     ("train.gradient_accumulation_steps", 2, {}),
     ("data.max_seq_length", 20, {}),
+    ("data.packing", "BEST_FIT", {"data.max_seq_length": 120}),
     ("train.learning_rate", 2e-2, {}),
     ("train.lr_scheduler_type", "COSINE", {}),
     ("train.warmup_steps", 2, {}),
@@ -610,7 +620,7 @@ CURVES = [
     ("moe.adapter_scaling", 2, {}),
     ("moe.adapter_dropout", 0.5, {}),
     ("moe.router_aux_loss_coef", 1, {}),
-    ("data.train[].path", "FOLDER/held.jsonl", {}),
+    ("data.train[].path", "FOLDER/eval.jsonl", {}),
     ("data.train[].weight", 0.5, {"train.max_steps": 4}),
     ("model.shape.rms_norm_eps", 1e-1, FULL),
     ("model.shape.rope_theta", 10, FULL),

@@ -53,7 +53,9 @@ class PlanTest(harness.EndToEnd):
                     self.assertIn("assuming one H200-141; name another with --gpu", said)
                 self.assertEqual((j["gpu"], j["assumed"]), ("H200-141", True))
                 self.assertNotIn("DOES NOT FIT", result.out)
-                for word in ("activations", "token exchange", "of the speed of light"):
+                # MFU is of the data sheet, which no GEMM reaches.
+                self.assertAlmostEqual(j["mfu"] / j["sol_fraction"], j["rates"]["gemm"] / j["rates"]["peak"], places=9)
+                for word in ("activations", "token exchange", "of the speed of light, MFU %.2f" % j["mfu"]):
                     self.assertIn(word, result.out)
                 # The command that its comment names is this one.
                 with open(config, encoding="utf-8") as file:
@@ -79,6 +81,8 @@ class PlanTest(harness.EndToEnd):
                 # Full rows both times: the share printed is the FLOP planned over the time and rate measured.
                 share = j["flops_per_step"] / bench["step_seconds_median"] / bench["gemm_flops_per_second"]
                 self.assertAlmostEqual(bench["sol_fraction_median"] / share, 1, places=6)
+                self.assertNotIn("mfu_median", bench)  # of a CPU no peak is known
+                self.assertNotIn("mfu", j)
                 sent = sum(p["sent_bytes"] for p in j["phases"])
                 print("%d ranks, tp %d, ep %d, %d chunks, %s: %.3f MB planned, %.3f MB sent" %
                       (ranks, tp, ep, chunks, recompute, sent / 1e6, bench["bytes_sent_rank0_median"] / 1e6))
@@ -88,25 +92,28 @@ class PlanTest(harness.EndToEnd):
                     self.assertAlmostEqual(bench["bytes_sent_rank0_median"] / sent, 1, delta=0.15)
 
     def test_bench_of_uneven_rows(self):
-        """Rows of --shortest to max_seq_length tokens, the same ones on any layout."""
+        """Rows of --shortest to max_seq_length tokens, packed or not, the same ones on any layout."""
         shape = ("--shape", os.path.join(BASE, "config.json"))
         sizes = harness.sets(train__global_batch_size=16, train__gradient_accumulation_steps=2, data__max_seq_length=128,
                              parallel__tp=1, parallel__ep=1,
                              parallel__num_threads=1)
         tokens = {}
-        for ranks, shortest in ((1, 0), (1, 5), (2, 5), (1, 128)):
-            with self.subTest(ranks=ranks, shortest=shortest):
-                result = harness.pesc(ranks, "bench", "--config", QUICKSTART, *shape, *sizes, "--steps", 1, "--shortest", shortest,
-                                      "--out", self.path("bench.json"))
+        for ranks, shortest, *packing in ((1, 0), (1, 5), (2, 5), (1, 128), (1, 5, "BEST_FIT"), (2, 5, "BEST_FIT")):
+            with self.subTest(ranks=ranks, shortest=shortest, packing=packing):
+                packs = harness.sets(data__packing=packing[0]) if packing else ()
+                result = harness.pesc(ranks, "bench", "--config", QUICKSTART, *shape, *sizes, *packs, "--steps", 1, "--shortest",
+                                      shortest, "--out", self.path("bench.json"))
                 self.assertEqual(result.code, 0, str(result))
                 with open(self.path("bench.json"), encoding="utf-8") as file:
                     bench = json.load(file)
-                tokens[ranks, shortest] = round(bench["tokens_per_second_median"] * bench["step_seconds_median"])
+                tokens[(ranks, shortest, *packing)] = round(bench["tokens_per_second_median"] * bench["step_seconds_median"])
         print(tokens)
         self.assertEqual(tokens[1, 0], 16 * 128)
         self.assertEqual(tokens[1, 128], 16 * 128)
         self.assertEqual(tokens[2, 5], tokens[1, 5])
         self.assertTrue(16 * 5 < tokens[1, 5] < 16 * 128, tokens)
+        self.assertTrue(0.9 * 16 * 128 < tokens[1, 5, "BEST_FIT"] <= 16 * 128, tokens)
+        self.assertEqual(tokens[2, 5, "BEST_FIT"], tokens[1, 5, "BEST_FIT"])
         config = ("--config", QUICKSTART)
         for words, flags in (("from 1 to data.max_seq_length = 128 tokens", (*config, *shape, "--shortest", 129)),
                              ("from 1 to data.max_seq_length = 128 tokens", (*config, *shape, "--shortest", -1)),

@@ -67,7 +67,7 @@ class QuickStartData(unittest.TestCase):
                 self.assertFalse(json.dumps(row, sort_keys=True) in whole, row)
                 self.assertFalse(normal(row["conversation"][0]["input"]) in questions, row)
             self.assertEqual(len({normal(r["conversation"][0]["input"]) for r in rows}), len(rows))
-        # A list of words or a program that is held out must not come back under another question.
+        # A list of words or a program of an eval row must not come back under another question.
         lists = {normal(r["conversation"][0]["input"].rpartition(": ")[2]) for r in self.train
                  if r["dataset"] == "text" and ": " in r["conversation"][0]["input"]}
         for row in self.eval_rows["text"]:
@@ -93,7 +93,7 @@ class QuickStartData(unittest.TestCase):
         self.assertGreater(len(text), 20e6)
         for part in ("#" * 2, "Human", "Assistant", "System", "?"):  # no question either
             self.assertNotIn(part, text)
-        # The vocabulary is made from the training rows as well, a line of text a line, but not from those held out.
+        # The vocabulary is made from the training rows as well, a line of text a line, but not from the eval rows.
         with open(os.path.join(folder, "tokenizer.txt"), encoding="utf-8") as file:
             lines = set(file.read().split("\n"))
         apart = re.compile(r"(?<=\d)(?=[^\w\s])|(?<=[^\w\s])(?=\d)")

@@ -69,7 +69,7 @@ class Resume(harness.EndToEnd):
 
     def as_text(self, run, but=()):
         """What each step computed, digit for digit; its times and rates are the machine's."""
-        machine = ("seconds", "tokens_per_second", "sol_fraction", "launch", *but)
+        machine = ("seconds", "tokens_per_second", "sol_fraction", "mfu", "launch", *but)
         return [json.dumps({k: v for k, v in record.items() if k not in machine}, sort_keys=True)
                 for record in harness.curve(self.path(run))]
 
@@ -144,6 +144,27 @@ class Resume(harness.EndToEnd):
                 # Other GEMMs round otherwise, so equal digits would mean that nothing was computed again.
                 self.assertNotEqual([r["loss"] for r in got], [r["loss"] for r in expected])
                 self.assert_curves_agree(expected, got, 1e-4, "%d steps on 4 ranks, %d on %d" % (HALF, HALF, ranks), ["loss"])
+
+    def test_packed_rows(self):
+        """Resumed in the second epoch, they are the rows of the run that did not stop; on one rank they have its curve."""
+        fields = {**FIELDS, "data__packing": "BEST_FIT", "train__max_steps": 12, "train__global_batch_size": 64,
+                  "checkpoint__save_steps": 9}
+        self.train(2, "packed", ep=2, **fields)
+        shutil.copytree(self.path("packed"), self.path("packed-again"))
+        shutil.rmtree(self.path("packed-again", "step-12"))
+        self.assertIn("step-9 at step 9", self.train(2, "packed-again", ep=2, **fields).err)
+        self.assertEqual(self.as_text("packed-again"), self.as_text("packed"))
+        before, after = (harness.digests(self.path(run, "step-12")) for run in ("packed", "packed-again"))
+        for name in ("shard-00000.safetensors", "shard-00001.safetensors"):
+            self.assertEqual(after[name], before[name], name)
+        fill = {run: [r["fill_rate"] for r in harness.curve(self.path(run))] for run in ("packed", "straight")}
+        self.assertGreater(min(fill["packed"]), 0.9)
+        self.assertLess(max(fill["straight"]), 0.6)
+        self.train(1, "packed-alone", **fields)
+        self.assert_curves_agree(harness.curve(self.path("packed")), harness.curve(self.path("packed-alone")), 1e-4,
+                                 "packed rows on 2 ranks and on 1", ["loss"])
+        refused = self.train(2, "packed-again", code=harness.USAGE, ep=2, **{**fields, "data__packing": "NONE"})
+        self.assertIn("data.packing: BEST_FIT -> NONE", refused.err)
 
 
 if __name__ == "__main__":

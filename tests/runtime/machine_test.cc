@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <initializer_list>
+#include <utility>
+
 #include "ops/core/check.h"
 
 namespace pesc {
@@ -19,6 +22,10 @@ TEST(Machine, EveryGpuHasAllFigures) {
     EXPECT_GT(narrow.gemm, narrow.attention);
     EXPECT_GT(wide.gemm, wide.attention);
     EXPECT_GT(wide.attention, 0);
+    // No GEMM reaches the data sheet.
+    EXPECT_GT(narrow.peak, narrow.gemm);
+    EXPECT_GT(wide.peak, wide.gemm);
+    EXPECT_LT(narrow.peak, 2 * narrow.gemm);
     EXPECT_GT(narrow.memory, narrow.link);
     EXPECT_EQ(narrow.memory, wide.memory);
     // Programs get less than the name says, which is in GB, and no less than 96 % of it.
@@ -46,6 +53,26 @@ TEST(Machine, NamesInAnyCaseAndRefusesOthersWithTheList) {
       EXPECT_NE(said.find("--device_gib"), std::string::npos) << said;
     }
   }
+}
+
+TEST(Machine, ThePeakIsThatOfTheDriversNameOrNotKnown) {
+  for (const auto& [device, tflops] :
+       std::initializer_list<std::pair<const char*, double>>{{"NVIDIA A100-SXM4-80GB", 312},
+                                                             {"NVIDIA A100 80GB PCIe", 312},
+                                                             {"NVIDIA H100 80GB HBM3", 989},
+                                                             {"NVIDIA H100 PCIe", 756},
+                                                             {"NVIDIA H100 NVL", 835},
+                                                             {"NVIDIA H200", 989},
+                                                             {"NVIDIA H200 NVL", 835},
+                                                             {"NVIDIA B200", 2250},
+                                                             {"NVIDIA GB200", 2500},
+                                                             {"NVIDIA RTX A1000", 0},
+                                                             {"NVIDIA H200 MIG 1g.18gb", 0},
+                                                             {"NVIDIA GeForce RTX 4090", 0},
+                                                             {"", 0}})
+    EXPECT_DOUBLE_EQ(peak_flops(device, DType::kBF16), 1e12 * tflops) << device;
+  EXPECT_DOUBLE_EQ(peak_flops("NVIDIA H200", DType::kF32), 67e12);
+  EXPECT_EQ(cpu_rates(4).peak, 0);
 }
 
 TEST(Machine, TheRatesOfACpuGrowWithItsThreads) {

@@ -128,7 +128,9 @@ TEST(StepMetrics, RecordAndProgressLineSayTheSame) {
   m.seconds = 0.5;
   m.sol_seconds = 0.2;
   m.expert_share = {{0.25, 0.75}};
+  m.fill_rate = 0.75;
   const nlohmann::json j = to_json(m);
+  EXPECT_EQ(j["fill_rate"], 0.75);
   EXPECT_EQ(j["tokens_per_second"], 8000.0);
   EXPECT_EQ(j["sol_fraction"], 0.4);
   EXPECT_EQ(j["expert_share"][0][1], 0.75);
@@ -137,6 +139,18 @@ TEST(StepMetrics, RecordAndProgressLineSayTheSame) {
   EXPECT_NE(line.find("8.0k tok/s"), std::string::npos) << line;
   EXPECT_NE(line.find("40% SOL"), std::string::npos) << line;
   EXPECT_NE(line.find("2:24 left"), std::string::npos) << line;  // 288 steps of half a second
+}
+
+TEST(StepMetrics, MfuIsSaidWhereThePeakIsKnown) {
+  StepMetrics m;
+  m.seconds = 0.5;
+  EXPECT_FALSE(to_json(m).contains("mfu"));
+  EXPECT_EQ(progress_line(m, 0.5).find("MFU"), std::string::npos);
+  m.peak_seconds = 0.125;
+  EXPECT_EQ(to_json(m)["mfu"], 0.25);
+  EXPECT_NE(progress_line(m, 0.5).find("25% MFU"), std::string::npos) << progress_line(m, 0.5);
+  EXPECT_EQ(mfu_text(0.25), ", MFU 0.25");
+  EXPECT_EQ(mfu_text(0), "");
 }
 
 }  // namespace

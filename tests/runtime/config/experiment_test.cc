@@ -259,6 +259,10 @@ TEST(Experiment, DefaultsAreThePapersRecipe) {
   EXPECT_EQ(c.data.template_date, "");
   EXPECT_EQ(c.data.train_on, TrainOn::kAll);
   EXPECT_EQ(parse(kGood, {"data.train_on=LAST"}).data.train_on, TrainOn::kLast);
+  EXPECT_EQ(c.data.on_long_row, LongRowPolicy::kCut);
+  EXPECT_EQ(parse(kGood, {"data.on_long_row=DROP"}).data.on_long_row, LongRowPolicy::kDrop);
+  EXPECT_EQ(c.data.packing, PackingPolicy::kNone);
+  EXPECT_EQ(parse(kGood, {"data.packing=BEST_FIT"}).data.packing, PackingPolicy::kBestFit);
   EXPECT_EQ(c.checkpoint.save_total_limit, 2);
   EXPECT_TRUE(c.checkpoint.async_save);
   EXPECT_EQ(c.checkpoint.on_save_error, OnSaveError::kStop);

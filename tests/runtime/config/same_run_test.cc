@@ -50,11 +50,11 @@ TEST(SameRun, WhatTheModelComputesIsRefusedByEveryVerb) {
 }
 
 TEST(SameRun, WhatOnlyTrainingReadsIsRefusedThereAlone) {
-  for (const char* change :
-       {"train.seed=2", "train.gradient_accumulation_steps=8", "data.max_seq_length=64",
-        "train.learning_rate=1", "train.adam_beta2=0.5", "train.warmup_steps=1", "train.max_grad_norm=1",
-        "data.train[0].weight=2", "moe.adapter_dropout=0.2", "moe.router_aux_loss_coef=0",
-        "lora.lora_dropout=0", "data.train_on=LAST", "data.template_date=2025-01-31"}) {
+  for (const char* change : {"train.seed=2", "train.gradient_accumulation_steps=8", "data.max_seq_length=64",
+                             "data.packing=BEST_FIT", "train.learning_rate=1", "train.adam_beta2=0.5",
+                             "train.warmup_steps=1", "train.max_grad_norm=1", "data.train[0].weight=2",
+                             "moe.adapter_dropout=0.2", "moe.router_aux_loss_coef=0", "lora.lora_dropout=0",
+                             "data.train_on=LAST", "data.template_date=2025-01-31"}) {
     const Lines refused = compare({}, {change}, CheckpointUse::kResume).refused;
     const std::string field = std::string(change).substr(0, std::string(change).find('='));
     ASSERT_EQ(refused.size(), 1U) << change;
@@ -63,7 +63,8 @@ TEST(SameRun, WhatOnlyTrainingReadsIsRefusedThereAlone) {
       EXPECT_TRUE(compare({}, {change}, use).refused.empty()) << change;
   }
   // The rows themselves are compared.
-  EXPECT_TRUE(compare({}, {"data.on_bad_row=SKIP"}, CheckpointUse::kResume).refused.empty());
+  for (const char* change : {"data.on_bad_row=SKIP", "data.on_long_row=DROP"})
+    EXPECT_TRUE(compare({}, {change}, CheckpointUse::kResume).refused.empty()) << change;
   EXPECT_EQ(compare({}, {"model.shape.initializer_range=1"}, CheckpointUse::kResume, kShape).refused.size(),
             1U);
   EXPECT_TRUE(

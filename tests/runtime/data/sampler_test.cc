@@ -152,7 +152,7 @@ void expect_equal(const LocalBatch& a, const LocalBatch& b) {
 TEST_F(LocalBatches, HoldTheRowsEndToEnd) {
   const Sampler sampler(data_->epoch_size(), 3);
   const LocalBatch batch = make_local_batch(*data_, sampler, 30, 9);  // across the end of the epoch of 35
-  ASSERT_EQ(batch.rows(), 9);
+  ASSERT_EQ(batch.conversations(), 9);
   ASSERT_EQ(batch.host.starts.back(), batch.host.size());
   int64_t supervised = 0;
   for (int64_t i = 0; i < 9; ++i) {
@@ -180,7 +180,7 @@ TEST_F(LocalBatches, HoldTheRowsEndToEnd) {
 
 TEST_F(LocalBatches, AreEmptyForNoRows) {
   const LocalBatch batch = make_local_batch(*data_, Sampler(data_->epoch_size(), 3), 4, 0);
-  EXPECT_EQ(batch.rows(), 0);
+  EXPECT_EQ(batch.conversations(), 0);
   EXPECT_EQ(batch.host.size(), 0);
   EXPECT_EQ(batch.host.starts, (std::vector<int32_t>{0}));
 }
