@@ -130,6 +130,7 @@ class ChatRow {
     look_at_fields(fields);
     if (answers_ == Answers::kAllButLast) add_missing_answer();
     Conversation conversation = conversation_of(row_, where_);
+    if (conversation.messages.empty()) bad("has no message");
     for (size_t i = 0; i < conversation.messages.size(); ++i)
       check_message(conversation.messages[i], i, i + 1 == conversation.messages.size());
     if (answers_ == Answers::kAll && conversation.messages.back().at("role") != "assistant")

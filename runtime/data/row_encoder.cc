@@ -57,8 +57,8 @@ std::string RowEncoder::name() const {
                     : std::string("the published prompt (### Human, ### Assistant)");
 }
 
-ChatTokens RowEncoder::chat_tokens(const Row& row, TrainOn train_on, std::string* text) const {
-  const Conversation conversation = conversation_of_row(row);
+ChatTokens RowEncoder::chat_tokens(const Conversation& conversation, TrainOn train_on,
+                                   std::string* text) const {
   RenderedChat chat = templates_->of(conversation).render(conversation, train_on);
   ChatTokens tokens = tokens_of(tokenizer_, chat);
   if (text != nullptr) *text = std::move(chat.text);
@@ -79,7 +79,7 @@ Sample RowEncoder::encode(const Row& row, int64_t max_seq_length, RowLosses* los
   }
   PESC_CHECK(max_seq_length > 0);
   std::string text;
-  ChatTokens tokens = chat_tokens(row, train_on_, &text);
+  ChatTokens tokens = chat_tokens(conversation_of_row(row), train_on_, &text);
   if (losses != nullptr) {
     losses->unknown =
         std::ranges::count_if(tokens.ids, [&](int32_t id) { return tokenizer_.is_unknown(id); });
@@ -100,7 +100,7 @@ std::vector<int32_t> RowEncoder::encode_prompt(const Row& row, int64_t limit) co
 RowText RowEncoder::text_of(const Row& row) const {
   RowText out;
   if (by_template(row)) {
-    ChatTokens tokens = chat_tokens(row, train_on_, &out.text);
+    ChatTokens tokens = chat_tokens(conversation_of_row(row), train_on_, &out.text);
     out.ids = std::move(tokens.ids);
     out.learned = std::move(tokens.learned);
     return out;
@@ -122,7 +122,11 @@ RowText RowEncoder::text_of(const Row& row) const {
 std::string RowEncoder::canonical_answer(const Row& row, int64_t most_tokens) const {
   const std::string& answer = row.turns.back().answer;
   if (!by_template(row)) return canonical_text(tokenizer_, answer, most_tokens);
-  const ChatTokens tokens = chat_tokens(row, TrainOn::kLast, nullptr);
+  Conversation conversation = conversation_of_row(row);
+  // The last message, whether it is learned or not.
+  for (size_t i = 0; i < conversation.learned.size(); ++i)
+    conversation.learned[i] = i + 1 == conversation.learned.size();
+  const ChatTokens tokens = chat_tokens(conversation, TrainOn::kLast, nullptr);
   if (tokens.learned.empty()) return answer;
   const TokenRange said{tokens.learned.front().begin, tokens.learned.back().end};
   if (std::ssize(tokens.ids) > most_tokens) return answer;

@@ -55,7 +55,8 @@ class RowEncoder {
   [[nodiscard]] std::string digest() const;
 
  private:
-  [[nodiscard]] ChatTokens chat_tokens(const Row& row, TrainOn train_on, std::string* text) const;
+  [[nodiscard]] ChatTokens chat_tokens(const Conversation& conversation, TrainOn train_on,
+                                       std::string* text) const;
   [[nodiscard]] bool by_template(const Row& row) const { return templates_ && row.corpus.empty(); }
   [[nodiscard]] Row with_last_alone(const Row& row) const;
 

@@ -164,9 +164,10 @@ TEST(ChatRow, SizesAreBounded) {
 }
 
 TEST(ChatRow, DamagedRowsAreRefusedWithTheirPlace) {
-  for (const char* json : {"{", "[]", "3", "{\"prompt\": \"a\", \"completion\": \"b\"} x", "",
-                           "{\"prompt\": 3, \"completion\": \"b\"}", "{\"messages\": []}",
-                           "{\"messages\": [3]}", "{\"messages\": {}}", "{}", "\xFF"}) {
+  for (const char* json :
+       {"{", "[]", "3", "{\"prompt\": \"a\", \"completion\": \"b\"} x", "",
+        "{\"prompt\": 3, \"completion\": \"b\"}", "{\"messages\": []}", "{\"conversation\": []}",
+        "{\"messages\": [3]}", "{\"messages\": {}}", "{}", "\xFF"}) {
     for (const RowUse use : {RowUse::kTemplate, RowUse::kPublished})
       EXPECT_EQ(refusal(json, use).substr(0, 5), "f:1: ") << json;
   }

@@ -115,6 +115,10 @@ TEST_F(RowEncoderTest, APromptIsTheSampleUpToTheAnswer) {
     EXPECT_EQ(sample.labels[prompt.size() - 1], sample.tokens[prompt.size()]);
     EXPECT_EQ(chat.canonical_answer(asked, 1000), asked.turns.back().answer);
   }
+  const Row shown = row(
+      chat, R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, )"
+            R"({"role": "user", "content": "c"}, {"role": "assistant", "content": "d", "train": false}]})");
+  EXPECT_EQ(chat.canonical_answer(shown, 1000), "d");
   // A question of the command line is one of a row.
   EXPECT_EQ(chat.encode_prompt(Row{"", "s", {{"x", ""}}, ""}),
             chat.encode_prompt(row(chat, R"({"prompt": "x", "completion": "z", "system": "s"})")));
