@@ -38,7 +38,9 @@ nlohmann-json3-dev
 libsentencepiece-dev
 sentencepiece
 libpcre2-dev
-libxxhash-dev'
+libxxhash-dev
+zlib1g-dev
+libzstd-dev'
 if [[ $with_tests == yes ]]; then
   needs+='
 libgtest-dev

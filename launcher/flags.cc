@@ -25,7 +25,7 @@ constexpr std::array kFlags{
     // clang-format off
     Flag{"config", "train eval generate export bench plan", "FILE", "the experiment: protobuf text, configs/schema/experiment.proto", &C::config},
     Flag{"set", "train eval generate export bench plan", "FIELD=VALUE", "one field of the experiment: train.max_steps=20; any number of times", &C::overrides},
-    Flag{"checkpoint", "eval generate export inspect", "DIR", "a step-N folder; by default the newest of the experiment's run_dir. inspect also takes a run directory", &C::checkpoint},
+    Flag{"checkpoint", "eval generate export inspect", "DIR", "a step-N folder, or `best`: the one with the lowest eval loss (checkpoint.keep_best); by default the newest of the experiment's run_dir. inspect takes a step-N folder or a run directory", &C::checkpoint},
     Flag{"base", "eval generate", "", "the dense base model, without any checkpoint", &C::base},
     Flag{"out", "eval export bench plan", "PATH", "where to write: a folder for export, a JSON file for the others", &C::out},
     Flag{"samples", "eval", "N", "answers to show", &C::samples},

@@ -23,13 +23,18 @@ std::string last_words(const TrainResult& r, const std::string& run_dir) {
     return str_cat("stopped in the evaluation at step ", r.steps, ", which is saved; see ", run_dir);
   if (r.ran == 0 && r.evaluated)
     return str_cat("done: the evaluation at step ", r.steps, " has been made up for; see ", run_dir);
+  if (r.ran == 0 && r.ended_early)
+    return str_cat("nothing to do: the run in ", run_dir, " has ended early at step ", r.steps,
+                   "; with train.early_stopping_patience 0 or a larger one it goes on");
   if (r.ran == 0)
     return str_cat("nothing to do: ", run_dir, " stands at step ", r.steps,
                    " already; remove it to start anew");
-  char text[100];
+  char text[128];
   std::snprintf(text, sizeof(text), "%s after step %lld, %.1f s, loss %.4f; see ",
-                r.preempted ? "stopped and saved" : "done", static_cast<long long>(r.steps), r.seconds,
-                r.loss);
+                r.preempted     ? "stopped and saved"
+                : r.ended_early ? "ended early (train.early_stopping_patience)"
+                                : "done",
+                static_cast<long long>(r.steps), r.seconds, r.loss);
   return text + run_dir;
 }
 

@@ -8,6 +8,7 @@
 
 #include "ops/core/cuda.h"
 #include "runtime/base_digest.h"
+#include "runtime/checkpoint/best_checkpoint.h"
 #include "runtime/control_tokens.h"
 #include "runtime/decoder_options.h"
 #include "runtime/filesystem/filesystem.h"
@@ -73,10 +74,19 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
 
 namespace {
 
-std::unique_ptr<Dataset> load_dataset(const Job& job, const std::vector<DatasetFile>& files,
+// As Dataset takes them; `list` is the experiment's field.
+std::vector<DatasetFile> dataset_files(const std::vector<SourceSection>& sources, const char* list) {
+  std::vector<DatasetFile> files;
+  for (const SourceSection& s : sources)
+    files.push_back({s.path, s.tag, s.weight, {s.columns, str_cat(list, "[", files.size(), "].columns")}});
+  return files;
+}
+
+std::unique_ptr<Dataset> load_dataset(const Job& job, const std::vector<DatasetFile>& files, RowPart part,
                                       LongText long_text, std::vector<Row>* rows = nullptr) {
   const ExperimentConfig& config = job.config;
   DatasetOptions options;
+  if (config.data.validation_fraction > 0) options.split = {config.data.validation_fraction, part};
   options.max_seq_length = config.data.max_seq_length;
   options.on_long_row = config.data.on_long_row == LongRowPolicy::kDrop ? OnLongRow::kDrop : OnLongRow::kCut;
   options.long_text = long_text;
@@ -147,10 +157,9 @@ std::unique_ptr<Decoder> make_decoder(Job& job, const DecoderUse& use) {
 }  // namespace
 
 std::unique_ptr<Dataset> load_training_data(const Job& job) {
-  std::vector<DatasetFile> files;
-  for (const SourceSection& s : job.config.data.train) files.push_back({s.path, s.tag, s.weight});
   const bool packs = job.config.data.packing != PackingPolicy::kNone;
-  return load_dataset(job, files, packs ? LongText::kSplit : LongText::kAsOtherRows);
+  return load_dataset(job, dataset_files(job.config.data.train, "data.train"), RowPart::kTraining,
+                      packs ? LongText::kSplit : LongText::kAsOtherRows);
 }
 
 std::unique_ptr<RowStream> make_row_stream(const Job& job, const Dataset& training) {
@@ -161,9 +170,14 @@ std::unique_ptr<RowStream> make_row_stream(const Job& job, const Dataset& traini
 }
 
 std::unique_ptr<Dataset> load_eval_data(const Job& job, std::vector<Row>* rows) {
-  std::vector<DatasetFile> files;
-  for (const SourceSection& s : job.config.data.eval) files.push_back({s.path, s.tag, 1.0});
-  return load_dataset(job, files, LongText::kAsOtherRows, rows);
+  const DataSection& data = job.config.data;
+  if (data.validation_fraction == 0) {
+    return load_dataset(job, dataset_files(data.eval, "data.eval"), RowPart::kAll, LongText::kAsOtherRows,
+                        rows);
+  }
+  std::vector<DatasetFile> files = dataset_files(data.train, "data.train");
+  for (DatasetFile& file : files) file.weight = 1;
+  return load_dataset(job, files, RowPart::kValidation, LongText::kAsOtherRows, rows);
 }
 
 void log_data(const Job& job, const char* what, const Dataset& data) {
@@ -221,7 +235,14 @@ int64_t load_trainable_weights(Job& job, Decoder& decoder, const std::string& di
   CheckpointStore store(posix_filesystem(), job.config.run_dir, {});
   LoadedCheckpoint checkpoint;
   if (!directory.empty()) {
-    rethrow_agreed(world, [&] { checkpoint = open_checkpoint(posix_filesystem(), world, directory); });
+    std::string named = directory;
+    if (directory == kBestCheckpoint) {
+      run_collectively(world, [&] {
+        if (job.first()) named = best_checkpoint_folder(posix_filesystem(), job.config.run_dir);
+      });
+      named = world.host_all_gather(named).front();
+    }
+    rethrow_agreed(world, [&] { checkpoint = open_checkpoint(posix_filesystem(), world, named); });
   } else {
     Discovery found;
     rethrow_agreed(world, [&] { found = store.find_newest(world); });

@@ -43,10 +43,12 @@ enum class BaseWeights {
 [[nodiscard]] Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConfig config,
                            DataUse use, BaseWeights weights = BaseWeights::kFromFiles);
 
-// The rows of data.train, tokenised; those of data.eval, each once. Not collective.
+// The rows to train on, tokenised: those of data.train, less those of data.validation_fraction. Not
+// collective.
 [[nodiscard]] std::unique_ptr<Dataset> load_training_data(const Job& job);
 // The order of the training rows, packed as data.packing says. REQUIRES: `training` outlives it.
 [[nodiscard]] std::unique_ptr<RowStream> make_row_stream(const Job& job, const Dataset& training);
+// The rows to evaluate, each once: those of data.eval, or of data.validation_fraction. Not collective.
 // `rows`, if given, receives every good row with its resolved tag.
 [[nodiscard]] std::unique_ptr<Dataset> load_eval_data(const Job& job, std::vector<Row>* rows = nullptr);
 // "training data: ..." and the warnings of its report, on the first rank.
@@ -69,8 +71,8 @@ void log_data(const Job& job, const char* what, const Dataset& data);
 // This rank's trained pieces, as checkpoints see them.
 [[nodiscard]] std::vector<TrainableTensor> trainable_tensors(const Decoder& decoder, bool with_optimizer);
 
-// Loads the weights of the newest checkpoint of config.run_dir, or of the checkpoint `directory` if given,
-// into the decoder, without optimizer state. Returns its step. Refuses a checkpoint of another model, and
+// Loads the weights of the newest checkpoint of config.run_dir, or of the checkpoint `directory` if given
+// ("best": the one that the run has marked, runtime/checkpoint/best_checkpoint.h), into the decoder, without optimizer state. Returns its step. Refuses a checkpoint of another model, and
 // logs what changes rounding (runtime/same_run.h). Throws when no checkpoint verifies. Collective.
 int64_t load_trainable_weights(Job& job, Decoder& decoder, const std::string& directory, CheckpointUse use);
 

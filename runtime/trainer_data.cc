@@ -14,12 +14,14 @@ void Trainer::load_data() {
   const ExperimentConfig& c = job_.config;
   run_collectively(job_.ranks->world(), [&] {
     train_ = load_training_data(job_);
-    if (!c.data.eval.empty()) {
-      eval_ = load_eval_data(job_);
-    }
+    if (c.data.evaluates()) eval_ = load_eval_data(job_);
     row_stream_ = make_row_stream(job_, *train_);
   });
   check_rows_alike();
+  if (eval_) {  // rank 0's word counts, so that all decide alike
+    evaluations_ = EvaluationHistory(
+        job_.ranks->world().host_all_gather(evaluated_rows(*eval_, c.train.max_eval_samples)).front());
+  }
   log_data(job_, "training data", *train_);
   if (eval_) log_data(job_, "eval data", *eval_);
   if (eval_ && c.train.eval_steps > 0 && job_.first()) {

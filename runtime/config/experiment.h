@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -44,6 +45,7 @@ struct TrainSection {
   DType compute_dtype = DType::kF32;  // F32 or BF16
   Recompute recompute_granularity = Recompute::kNone;
   int64_t eval_steps = 0, max_eval_samples = 0, logging_steps = 10;
+  int64_t early_stopping_patience = 0;  // evaluations; 0: the run does not end early
   OnNonfinite on_nonfinite = OnNonfinite::kEnd;
   double loss_spike_ratio = 2;
   OnLossSpike on_loss_spike = OnLossSpike::kWarn;
@@ -68,7 +70,8 @@ struct ParallelSection {
 
 struct SourceSection {
   std::string path, tag;
-  double weight = 1;  // of an evaluation file always
+  double weight = 1;                           // of an evaluation file always
+  std::map<std::string, std::string> columns;  // from the file's name of a field to ours
 };
 enum class BadRowPolicy { kFail, kSkip };
 enum class LongRowPolicy { kCut, kDrop };
@@ -82,6 +85,9 @@ struct DataSection {
   TrainOn train_on = TrainOn::kAll;
   LongRowPolicy on_long_row = LongRowPolicy::kCut;
   PackingPolicy packing = PackingPolicy::kNone;
+  double validation_fraction = 0;  // of the rows of `train`; 0: none
+  // Whether there are rows to evaluate.
+  [[nodiscard]] bool evaluates() const { return !eval.empty() || validation_fraction > 0; }
 };
 
 enum class OnSaveError { kStop, kContinue };
@@ -89,6 +95,7 @@ struct CheckpointSection {
   int64_t save_steps = 0, save_total_limit = 2, keep_every_steps = 0;
   bool async_save = true;
   OnSaveError on_save_error = OnSaveError::kStop;
+  bool keep_best = false;
 };
 
 struct GenerateSection {

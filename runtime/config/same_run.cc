@@ -36,6 +36,7 @@ constexpr std::array kRules{
     Rule{"train.eval_steps:", Kind::kFree},
     Rule{"train.max_eval_samples:", Kind::kFree},
     Rule{"train.logging_steps:", Kind::kFree},
+    Rule{"train.early_stopping_patience:", Kind::kFree},
     Rule{"train.on_nonfinite:", Kind::kFree},
     Rule{"train.loss_spike_ratio:", Kind::kFree},
     Rule{"train.on_loss_spike:", Kind::kFree},
@@ -59,14 +60,15 @@ constexpr std::array kRules{
     Rule{"moe.", Kind::kModel},
 };
 
-bool is_path_or_tag(std::string_view line) {  // of data.train[N]
+// Of data.train[N]: what decides where the rows are and what they are called. The rows themselves are compared.
+bool is_of_file(std::string_view line) {
   if (!line.starts_with("data.train[")) return false;
   const std::string_view field = line.substr(line.find(']') + 1);
-  return field.starts_with(".path:") || field.starts_with(".tag:");
+  return field.starts_with(".path:") || field.starts_with(".tag:") || field.starts_with(".columns.");
 }
 
 Kind kind_of(std::string_view line) {
-  if (is_path_or_tag(line)) return Kind::kFree;
+  if (is_of_file(line)) return Kind::kFree;
   for (const Rule& rule : kRules) {
     if (line.starts_with(rule.field)) return rule.kind;
   }

@@ -4,7 +4,6 @@
 #include <array>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <set>
 #include <utility>
 #include <vector>
@@ -121,7 +120,7 @@ class ChatRow {
   ChatRow(Json row, const std::string& where, Answers answers)
       : row_(std::move(row)), where_(where), answers_(answers) {}
 
-  [[nodiscard]] Row read(RowUse use, RowFields* fields) {
+  [[nodiscard]] Row read(RowFields* fields) {
     Row out;
     if (has(row_, "dataset")) {
       if (!row_.at("dataset").is_string()) bad("\"dataset\" is not a string");
@@ -135,12 +134,8 @@ class ChatRow {
       check_message(conversation.messages[i], i, i + 1 == conversation.messages.size());
     if (answers_ == Answers::kAll && conversation.messages.back().at("role") != "assistant")
       bad("the last message is not the assistant's; nothing would be learned behind it");
-    if (use == RowUse::kPublished) {
-      take_published(conversation, out);
-    } else {
-      take_texts(conversation, out);
-      out.chat = std::make_shared<const Conversation>(std::move(conversation));
-    }
+    take_texts(conversation, out);
+    out.chat = std::make_shared<const Conversation>(std::move(conversation));
     return out;
   }
 
@@ -234,75 +229,47 @@ class ChatRow {
     if (out.turns.empty()) out.turns.push_back({{}, {}, false});
   }
 
-  void take_published(const Conversation& conversation, Row& out) const {
-    constexpr std::string_view kNone =
-        ", which the published prompt has no place for; set data.chat_template to a template that has";
-    if (conversation.tools.is_array()) bad(str_cat("has \"tools\"", kNone));
-    bool answered = true;  // the next message is the user's
-    for (size_t i = 0; i < conversation.messages.size(); ++i) {
-      const Json& message = conversation.messages[i];
-      const std::string role = message.at("role").get<std::string>();
-      for (const char* name : {"tool_calls", "reasoning_content"}) {
-        if (message.contains(name) && !says_nothing(message.at(name)))
-          bad(str_cat("message ", i, " has \"", name, "\"", kNone));
-      }
-      if (role == "system" && i == 0) {
-        out.system = content_of(message);
-      } else if (role == "user" && answered) {
-        out.turns.push_back({content_of(message), {}});
-      } else if (role == "assistant" && !answered) {
-        out.turns.back().answer = content_of(message);
-        out.turns.back().learned = conversation.learned[i];
-      } else {
-        bad(str_cat("message ", i, " is of the role ", in_quotes(role),
-                    "; the published prompt has an optional system message first, then user and assistant in "
-                    "turn"));
-      }
-      if (role != "system") answered = role == "assistant";
-    }
-    if (out.turns.empty()) bad("has no message of a user");
-  }
-
   Json row_;
   const std::string& where_;
   Answers answers_;
 };
 
-// Forms that parse_row does not know.
-bool is_other_form(const Json& row, Answers answers) {
-  if (has(row, "messages") || has(row, "conversation") || has(row, "corpus") || has(row, "output"))
-    return false;
-  const bool all = answers == Answers::kAll;
-  return has(row, "conversations") || (has(row, "prompt") && (has(row, "completion") || !all)) ||
-         (has(row, "query") && (has(row, "response") || !all)) ||
-         (has(row, "instruction") && has(row, "response"));
+// A row with the experiment's names for its fields.
+Json with_our_names(Json row, const RowColumns& columns, const std::string& where) {
+  if (columns.names.empty()) return row;
+  for (const auto& [theirs, ours] : columns.names) {
+    if (row.contains(theirs)) continue;
+    std::string fields;
+    for (const auto& [name, value] : row.items()) {
+      if (fields.size() < 200) fields += str_cat(fields.empty() ? "\"" : ", \"", printable(name), "\"");
+    }
+    throw DataError(str_cat(where, ": has no field ", in_quotes(theirs), ", which ", columns.field, ".", ours,
+                            " names; its fields are ", fields.empty() ? "none" : fields));
+  }
+  Json out = Json::object();
+  for (auto& [name, value] : row.items()) {
+    if (const std::string_view ours = columns.ours(name); !ours.empty()) out[std::string(ours)] = value;
+  }
+  return out;
+}
+
+// Whether it asks something, perhaps without an answer.
+bool asks(const Json& row) {
+  for (const char* name : {"messages", "conversations", "conversation", "prompt", "query", "instruction"}) {
+    if (has(row, name)) return true;
+  }
+  return false;
 }
 
 }  // namespace
 
 Row parse_any_row(std::string_view text, const std::string& where, Answers answers, RowUse use,
-                  RowFields* fields) {
-  if (use == RowUse::kPublished) {
-    try {
-      return parse_row(text, where, answers, fields);
-    } catch (const EmptyAnswer&) {
-      throw;
-    } catch (const DataError& error) {
-      std::optional<Json> row;
-      try {
-        row = BoundedReader(where).read(text);
-      } catch (const DataError&) {
-        throw error;
-      }
-      if (!is_other_form(*row, answers)) throw;
-      return ChatRow(std::move(*row), where, answers).read(use, fields);
-    }
-  }
-  Json row = BoundedReader(where).read(text);
-  const bool plain = has(row, "corpus") && !has_conversation(row);
-  if (plain || !(has_conversation(row) || is_other_form(row, answers) || has(row, "instruction")))
-    return parse_row(text, where, answers, fields);  // which says what is wrong with it
-  return ChatRow(std::move(row), where, answers).read(use, fields);
+                  RowFields* fields, const RowColumns& columns) {
+  if (use == RowUse::kPublished) return parse_row(text, where, answers, fields, columns);
+  Json row = with_our_names(BoundedReader(where).read(text), columns, where);
+  // Plain text, or what parse_row says is wrong with it.
+  if (!asks(row)) return parse_row(text, where, answers, fields, columns);
+  return ChatRow(std::move(row), where, answers).read(fields);
 }
 
 Conversation conversation_of_turns(const Row& row) {

@@ -1,5 +1,5 @@
-// Rows as conversations, in all forms of runtime/chat/messages.h, for a chat template and for the published
-// prompt. Plain text ("corpus") is the same for both.
+// Rows as conversations for a chat template, in all forms of runtime/chat/messages.h. Tools, other roles and
+// further fields of a message are kept.
 #pragma once
 
 #include <string>
@@ -11,14 +11,14 @@ namespace pesc {
 
 // What is made of a row's messages.
 enum class RowUse {
-  kPublished,  // turns of the published prompt: system, then user and assistant in turn, texts alone
-  kTemplate,   // Row::chat; tools, other roles and further fields of a message reach the template
+  kPublished,  // turns: system, then user and assistant in turn, texts alone
+  kTemplate,   // Row::chat
 };
 
-// Parses one JSON object, as parse_row does and with the same promises. For kPublished the forms of parse_row
-// come first, and the others are read where it is none of these. Throws DataError or EmptyAnswer only.
+// parse_row() for the published prompt and for plain text; for a template one JSON object with the same
+// promises. Throws DataError or EmptyAnswer only.
 [[nodiscard]] Row parse_any_row(std::string_view json, const std::string& where, Answers answers, RowUse use,
-                                RowFields* fields = nullptr);
+                                RowFields* fields = nullptr, const RowColumns& columns = {});
 
 // A row for a template from the texts of one of the published prompt.
 [[nodiscard]] Conversation conversation_of_turns(const Row& row);

@@ -55,13 +55,24 @@ Dataset::Dataset(const std::vector<DatasetFile>& files, const RowEncoder& encode
                  const DatasetOptions& options) {
   check_arguments(files, options);
   for (const DatasetFile& file : files) load(file, encoder, options);
-  if (rows() == 0) {
-    std::string names;
-    for (const DatasetFile& file : files) names += (names.empty() ? "" : ", ") + file.path;
-    throw DataError(str_cat("no row to learn from in ", names, ": ", to_string(report_)));
-  }
+  if (rows() == 0) refuse_no_rows(files, options.split);
   tokens_.shrink_to_fit();
   supervised_.shrink_to_fit();
+}
+
+void Dataset::refuse_no_rows(const std::vector<DatasetFile>& files, const RowSplit& split) const {
+  std::string names;
+  for (const DatasetFile& file : files) names += (names.empty() ? "" : ", ") + file.path;
+  const std::string asked = str_cat("data.validation_fraction ", split.validation_fraction);
+  if (split.part == RowPart::kValidation) {
+    throw DataError(str_cat(asked, " takes no row of ", names,
+                            " that can be evaluated; take a larger one, or name files in data.eval"));
+  }
+  if (split.part == RowPart::kTraining) {
+    throw DataError(str_cat(asked, " leaves no row to learn from in ", names, ": ", to_string(report_),
+                            "; take a smaller one"));
+  }
+  throw DataError(str_cat("no row to learn from in ", names, ": ", to_string(report_)));
 }
 
 // Of one file: rows that the tokenizer cannot say as they are written.
@@ -126,7 +137,10 @@ void Dataset::load(const DatasetFile& file, const RowEncoder& encoder, const Dat
   part.first_entry = epoch_size_;
   Losses losses;
   const LengthRules rules{options.max_seq_length, options.on_long_row, options.long_text};
-  const RowsReport read = for_each_row(file.path, options.rows, [&](Row&& row, const std::string& where) {
+  RowOptions reading = options.rows;
+  reading.columns = file.columns;
+  const RowsReport read = for_each_row(file.path, reading, [&](Row&& row, const std::string& where) {
+    if (!options.split.takes(row)) return;
     row.tag = tag_of(file.tag, row.tag, file.path);
     RowLosses lost;
     FittedRow fitted;
@@ -158,17 +172,22 @@ void Dataset::load(const DatasetFile& file, const RowEncoder& encoder, const Dat
     report_.split_rows += fitted.split ? std::ssize(fitted.samples) : 0;
     for (const Sample& sample : fitted.samples) add(sample, tag_number(row.tag));
   });
-  report_.bad += read.bad;
-  report_.dropped += read.empty;
-  for (const std::string& message : read.messages) note(message, options);
-  if (!read.unused_warning.empty()) report_.warnings.push_back(read.unused_warning);
+  // What concerns the file is said once, with the rows that are trained on.
+  const bool validation = options.split.part == RowPart::kValidation;
+  if (!validation) {
+    report_.bad += read.bad;
+    report_.dropped += read.empty;
+    for (const std::string& message : read.messages) note(message, options);
+    if (!read.unused_warning.empty()) report_.warnings.push_back(read.unused_warning);
+  }
   losses.tell(file.path, report_.warnings);
 
   part.rows = rows() - part.first_row;
   content_.push_back({file.path, part.rows, digest_from(part.first_row)});
   report_.sources.push_back({file.path, part.rows, file.weight, 0, read.fields.optional.text()});
   if (part.rows == 0) {
-    report_.warnings.push_back(str_cat(file.path, ": has no row to learn from"));
+    report_.warnings.push_back(
+        str_cat(file.path, validation ? ": gives no row to evaluate" : ": has no row to learn from"));
     return;
   }
   const double asked = file.weight * static_cast<double>(part.rows);

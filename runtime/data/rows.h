@@ -9,6 +9,8 @@
 //               The human turn is `instruction`, and `input`, unless empty, after a newline.
 //   messages    {"messages": [{"role": "system" | "user" | "assistant", "content": ".."}, ...]}
 //               One optional system message, then user and assistant in turn, assistant last.
+//   others      "conversations" with "from" and "value"; "prompt" and "completion"; "query" and "response";
+//               "instruction" and "response" (runtime/data/row_forms.h).
 //
 // "dataset" is an optional tag in all of them. "system" gives the system text of an Alpaca or published row,
 // or of messages without a system message. "history" of an Alpaca row is a list of earlier turns,
@@ -25,6 +27,7 @@
 #include <vector>
 
 #include "ops/core/check.h"
+#include "runtime/data/row_columns.h"
 #include "runtime/data/row_fields.h"
 
 namespace pesc {
@@ -60,8 +63,9 @@ struct EmptyAnswer : DataError {
 
 // Parses one JSON object. `where` ("file:line") starts every message. Memory is bounded by a small multiple
 // of the text: unused values are not kept, and nesting beyond 64 levels is refused. The row's other fields
-// are added to `fields`. Throws DataError or EmptyAnswer only.
+// are added to `fields`. `columns` names fields anew; a row that lacks one of these is refused. Throws
+// DataError or EmptyAnswer only.
 [[nodiscard]] Row parse_row(std::string_view json, const std::string& where, Answers answers = Answers::kAll,
-                            RowFields* fields = nullptr);
+                            RowFields* fields = nullptr, const RowColumns& columns = {});
 
 }  // namespace pesc

@@ -279,6 +279,89 @@ class EveryField(unittest.TestCase):
         self.assertIn("1 rows cut to the sequence length", said["CUT"])
         self.assertIn("1 rows dropped, being longer than the sequence length", said["DROP"])
 
+    @case("data.validation_fraction")
+    def test_a_share_of_the_rows_is_evaluated(self):
+        split = {"data.eval": "[]", "data.validation_fraction": 0.35}
+        result, records, _ = self.train({**split, "train.eval_steps": 3})
+        self.assertIn("training data: 5 rows", result.err)
+        self.assertIn("eval data: 3 rows", result.err)
+        self.assertEqual([set(r["eval_loss"]) for r in records if "eval_loss" in r], [{"a", "b"}])
+        self.assertEqual(self.evaluate({**split, "run_dir": self.path("none")}, "--base")[1]["total"]["rows"], 3)
+
+    def write_forms(self):
+        """Rows of every form, by our names of the fields and by others: [(our fields, file, file by other names)]."""
+        chat = lambda role, text, a, b: [{role: "user", text: a}, {role: "assistant", text: b}]
+        forms = [[{"messages": chat("role", "content", "say " + w, w)} for w in ("one", "two")],
+                 [{"conversations": [{"from": "human", "value": "say " + w}, {"from": "gpt", "value": w}]}
+                  for w in ("three", "four")],
+                 [{"conversation": [{"input": "say " + w, "output": w}], "instruction": "be " + w} for w in ("five", "six")],
+                 [{"prompt": "say " + w, "completion": w} for w in ("seven", "eight")],
+                 [{"query": "tell " + w, "response": w} for w in ("one", "two")],
+                 [{"instruction": "tell " + w, "input": "now", "output": w, "history": [["who", "me"]], "system": "be quick",
+                   "dataset": w} for w in ("three", "four")],
+                 [{"corpus": "a text of " + w} for w in ("five", "six")]]
+        written = []
+        for i, rows in enumerate(forms):
+            paths = [self.path("form-%d-%s.jsonl" % (i, names)) for names in ("ours", "theirs")]
+            for path, prefix in zip(paths, ("", "their_")):
+                with open(path, "w", encoding="utf-8") as file:
+                    file.writelines(json.dumps({prefix + name: value for name, value in row.items()}) + "\n" for row in rows)
+            written.append((list(rows[0]), *paths))
+        return written
+
+    @case(*["data.%s[].columns.%s" % (files, name) for files in ("train", "eval") for name in (
+        "messages", "conversations", "conversation", "prompt", "completion", "query", "response", "instruction", "input", "output",
+        "corpus", "history", "system", "dataset")])
+    def test_columns(self):
+        """With all names given the rows are those of the files by our names; without any one of them they are not."""
+        forms = self.write_forms()
+
+        def sources(which, left_out=None):
+            """Files of ours (1) or theirs (2), tagged alike where the rows are not."""
+            found = []
+            for i, form in enumerate(forms):
+                tag = "" if "dataset" in form[0] else ' tag: "%d"' % i
+                named = [n for n in form[0] if which == 2 and (i, n) != left_out]
+                columns = " ".join('%s: "their_%s"' % (n, n) for n in named)
+                found.append('{path: "%s"%s columns { %s }}' % (form[which], tag, columns))
+            return "[%s]" % ", ".join(found)
+
+        def outcome(verb, files):
+            common = {"data.max_seq_length": 96, "train.max_steps": 1, "train.global_batch_size": 14}
+            if verb == "train":
+                type(self).numbered += 1
+                run = self.path("run-%d" % self.numbered)
+                result = self.call("train", {**common, "run_dir": run, "data.train": files})
+                records = harness.read_jsonl(os.path.join(run, "metrics.jsonl")) if result.code == 0 else []
+                return result.code, [[r[k] for k in CURVE + ("tag_tokens",)] for r in records if "loss" in r]
+            out = self.path("eval-columns.json")
+            result = self.call("eval", {**common, "data.eval": files}, "--base", "--out", out)
+            if result.code != 0:
+                return result.code, None
+            with open(out, encoding="utf-8") as file:
+                return 0, json.load(file)
+
+        for verb in ("train", "eval"):
+            ours = outcome(verb, sources(1))
+            self.assertEqual(ours[0], 0)
+            self.assertEqual(outcome(verb, sources(2)), ours, verb)
+            for i, (names, _, _) in enumerate(forms):
+                for name in names:
+                    with self.subTest(verb=verb, column=name, form=i):
+                        self.assertNotEqual(outcome(verb, sources(2, left_out=(i, name))), ours)
+
+    @case("checkpoint.keep_best", "train.early_stopping_patience")
+    def test_the_best_and_the_end(self):
+        """At a learning rate of 0 the first evaluation is never bettered."""
+        still = {"train.learning_rate": 0, "train.max_steps": 6, "train.eval_steps": 1, "checkpoint.save_steps": 1}
+        steps = lambda run: sorted(n for n in os.listdir(run) if n.startswith("step-"))
+        self.assertEqual(steps(self.train(still)[2]), ["step-5", "step-6"])
+        run = self.train({**still, "checkpoint.keep_best": "true"})[2]
+        self.assertEqual(steps(run), ["step-1", "step-5", "step-6"])
+        result, _, run = self.train({**still, "train.early_stopping_patience": 2})
+        self.assertEqual(steps(run), ["step-2", "step-3"])
+        self.assertIn("ended early (train.early_stopping_patience) after step 3", result.err)
+
     @case("checkpoint.save_steps", "checkpoint.save_total_limit", "checkpoint.keep_every_steps", "checkpoint.async_save")
     def test_checkpoints(self):
         def steps(settings):

@@ -88,6 +88,9 @@ TEST(SameRun, WhatChangesNoNumberIsFree) {
                    "parallel.buffer_factor=4",
                    "data.train[0].path=moved",
                    "data.train[0].tag=x",
+                   "data.train[0].columns.prompt=question",
+                   "checkpoint.keep_best=false",
+                   "train.early_stopping_patience=0",
                    "recovery.max_restarts=9",
                    "train.on_nonfinite=SKIP"};
   const RunDifferences found = compare({}, free, CheckpointUse::kResume);

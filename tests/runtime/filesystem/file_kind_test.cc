@@ -81,6 +81,16 @@ TEST(FileKind, KindsThatOnlySomeReadersMistake) {
                       other_kind("Access to model x is restricted.\nLog in.", FileUse::kSafetensors));
 }
 
+TEST(FileKind, RowsOfOtherFilesAreToldHowTheyAreRead) {
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "a name that ends in .gz",
+                      other_kind("\x1F\x8B\x08", FileUse::kRows));
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "a name that ends in .zst",
+                      other_kind("\x28\xB5\x2F\xFD", FileUse::kRows));
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "python3 -c 'import json, sys, pyarrow.parquet",
+                      other_kind("PAR1\x15\x04\x15\x20", FileUse::kRows));
+  EXPECT_EQ(other_kind("PAR1\x15\x04", FileUse::kJson).find("python3"), std::string::npos);
+}
+
 TEST(FileKind, RightFilesAreNotMistaken) {
   for (const FileUse use : {FileUse::kJson, FileUse::kRows}) {
     for (const std::string& text :
