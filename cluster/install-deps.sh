@@ -37,6 +37,7 @@ libgoogle-glog-dev
 nlohmann-json3-dev
 libsentencepiece-dev
 sentencepiece
+libpcre2-dev
 libxxhash-dev
 zlib1g-dev
 libzstd-dev'

@@ -22,7 +22,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 if [[ $only == all ]]; then
   apt-get download -qq libgflags-dev libgflags2.2 libgoogle-glog-dev libgoogle-glog0v6 libunwind-dev libunwind8 \
-    libxxhash-dev libxxhash0 zlib1g-dev zlib1g libzstd-dev libzstd1 2> apt.log || { cat apt.log >&2; exit 74; }
+    libxxhash-dev libxxhash0 libpcre2-dev libpcre2-8-0 zlib1g-dev zlib1g libzstd-dev libzstd1 2> apt.log || { cat apt.log >&2; exit 74; }
   for package in ./*.deb; do dpkg -x "$package" "$folder"; done
   rm -rf "$folder/usr/share/doc" "$folder/usr/share/man"
 fi

@@ -30,6 +30,10 @@ struct CommandLine {
   int ranks = 1;           // --ranks N to plan for
   std::string gpu;         // --gpu NAME to plan for
   double gemm_tflops = 0, memory_gbs = 0, link_gbs = 0, device_gib = 0;  // of a rank; 0: the GPU's
+  std::string model;       // --model FOLDER whose tokenizer is used
+  bool special = false;    // --special: with the tokens that the post-processor adds
+  bool show = false;       // --show: tokens as text for people
+  int show_rows = 0;       // --show_rows N: of the run's first rows
   uint64_t launch_id = 0;  // --launch_id N: the number of the launch, given by `pesc launch`
 };
 
@@ -56,6 +60,7 @@ int run_export(const Process& process, const CommandLine& command);
 int run_bench(const Process& process, const CommandLine& command);
 int run_plan(const Process& process, const CommandLine& command);
 int run_inspect(const Process& process, const CommandLine& command);
+int run_tokenize(const Process& process, const CommandLine& command);
 
 // Reads the experiment on all ranks and places the rank on its host. Collective.
 [[nodiscard]] ExperimentConfig read_experiment(const Process& process, const CommandLine& command);

@@ -17,8 +17,8 @@ namespace {
 
 using C = CommandLine;
 
-constexpr std::array<std::string_view, 9> kVerbs{"train", "launch", "eval",    "generate", "export",
-                                                 "bench", "plan",   "inspect", "help"};
+constexpr std::array<std::string_view, 10> kVerbs{"train", "launch", "eval",    "generate", "export",
+                                                  "bench", "plan",   "inspect", "tokenize", "help"};
 
 // Name, verbs, value, help. `launch` parses its own two, and hands the rest to `train`.
 constexpr std::array kFlags{
@@ -43,6 +43,10 @@ constexpr std::array kFlags{
     Flag{"device_gib", "plan", "G", "memory of a rank's device, GiB", &C::device_gib, kAboveZero},
     Flag{"verify", "inspect", "", "read and check every byte", &C::verify},
     Flag{"against", "inspect", "DIR", "a second checkpoint to compare with", &C::against},
+    Flag{"model", "tokenize", "FOLDER", "a model's folder, for its tokenizer", &C::model},
+    Flag{"special", "tokenize", "", "add what the post-processor adds: begin-of-text and the like", &C::special},
+    Flag{"show", "tokenize", "", "text for people: decoded, with the special tokens, the learned part marked", &C::show},
+    Flag{"show_rows", "train", "N", "the first rows of the run in the same way, before it trains", &C::show_rows},
     Flag{"launch_id", "train", "N", "number of the launch; `pesc launch` gives it to its ranks", &C::launch_id},
     Flag{"n", "launch", "N", "ranks to start", {}},
     Flag{"hostfile", "launch", "FILE", "hosts to start them on", {}},

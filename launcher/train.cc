@@ -1,10 +1,14 @@
 // pesc train: tunes on the ranks of this job, resuming from the newest checkpoint of run_dir.
+#include <unistd.h>
+
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
 #include <string>
 
 #include "launcher/command_line.h"
 #include "ops/core/check.h"
+#include "runtime/data/show_row.h"
 #include "runtime/trainer.h"
 
 namespace pesc {
@@ -60,6 +64,11 @@ int run_train(const Process& process, const CommandLine& command) {
                  "%d ranks: dp %d, tp %d, ep %d, %d threads each; %.1f MiB of arenas and buffers on rank 0\n",
                  job.mesh().world(), job.mesh().dp(), job.mesh().tp(), job.mesh().ep(), placement.threads,
                  static_cast<double>(bytes) / (1 << 20));
+  }
+  if (job.first() && command.show_rows > 0) {
+    const Marks marks = ::isatty(STDERR_FILENO) != 0 ? Marks::kColour : Marks::kBrackets;
+    for (int64_t i = 0; i < command.show_rows; ++i)
+      std::fprintf(stderr, "row %lld: %s\n", static_cast<long long>(i), trainer.shown_row(i, marks).c_str());
   }
   const TrainResult result = trainer.run();
   if (job.first()) std::fprintf(stderr, "%s\n", last_words(result, job.config.run_dir).c_str());

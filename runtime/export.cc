@@ -7,6 +7,7 @@
 
 #include "model/hf_names.h"
 #include "runtime/hf/config_json.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 namespace pesc {
 namespace {
@@ -56,6 +57,25 @@ std::vector<SafetensorsWriteEntry> dense_tensors(Stream& stream, const ModelConf
   return entries;
 }
 
+namespace {
+
+// The tokenizer's file, and what belongs to it: names of special tokens and the chat template.
+void copy_tokenizer(const std::string& from, const std::string& to) {
+  std::error_code error;
+  if (std::filesystem::equivalent(from, to, error)) return;
+  for (const std::string& name :
+       {tokenizer_file(from), std::string("tokenizer_config.json"), std::string("special_tokens_map.json"),
+        std::string("added_tokens.json"), std::string("chat_template.jinja")}) {
+    if (!folder_has(from, name)) continue;
+    const std::string path = from + "/" + name;
+    std::filesystem::copy_file(path, to + "/" + name, std::filesystem::copy_options::overwrite_existing,
+                               error);
+    if (error) throw IoError(str_cat(path, ": cannot be copied to ", to, ": ", error.message()));
+  }
+}
+
+}  // namespace
+
 void export_dense(const Job& job, Decoder& decoder, const std::string& folder) {
   PESC_CHECK(job.mesh().world() == 1, "export_dense on ", job.mesh().world(), " ranks");
   std::error_code error;
@@ -65,18 +85,14 @@ void export_dense(const Job& job, Decoder& decoder, const std::string& folder) {
   ModelConfig config = job.model;
   if (config.bos_id < 0) config.bos_id = job.tokenizer->bos_id();
   // What is learned at the end of an answer must stop it, also where only generation_config.json said so.
-  if (const int64_t end = job.special.end;
-      end >= 0 && std::ranges::find(config.eos_ids, end) == config.eos_ids.end())
-    config.eos_ids.push_back(end);
+  for (const int64_t end : {job.special.end, job.special.end_of_turn}) {
+    if (end >= 0 && std::ranges::find(config.eos_ids, end) == config.eos_ids.end())
+      config.eos_ids.push_back(end);
+  }
   const ModelSection& section = job.config.model;
   write_model_config(folder, config,
                      section.path.empty() ? section.initializer_range : read_initializer_range(section.path));
-  const std::string tokenizer = job.config.model.tokenizer + "/tokenizer.model";
-  if (!std::filesystem::equivalent(job.config.model.tokenizer, folder, error)) {
-    std::filesystem::copy_file(tokenizer, folder + "/tokenizer.model",
-                               std::filesystem::copy_options::overwrite_existing, error);
-    if (error) throw IoError(str_cat(tokenizer, ": cannot be copied to ", folder, ": ", error.message()));
-  }
+  copy_tokenizer(section.tokenizer, folder);
   write_safetensors(folder + "/model.safetensors",
                     dense_tensors(decoder.stream(), job.model, decoder.parameters()), {{"format", "pt"}});
 }

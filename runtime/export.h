@@ -1,4 +1,4 @@
-// Dense models out: config.json, model.safetensors, tokenizer.model.
+// Dense models out: config.json, model.safetensors, the files of the tokenizer.
 #pragma once
 
 #include <string>

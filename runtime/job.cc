@@ -9,6 +9,7 @@
 #include "ops/core/cuda.h"
 #include "runtime/base_digest.h"
 #include "runtime/checkpoint/best_checkpoint.h"
+#include "runtime/control_tokens.h"
 #include "runtime/decoder_options.h"
 #include "runtime/filesystem/filesystem.h"
 #include "runtime/fitting.h"
@@ -19,6 +20,29 @@
 #include "runtime/same_run.h"
 
 namespace pesc {
+
+namespace {
+
+// The tokenizer, the prompt and the special tokens.
+void open_tokenizer_of(Job& job, bool first) {
+  const ExperimentConfig& c = job.config;
+  const std::string& folder = c.model.tokenizer;
+  const SpecialTokenFiles files = read_special_tokens(job.model, c.model.path, folder, c.model.links);
+  job.tokenizer = open_tokenizer(folder, files.pieces(), c.model.links);
+  check_vocabulary(*job.tokenizer, job.model);
+  job.encoder = std::make_unique<RowEncoder>(
+      *job.tokenizer,
+      open_templates({c.data.chat_template, c.data.template_date}, folder, *job.tokenizer, c.model.links),
+      c.data.train_on);
+  job.special = agree_on_special_tokens(files, *job.tokenizer, job.model, job.encoder->end_of_turn());
+  if (!first) return;
+  LOG(INFO) << "tokenizer: " << folder << "/" << tokenizer_file(folder) << "; conversations are written with "
+            << job.encoder->name();
+  for (const std::string& warning : job.special.warnings) LOG(WARNING) << warning;
+  for (const std::string& note : job.special.notes) LOG(INFO) << note;
+}
+
+}  // namespace
 
 Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConfig config, DataUse use,
              BaseWeights weights) {
@@ -36,19 +60,7 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
     check_paths(c, use);
     job.model = c.model.path.empty() ? c.model.shape : read_model_config(c.model.path, c.model.links);
     check_against_model(c, job.model, world.size());
-    if (!c.model.tokenizer.empty()) {
-      const SpecialTokenFiles special =
-          read_special_tokens(job.model, c.model.path, c.model.tokenizer, c.model.links);
-      job.tokenizer = open_tokenizer(c.model.tokenizer, special.pieces(), c.model.links);
-      check_vocabulary(*job.tokenizer, job.model);
-      job.special = agree_on_special_tokens(special, *job.tokenizer, job.model);
-      for (const std::string& warning : job.special.warnings) {
-        if (world.rank() == 0) LOG(WARNING) << warning;
-      }
-      for (const std::string& note : job.special.notes) {
-        if (world.rank() == 0) LOG(INFO) << note;
-      }
-    }
+    if (!c.model.tokenizer.empty()) open_tokenizer_of(job, world.rank() == 0);
     if (!c.model.path.empty() && weights == BaseWeights::kFromFiles) {
       job.base = std::make_unique<HfFolder>(c.model.path, c.model.links);
       use_model_names(*job.base, job.model);
@@ -84,8 +96,18 @@ std::unique_ptr<Dataset> load_dataset(const Job& job, const std::vector<DatasetF
   options.rows.on_bad_row = config.data.on_bad_row == BadRowPolicy::kSkip ? OnBadRow::kSkip : OnBadRow::kFail;
   options.rows.policy_field = "data.on_bad_row";
   if (job.first()) options.rows.progress = [](const std::string& text) { LOG(INFO) << text; };
+  options.rows.use = job.encoder->row_use();
   if (rows != nullptr) options.on_row = [rows](const Row& row) { rows->push_back(row); };
-  return std::make_unique<Dataset>(files, *job.tokenizer, options);
+  return std::make_unique<Dataset>(files, *job.encoder, options);
+}
+
+void check_template_tokens(Job& job) {
+  const ModelTemplates* templates = job.encoder ? job.encoder->templates() : nullptr;
+  if (templates == nullptr) return;
+  ControlTokens control{templates->usual.name(), {}, templates->end_of_turn};
+  for (const std::string& text : templates->usual.control_tokens())
+    control.tokens.push_back({text, job.tokenizer->piece_id(text)});
+  check_control_tokens(*job.base, job.model, control);
 }
 
 // Every rank has all dense parameters in its table, or slices of them, so all find the same. The values of a
@@ -97,6 +119,7 @@ void check_weights(Job& job, const Decoder& decoder) {
   const WeightReport report = compare_weights(*job.base, job.model, wanted);
   if (!job.first()) return;
   check_tied_head(*job.base, job.model);
+  if (job.config.pesc.mode != TrainMode::kFull) check_template_tokens(job);
   LOG(INFO) << report.summary;
   for (const std::string& warning : report.warnings) LOG(WARNING) << warning;
 }

@@ -10,11 +10,12 @@
 #include "runtime/config/experiment.h"
 #include "runtime/config/same_run.h"
 #include "runtime/data/dataset.h"
+#include "runtime/data/row_encoder.h"
 #include "runtime/data/row_stream.h"
 #include "runtime/data/special_tokens.h"
-#include "runtime/data/tokenizer.h"
 #include "runtime/hf/hf_folder.h"
 #include "runtime/ranks.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 namespace pesc {
 
@@ -24,6 +25,7 @@ struct Job {
   HostPlacement placement;
   std::unique_ptr<HfFolder> base;           // null: random weights of config.model.shape
   std::unique_ptr<Tokenizer> tokenizer;     // null: a benchmark of random tokens
+  std::unique_ptr<RowEncoder> encoder;      // of rows, with that tokenizer; null where there is none
   SpecialTokens special;                    // of the tokenizer
   Device device;                            // of this rank
   std::unique_ptr<Communicator> gpu_world;  // the world of `ranks` on CUDA devices

@@ -283,7 +283,7 @@ CheckpointState Trainer::state() const {
   s.base_path = job_.config.model.path;
   s.base_digest = digest_.value;
   s.versions = run_versions(job_);
-  s.extra[kTemplateDigest] = template_digest(*job_.tokenizer);
+  s.extra[kTemplateDigest] = job_.encoder->digest();
   s.extra[kRecentLosses] = spikes_.save();
   s.extra[kTrainingRows] = rows_;
   s.extra[kUpdates] = updates_.save();

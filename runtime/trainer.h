@@ -19,6 +19,7 @@
 #include "runtime/checkpoint/store.h"
 #include "runtime/data/dataset.h"
 #include "runtime/data/row_stream.h"
+#include "runtime/data/show_row.h"
 #include "runtime/evaluation_history.h"
 #include "runtime/job.h"
 #include "runtime/loss_spike.h"
@@ -58,6 +59,8 @@ class Trainer {
   [[nodiscard]] Decoder& decoder() { return *decoder_; }
   // The decoder's arenas, and the host memory for the copy of a checkpoint.
   [[nodiscard]] std::vector<ArenaSize> memory() const;
+  // Row `number` of the run's data order, as it is trained on (runtime/data/show_row.h).
+  [[nodiscard]] std::string shown_row(int64_t number, Marks marks) const;
 
  private:
   TrainResult run_steps();

@@ -43,6 +43,13 @@ add_library(pesc_sentencepiece INTERFACE)
 target_include_directories(pesc_sentencepiece SYSTEM INTERFACE ${SENTENCEPIECE_INCLUDE})
 target_link_libraries(pesc_sentencepiece INTERFACE ${SENTENCEPIECE_LIBRARY})
 
+find_path(PCRE2_INCLUDE pcre2.h)
+find_library(PCRE2_LIBRARY pcre2-8)
+pesc_need(PCRE2_LIBRARY "PCRE2" libpcre2-dev)
+add_library(pesc_pcre2 INTERFACE)
+target_include_directories(pesc_pcre2 SYSTEM INTERFACE ${PCRE2_INCLUDE})
+target_link_libraries(pesc_pcre2 INTERFACE ${PCRE2_LIBRARY})
+
 find_path(XXHASH_INCLUDE xxhash.h)
 find_library(XXHASH_LIBRARY xxhash)
 pesc_need(XXHASH_LIBRARY "xxhash" libxxhash-dev)

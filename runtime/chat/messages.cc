@@ -63,8 +63,9 @@ class RowForms {
     } else if (has("query") && has("response")) {
       pair(text("query"), text("response"));
     } else if (has("instruction") && (has("response") || has("output"))) {
+      add_history();
       std::string question = text("instruction");
-      if (has("input") && !text("input").empty()) question += "\n" + text("input");
+      if (has("input") && !text("input").empty()) question += (question.empty() ? "" : "\n") + text("input");
       pair(question, text(has("response") ? "response" : "output"));
     } else {
       bad("the row has none of the known forms (messages; conversations; prompt and completion; query and "
@@ -93,6 +94,19 @@ class RowForms {
   void pair(std::string question, std::string answer) {
     add("user", std::move(question));
     add("assistant", std::move(answer));
+  }
+
+  // Earlier turns of an Alpaca row: [["question", "answer"], ..].
+  void add_history() {
+    if (!has("history")) return;
+    const Json& turns = *field("history");
+    if (!turns.is_array()) bad("\"history\" is no list");
+    for (size_t i = 0; i < turns.size(); ++i) {
+      if (!turns[i].is_array() || turns[i].size() != 2 || !turns[i][0].is_string() ||
+          !turns[i][1].is_string())
+        bad(str_cat("history[", i, "] is no pair of texts, [question, answer]"));
+      pair(turns[i][0].get<std::string>(), turns[i][1].get<std::string>());
+    }
   }
 
   void published(const Json& turns) {

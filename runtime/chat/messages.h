@@ -1,12 +1,15 @@
 // The forms in which people keep conversations, brought into one: a list of messages {"role", "content",
 // ...}. Pure functions over JSON.
 //
-//   messages       [{"role": .., "content": ..}, ..]
-//   conversations  [{"from": "human" | "gpt" | "system" | "tool" .., "value": ..}, ..]  (also with role and
-//   content) prompt, completion       two strings, or two lists of messages query, response          two
-//   strings instruction, response    and instruction, output; with an optional input, which follows after a
-//   newline conversation   [{"input": .., "output": ..}, ..] with "instruction" as the system text (the
-//   published form)
+//   messages                [{"role": .., "content": ..}, ..]
+//   conversations           [{"from": "human" | "gpt" | "system" | "tool" .., "value": ..}, ..]; also with
+//                           role and content
+//   prompt, completion      two strings, or two lists of messages
+//   query, response         two strings
+//   instruction, response   and instruction, output; with an optional input, which follows after a newline,
+//                           and an optional history, [["question", "answer"], ..]
+//   conversation            [{"input": .., "output": ..}, ..] with "instruction" as the system text (the
+//                           published form)
 //
 // A "system" or "system_prompt" string of the row becomes a first message where there is none; "tools" (a
 // list, or JSON text of one) reaches the template. A null field counts as absent at every depth of a message.

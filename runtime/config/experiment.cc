@@ -11,6 +11,8 @@
 #include "configs/schema/experiment.pb.h"
 #include "model/families.h"
 #include "ops/core/check.h"
+#include "runtime/chat/template_date.h"
+#include "runtime/chat/template_source.h"
 #include "runtime/config/columns.h"
 #include "runtime/config/field_checker.h"
 #include "runtime/config/resolved.h"
@@ -228,6 +230,19 @@ void read_compute(const proto::Experiment& e, const FieldChecker& check, Experim
   out.train.compute_dtype = narrow ? DType::kBF16 : DType::kF32;
 }
 
+void read_template(const proto::Data& p, const FieldChecker& check, ExperimentConfig& out) {
+  const std::string& name = p.chat_template();
+  check.require(is_template_setting(name), "data.chat_template",
+                str_cat("is ", in_quotes(name),
+                        "; it is auto, published, chatml, llama3, mistral, or the path "
+                        "of a file, with a slash or ending in .jinja"));
+  check.require(p.template_date().empty() || is_date(p.template_date()), "data.template_date",
+                str_cat("is ", in_quotes(p.template_date()), "; write a day as \"2025-01-31\""));
+  out.data.chat_template = name;
+  out.data.template_date = p.template_date();
+  out.data.train_on = p.train_on() == proto::TrainOn::LAST ? TrainOn::kLast : TrainOn::kAll;
+}
+
 void read_data(const proto::Data& p, const FieldChecker& check, ExperimentConfig& out) {
   check.range<int64_t>("data.max_seq_length", p.max_seq_length(), 2, 1 << 24);
   out.data.max_seq_length = p.max_seq_length();
@@ -266,6 +281,7 @@ void read_data(const proto::Data& p, const FieldChecker& check, ExperimentConfig
   out.data.on_long_row =
       p.on_long_row() == proto::OnLongRow::DROP ? LongRowPolicy::kDrop : LongRowPolicy::kCut;
   out.data.packing = p.packing() == proto::Packing::BEST_FIT ? PackingPolicy::kBestFit : PackingPolicy::kNone;
+  read_template(p, check, out);
 }
 
 void read_rest(const proto::Experiment& e, const FieldChecker& check, ExperimentConfig& out) {

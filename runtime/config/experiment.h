@@ -13,6 +13,7 @@
 #include "model/config.h"
 #include "model/decoder.h"
 #include "parallel/mesh.h"
+#include "runtime/chat/train_on.h"
 #include "runtime/config/adamw_config.h"
 #include "runtime/config/field_places.h"
 #include "runtime/config/learning_rate.h"
@@ -79,6 +80,9 @@ struct DataSection {
   std::vector<SourceSection> train, eval;
   int64_t max_seq_length = 2048;
   BadRowPolicy on_bad_row = BadRowPolicy::kFail;
+  std::string chat_template = "auto";
+  std::string template_date;  // empty: none
+  TrainOn train_on = TrainOn::kAll;
   LongRowPolicy on_long_row = LongRowPolicy::kCut;
   PackingPolicy packing = PackingPolicy::kNone;
   double validation_fraction = 0;  // of the rows of `train`; 0: none

@@ -27,7 +27,8 @@ constexpr std::array kRules{
     Rule{"debug.", Kind::kFree},
     Rule{"recovery.", Kind::kFree},
     Rule{"data.eval[", Kind::kFree},
-    Rule{"data.on_bad_row:", Kind::kFree},  // the rows themselves are compared
+    Rule{"data.on_bad_row:", Kind::kFree},     // the rows themselves are compared
+    Rule{"data.chat_template:", Kind::kFree},  // what it comes to is compared by content
     Rule{"data.on_long_row:", Kind::kFree},
     Rule{"model.path:", Kind::kFree},
     Rule{"model.tokenizer:", Kind::kFree},

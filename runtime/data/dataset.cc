@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "ops/core/check.h"
+#include "runtime/chat/chat_template.h"
 #include "runtime/data/permutation.h"
 #include "runtime/data/tags.h"
 
@@ -50,10 +51,10 @@ std::string to_string(const DatasetReport& report) {
   return text;
 }
 
-Dataset::Dataset(const std::vector<DatasetFile>& files, const Tokenizer& tokenizer,
+Dataset::Dataset(const std::vector<DatasetFile>& files, const RowEncoder& encoder,
                  const DatasetOptions& options) {
   check_arguments(files, options);
-  for (const DatasetFile& file : files) load(file, tokenizer, options);
+  for (const DatasetFile& file : files) load(file, encoder, options);
   if (rows() == 0) refuse_no_rows(files, options.split);
   tokens_.shrink_to_fit();
   supervised_.shrink_to_fit();
@@ -106,40 +107,63 @@ struct Dataset::Losses {
   }
 };
 
-void Dataset::load(const DatasetFile& file, const Tokenizer& tokenizer, const DatasetOptions& options) {
+namespace {
+
+std::string how_to_skip(const RowOptions& options) {
+  return options.policy_field.empty() ? ""
+                                      : str_cat(" (", options.policy_field, ": SKIP leaves such rows out)");
+}
+
+// Empty for a row from which something is learned.
+std::string why_dropped(const Row& row, const FittedRow& fitted, const RowLosses& lost,
+                        int64_t max_seq_length) {
+  if (lost.unsayable)
+    return str_cat("the tokenizer has no token for an answer (", lost.example, "); dropped");
+  const Sample& sample = fitted.samples.front();
+  if (sample.supervised > 0) return "";
+  if (!row.turns.empty() && std::ranges::none_of(row.turns, &Turn::learned))
+    return "none of its answers is to be learned (\"weight\" or \"train\"); dropped";
+  if (row.chat && !sample.truncated)
+    return "the chat template shows none of its answers that are to be learned; dropped";
+  return str_cat("nothing to learn is left of the row in its first ", max_seq_length,
+                 " tokens; dropped (a larger max_seq_length would keep it)");
+}
+
+}  // namespace
+
+void Dataset::load(const DatasetFile& file, const RowEncoder& encoder, const DatasetOptions& options) {
   Part part;
   part.first_row = rows();
   part.first_entry = epoch_size_;
   Losses losses;
   const LengthRules rules{options.max_seq_length, options.on_long_row, options.long_text};
-  const auto drop = [&](std::string message) {
-    ++report_.dropped;
-    note(std::move(message), options);
-  };
   RowOptions reading = options.rows;
   reading.columns = file.columns;
   const RowsReport read = for_each_row(file.path, reading, [&](Row&& row, const std::string& where) {
     if (!options.split.takes(row)) return;
     row.tag = tag_of(file.tag, row.tag, file.path);
     RowLosses lost;
-    const FittedRow fitted = fit_row(tokenizer, row, rules, &lost);
-    if (lost.unsayable) {
-      drop(str_cat(where, ": the tokenizer has no token for an answer (", lost.example, "); dropped"));
+    FittedRow fitted;
+    try {
+      fitted = fit_row(encoder, row, rules, &lost);
+    } catch (const TemplateError& error) {
+      const std::string what = str_cat(where, ": ", error.what());
+      if (!error.of_row) throw;
+      if (options.rows.on_bad_row == OnBadRow::kFail) throw DataError(what + how_to_skip(options.rows));
+      ++report_.bad;
+      note(what + "; skipped", options);
       return;
     }
-    if (fitted.samples.empty()) {
+    if (fitted.samples.empty() && !lost.unsayable) {
       ++report_.too_long;
       note(str_cat(where, ": the row has more than ", options.max_seq_length,
                    " tokens; dropped (data.on_long_row: DROP)"),
            options);
       return;
     }
-    if (fitted.samples.front().supervised == 0) {
-      const bool none = !row.turns.empty() && std::ranges::none_of(row.turns, &Turn::learned);
-      drop(none
-               ? str_cat(where, ": none of its answers is to be learned (\"weight\" or \"train\"); dropped")
-               : str_cat(where, ": nothing to learn is left of the row in its first ", options.max_seq_length,
-                         " tokens; dropped (a larger max_seq_length would keep it)"));
+    if (const std::string why = why_dropped(row, fitted, lost, options.max_seq_length); !why.empty()) {
+      ++report_.dropped;
+      note(str_cat(where, ": ", why), options);
       return;
     }
     if (options.on_row) options.on_row(row);

@@ -12,10 +12,11 @@
 #include <vector>
 
 #include "runtime/data/long_rows.h"
+#include "runtime/data/row_encoder.h"
 #include "runtime/data/row_file.h"
 #include "runtime/data/row_split.h"
 #include "runtime/data/template.h"
-#include "runtime/data/tokenizer.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 namespace pesc {
 
@@ -33,7 +34,7 @@ struct DatasetOptions {
   RowOptions rows;  // its columns are those of each file
   // Rows of the other part are passed over and counted nowhere.
   RowSplit split{};
-  // Gets every good row as it is read, also one of which nothing is left to learn, with the tag that counts.
+  // Gets every row that is kept, with the tag that counts.
   std::function<void(const Row&)> on_row{};
 };
 
@@ -77,7 +78,10 @@ class Dataset {
   // Throws DataError for bad rows (as the options say), bad files, and when no row (of the split's part) is
   // left; UsageError for no files, a max_seq_length below 2 or a weight that is not a positive number. A row
   // without tag gets the file's name without folder and ending.
-  Dataset(const std::vector<DatasetFile>& files, const Tokenizer& tokenizer, const DatasetOptions& options);
+  Dataset(const std::vector<DatasetFile>& files, const RowEncoder& encoder, const DatasetOptions& options);
+  // With the published prompt.
+  Dataset(const std::vector<DatasetFile>& files, const Tokenizer& tokenizer, const DatasetOptions& options)
+      : Dataset(files, RowEncoder(tokenizer), options) {}
 
   [[nodiscard]] int64_t rows() const { return static_cast<int64_t>(row_tags_.size()); }
   [[nodiscard]] std::span<const int32_t> tokens(int64_t row) const;  // [T]
@@ -106,7 +110,7 @@ class Dataset {
   };
   struct Losses;
   void refuse_no_rows(const std::vector<DatasetFile>& files, const RowSplit& split) const;
-  void load(const DatasetFile& file, const Tokenizer& tokenizer, const DatasetOptions& options);
+  void load(const DatasetFile& file, const RowEncoder& encoder, const DatasetOptions& options);
   void add(const Sample& sample, int32_t tag);
   void note(std::string message, const DatasetOptions& options);
   [[nodiscard]] int32_t tag_number(const std::string& name);

@@ -1,5 +1,5 @@
 // The array reader finds where an element ends by counting brackets outside strings; whether the element is
-// JSON at all is for parse_row to say.
+// JSON at all is for parse_any_row to say.
 #include "runtime/data/row_file.h"
 
 #include <algorithm>
@@ -165,7 +165,8 @@ class RowFile {
         throw DataError(
             str_cat(where, ": the row has ", text_.size(), " bytes, the limit is ", options_.max_bytes));
       }
-      row = parse_row(text_.text(), where, options_.answers, &report_.fields, options_.columns);
+      row = parse_any_row(text_.text(), where, options_.answers, options_.use, &report_.fields,
+                          options_.columns);
     } catch (const EmptyAnswer& error) {
       // A question that waits for an answer is not passed over.
       if (options_.answers == Answers::kAllButLast) throw;

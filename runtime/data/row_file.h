@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/data/chat_row.h"
 #include "runtime/data/rows.h"
 
 namespace pesc {
@@ -18,6 +19,7 @@ struct RowOptions {
   int64_t max_bytes = int64_t{16} << 20;  // of one row's JSON text; a longer one is a bad row
   OnBadRow on_bad_row = OnBadRow::kFail;
   Answers answers = Answers::kAll;
+  RowUse use = RowUse::kPublished;
   int64_t max_messages = 8;    // rows that the report quotes
   std::string policy_field{};  // of the experiment, which sets on_bad_row: named where a bad row is refused
   // Called every `progress_seconds` or so while a file is read, with "PATH: 512 of 4000 MB read, 12000 rows".

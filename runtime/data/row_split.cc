@@ -2,8 +2,12 @@
 
 #include <xxhash.h>
 
+#include <cstddef>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+
+#include "runtime/chat/messages.h"
 
 namespace pesc {
 namespace {
@@ -25,6 +29,13 @@ uint64_t content_digest(const Row& row) {
     append(bytes, turn.prompt);
     append(bytes, turn.answer);
     bytes += turn.learned ? '1' : '0';
+  }
+  // What the texts do not show, as far as a template sees it.
+  if (row.chat != nullptr && row.chat->tools.is_array()) append(bytes, row.chat->tools.dump());
+  for (size_t i = 0; row.chat != nullptr && i < row.chat->messages.size(); ++i) {
+    const nlohmann::ordered_json& message = row.chat->messages[i];
+    const bool text = message.size() == 2 && message.contains("content") && message.at("content").is_string();
+    if (!text || message.at("role") == "tool") append(bytes, message.dump());
   }
   return XXH3_64bits(bytes.data(), bytes.size());
 }

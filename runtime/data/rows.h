@@ -21,6 +21,7 @@
 // texts may be empty. An empty answer or plain text throws EmptyAnswer.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,18 +32,23 @@
 
 namespace pesc {
 
+struct Conversation;  // runtime/chat/messages.h
+
 struct Turn {
   std::string prompt;
   std::string answer;
   bool learned = true;  // false: part of the text, without loss
 };
 
-// Either `turns` or `corpus` is filled, never both. All texts are well-formed UTF-8 without NUL.
+// Either `turns` or `corpus` is filled, never both. All texts are well-formed UTF-8 without NUL. A row for a
+// chat template (runtime/data/chat_row.h) has `chat`, which is what the model sees; its `system` and `turns`
+// are the texts of that, for messages.
 struct Row {
   std::string tag;     // empty: the row names none
   std::string system;  // empty: the template's system part is left out
   std::vector<Turn> turns;
   std::string corpus;
+  std::shared_ptr<const Conversation> chat{};
 };
 
 // Which answers a row must have: all of them for training and comparison; for generation the last answer may

@@ -20,7 +20,7 @@ import time
 import unittest
 
 import harness
-from tiny import write_base, write_rows
+from tiny import CHATML, write_base, write_byte_tokenizer, write_chat_base, write_rows
 
 CURVE = ("loss", "aux_loss", "grad_norm", "lr", "tokens", "supervised_tokens")
 PLANNED = ("arenas", "phases", "step_seconds", "connection_bytes", "fits", "would_fit")  # the rest of a plan repeats the request
@@ -121,12 +121,12 @@ class EveryField(unittest.TestCase):
     def call(cls, verb, settings, *words, **options):
         return harness.pesc(0, verb, "--config", cls.config, *cls.sets(settings), *words, seconds=60, **options)
 
-    def train(self, settings, run=None, code=0, **options):
+    def train(self, settings, run=None, code=0, words=(), **options):
         """(result, records of metrics.jsonl, run directory)"""
         if run is None:
             type(self).numbered += 1
             run = self.path("run-%d" % self.numbered)
-        result = self.call("train", {"run_dir": run, **settings}, **options)
+        result = self.call("train", {"run_dir": run, **settings}, *words, **options)
         self.assertEqual(result.code, code, str(result))
         path = os.path.join(run, "metrics.jsonl")
         return result, harness.read_jsonl(path) if os.path.exists(path) else [], run
@@ -515,6 +515,67 @@ class EveryField(unittest.TestCase):
         self.assertEqual(fits, [False, True])
         slow, fast = (self.plan({"parallel.device": "CUDA"}, "--gpu", gpu)["step_seconds"] for gpu in ("A100-40", "B200-180"))
         self.assertGreater(slow, fast)
+
+    @case("tokenize --model", "tokenize --special")
+    def test_flags_of_tokenize(self):
+        def tokenize(folder, lines, *words):
+            with open(self.path("texts.jsonl"), "w", encoding="utf-8") as file:
+                file.write("".join(line + "\n" for line in lines))
+            with open(self.path("texts.jsonl"), encoding="utf-8") as file:
+                return harness.pesc(0, "tokenize", "--model", folder, *words, stdin=file, seconds=60)
+        texts = ["one two", "", "na\u00efve \u65e5\u672c <s>", " x\n\ty"]
+        lines = [json.dumps(text) for text in texts]
+        ids = lambda result: [json.loads(line)["ids"] for line in result.out.splitlines()]
+        plain = tokenize(harness.BASE, lines)
+        self.assertEqual(plain.code, 0, str(plain))
+        self.assertEqual([len(i) > 0 for i in ids(plain)], [True, False, True, True])
+        self.assertEqual(ids(tokenize(harness.BASE, lines, "--special")), [[1] + i for i in ids(plain)])
+        folder = self.path("bytes")
+        os.makedirs(folder, exist_ok=True)
+        write_byte_tokenizer(folder, {"<s>": 256})
+        expected = [list(t.replace("<s>", "\0").encode()) for t in texts]
+        expected = [[256 if b == 0 else b for b in row] for row in expected]
+        self.assertEqual(ids(tokenize(folder, lines)), expected)
+        for lines, what in ((["3"], "standard input:1: is number"), (['"a"', "{"], "standard input:2: not valid JSON"),
+                            (['"\\ud800"'], "standard input:1: is no JSON")):
+            refused = tokenize(folder, lines)
+            self.assertEqual(refused.code, harness.DATA, str(refused))
+            self.assertIn(what, refused.err)
+        missing = tokenize(self.path("nowhere"), ['"a"'])
+        self.assertEqual(missing.code, harness.DATA, str(missing))
+        self.assertIn("tokenizer.json", missing.err)
+
+    @case("tokenize --show")
+    def test_shown_tokens(self):
+        with open(self.path("row.jsonl"), "w", encoding="utf-8") as file:
+            file.write(json.dumps({"query": "one", "response": "two"}) + "\n")
+        for words, shown in (((), False), (("--show",), True)):
+            with open(self.path("row.jsonl"), encoding="utf-8") as file:
+                result = harness.pesc(0, "tokenize", "--model", harness.BASE, *words, stdin=file, seconds=60)
+            self.assertEqual(result.code, 0, str(result))
+            self.assertEqual(">>>two</s><<<" in result.out, shown, result.out)
+
+    @case("data.chat_template", "data.template_date", "data.train_on", "train --show_rows")
+    def test_chat_templates(self):
+        base = self.path("chat-base")
+        write_chat_base(base, template=CHATML.replace("{% for", "{{ strftime_now('%Y') }}{% for", 1))
+        rows = self.path("chat.jsonl")
+        with open(rows, "w", encoding="utf-8") as file:
+            for word in "one two three four".split():
+                file.write(json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+                                                    {"role": "user", "content": "c"}, {"role": "assistant", "content": word}]}) + "\n")
+        common = {"model.path": base, "data.train[0].path": rows, "data.max_seq_length": 128}
+        date = {"data.template_date": "2025-01-31"}
+        undated, _, _ = self.train(common, code=harness.DATA)
+        self.assertIn("data.template_date", undated.err)
+        dated, records, _ = self.train({**common, **date}, words=("--show_rows", 1))
+        self.assertIn("2025<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n>>>b<|im_end|><<<", dated.err)
+        learned = lambda steps: [r["supervised_tokens"] for r in steps if "loss" in r]
+        last = self.train({**common, **date, "data.train_on": "LAST"})[1]
+        self.assertEqual([n - 8 for n in learned(records)], learned(last))  # "b" and its end, of four rows
+        published, other, _ = self.train({**common, "data.chat_template": "published"}, words=("--show_rows", 1))
+        self.assertIn("### Human:\na\n### Assistant:\n>>>b<|endoftext|><<<", published.err)
+        self.assertNotEqual([r["loss"] for r in records if "loss" in r], [r["loss"] for r in other if "loss" in r])
 
     @case("bench --steps", "bench --shortest", "bench --shape", "bench --out")
     def test_flags_of_bench(self):

@@ -4,9 +4,9 @@
 #include "runtime/checkpoint/manifest.h"
 #include "runtime/config/experiment.h"
 #include "runtime/data/row_file.h"
-#include "runtime/data/tokenizer.h"
 #include "runtime/hf/config_json.h"
 #include "runtime/hf/hf_folder.h"
+#include "runtime/tokenizer/tokenizer.h"
 #include "tests/runtime/hf/temp_folder.h"
 
 namespace pesc {
