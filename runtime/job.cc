@@ -75,19 +75,6 @@ std::unique_ptr<Dataset> load_dataset(const Job& job, const std::vector<DatasetF
   return std::make_unique<Dataset>(files, *job.tokenizer, options);
 }
 
-// Every rank has all dense parameters in its table, or slices of them, so all find the same. The values of a
-// second head are compared by one rank: no rank but the first would read all of it otherwise.
-void check_weights(Job& job, const Decoder& decoder) {
-  std::vector<std::string> wanted;
-  for (const Parameter& p : decoder.parameters().all())
-    if (p.dense) wanted.push_back(p.spec.name);
-  const WeightReport report = compare_weights(*job.base, job.model, wanted);
-  if (!job.first()) return;
-  check_tied_head(*job.base, job.model);
-  LOG(INFO) << report.summary;
-  for (const std::string& warning : report.warnings) LOG(WARNING) << warning;
-}
-
 // Before anything is allocated. All ranks refuse alike, with the figures of the GPU that has least free.
 void check_free_memory(const Job& job, const DecoderUse& use) {
   if (job.device.kind != DeviceKind::kCuda) return;
@@ -110,7 +97,13 @@ std::unique_ptr<Decoder> make_decoder(Job& job, const DecoderUse& use) {
   std::unique_ptr<Decoder> decoder;
   run_collectively(job.ranks->world(), [&] {
     decoder = std::make_unique<Decoder>(job.model, job.config.pesc, mesh, job.ranks->groups(), o);
-    if (job.base) check_weights(job, *decoder);
+    if (job.base) {
+      // Every rank has all dense parameters in its table, or slices of them, so all find the same.
+      std::vector<std::string> wanted;
+      for (const Parameter& p : decoder->parameters().all())
+        if (p.dense) wanted.push_back(p.spec.name);
+      check_base_weights(job, wanted);
+    }
     ModelParameters& parameters = decoder->parameters();
     parameters.set_replicas([&](ReplicaGroup g) {
       return std::pair(job.ranks->reduction().replica(g), job.ranks->reduction().replicas(g));
@@ -122,6 +115,15 @@ std::unique_ptr<Decoder> make_decoder(Job& job, const DecoderUse& use) {
 }
 
 }  // namespace
+
+// The values of a second head are compared by one rank: no rank but the first would read all of it otherwise.
+void check_base_weights(Job& job, const std::vector<std::string>& wanted) {
+  const WeightReport report = compare_weights(*job.base, job.model, wanted);
+  if (!job.first()) return;
+  check_tied_head(*job.base, job.model);
+  LOG(INFO) << report.summary;
+  for (const std::string& warning : report.warnings) LOG(WARNING) << warning;
+}
 
 std::unique_ptr<Dataset> load_training_data(const Job& job) {
   std::vector<DatasetFile> files;
@@ -193,7 +195,7 @@ std::vector<TrainableTensor> trainable_tensors(const Decoder& decoder, bool with
   return all;
 }
 
-int64_t load_trainable_weights(Job& job, Decoder& decoder, const std::string& directory, CheckpointUse use) {
+LoadedCheckpoint open_trained(Job& job, const std::string& directory, CheckpointUse use) {
   Communicator& world = job.ranks->world();
   CheckpointStore store(posix_filesystem(), job.config.run_dir, {});
   LoadedCheckpoint checkpoint;
@@ -222,6 +224,13 @@ int64_t load_trainable_weights(Job& job, Decoder& decoder, const std::string& di
     const CheckpointNotes notes = check_same_run(job, checkpoint, digest, use);
     if (job.first() && !notes.information.empty()) LOG(INFO) << notes.information;
     if (job.first() && !notes.warning.empty()) LOG(WARNING) << notes.warning;
+  });
+  return checkpoint;
+}
+
+int64_t load_trainable_weights(Job& job, Decoder& decoder, const std::string& directory, CheckpointUse use) {
+  const LoadedCheckpoint checkpoint = open_trained(job, directory, use);
+  run_collectively(job.ranks->world(), [&] {
     load_checkpoint(posix_filesystem(), checkpoint, decoder.stream(), trainable_tensors(decoder, false));
     decoder.parameters().refresh_compute_weights(decoder.stream());
   });
