@@ -61,14 +61,12 @@ class PescLlamaMLP(LlamaMLP):
 
 class PescLlamaModel(LlamaModel):
     config_class = PescLlamaConfig
-    # The first is for float16, the second for bfloat16 too.
-    _keep_in_fp32_modules = ["router"]
-    _keep_in_fp32_modules_strict = ["router"]
 
     def __init__(self, config):
         super().__init__(config)
         for layer in self.layers:
             layer.mlp = PescLlamaMLP(config)
+        keep_routers_in_float32(self)
         self.post_init()
 
     def _init_weights(self, module):
@@ -77,16 +75,22 @@ class PescLlamaModel(LlamaModel):
 
 class PescLlamaForCausalLM(LlamaForCausalLM):
     config_class = PescLlamaConfig
-    _keep_in_fp32_modules = ["router"]
-    _keep_in_fp32_modules_strict = ["router"]
 
     def __init__(self, config):
         super().__init__(config)
         self.model = PescLlamaModel(config)
+        keep_routers_in_float32(self)
         self.post_init()
 
     def _init_weights(self, module):
         init_weights(super()._init_weights, module)
+
+
+def keep_routers_in_float32(model):
+    # Not of the class: transformers 4 asks in the dense model's __init__, before there is a router. The first is for float16, the
+    # second for bfloat16 too.
+    model._keep_in_fp32_modules = ["router"]
+    model._keep_in_fp32_modules_strict = ["router"]
 
 
 def init_weights(usual, module):

@@ -178,7 +178,7 @@ class Export(unittest.TestCase):
         with open(os.path.join(self.export("hf-card"), "README.md"), encoding="utf-8") as file:
             card = file.read()
         with open(self.path("run", "metrics.jsonl"), encoding="utf-8") as file:
-            last = [r for r in map(json.loads, file) if r["kind"] == "eval"][-1]
+            last = [r for r in map(json.loads, file) if r.get("kind") == "eval"][-1]
         self.assertEqual(last["step"], 4)
         for part in ("of step 4 of a run", "at step 4", "| all | %.4f |" % last["eval_loss_total"], self.path("base"), "rows.jsonl",
                      "r 3, alpha 7", "4 a layer, 2 for each token", "trust_remote_code=True", "| openblas |"):

@@ -2,13 +2,13 @@
 environment that has it: in_transformers.py JOBS.json
 
 JOBS.json has "prompts", lists of token ids, and "jobs", each with "folder", and perhaps "adapter" (a folder of PEFT), "trust" (default
-true) and "greedy" (how many tokens; default 0). To standard output goes one JSON list of an object for each job: "logits", the file with the
-float32 logits of all positions of all prompts, one after the other; "answers", the greedy continuations as ids; "unexpected", what
-the folder has too much or too little of; or "error", the refusal.
+true), "greedy" (how many tokens; default 0) and "dtype" (default float32). To standard output goes a JSON object with "transformers",
+the version, and "results", an object for each job: "logits", the file with the float32 logits of all positions of all prompts, one after
+the other; "answers", the greedy continuations as ids; "unexpected", what the folder has too much or too little of; "float32", the
+parameters of that type; or "error", the refusal.
 """
 
 import json
-import os
 import sys
 
 import torch
@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 def loaded(job):
     model, keys = AutoModelForCausalLM.from_pretrained(job["folder"], trust_remote_code=job.get("trust", True), output_loading_info=True,
-                                                       torch_dtype=torch.float32)
+                                                       torch_dtype=getattr(torch, job.get("dtype", "float32")))
     unexpected = sorted(str(key) for name in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in keys[name])
     if job.get("adapter"):
         from peft import PeftModel
@@ -35,7 +35,8 @@ def run(job, prompts, logits_file):
         model, unexpected = loaded(job)
     except Exception as error:  # the refusal is the outcome
         return {"error": "%s: %s" % (type(error).__name__, error)}
-    result = {"logits": logits_file, "answers": [], "unexpected": unexpected}
+    result = {"logits": logits_file, "answers": [], "unexpected": unexpected,
+              "float32": [name for name, p in model.named_parameters() if p.dtype == torch.float32]}
     with open(logits_file, "wb") as out, torch.no_grad():
         for ids in prompts:
             batch = torch.tensor([ids])
@@ -56,5 +57,4 @@ def main():
 
 
 if __name__ == "__main__":
-    os.environ["HF_HUB_OFFLINE"] = "1"
     main()

@@ -15,7 +15,7 @@ import tempfile
 import unittest
 
 import harness
-from tiny import VOCAB, write_base, write_rows
+from tiny import LAYERS, VOCAB, write_base, write_rows
 
 VERSIONS = ("5.24.0", "4.57.6")
 FAMILIES = {
@@ -143,11 +143,13 @@ class InTransformers(unittest.TestCase):
             jobs.append({"folder": base, "adapter": peft, "greedy": GREEDY})
             of.append((mode, "PEFT"))
         untrusted = {"folder": jobs[0]["folder"], "trust": False}
-        *results, refused = self.theirs(*jobs, untrusted)
+        half = {"folder": jobs[0]["folder"], "dtype": "bfloat16"}
+        *results, refused, halved = self.theirs(*jobs, untrusted, half)
         ours = {mode: self.ours(family, mode) for mode in trained}
         for (mode, form), result in zip(of, results):
             self.assert_same("%s %s %s" % (family, mode, form), ours[mode], result)
         self.assertIn("trust_remote_code", refused["error"])
+        self.assertEqual(halved["float32"], ["model.layers.%d.mlp.moe_adapter.router.weight" % i for i in range(LAYERS)])
         # What was tuned is far from the base: the comparison would see a folder without it.
         a, b = ours["PESC"][0], ours["LORA"][0]
         self.assertGreater(max(abs(x - y) for x, y in zip(a, b)), 1e-2 * max(map(abs, a)))
