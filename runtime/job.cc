@@ -6,12 +6,14 @@
 #include <map>
 #include <span>
 
+#include "model/hf_names.h"
 #include "ops/core/cuda.h"
 #include "runtime/base_digest.h"
 #include "runtime/decoder_options.h"
 #include "runtime/filesystem/filesystem.h"
 #include "runtime/fitting.h"
 #include "runtime/hf/config_json.h"
+#include "runtime/hf/pesc_folder.h"
 #include "runtime/hf/weight_names.h"
 #include "runtime/machine.h"
 #include "runtime/same_run.h"
@@ -34,6 +36,9 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
     check_paths(c, use);
     job.model = c.model.path.empty() ? c.model.shape : read_model_config(c.model.path, c.model.links);
     check_against_model(c, job.model, world.size());
+    if (const auto experts =
+            c.model.path.empty() ? std::nullopt : read_folder_experts(c.model.path, c.model.links))
+      check_folder_experts(*experts, c.pesc, c.model.path);
     if (!c.model.tokenizer.empty()) {
       const SpecialTokenFiles special =
           read_special_tokens(job.model, c.model.path, c.model.tokenizer, c.model.links);
@@ -117,7 +122,14 @@ std::unique_ptr<Decoder> make_decoder(Job& job, const DecoderUse& use) {
 }  // namespace
 
 // The values of a second head are compared by one rank: no rank but the first would read all of it otherwise.
-void check_base_weights(Job& job, const std::vector<std::string>& wanted) {
+void check_base_weights(Job& job, std::vector<std::string> wanted) {
+  // Of a PESC model. All of its experts, of which this rank may have some.
+  if (job.base->has(hf::router(0)) && job.config.pesc.mode == TrainMode::kPesc) {
+    const std::vector<std::string> experts =
+        expert_names(job.model.num_hidden_layers, job.config.pesc.moe.num_experts);
+    rename_experts(*job.base, experts);
+    wanted.insert(wanted.end(), experts.begin(), experts.end());
+  }
   const WeightReport report = compare_weights(*job.base, job.model, wanted);
   if (!job.first()) return;
   check_tied_head(*job.base, job.model);

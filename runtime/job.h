@@ -67,9 +67,10 @@ void log_data(const Job& job, const char* what, const Dataset& data);
 // This rank's trained pieces, as checkpoints see them.
 [[nodiscard]] std::vector<TrainableTensor> trainable_tensors(const Decoder& decoder, bool with_optimizer);
 
-// Refuses a base that lacks one of these tensors, which are all that the model has, or has others of it; the first rank
+// Refuses a base that lacks one of these tensors, which are all that the dense model has, or has others of it (but for the
+// experts of a PESC model); the first rank
 // logs what is read (runtime/hf/weight_names.h). Not collective.
-void check_base_weights(Job& job, const std::vector<std::string>& wanted);
+void check_base_weights(Job& job, std::vector<std::string> wanted);
 
 // The newest checkpoint of config.run_dir, or the checkpoint `directory` if given, every byte of it verified. Refuses
 // one of another model, and logs what changes rounding (runtime/same_run.h). Throws when none verifies. Collective.

@@ -1,6 +1,7 @@
-// run_logits --config E [--set FIELD=VALUE]... [--checkpoint DIR] --ids FILE --out FILE [--greedy N]
+// run_logits --config E [--set FIELD=VALUE]... [--checkpoint DIR | --base] --ids FILE --out FILE [--greedy N]
 //
-// What the model of an experiment computes, for comparison with other programs, on one rank. FILE of --ids is a JSON list
+// What the model of an experiment computes, for comparison with other programs, on one rank. --base: the base as its folder has
+// it, which then needs no tokenizer. FILE of --ids is a JSON list
 // of lists of token ids. Without --greedy, --out gets the logits of all their positions, float32 [tokens, vocabulary],
 // one list after the other; with it, a JSON list of the greedy continuations of at most N tokens each, which end at a stop
 // token of the model, and with each the least gap between the two best logits of its positions.
@@ -8,12 +9,16 @@
 #include <cmath>
 #include <cstdio>
 #include <fstream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "parallel/mpi_session.h"
 #include "runtime/config/experiment.h"
+#include "runtime/hf/config_json.h"
+#include "runtime/hf/pesc_folder.h"
 #include "runtime/job.h"
 
 namespace pesc {
@@ -22,6 +27,7 @@ namespace {
 struct Words {
   std::string config, checkpoint, ids, out;
   std::vector<std::string> overrides;
+  bool base = false;
   int64_t greedy = 0;
 };
 
@@ -29,6 +35,10 @@ Words parse(int argc, char** argv) {
   Words w;
   for (int i = 1; i < argc; ++i) {
     const std::string name = argv[i];
+    if (name == "--base") {
+      w.base = true;
+      continue;
+    }
     if (i + 1 >= argc) throw UsageError(str_cat(name, " needs a value"));
     const std::string value = argv[++i];
     if (name == "--config") {
@@ -85,6 +95,20 @@ nlohmann::json continuation(Decoder& decoder, std::vector<int32_t> ids, const st
   return out;
 }
 
+// What open_job makes, but for the tokenizer.
+Job open_base(Communicator& world, ExperimentConfig config) {
+  Job job;
+  job.config = std::move(config);
+  const ModelSection& m = job.config.model;
+  job.model = read_model_config(m.path, m.links);
+  if (const auto experts = read_folder_experts(m.path, m.links))
+    check_folder_experts(*experts, job.config.pesc, m.path);
+  job.base = std::make_unique<HfFolder>(m.path, m.links);
+  job.special.stops = job.model.eos_ids;
+  job.ranks = std::make_unique<Ranks>(world, 1, 1, job.model.num_key_value_heads);
+  return job;
+}
+
 int run(int argc, char** argv) {
   const MpiSession session;
   const auto world = session.world();
@@ -95,11 +119,12 @@ int run(int argc, char** argv) {
     ExperimentConfig config = load_experiment(w.config, w.overrides);
     const HostPlacement place =
         place_rank_on_host(session.cores(), session.local_rank(), session.local_size(), 1);
-    Job job = open_job(*world, place, std::move(config), DataUse::kNone);
+    Job job = w.base ? open_base(*world, std::move(config))
+                     : open_job(*world, place, std::move(config), DataUse::kNone);
     size_t longest = 0;
     for (const auto& ids : prompts) longest = std::max(longest, ids.size() + static_cast<size_t>(w.greedy));
     const auto decoder = make_inference_decoder(job, 1, static_cast<int64_t>(longest), 0);
-    (void)load_trainable_weights(job, *decoder, w.checkpoint, CheckpointUse::kAnswer);
+    if (!w.base) (void)load_trainable_weights(job, *decoder, w.checkpoint, CheckpointUse::kAnswer);
     std::ofstream out(w.out, std::ios::binary);
     nlohmann::json answers = nlohmann::json::array();
     for (const auto& ids : prompts) {

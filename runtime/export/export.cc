@@ -24,7 +24,7 @@
 namespace pesc {
 namespace {
 
-constexpr uint64_t kMaxConfigBytes = 16 << 20;
+constexpr uint64_t kMostBaseConfig = 16 << 20;
 // What a tokenizer's folder may hold of it. They are copied as they are.
 constexpr std::array kTokenizerFiles = {"tokenizer.model",
                                         "tokenizer.json",
@@ -85,7 +85,7 @@ ExportModel export_model_of(const Job& job) {
   m.initializer_range = section.initializer_range;
   if (section.path.empty()) return m;
   m.initializer_range = read_initializer_range(section.path);
-  m.base_config = read_json_file(section.path, "config.json", kMaxConfigBytes, section.links);
+  m.base_config = read_json_file(section.path, "config.json", kMostBaseConfig, section.links);
   return m;
 }
 

@@ -10,6 +10,7 @@
 #include "ops/core/check.h"
 #include "runtime/export/python_files.h"
 #include "runtime/hf/config_json.h"
+#include "runtime/hf/pesc_folder.h"
 
 namespace pesc {
 namespace {
@@ -52,6 +53,7 @@ ordered_json dense_config(const ExportModel& m, DType dtype) {
   ordered_json out = ordered_json::parse(model_config_text(model, "config.json", m.initializer_range));
   if (m.base_config.is_object()) {
     for (const auto& [key, value] : m.base_config.items()) {
+      if (is_expert_key(key)) continue;  // of a PESC model that the run went on from
       if (kWindow.contains(key) || (!kOfTheBaseAlone.contains(key) && !out.contains(key))) out[key] = value;
     }
   }

@@ -8,6 +8,7 @@
 #include "runtime/hf/config_fields.h"
 #include "runtime/hf/config_parts.h"
 #include "runtime/hf/json_file.h"
+#include "runtime/hf/pesc_folder.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {
@@ -63,7 +64,9 @@ void read_heads(const ConfigFields& fields, ModelConfig& config) {
   }
 }
 
-ModelConfig model_config_of(const nlohmann::json& document, const std::string& file_name) {
+// Of a PESC model: of its dense part.
+ModelConfig model_config_of(const nlohmann::json& whole, const std::string& file_name) {
+  const nlohmann::json document = without_experts(whole);
   const ConfigFields fields(document, file_name);
   const FamilyTraits& traits = read_family(fields);
   const FamilyTraits::Defaults& defaults = traits.defaults;

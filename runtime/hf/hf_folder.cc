@@ -323,6 +323,13 @@ void HfFolder::read_from(const std::string& name, const std::string& source) {
   PESC_CHECK(place != nullptr && places_.emplace(name, *place).second, name, " from ", source);
 }
 
+void HfFolder::rename(const std::string& source, const std::string& name) {
+  auto place = places_.extract(source);
+  PESC_CHECK(!place.empty() && !has(name), source, " as ", name);
+  place.key() = name;
+  places_.insert(std::move(place));
+}
+
 bool HfFolder::same_values(const std::string& a, const std::string& b) const {
   const Place* one = locate(a);
   const Place* other = locate(b);

@@ -47,6 +47,8 @@ class HfFolder : public WeightSource {
   [[nodiscard]] const SafetensorsEntry* entry(const std::string& name) const;
   // From now on `name`, which is not there, is read from tensor `source`.
   void read_from(const std::string& name, const std::string& source);
+  // From now on tensor `source` has the name `name`, which no other has.
+  void rename(const std::string& source, const std::string& name);
   // Whether two tensors have the same shape and hold the same values. Reads both.
   [[nodiscard]] bool same_values(const std::string& a, const std::string& b) const;
   // Identifies the base: XXH3-128 in hexadecimal of config.json's and every weights file's digest, in order

@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import struct
+import subprocess
 import tempfile
 import time
 import unittest
@@ -29,6 +30,7 @@ data { max_seq_length: 48 train { path: "%(folder)s/rows.jsonl" } eval { path: "
 generate { max_new_tokens: 6 }
 """
 R, SCALE = 3, 7 / 3
+RUN_LOGITS = os.environ.get("PESC_RUN_LOGITS", os.path.join(os.path.dirname(harness.PESC), "tests", "run_logits"))
 WITH_LORA = ("q_proj", "v_proj", "gate_proj", "down_proj")
 FLOAT = {"F32": ("f", 4), "BF16": ("H", 2)}
 
@@ -181,7 +183,7 @@ class Export(unittest.TestCase):
             last = [r for r in map(json.loads, file) if r.get("kind") == "eval"][-1]
         self.assertEqual(last["step"], 4)
         for part in ("of step 4 of a run", "at step 4", "| all | %.4f |" % last["eval_loss_total"], self.path("base"), "rows.jsonl",
-                     "r 3, alpha 7", "4 a layer, 2 for each token", "trust_remote_code=True", "| openblas |"):
+                     "r 3, alpha 7", "4 a layer, 2 for each token", "trust_remote_code=True", "| gemm |"):
             self.assertIn(part, card)
 
     def test_a_lora_run_is_merged_into_a_dense_folder(self):
@@ -266,6 +268,69 @@ class Export(unittest.TestCase):
     def test_no_gpu_is_needed(self):
         out = self.export("cuda", settings={"parallel.device": "CUDA", "train.compute_dtype": "F32"})
         self.assertEqual(harness.digests(out)["model.safetensors"], harness.digests(self.export("cpu"))["model.safetensors"])
+
+    def loss(self, *words, run="run", **settings):
+        report = self.path("loss.json")
+        result = self.call("eval", "--out", report, *words, run=run, settings={k.replace("__", "."): v for k, v in settings.items()})
+        self.assertEqual(result.code, 0, str(result))
+        return self.json("loss.json")["total"]["eval_loss"]
+
+    def test_training_goes_on_from_a_folder(self):
+        """From ours and from a published one, on other ranks; where nothing is learned, what comes out is what went in."""
+        tuned = self.loss()
+        for form in ("HF", "CAMELIDAE"):
+            first, run = self.export("first-" + form, "--format", form), "from-" + form
+            self.assertLess(abs(self.loss("--base", run=run, model__path=first) / tuned - 1), 1e-5)
+            settings = {"model.path": first, "train.learning_rate": 0, "train.max_steps": 1, "train.eval_steps": 0}
+            result = self.call("train", ranks=4, run=run, settings={**settings, "parallel.tp": 2, "parallel.ep": 2})
+            self.assertEqual(result.code, 0, str(result))
+            again = self.export("again-" + form, "--format", form, run=run, settings=settings)
+            self.assertEqual(harness.digests(again)["model.safetensors"], harness.digests(first)["model.safetensors"])
+            self.assertEqual(self.json(again, "config.json"), self.json(first, "config.json"))
+        learned = {**settings, "train.learning_rate": 1e-2}
+        self.assertEqual(self.call("train", run="learns", settings=learned).code, 0)
+        self.assertNotEqual(harness.digests(self.export("learned", run="learns", settings=learned))["model.safetensors"],
+                            harness.digests(first)["model.safetensors"])
+
+    def test_experts_may_be_called_by_their_number(self):
+        folder = self.export("by-number", "--format", "CAMELIDAE")
+        path = os.path.join(folder, "model.safetensors")
+        header, data = harness.read_safetensors(path)
+        harness.write_safetensors(path, {name.replace("experts.expert_", "experts."): entry for name, entry in header.items()}, data)
+        self.assertLess(abs(self.loss("--base", run="none", model__path=folder) / self.loss() - 1), 1e-5)
+
+    def test_a_folder_with_experts_is_trained_as_it_is_or_refused(self):
+        folder = self.export("strict")
+        for settings, said in (({"train.mode": "LORA"}, "train.mode LORA"), ({"moe.num_experts": 8}, "set moe.num_experts: 4"),
+                               ({"moe.adapter_dim": 8}, "moe.adapter_dim"), ({"moe.adapter_scaling": 1}, "moe.adapter_scaling")):
+            result = self.call("train", run="none", settings={"model.path": folder, **settings})
+            self.refused(result, harness.USAGE, said, "4 experts")
+        path = os.path.join(folder, "model.safetensors")
+        header, data = harness.read_safetensors(path)
+        lacking = "model.layers.1.mlp.moe_adapter.experts.expert_3.adapter_up.weight"
+        header["other"] = header.pop(lacking)
+        harness.write_safetensors(path, header, data)
+        self.refused(self.call("train", ranks=2, run="none", settings={"model.path": folder, "parallel.ep": 2}), harness.DATA, lacking)
+
+    def test_the_published_model_has_its_logits(self):
+        folder = os.path.join(harness.SOURCE, "tests", "end_to_end", "camelidae")
+        header, data = harness.read_safetensors(os.path.join(folder, "expected.safetensors"))
+        read = lambda name, letter: struct.unpack("<%d%s" % ((header[name]["data_offsets"][1] - header[name]["data_offsets"][0]) // 4, letter),
+                                                  data[slice(*header[name]["data_offsets"])])
+        ids, want, greedy = read("ids", "i"), read("logits", "f"), read("greedy", "i")
+        with open(self.path("ids.json"), "w", encoding="utf-8") as file:
+            json.dump([ids[:17], ids[17:]], file)
+        flags = harness.sets(model__path=folder, moe__num_experts=6, moe__num_experts_per_tok=2, moe__adapter_dim=10,
+                             moe__adapter_scaling=0.25)
+        command = [RUN_LOGITS, "--config", self.config, *flags, "--base", "--ids", self.path("ids.json"), "--out", self.path("logits")]
+        quiet = {"check": True, "env": harness.environment(), "cwd": harness.SOURCE, "stderr": subprocess.DEVNULL}
+        subprocess.run(command, **quiet)
+        with open(self.path("logits"), "rb") as file:
+            got = struct.unpack("<%df" % len(want), file.read())
+        self.assertLess(max(abs(a - b) for a, b in zip(got, want)), 1e-5 * max(map(abs, want)))
+        subprocess.run(command + ["--greedy", "12"], **quiet)
+        first, _ = self.json("logits")
+        self.assertEqual(first["ids"], list(greedy[17:]))  # behind the prompt
 
     def test_killed_at_any_time_it_is_absent_or_whole(self):
         begin = time.monotonic()
