@@ -37,7 +37,10 @@ libgoogle-glog-dev
 nlohmann-json3-dev
 libsentencepiece-dev
 sentencepiece
-libxxhash-dev'
+libpcre2-dev
+libxxhash-dev
+zlib1g-dev
+libzstd-dev'
 if [[ $with_tests == yes ]]; then
   needs+='
 libgtest-dev

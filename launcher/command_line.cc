@@ -138,6 +138,9 @@ std::string usage() {
       "  inspect    what a checkpoint holds; checks every byte; compares two (ends with 1 where they "
       "differ);\n"
       "             a run directory as DIR: all its checkpoints, checked. No --config.\n"
+      "  tokenize   tokens of the lines on standard input, each a JSON string or a training row, by --model "
+      "FOLDER;\n"
+      "             of a row also what of it is learned. No --config.\n"
       "flags, and the verbs that read them:\n";
   for (const Flag& flag : flags()) {
     std::string name =

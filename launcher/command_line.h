@@ -15,23 +15,27 @@ struct CommandLine {
   std::string verb;
   std::string config;                  // --config FILE
   std::vector<std::string> overrides;  // --set path.to.field=value, any number of times
-  std::string checkpoint;              // --checkpoint DIR: a step-N folder; the newest of run_dir by default
-  std::string against;                 // --against DIR: the checkpoint to compare with
-  bool verify = false;                 // --verify: read every byte
-  bool base = false;                   // --base: the dense model without its checkpoint
-  std::string out;                     // --out PATH
-  std::string format;                  // --format HF, PEFT or CAMELIDAE; HF by default
-  std::string dtype;                   // --dtype BF16 or F32
-  std::string prompt;                  // --prompt TEXT
-  std::string system;                  // --system TEXT
-  std::string prompts;                 // --prompts FILE of rows
-  int samples = 0;                     // --samples N answers to show
-  int steps = 20;                      // --steps N to time
-  int shortest = 0;                    // --shortest T tokens of a random row to time; 0: full rows
-  std::string shape;                   // --shape S instead of the experiment's model and data
-  int ranks = 1;                       // --ranks N to plan for
-  std::string gpu;                     // --gpu NAME to plan for
+  std::string checkpoint;  // --checkpoint DIR: a step-N folder or "best"; the newest of run_dir by default
+  std::string against;     // --against DIR: the checkpoint to compare with
+  bool verify = false;     // --verify: read every byte
+  bool base = false;       // --base: the dense model without its checkpoint
+  std::string out;         // --out PATH
+  std::string format;      // --format HF, PEFT or CAMELIDAE; HF by default
+  std::string dtype;       // --dtype BF16 or F32
+  std::string prompt;      // --prompt TEXT
+  std::string system;      // --system TEXT
+  std::string prompts;     // --prompts FILE of rows
+  int samples = 0;         // --samples N answers to show
+  int steps = 20;          // --steps N to time
+  int shortest = 0;        // --shortest T tokens of a random row to time; 0: full rows
+  std::string shape;       // --shape S instead of the experiment's model and data
+  int ranks = 1;           // --ranks N to plan for
+  std::string gpu;         // --gpu NAME to plan for
   double gemm_tflops = 0, memory_gbs = 0, link_gbs = 0, device_gib = 0;  // of a rank; 0: the GPU's
+  std::string model;       // --model FOLDER whose tokenizer is used
+  bool special = false;    // --special: with the tokens that the post-processor adds
+  bool show = false;       // --show: tokens as text for people
+  int show_rows = 0;       // --show_rows N: of the run's first rows
   uint64_t launch_id = 0;  // --launch_id N: the number of the launch, given by `pesc launch`
 };
 
@@ -58,6 +62,7 @@ int run_export(const Process& process, const CommandLine& command);
 int run_bench(const Process& process, const CommandLine& command);
 int run_plan(const Process& process, const CommandLine& command);
 int run_inspect(const Process& process, const CommandLine& command);
+int run_tokenize(const Process& process, const CommandLine& command);
 
 // Reads the experiment on all ranks and places the rank on its host. Collective.
 [[nodiscard]] ExperimentConfig read_experiment(const Process& process, const CommandLine& command);

@@ -88,7 +88,8 @@ int run_eval(const Process& process, const CommandLine& command) {
   std::unique_ptr<Dataset> data;
   std::vector<Row> rows;
   run_collectively(process.world, [&] {
-    if (c.data.eval.empty()) throw UsageError("pesc eval: the experiment names no data.eval");
+    if (!c.data.evaluates())
+      throw UsageError("pesc eval: the experiment names no data.eval, and has no data.validation_fraction");
     data = load_eval_data(job, &rows);
   });
   log_data(job, "eval data", *data);

@@ -17,15 +17,15 @@ namespace {
 
 using C = CommandLine;
 
-constexpr std::array<std::string_view, 9> kVerbs{"train", "launch", "eval",    "generate", "export",
-                                                 "bench", "plan",   "inspect", "help"};
+constexpr std::array<std::string_view, 10> kVerbs{"train", "launch", "eval",    "generate", "export",
+                                                  "bench", "plan",   "inspect", "tokenize", "help"};
 
 // Name, verbs, value, help. `launch` parses its own two, and hands the rest to `train`.
 constexpr std::array kFlags{
     // clang-format off
     Flag{"config", "train eval generate export bench plan", "FILE", "the experiment: protobuf text, configs/schema/experiment.proto", &C::config},
     Flag{"set", "train eval generate export bench plan", "FIELD=VALUE", "one field of the experiment: train.max_steps=20; any number of times", &C::overrides},
-    Flag{"checkpoint", "eval generate export inspect", "DIR", "a step-N folder; by default the newest of the experiment's run_dir. inspect also takes a run directory", &C::checkpoint},
+    Flag{"checkpoint", "eval generate export inspect", "DIR", "a step-N folder, or `best`: the one with the lowest eval loss (checkpoint.keep_best); by default the newest of the experiment's run_dir. inspect takes a step-N folder or a run directory", &C::checkpoint},
     Flag{"base", "eval generate", "", "the dense base model, without any checkpoint", &C::base},
     Flag{"out", "eval export bench plan", "PATH", "where to write: a folder for export, a JSON file for the others", &C::out},
     Flag{"format", "export", "F", "HF (the default): a folder that transformers loads, LoRA merged; PEFT: an adapter folder; CAMELIDAE: as the authors of PESC publish models", &C::format},
@@ -45,6 +45,10 @@ constexpr std::array kFlags{
     Flag{"device_gib", "plan", "G", "memory of a rank's device, GiB", &C::device_gib, kAboveZero},
     Flag{"verify", "inspect", "", "read and check every byte", &C::verify},
     Flag{"against", "inspect", "DIR", "a second checkpoint to compare with", &C::against},
+    Flag{"model", "tokenize", "FOLDER", "a model's folder, for its tokenizer", &C::model},
+    Flag{"special", "tokenize", "", "add what the post-processor adds: begin-of-text and the like", &C::special},
+    Flag{"show", "tokenize", "", "text for people: decoded, with the special tokens, the learned part marked", &C::show},
+    Flag{"show_rows", "train", "N", "the first rows of the run in the same way, before it trains", &C::show_rows},
     Flag{"launch_id", "train", "N", "number of the launch; `pesc launch` gives it to its ranks", &C::launch_id},
     Flag{"n", "launch", "N", "ranks to start", {}},
     Flag{"hostfile", "launch", "FILE", "hosts to start them on", {}},

@@ -10,10 +10,10 @@
 #include "launcher/command_line.h"
 #include "launcher/standard_output.h"
 #include "runtime/data/row_file.h"
-#include "runtime/data/template.h"
 #include "runtime/data/unknown_characters.h"
 #include "runtime/evaluation.h"
 #include "runtime/text/printable.h"
+#include "runtime/tokenizer/stream_decoder.h"
 
 namespace pesc {
 namespace {
@@ -62,6 +62,7 @@ int run_generate(const Process& process, const CommandLine& command) {
     RowOptions reading{.answers = Answers::kAllButLast};
     reading.on_bad_row = c.data.on_bad_row == BadRowPolicy::kSkip ? OnBadRow::kSkip : OnBadRow::kFail;
     reading.policy_field = "data.on_bad_row";
+    reading.use = job.encoder->row_use();
     if (!command.prompts.empty()) rows = read_rows(command.prompts, reading, &read);
     if (!command.prompt.empty()) rows.push_back({"", command.system, {{command.prompt, ""}}, ""});
     const auto plain = std::erase_if(rows, [](const Row& r) { return r.turns.empty(); });
@@ -78,7 +79,7 @@ int run_generate(const Process& process, const CommandLine& command) {
     UnknownInPrompts unknown;
     const Range mine = split_range(static_cast<int64_t>(rows.size()), mesh.dp(), mesh.dp_rank());
     for (int64_t i = 0; i < static_cast<int64_t>(rows.size()); ++i) {
-      Prompt p{i, encode_prompt(*job.tokenizer, rows[static_cast<size_t>(i)], limit)};
+      Prompt p{i, job.encoder->encode_prompt(rows[static_cast<size_t>(i)], limit)};
       longest = std::max(longest, static_cast<int64_t>(p.tokens.size()));
       if (std::ranges::any_of(p.tokens, [&](int32_t id) { return job.tokenizer->is_unknown(id); }))
         unknown.look(*job.tokenizer, rows[static_cast<size_t>(i)], i, limit);

@@ -7,9 +7,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <map>
+#include <optional>
 
 #include "configs/schema/manifest.pb.h"
 #include "launcher/command_line.h"
+#include "runtime/checkpoint/best_checkpoint.h"
 #include "runtime/checkpoint/comparison.h"
 #include "runtime/checkpoint/manifest.h"
 #include "runtime/checkpoint/run_identity.h"
@@ -89,6 +91,9 @@ void print_checkpoint(const LoadedCheckpoint& c, bool verified) {
   std::printf("saved by    %s\n", layout_text(c).c_str());
   std::printf("data        %lld rows consumed, seed %llu\n", static_cast<long long>(s.consumed_samples),
               static_cast<unsigned long long>(s.seed));
+  if (s.best)
+    std::printf("best        step %lld, eval loss %.6g\n", static_cast<long long>(s.best->step),
+                s.best->eval_loss);
   std::printf("base        %s\n",
               s.base_digest.empty()
                   ? "none (random initial weights)"
@@ -131,6 +136,7 @@ int list_run_directory(FileSystem& files, Communicator& world, const std::string
   std::vector<std::pair<int64_t, std::string>> found;  // newest first; then what is no checkpoint (yet)
   std::vector<std::string> others;
   const RunIdentity run = read_run_identity(files, directory);
+  const std::optional<BestCheckpoint> best = read_best_mark(files, directory);
   for (const std::string& name : files.list(directory)) {
     if (const auto step = step_of_directory(name)) {
       if (const std::string why = why_no_checkpoint(files, join_path(directory, name)); !why.empty()) {
@@ -154,9 +160,12 @@ int list_run_directory(FileSystem& files, Communicator& world, const std::string
       if (c.state.step != step)
         throw DataError(str_cat("checkpoint '", c.directory, "' is of step ", c.state.step));
       const bool of_this_run = continues(run, *c.manifest);
-      std::printf("%-16s verified  launch %llu, %s, %s%s\n", name.c_str(),
+      char mark[64] = "";
+      if (best && best->step == step)
+        std::snprintf(mark, sizeof mark, ", best: eval loss %.6g", best->eval_loss);
+      std::printf("%-16s verified  launch %llu, %s, %s%s%s\n", name.c_str(),
                   static_cast<unsigned long long>(c.launch_id), layout_text(c).c_str(),
-                  size_text(c.bytes).c_str(), of_this_run ? "" : ", of another run");
+                  size_text(c.bytes).c_str(), mark, of_this_run ? "" : ", of another run");
       if (newest.empty() && of_this_run) newest = name;
     } catch (const DataError& error) {
       std::printf("%-16s DAMAGED   %s\n", name.c_str(), printable(error.what(), kUncut).c_str());

@@ -24,6 +24,7 @@ int dispatch(const Process& process, const CommandLine& command) {
   if (command.verb == "bench") return run_bench(process, command);
   if (command.verb == "plan") return run_plan(process, command);
   if (command.verb == "inspect") return run_inspect(process, command);
+  if (command.verb == "tokenize") return run_tokenize(process, command);
   throw InternalError("verb without a program: " + command.verb);
 }
 

@@ -1,10 +1,14 @@
 // pesc train: tunes on the ranks of this job, resuming from the newest checkpoint of run_dir.
+#include <unistd.h>
+
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
 #include <string>
 
 #include "launcher/command_line.h"
 #include "ops/core/check.h"
+#include "runtime/data/show_row.h"
 #include "runtime/trainer.h"
 
 namespace pesc {
@@ -19,13 +23,18 @@ std::string last_words(const TrainResult& r, const std::string& run_dir) {
     return str_cat("stopped in the evaluation at step ", r.steps, ", which is saved; see ", run_dir);
   if (r.ran == 0 && r.evaluated)
     return str_cat("done: the evaluation at step ", r.steps, " has been made up for; see ", run_dir);
+  if (r.ran == 0 && r.ended_early)
+    return str_cat("nothing to do: the run in ", run_dir, " has ended early at step ", r.steps,
+                   "; with train.early_stopping_patience 0 or a larger one it goes on");
   if (r.ran == 0)
     return str_cat("nothing to do: ", run_dir, " stands at step ", r.steps,
                    " already; remove it to start anew");
-  char text[100];
+  char text[128];
   std::snprintf(text, sizeof(text), "%s after step %lld, %.1f s, loss %.4f; see ",
-                r.preempted ? "stopped and saved" : "done", static_cast<long long>(r.steps), r.seconds,
-                r.loss);
+                r.preempted     ? "stopped and saved"
+                : r.ended_early ? "ended early (train.early_stopping_patience)"
+                                : "done",
+                static_cast<long long>(r.steps), r.seconds, r.loss);
   return text + run_dir;
 }
 
@@ -55,6 +64,11 @@ int run_train(const Process& process, const CommandLine& command) {
                  "%d ranks: dp %d, tp %d, ep %d, %d threads each; %.1f MiB of arenas and buffers on rank 0\n",
                  job.mesh().world(), job.mesh().dp(), job.mesh().tp(), job.mesh().ep(), placement.threads,
                  static_cast<double>(bytes) / (1 << 20));
+  }
+  if (job.first() && command.show_rows > 0) {
+    const Marks marks = ::isatty(STDERR_FILENO) != 0 ? Marks::kColour : Marks::kBrackets;
+    for (int64_t i = 0; i < command.show_rows; ++i)
+      std::fprintf(stderr, "row %lld: %s\n", static_cast<long long>(i), trainer.shown_row(i, marks).c_str());
   }
   const TrainResult result = trainer.run();
   if (job.first()) std::fprintf(stderr, "%s\n", last_words(result, job.config.run_dir).c_str());

@@ -143,6 +143,10 @@ Workspace allocate_workspace(const ModelConfig& m, const PescConfig& pesc, const
   const int64_t down = p.down.base.in + p.down.concat_columns();
   w.ffn_grad = arena.allocate(n.padded, std::max(down, p.qkv.base.out), n.compute);
   w.ffn_act = arena.allocate(n.padded, std::max(down, p.o.base.in + p.o.concat_columns()), n.compute);
+  if (m.norms_qk()) {
+    w.qk = arena.allocate(n.padded, p.qkv.base.out, n.compute);
+    w.rstd_qk = arena.allocate(n.padded, (p.qkv.base.out + p.o.base.in) / (2 * m.head_dim));
+  }
   const int64_t lora =
       std::max({p.qkv.lora_columns(), p.gate_up.lora_columns(), p.o.lora_columns(), p.down.lora_columns()});
   w.lora_slice = arena.allocate(n.slice, lora, n.compute);

@@ -1,6 +1,6 @@
 // The tensors that the forward keeps for the backward, and the workspace of both: structs whose sizes are
-// known before the first step. The backward always recomputes norm outputs, SwiGLU outputs, gathered inputs
-// and dropout masks; `Recompute` chooses what else.
+// known before the first step. The backward always recomputes norm outputs, with norms of q and k also their
+// rotation, SwiGLU outputs, gathered inputs and dropout masks; `Recompute` chooses what else.
 //
 // Activations and their gradients have the compute type (F32 or BF16), except those marked F32.
 //
@@ -65,6 +65,7 @@ inline constexpr int kMaxChunks = 2;
 //                  then sums of o      sums of f            (3), sums of dh2|da      (3), sums of dh1|da
 //   ffn_grad       dropout(att)        dropout(act)         dact|da_down             dqkv
 //   ffn_act        -                   act|a_down           act (3)                  datt|da_o
+//   qk (5)         q, k rotated        -                    -                        q, k rotated
 //   dslice         -                   -                    df, then dh2|da          dh1|da
 //   adapter_dinput -                   R: the output, not   gradient of dropout(f),  gradient of dropout(h1)
 //                                      read                 then of dropout(h2)
@@ -75,7 +76,8 @@ inline constexpr int kMaxChunks = 2;
 // (1) where dropout_out does not hold it. (2) tp > 1; with tp = 1 nothing is gathered, gathered is h and
 // gathered_grad is dslice. (3) with trainable dense weights. (4) except what is concatenated to another
 // matrix, or with tp = 1 is in its own place. On a CPU the FFN uses the first rows of ffn_grad and ffn_act
-// block by block (shared_ffn.h).
+// block by block (shared_ffn.h). (5) with norms of q and k, and rstd_qk beside it: made from qkv, which then
+// stays as the GEMM wrote it, in Fa, in R of the attention, and again in Ba.
 //
 //   workspace      elsewhere
 //   gathered (2)   the embedding's sums, the last norm's output of all, dx of all for the embedding
@@ -100,18 +102,18 @@ inline constexpr int kMaxChunks = 2;
 //                                                                       norm's backward reads last
 //
 //   saved                                  kNone   kSelective           kFull        inference
-//   x                                      own     shared (5)           own          shared
-//   x_final                                own     is x (5)             own          own
+//   x                                      own     shared (6)           own          shared
+//   x_final                                own     is x (6)             own          own
 //   rstd1, rstd2, qkv, x2, gate_up, a_*    own     own                  shared       shared
 //   attention, lse                         own     shared               shared       shared
 //   moe.f                                  own     own                  shared       shared
-//   moe.dropout_out                        is f    shared, or is f (6)  is f         is f
+//   moe.dropout_out                        is f    shared, or is f (7)  is f         is f
 //   moe.adapter_pre_act, moe.recv_*        own     shared               shared       shared
 //   the routing: all else of moe           own     own                  own          shared
 //
 // own: each layer has one. shared: one for all layers, which in the forward holds the values of the layer
-// that ran last; R fills it before it is read. (5) in PESC: y is written over x, which Fa has read; otherwise
-// own. (6) shared with a dropout of the adapters: f is kept as well as its masked copy, and R computes x and
+// that ran last; R fills it before it is read. (6) in PESC: y is written over x, which Fa has read; otherwise
+// own. (7) shared with a dropout of the adapters: f is kept as well as its masked copy, and R computes x and
 // dropout_out from f.
 //
 //   gate_up        Ff: gate and up; from Bf on their gradient
@@ -135,7 +137,7 @@ struct MoeSaved {
 struct LayerSaved {
   Tensor x;                 // [S, H] layer input
   Tensor rstd1, rstd2;      // [1, S] F32
-  Tensor qkv;               // [P, (HQ + 2 HK) D], rotated
+  Tensor qkv;               // [P, (HQ + 2 HK) D]; q and k rotated, or with norms of q and k before the norms
   Tensor attention;         // [P, HQ D]; with tp = 1, a_o is concatenated to it where B is to W of o
   Tensor lse;               // [HQ, P] F32
   Tensor x2;                // [S, H] after attention
@@ -155,15 +157,16 @@ struct Saved {
 };
 
 struct Workspace {
-  Tensor h, dslice;                              // [S, H + concat_columns()] (lora_linear.h)
-  Tensor adapter_dinput, dx;                     // [S, H]; `adapter_dinput` in a forward: see Recompute
-  Tensor dropout_out;                            // [S, H] dropout of a norm's output, with LoRA's dropout
-  Tensor gathered, gathered_grad;                // [P, H], the first like h
-  Tensor ffn_grad;                               // [P, max(F + r, (HQ + 2 HK) D)]
-  Tensor ffn_act;                                // [P, max(F + r, HQ D + r)]
-  Tensor lora_slice, lora_full;                  // [S, R], [P, R]
-  Tensor dtopk_weights, dlogits;                 // [S, k], [S, E] F32
-  Tensor recv_tokens, recv_grad, adapter_out;    // [C, H]; ep > 1
+  Tensor h, dslice;                            // [S, H + concat_columns()] (lora_linear.h)
+  Tensor adapter_dinput, dx;                   // [S, H]; `adapter_dinput` in a forward: see Recompute
+  Tensor dropout_out;                          // [S, H] dropout of a norm's output, with LoRA's dropout
+  Tensor gathered, gathered_grad;              // [P, H], the first like h
+  Tensor ffn_grad;                             // [P, max(F + r, (HQ + 2 HK) D)]
+  Tensor ffn_act;                              // [P, max(F + r, HQ D + r)]
+  Tensor qk, rstd_qk;                          // [P, (HQ + 2 HK) D], [P, HQ + HK] F32: with norms of q and k
+  Tensor lora_slice, lora_full;                // [S, R], [P, R]
+  Tensor dtopk_weights, dlogits;               // [S, k], [S, E] F32
+  Tensor recv_tokens, recv_grad, adapter_out;  // [C, H]; ep > 1
   Tensor recv_topk_weights, recv_dtopk_weights;  // [C, k] F32
   Tensor adapter_pre_act;                        // [C k, d] adapters of further rounds
   Tensor head_rows, head_drows, logits;          // [chunk, H], [chunk, H], [chunk, V]

@@ -6,6 +6,7 @@
 #include "model/lora_linear.h"
 #include "ops/attention.h"
 #include "ops/dropout.h"
+#include "ops/head_norm.h"
 #include "ops/reduce.h"
 #include "ops/rmsnorm.h"
 #include "ops/rope.h"
@@ -25,10 +26,55 @@ struct Heads {  // this rank's, out of the width of the fused qkv weight
     return qkv.col_range((q + kv) * dim, (q + 2 * kv) * dim);
   }
   [[nodiscard]] Tensor rotated(const Tensor& qkv) const { return qkv.col_range(0, (q + kv) * dim); }
+  [[nodiscard]] Tensor q_rstd(const Tensor& rstd) const { return rstd.col_range(0, q); }
+  [[nodiscard]] Tensor k_rstd(const Tensor& rstd) const { return rstd.col_range(q, q + kv); }
   [[nodiscard]] AttentionShape shape() const {
     return {q, kv, dim, static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)))};
   }
 };
+
+enum class Qkv {
+  kFresh,  // as the GEMM wrote it
+  kKept,   // as the forward left it: q and k rotated in place, or with norms of q and k as the GEMM wrote it
+};
+
+// q and k as the attention reads them, [rows, (HQ + HK) D]: rotated where the layer rotates, and before that
+// normed where the family does. Without the norms they take the place of those in qkv. With them they stand
+// in ws.qk, with rows as far apart as those of qkv, as a library may ask for: the norm's backward reads what
+// the GEMM wrote, and what is in ws.qk is made again for each layer's backward.
+Tensor queries_and_keys(const ForwardContext& ctx, int64_t layer, const LayerParameters& p,
+                        const RopeTables& rope, const Heads& heads, const Tensor& qkv, Qkv state) {
+  Tensor qk = qkv;
+  if (p.q_norm.cols > 0) {
+    qk = ctx.ws.qk.row_range(0, qkv.rows);
+    const Tensor rstd = ctx.ws.rstd_qk.row_range(0, qkv.rows);
+    const float eps = static_cast<float>(ctx.model.rms_norm_eps);
+    head_norm_forward(ctx.stream, {heads.q_of(qkv), p.q_norm, eps, heads.q_of(qk), heads.q_rstd(rstd)});
+    head_norm_forward(ctx.stream, {heads.k_of(qkv), p.k_norm, eps, heads.k_of(qk), heads.k_rstd(rstd)});
+  } else if (state == Qkv::kKept) {
+    return qk;
+  }
+  if (ctx.model.rotates(layer))
+    pesc::rope(ctx.stream, heads.rotated(qk), ctx.batch.positions, rope.cos, rope.sin,
+               RopeDirection::kForward);
+  return qk;
+}
+
+// The gradient of q and k as the attention read them becomes that of what the GEMM wrote, in place. REQUIRES:
+// queries_and_keys of this layer ran last.
+void queries_and_keys_backward(const ForwardContext& ctx, int64_t layer, const LayerParameters& p,
+                               const RopeTables& rope, const Heads& heads, const Tensor& qkv,
+                               const Tensor& dqkv) {
+  if (ctx.model.rotates(layer))
+    pesc::rope(ctx.stream, heads.rotated(dqkv), ctx.batch.positions, rope.cos, rope.sin,
+               RopeDirection::kBackward);
+  if (p.q_norm.cols == 0) return;
+  const Tensor rstd = ctx.ws.rstd_qk.row_range(0, qkv.rows);
+  const Tensor dq = heads.q_of(dqkv);
+  const Tensor dk = heads.k_of(dqkv);
+  head_norm_backward(ctx.stream, {dq, heads.q_of(qkv), p.q_norm, heads.q_rstd(rstd), dq, p.dq_norm});
+  head_norm_backward(ctx.stream, {dk, heads.k_of(qkv), p.k_norm, heads.k_rstd(rstd), dk, p.dk_norm});
+}
 
 void store_in_cache(const ForwardContext& ctx, const Tensor& k, const Tensor& v, const Tensor& k_cache,
                     const Tensor& v_cache) {
@@ -128,12 +174,12 @@ void attention_block_forward(const ForwardContext& ctx, int64_t layer, const Lay
                       .rstd = saved.rstd1.col_range(0, b.slice),
                       .dropped = {mask, second}});
   column_forward(ctx, p.qkv, h, second.cols > 0 ? second : h.x, qkv, saved.a_qkv.row_range(0, b.padded));
-  pesc::rope(s, heads.rotated(qkv), b.positions, rope.cos, rope.sin, RopeDirection::kForward);
+  const Tensor qk = queries_and_keys(ctx, layer, p, rope, heads, qkv, Qkv::kFresh);
 
   AttentionForward args{heads.shape(),
                         b.segments,
-                        heads.q_of(qkv),
-                        heads.k_of(qkv),
+                        heads.q_of(qk),
+                        heads.k_of(qk),
                         heads.v_of(qkv),
                         out,
                         saved.lse.col_range(0, b.padded)};
@@ -157,12 +203,14 @@ void attention_block_forward(const ForwardContext& ctx, int64_t layer, const Lay
   row_forward(ctx, p.o, attended, dropped, x, saved.x2.row_range(0, b.slice), a_o);
 }
 
-void recompute_attention(const ForwardContext& ctx, const LayerParameters& p, const LayerSaved& saved) {
+void recompute_attention(const ForwardContext& ctx, int64_t layer, const LayerParameters& p,
+                         const RopeTables& rope, const LayerSaved& saved) {
   const Batch& b = ctx.batch;
   const Heads heads(ctx, p);
   const Tensor qkv = saved.qkv.row_range(0, b.padded);
   const ConcatView attended(saved.attention, b.padded, p.o.base.in, concat_input_columns(p.o, ctx.tp.size()));
-  attend(ctx, {heads.shape(), b.segments, heads.q_of(qkv), heads.k_of(qkv), heads.v_of(qkv), attended.x,
+  const Tensor qk = queries_and_keys(ctx, layer, p, rope, heads, qkv, Qkv::kKept);
+  attend(ctx, {heads.shape(), b.segments, heads.q_of(qk), heads.k_of(qk), heads.v_of(qkv), attended.x,
                saved.lse.col_range(0, b.padded)});
   if (attended.a.cols == 0) return;
   const PhaseScope phase(ctx.stream, Phase::kLora);
@@ -187,17 +235,18 @@ void attention_block_backward(const ForwardContext& ctx, int64_t layer, const La
     lora_down_backward(s, lora, out, dout, ctx.scratch);
   }
 
+  const Tensor qk = queries_and_keys(ctx, layer, p, rope, heads, qkv, Qkv::kKept);
   const Tensor dqkv = ctx.ws.ffn_grad.leading(qkv.rows, qkv.cols);
   {
     const PhaseScope phase(s, Phase::kAttention);
     attention_backward(
         s,
-        {heads.shape(), b.segments, heads.q_of(qkv), heads.k_of(qkv), heads.v_of(qkv), out,
+        {heads.shape(), b.segments, heads.q_of(qk), heads.k_of(qk), heads.v_of(qkv), out,
          saved.lse.col_range(0, b.padded), dout, heads.q_of(dqkv), heads.k_of(dqkv), heads.v_of(dqkv)},
         ctx.scratch);
   }
   fill_zero(s, dqkv.row_range(b.tokens, b.padded));
-  pesc::rope(s, heads.rotated(dqkv), b.positions, rope.cos, rope.sin, RopeDirection::kBackward);
+  queries_and_keys_backward(ctx, layer, p, rope, heads, qkv, dqkv);
 
   const Tensor x = saved.x.row_range(0, b.slice);
   const Tensor rstd = saved.rstd1.col_range(0, b.slice);

@@ -1,4 +1,5 @@
-// The attention half of a decoder layer: x2 = x + o(attention(rope(qkv(norm(x))))).
+// The attention half of a decoder layer: x2 = x + o(attention(rope(qkv(norm(x))))). Some families norm the heads
+// of q and k before RoPE, and in some not every layer rotates (model/families.h).
 #pragma once
 
 #include "model/forward_context.h"
@@ -30,7 +31,8 @@ void attention_block_forward(const ForwardContext& ctx, int64_t layer, const Lay
                              const RopeTables& rope, const LayerSaved& saved, const KvCache* cache);
 // Recomputes saved.attention (with a_o concatenated to it) and saved.lse from saved.qkv and saved.a_o, bit
 // for bit.
-void recompute_attention(const ForwardContext& ctx, const LayerParameters& p, const LayerSaved& saved);
+void recompute_attention(const ForwardContext& ctx, int64_t layer, const LayerParameters& p,
+                         const RopeTables& rope, const LayerSaved& saved);
 // dx [S, H] holds the gradient of x2 and is overwritten by the gradient of x.
 void attention_block_backward(const ForwardContext& ctx, int64_t layer, const LayerParameters& p,
                               const RopeTables& rope, const LayerSaved& saved, const Tensor& dx);

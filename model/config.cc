@@ -35,6 +35,33 @@ const char* linear_name(Linear linear) {
   throw InternalError("linear_name: no such linear");
 }
 
+int64_t output_rows(const ModelConfig& m, Linear linear) {
+  switch (linear) {
+    case Linear::kQ:
+      return m.num_attention_heads * m.head_dim;
+    case Linear::kK:
+    case Linear::kV:
+      return m.num_key_value_heads * m.head_dim;
+    case Linear::kGate:
+    case Linear::kUp:
+      return m.intermediate_size;
+    case Linear::kO:
+    case Linear::kDown:
+      return m.hidden_size;
+  }
+  throw InternalError("output_rows: no such linear");
+}
+
+bool ModelConfig::rotates(int64_t layer) const {
+  return !std::binary_search(layers_without_rope.begin(), layers_without_rope.end(), layer);
+}
+
+std::vector<int64_t> every_nth_layer(int64_t layers, int64_t interval) {
+  std::vector<int64_t> out;
+  for (int64_t layer = interval - 1; layer < layers; layer += interval) out.push_back(layer);
+  return out;
+}
+
 bool LoraConfig::on(Linear linear) const {
   return r > 0 && std::find(target_modules.begin(), target_modules.end(), linear) != target_modules.end();
 }

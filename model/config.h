@@ -33,7 +33,8 @@ struct ModelConfig {
   int64_t max_position_embeddings = 0;
   double rms_norm_eps = 1e-5;
   RopeConfig rope;
-  bool qkv_bias = false;  // as the family's row says
+  std::vector<int64_t> layers_without_rope;  // rising; empty: every layer rotates q and k
+  bool qkv_bias = false;                     // as the family's row says
   bool tie_word_embeddings = false;
   int64_t bos_id = -1;           // -1: the model names none
   std::vector<int64_t> eos_ids;  // may be empty
@@ -42,6 +43,9 @@ struct ModelConfig {
   // implements it: the callers that know the sequence length refuse a longer one; up to this length the
   // window changes nothing.
   int64_t sliding_window = 0;
+
+  [[nodiscard]] bool rotates(int64_t layer) const;  // whether the layer rotates q and k
+  [[nodiscard]] bool norms_qk() const { return traits_of(family).qk_norm == QkNorm::kPerHead; }
 };
 
 enum class TrainMode {
@@ -54,6 +58,7 @@ enum class TrainMode {
 enum class Linear { kQ, kK, kV, kO, kGate, kUp, kDown };
 inline constexpr int kLinears = 7;
 [[nodiscard]] const char* linear_name(Linear linear);  // "q_proj", ... as Hugging Face names the module
+[[nodiscard]] int64_t output_rows(const ModelConfig& model, Linear linear);  // rows of its whole weight
 
 struct LoraConfig {
   int64_t r = 0;  // 0: no LoRA
@@ -77,6 +82,10 @@ struct PescConfig {
   LoraConfig lora;
   MoeConfig moe;
 };
+
+// Every interval-th of so many layers: those without RoPE in a family that lists them (RopeLayers::kListed)
+// where nothing lists them. `interval` is at least 1.
+[[nodiscard]] std::vector<int64_t> every_nth_layer(int64_t layers, int64_t interval);
 
 // Throws UsageError or DataError where a model of this shape cannot be built or split over tp ranks and ep
 // ranks; the message names the field and what would do.

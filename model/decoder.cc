@@ -203,7 +203,7 @@ void Decoder::recompute_input(const ForwardContext& p, int64_t i) {
   Memory& m = *memory_;
   const LayerSaved& saved = m.saved.layers[static_cast<size_t>(i)];
   if (i + 1 < model_.num_hidden_layers)
-    recompute_attention(p, m.parameters.layers[static_cast<size_t>(i)], saved);
+    recompute_attention(p, i, m.parameters.layers[static_cast<size_t>(i)], m.rope, saved);
   if (dispatcher_ == nullptr) return;
   const Tensor x = saved.x.row_range(0, batch_.slice);
   if (i == 0) return embed(x);

@@ -1,9 +1,11 @@
-// Names of tensors in Hugging Face checkpoints, which all families of model/families.h share with Llama, and
-// of what PESC and LoRA add to them.
+// Names of tensors in Hugging Face checkpoints, which the families of model/families.h share with Llama, and of
+// what PESC and LoRA add to them. Where a family's files have other tensors, these are named as the parts of
+// what is there: runtime/hf/published_names.h.
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "model/config.h"
 
@@ -38,6 +40,12 @@ inline std::string input_norm(int64_t i) {
 inline std::string post_norm(int64_t i) {
   return layer(i) + "post_attention_layernorm.weight";
 }
+inline std::string q_norm(int64_t i) {
+  return layer(i) + "self_attn.q_norm.weight";
+}
+inline std::string k_norm(int64_t i) {
+  return layer(i) + "self_attn.k_norm.weight";
+}
 inline std::string router(int64_t i) {
   return layer(i) + "mlp.moe_adapter.router.weight";
 }
@@ -49,6 +57,17 @@ inline std::string adapter_down(int64_t i, int64_t e) {
 }
 inline std::string adapter_up(int64_t i, int64_t e) {
   return expert(i, e) + ".adapter_up.weight";
+}
+
+// One tensor of a family's files that holds the weights of several linears, one below the other.
+struct Fused {
+  std::string name;
+  std::vector<Linear> parts;
+};
+inline std::vector<Fused> fused_weights(FusedLinears form, int64_t i) {
+  if (form == FusedLinears::kNone) return {};
+  return {{layer(i) + "self_attn.qkv_proj.weight", {Linear::kQ, Linear::kK, Linear::kV}},
+          {layer(i) + "mlp.gate_up_proj.weight", {Linear::kGate, Linear::kUp}}};
 }
 
 }  // namespace pesc::hf

@@ -48,7 +48,7 @@ void ParameterBuilder::build() {
   } else {
     out_.head = vocab_table(hf::kHead, out_.dhead);
   }
-  out_.final_norm = norm(hf::kFinalNorm, out_.dfinal_norm);
+  out_.final_norm = norm(hf::kFinalNorm, model_.hidden_size, out_.dfinal_norm);
   out_.layers.resize(static_cast<size_t>(model_.num_hidden_layers));
   for (int64_t i = 0; i < model_.num_hidden_layers; ++i) {
     out_.first_of_layer_.push_back(out_.all_.size());
@@ -145,9 +145,10 @@ Tensor ParameterBuilder::vocab_table(const std::string& name, Tensor& grad) {
                ReplicaGroup::kDp, matrix(out_.vocab.size(), model_.hidden_size, dense_kind()), grad);
 }
 
-Tensor ParameterBuilder::norm(const std::string& name, Tensor& grad) {
-  return dense(whole(name, 1, model_.hidden_size), ReplicaGroup::kWorld, exact(1, model_.hidden_size), grad,
-               Init::kOnes);
+// Every rank's gradient is a sum over its own tokens and heads. A KV head that stands on several tp ranks gets
+// on each what comes from that rank's query heads alone: summed over the world they are whole.
+Tensor ParameterBuilder::norm(const std::string& name, int64_t columns, Tensor& grad) {
+  return dense(whole(name, 1, columns), ReplicaGroup::kWorld, exact(1, columns), grad, Init::kOnes);
 }
 
 ParameterBuilder::Cut ParameterBuilder::column_cut(Linear linear) const {
@@ -250,8 +251,12 @@ void ParameterBuilder::build_moe(int64_t layer, MoeParameters& out) {
 void ParameterBuilder::build_layer(int64_t i, LayerParameters& out) {
   static constexpr std::array kQkv{Linear::kQ, Linear::kK, Linear::kV};
   static constexpr std::array kGateUp{Linear::kGate, Linear::kUp};
-  out.input_norm = norm(hf::input_norm(i), out.dinput_norm);
-  out.post_norm = norm(hf::post_norm(i), out.dpost_norm);
+  out.input_norm = norm(hf::input_norm(i), model_.hidden_size, out.dinput_norm);
+  out.post_norm = norm(hf::post_norm(i), model_.hidden_size, out.dpost_norm);
+  if (model_.norms_qk()) {
+    out.q_norm = norm(hf::q_norm(i), model_.head_dim, out.dq_norm);
+    out.k_norm = norm(hf::k_norm(i), model_.head_dim, out.dk_norm);
+  }
   build_columns(i, kQkv, model_.qkv_bias ? BiasTerm::kPresent : BiasTerm::kAbsent, out.qkv);
   build_row(i, Linear::kO, model_.num_attention_heads * model_.head_dim, out.o);
   build_columns(i, kGateUp, BiasTerm::kAbsent, out.gate_up);

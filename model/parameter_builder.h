@@ -63,7 +63,7 @@ class ParameterBuilder {
   // A dense tensor: trainable in mode FULL only.
   Tensor dense(ShardSpec spec, ReplicaGroup group, const Held& held, Tensor& grad, Init init = Init::kNormal);
   Tensor vocab_table(const std::string& name, Tensor& grad);
-  Tensor norm(const std::string& name, Tensor& grad);
+  Tensor norm(const std::string& name, int64_t columns, Tensor& grad);
 
   [[nodiscard]] Cut column_cut(Linear linear) const;
   void build_columns(int64_t layer, std::span<const Linear> linears, BiasTerm bias, ColumnLinears& out);

@@ -87,6 +87,8 @@ struct MoeParameters {
 struct LayerParameters {
   Tensor input_norm, dinput_norm;  // [1, H]
   Tensor post_norm, dpost_norm;    // [1, H]
+  Tensor q_norm, dq_norm;          // [1, D] of each head of q; absent in families without it
+  Tensor k_norm, dk_norm;          // [1, D] of each head of k; likewise
   ColumnLinears qkv;               // out = (HQ + 2 HK) * D
   RowLinear o;                     // in = HQ * D
   ColumnLinears gate_up;           // out = 2 F

@@ -11,6 +11,7 @@
 #include "ops/dropout.h"
 #include "ops/embedding.h"
 #include "ops/gemm.h"
+#include "ops/head_norm.h"
 #include "ops/init.h"
 #include "ops/lora.h"
 #include "ops/low_rank.h"
@@ -26,7 +27,7 @@
   OP(attention_backward) OP(cross_entropy_max) OP(cross_entropy_sums) OP(cross_entropy_grad)                 \
   OP(cross_entropy_loss) OP(dropout) OP(dropout_sum) OP(dropout_residual) OP(embedding_forward) OP(embedding_backward) OP(gemm)   \
   OP(gemm_choices) OP(set_gemm_choices) OP(set_gemm_trials)                                                  \
-  OP(init_uniform) OP(init_normal) OP(fill_zero) OP(copy)       \
+  OP(head_norm_forward) OP(head_norm_backward) OP(init_uniform) OP(init_normal) OP(fill_zero) OP(copy)       \
   OP(cast) OP(add) OP(add_bias) OP(bias_backward) OP(gather_rows) OP(scatter_add_rows) OP(sum_squares) OP(sum)        \
   OP(rmsnorm_forward) OP(rmsnorm_apply) OP(rmsnorm_backward) OP(rope_table) OP(rope) OP(router_forward)      \
   OP(router_backward) OP(add_low_rank_term) OP(router_aux_loss) OP(swiglu_forward) OP(swiglu_backward)

@@ -8,7 +8,6 @@
 #include <cstring>
 #include <numeric>
 
-#include "runtime/data/template.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {
@@ -162,7 +161,7 @@ std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vect
   for (int64_t i = mine.begin; i < mine.end; ++i) {
     const Row& row = rows[static_cast<size_t>(i)];
     if (row.turns.empty()) continue;
-    Prompt p{i, encode_prompt(*job.tokenizer, row, cache_length)};
+    Prompt p{i, job.encoder->encode_prompt(row, cache_length)};
     if (static_cast<int64_t>(p.tokens.size()) < cache_length) prompts.push_back(std::move(p));
   }
   int64_t cut = 0;
@@ -198,7 +197,7 @@ std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vect
     if (rows[i].turns.empty()) continue;
     const Turn& last = rows[i].turns.back();
     out.push_back({rows[i].tag, last.prompt, last.answer, text_of[i],
-                   canonical_text(*job.tokenizer, last.answer, cache_length)});
+                   job.encoder->canonical_answer(rows[i], cache_length)});
   }
   if (job.first() && answered < out.size()) {
     LOG(WARNING) << out.size() - answered << " of " << out.size()

@@ -9,16 +9,42 @@
 #include "model/hf_names.h"
 #include "ops/core/cuda.h"
 #include "runtime/base_digest.h"
+#include "runtime/checkpoint/best_checkpoint.h"
+#include "runtime/control_tokens.h"
 #include "runtime/decoder_options.h"
 #include "runtime/filesystem/filesystem.h"
 #include "runtime/fitting.h"
 #include "runtime/hf/config_json.h"
 #include "runtime/hf/pesc_folder.h"
+#include "runtime/hf/published_names.h"
 #include "runtime/hf/weight_names.h"
 #include "runtime/machine.h"
 #include "runtime/same_run.h"
 
 namespace pesc {
+
+namespace {
+
+// The tokenizer, the prompt and the special tokens.
+void open_tokenizer_of(Job& job, bool first) {
+  const ExperimentConfig& c = job.config;
+  const std::string& folder = c.model.tokenizer;
+  const SpecialTokenFiles files = read_special_tokens(job.model, c.model.path, folder, c.model.links);
+  job.tokenizer = open_tokenizer(folder, files.pieces(), c.model.links);
+  check_vocabulary(*job.tokenizer, job.model);
+  job.encoder = std::make_unique<RowEncoder>(
+      *job.tokenizer,
+      open_templates({c.data.chat_template, c.data.template_date}, folder, *job.tokenizer, c.model.links),
+      c.data.train_on);
+  job.special = agree_on_special_tokens(files, *job.tokenizer, job.model, job.encoder->end_of_turn());
+  if (!first) return;
+  LOG(INFO) << "tokenizer: " << folder << "/" << tokenizer_file(folder) << "; conversations are written with "
+            << job.encoder->name();
+  for (const std::string& warning : job.special.warnings) LOG(WARNING) << warning;
+  for (const std::string& note : job.special.notes) LOG(INFO) << note;
+}
+
+}  // namespace
 
 Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConfig config, DataUse use,
              BaseWeights weights) {
@@ -39,21 +65,11 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
     if (const auto experts =
             c.model.path.empty() ? std::nullopt : read_folder_experts(c.model.path, c.model.links))
       check_folder_experts(*experts, c.pesc, c.model.path);
-    if (!c.model.tokenizer.empty()) {
-      const SpecialTokenFiles special =
-          read_special_tokens(job.model, c.model.path, c.model.tokenizer, c.model.links);
-      job.tokenizer = open_tokenizer(c.model.tokenizer, special.pieces(), c.model.links);
-      check_vocabulary(*job.tokenizer, job.model);
-      job.special = agree_on_special_tokens(special, *job.tokenizer, job.model);
-      for (const std::string& warning : job.special.warnings) {
-        if (world.rank() == 0) LOG(WARNING) << warning;
-      }
-      for (const std::string& note : job.special.notes) {
-        if (world.rank() == 0) LOG(INFO) << note;
-      }
-    }
-    if (!c.model.path.empty() && weights == BaseWeights::kFromFiles)
+    if (!c.model.tokenizer.empty()) open_tokenizer_of(job, world.rank() == 0);
+    if (!c.model.path.empty() && weights == BaseWeights::kFromFiles) {
       job.base = std::make_unique<HfFolder>(c.model.path, c.model.links);
+      use_model_names(*job.base, job.model);
+    }
   });
   job.device = device_of(job.config, placement.threads);
   if (job.device.kind == DeviceKind::kCuda) {
@@ -66,18 +82,37 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
 
 namespace {
 
-std::unique_ptr<Dataset> load_dataset(const Job& job, const std::vector<DatasetFile>& files,
+// As Dataset takes them; `list` is the experiment's field.
+std::vector<DatasetFile> dataset_files(const std::vector<SourceSection>& sources, const char* list) {
+  std::vector<DatasetFile> files;
+  for (const SourceSection& s : sources)
+    files.push_back({s.path, s.tag, s.weight, {s.columns, str_cat(list, "[", files.size(), "].columns")}});
+  return files;
+}
+
+std::unique_ptr<Dataset> load_dataset(const Job& job, const std::vector<DatasetFile>& files, RowPart part,
                                       LongText long_text, std::vector<Row>* rows = nullptr) {
   const ExperimentConfig& config = job.config;
   DatasetOptions options;
+  if (config.data.validation_fraction > 0) options.split = {config.data.validation_fraction, part};
   options.max_seq_length = config.data.max_seq_length;
   options.on_long_row = config.data.on_long_row == LongRowPolicy::kDrop ? OnLongRow::kDrop : OnLongRow::kCut;
   options.long_text = long_text;
   options.rows.on_bad_row = config.data.on_bad_row == BadRowPolicy::kSkip ? OnBadRow::kSkip : OnBadRow::kFail;
   options.rows.policy_field = "data.on_bad_row";
   if (job.first()) options.rows.progress = [](const std::string& text) { LOG(INFO) << text; };
+  options.rows.use = job.encoder->row_use();
   if (rows != nullptr) options.on_row = [rows](const Row& row) { rows->push_back(row); };
-  return std::make_unique<Dataset>(files, *job.tokenizer, options);
+  return std::make_unique<Dataset>(files, *job.encoder, options);
+}
+
+void check_template_tokens(Job& job) {
+  const ModelTemplates* templates = job.encoder ? job.encoder->templates() : nullptr;
+  if (templates == nullptr) return;
+  ControlTokens control{templates->usual.name(), {}, templates->end_of_turn};
+  for (const std::string& text : templates->usual.control_tokens())
+    control.tokens.push_back({text, job.tokenizer->piece_id(text)});
+  check_control_tokens(*job.base, job.model, control);
 }
 
 // Before anything is allocated. All ranks refuse alike, with the figures of the GPU that has least free.
@@ -133,15 +168,15 @@ void check_base_weights(Job& job, std::vector<std::string> wanted) {
   const WeightReport report = compare_weights(*job.base, job.model, wanted);
   if (!job.first()) return;
   check_tied_head(*job.base, job.model);
+  if (job.config.pesc.mode != TrainMode::kFull) check_template_tokens(job);
   LOG(INFO) << report.summary;
   for (const std::string& warning : report.warnings) LOG(WARNING) << warning;
 }
 
 std::unique_ptr<Dataset> load_training_data(const Job& job) {
-  std::vector<DatasetFile> files;
-  for (const SourceSection& s : job.config.data.train) files.push_back({s.path, s.tag, s.weight});
   const bool packs = job.config.data.packing != PackingPolicy::kNone;
-  return load_dataset(job, files, packs ? LongText::kSplit : LongText::kAsOtherRows);
+  return load_dataset(job, dataset_files(job.config.data.train, "data.train"), RowPart::kTraining,
+                      packs ? LongText::kSplit : LongText::kAsOtherRows);
 }
 
 std::unique_ptr<RowStream> make_row_stream(const Job& job, const Dataset& training) {
@@ -152,9 +187,14 @@ std::unique_ptr<RowStream> make_row_stream(const Job& job, const Dataset& traini
 }
 
 std::unique_ptr<Dataset> load_eval_data(const Job& job, std::vector<Row>* rows) {
-  std::vector<DatasetFile> files;
-  for (const SourceSection& s : job.config.data.eval) files.push_back({s.path, s.tag, 1.0});
-  return load_dataset(job, files, LongText::kAsOtherRows, rows);
+  const DataSection& data = job.config.data;
+  if (data.validation_fraction == 0) {
+    return load_dataset(job, dataset_files(data.eval, "data.eval"), RowPart::kAll, LongText::kAsOtherRows,
+                        rows);
+  }
+  std::vector<DatasetFile> files = dataset_files(data.train, "data.train");
+  for (DatasetFile& file : files) file.weight = 1;
+  return load_dataset(job, files, RowPart::kValidation, LongText::kAsOtherRows, rows);
 }
 
 void log_data(const Job& job, const char* what, const Dataset& data) {
@@ -212,7 +252,14 @@ LoadedCheckpoint open_trained(Job& job, const std::string& directory, Checkpoint
   CheckpointStore store(posix_filesystem(), job.config.run_dir, {});
   LoadedCheckpoint checkpoint;
   if (!directory.empty()) {
-    rethrow_agreed(world, [&] { checkpoint = open_checkpoint(posix_filesystem(), world, directory); });
+    std::string named = directory;
+    if (directory == kBestCheckpoint) {
+      run_collectively(world, [&] {
+        if (job.first()) named = best_checkpoint_folder(posix_filesystem(), job.config.run_dir);
+      });
+      named = world.host_all_gather(named).front();
+    }
+    rethrow_agreed(world, [&] { checkpoint = open_checkpoint(posix_filesystem(), world, named); });
   } else {
     Discovery found;
     rethrow_agreed(world, [&] { found = store.find_newest(world); });

@@ -10,11 +10,12 @@
 #include "runtime/config/experiment.h"
 #include "runtime/config/same_run.h"
 #include "runtime/data/dataset.h"
+#include "runtime/data/row_encoder.h"
 #include "runtime/data/row_stream.h"
 #include "runtime/data/special_tokens.h"
-#include "runtime/data/tokenizer.h"
 #include "runtime/hf/hf_folder.h"
 #include "runtime/ranks.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 namespace pesc {
 
@@ -24,6 +25,7 @@ struct Job {
   HostPlacement placement;
   std::unique_ptr<HfFolder> base;           // null: random weights of config.model.shape
   std::unique_ptr<Tokenizer> tokenizer;     // null: a benchmark of random tokens
+  std::unique_ptr<RowEncoder> encoder;      // of rows, with that tokenizer; null where there is none
   SpecialTokens special;                    // of the tokenizer
   Device device;                            // of this rank
   std::unique_ptr<Communicator> gpu_world;  // the world of `ranks` on CUDA devices
@@ -41,10 +43,12 @@ enum class BaseWeights {
 [[nodiscard]] Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConfig config,
                            DataUse use, BaseWeights weights = BaseWeights::kFromFiles);
 
-// The rows of data.train, tokenised; those of data.eval, each once. Not collective.
+// The rows to train on, tokenised: those of data.train, less those of data.validation_fraction. Not
+// collective.
 [[nodiscard]] std::unique_ptr<Dataset> load_training_data(const Job& job);
 // The order of the training rows, packed as data.packing says. REQUIRES: `training` outlives it.
 [[nodiscard]] std::unique_ptr<RowStream> make_row_stream(const Job& job, const Dataset& training);
+// The rows to evaluate, each once: those of data.eval, or of data.validation_fraction. Not collective.
 // `rows`, if given, receives every good row with its resolved tag.
 [[nodiscard]] std::unique_ptr<Dataset> load_eval_data(const Job& job, std::vector<Row>* rows = nullptr);
 // "training data: ..." and the warnings of its report, on the first rank.
@@ -67,17 +71,18 @@ void log_data(const Job& job, const char* what, const Dataset& data);
 // This rank's trained pieces, as checkpoints see them.
 [[nodiscard]] std::vector<TrainableTensor> trainable_tensors(const Decoder& decoder, bool with_optimizer);
 
-// Refuses a base that lacks one of these tensors, which are all that the dense model has, or has others of it (but for the
-// experts of a PESC model); the first rank
-// logs what is read (runtime/hf/weight_names.h). Not collective.
+// Refuses a base that lacks one of these tensors, which are all that the dense model has, or that has others
+// (but for the experts of a PESC model); the first rank logs what is read (runtime/hf/weight_names.h). Not
+// collective.
 void check_base_weights(Job& job, std::vector<std::string> wanted);
 
-// The newest checkpoint of config.run_dir, or the checkpoint `directory` if given, every byte of it verified. Refuses
-// one of another model, and logs what changes rounding (runtime/same_run.h). Throws when none verifies. Collective.
+// The newest checkpoint of config.run_dir, or the checkpoint `directory` if given ("best": the one that the run
+// has marked, runtime/checkpoint/best_checkpoint.h), every byte of it verified. Refuses one of another model,
+// and logs what changes rounding (runtime/same_run.h). Throws when none verifies. Collective.
 [[nodiscard]] LoadedCheckpoint open_trained(Job& job, const std::string& directory, CheckpointUse use);
 
-// Loads the weights of the newest checkpoint of config.run_dir, or of the checkpoint `directory` if given,
-// into the decoder, without optimizer state. Returns its step. Opens it as open_trained does. Collective.
+// Loads the weights of that checkpoint, which it opens as open_trained does, into the decoder, without
+// optimizer state. Returns its step. Collective.
 int64_t load_trainable_weights(Job& job, Decoder& decoder, const std::string& directory, CheckpointUse use);
 
 }  // namespace pesc

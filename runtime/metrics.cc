@@ -98,16 +98,17 @@ std::string mfu_text(double mfu) {
   return text;
 }
 
-bool has_evaluation(const std::string& path, int64_t step) {
-  bool found = false;
+std::optional<double> eval_loss_of_step(const std::string& path, int64_t step) {
+  std::optional<double> found;
   std::ifstream in(path);
   for (std::string line; std::getline(in, line);) {
     const nlohmann::json j = nlohmann::json::parse(line, nullptr, false);
     if (!j.is_object() || !j.contains("step") || !j["step"].is_number_integer()) continue;
     const std::string kind = j.value("kind", "");
     const auto of = j["step"].get<int64_t>();
-    if (kind == "eval" && of == step) found = true;
-    if (kind == "launch" && of < step) found = false;  // which computes the step again
+    if (kind == "eval" && of == step && j.contains("eval_loss_total") && j["eval_loss_total"].is_number())
+      found = j["eval_loss_total"].get<double>();
+    if (kind == "launch" && of < step) found.reset();  // which computes the step again
   }
   return found;
 }

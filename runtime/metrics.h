@@ -5,6 +5,7 @@
 #include <deque>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -69,8 +70,8 @@ class MetricsLog {
   bool told_ = false;
 };
 
-// Whether the run's records at `path` hold the evaluation of this step, made after the step was last
-// computed. False where there is no such file.
-[[nodiscard]] bool has_evaluation(const std::string& path, int64_t step);
+// The total eval loss of this step by the run's records at `path`, evaluated after the step was last
+// computed. Nothing where it is not in them, or there is no such file.
+[[nodiscard]] std::optional<double> eval_loss_of_step(const std::string& path, int64_t step);
 
 }  // namespace pesc

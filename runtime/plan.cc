@@ -18,6 +18,7 @@ struct Terms {
   // Shares of the layers whose attention and adapters, and whose whole forward, run a second time: all but
   // the last one's, which still stands.
   double attention_recompute, forward_recompute;
+  double qk_norms;  // columns of q and k that are normed
 
   Terms(const ExperimentConfig& c, const ModelConfig& m, int ranks)
       : h(static_cast<double>(m.hidden_size)),
@@ -33,7 +34,8 @@ struct Terms {
         element(static_cast<double>(dtype_bytes(c.train.compute_dtype))),
         micros(static_cast<double>(c.train.gradient_accumulation_steps)),
         attention_recompute(c.train.recompute_granularity == Recompute::kNone ? 0 : 1 - 1 / layers),
-        forward_recompute(c.train.recompute_granularity == Recompute::kFull ? 1 - 1 / layers : 0) {}
+        forward_recompute(c.train.recompute_granularity == Recompute::kFull ? 1 - 1 / layers : 0),
+        qk_norms(m.norms_qk() ? q + kv : 0) {}
 };
 
 PlanPhase gemm_phase(const ExperimentConfig& c, const Terms& t) {
@@ -85,9 +87,11 @@ PlanPhase adapter_phase(const ExperimentConfig& c, const Terms& t) {
 }
 
 PlanPhase elementwise_phase(const Terms& t) {
-  // Two norms (written, derived again, backward, residual), SwiGLU the same, the rotation of q and k.
-  const double per_token =
-      26 * t.h + 11 * t.f + 4 * (t.q + t.kv) + t.forward_recompute * (8 * t.h + 4 * t.f + 2 * (t.q + t.kv));
+  // Two norms (written, derived again, backward, residual), SwiGLU the same, the rotation of q and k. Norms of
+  // q and k: written, derived again with the rotation, backward; and once more where the attention is.
+  const double per_token = 26 * t.h + 11 * t.f + 4 * (t.q + t.kv) + 9 * t.qk_norms +
+                           t.forward_recompute * (8 * t.h + 4 * t.f + 2 * (t.q + t.kv)) +
+                           t.attention_recompute * 4 * t.qk_norms - t.forward_recompute * 2 * t.qk_norms;
   return {"norms and elementwise", 0, per_token * t.per_rank * t.layers * t.element, 0, 0};
 }
 

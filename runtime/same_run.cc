@@ -1,14 +1,10 @@
 #include "runtime/same_run.h"
 
-#include <xxhash.h>
-
-#include <array>
 #include <cstdio>
 #include <set>
 #include <vector>
 
 #include "runtime/config/experiment.h"
-#include "runtime/data/template.h"
 #include "runtime/versions.h"
 
 namespace pesc {
@@ -30,13 +26,16 @@ void check_tokenizer(const Job& job, const LoadedCheckpoint& c, const std::strin
                              "); name the folder that holds that one"));
   }
   const auto rows = c.state.extra.find(kTemplateDigest);
-  if (rows == c.state.extra.end() || job.tokenizer == nullptr) return;
-  const std::string encoded = template_digest(*job.tokenizer);
+  if (rows == c.state.extra.end() || job.encoder == nullptr) return;
+  const std::string encoded = job.encoder->digest();
   if (saved == now && rows->second != encoded) {
     throw UsageError(str_cat(
         "the checkpoint of step ", c.state.step,
-        " was trained on rows that the prompt template encoded otherwise (template digest ", rows->second,
-        " -> ", encoded, "); use the version of pesc that saved it, or the special tokens of that time"));
+        " was trained on rows that another prompt encoded, or the same one otherwise (template digest ",
+        rows->second, " -> ", encoded, "); now conversations are written with ", job.encoder->name(),
+        ". Set data.chat_template to that of the run, or use the files of the tokenizer and the version of "
+        "pesc "
+        "of that time"));
   }
 }
 
@@ -74,20 +73,6 @@ std::map<std::string, std::string> run_versions(const Job& job) {
   if (job.config.pesc.mode == TrainMode::kPesc)
     versions["dispatch_chunks"] = std::to_string(job.config.parallel.chunks(job.config.pesc, mesh, tokens));
   return versions;
-}
-
-std::string template_digest(const Tokenizer& tokenizer) {
-  const std::array<Row, 2> rows{Row{"", "s", {{"a", "b"}, {"c", "d"}}, ""}, Row{"", "", {}, "text"}};
-  std::vector<int32_t> all;
-  for (const Row& row : rows) {
-    const Sample sample = encode_row(tokenizer, row, INT32_MAX);
-    all.insert(all.end(), sample.tokens.begin(), sample.tokens.end());
-    all.insert(all.end(), sample.labels.begin(), sample.labels.end());
-  }
-  const uint64_t digest = XXH3_64bits(all.data(), all.size() * sizeof(int32_t));
-  char text[20];
-  std::snprintf(text, sizeof(text), "%016llx", static_cast<unsigned long long>(digest));
-  return text;
 }
 
 CheckpointNotes check_same_run(const Job& job, const LoadedCheckpoint& checkpoint, const BaseDigest& base,

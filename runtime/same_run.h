@@ -16,11 +16,10 @@ namespace pesc {
 // token exchange.
 [[nodiscard]] std::map<std::string, std::string> run_versions(const Job& job);
 
-// Name and value of what a checkpoint further keeps: a digest of rows as the template and the tokenizer
-// encode them. Nothing in an experiment changes it, another version of pesc or other files of the tokenizer
-// may.
+// Name of what a checkpoint further keeps: RowEncoder::digest(), of rows as the prompt and the tokenizer encode
+// them. For the published prompt nothing in an experiment changes it; another version of pesc or other files of
+// the tokenizer may.
 inline constexpr const char* kTemplateDigest = "template_digest";
-[[nodiscard]] std::string template_digest(const Tokenizer& tokenizer);
 
 // Compares the run that saved the checkpoint with this one: base model, tokenizer and template, then the
 // configuration (see runtime/config/same_run.h), then versions and layout. `digest`: base_digest() (of either

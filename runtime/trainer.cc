@@ -10,6 +10,7 @@
 
 #include "ops/attention.h"
 #include "ops/gemm.h"
+#include "runtime/checkpoint/best_checkpoint.h"
 #include "runtime/clock.h"
 #include "runtime/data/row_record.h"
 #include "runtime/evaluation.h"
@@ -141,6 +142,7 @@ void Trainer::resume() {
     consumed_samples_ = s.consumed_samples;
     set_length();
     started_save_ = committed_step_ = s.step;
+    resume_history(s);
     resume_evaluation(s);
     if (job_.first()) LOG(INFO) << "resumed from " << found.checkpoint->directory << " at step " << step_;
   }
@@ -154,6 +156,7 @@ void Trainer::resume() {
     for (const std::string& line : store_->clean_leftovers(launch_id_)) LOG(WARNING) << line;
     const std::string note = store_->claim(resumed, launch_id_);
     if (!note.empty()) LOG(WARNING) << note;
+    put_best_mark(posix_filesystem(), c.run_dir, committed_best_, launch_id_);
     AtomicFile resolved(c.run_dir + "/experiment.textproto");
     resolved.write(c.text);
     resolved.commit();
@@ -280,11 +283,13 @@ CheckpointState Trainer::state() const {
   s.base_path = job_.config.model.path;
   s.base_digest = digest_.value;
   s.versions = run_versions(job_);
-  s.extra[kTemplateDigest] = template_digest(*job_.tokenizer);
+  s.extra[kTemplateDigest] = job_.encoder->digest();
   s.extra[kRecentLosses] = spikes_.save();
   s.extra[kTrainingRows] = rows_;
   s.extra[kUpdates] = updates_.save();
   if (evaluation_due_) s.extra[kEvaluationDue] = "1";
+  if (!evaluations_.empty()) s.extra[kEvaluationHistory] = evaluations_.save();
+  s.best = best_;
   int rank = 0;
   for (const std::string& mine : job_.ranks->world().host_all_gather(gemm_choices(decoder_->stream())))
     s.extra[kGemmChoices + std::to_string(rank++)] = mine;
@@ -326,10 +331,15 @@ TrainResult Trainer::run() {
 TrainResult Trainer::run_steps() {
   TrainResult result;
   if (evaluation_due_) {
-    evaluate_and_log();
+    evaluate_and_log(MaySave::kYes);
     result.evaluated = !evaluation_due_;
     result.preempted = preempt_agreed_;
     if (preempt_agreed_) return result;  // the step is saved already
+  }
+  if (step_ < steps_ && ends_early()) {
+    result.ended_early = true;  // as the launch before, or by the evaluation that it had left out
+    tell_early_end();
+    return result;
   }
   bool broken = false;  // the last step's loss says that the weights may be
   while (step_ < steps_) {
@@ -342,10 +352,15 @@ TrainResult Trainer::run_steps() {
     if (++result.ran == 1 && job_.first() && job_.device.kind == DeviceKind::kCuda)
       LOG(INFO) << "attention of the first step: " << attention_library(decoder_->stream());
     poll_save();
-    if (evaluates_at(step_)) evaluate_and_log();
+    if (evaluates_at(step_)) evaluate_and_log(worth_saving(m) ? MaySave::kYes : MaySave::kNo);
     const int64_t every = job_.config.checkpoint.save_steps;
     save_due_ |= every > 0 && step_ % every == 0;
     if (save_due_ && worth_saving(m)) start_save(LastSave::kNo);
+    result.ended_early = step_ < steps_ && !broken && ends_early();
+    if (result.ended_early) {
+      tell_early_end();
+      break;
+    }
     if (preempt_agreed_) {
       result.preempted = step_ < steps_ || (evaluation_due_ && !broken);
       break;

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,8 @@
 #include "runtime/checkpoint/store.h"
 #include "runtime/data/dataset.h"
 #include "runtime/data/row_stream.h"
+#include "runtime/data/show_row.h"
+#include "runtime/evaluation_history.h"
 #include "runtime/job.h"
 #include "runtime/loss_spike.h"
 #include "runtime/metrics.h"
@@ -36,10 +39,11 @@ void request_preemption();
 [[nodiscard]] bool preemption_was_requested();  // of this process
 
 struct TrainResult {
-  int64_t steps = 0;       // done in all
-  int64_t ran = 0;         // in this launch
-  bool preempted = false;  // steps are left, or the evaluation of the last one
-  bool evaluated = false;  // the run began with the evaluation that the launch before had skipped
+  int64_t steps = 0;         // done in all
+  int64_t ran = 0;           // in this launch
+  bool preempted = false;    // steps are left, or the evaluation of the last one
+  bool evaluated = false;    // the run began with the evaluation that the launch before had skipped
+  bool ended_early = false;  // train.early_stopping_patience has ended the run
   double loss = 0;
   double seconds = 0;
 };
@@ -55,6 +59,8 @@ class Trainer {
   [[nodiscard]] Decoder& decoder() { return *decoder_; }
   // The decoder's arenas, and the host memory for the copy of a checkpoint.
   [[nodiscard]] std::vector<ArenaSize> memory() const;
+  // Row `number` of the run's data order, as it is trained on (runtime/data/show_row.h).
+  [[nodiscard]] std::string shown_row(int64_t number, Marks marks) const;
 
  private:
   TrainResult run_steps();
@@ -79,8 +85,13 @@ class Trainer {
   [[nodiscard]] std::string last_good() const;
   [[nodiscard]] bool still_ours() const noexcept;
   [[nodiscard]] bool evaluates_at(int64_t step) const;
-  void evaluate_and_log();
+  enum class MaySave { kNo, kYes };
+  void evaluate_and_log(MaySave may_save);
+  void consider_best(double loss);
   void resume_evaluation(const CheckpointState& saved);
+  void resume_history(const CheckpointState& saved);
+  [[nodiscard]] bool ends_early() const;
+  void tell_early_end() const;
   // A save continues during the steps that follow; one save at a time.
   enum class Patience { kPoll, kWait };
   enum class LastSave { kNo, kYes };
@@ -106,6 +117,9 @@ class Trainer {
   std::unique_ptr<RouterReplayReader> replay_;
   LossSpikes spikes_;
   UpdateCount updates_;
+  EvaluationHistory evaluations_;
+  // The checkpoint with the lowest eval loss; the second one stands on disk.
+  std::optional<BestCheckpoint> best_, committed_best_;
   LearningRate lr_;
   BaseDigest digest_;
   std::string rows_;  // row_record() of train_

@@ -5,6 +5,7 @@
 
 #include "runtime/data/row_record.h"
 #include "runtime/data/share.h"
+#include "runtime/data/show_row.h"
 #include "runtime/trainer.h"
 
 namespace pesc {
@@ -13,12 +14,14 @@ void Trainer::load_data() {
   const ExperimentConfig& c = job_.config;
   run_collectively(job_.ranks->world(), [&] {
     train_ = load_training_data(job_);
-    if (!c.data.eval.empty()) {
-      eval_ = load_eval_data(job_);
-    }
+    if (c.data.evaluates()) eval_ = load_eval_data(job_);
     row_stream_ = make_row_stream(job_, *train_);
   });
   check_rows_alike();
+  if (eval_) {  // rank 0's word counts, so that all decide alike
+    evaluations_ = EvaluationHistory(
+        job_.ranks->world().host_all_gather(evaluated_rows(*eval_, c.train.max_eval_samples)).front());
+  }
   log_data(job_, "training data", *train_);
   if (eval_) log_data(job_, "eval data", *eval_);
   if (eval_ && c.train.eval_steps > 0 && job_.first()) {
@@ -65,6 +68,20 @@ void Trainer::tell_length() const {
     LOG(WARNING) << "the warm-up (train.warmup_steps) of " << lr_.warmup << " steps does not end in a run of "
                  << steps_ << " steps: train.learning_rate is never reached";
   }
+}
+
+std::string Trainer::shown_row(int64_t number, Marks marks) const {
+  const HostBatch row = row_stream_->batch({number, number + 1}).host;
+  std::vector<TokenRange> learned;
+  for (size_t t = 0; t < row.targets.size(); ++t) {
+    if (row.targets[t] < 0) continue;  // it is token t + 1
+    if (!learned.empty() && learned.back().end == t + 1) {
+      ++learned.back().end;
+    } else {
+      learned.push_back({t + 1, t + 2});
+    }
+  }
+  return pesc::shown_row(*job_.tokenizer, row.tokens, learned, marks);
 }
 
 // Every rank reads the files itself, on several hosts perhaps from several disks.

@@ -57,6 +57,7 @@ void Trainer::advance_save(Patience patience, LastSave last) {
   }
   if (!report) return;
   committed_step_ = started_save_;
+  if (best_ && best_->step == committed_step_) committed_best_ = best_;
   if (!job_.first()) return;
   metrics_->write({{"step", committed_step_}, {"saved_step", committed_step_}});
   for (const std::string& note : report->notes) LOG(WARNING) << note;
@@ -72,6 +73,7 @@ void Trainer::answer_failed_save(const Error& error, LastSave last) {
     if (!go_on || (job_.first() && !still_ours())) throw IoError(error.what());
   });
   const int64_t failed = std::exchange(started_save_, committed_step_);
+  if (best_ && best_->step == failed) best_ = committed_best_;
   if (!job_.first()) return;
   LOG(ERROR) << error.what();
   LOG(ERROR)

@@ -20,6 +20,7 @@
 #include "model/decoder.h"
 #include "runtime/decoder_options.h"
 #include "runtime/hf/hf_folder.h"
+#include "runtime/hf/published_names.h"
 #include "runtime/optimizer.h"
 #include "runtime/ranks.h"
 #include "tests/assemble.h"
@@ -54,6 +55,7 @@ struct Files {
         params(folder + "/pesc_params.safetensors"),
         values(read_case(folder, expected, params)),
         weights(folder) {
+    use_model_names(weights, values.model);
     validate_model(values.model);
     validate_layout(values.model, values.pesc, world, a.tp, a.ep);
   }

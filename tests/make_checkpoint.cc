@@ -61,7 +61,7 @@ int run(int argc, char** argv) {
     state.base_path = job.config.model.path;
     state.base_digest = base_digest(job).value;
     state.versions = run_versions(job);
-    state.extra[kTemplateDigest] = template_digest(*job.tokenizer);
+    state.extra[kTemplateDigest] = job.encoder->digest();
     posix_filesystem().create_directory(job.config.run_dir);
     Stream stream(job.device);
     CheckpointStore store(posix_filesystem(), job.config.run_dir, {});

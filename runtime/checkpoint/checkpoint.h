@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -30,6 +31,13 @@ struct TrainableTensor {
   Tensor exp_avg_sq;
 };
 
+// The checkpoint with the lowest eval loss.
+struct BestCheckpoint {
+  int64_t step = 0;
+  double eval_loss = 0;
+  friend bool operator==(const BestCheckpoint&, const BestCheckpoint&) = default;
+};
+
 // Everything that a resumed run needs besides the tensors. The same on every rank.
 struct CheckpointState {
   int64_t step = 0;              // optimizer steps done
@@ -39,6 +47,7 @@ struct CheckpointState {
   std::string base_path, base_digest;
   std::map<std::string, std::string> extra;     // further scalar state by name, any bytes
   std::map<std::string, std::string> versions;  // of libraries and kernels
+  std::optional<BestCheckpoint> best;           // of the run so far, this one perhaps; nothing: none is kept
   int tp = 1, ep = 1;                           // the layout that saved; any layout can load
 };
 

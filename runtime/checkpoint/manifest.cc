@@ -3,6 +3,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -31,6 +32,11 @@ class Validator {
             ", this program reads ", kManifestVersion);
     require(manifest_.step() >= 0, "step is ", manifest_.step());
     require(manifest_.consumed_samples() >= 0, "consumed_samples is ", manifest_.consumed_samples());
+    if (manifest_.has_best()) {
+      const auto& best = manifest_.best();
+      require(best.step() >= 0 && best.step() <= manifest_.step(), "best.step is ", best.step());
+      require(std::isfinite(best.eval_loss()), "best.eval_loss is ", best.eval_loss());
+    }
     require(manifest_.layout().world_size() > 0, "layout.world_size is ", manifest_.layout().world_size());
     check_files();
     std::set<std::pair<std::string_view, int>> seen;

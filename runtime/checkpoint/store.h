@@ -8,6 +8,7 @@
 //                     inspection
 //   step-N.old.G/     pruned by launch G, being deleted
 //   pesc.run          the identity of the run (runtime/checkpoint/run_identity.h)
+//   pesc.best         which checkpoint has the lowest eval loss (runtime/checkpoint/best_checkpoint.h)
 //
 // A checkpoint is deleted only when its manifest says that it is of this run, and when it contains no files
 // other than a checkpoint's. Anything else in the run directory is left alone, does not count as a kept
@@ -21,7 +22,7 @@
 //   wait      local: makes the stream wait for the copies. REQUIRES: no tensor changes before it
 //   write     local: waits for the copies, writes and syncs the shard, takes checksums
 //   exchange  collective: gives all parts to all ranks, or the error of one rank to all
-//   commit    local, work on rank 0 only: manifest, syncs, check of the lock, rename, pruning
+//   commit    local, work on rank 0 only: manifest, syncs, check of the lock, rename, mark of the best, pruning
 //   finish    collective: tells all ranks whether the checkpoint was committed
 #pragma once
 
@@ -44,8 +45,9 @@
 namespace pesc {
 
 struct CheckpointOptions {
-  int keep = 2;            // newest ones kept; at least 2 (UsageError)
-  int64_t keep_every = 0;  // besides, every step divisible by this is kept; 0: none
+  int keep = 2;  // newest ones kept; at least 2 (UsageError)
+  int64_t keep_every =
+      0;  // besides, every step divisible by this is kept (0: none), and CheckpointState::best
   // Asked on rank 0 right before the rename: does this launch still own the run directory? Empty: always.
   std::function<bool()> still_ours = {};
 };

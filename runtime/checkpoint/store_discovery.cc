@@ -93,6 +93,7 @@ CheckpointState state_of(const proto::Manifest& m) {
   state.base_digest = m.base().digest();
   state.extra = {m.extra().begin(), m.extra().end()};
   state.versions = {m.versions().begin(), m.versions().end()};
+  if (m.has_best()) state.best = {m.best().step(), m.best().eval_loss()};
   state.tp = m.layout().tp();
   state.ep = m.layout().ep();
   return state;

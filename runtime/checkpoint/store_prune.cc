@@ -85,6 +85,7 @@ void CheckpointStore::prune(const proto::Manifest& newest, uint64_t launch_id,
       continue;
     }
     if (options_.keep_every > 0 && step % options_.keep_every == 0) continue;
+    if (newest.has_best() && step == newest.best().step()) continue;
     if (!ours(step)) continue;
     const std::string old = path(str_cat("step-", step, ".old.", launch_id));
     remove_checkpoint_folder(files_, old);

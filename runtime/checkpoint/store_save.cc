@@ -3,6 +3,7 @@
 #include <map>
 #include <utility>
 
+#include "runtime/checkpoint/best_checkpoint.h"
 #include "runtime/checkpoint/manifest.h"
 #include "runtime/checkpoint/store.h"
 
@@ -33,6 +34,10 @@ proto::Manifest manifest_of(const CheckpointState& state, const std::string& run
   m.mutable_base()->set_digest(state.base_digest);
   for (const auto& [name, value] : state.versions) (*m.mutable_versions())[name] = value;
   for (const auto& [name, value] : state.extra) (*m.mutable_extra())[name] = value;
+  if (state.best) {
+    m.mutable_best()->set_step(state.best->step);
+    m.mutable_best()->set_eval_loss(state.best->eval_loss);
+  }
   return m;
 }
 
@@ -174,6 +179,8 @@ std::string PendingSave::commit_on_rank0() {
   store_.named_.erase(step_name(state_.step));
   // From here on the checkpoint stands; what goes wrong is only worth a note.
   const Outcome pruned = attempt([&] {
+    if (state_.best && state_.best->step == state_.step)
+      put_best_mark(files, store_.run_dir_, state_.best, launch_id_);
     store_.prune(head(), launch_id_, report_.notes);
     return std::string();
   });

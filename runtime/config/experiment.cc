@@ -11,6 +11,10 @@
 #include "configs/schema/experiment.pb.h"
 #include "model/families.h"
 #include "ops/core/check.h"
+#include "runtime/chat/template_date.h"
+#include "runtime/chat/template_source.h"
+#include "runtime/config/columns.h"
+#include "runtime/config/field_checker.h"
 #include "runtime/config/resolved.h"
 #include "runtime/config/unknown_names.h"
 #include "runtime/config/unused_settings.h"
@@ -20,43 +24,8 @@
 namespace pesc {
 namespace {
 
-// Refuses values, naming the field, where it was set, its value and what is allowed. Not-a-number is in no
-// range.
-class Checker {
- public:
-  explicit Checker(const FieldPlaces& places) : places_(places) {}
-
-  void require(bool ok, const std::string& field, const std::string& what) const {
-    if (!ok) throw UsageError(str_cat(places_.prefix(field), field, " ", what));
-  }
-  template <class T>
-  void range(const std::string& field, T value, T low, T high) const {
-    require(value >= low && value <= high, field,
-            str_cat("is ", value, "; it must be between ", low, " and ", high));
-  }
-  // Counts of steps and rows: more than any run will see is a mistake too.
-  void at_least(const std::string& field, int64_t value, int64_t low) const {
-    require(value >= low, field, str_cat("is ", value, "; it must be at least ", low));
-    require(value <= int64_t{1} << 40, field, str_cat("is ", value, "; it must be at most 2^40"));
-  }
-  void share(const std::string& field, double value) const {
-    require(value >= 0 && value < 1, field, str_cat("is ", value, "; it must be at least 0 and less than 1"));
-  }
-  void positive(const std::string& field, double value) const {
-    require(value > 0 && std::isfinite(value), field,
-            str_cat("is ", value, "; it must be positive and finite"));
-  }
-  void not_negative(const std::string& field, double value) const {
-    require(value >= 0 && std::isfinite(value), field,
-            str_cat("is ", value, "; it must be finite and not negative"));
-  }
-
- private:
-  const FieldPlaces& places_;
-};
-
 // The schema's name of a family is its model type in capitals.
-const FamilyTraits& read_shape_family(const std::string& name, const Checker& check) {
+const FamilyTraits& read_shape_family(const std::string& name, const FieldChecker& check) {
   std::string model_type;
   for (const char c : name) model_type += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
   const FamilyTraits* traits = find_family(model_type);
@@ -65,7 +34,7 @@ const FamilyTraits& read_shape_family(const std::string& name, const Checker& ch
   return *traits;
 }
 
-void read_shape(const proto::Shape& p, const Checker& check, ModelSection& out) {
+void read_shape(const proto::Shape& p, const FieldChecker& check, ModelSection& out) {
   ModelConfig& m = out.shape;
   const FamilyTraits& traits = read_shape_family(proto::Family::Value_Name(p.family()), check);
   m.family = traits.family;
@@ -98,11 +67,13 @@ void read_shape(const proto::Shape& p, const Checker& check, ModelSection& out) 
   check.not_negative("model.shape.initializer_range", p.initializer_range());
   m.rms_norm_eps = p.rms_norm_eps();
   m.rope.theta = p.rope_theta();
+  if (traits.rope_layers == RopeLayers::kListed)
+    m.layers_without_rope = every_nth_layer(m.num_hidden_layers, traits.defaults.no_rope_layer_interval);
   m.tie_word_embeddings = p.tie_word_embeddings();
   out.initializer_range = p.initializer_range();
 }
 
-void read_model(const proto::Experiment& e, const Checker& check, ExperimentConfig& out) {
+void read_model(const proto::Experiment& e, const FieldChecker& check, ExperimentConfig& out) {
   const proto::Model& p = e.model();
   check.require(!p.path().empty() || p.has_shape(), "model",
                 "names no base; set model.path to a Hugging Face folder, or model.shape for random weights");
@@ -114,7 +85,7 @@ void read_model(const proto::Experiment& e, const Checker& check, ExperimentConf
   }
 }
 
-void read_train(const proto::Train& p, const Checker& check, ExperimentConfig& out) {
+void read_train(const proto::Train& p, const FieldChecker& check, ExperimentConfig& out) {
   TrainSection& t = out.train;
   switch (p.mode()) {
     case proto::Mode::PESC:
@@ -177,6 +148,8 @@ void read_train(const proto::Train& p, const Checker& check, ExperimentConfig& o
   t.eval_steps = p.eval_steps();
   t.max_eval_samples = p.max_eval_samples();
   t.logging_steps = p.logging_steps();
+  check.at_least("train.early_stopping_patience", p.early_stopping_patience(), 0);
+  t.early_stopping_patience = p.early_stopping_patience();
   if (p.recompute_granularity() == proto::RecomputeGranularity::SELECTIVE)
     t.recompute_granularity = Recompute::kSelective;
   if (p.recompute_granularity() == proto::RecomputeGranularity::FULL)
@@ -188,7 +161,7 @@ void read_train(const proto::Train& p, const Checker& check, ExperimentConfig& o
   if (p.on_loss_spike() == proto::OnLossSpike::END) t.on_loss_spike = OnLossSpike::kEnd;
 }
 
-void read_lora_and_moe(const proto::Experiment& e, const Checker& check, PescConfig& out) {
+void read_lora_and_moe(const proto::Experiment& e, const FieldChecker& check, PescConfig& out) {
   if (out.mode == TrainMode::kFull) return;
   const proto::Lora& l = e.lora();
   check.range<int64_t>("lora.r", l.r(), 0, 1 << 16);
@@ -230,7 +203,7 @@ void read_lora_and_moe(const proto::Experiment& e, const Checker& check, PescCon
              m.adapter_scaling(), m.adapter_dropout(),     m.router_aux_loss_coef()};
 }
 
-void read_parallel(const proto::Parallel& p, const Checker& check, ExperimentConfig& out) {
+void read_parallel(const proto::Parallel& p, const FieldChecker& check, ExperimentConfig& out) {
   out.parallel.device = p.device() == proto::Device::CUDA ? DeviceKind::kCuda : DeviceKind::kCpu;
   check.range("parallel.tp", p.tp(), 1, 1 << 16);
   check.range("parallel.ep", p.ep(), 1, 1 << 16);
@@ -247,7 +220,7 @@ void read_parallel(const proto::Parallel& p, const Checker& check, ExperimentCon
   out.parallel.overlap_comm = p.overlap_comm() ? Overlap::kOn : Overlap::kOff;
 }
 
-void read_compute(const proto::Experiment& e, const Checker& check, ExperimentConfig& out) {
+void read_compute(const proto::Experiment& e, const FieldChecker& check, ExperimentConfig& out) {
   const bool cuda = out.parallel.device == DeviceKind::kCuda;
   const auto compute = e.train().compute_dtype();
   check.require(cuda || compute != proto::ComputeDtype::BF16, "train.compute_dtype",
@@ -257,7 +230,20 @@ void read_compute(const proto::Experiment& e, const Checker& check, ExperimentCo
   out.train.compute_dtype = narrow ? DType::kBF16 : DType::kF32;
 }
 
-void read_data(const proto::Data& p, const Checker& check, ExperimentConfig& out) {
+void read_template(const proto::Data& p, const FieldChecker& check, ExperimentConfig& out) {
+  const std::string& name = p.chat_template();
+  check.require(is_template_setting(name), "data.chat_template",
+                str_cat("is ", in_quotes(name),
+                        "; it is auto, published, chatml, llama3, mistral, or the path "
+                        "of a file, with a slash or ending in .jinja"));
+  check.require(p.template_date().empty() || is_date(p.template_date()), "data.template_date",
+                str_cat("is ", in_quotes(p.template_date()), "; write a day as \"2025-01-31\""));
+  out.data.chat_template = name;
+  out.data.template_date = p.template_date();
+  out.data.train_on = p.train_on() == proto::TrainOn::LAST ? TrainOn::kLast : TrainOn::kAll;
+}
+
+void read_data(const proto::Data& p, const FieldChecker& check, ExperimentConfig& out) {
   check.range<int64_t>("data.max_seq_length", p.max_seq_length(), 2, 1 << 24);
   out.data.max_seq_length = p.max_seq_length();
   const auto check_tag = [&check](const std::string& tag, const std::string& source) {
@@ -271,31 +257,45 @@ void read_data(const proto::Data& p, const Checker& check, ExperimentConfig& out
     check.require(s.weight() > 0 && s.weight() <= 1000, field + ".weight",
                   str_cat("is ", s.weight(), "; it must be positive and at most 1000"));
     check_tag(s.tag(), field);
-    out.data.train.push_back({s.path(), s.tag(), s.weight()});
+    out.data.train.push_back({s.path(), s.tag(), s.weight(), read_columns(s.columns(), field, check)});
   }
   for (int i = 0; i < p.eval_size(); ++i) {
-    check.require(!p.eval(i).path().empty(), str_cat("data.eval[", i, "].path"), "is not set");
-    check_tag(p.eval(i).tag(), str_cat("data.eval[", i, "]"));
-    out.data.eval.push_back({p.eval(i).path(), p.eval(i).tag(), 1});
+    const proto::EvalSource& s = p.eval(i);
+    const std::string field = str_cat("data.eval[", i, "]");
+    check.require(!s.path().empty(), field + ".path", "is not set");
+    check_tag(s.tag(), field);
+    out.data.eval.push_back({s.path(), s.tag(), 1, read_columns(s.columns(), field, check)});
   }
+  check.share("data.validation_fraction", p.validation_fraction());
+  out.data.validation_fraction = p.validation_fraction();
+  const bool splits = p.validation_fraction() > 0;
+  check.require(!splits || p.eval_size() == 0, "data.validation_fraction",
+                str_cat("is ", p.validation_fraction(),
+                        ", but data.eval names files to evaluate; leave one of the two out"));
   const int64_t rows = out.train.max_eval_samples;
-  check.require(rows == 0 || rows >= p.eval_size(), "train.max_eval_samples",
-                str_cat("is ", rows, ", fewer than the ", p.eval_size(),
-                        " files of data.eval, of which each gives at least one row"));
+  const int files = splits ? p.train_size() : p.eval_size();
+  check.require(rows == 0 || rows >= files, "train.max_eval_samples",
+                str_cat("is ", rows, ", fewer than the ", files, " files of ",
+                        splits ? "data.train" : "data.eval", ", of which each gives at least one row"));
   out.data.on_bad_row = p.on_bad_row() == proto::OnBadRow::SKIP ? BadRowPolicy::kSkip : BadRowPolicy::kFail;
   out.data.on_long_row =
       p.on_long_row() == proto::OnLongRow::DROP ? LongRowPolicy::kDrop : LongRowPolicy::kCut;
   out.data.packing = p.packing() == proto::Packing::BEST_FIT ? PackingPolicy::kBestFit : PackingPolicy::kNone;
+  read_template(p, check, out);
 }
 
-void read_rest(const proto::Experiment& e, const Checker& check, ExperimentConfig& out) {
+void read_rest(const proto::Experiment& e, const FieldChecker& check, ExperimentConfig& out) {
   const proto::Checkpoint& c = e.checkpoint();
   check.at_least("checkpoint.save_steps", c.save_steps(), 0);
   check.range<int64_t>("checkpoint.save_total_limit", c.save_total_limit(), 2, 1 << 20);
   check.at_least("checkpoint.keep_every_steps", c.keep_every_steps(), 0);
   out.checkpoint = {
-      c.save_steps(), c.save_total_limit(), c.keep_every_steps(), c.async_save(),
-      c.on_save_error() == proto::OnSaveError::CONTINUE ? OnSaveError::kContinue : OnSaveError::kStop};
+      c.save_steps(),
+      c.save_total_limit(),
+      c.keep_every_steps(),
+      c.async_save(),
+      c.on_save_error() == proto::OnSaveError::CONTINUE ? OnSaveError::kContinue : OnSaveError::kStop,
+      c.keep_best()};
 
   check.range<int64_t>("generate.max_new_tokens", e.generate().max_new_tokens(), 1, 1 << 24);
   check.not_negative("generate.temperature", e.generate().temperature());
@@ -310,7 +310,7 @@ void read_rest(const proto::Experiment& e, const Checker& check, ExperimentConfi
   out.debug.share_gpu = e.debug().share_gpu();
 }
 
-void read_recovery(const proto::Experiment& e, const Checker& check, ExperimentConfig& out) {
+void read_recovery(const proto::Experiment& e, const FieldChecker& check, ExperimentConfig& out) {
   const proto::Recovery& r = e.recovery();
   check.not_negative("recovery.step_limit_s", r.step_limit_s());
   check.positive("recovery.setup_limit_s", r.setup_limit_s());
@@ -332,13 +332,24 @@ void read_recovery(const proto::Experiment& e, const Checker& check, ExperimentC
   }
 }
 
-void check_runnable(const proto::Experiment& e, const Checker& check) {
+void check_runnable(const proto::Experiment& e, const FieldChecker& check) {
   check.require(!e.model().has_shape() || e.train().mode() == proto::Mode::FULL, "model.shape",
                 "has random weights, which only train.mode FULL can train");
   check.require(!e.model().tokenizer().empty(), "model.tokenizer",
                 "is not set; a model.shape needs a tokenizer folder");
   check.require(e.data().train_size() > 0, "data.train", "is empty; name at least one file of rows");
   check.require(!e.run_dir().empty(), "run_dir", "is not set; it is where checkpoints and metrics go");
+  const bool evaluates =
+      (e.data().eval_size() > 0 || e.data().validation_fraction() > 0) && e.train().eval_steps() > 0;
+  constexpr const char* kNeedsEvaluations =
+      ", which looks at the evaluations of the run, and there are none; set train.eval_steps, and data.eval "
+      "or "
+      "data.validation_fraction";
+  check.require(evaluates || !e.checkpoint().keep_best(), "checkpoint.keep_best",
+                str_cat("is true", kNeedsEvaluations));
+  const int64_t patience = e.train().early_stopping_patience();
+  check.require(evaluates || patience == 0, "train.early_stopping_patience",
+                str_cat("is ", patience, kNeedsEvaluations));
 }
 
 }  // namespace
@@ -347,7 +358,7 @@ ExperimentConfig parse_experiment(const std::string& text, const std::string& wh
                                   const std::vector<std::string>& overrides, ExperimentUse use) {
   ExperimentConfig out;
   const proto::Experiment e = read_experiment_text(text, where, overrides, out.places);
-  const Checker check(out.places);
+  const FieldChecker check(out.places);
   check.require(
       is_printable(e.name()), "name",
       str_cat("is '", printable(e.name()), "'; a name is text in UTF-8 without control characters"));

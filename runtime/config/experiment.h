@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "model/config.h"
 #include "model/decoder.h"
 #include "parallel/mesh.h"
+#include "runtime/chat/train_on.h"
 #include "runtime/config/adamw_config.h"
 #include "runtime/config/field_places.h"
 #include "runtime/config/learning_rate.h"
@@ -43,6 +45,7 @@ struct TrainSection {
   DType compute_dtype = DType::kF32;  // F32 or BF16
   Recompute recompute_granularity = Recompute::kNone;
   int64_t eval_steps = 0, max_eval_samples = 0, logging_steps = 10;
+  int64_t early_stopping_patience = 0;  // evaluations; 0: the run does not end early
   OnNonfinite on_nonfinite = OnNonfinite::kEnd;
   double loss_spike_ratio = 2;
   OnLossSpike on_loss_spike = OnLossSpike::kWarn;
@@ -67,7 +70,8 @@ struct ParallelSection {
 
 struct SourceSection {
   std::string path, tag;
-  double weight = 1;  // of an evaluation file always
+  double weight = 1;                           // of an evaluation file always
+  std::map<std::string, std::string> columns;  // from the file's name of a field to ours
 };
 enum class BadRowPolicy { kFail, kSkip };
 enum class LongRowPolicy { kCut, kDrop };
@@ -76,8 +80,14 @@ struct DataSection {
   std::vector<SourceSection> train, eval;
   int64_t max_seq_length = 2048;
   BadRowPolicy on_bad_row = BadRowPolicy::kFail;
+  std::string chat_template = "auto";
+  std::string template_date;  // empty: none
+  TrainOn train_on = TrainOn::kAll;
   LongRowPolicy on_long_row = LongRowPolicy::kCut;
   PackingPolicy packing = PackingPolicy::kNone;
+  double validation_fraction = 0;  // of the rows of `train`; 0: none
+  // Whether there are rows to evaluate.
+  [[nodiscard]] bool evaluates() const { return !eval.empty() || validation_fraction > 0; }
 };
 
 enum class OnSaveError { kStop, kContinue };
@@ -85,6 +95,7 @@ struct CheckpointSection {
   int64_t save_steps = 0, save_total_limit = 2, keep_every_steps = 0;
   bool async_save = true;
   OnSaveError on_save_error = OnSaveError::kStop;
+  bool keep_best = false;
 };
 
 struct GenerateSection {

@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "ops/core/check.h"
+#include "runtime/chat/template_source.h"
 #include "runtime/config/experiment.h"
 
 namespace pesc {
@@ -52,7 +53,10 @@ void check_paths(const ExperimentConfig& c, DataUse use) {
   if (!c.model.path.empty()) check_readable(c, "model.path", c.model.path, PathKind::kFolder);
   if (!c.model.tokenizer.empty())  // a benchmark of random tokens needs none
     check_readable(c, "model.tokenizer", c.model.tokenizer, PathKind::kFolder);
-  for (size_t i = 0; use == DataUse::kAll && i < c.data.train.size(); ++i)
+  if (is_template_file(c.data.chat_template))
+    check_readable(c, "data.chat_template", c.data.chat_template, PathKind::kFile);
+  const bool split = use == DataUse::kEval && c.data.validation_fraction > 0;
+  for (size_t i = 0; (use == DataUse::kAll || split) && i < c.data.train.size(); ++i)
     check_readable(c, str_cat("data.train[", i, "].path"), c.data.train[i].path, PathKind::kFile);
   for (size_t i = 0; use != DataUse::kNone && i < c.data.eval.size(); ++i)
     check_readable(c, str_cat("data.eval[", i, "].path"), c.data.eval[i].path, PathKind::kFile);

@@ -91,6 +91,8 @@ void set_default(Message& message, const FieldDescriptor& f) {
       return r->SetBool(&message, &f, f.default_value_bool());
     case FieldDescriptor::CPPTYPE_ENUM:
       return r->SetEnum(&message, &f, f.default_value_enum());
+    case FieldDescriptor::CPPTYPE_STRING:
+      return r->SetString(&message, &f, f.default_value_string());
     default:
       throw InternalError("experiment.proto: no rule to spell out the default of " + f.full_name());
   }

@@ -27,7 +27,8 @@ constexpr std::array kRules{
     Rule{"debug.", Kind::kFree},
     Rule{"recovery.", Kind::kFree},
     Rule{"data.eval[", Kind::kFree},
-    Rule{"data.on_bad_row:", Kind::kFree},  // the rows themselves are compared
+    Rule{"data.on_bad_row:", Kind::kFree},     // the rows themselves are compared
+    Rule{"data.chat_template:", Kind::kFree},  // what it comes to is compared by content
     Rule{"data.on_long_row:", Kind::kFree},
     Rule{"model.path:", Kind::kFree},
     Rule{"model.tokenizer:", Kind::kFree},
@@ -35,6 +36,7 @@ constexpr std::array kRules{
     Rule{"train.eval_steps:", Kind::kFree},
     Rule{"train.max_eval_samples:", Kind::kFree},
     Rule{"train.logging_steps:", Kind::kFree},
+    Rule{"train.early_stopping_patience:", Kind::kFree},
     Rule{"train.on_nonfinite:", Kind::kFree},
     Rule{"train.loss_spike_ratio:", Kind::kFree},
     Rule{"train.on_loss_spike:", Kind::kFree},
@@ -58,14 +60,15 @@ constexpr std::array kRules{
     Rule{"moe.", Kind::kModel},
 };
 
-bool is_path_or_tag(std::string_view line) {  // of data.train[N]
+// Of data.train[N]: what decides where the rows are and what they are called. The rows themselves are compared.
+bool is_of_file(std::string_view line) {
   if (!line.starts_with("data.train[")) return false;
   const std::string_view field = line.substr(line.find(']') + 1);
-  return field.starts_with(".path:") || field.starts_with(".tag:");
+  return field.starts_with(".path:") || field.starts_with(".tag:") || field.starts_with(".columns.");
 }
 
 Kind kind_of(std::string_view line) {
-  if (is_path_or_tag(line)) return Kind::kFree;
+  if (is_of_file(line)) return Kind::kFree;
   for (const Rule& rule : kRules) {
     if (line.starts_with(rule.field)) return rule.kind;
   }

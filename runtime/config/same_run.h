@@ -9,9 +9,9 @@
 //              router_aux_loss_coef. A resumed run refuses another value; eval, generate and export do not
 //              read these fields.
 //   rounding   device, compute type, layout, threads, chunks, timed kernels. Another value gives a warning.
-//   free       names, paths, logging, saving, evaluation, recovery. Paths may change: the files behind
-//              model.path, model.tokenizer and data.train[].path are compared by content
-//              (runtime/same_run.h).
+//   free       names, paths, columns, logging, saving, evaluation, early stopping, recovery. Paths and
+//              columns may change: the files behind model.path, model.tokenizer and data.train[].path are
+//              compared by content (runtime/same_run.h).
 //
 // A field that is in the schema but not in this list is of kind training. Where the recorded configuration
 // lacks a field, today's default counts as its value: a field that is added to the schema with a default

@@ -85,9 +85,9 @@ void look_at_mode(const proto::Experiment& e, Finder& find) {
 
 void look_at_training(const proto::Experiment& e, Finder& find) {
   const proto::Train& t = e.train();
-  if (e.data().eval_size() == 0)
+  if (e.data().eval_size() == 0 && e.data().validation_fraction() == 0)
     find.look(Concerns::kTraining, "train", t, {"eval_steps", "max_eval_samples"},
-              "without files in data.eval");
+              "without files in data.eval or a data.validation_fraction");
   else if (t.eval_steps() == 0)
     find.look(Concerns::kTraining, "train", t, {"max_eval_samples"},
               "with train.eval_steps 0; `pesc eval` takes all rows");
@@ -96,7 +96,7 @@ void look_at_training(const proto::Experiment& e, Finder& find) {
   if (t.lr_scheduler_type() == proto::LrSchedulerType::CONSTANT_WITH_WARMUP)
     find.look(Concerns::kTraining, "train", t, {"min_lr_ratio"},
               "with train.lr_scheduler_type CONSTANT_WITH_WARMUP");
-  if (e.checkpoint().save_steps() == 0)
+  if (e.checkpoint().save_steps() == 0 && !e.checkpoint().keep_best())
     find.look(Concerns::kTraining, "checkpoint", e.checkpoint(),
               {"async_save", "on_save_error", "keep_every_steps"},
               "with checkpoint.save_steps 0, which saves at the end alone");

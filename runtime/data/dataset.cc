@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "ops/core/check.h"
+#include "runtime/chat/chat_template.h"
 #include "runtime/data/permutation.h"
 #include "runtime/data/tags.h"
 
@@ -50,17 +51,28 @@ std::string to_string(const DatasetReport& report) {
   return text;
 }
 
-Dataset::Dataset(const std::vector<DatasetFile>& files, const Tokenizer& tokenizer,
+Dataset::Dataset(const std::vector<DatasetFile>& files, const RowEncoder& encoder,
                  const DatasetOptions& options) {
   check_arguments(files, options);
-  for (const DatasetFile& file : files) load(file, tokenizer, options);
-  if (rows() == 0) {
-    std::string names;
-    for (const DatasetFile& file : files) names += (names.empty() ? "" : ", ") + file.path;
-    throw DataError(str_cat("no row to learn from in ", names, ": ", to_string(report_)));
-  }
+  for (const DatasetFile& file : files) load(file, encoder, options);
+  if (rows() == 0) refuse_no_rows(files, options.split);
   tokens_.shrink_to_fit();
   supervised_.shrink_to_fit();
+}
+
+void Dataset::refuse_no_rows(const std::vector<DatasetFile>& files, const RowSplit& split) const {
+  std::string names;
+  for (const DatasetFile& file : files) names += (names.empty() ? "" : ", ") + file.path;
+  const std::string asked = str_cat("data.validation_fraction ", split.validation_fraction);
+  if (split.part == RowPart::kValidation) {
+    throw DataError(str_cat(asked, " takes no row of ", names,
+                            " that can be evaluated; take a larger one, or name files in data.eval"));
+  }
+  if (split.part == RowPart::kTraining) {
+    throw DataError(str_cat(asked, " leaves no row to learn from in ", names, ": ", to_string(report_),
+                            "; take a smaller one"));
+  }
+  throw DataError(str_cat("no row to learn from in ", names, ": ", to_string(report_)));
 }
 
 // Of one file: rows that the tokenizer cannot say as they are written.
@@ -95,37 +107,63 @@ struct Dataset::Losses {
   }
 };
 
-void Dataset::load(const DatasetFile& file, const Tokenizer& tokenizer, const DatasetOptions& options) {
+namespace {
+
+std::string how_to_skip(const RowOptions& options) {
+  return options.policy_field.empty() ? ""
+                                      : str_cat(" (", options.policy_field, ": SKIP leaves such rows out)");
+}
+
+// Empty for a row from which something is learned.
+std::string why_dropped(const Row& row, const FittedRow& fitted, const RowLosses& lost,
+                        int64_t max_seq_length) {
+  if (lost.unsayable)
+    return str_cat("the tokenizer has no token for an answer (", lost.example, "); dropped");
+  const Sample& sample = fitted.samples.front();
+  if (sample.supervised > 0) return "";
+  if (!row.turns.empty() && std::ranges::none_of(row.turns, &Turn::learned))
+    return "none of its answers is to be learned (\"weight\" or \"train\"); dropped";
+  if (row.chat && !sample.truncated)
+    return "the chat template shows none of its answers that are to be learned; dropped";
+  return str_cat("nothing to learn is left of the row in its first ", max_seq_length,
+                 " tokens; dropped (a larger max_seq_length would keep it)");
+}
+
+}  // namespace
+
+void Dataset::load(const DatasetFile& file, const RowEncoder& encoder, const DatasetOptions& options) {
   Part part;
   part.first_row = rows();
   part.first_entry = epoch_size_;
   Losses losses;
   const LengthRules rules{options.max_seq_length, options.on_long_row, options.long_text};
-  const auto drop = [&](std::string message) {
-    ++report_.dropped;
-    note(std::move(message), options);
-  };
-  const RowsReport read = for_each_row(file.path, options.rows, [&](Row&& row, const std::string& where) {
+  RowOptions reading = options.rows;
+  reading.columns = file.columns;
+  const RowsReport read = for_each_row(file.path, reading, [&](Row&& row, const std::string& where) {
+    if (!options.split.takes(row)) return;
     row.tag = tag_of(file.tag, row.tag, file.path);
     RowLosses lost;
-    const FittedRow fitted = fit_row(tokenizer, row, rules, &lost);
-    if (lost.unsayable) {
-      drop(str_cat(where, ": the tokenizer has no token for an answer (", lost.example, "); dropped"));
+    FittedRow fitted;
+    try {
+      fitted = fit_row(encoder, row, rules, &lost);
+    } catch (const TemplateError& error) {
+      const std::string what = str_cat(where, ": ", error.what());
+      if (!error.of_row) throw;
+      if (options.rows.on_bad_row == OnBadRow::kFail) throw DataError(what + how_to_skip(options.rows));
+      ++report_.bad;
+      note(what + "; skipped", options);
       return;
     }
-    if (fitted.samples.empty()) {
+    if (fitted.samples.empty() && !lost.unsayable) {
       ++report_.too_long;
       note(str_cat(where, ": the row has more than ", options.max_seq_length,
                    " tokens; dropped (data.on_long_row: DROP)"),
            options);
       return;
     }
-    if (fitted.samples.front().supervised == 0) {
-      const bool none = !row.turns.empty() && std::ranges::none_of(row.turns, &Turn::learned);
-      drop(none
-               ? str_cat(where, ": none of its answers is to be learned (\"weight\" or \"train\"); dropped")
-               : str_cat(where, ": nothing to learn is left of the row in its first ", options.max_seq_length,
-                         " tokens; dropped (a larger max_seq_length would keep it)"));
+    if (const std::string why = why_dropped(row, fitted, lost, options.max_seq_length); !why.empty()) {
+      ++report_.dropped;
+      note(str_cat(where, ": ", why), options);
       return;
     }
     if (options.on_row) options.on_row(row);
@@ -134,17 +172,22 @@ void Dataset::load(const DatasetFile& file, const Tokenizer& tokenizer, const Da
     report_.split_rows += fitted.split ? std::ssize(fitted.samples) : 0;
     for (const Sample& sample : fitted.samples) add(sample, tag_number(row.tag));
   });
-  report_.bad += read.bad;
-  report_.dropped += read.empty;
-  for (const std::string& message : read.messages) note(message, options);
-  if (!read.unused_warning.empty()) report_.warnings.push_back(read.unused_warning);
+  // What concerns the file is said once, with the rows that are trained on.
+  const bool validation = options.split.part == RowPart::kValidation;
+  if (!validation) {
+    report_.bad += read.bad;
+    report_.dropped += read.empty;
+    for (const std::string& message : read.messages) note(message, options);
+    if (!read.unused_warning.empty()) report_.warnings.push_back(read.unused_warning);
+  }
   losses.tell(file.path, report_.warnings);
 
   part.rows = rows() - part.first_row;
   content_.push_back({file.path, part.rows, digest_from(part.first_row)});
   report_.sources.push_back({file.path, part.rows, file.weight, 0, read.fields.optional.text()});
   if (part.rows == 0) {
-    report_.warnings.push_back(str_cat(file.path, ": has no row to learn from"));
+    report_.warnings.push_back(
+        str_cat(file.path, validation ? ": gives no row to evaluate" : ": has no row to learn from"));
     return;
   }
   const double asked = file.weight * static_cast<double>(part.rows);

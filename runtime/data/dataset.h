@@ -12,9 +12,11 @@
 #include <vector>
 
 #include "runtime/data/long_rows.h"
+#include "runtime/data/row_encoder.h"
 #include "runtime/data/row_file.h"
+#include "runtime/data/row_split.h"
 #include "runtime/data/template.h"
-#include "runtime/data/tokenizer.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 namespace pesc {
 
@@ -22,14 +24,17 @@ struct DatasetFile {
   std::string path;
   std::string tag;    // not empty: the tag of all its rows, whatever they say
   double weight = 1;  // copies of the file per epoch, 0.25 being a quarter of it
+  RowColumns columns{};
 };
 
 struct DatasetOptions {
   int64_t max_seq_length = 0;
   OnLongRow on_long_row = OnLongRow::kCut;
   LongText long_text = LongText::kAsOtherRows;
-  RowOptions rows;
-  // Gets every good row as it is read, also one of which nothing is left to learn, with the tag that counts.
+  RowOptions rows;  // its columns are those of each file
+  // Rows of the other part are passed over and counted nowhere.
+  RowSplit split{};
+  // Gets every row that is kept, with the tag that counts.
   std::function<void(const Row&)> on_row{};
 };
 
@@ -43,15 +48,15 @@ struct SourceReport {
 };
 
 struct DatasetReport {
-  int64_t rows = 0;        // kept
-  int64_t bad = 0;         // malformed and skipped (RowOptions::on_bad_row)
-  int64_t dropped = 0;     // nothing to learn: an empty answer, or none of it left after truncation
-  int64_t truncated = 0;   // kept, but cut to max_seq_length
-  int64_t too_long = 0;    // dropped for their length (DatasetOptions::on_long_row)
-  int64_t split = 0;       // plain texts that became several rows
-  int64_t split_rows = 0;  // these rows
-  int64_t tokens = 0;      // of the kept rows
-  int64_t supervised = 0;  // of these, tokens that carry loss
+  int64_t rows = 0;     // kept
+  int64_t bad = 0;      // malformed and skipped (RowOptions::on_bad_row); of a split, in the part trained on
+  int64_t dropped = 0;  // nothing to learn: an empty answer, or none of it left after truncation
+  int64_t truncated = 0;              // kept, but cut to max_seq_length
+  int64_t too_long = 0;               // dropped for their length (DatasetOptions::on_long_row)
+  int64_t split = 0;                  // plain texts that became several rows
+  int64_t split_rows = 0;             // these rows
+  int64_t tokens = 0;                 // of the kept rows
+  int64_t supervised = 0;             // of these, tokens that carry loss
   std::vector<std::string> messages;  // of the first bad and dropped rows: "file:line: what"
   std::vector<SourceReport> sources;  // in their order
   // Whole sentences: where the data is used otherwise than the experiment asks, or cannot be learned as it
@@ -70,10 +75,13 @@ struct DatasetContent {
 
 class Dataset {
  public:
-  // Throws DataError for bad rows (as the options say), bad files, and when no row is left; UsageError for no
-  // files, a max_seq_length below 2 or a weight that is not a positive number. A row without tag gets the
-  // file's name without folder and ending.
-  Dataset(const std::vector<DatasetFile>& files, const Tokenizer& tokenizer, const DatasetOptions& options);
+  // Throws DataError for bad rows (as the options say), bad files, and when no row (of the split's part) is
+  // left; UsageError for no files, a max_seq_length below 2 or a weight that is not a positive number. A row
+  // without tag gets the file's name without folder and ending.
+  Dataset(const std::vector<DatasetFile>& files, const RowEncoder& encoder, const DatasetOptions& options);
+  // With the published prompt.
+  Dataset(const std::vector<DatasetFile>& files, const Tokenizer& tokenizer, const DatasetOptions& options)
+      : Dataset(files, RowEncoder(tokenizer), options) {}
 
   [[nodiscard]] int64_t rows() const { return static_cast<int64_t>(row_tags_.size()); }
   [[nodiscard]] std::span<const int32_t> tokens(int64_t row) const;  // [T]
@@ -101,7 +109,8 @@ class Dataset {
     int64_t whole_copies = 0;  // floor(weight)
   };
   struct Losses;
-  void load(const DatasetFile& file, const Tokenizer& tokenizer, const DatasetOptions& options);
+  void refuse_no_rows(const std::vector<DatasetFile>& files, const RowSplit& split) const;
+  void load(const DatasetFile& file, const RowEncoder& encoder, const DatasetOptions& options);
   void add(const Sample& sample, int32_t tag);
   void note(std::string message, const DatasetOptions& options);
   [[nodiscard]] int32_t tag_number(const std::string& name);

@@ -25,10 +25,10 @@ std::vector<Sample> split_text(const Sample& text, int64_t max_seq_length) {
 
 }  // namespace
 
-FittedRow fit_row(const Tokenizer& tokenizer, const Row& row, const LengthRules& rules, RowLosses* losses) {
+FittedRow fit_row(const RowEncoder& encoder, const Row& row, const LengthRules& rules, RowLosses* losses) {
   PESC_CHECK(rules.max_seq_length >= 2, "sequences of ", rules.max_seq_length, " tokens");
   const bool splits = row.turns.empty() && rules.long_text == LongText::kSplit;
-  Sample sample = encode_row(tokenizer, row, splits ? INT64_MAX : rules.max_seq_length, losses);
+  Sample sample = encoder.encode(row, splits ? INT64_MAX : rules.max_seq_length, losses);
   FittedRow out;
   if (splits && std::ssize(sample.tokens) > rules.max_seq_length) {
     out.samples = split_text(sample, rules.max_seq_length);

@@ -5,9 +5,10 @@
 #include <cstdint>
 #include <vector>
 
+#include "runtime/data/row_encoder.h"
 #include "runtime/data/rows.h"
 #include "runtime/data/template.h"
-#include "runtime/data/tokenizer.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 namespace pesc {
 
@@ -29,8 +30,13 @@ struct FittedRow {
 
 // A row that is cut keeps its first max_seq_length tokens. The samples of a text that is split have
 // max_seq_length tokens, the last one what is left. Each but the first begins with the last token of the one
-// before it, so that every token of the text is learned once. Throws as encode_row.
-[[nodiscard]] FittedRow fit_row(const Tokenizer& tokenizer, const Row& row, const LengthRules& rules,
+// before it, so that every token of the text is learned once. Throws as RowEncoder::encode.
+[[nodiscard]] FittedRow fit_row(const RowEncoder& encoder, const Row& row, const LengthRules& rules,
                                 RowLosses* losses = nullptr);
+// With the published prompt.
+[[nodiscard]] inline FittedRow fit_row(const Tokenizer& tokenizer, const Row& row, const LengthRules& rules,
+                                       RowLosses* losses = nullptr) {
+  return fit_row(RowEncoder(tokenizer), row, rules, losses);
+}
 
 }  // namespace pesc

@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <fstream>
+#include <istream>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <streambuf>
 #include <string_view>
 #include <vector>
 
 #include "ops/core/check.h"
+#include "runtime/data/row_bytes.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {
@@ -79,6 +82,22 @@ class OutermostKeys : public nlohmann::json_sax<json> {
   bool first_of_list_ = false;  // the next value is the first one of a list under an outermost key
 };
 
+// The decompressed bytes of the file as the JSON reader takes them.
+class RowBuffer : public std::streambuf {
+ public:
+  explicit RowBuffer(const std::string& path) : bytes_(open_row_bytes(path)), block_(size_t{1} << 16) {}
+
+ private:
+  int_type underflow() override {
+    const size_t n = bytes_->read(block_);
+    setg(block_.data(), block_.data(), block_.data() + n);
+    return n == 0 ? traits_type::eof() : traits_type::to_int_type(block_[0]);
+  }
+
+  std::unique_ptr<RowBytes> bytes_;
+  std::vector<char> block_;
+};
+
 // "\"a\", \"b\" and 3 more"
 std::string names_of_keys(const std::vector<std::string>& names) {
   constexpr size_t kMost = 8;
@@ -91,9 +110,10 @@ std::string names_of_keys(const std::vector<std::string>& names) {
 }  // namespace
 
 std::string about_one_object(const std::string& path, ObjectLines lines_of_object) {
-  std::ifstream in(path, std::ios::binary);
+  RowBuffer buffer(path);
+  std::istream in(&buffer);
   OutermostKeys found;
-  if (!in || !json::sax_parse(in, &found) || found.keys.empty()) return "";
+  if (!json::sax_parse(in, &found) || found.keys.empty()) return "";
   const std::vector<std::string>& lists = found.lists_of_objects;
   if (lists.empty() && lines_of_object == ObjectLines::kOne) return "";
   std::string text =

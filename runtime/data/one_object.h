@@ -9,7 +9,8 @@ namespace pesc {
 // Reads the file to the end of its first value. Where that is an object, nothing stands behind it, and it is
 // no row by its keys, says so: that the file is one object, its keys, and which of them look like the rows
 // (lists of objects). Empty otherwise: the row's own error then says more, also of an object on one line
-// without such a list. Time linear in the file, memory in its longest string.
+// without such a list. Time linear in the file, memory in its longest string. Throws as open_row_bytes() and
+// its reader do.
 enum class ObjectLines { kOne, kSeveral };
 [[nodiscard]] std::string about_one_object(const std::string& path, ObjectLines lines);
 

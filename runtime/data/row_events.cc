@@ -16,6 +16,8 @@ constexpr size_t kMostCounted = 16;  // names of one row
 constexpr std::array<std::string_view, 11> kFieldNames = {"instruction", "input",  "output",       "corpus",
                                                           "dataset",     "system", "conversation", "messages",
                                                           "history",     "weight", "train"};
+constexpr std::array<std::string_view, 5> kOfOtherForms = {"conversations", "prompt", "completion", "query",
+                                                           "response"};
 
 }  // namespace
 
@@ -56,9 +58,17 @@ std::string RowEvents::element() const {
 }
 
 std::string RowEvents::place() const {
-  if (depth_ == 1) return str_cat("\"", kFieldNames[static_cast<size_t>(field_)], "\"");
+  if (depth_ == 1) return shown(field_);
   if (field_ == kHistory) return str_cat(element(), "[", key_name(key_), "]");
   return str_cat(element(), ".", key_name(key_));
+}
+
+// With the file's own name, where it has another one.
+std::string RowEvents::shown(Field field) const {
+  const std::string_view ours = kFieldNames[static_cast<size_t>(field)];
+  const std::string theirs = columns_.theirs(ours);
+  if (theirs == ours) return str_cat("\"", ours, "\"");
+  return str_cat("\"", printable(theirs), "\" (", columns_.field, ".", ours, ")");
 }
 
 // Of a field that is not known, as it is counted: without the element's number.
@@ -76,6 +86,7 @@ void RowEvents::count(const std::string& name, FieldCounts& in) {
 
 bool RowEvents::open() {
   ++depth_;
+  ++containers;
   return depth_ <= kMaxDepth || fail("nested deeper than ", kMaxDepth, " levels");
 }
 
@@ -86,8 +97,13 @@ bool RowEvents::value_comes(bool empty) {
   const bool of_row = depth_ == 1;
   if (of_row && fields.size() < 200) {
     fields += fields.empty() ? "\"" : ", \"";
-    fields +=
-        (field_ == kOther ? printable(other_) : std::string(kFieldNames[static_cast<size_t>(field_)])) + "\"";
+    fields += (field_ == kOther ? printable(other_)
+                                : printable(columns_.theirs(kFieldNames[static_cast<size_t>(field_)]))) +
+              "\"";
+  }
+  if (of_row && !form_.empty()) {
+    of_other_forms.emplace(form_);
+    return true;
   }
   const bool other = (of_row && field_ == kOther) || (in_value() && key_ == kOtherKey);
   if (!other) return true;
@@ -215,7 +231,7 @@ bool RowEvents::start_array(size_t /*elements*/) {
   if (depth_ == 1) other_list_ = field_ == kOther;
   // Refused, if it is, only when something stands in it.
   if (!value_comes(true)) return false;
-  if (depth_ == 1 && field_ == kOther && !refused_row_field(other_).empty()) {
+  if (depth_ == 1 && field_ == kOther && form_.empty() && !refused_row_field(other_).empty()) {
     refusal_ = str_cat("\"", other_, "\" ", refused_row_field(other_));
   } else if (in_value() && key_ == kOtherKey && !refused_element_field(other_).empty()) {
     refusal_ = str_cat(element(), ".", other_, " ", refused_element_field(other_));
@@ -257,20 +273,35 @@ bool RowEvents::end_array() {
   return true;
 }
 
+// The name of a field of the row.
+bool RowEvents::row_key(const std::string& name) {
+  const std::string_view ours = columns_.ours(name);
+  if (!columns_.names.empty()) {
+    if (columns_.names.contains(name)) seen_columns.insert(name);
+    if (all_names.size() < 200)
+      all_names += str_cat(all_names.empty() ? "\"" : ", \"", printable(name), "\"");
+  }
+  field_ = kOther;
+  form_ = {};
+  for (int f = 0; f < kFields; ++f) {
+    if (kFieldNames[static_cast<size_t>(f)] == ours) field_ = static_cast<Field>(f);
+  }
+  if (field_ == kOther) {
+    other_ = name.substr(0, kLongestName);
+    const auto* const form = std::ranges::find(kOfOtherForms, ours);
+    if (form == kOfOtherForms.end()) return true;
+    form_ = *form;
+    return seen_of_other_forms_.emplace(form_).second || fail("\"", printable(name), "\" appears twice");
+  }
+  bool& seen = seen_[static_cast<size_t>(field_)];
+  if (seen) return fail(place(), " appears twice");
+  seen = true;
+  return true;
+}
+
 bool RowEvents::key(std::string& name) {
-  if (depth_ == 1) {
-    field_ = kOther;
-    for (int f = 0; f < kFields; ++f) {
-      if (kFieldNames[static_cast<size_t>(f)] == name) field_ = static_cast<Field>(f);
-    }
-    if (field_ == kOther) {
-      other_ = name.substr(0, kLongestName);
-      return true;
-    }
-    bool& seen = seen_[static_cast<size_t>(field_)];
-    if (seen) return fail(place(), " appears twice");
-    seen = true;
-  } else if (in_value()) {
+  if (depth_ == 1) return row_key(name);
+  if (in_value()) {
     key_ = kOtherKey;
     for (int k = 0; k < kKeys; ++k) {
       if (key_name(k) == name) key_ = k;

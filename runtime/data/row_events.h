@@ -4,13 +4,16 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "ops/core/check.h"
+#include "runtime/data/row_columns.h"
 #include "runtime/data/row_fields.h"
 #include "runtime/data/rows.h"
 
@@ -28,7 +31,9 @@ using RowItems = std::optional<std::vector<RowItem>>;
 // lists, at 3 the elements' values.
 class RowEvents {
  public:
-  RowEvents(std::string_view text, Answers answers) : text_(text), answers_(answers) {}
+  // `columns` outlives it.
+  RowEvents(std::string_view text, Answers answers, const RowColumns& columns)
+      : text_(text), answers_(answers), columns_(columns) {}
 
   std::optional<std::string> instruction, input, output, corpus, dataset, system;
   RowItems conversation, messages, history;
@@ -36,6 +41,12 @@ class RowEvents {
   std::string fields;      // of the row, those that are not null: "\"a\", \"b\""; the first of them
   std::string holds_rows;  // the first unknown field that holds a list of objects; empty: none does
   std::string problem;     // empty when all is well
+
+  // Fields of other forms that are not null (runtime/data/row_forms.h), by their names here.
+  std::set<std::string, std::less<>> of_other_forms;
+  int64_t containers = 0;              // lists and objects of the row
+  std::set<std::string> seen_columns;  // names of `columns` that the row has
+  std::string all_names;  // of its fields, null or not, where there are `columns`; the first of them
 
   using Json = nlohmann::json;
   bool null();
@@ -90,19 +101,24 @@ class RowEvents {
   [[nodiscard]] std::string element() const;
   [[nodiscard]] std::string place() const;
   [[nodiscard]] std::string other_place() const;
+  [[nodiscard]] std::string shown(Field field) const;
+  bool row_key(const std::string& name);
   void count(const std::string& name, FieldCounts& in);
 
   std::string_view text_;
   Answers answers_;
+  const RowColumns& columns_;
   int depth_ = 0;
   Field field_ = kOther;     // at depth 1
   int key_ = kOtherKey;      // of an element
   std::string other_;        // the name of a field or key that is not known, cut
+  std::string_view form_;    // our name of the unknown field at depth 1 where it is one of other forms
   std::string refusal_;      // of a container that is refused unless it is empty
   bool other_list_ = false;  // the value of an unknown field at depth 1 is a list
   bool in_list_ = false;
   bool in_item_ = false;
   std::array<bool, kFields> seen_{};
+  std::set<std::string, std::less<>> seen_of_other_forms_;
   std::array<bool, kKeys> item_seen_{};
   std::vector<std::string> counted_;  // what is in `counts`
 };

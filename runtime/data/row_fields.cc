@@ -36,7 +36,6 @@ constexpr std::string_view kSeen =
     "\"system\"";
 
 constexpr std::array kOfRows = std::to_array<Refusal>({
-    {"conversations", kShareGpt},
     {"tools", kTools},
     {"functions", kTools},
     {"tool_calls", kTools},

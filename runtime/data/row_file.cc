@@ -1,19 +1,18 @@
 // The array reader finds where an element ends by counting brackets outside strings; whether the element is
-// JSON at all is for parse_row to say.
+// JSON at all is for parse_any_row to say.
 #include "runtime/data/row_file.h"
 
 #include <algorithm>
 #include <chrono>
-#include <optional>
-#include <span>
+#include <memory>
 #include <string_view>
 #include <utility>
 
 #include "ops/core/check.h"
 #include "runtime/data/json_mistake.h"
 #include "runtime/data/one_object.h"
+#include "runtime/data/row_bytes.h"
 #include "runtime/filesystem/file_kind.h"
-#include "runtime/hf/mapped_file.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {
@@ -28,14 +27,16 @@ bool is_space(int c) {
 // The bytes of a file one after another, with the line they stand in.
 class ByteReader {
  public:
-  explicit ByteReader(const std::string& path) : file_(path) {
-    check_first_bytes(file_.first_bytes(), path, FileUse::kRows);
-    buffer_.reserve(kBlock);
+  explicit ByteReader(const std::string& path) : bytes_(open_row_bytes(path)), block_(kBlock) {
+    if (compression_of(path) == Compression::kNone) return;
+    fill();
+    const std::string_view first(block_.data(), std::min(size_, kFirstBytes));
+    check_first_bytes(first, path + " (decompressed)", FileUse::kRows);
   }
 
   [[nodiscard]] int peek() {
-    if (at_ == buffer_.size() && !fill()) return kEnd;
-    return static_cast<unsigned char>(buffer_[at_]);
+    if (at_ == size_ && !fill()) return kEnd;
+    return static_cast<unsigned char>(block_[at_]);
   }
   int get() {
     const int c = peek();
@@ -44,33 +45,29 @@ class ByteReader {
     if (c == '\n') ++line_;
     return c;
   }
-  void skip_spaces() {
-    while (is_space(peek())) get();
-  }
   [[nodiscard]] int64_t line() const { return line_; }  // from 1
-  [[nodiscard]] uint64_t bytes_read() const { return offset_; }
-  [[nodiscard]] uint64_t size() const { return file_.size(); }
+  [[nodiscard]] uint64_t bytes_read() const { return bytes_->bytes_read(); }
+  [[nodiscard]] uint64_t file_size() const { return bytes_->file_size(); }
 
   std::function<void()> on_block;  // before each block but the first
 
  private:
-  static constexpr uint64_t kBlock = 1 << 18;
+  static constexpr size_t kBlock = size_t{1} << 18;
 
   bool fill() {
-    const uint64_t n = std::min(kBlock, file_.size() - offset_);
-    buffer_.resize(n);
+    if (ended_) return false;
+    if (size_ > 0 && on_block) on_block();
     at_ = 0;
-    if (n == 0) return false;
-    if (offset_ > 0 && on_block) on_block();
-    file_.read_at(offset_, std::as_writable_bytes(std::span(buffer_.data(), n)));
-    offset_ += n;
-    return true;
+    size_ = bytes_->read(block_);
+    ended_ = size_ == 0;
+    return !ended_;
   }
 
-  MappedFile file_;
-  std::string buffer_;
+  std::unique_ptr<RowBytes> bytes_;
+  std::vector<char> block_;
+  size_t size_ = 0;  // of the block, as far as it is filled
   size_t at_ = 0;
-  uint64_t offset_ = 0;
+  bool ended_ = false;
   int64_t line_ = 1;
 };
 
@@ -101,12 +98,15 @@ class RowFile {
   RowFile(const std::string& path, const RowOptions& options, const RowCallback& callback)
       : path_(path), options_(options), callback_(callback), in_(path), text_(options.max_bytes) {
     PESC_CHECK(options.max_bytes > 0);
+    if (compression_of(path) != Compression::kNone)
+      most_bytes_ =
+          options.on_bad_row == OnBadRow::kFail ? options.max_bytes : kSkippedRows * options.max_bytes;
     if (options.progress) in_.on_block = [this] { tell_progress(); };
   }
 
   RowsReport read() {
     skip_byte_order_mark();
-    in_.skip_spaces();
+    skip_spaces();
     if (in_.peek() == '[') {
       read_array();
     } else {
@@ -123,12 +123,31 @@ class RowFile {
  private:
   using Clock = std::chrono::steady_clock;
 
+  // A compressed file may be a thousand times as long as it looks: a row is not read to its end where it is
+  // too long to be one, nor is white space that long.
+  static constexpr int64_t kSkippedRows = 16;
+  void check_length(int64_t bytes) {
+    if (bytes <= most_bytes_) return;
+    throw DataError(str_cat(path_, ":", in_.line(), ": more than ", most_bytes_,
+                            " bytes without the end of a row; a row may have ", options_.max_bytes));
+  }
+  void add(int c) {
+    text_.add(c);
+    check_length(static_cast<int64_t>(text_.size()));
+  }
+  void skip_spaces() {
+    for (int64_t n = 1; is_space(in_.peek()); ++n) {
+      in_.get();
+      check_length(n);
+    }
+  }
+
   void tell_progress() {
     const Clock::time_point now = Clock::now();
     if (std::chrono::duration<double>(now - told_).count() < options_.progress_seconds) return;
     told_ = now;
-    options_.progress(str_cat(path_, ": ", in_.bytes_read() >> 20, " of ", in_.size() >> 20, " MB read, ",
-                              report_.rows, " rows"));
+    options_.progress(str_cat(path_, ": ", in_.bytes_read() >> 20, " of ", in_.file_size() >> 20,
+                              " MB read, ", report_.rows, " rows"));
   }
 
   void skip_byte_order_mark() {
@@ -146,7 +165,8 @@ class RowFile {
         throw DataError(
             str_cat(where, ": the row has ", text_.size(), " bytes, the limit is ", options_.max_bytes));
       }
-      row = parse_row(text_.text(), where, options_.answers, &report_.fields);
+      row = parse_any_row(text_.text(), where, options_.answers, options_.use, &report_.fields,
+                          options_.columns);
     } catch (const EmptyAnswer& error) {
       // A question that waits for an answer is not passed over.
       if (options_.answers == Answers::kAllButLast) throw;
@@ -190,7 +210,7 @@ class RowFile {
       text_.clear();
       bool blank = true;
       for (int c = in_.get(); c != '\n' && c != kEnd; c = in_.get()) {
-        text_.add(c);
+        add(c);
         blank = blank && is_space(c);
       }
       if (!blank) row(str_cat(path_, ":", line));
@@ -211,14 +231,14 @@ class RowFile {
 
   void read_array() {
     in_.get();  // '['
-    in_.skip_spaces();
+    skip_spaces();
     for (int64_t index = 0; index > 0 || in_.peek() != ']'; ++index) {
       const std::string where = str_cat(path_, ":", in_.line(), " (element ", index, ")");
       if (in_.peek() == ',' || in_.peek() == ']')
         broken_array(
             str_cat("element ", index, " of the array is missing: a comma stands before ", next_text()));
       read_element();
-      in_.skip_spaces();
+      skip_spaces();
       // Looked at before the row is taken: an element that is cut off by the end of the file is no row.
       if (in_.peek() != ',' && in_.peek() != ']') {
         broken_array(in_.peek() == kEnd
@@ -229,10 +249,10 @@ class RowFile {
       row(where);
       if (in_.peek() == ']') break;
       in_.get();  // ','
-      in_.skip_spaces();
+      skip_spaces();
     }
     in_.get();  // ']'
-    in_.skip_spaces();
+    skip_spaces();
     if (in_.peek() != kEnd) broken_array(str_cat("there is text behind the end of the array: ", next_text()));
   }
 
@@ -245,9 +265,9 @@ class RowFile {
     while (in_.peek() != kEnd) {
       if (word && (is_space(in_.peek()) || in_.peek() == ',' || in_.peek() == ']')) return;
       const int c = in_.get();
-      text_.add(c);
+      add(c);
       if (quoted) {
-        if (c == '\\' && in_.peek() != kEnd) text_.add(in_.get());
+        if (c == '\\' && in_.peek() != kEnd) add(in_.get());
         if (c == '"') quoted = false;
       } else if (c == '"') {
         quoted = true;
@@ -266,6 +286,7 @@ class RowFile {
   ByteReader in_;
   RowText text_;
   RowsReport report_;
+  int64_t most_bytes_ = INT64_MAX;  // to be read of a row
   bool in_lines_ = false;
   bool looked_for_object_ = false;
   Clock::time_point told_ = Clock::now();

@@ -1,5 +1,6 @@
-// Files of rows: JSON Lines, or one JSON array (told apart by the first byte that is no space). Read through
-// a small buffer, a row at a time, so that neither a long file nor an endless line fills the memory.
+// Files of rows: JSON Lines, or one JSON array (told apart by the first byte that is no space), compressed
+// where the name ends in .gz or .zst. Read through a small buffer, a row at a time, so that neither a long
+// file nor an endless line fills the memory.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/data/chat_row.h"
 #include "runtime/data/rows.h"
 
 namespace pesc {
@@ -17,11 +19,13 @@ struct RowOptions {
   int64_t max_bytes = int64_t{16} << 20;  // of one row's JSON text; a longer one is a bad row
   OnBadRow on_bad_row = OnBadRow::kFail;
   Answers answers = Answers::kAll;
+  RowUse use = RowUse::kPublished;
   int64_t max_messages = 8;    // rows that the report quotes
   std::string policy_field{};  // of the experiment, which sets on_bad_row: named where a bad row is refused
   // Called every `progress_seconds` or so while a file is read, with "PATH: 512 of 4000 MB read, 12000 rows".
   std::function<void(const std::string&)> progress{};
   double progress_seconds = 10;
+  RowColumns columns{};  // what the file calls the fields
 };
 
 struct RowsReport {
@@ -42,7 +46,8 @@ using RowCallback = std::function<void(Row&& row, const std::string& where)>;
 // thrown as DataError; with kSkip it is counted and left out. A row with an empty answer is left out in
 // either case, but for Answers::kAllButLast, where it is thrown. What breaks the array itself (a missing
 // comma, no closing bracket, text behind it) is a DataError in either case, since what follows cannot be told
-// from it; and so is a file that is one object with the rows inside, {"train": [...]}. Throws DataError when
+// from it; and so is a file that is one object with the rows inside, {"train": [...]}, and compressed data
+// that are damaged, cut off, or give a row of many times max_bytes. Throws DataError when
 // there is no such file or it is not a regular one, IoError when it cannot be read. Errors of the callback
 // pass through.
 RowsReport for_each_row(const std::string& path, const RowOptions& options, const RowCallback& callback);

@@ -45,8 +45,8 @@ int64_t Sampler::steps_for(double epochs, int64_t global_batch) const {
 std::string beyond_all_rows(const std::vector<int64_t>& sizes, int64_t limit) {
   const int64_t total = std::reduce(sizes.begin(), sizes.end(), int64_t{0});
   if (limit <= total) return "";
-  return str_cat("train.max_eval_samples asks for ", limit, " rows at a time, but data.eval has ", total,
-                 ": all of them are taken");
+  return str_cat("train.max_eval_samples asks for ", limit, " rows at a time, but there are ", total,
+                 " to evaluate: all of them are taken");
 }
 
 std::vector<int64_t> rows_of_every_file(const std::vector<int64_t>& sizes, int64_t limit) {

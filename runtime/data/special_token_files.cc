@@ -111,10 +111,10 @@ void take_texts(const json& document, const std::string& file, SpecialTokenFiles
 }
 
 // Of all files together, so that two that name the same text have the same token.
-void give_ids(const std::vector<AddedToken>& added, int64_t vocab, std::vector<SpecialToken>& tokens) {
+void give_ids(const std::vector<AddedTokenId>& added, int64_t vocab, std::vector<SpecialToken>& tokens) {
   for (SpecialToken& token : tokens) {
     if (token.id >= 0) continue;
-    for (const AddedToken& a : added) {
+    for (const AddedTokenId& a : added) {
       if (a.text != token.text) continue;
       if (a.id < 0 || a.id >= vocab) {
         throw DataError(str_cat(a.file, ": gives ", token.key, " ", printable(token.text), " of ", token.file,
@@ -139,6 +139,9 @@ SpecialPieces SpecialTokenFiles::pieces() const {
 SpecialTokenFiles read_special_tokens(const ModelConfig& model, const std::string& model_folder,
                                       const std::string& tokenizer_folder, Links links) {
   SpecialTokenFiles out;
+  for (const char* name : {"tekken.json", "tokenizer.model", "tokenizer.json"}) {
+    if (!tokenizer_folder.empty() && folder_has(tokenizer_folder, name)) out.tokenizer = name;
+  }
   const std::string config = model_folder.empty() ? kConfig : model_folder + "/" + kConfig;
   if (model.bos_id >= 0) out.begins.push_back({config, "bos_token_id", model.bos_id, {}, Source::kModel});
   for (const int64_t id : model.eos_ids) out.ends.push_back({config, "eos_token_id", id, {}, Source::kModel});

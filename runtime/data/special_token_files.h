@@ -15,8 +15,8 @@
 #include <vector>
 
 #include "model/config.h"
-#include "runtime/data/tokenizer.h"
 #include "runtime/hf/mapped_file.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 namespace pesc {
 
@@ -30,7 +30,7 @@ struct SpecialToken {
 };
 
 // An id that a file gives to a text.
-struct AddedToken {
+struct AddedTokenId {
   std::string file, text;
   int64_t id = -1;  // -1: what stands there is no id
   std::string written;
@@ -43,9 +43,10 @@ struct AddsToken {
 };
 
 struct SpecialTokenFiles {
+  std::string tokenizer = "tokenizer.model";  // the name of the tokenizer's own file
   std::vector<SpecialToken> begins, ends, pads;
-  std::vector<AddedToken> added;   // in the order in which they count: the first of a text does
-  std::vector<std::string> texts;  // of all special tokens of the tokenizer's own files
+  std::vector<AddedTokenId> added;  // in the order in which they count: the first of a text does
+  std::vector<std::string> texts;   // of all special tokens of the tokenizer's own files
   std::optional<AddsToken> adds_begin, adds_end;
 
   // The pieces that the tokenizer must not produce from a text.

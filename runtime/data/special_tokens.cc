@@ -12,8 +12,6 @@ namespace {
 
 using Source = SpecialToken::Source;
 
-constexpr const char* kTokenizerFile = "tokenizer.model";
-
 // The id of a statement; -1 where neither a file nor the tokenizer gives the text one.
 int64_t id_of(const SpecialToken& token, const Tokenizer& tokenizer) {
   return token.id >= 0 ? token.id : tokenizer.piece_id(token.text);
@@ -38,9 +36,9 @@ std::string statement(const SpecialToken& token, int64_t id) {
 // What the files say that is not what the tokenizer has.
 class Contradiction {
  public:
-  // `own`: the tokenizer's; -1: it has none, and is not one of those that are compared.
-  Contradiction(std::string about, int64_t own) : about_(std::move(about)) {
-    if (own >= 0) said_.push_back(str_cat(kTokenizerFile, " has token ", own));
+  // `own`: that of the tokenizer's file; -1: it has none, and is not one of those that are compared.
+  Contradiction(std::string about, const SpecialTokenFiles& files, int64_t own) : about_(std::move(about)) {
+    if (own >= 0) said_.push_back(str_cat(files.tokenizer, " has token ", own));
   }
   void add(std::string what) {
     ++others_;
@@ -62,7 +60,7 @@ class Contradiction {
 
 void agree_on_begin(const SpecialTokenFiles& files, const Tokenizer& tokenizer, SpecialTokens& out) {
   if (out.begin < 0) return;
-  Contradiction others("the token that begins a text", out.begin);
+  Contradiction others("the token that begins a text", files, out.begin);
   for (const SpecialToken& token : files.begins) {
     const int64_t id = id_of(token, tokenizer);
     if (id == out.begin) continue;
@@ -92,18 +90,22 @@ void agree_on_end(const SpecialTokenFiles& files, const Tokenizer& tokenizer, co
     constexpr size_t kMost = 200;
     if (named.size() < kMost) named += str_cat(named.empty() ? "" : ", ", id, " (", said_by(token), ")");
   }
-  if (out.end >= 0 && !named.empty() && !learned) {
+  // A chat template has an end of its own, at which generation stops whatever the files say.
+  const bool by_template = out.end_of_turn >= 0;
+  if (!by_template && out.end >= 0 && !named.empty() && !learned) {
     throw DataError(
-        str_cat("answers are learned with token ", out.end, " at their end (that of ", kTokenizerFile,
+        str_cat("answers are learned with token ", out.end, " at their end (that of ", files.tokenizer,
                 "), but the model ends a text with token ", named,
                 ": nothing would stop behind an answer; use the tokenizer that belongs to the model, or add ",
                 out.end, " to eos_token_id of its config.json"));
   }
   if (out.end >= 0) out.stops.push_back(out.end);
+  if (by_template) out.stops.push_back(out.end_of_turn);
   std::ranges::sort(out.stops);
   out.stops.erase(std::ranges::unique(out.stops).begin(), out.stops.end());
+  if (by_template) return;
 
-  Contradiction others("the token that ends an answer", out.end);
+  Contradiction others("the token that ends an answer", files, out.end);
   for (const SpecialToken& token : files.ends) {
     const int64_t id = id_of(token, tokenizer);
     if (id < 0 || (out.end >= 0 && !with_learned.contains(token.file))) others.add(statement(token, id));
@@ -121,7 +123,7 @@ void agree_on_padding(const SpecialTokenFiles& files, const Tokenizer& tokenizer
   std::set<int64_t> ids;
   for (const SpecialToken& token : files.pads) ids.insert(id_of(token, tokenizer));
   if (ids.size() < 2) return;
-  Contradiction all("the token that pads", -1);
+  Contradiction all("the token that pads", files, -1);
   for (const SpecialToken& token : files.pads) all.add(statement(token, id_of(token, tokenizer)));
   all.tell("None of them counts: no row is padded with a token here", out.warnings);
 }
@@ -134,11 +136,11 @@ void agree_on_ids(const SpecialTokenFiles& files, const Tokenizer& tokenizer, Sp
     for (const SpecialToken& token : *role) {
       if (token.text.empty() || token.id < 0 || !done.insert(token.text).second) continue;
       const int64_t piece = tokenizer.piece_id(token.text);
-      Contradiction ids(str_cat("the id of ", text_in_quotes(token)), piece);
+      Contradiction ids(str_cat("the id of ", text_in_quotes(token)), files, piece);
       bool differ = piece >= 0 && piece != token.id;
-      for (const AddedToken& a : files.added) differ |= a.text == token.text && a.id != token.id;
+      for (const AddedTokenId& a : files.added) differ |= a.text == token.text && a.id != token.id;
       if (!differ) continue;
-      for (const AddedToken& a : files.added) {
+      for (const AddedTokenId& a : files.added) {
         if (a.text == token.text) ids.add(str_cat(a.file, " has token ", a.id));
       }
       ids.tell(str_cat("Token ", token.id, " is taken"), out.warnings);
@@ -146,15 +148,17 @@ void agree_on_ids(const SpecialTokenFiles& files, const Tokenizer& tokenizer, Sp
   }
 }
 
-// The template puts both, whatever the file says of texts that are encoded by themselves.
+// The published prompt has both, whatever the file says of texts that are encoded by themselves; a chat
+// template says itself what it puts.
 void tell_of_added_ends(const SpecialTokenFiles& files, SpecialTokens& out) {
+  if (out.end_of_turn >= 0) return;
   const std::string always = "as the published recipe does";
   if (const auto& adds = files.adds_begin; adds && adds->adds != (out.begin >= 0)) {
     out.warnings.push_back(str_cat(
         adds->file, ": add_bos_token is ", adds->adds ? "true" : "false", "; ",
-        adds->adds
-            ? std::string("no token is put in front of a text, for tokenizer.model has none that begins one")
-            : str_cat("token ", out.begin, " is put in front of every text nevertheless, ", always)));
+        adds->adds ? str_cat("no token is put in front of a text, for ", files.tokenizer,
+                             " has none that begins one")
+                   : str_cat("token ", out.begin, " is put in front of every text nevertheless, ", always)));
   }
   if (const auto& adds = files.adds_end; adds && out.end >= 0) {
     const std::string text = str_cat(adds->file, ": add_eos_token is ", adds->adds ? "true" : "false",
@@ -166,7 +170,8 @@ void tell_of_added_ends(const SpecialTokenFiles& files, SpecialTokens& out) {
 
 void tell_of_ordinary_stops(const Tokenizer& tokenizer, SpecialTokens& out) {
   const auto ordinary = [&](int64_t id) {
-    return id != out.end && id < tokenizer.vocab_size() && !tokenizer.is_control(static_cast<int32_t>(id));
+    return id != out.end && id != out.end_of_turn && id < tokenizer.vocab_size() &&
+           !tokenizer.is_control(static_cast<int32_t>(id));
   };
   const auto first = std::ranges::find_if(out.stops, ordinary);
   if (first == out.stops.end()) return;
@@ -180,8 +185,8 @@ void tell_of_ordinary_stops(const Tokenizer& tokenizer, SpecialTokens& out) {
 }  // namespace
 
 SpecialTokens agree_on_special_tokens(const SpecialTokenFiles& files, const Tokenizer& tokenizer,
-                                      const ModelConfig& model) {
-  SpecialTokens out{tokenizer.bos_id(), tokenizer.eos_id(), {}, {}, {}};
+                                      const ModelConfig& model, int32_t end_of_turn) {
+  SpecialTokens out{tokenizer.bos_id(), tokenizer.eos_id(), end_of_turn, {}, {}, {}};
   agree_on_ids(files, tokenizer, out);
   agree_on_begin(files, tokenizer, out);
   agree_on_end(files, tokenizer, model, out);

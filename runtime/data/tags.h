@@ -7,7 +7,7 @@
 
 namespace pesc {
 
-// The source's tag, else the row's own, else the file's name without folder and ending; made printable.
+// The source's tag, else the row's own, else the file's name without folder and endings; made printable.
 [[nodiscard]] std::string tag_of(std::string_view source_tag, std::string_view row_tag,
                                  const std::string& path);
 

@@ -14,19 +14,10 @@ namespace {
 enum class Learn { kNo, kYes };
 enum class Part { kPrompt, kAnswer };
 
-// Some characters around the first difference of two texts.
-std::string difference(std::string_view before, std::string_view after) {
-  const auto at = static_cast<size_t>(std::ranges::mismatch(before, after).in1 - before.begin());
-  const auto around = [at](std::string_view text) {
-    constexpr size_t kEachSide = 16;
-    size_t begin = std::min(at, text.size()) - std::min(at, std::min(kEachSide, text.size()));
-    while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xC0U) == 0x80U) --begin;
-    std::string_view part = text.substr(begin, at - begin + kEachSide);
-    const bool cut = part.size() < text.size() - begin;
-    part = part.substr(0, cut ? valid_utf8_prefix(part) : part.size());
-    return str_cat("'", begin > 0 ? "..." : "", printable(part), cut ? "...'" : "'");
-  };
-  return str_cat(around(before), " becomes ", around(after));
+std::string question_text(const Row& row, size_t turn) {
+  std::string question;
+  if (turn == 0 && !row.system.empty()) question = "### System:\n" + row.system + "\n";
+  return question + "### Human:\n" + row.turns[turn].prompt + "\n### Assistant:\n";
 }
 
 // Puts a row's tokens one piece after another, each tokenised by itself, until there are more than `limit`.
@@ -59,10 +50,7 @@ class Encoder {
     if (row.turns.empty()) text(row.corpus, Part::kAnswer, Learn::kYes);
     for (size_t i = 0; i < row.turns.size() && !full(); ++i) {
       const Turn& turn = row.turns[i];
-      std::string question;
-      if (i == 0 && !row.system.empty()) question = "### System:\n" + row.system + "\n";
-      question += "### Human:\n" + turn.prompt + "\n### Assistant:\n";
-      text(question, Part::kPrompt, Learn::kNo);
+      text(question_text(row, i), Part::kPrompt, Learn::kNo);
       if (i + 1 < row.turns.size()) answer(turn);
     }
   }
@@ -125,11 +113,33 @@ Sample encode_row(const Tokenizer& tokenizer, const Row& row, int64_t max_seq_le
   return sample;
 }
 
+std::string difference(std::string_view before, std::string_view after) {
+  const auto at = static_cast<size_t>(std::ranges::mismatch(before, after).in1 - before.begin());
+  const auto around = [at](std::string_view text) {
+    constexpr size_t kEachSide = 16;
+    size_t begin = std::min(at, text.size()) - std::min(at, std::min(kEachSide, text.size()));
+    while (begin > 0 && (static_cast<unsigned char>(text[begin]) & 0xC0U) == 0x80U) --begin;
+    std::string_view part = text.substr(begin, at - begin + kEachSide);
+    const bool cut = part.size() < text.size() - begin;
+    part = part.substr(0, cut ? valid_utf8_prefix(part) : part.size());
+    return str_cat("'", begin > 0 ? "..." : "", printable(part), cut ? "...'" : "'");
+  };
+  return str_cat(around(before), " becomes ", around(after));
+}
+
 std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const Row& row, int64_t limit) {
   if (row.turns.size() > 1) require_eos(tokenizer);
   Encoder encoder(tokenizer, limit, nullptr);
   encoder.prompt(row);
   return std::move(encoder.tokens);
+}
+
+std::string published_text(const Tokenizer& tokenizer, const Row& row) {
+  const std::string end = tokenizer.eos_id() < 0 ? "" : tokenizer.piece(tokenizer.eos_id());
+  std::string text = tokenizer.bos_id() < 0 ? "" : tokenizer.piece(tokenizer.bos_id());
+  if (row.turns.empty()) text += row.corpus + end;
+  for (size_t i = 0; i < row.turns.size(); ++i) text += question_text(row, i) + row.turns[i].answer + end;
+  return text;
 }
 
 }  // namespace pesc

@@ -12,10 +12,12 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/data/rows.h"
-#include "runtime/data/tokenizer.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 namespace pesc {
 
@@ -47,5 +49,11 @@ struct RowLosses {
 // `limit` tokens comes cut, with at least one more than these.
 [[nodiscard]] std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const Row& row,
                                                  int64_t limit = INT64_MAX);
+
+// All of the row's text with the template around it, begin- and end-of-text by their names. For people.
+[[nodiscard]] std::string published_text(const Tokenizer& tokenizer, const Row& row);
+
+// Some characters around the first difference of two texts: "'caf\u00e9' becomes 'caf'".
+[[nodiscard]] std::string difference(std::string_view before, std::string_view after);
 
 }  // namespace pesc

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "runtime/data/rows.h"
-#include "runtime/data/tokenizer.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 namespace pesc {
 

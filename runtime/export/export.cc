@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "model/families.h"
 #include "model/hf_names.h"
 #include "runtime/clock.h"
 #include "runtime/export/export_config.h"
@@ -26,14 +27,9 @@ namespace {
 
 constexpr uint64_t kMostBaseConfig = 16 << 20;
 // What a tokenizer's folder may hold of it. They are copied as they are.
-constexpr std::array kTokenizerFiles = {"tokenizer.model",
-                                        "tokenizer.json",
-                                        "tokenizer_config.json",
-                                        "special_tokens_map.json",
-                                        "added_tokens.json",
-                                        "vocab.json",
-                                        "merges.txt",
-                                        "chat_template.jinja"};
+constexpr std::array kTokenizerFiles = {
+    "tokenizer.model",   "tokenizer.json", "tekken.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json",     "merges.txt",  "chat_template.jinja"};
 
 // "writing 41 %, 1.2 of 2.9 GiB": over and over in one line of a terminal, else every ten seconds.
 class Progress {
@@ -73,6 +69,32 @@ DType dtype_of(const Job& job, const ExportOptions& options) {
   return dtype_bytes(*embedding->dtype) == 2 ? DType::kBF16 : DType::kF32;
 }
 
+nlohmann::json read_base_config(const ModelSection& section) {
+  return read_json_file(section.path, "config.json", kMostBaseConfig, section.links);
+}
+
+bool has_text_part(const nlohmann::json& config) {
+  const auto text = config.find("text_config");
+  return text != config.end() && text->is_object();
+}
+
+// Why PEFT could not put this adapter on the base's model in transformers; empty where it can.
+std::string why_not_peft(const Job& job) {
+  const FamilyTraits& traits = traits_of(job.model.family);
+  const std::vector<Linear>& targets = job.config.pesc.lora.target_modules;
+  for (const hf::Fused& fused : hf::fused_weights(traits.fused_linears, 0)) {
+    for (const Linear part : fused.parts) {
+      if (std::ranges::find(targets, part) == targets.end()) continue;
+      return str_cat("the run has LoRA on ", linear_name(part), ", which a ", traits.model_type,
+                     " model has within ", in_quotes(fused.name),
+                     " and its like, so that PEFT would find no such module");
+    }
+  }
+  if (!job.config.model.path.empty() && has_text_part(read_base_config(job.config.model)))
+    return "the base is a model of more than text, whose modules have other names";
+  return {};
+}
+
 ExportModel export_model_of(const Job& job) {
   ExportModel m;
   m.model = job.model;
@@ -85,7 +107,9 @@ ExportModel export_model_of(const Job& job) {
   m.initializer_range = section.initializer_range;
   if (section.path.empty()) return m;
   m.initializer_range = read_initializer_range(section.path);
-  m.base_config = read_json_file(section.path, "config.json", kMostBaseConfig, section.links);
+  m.base_config = read_base_config(section);
+  // Of a model of more than text only the text part is written.
+  if (has_text_part(m.base_config)) m.base_config = nlohmann::json(m.base_config.at("text_config"));
   return m;
 }
 
@@ -155,6 +179,8 @@ void check_export(const Job& job, const ExportOptions& options) {
   if (pesc.lora.r == 0 || pesc.lora.target_modules.empty())
     throw UsageError(
         "--format PEFT: the run has no LoRA (lora.r is 0), which such a folder must have; use --format HF");
+  if (const std::string why = why_not_peft(job); !why.empty())
+    throw UsageError(str_cat("--format PEFT: ", why, "; use --format HF"));
 }
 
 int64_t export_model(Job& job, const LoadedCheckpoint& checkpoint, const ExportOptions& options,

@@ -1,8 +1,11 @@
 #include "runtime/export/export_tensors.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
+#include "model/families.h"
+#include "model/hf_names.h"
 #include "model/parameters.h"
 #include "ops/core/arena.h"
 #include "ops/gemm.h"
@@ -33,7 +36,8 @@ std::string lora_name(const std::string& weight, std::string_view part) {
 ExportTensors::ExportTensors(const ModelConfig& model, const PescConfig& pesc, WeightSource* base,
                              FileSystem& files, const LoadedCheckpoint& checkpoint, Stream& stream,
                              std::function<void(int64_t)> progress, int64_t slice_bytes)
-    : lora_scale_(pesc.lora.r > 0
+    : model_(model),
+      lora_scale_(pesc.lora.r > 0
                       ? static_cast<float>(pesc.lora.lora_alpha / static_cast<double>(pesc.lora.r))
                       : 0.0F),
       base_(base),
@@ -59,9 +63,33 @@ std::vector<std::string> ExportTensors::dense_names() const {
 }
 
 std::vector<SafetensorsWriteEntry> ExportTensors::dense(DType dtype) {
-  std::vector<SafetensorsWriteEntry> entries;
+  std::map<std::string, const Row*> dense;
   for (const Row& row : rows_)
-    if (row.dense) entries.push_back(entry(row, dtype));
+    if (row.dense) dense.emplace(row.spec.name, &row);
+  // What stands in the place of a linear: the fused tensor in that of its first part, nothing in the others'.
+  std::map<std::string, std::optional<SafetensorsWriteEntry>> fused_entries;
+  for (int64_t layer = 0; layer < model_.num_hidden_layers; ++layer) {
+    for (const hf::Fused& fused : hf::fused_weights(traits_of(model_.family).fused_linears, layer)) {
+      std::vector<Row> parts;
+      for (const Linear linear : fused.parts) {
+        const std::string name = hf::weight(layer, linear);
+        PESC_CHECK(dense.contains(name), "no ", name);
+        parts.push_back(*dense.at(name));
+        fused_entries.emplace(name, std::nullopt);
+      }
+      fused_entries.at(parts.front().spec.name) = fused_entry(fused.name, parts, dtype);
+    }
+  }
+  std::vector<SafetensorsWriteEntry> entries;
+  for (const Row& row : rows_) {
+    if (!row.dense) continue;
+    const auto fused = fused_entries.find(row.spec.name);
+    if (fused == fused_entries.end()) {
+      entries.push_back(entry(row, dtype));
+    } else if (fused->second) {
+      entries.push_back(std::move(*fused->second));
+    }
+  }
   return entries;
 }
 
@@ -91,6 +119,19 @@ SafetensorsWriteEntry ExportTensors::entry(const Row& row, DType dtype, std::str
   return {str_cat(prefix, spec.name), dtype, shape,
           [this, spec, trainable = row.trainable, dtype](const ByteSink& sink) {
             produce(spec, trainable, dtype, sink);
+          }};
+}
+
+SafetensorsWriteEntry ExportTensors::fused_entry(const std::string& name, const std::vector<Row>& parts,
+                                                 DType dtype) {
+  PESC_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "an export in ", dtype_name(dtype));
+  std::vector<int64_t> shape{0, parts.front().spec.global_cols};
+  for (const Row& part : parts) {
+    PESC_CHECK(part.spec.global_cols == shape.back(), part.spec.name, " within ", name);
+    shape.front() += part.spec.global_rows;
+  }
+  return {name, dtype, shape, [this, parts, dtype](const ByteSink& sink) {
+            for (const Row& part : parts) produce(part.spec, part.trainable, dtype, sink);
           }};
 }
 

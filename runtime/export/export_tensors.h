@@ -31,11 +31,11 @@ class ExportTensors {
   ExportTensors(const ExportTensors&) = delete;
   ExportTensors& operator=(const ExportTensors&) = delete;
 
-  // The names of the dense model's parameters.
+  // The names of the dense model's parameters, each apart (model/hf_names.h).
   [[nodiscard]] std::vector<std::string> dense_names() const;
 
-  // The dense model, layer by layer, under its own names: W + (lora_alpha / r) B A where a linear has LoRA, added
-  // in float32 and rounded to `dtype` once.
+  // The dense model, layer by layer, under the names of the family's files, and fused where they are: W +
+  // (lora_alpha / r) B A where a linear has LoRA, added in float32 and rounded to `dtype` once.
   [[nodiscard]] std::vector<SafetensorsWriteEntry> dense(DType dtype);
   // What PESC adds: the routers in `router_dtype`, the adapters in `dtype`. `prefix` is put before each name.
   [[nodiscard]] std::vector<SafetensorsWriteEntry> moe_adapters(DType dtype, DType router_dtype,
@@ -49,11 +49,15 @@ class ExportTensors {
     bool dense, trainable;
   };
   [[nodiscard]] SafetensorsWriteEntry entry(const Row& row, DType dtype, std::string_view prefix = "");
+  // One tensor of several linears, one below the other.
+  [[nodiscard]] SafetensorsWriteEntry fused_entry(const std::string& name, const std::vector<Row>& parts,
+                                                  DType dtype);
   void produce(const ShardSpec& spec, bool trainable, DType dtype, const ByteSink& sink);
   // Rows [row, row + rows) of a tensor as float32.
   void read(const ShardSpec& whole, bool trainable, int64_t row, int64_t rows, std::vector<float>& into);
   void add_lora(const ShardSpec& weight, int64_t row, int64_t rows, std::vector<float>& values);
 
+  ModelConfig model_;
   float lora_scale_;
   WeightSource* base_;
   PieceReader reader_;

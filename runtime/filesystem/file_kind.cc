@@ -120,7 +120,12 @@ bool is_binary(FileUse use) {
 }
 
 std::string advice(std::string_view what, FileUse use) {
+  if (use == FileUse::kRows && what == "compressed with gzip")
+    return "give it a name that ends in .gz, or decompress it first";
+  if (use == FileUse::kRows && what == "compressed with zstd")
+    return "give it a name that ends in .zst, or decompress it first";
   if (what.starts_with("compressed")) return "decompress it first";
+  if (use == FileUse::kRows && what == "a Parquet file") return kParquetToRows;
   if (what.starts_with("text in UTF")) return "save it as UTF-8 (for instance with iconv -t UTF-8)";
   if (use == FileUse::kRows) return "convert it to JSON Lines first (datasets: Dataset.to_json)";
   if (use == FileUse::kSafetensors && what == "a zip archive")

@@ -22,6 +22,12 @@ enum class FileUse {
 // As many bytes from the start of a file as `other_kind` looks at; a shorter file gives all it has.
 inline constexpr size_t kFirstBytes = 512;
 
+// How rows are made of a Parquet file, in one line.
+inline constexpr const char* kParquetToRows =
+    "make JSON Lines of it (pip install pyarrow): python3 -c 'import json, sys, pyarrow.parquet as p; "
+    "[print(json.dumps(row, default=str)) for part in p.ParquetFile(sys.argv[1]).iter_batches() for row in "
+    "part.to_pylist()]' FILE.parquet > FILE.jsonl";
+
 // What the file is and what to do about it, when its first bytes show that it is not for `use`: "is a Git LFS
 // pointer, not the file itself; run `git lfs pull` in its folder". Empty when they do not show that: the file
 // may still be wrong. `first` is empty for an empty file only.

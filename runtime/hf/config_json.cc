@@ -26,26 +26,58 @@ int64_t check_token(const ConfigFields& fields, const char* key, const nlohmann:
   return value.get<int64_t>();
 }
 
-void read_tokens(const ConfigFields& fields, ModelConfig& config) {
-  if (const nlohmann::json* bos = fields.find("bos_token_id")) {
-    config.bos_id = check_token(fields, "bos_token_id", *bos, config.vocab_size);
+// The file describes a text model, or a model of more than text in which one stands under text_config.
+struct TextFields {
+  ConfigFields whole, text;
+
+  // Where a key stands that both may have: the text model's own goes first.
+  [[nodiscard]] const ConfigFields& of(const char* key) const { return text.has(key) ? text : whole; }
+};
+
+TextFields text_fields(const ConfigFields& whole) {
+  const FamilyTraits* row = find_multimodal(whole);
+  if (row == nullptr) return {whole, whole};
+  const std::optional<ConfigFields> text = whole.object("text_config");
+  if (!text)
+    whole.fail("text_config",
+               str_cat("is missing; a model of type ", row->multimodal_type, " has its text part there"));
+  return {whole, *text};
+}
+
+// The row of the text part. A text part that does not say its type has the usual one.
+const FamilyTraits& read_family(const TextFields& fields) {
+  const FamilyTraits* row = find_multimodal(fields.whole);
+  if (row == nullptr) return read_family(fields.whole);
+  if (!fields.text.has("model_type") && !fields.text.has("architectures")) return *row;
+  const FamilyTraits& own = read_family(fields.text);
+  if (&own != row) {
+    fields.text.fail("model_type",
+                     str_cat("a model of type ", row->multimodal_type, " has a text part of type ",
+                             row->model_type, " here, not ", own.model_type));
   }
+  return own;
+}
+
+void read_tokens(const TextFields& file, ModelConfig& config) {
+  const auto token = [&](const char* key, const nlohmann::json& value) {
+    return check_token(file.of(key), key, value, config.vocab_size);
+  };
+  if (const nlohmann::json* bos = file.of("bos_token_id").find("bos_token_id"))
+    config.bos_id = token("bos_token_id", *bos);
   // Some files write -1 for none.
-  const nlohmann::json* pad = fields.find("pad_token_id");
+  const nlohmann::json* pad = file.of("pad_token_id").find("pad_token_id");
   if (pad != nullptr && !(pad->is_number_integer() && pad->get<int64_t>() < 0))
-    config.pad_id = check_token(fields, "pad_token_id", *pad, config.vocab_size);
-  if (const nlohmann::json* eos = fields.find("eos_token_id")) {
+    config.pad_id = token("pad_token_id", *pad);
+  if (const nlohmann::json* eos = file.of("eos_token_id").find("eos_token_id")) {
     if (eos->is_array()) {
-      for (const nlohmann::json& id : *eos) {
-        config.eos_ids.push_back(check_token(fields, "eos_token_id", id, config.vocab_size));
-      }
+      for (const nlohmann::json& id : *eos) config.eos_ids.push_back(token("eos_token_id", id));
     } else {
-      config.eos_ids.push_back(check_token(fields, "eos_token_id", *eos, config.vocab_size));
+      config.eos_ids.push_back(token("eos_token_id", *eos));
     }
   }
 }
 
-void read_heads(const ConfigFields& fields, ModelConfig& config) {
+void read_heads(const ConfigFields& fields, const FamilyTraits& traits, ModelConfig& config) {
   config.num_attention_heads = fields.required_integer("num_attention_heads", 1);
   config.num_key_value_heads = fields.integer("num_key_value_heads", 1).value_or(config.num_attention_heads);
   if (config.num_attention_heads % config.num_key_value_heads != 0) {
@@ -53,7 +85,8 @@ void read_heads(const ConfigFields& fields, ModelConfig& config) {
                 str_cat(config.num_key_value_heads, " does not divide num_attention_heads ",
                         config.num_attention_heads));
   }
-  const std::optional<int64_t> head_dim = fields.integer("head_dim", 1);
+  std::optional<int64_t> head_dim = fields.integer("head_dim", 1);
+  if (!head_dim && traits.defaults.head_dim > 0) head_dim = traits.defaults.head_dim;
   if (!head_dim && config.hidden_size % config.num_attention_heads != 0) {
     fields.fail("num_attention_heads", str_cat(config.num_attention_heads, " does not divide hidden_size ",
                                                config.hidden_size, ", and head_dim is not given"));
@@ -67,8 +100,9 @@ void read_heads(const ConfigFields& fields, ModelConfig& config) {
 // Of a PESC model: of its dense part.
 ModelConfig model_config_of(const nlohmann::json& whole, const std::string& file_name) {
   const nlohmann::json document = without_experts(whole);
-  const ConfigFields fields(document, file_name);
-  const FamilyTraits& traits = read_family(fields);
+  const TextFields file = text_fields(ConfigFields(document, file_name));
+  const ConfigFields& fields = file.text;
+  const FamilyTraits& traits = read_family(file);
   const FamilyTraits::Defaults& defaults = traits.defaults;
   ModelConfig config;
   config.family = traits.family;
@@ -76,16 +110,19 @@ ModelConfig model_config_of(const nlohmann::json& whole, const std::string& file
   config.hidden_size = fields.required_integer("hidden_size", 1);
   config.intermediate_size = fields.required_integer("intermediate_size", 1);
   config.num_hidden_layers = fields.required_integer("num_hidden_layers", 1);
-  read_heads(fields, config);
+  read_heads(fields, traits, config);
   config.max_position_embeddings =
       fields.integer("max_position_embeddings", 1).value_or(defaults.max_position_embeddings);
   config.rms_norm_eps = fields.positive("rms_norm_eps").value_or(defaults.rms_norm_eps);
+  refuse_quantised(file.whole);
   refuse_unsupported(fields, config);
   config.rope = read_rope(fields, traits, config.max_position_embeddings);
+  config.layers_without_rope = read_layers_without_rope(fields, traits, config.num_hidden_layers);
   config.qkv_bias = traits.qkv_bias();
-  config.tie_word_embeddings = fields.boolean("tie_word_embeddings").value_or(defaults.tie_word_embeddings);
-  config.sliding_window = read_sliding_window(fields, traits, config.num_hidden_layers);
-  read_tokens(fields, config);
+  config.tie_word_embeddings =
+      file.of("tie_word_embeddings").boolean("tie_word_embeddings").value_or(defaults.tie_word_embeddings);
+  config.sliding_window = read_sliding_window(fields, traits, config);
+  read_tokens(file, config);
   return config;
 }
 

@@ -57,7 +57,22 @@ void add_window(const ModelConfig& config, ordered_json& out) {
       out["use_sliding_window"] = false;
       out["max_window_layers"] = config.num_hidden_layers;
       break;
+    case WindowLayers::kWithoutRope:
+      out["sliding_window"] = window;
+      out["use_sliding_window"] = false;
+      break;
   }
+}
+
+void add_rope_layers(const ModelConfig& config, ordered_json& out) {
+  const FamilyTraits& traits = traits_of(config.family);
+  PESC_CHECK(traits.rope_layers == RopeLayers::kListed || config.layers_without_rope.empty(),
+             "layers without RoPE in a ", traits.model_type, " model");
+  if (traits.rope_layers != RopeLayers::kListed) return;
+  ordered_json& list = out["no_rope_layers"] = ordered_json::array();
+  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer)
+    list.push_back(config.rotates(layer) ? 1 : 0);
+  out["no_rope_layer_interval"] = traits.defaults.no_rope_layer_interval;
 }
 
 }  // namespace
@@ -65,13 +80,17 @@ void add_window(const ModelConfig& config, ordered_json& out) {
 double read_initializer_range(const std::string& folder) {
   constexpr uint64_t kMaxBytes = 16 << 20;
   const nlohmann::json config = read_json_file(folder, "config.json", kMaxBytes);
-  const auto found = config.find("initializer_range");
-  return found != config.end() && found->is_number() ? found->get<double>() : kUsualInitializerRange;
+  const auto text = config.find("text_config");
+  const nlohmann::json& of_text = text != config.end() && text->is_object() ? *text : config;
+  const auto found = of_text.find("initializer_range");
+  return found != of_text.end() && found->is_number() ? found->get<double>() : kUsualInitializerRange;
 }
 
 std::string model_config_text(const ModelConfig& config, const std::string& where, double initializer_range) {
   const FamilyTraits& traits = traits_of(config.family);
-  if (traits.window_layers == WindowLayers::kUpper && config.sliding_window > 0) {
+  const bool in_some_layers =
+      traits.window_layers == WindowLayers::kUpper || traits.window_layers == WindowLayers::kWithoutRope;
+  if (in_some_layers && config.sliding_window > 0) {
     throw DataError(
         str_cat(where, ": a ", traits.model_type,
                 " model with a sliding window cannot be written: which layers have it is not known"));
@@ -93,6 +112,7 @@ std::string model_config_text(const ModelConfig& config, const std::string& wher
   out["hidden_act"] = std::string(activation_names(traits.activation).front());
   out["rms_norm_eps"] = config.rms_norm_eps;
   add_rope(config.rope, out);
+  add_rope_layers(config, out);
   add_window(config, out);
   for (const ConfigConstant& constant : traits.constants)
     out[std::string(constant.key)] = ordered_json::parse(constant.json);

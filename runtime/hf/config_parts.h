@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "model/config.h"
 #include "model/families.h"
@@ -18,6 +19,9 @@ namespace pesc {
 // The row of the family that `model_type` and `architectures` name. Throws DataError for a model type or an
 // architecture that no row has; the message lists those of all rows.
 [[nodiscard]] const FamilyTraits& read_family(const ConfigFields& fields);
+// The row whose text model is a part of the model of more than text that the file describes; null where the
+// file describes a text model, or nothing known.
+[[nodiscard]] const FamilyTraits* find_multimodal(const ConfigFields& fields);
 // The first name is the one to write.
 [[nodiscard]] std::span<const std::string_view> activation_names(Activation activation);
 [[nodiscard]] const char* rope_kind_name(RopeKind kind);
@@ -26,9 +30,16 @@ namespace pesc {
 
 // config_window.cc
 
-// The window that some layer's attention has, or 0. Throws DataError for a key that contradicts another one.
+// The window that some layer's attention has, or 0. `model` has its layers, and those without RoPE. Throws
+// DataError for a key that contradicts another one.
 [[nodiscard]] int64_t read_sliding_window(const ConfigFields& fields, const FamilyTraits& traits,
-                                          int64_t layers);
+                                          const ModelConfig& model);
+
+// config_rope_layers.cc
+
+// The layers that do not rotate q and k, rising.
+[[nodiscard]] std::vector<int64_t> read_layers_without_rope(const ConfigFields& fields,
+                                                            const FamilyTraits& traits, int64_t layers);
 
 // config_rope.cc
 
@@ -39,6 +50,8 @@ namespace pesc {
 
 // config_unsupported.cc
 
+// Refuses a file that says that its weights are quantised.
+void refuse_quantised(const ConfigFields& fields);
 // Refuses keys that change what the model computes and ask for something else than the family's row has or
 // than anything here computes. `model` has its family and sizes. Throws DataError naming the key, its value
 // and the value that is supported.

@@ -25,7 +25,6 @@ struct Form {
 };
 
 constexpr Form kBias = {"biases on other linears than q, k and v"};
-constexpr Form kQkNorm = {"norms of q and k", [](const FamilyTraits& t) { return keys_of(t.qk_norm); }};
 constexpr Form kNorm = {"norms in other places",
                         [](const FamilyTraits& t) { return keys_of(t.norm_places); }};
 constexpr Form kCap = {"capped scores or logits", [](const FamilyTraits& t) { return keys_of(t.soft_caps); }};
@@ -45,15 +44,12 @@ struct Neutral {
   const Form* form;
 };
 
-constexpr std::array<Neutral, 61> kNeutral = {{
+constexpr std::array<Neutral, 58> kNeutral = {{
     {"mlp_bias", 0, &kBias},
     {"use_bias", 0, &kBias},
     {"add_bias_linear", 0, &kBias},
     {"attention_out_bias", 0, &kBias},
     {"lm_head_bias", 0, &kBias},
-    {"qk_norm", 0, &kQkNorm},
-    {"use_qk_norm", 0, &kQkNorm},
-    {"qk_layernorm", 0, &kQkNorm},
     {"sandwich_norm", 0, &kNorm},
     {"use_post_norm", 0, &kNorm},
     {"normalize_embedding", 0, &kNorm},
@@ -173,6 +169,18 @@ void refuse_biases(const ConfigFields& fields, const FamilyTraits& traits) {
   (void)fields.boolean("mlp_bias");  // a number is a mistake
 }
 
+// Families with norms of q and k have them whatever the file says; these keys are of others.
+void refuse_qk_norms(const ConfigFields& fields, const FamilyTraits& traits) {
+  const bool norms = traits.qk_norm != QkNorm::kNone;
+  for (const char* key : {"qk_norm", "use_qk_norm", "qk_layernorm"}) {
+    const nlohmann::json* value = fields.find(key);
+    if (value == nullptr || is_neutral(*value, norms ? 1 : 0)) continue;
+    refuse_beyond_row(fields, key,
+                      str_cat(shown(*value), ", which means ", norms ? "no " : "", "norms of q and k,"),
+                      traits, str_cat("only ", norms ? "true" : "false", ", or no such key"));
+  }
+}
+
 // rms_norm_eps under another family's name: the default would be taken in its place.
 void refuse_other_epsilons(const ConfigFields& fields) {
   if (fields.has("rms_norm_eps")) return;
@@ -190,16 +198,21 @@ void refuse_beyond_row(const ConfigFields& fields, const char* key, const std::s
                            "; supported: ", supported));
 }
 
-void refuse_unsupported(const ConfigFields& fields, const ModelConfig& model) {
+void refuse_quantised(const ConfigFields& fields) {
   for (const char* key : {"quantization_config", "compression_config"}) {
     if (fields.has(key))
       fields.fail(key, "quantised checkpoints are not supported; give the unquantised model");
   }
+}
+
+void refuse_unsupported(const ConfigFields& fields, const ModelConfig& model) {
+  refuse_quantised(fields);
   const FamilyTraits& traits = traits_of(model.family);
   refuse_activations(fields, traits);
   refuse_other_epsilons(fields);
   refuse_dropout(fields);
   refuse_biases(fields, traits);
+  refuse_qk_norms(fields, traits);
   for (const Neutral& n : kNeutral) refuse(fields, traits, n);
   // Those whose neutral value depends on the model's sizes.
   const auto head = static_cast<double>(model.head_dim);

@@ -31,7 +31,9 @@ std::optional<bool> names_sliding_layers(const ConfigFields& fields, const Famil
 
 }  // namespace
 
-int64_t read_sliding_window(const ConfigFields& fields, const FamilyTraits& traits, int64_t layers) {
+int64_t read_sliding_window(const ConfigFields& fields, const FamilyTraits& traits,
+                            const ModelConfig& model) {
+  const int64_t layers = model.num_hidden_layers;
   const std::optional<bool> sliding = names_sliding_layers(fields, traits, layers);
   const bool used = fields.boolean("use_sliding_window").value_or(false);
   if (traits.window_layers == WindowLayers::kNone) {
@@ -47,6 +49,8 @@ int64_t read_sliding_window(const ConfigFields& fields, const FamilyTraits& trai
 
   if (sliding.value_or(false) && !used)
     fields.fail("layer_types", "names sliding_attention, but use_sliding_window is not true");
+  if (traits.window_layers == WindowLayers::kWithoutRope)
+    return used && sliding.value_or(!model.layers_without_rope.empty()) ? window : 0;
   const int64_t from = fields.integer("max_window_layers", 0).value_or(traits.defaults.max_window_layers);
   return used && sliding.value_or(from < layers) ? window : 0;
 }

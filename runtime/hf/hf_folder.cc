@@ -1,12 +1,9 @@
 #include "runtime/hf/hf_folder.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <array>
 #include <cstring>
 #include <filesystem>
-#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "ops/core/check.h"
@@ -27,12 +24,9 @@ std::string some_of(std::span<const std::string> names) {
 
 namespace {
 
-constexpr const char* kConfigName = "config.json";
 constexpr const char* kSingle = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr uint64_t kMaxIndexBytes = 64 << 20;
-constexpr uint64_t kMostConfigBytes = 16 << 20;
-constexpr uint64_t kDigestBlock = 1 << 20;
 
 // The weight files of a folder, whether anything names them or not, sorted; of PyTorch's own only an adapter,
 // since a folder often holds its weights in both formats.
@@ -97,49 +91,6 @@ std::vector<std::string> file_names(const Map& map) {
   }
   throw DataError(str_cat(none, "; give the folder of a Hugging Face model with safetensors files"));
 }
-
-class Digest {
- public:
-  Digest() : state_(XXH3_createState(), XXH3_freeState) {
-    PESC_CHECK(state_ != nullptr && XXH3_128bits_reset(state_.get()) == XXH_OK);
-  }
-  void add(const void* data, size_t bytes) {
-    PESC_CHECK(XXH3_128bits_update(state_.get(), data, bytes) == XXH_OK);
-  }
-  // Lengths go in before what they measure, so that no two lists of files look alike.
-  void add_number(uint64_t value) {
-    std::array<unsigned char, 8> bytes = {};
-    for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<unsigned char>(value >> (8 * i));
-    add(bytes.data(), bytes.size());
-  }
-  void add_text(const std::string& text) {
-    add_number(text.size());
-    add(text.data(), text.size());
-  }
-  void add_file(const std::string& name, const MappedFile& file) {
-    add_text(name);
-    add_number(file.size());
-    std::vector<std::byte> block(std::min(file.size(), kDigestBlock));
-    for (uint64_t at = 0; at < file.size(); at += kDigestBlock) {
-      const std::span<std::byte> part(block.data(), std::min(file.size() - at, kDigestBlock));
-      file.read_at(at, part);
-      add(part.data(), part.size());
-    }
-  }
-  [[nodiscard]] std::string hex() const {
-    XXH128_canonical_t canonical;
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state_.get()));
-    std::string out;
-    for (const unsigned char byte : canonical.digest) {
-      out += "0123456789abcdef"[byte >> 4];
-      out += "0123456789abcdef"[byte & 15];
-    }
-    return out;
-  }
-
- private:
-  std::unique_ptr<XXH3_state_t, XXH_errorcode (*)(XXH3_state_t*)> state_;
-};
 
 }  // namespace
 
@@ -278,9 +229,10 @@ void HfFolder::read(const std::string& name, int64_t global_rows, int64_t global
     throw DataError(str_cat(folder_, ": there is no tensor ", in_quotes(name),
                             " (the model needs one of shape ", shape_text(want), ")"));
   }
-  const auto& [file, entry] = *place;
+  const auto& [file, entry, first_row, part_rows] = *place;
   const std::string where = str_cat(file->path(), ": tensor ", in_quotes(entry->name));
-  const std::vector<int64_t>& shape = entry->shape;
+  std::vector<int64_t> shape = entry->shape;
+  if (part_rows >= 0) shape.front() = part_rows;
   const bool matches = (shape.size() == 1 && global_rows == 1 && shape[0] == global_cols) ||
                        (shape.size() == 2 && shape[0] == global_rows && shape[1] == global_cols);
   if (!matches) {
@@ -294,17 +246,19 @@ void HfFolder::read(const std::string& name, int64_t global_rows, int64_t global
   const std::span<const std::byte> bytes = file->bytes(*entry);
   const auto element = static_cast<size_t>(dtype_bytes(*entry->dtype));
   if (cols == global_cols) {
-    convert_to_f32(*entry->dtype, bytes.subspan(row * cols * element, rows * cols * element), to);
+    convert_to_f32(*entry->dtype, bytes.subspan((first_row + row) * cols * element, rows * cols * element),
+                   to);
   } else {
     for (int64_t i = 0; i < rows; ++i) {
-      convert_to_f32(*entry->dtype, bytes.subspan(((row + i) * global_cols + col) * element, cols * element),
+      convert_to_f32(*entry->dtype,
+                     bytes.subspan(((first_row + row + i) * global_cols + col) * element, cols * element),
                      to + i * cols);
     }
   }
   const auto size = static_cast<size_t>(rows * cols);
   if (const size_t at = first_nonfinite({to, size}); at < size) {
     const auto local = static_cast<int64_t>(at);
-    const std::array<int64_t, 2> index = {row + local / cols, col + local % cols};
+    const std::array<int64_t, 2> index = {first_row + row + local / cols, col + local % cols};
     throw DataError(str_cat(
         where, " holds ", to[at], " at ", shape_text(std::span(index).subspan(shape.size() == 1 ? 1 : 0)),
         "; every weight must be finite: download the base again, or take one that was saved "
@@ -323,17 +277,39 @@ void HfFolder::read_from(const std::string& name, const std::string& source) {
   PESC_CHECK(place != nullptr && places_.emplace(name, *place).second, name, " from ", source);
 }
 
-void HfFolder::rename(const std::string& source, const std::string& name) {
-  auto place = places_.extract(source);
-  PESC_CHECK(!place.empty() && !has(name), source, " as ", name);
-  place.key() = name;
-  places_.insert(std::move(place));
+void HfFolder::rename(const std::string& name, const std::string& to) {
+  read_from(to, name);
+  places_.erase(name);
+}
+
+void HfFolder::split(const std::string& name, const std::vector<Part>& parts) {
+  const Place* place = locate(name);
+  PESC_CHECK(place != nullptr && place->rows < 0, name, " in parts");
+  const Place whole = *place;
+  int64_t rows = 0;
+  std::string text;
+  for (const Part& part : parts) {
+    rows += part.rows;
+    text += str_cat(text.empty() ? "" : ", ", part.rows, " of ", in_quotes(part.name));
+  }
+  const std::vector<int64_t>& shape = whole.entry->shape;
+  if (shape.size() != 2 || shape.front() != rows) {
+    throw DataError(str_cat(whole.file->path(), ": tensor ", in_quotes(name), " has shape ",
+                            shape_text(shape), ", but config.json asks for ", rows, " rows: ", text));
+  }
+  places_.erase(name);
+  int64_t row = 0;
+  for (const Part& part : parts) {
+    PESC_CHECK(places_.emplace(part.name, Place{whole.file, whole.entry, row, part.rows}).second, part.name,
+               " of ", name);
+    row += part.rows;
+  }
 }
 
 bool HfFolder::same_values(const std::string& a, const std::string& b) const {
   const Place* one = locate(a);
   const Place* other = locate(b);
-  PESC_CHECK(one != nullptr && other != nullptr, a, " and ", b);
+  PESC_CHECK(one != nullptr && other != nullptr && one->rows < 0 && other->rows < 0, a, " and ", b);
   if (one->entry->shape != other->entry->shape) return false;
   const std::span<const std::byte> first = one->file->bytes(*one->entry);
   const std::span<const std::byte> second = other->file->bytes(*other->entry);
@@ -358,30 +334,6 @@ std::vector<std::string> HfFolder::names() const {
   std::vector<std::string> names;
   for (const auto& [name, place] : places_) names.push_back(name);
   return names;
-}
-
-std::string HfFolder::part_digest(size_t part) const {
-  Digest digest;
-  if (part == 0) {
-    digest.add_text(kConfigName);
-    digest.add_text(canonical_json(read_json_file(folder_, kConfigName, kMostConfigBytes, links_)));
-  } else {
-    const auto& [name, file] = *std::next(files_.begin(), static_cast<std::ptrdiff_t>(part - 1));
-    digest.add_file(name, file.file());
-  }
-  return digest.hex();
-}
-
-std::string HfFolder::raw_config_digest() const {
-  Digest digest;
-  digest.add_file(kConfigName, MappedFile(path_in_folder(folder_, kConfigName, folder_, links_)));
-  return digest.hex();
-}
-
-std::string HfFolder::content_digest(const std::vector<std::string>& parts) {
-  Digest digest;
-  for (const std::string& part : parts) digest.add(part.data(), part.size());
-  return digest.hex();
 }
 
 }  // namespace pesc

@@ -43,13 +43,20 @@ class HfFolder : public WeightSource {
   [[nodiscard]] std::vector<std::string> names() const;
   // The tensors that stand in the shards and not in the index, which therefore are not read, and their files.
   [[nodiscard]] const std::map<std::string, std::string>& unlisted() const { return unlisted_; }
-  // What the file says of tensor `name`; null when there is none.
+  // What the file says of tensor `name`, or of the one that it is a part of; null when there is none.
   [[nodiscard]] const SafetensorsEntry* entry(const std::string& name) const;
   // From now on `name`, which is not there, is read from tensor `source`.
   void read_from(const std::string& name, const std::string& source);
-  // From now on tensor `source` has the name `name`, which no other has.
-  void rename(const std::string& source, const std::string& name);
-  // Whether two tensors have the same shape and hold the same values. Reads both.
+  // From now on `name`, which is there, is read as `to`, which is not.
+  void rename(const std::string& name, const std::string& to);
+  // From now on `name`, which is there, is read as these tensors, which are not: its rows in this order. Throws
+  // DataError naming file, tensor and both shapes where it is no matrix of their rows together.
+  struct Part {
+    std::string name;
+    int64_t rows;
+  };
+  void split(const std::string& name, const std::vector<Part>& parts);
+  // Whether two tensors, of which neither is a part of one, have the same shape and hold the same values. Reads both.
   [[nodiscard]] bool same_values(const std::string& a, const std::string& b) const;
   // Identifies the base: XXH3-128 in hexadecimal of config.json's and every weights file's digest, in order
   // of name. A weights file's digest is the XXH3-128 of its name, size and bytes; that reads all of it, a few
@@ -66,6 +73,7 @@ class HfFolder : public WeightSource {
   struct Place {
     const SafetensorsFile* file;
     const SafetensorsEntry* entry;
+    int64_t row = 0, rows = -1;  // of the entry; -1: all of it
   };
   using WeightMap = std::map<std::string, std::vector<std::string>>;  // tensors by file
   [[nodiscard]] WeightMap read_index();

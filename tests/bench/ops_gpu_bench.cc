@@ -12,6 +12,7 @@
 #include "ops/adapter_scratch.h"
 #include "ops/cross_entropy.h"
 #include "ops/embedding.h"
+#include "ops/head_norm.h"
 #include "ops/init.h"
 #include "ops/lora.h"
 #include "ops/low_rank.h"
@@ -173,6 +174,17 @@ void elementwise(Bench& b) {
   const Tensor cos = b.zero(2048, kHeadDim / 2, DType::kF32), sin = b.zero(2048, kHeadDim / 2, DType::kF32);
   b.time("rope, q", Rate::kBytes, bytes_of({x, x}),
          [&] { rope(b.s, x, mask.positions, cos, sin, RopeDirection::kForward); });
+  const Tensor weight = b.random(1, kHeadDim, DType::kF32), dweight = b.zero(1, kHeadDim, DType::kF32);
+  const Tensor rstd = b.zero(kTokens, kHidden / kHeadDim, DType::kF32);
+  b.time("head_norm, q", Rate::kBytes, bytes_of({x, y}), [&] {
+    head_norm_forward(b.s, {x, weight, 1e-6F, y, rstd});
+  });
+  b.time("head_norm_backward, q", Rate::kBytes, bytes_of({x, y, y}), [&] {
+    head_norm_backward(b.s, {y, x, weight, rstd, y, {}});
+  });
+  b.time("head_norm_backward, q, weight too", Rate::kBytes, bytes_of({x, y, y}), [&] {
+    head_norm_backward(b.s, {y, x, weight, rstd, y, dweight});
+  });
 }
 
 void rows_and_sums(Bench& b) {

@@ -252,7 +252,10 @@ class BadInput(harness.EndToEnd):
         """The supervisor would wait for them in vain."""
         folder = self.path("no-heartbeats")
         shutil.copytree(self.path("saved"), folder)
-        shutil.rmtree(os.path.join(folder, "heartbeats"))
+        # Without a checkpoint, with which the experiment would be compared first.
+        for name in os.listdir(folder):
+            if name.startswith("step-") or name == "heartbeats":
+                shutil.rmtree(os.path.join(folder, name))
         with open(os.path.join(folder, "heartbeats"), "w") as file:
             file.write("mine")
         self.refused(IO, ["no-heartbeats/heartbeats"], run_dir=folder)

@@ -175,6 +175,98 @@ class Evaluation(unittest.TestCase):
             self.assertNotEqual(result.code, 0, verb)
             self.assertLess(time.monotonic() - asked, 5)
 
+    # --- the best checkpoint, and the end of a run that gets no better
+
+    def steps(self, run):
+        return sorted(int(n[5:]) for n in os.listdir(run) if n.startswith("step-"))
+
+    def losses(self, run):
+        return {r["step"]: r["eval_loss_total"] for r in harness.measured(run) if "eval_loss_total" in r}
+
+    def test_the_best_checkpoint_is_kept_and_taken(self):
+        run = self.path("best")
+        settings = {"run_dir": run, "train.max_steps": 8, "train.eval_steps": 2, "train.learning_rate": 0.1,
+                    "checkpoint.keep_best": "true", "checkpoint.save_steps": 3}
+        self.call("train", settings)
+        losses = self.losses(run)
+        self.assertEqual(sorted(losses), [2, 4, 6, 8])
+        best = min(losses, key=lambda step: (losses[step], step))
+        # Saved are 3 and 6, 8 at the end, and each that is better than all before; kept are the last two, and the best.
+        saved = {3, 6, 8} | {s for s in losses if all(losses[s] < losses[t] for t in losses if t < s)}
+        self.assertEqual(self.steps(run), sorted({best, *sorted(saved)[-2:]}))
+        with open(os.path.join(run, "pesc.best"), encoding="utf-8") as file:
+            self.assertEqual(file.readline(), "step %d\n" % best)
+        listed = self.inspect(run)
+        self.assertRegex(listed, r"step-%d +verified .*best: eval loss" % best)
+        self.assertAlmostEqual(float(listed.split("best: eval loss ")[1].split()[0]), losses[best], places=3)
+        self.assertEqual(listed.count("best: "), 1)
+        self.assertIn("best        step %d, eval loss" % best, self.inspect(os.path.join(run, "step-8")))
+
+        def evaluated(*flags):
+            out = self.path("best.json")
+            self.call("eval", settings, "--out", out, *flags)
+            with open(out, encoding="utf-8") as file:
+                return json.load(file)["total"]["eval_loss"]
+        self.assertAlmostEqual(evaluated("--checkpoint", "best"), losses[best], places=5)
+        self.assertAlmostEqual(evaluated("--checkpoint", os.path.join(run, "step-8")), losses[8], places=5)
+        answers = [self.call("generate", settings, "--prompt", "say 1", "--checkpoint", name).out
+                   for name in ("best", os.path.join(run, "step-%d" % best))]
+        self.assertEqual(*answers)
+
+    def inspect(self, folder):
+        result = harness.pesc(0, "inspect", "--checkpoint", folder)
+        self.assertEqual(result.code, 0, str(result))
+        return result.out
+
+    def test_a_best_checkpoint_outlives_restarts(self):
+        """At a learning rate of 0 the first evaluation is never bettered."""
+        run = self.path("still")
+        settings = {"run_dir": run, "train.eval_steps": 2, "train.learning_rate": 0, "checkpoint.keep_best": "true",
+                    "checkpoint.save_steps": 3}
+        self.call("train", {**settings, "train.max_steps": 7})
+        self.assertEqual(self.steps(run), [2, 6, 7])
+        self.call("train", {**settings, "train.max_steps": 12})
+        self.assertEqual(self.steps(run), [2, 9, 12])
+        # Other rows to evaluate: no loss before can be compared with.
+        result = self.call("train", {**settings, "train.max_steps": 14, "data.eval[0].path": self.path("rows.jsonl")})
+        self.assertIn("the lowest eval loss is found anew", result.err)
+        self.assertEqual(self.steps(run), [12, 14])
+        with open(os.path.join(run, "pesc.best"), encoding="utf-8") as file:
+            self.assertEqual(file.readline(), "step 14\n")
+        shutil.rmtree(os.path.join(run, "step-14"))
+        result = self.call("eval", settings, "--checkpoint", "best", code=harness.DATA)
+        self.assertIn("names step 14 as the best checkpoint", result.message)
+
+    def test_where_none_is_marked_best_is_refused(self):
+        for verb, flags in (("eval", ()), ("generate", ("--prompt", "say 1"))):
+            result = self.call(verb, {}, "--checkpoint", "best", *flags, code=harness.DATA)
+            self.assertIn("has no best checkpoint", result.message)
+            self.assertIn("checkpoint.keep_best", result.message)
+
+    def test_a_run_that_gets_no_better_ends(self):
+        run = self.path("patient")
+        settings = {"run_dir": run, "train.eval_steps": 2, "train.learning_rate": 0, "train.early_stopping_patience": 2}
+        self.call("train", {**settings, "train.max_steps": 4})  # evaluations at 2 and 4: one without improvement
+        result = self.call("train", {**settings, "train.max_steps": 20})
+        self.assertIn("the run ends at step 6 of 20", result.err)
+        self.assertIn("ended early (train.early_stopping_patience) after step 6", result.err)
+        self.assertEqual(max(self.steps(run)), 6)
+        self.assertEqual(len(harness.curve(run)), 6)
+        result = self.call("train", {**settings, "train.max_steps": 20})
+        self.assertIn("has ended early at step 6", result.err)
+        self.assertEqual(len(harness.curve(run)), 6)
+        self.call("train", {**settings, "train.max_steps": 20, "train.early_stopping_patience": 3})
+        self.assertEqual(len(harness.curve(run)), 8)
+        result = self.call("train", {**settings, "train.max_steps": 9, "train.early_stopping_patience": 0})
+        self.assertIn("done after step 9", result.err)
+
+    def test_ranks_end_together(self):
+        run = self.path("together")
+        result = self.call("train", {"run_dir": run, "train.eval_steps": 1, "train.learning_rate": 0, "train.max_steps": 20,
+                                     "train.early_stopping_patience": 2, "checkpoint.keep_best": "true"}, ranks=2)
+        self.assertIn("the run ends at step 3 of 20", result.err)
+        self.assertEqual(self.steps(run), [1, 3])
+
     # --- checkpoints and experiments
 
     def test_a_checkpoint_of_another_model_is_refused_by_every_verb(self):

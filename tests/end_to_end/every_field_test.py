@@ -20,7 +20,7 @@ import time
 import unittest
 
 import harness
-from tiny import write_base, write_rows
+from tiny import CHATML, write_base, write_byte_tokenizer, write_chat_base, write_rows
 
 CURVE = ("loss", "aux_loss", "grad_norm", "lr", "tokens", "supervised_tokens")
 PLANNED = ("arenas", "phases", "step_seconds", "connection_bytes", "fits", "would_fit")  # the rest of a plan repeats the request
@@ -121,12 +121,12 @@ class EveryField(unittest.TestCase):
     def call(cls, verb, settings, *words, **options):
         return harness.pesc(0, verb, "--config", cls.config, *cls.sets(settings), *words, seconds=60, **options)
 
-    def train(self, settings, run=None, code=0, **options):
+    def train(self, settings, run=None, code=0, words=(), **options):
         """(result, records of metrics.jsonl, run directory)"""
         if run is None:
             type(self).numbered += 1
             run = self.path("run-%d" % self.numbered)
-        result = self.call("train", {"run_dir": run, **settings}, **options)
+        result = self.call("train", {"run_dir": run, **settings}, *words, **options)
         self.assertEqual(result.code, code, str(result))
         path = os.path.join(run, "metrics.jsonl")
         return result, harness.read_jsonl(path) if os.path.exists(path) else [], run
@@ -278,6 +278,89 @@ class EveryField(unittest.TestCase):
         self.assertIn("2 rows, ", said["CUT"])
         self.assertIn("1 rows cut to the sequence length", said["CUT"])
         self.assertIn("1 rows dropped, being longer than the sequence length", said["DROP"])
+
+    @case("data.validation_fraction")
+    def test_a_share_of_the_rows_is_evaluated(self):
+        split = {"data.eval": "[]", "data.validation_fraction": 0.35}
+        result, records, _ = self.train({**split, "train.eval_steps": 3})
+        self.assertIn("training data: 5 rows", result.err)
+        self.assertIn("eval data: 3 rows", result.err)
+        self.assertEqual([set(r["eval_loss"]) for r in records if "eval_loss" in r], [{"a", "b"}])
+        self.assertEqual(self.evaluate({**split, "run_dir": self.path("none")}, "--base")[1]["total"]["rows"], 3)
+
+    def write_forms(self):
+        """Rows of every form, by our names of the fields and by others: [(our fields, file, file by other names)]."""
+        chat = lambda role, text, a, b: [{role: "user", text: a}, {role: "assistant", text: b}]
+        forms = [[{"messages": chat("role", "content", "say " + w, w)} for w in ("one", "two")],
+                 [{"conversations": [{"from": "human", "value": "say " + w}, {"from": "gpt", "value": w}]}
+                  for w in ("three", "four")],
+                 [{"conversation": [{"input": "say " + w, "output": w}], "instruction": "be " + w} for w in ("five", "six")],
+                 [{"prompt": "say " + w, "completion": w} for w in ("seven", "eight")],
+                 [{"query": "tell " + w, "response": w} for w in ("one", "two")],
+                 [{"instruction": "tell " + w, "input": "now", "output": w, "history": [["who", "me"]], "system": "be quick",
+                   "dataset": w} for w in ("three", "four")],
+                 [{"corpus": "a text of " + w} for w in ("five", "six")]]
+        written = []
+        for i, rows in enumerate(forms):
+            paths = [self.path("form-%d-%s.jsonl" % (i, names)) for names in ("ours", "theirs")]
+            for path, prefix in zip(paths, ("", "their_")):
+                with open(path, "w", encoding="utf-8") as file:
+                    file.writelines(json.dumps({prefix + name: value for name, value in row.items()}) + "\n" for row in rows)
+            written.append((list(rows[0]), *paths))
+        return written
+
+    @case(*["data.%s[].columns.%s" % (files, name) for files in ("train", "eval") for name in (
+        "messages", "conversations", "conversation", "prompt", "completion", "query", "response", "instruction", "input", "output",
+        "corpus", "history", "system", "dataset")])
+    def test_columns(self):
+        """With all names given the rows are those of the files by our names; without any one of them they are not."""
+        forms = self.write_forms()
+
+        def sources(which, left_out=None):
+            """Files of ours (1) or theirs (2), tagged alike where the rows are not."""
+            found = []
+            for i, form in enumerate(forms):
+                tag = "" if "dataset" in form[0] else ' tag: "%d"' % i
+                named = [n for n in form[0] if which == 2 and (i, n) != left_out]
+                columns = " ".join('%s: "their_%s"' % (n, n) for n in named)
+                found.append('{path: "%s"%s columns { %s }}' % (form[which], tag, columns))
+            return "[%s]" % ", ".join(found)
+
+        def outcome(verb, files):
+            common = {"data.max_seq_length": 96, "train.max_steps": 1, "train.global_batch_size": 14}
+            if verb == "train":
+                type(self).numbered += 1
+                run = self.path("run-%d" % self.numbered)
+                result = self.call("train", {**common, "run_dir": run, "data.train": files})
+                records = harness.read_jsonl(os.path.join(run, "metrics.jsonl")) if result.code == 0 else []
+                return result.code, [[r[k] for k in CURVE + ("tag_tokens",)] for r in records if "loss" in r]
+            out = self.path("eval-columns.json")
+            result = self.call("eval", {**common, "data.eval": files}, "--base", "--out", out)
+            if result.code != 0:
+                return result.code, None
+            with open(out, encoding="utf-8") as file:
+                return 0, json.load(file)
+
+        for verb in ("train", "eval"):
+            ours = outcome(verb, sources(1))
+            self.assertEqual(ours[0], 0)
+            self.assertEqual(outcome(verb, sources(2)), ours, verb)
+            for i, (names, _, _) in enumerate(forms):
+                for name in names:
+                    with self.subTest(verb=verb, column=name, form=i):
+                        self.assertNotEqual(outcome(verb, sources(2, left_out=(i, name))), ours)
+
+    @case("checkpoint.keep_best", "train.early_stopping_patience")
+    def test_the_best_and_the_end(self):
+        """At a learning rate of 0 the first evaluation is never bettered."""
+        still = {"train.learning_rate": 0, "train.max_steps": 6, "train.eval_steps": 1, "checkpoint.save_steps": 1}
+        steps = lambda run: sorted(n for n in os.listdir(run) if n.startswith("step-"))
+        self.assertEqual(steps(self.train(still)[2]), ["step-5", "step-6"])
+        run = self.train({**still, "checkpoint.keep_best": "true"})[2]
+        self.assertEqual(steps(run), ["step-1", "step-5", "step-6"])
+        result, _, run = self.train({**still, "train.early_stopping_patience": 2})
+        self.assertEqual(steps(run), ["step-2", "step-3"])
+        self.assertIn("ended early (train.early_stopping_patience) after step 3", result.err)
 
     @case("checkpoint.save_steps", "checkpoint.save_total_limit", "checkpoint.keep_every_steps", "checkpoint.async_save")
     def test_checkpoints(self):
@@ -446,6 +529,67 @@ class EveryField(unittest.TestCase):
         self.assertEqual(fits, [False, True])
         slow, fast = (self.plan({"parallel.device": "CUDA"}, "--gpu", gpu)["step_seconds"] for gpu in ("A100-40", "B200-180"))
         self.assertGreater(slow, fast)
+
+    @case("tokenize --model", "tokenize --special")
+    def test_flags_of_tokenize(self):
+        def tokenize(folder, lines, *words):
+            with open(self.path("texts.jsonl"), "w", encoding="utf-8") as file:
+                file.write("".join(line + "\n" for line in lines))
+            with open(self.path("texts.jsonl"), encoding="utf-8") as file:
+                return harness.pesc(0, "tokenize", "--model", folder, *words, stdin=file, seconds=60)
+        texts = ["one two", "", "na\u00efve \u65e5\u672c <s>", " x\n\ty"]
+        lines = [json.dumps(text) for text in texts]
+        ids = lambda result: [json.loads(line)["ids"] for line in result.out.splitlines()]
+        plain = tokenize(harness.BASE, lines)
+        self.assertEqual(plain.code, 0, str(plain))
+        self.assertEqual([len(i) > 0 for i in ids(plain)], [True, False, True, True])
+        self.assertEqual(ids(tokenize(harness.BASE, lines, "--special")), [[1] + i for i in ids(plain)])
+        folder = self.path("bytes")
+        os.makedirs(folder, exist_ok=True)
+        write_byte_tokenizer(folder, {"<s>": 256})
+        expected = [list(t.replace("<s>", "\0").encode()) for t in texts]
+        expected = [[256 if b == 0 else b for b in row] for row in expected]
+        self.assertEqual(ids(tokenize(folder, lines)), expected)
+        for lines, what in ((["3"], "standard input:1: is number"), (['"a"', "{"], "standard input:2: not valid JSON"),
+                            (['"\\ud800"'], "standard input:1: is no JSON")):
+            refused = tokenize(folder, lines)
+            self.assertEqual(refused.code, harness.DATA, str(refused))
+            self.assertIn(what, refused.err)
+        missing = tokenize(self.path("nowhere"), ['"a"'])
+        self.assertEqual(missing.code, harness.DATA, str(missing))
+        self.assertIn("tokenizer.json", missing.err)
+
+    @case("tokenize --show")
+    def test_shown_tokens(self):
+        with open(self.path("row.jsonl"), "w", encoding="utf-8") as file:
+            file.write(json.dumps({"query": "one", "response": "two"}) + "\n")
+        for words, shown in (((), False), (("--show",), True)):
+            with open(self.path("row.jsonl"), encoding="utf-8") as file:
+                result = harness.pesc(0, "tokenize", "--model", harness.BASE, *words, stdin=file, seconds=60)
+            self.assertEqual(result.code, 0, str(result))
+            self.assertEqual("two</s><<<" in result.out, shown, result.out)
+
+    @case("data.chat_template", "data.template_date", "data.train_on", "train --show_rows")
+    def test_chat_templates(self):
+        base = self.path("chat-base")
+        write_chat_base(base, template=CHATML.replace("{% for", "{{ strftime_now('%Y') }}{% for", 1))
+        rows = self.path("chat.jsonl")
+        with open(rows, "w", encoding="utf-8") as file:
+            for word in "one two three four".split():
+                file.write(json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+                                                    {"role": "user", "content": "c"}, {"role": "assistant", "content": word}]}) + "\n")
+        common = {"model.path": base, "data.train[0].path": rows, "data.max_seq_length": 128}
+        date = {"data.template_date": "2025-01-31"}
+        undated, _, _ = self.train(common, code=harness.DATA)
+        self.assertIn("data.template_date", undated.err)
+        dated, records, _ = self.train({**common, **date}, words=("--show_rows", 1))
+        self.assertIn("2025<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n>>>b<|im_end|><<<", dated.err)
+        learned = lambda steps: [r["supervised_tokens"] for r in steps if "loss" in r]
+        last = self.train({**common, **date, "data.train_on": "LAST"})[1]
+        self.assertEqual([n - 8 for n in learned(records)], learned(last))  # "b" and its end, of four rows
+        published, other, _ = self.train({**common, "data.chat_template": "published"}, words=("--show_rows", 1))
+        self.assertIn("### Human:\na\n### Assistant:\n>>>b<|endoftext|><<<", published.err)
+        self.assertNotEqual([r["loss"] for r in records if "loss" in r], [r["loss"] for r in other if "loss" in r])
 
     @case("bench --steps", "bench --shortest", "bench --shape", "bench --out")
     def test_flags_of_bench(self):

@@ -63,10 +63,10 @@ def environment():
     return env
 
 
-def start(ranks, *arguments, prefix=(), cwd=SOURCE):
+def start(ranks, *arguments, prefix=(), cwd=SOURCE, stdin=subprocess.DEVNULL):
     """A session of its own, so that a hang can be ended with its children. With `prefix` before the whole command."""
     return subprocess.Popen(list(prefix) + command(ranks, *arguments), cwd=cwd, env=environment(), text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=stdin,
                             errors="replace", start_new_session=True)
 
 

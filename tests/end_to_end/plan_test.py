@@ -12,7 +12,9 @@ from harness import BASE, QUICKSTART, SOURCE
 EXPERIMENTS = os.path.join(SOURCE, "configs", "experiments")
 # preset: shape, ranks
 PRESETS = {"camelidae-8x7b": ("llama-2-7b", 8), "camelidae-8x13b": ("llama-2-13b", 8), "camelidae-8x34b": ("yi-34b", 8),
-           "qwen2idae-16x14b": ("qwen1.5-14b", 8), "sparsetral-16x7b": ("mistral-7b-instruct-v0.2", 8)}
+           "qwen2idae-16x14b": ("qwen1.5-14b", 8), "sparsetral-16x7b": ("mistral-7b-instruct-v0.2", 8),
+           "llama-3.1-8x8b": ("llama-3.1-8b", 8), "qwen3-8x8b": ("qwen3-8b", 8), "qwen3-8x32b": ("qwen3-32b", 8),
+           "mistral-nemo-8x12b": ("mistral-nemo-12b", 8), "phi-4-8x14b": ("phi-4", 8)}
 
 
 class PlanTest(harness.EndToEnd):
@@ -34,7 +36,8 @@ class PlanTest(harness.EndToEnd):
                 j, result = self.plan(config, "--shape", shape, "--ranks", ranks)
                 # Llama-2-7B has 6.74G weights, and so on: the name says it.
                 billions = {"llama-2-7b": 6.738, "llama-2-13b": 13.016, "yi-34b": 34.389, "qwen1.5-14b": 14.167,
-                            "mistral-7b-instruct-v0.2": 7.242}[shape]
+                            "mistral-7b-instruct-v0.2": 7.242, "llama-3.1-8b": 8.030, "qwen3-8b": 8.191, "qwen3-32b": 32.762,
+                            "mistral-nemo-12b": 12.248, "phi-4": 14.660}[shape]
                 self.assertAlmostEqual(j["frozen_parameters"] / 1e9, billions, places=2)
                 self.assertEqual(j["tokens_per_step"], 128 * (4096 if name.startswith("sparsetral") else 2048))
                 self.assertGreater(j["exchanged_bytes_per_token"], 0)

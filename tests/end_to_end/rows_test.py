@@ -1,5 +1,6 @@
 """What a run makes of its rows: how many steps they are, where they may move to, and what is said of them."""
 
+import gzip
 import json
 import os
 
@@ -75,6 +76,41 @@ class Rows(harness.EndToEnd):
         self.assert_refused(self.go("moving", rows=self.write("fewer.jsonl", ROWS[1:]), length="max_steps: 4"), USAGE,
                             "10 rows instead of 11")
         self.assertEqual(self.kept("moving"), before)
+
+    def test_compressed_rows_under_other_names_are_the_same_rows(self):
+        """A run goes on with the same rows compressed, and with their fields called otherwise."""
+        rows = self.write("plain.jsonl", ROWS)
+        self.assertEqual(self.go("packed", rows=rows).code, OK)
+        packed = self.path("packed.jsonl.gz")
+        with gzip.open(packed, "wt", encoding="utf-8") as file:
+            for row in map(json.loads, ROWS):
+                file.write(json.dumps({"question": row["instruction"], "answer": row["output"]}) + "\n")
+        names = 'columns { prompt: "question" completion: "answer" }'
+        result = self.go("packed", rows=os.fsencode(packed), length="max_steps: 3", data=names)
+        self.assertEqual(result.code, OK, str(result))
+        self.assertEqual(len(self.steps("packed")), 3)
+        result = self.go("misnamed", rows=os.fsencode(packed), data='columns { prompt: "query" completion: "answer" }')
+        self.assert_refused(result, DATA, "packed.jsonl.gz:1: has no field 'query'", "data.train[0].columns.prompt",
+                            'its fields are "question", "answer"')
+        with open(packed, "rb") as file:
+            whole = file.read()
+        with open(packed, "wb") as file:
+            file.write(whole[:-20])
+        result = self.go("cut", rows=os.fsencode(packed), data=names)
+        self.assert_refused(result, DATA, "packed.jsonl.gz", "cut off at byte %d" % (len(whole) - 20))
+
+    def test_a_share_of_the_rows_is_set_aside(self):
+        rows = self.write("shared.jsonl", ROWS)
+        share = "} validation_fraction: 0.3 } #"
+        result = self.go("shared", rows=rows, length="max_steps: 2 eval_steps: 1", data=share)
+        self.assertEqual(result.code, OK, str(result))
+        self.assertIn("training data: 8 rows", result.err)
+        self.assertIn("eval data: 3 rows", result.err)
+        for other in ("} validation_fraction: 0.2 } #", ""):
+            result = self.go("shared", rows=rows, length="max_steps: 3", data=other)
+            self.assert_refused(result, USAGE, "data.validation_fraction: 0.3 -> ")
+        self.assert_refused(self.go("none", rows=rows, length="max_steps: 2", data="} validation_fraction: 1e-9 } #"), DATA,
+                            "data.validation_fraction 1e-09 takes no row")
 
     def test_a_warm_up_that_does_not_end_is_said(self):
         rows = self.write("warm.jsonl", ROWS)

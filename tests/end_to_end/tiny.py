@@ -11,13 +11,13 @@ import harness
 HIDDEN, FFN, LAYERS, HEADS, KV, VOCAB, POSITIONS = 32, 48, 2, 4, 2, 1024, 128
 
 
-def write_base(folder, seed=1, head=0.3, biases=False, **config):
+def write_base(folder, seed=1, head=0.3, vocab=VOCAB, begin=1, end=2, biases=False, **config):
     """With the quick start's tokenizer. The head's weights lie between -head and head. biases: of q, k and v. Other words stand in
     config.json."""
     os.makedirs(folder)
     draw = random.Random(seed)
     size = HIDDEN // HEADS
-    shapes = {"model.embed_tokens.weight": (VOCAB, HIDDEN), "lm_head.weight": (VOCAB, HIDDEN), "model.norm.weight": (HIDDEN,)}
+    shapes = {"model.embed_tokens.weight": (vocab, HIDDEN), "lm_head.weight": (vocab, HIDDEN), "model.norm.weight": (HIDDEN,)}
     if config.get("tie_word_embeddings"):
         shapes.pop("lm_head.weight")
     for i in range(LAYERS):
@@ -40,12 +40,52 @@ def write_base(folder, seed=1, head=0.3, biases=False, **config):
         data += struct.pack("<%df" % count, *values)
     harness.write_safetensors(os.path.join(folder, "model.safetensors"), header, bytes(data))
     with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
-        json.dump({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCAB, "hidden_size": HIDDEN,
+        json.dump({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": vocab, "hidden_size": HIDDEN,
                    "intermediate_size": FFN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
                    "num_key_value_heads": KV, "max_position_embeddings": POSITIONS, "hidden_act": "silu", "rms_norm_eps": 1e-5,
-                   "rope_theta": 10000.0, "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2,
+                   "rope_theta": 10000.0, "tie_word_embeddings": False, "bos_token_id": begin, "eos_token_id": end,
                    **config}, file)
     shutil.copy(os.path.join(harness.BASE, "tokenizer.model"), folder)
+
+
+CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+          "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
+CHATML_TOKENS = {"<|endoftext|>": 256, "<|im_start|>": 257, "<|im_end|>": 258}
+
+
+def write_byte_tokenizer(folder, tokens):
+    """tokenizer.json, in which byte b is token b, and these special tokens, of which the first ends a text."""
+    plain = [b for b in range(256) if 33 <= b <= 126 or 161 <= b <= 172 or b >= 174]
+    others = [b for b in range(256) if b not in plain]
+    letters = {**{b: chr(b) for b in plain}, **{b: chr(256 + i) for i, b in enumerate(others)}}
+    with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as file:
+        json.dump({"version": "1.0", "added_tokens": [{"id": i, "content": name, "special": True} for name, i in tokens.items()],
+                   "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+                   "decoder": {"type": "ByteLevel"},
+                   "model": {"type": "BPE", "vocab": {letters[b]: b for b in range(256)}, "merges": []}}, file)
+    with open(os.path.join(folder, "tokenizer_config.json"), "w", encoding="utf-8") as file:
+        json.dump({"eos_token": next(iter(tokens))}, file)
+
+
+def write_chat_base(folder, template=CHATML, tokens=CHATML_TOKENS, **options):
+    """A model with a tokenizer.json and a chat template, as a current instruct model's folder has them."""
+    write_base(folder, vocab=272, begin=None, end=256, **options)
+    os.remove(os.path.join(folder, "tokenizer.model"))
+    write_byte_tokenizer(folder, tokens)
+    if template is not None:
+        with open(os.path.join(folder, "chat_template.jinja"), "w", encoding="utf-8") as file:
+            file.write(template)
+
+
+def chatml_ids(text):
+    """The tokens of a rendered text by that tokenizer."""
+    ids, at = [], 0
+    data = text.encode()
+    while at < len(data):
+        token = next((t for t in CHATML_TOKENS if data.startswith(t.encode(), at)), None)
+        ids.append(CHATML_TOKENS[token] if token else data[at])
+        at += len(token) if token else 1
+    return ids
 
 
 def write_rows(path, rows):

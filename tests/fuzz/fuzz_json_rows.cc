@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "ops/core/check.h"
+#include "runtime/data/chat_row.h"
 #include "runtime/data/row_file.h"
 #include "runtime/data/rows.h"
 #include "runtime/text/utf8.h"
@@ -71,6 +72,16 @@ void try_row(std::string_view text) {
   }
 }
 
+void try_conversation(std::string_view text, pesc::RowUse use) {
+  try {
+    const pesc::Row row = pesc::parse_any_row(text, "input:1", pesc::Answers::kAll, use);
+    require(row.turns.empty() != row.corpus.empty());
+    require((row.chat != nullptr) == (use == pesc::RowUse::kTemplate && row.corpus.empty()));
+  } catch (const pesc::DataError& error) {
+    require(std::string_view(error.what()).starts_with("input:1"));
+  }
+}
+
 // A file in memory, written anew for each input.
 void try_file(std::string_view text, pesc::OnBadRow on_bad_row) {
   static const int fd = ::memfd_create("rows", MFD_CLOEXEC);
@@ -101,6 +112,8 @@ void try_file(std::string_view text, pesc::OnBadRow on_bad_row) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   try_row(text);
+  for (const pesc::RowUse use : {pesc::RowUse::kPublished, pesc::RowUse::kTemplate})
+    try_conversation(text, use);
   // Opening a file costs more than the rest: one way of reading it per input.
   try_file(text, size % 2 == 0 ? pesc::OnBadRow::kFail : pesc::OnBadRow::kSkip);
   return 0;

@@ -37,6 +37,7 @@ TEST(DenseEqual, EveryLayout) {
       same_logits(tiny_llama(), tiny_pesc(), tp, ep, five_rows(tiny_llama()));
       same_logits(odd_llama(), odd_pesc(), tp, ep, five_rows(odd_llama()));
       same_logits(tiny_qwen2(), tiny_pesc(), tp, ep, five_rows(tiny_qwen2()));
+      same_logits(tiny_qwen3(), tiny_pesc(), tp, ep, five_rows(tiny_qwen3()));
     }
   }
 }

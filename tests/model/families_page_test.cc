@@ -24,6 +24,8 @@ const char* text(QkNorm norm) {
   switch (norm) {
     case QkNorm::kNone:
       return "none";
+    case QkNorm::kPerHead:
+      return "each head";
   }
   throw InternalError("no such QkNorm");
 }
@@ -70,6 +72,8 @@ const char* text(RopeLayers layers) {
   switch (layers) {
     case RopeLayers::kAll:
       return "all layers";
+    case RopeLayers::kListed:
+      return "listed layers";
   }
   throw InternalError("no such RopeLayers");
 }
@@ -81,17 +85,30 @@ const char* text(WindowLayers layers) {
       return "all layers";
     case WindowLayers::kUpper:
       return "upper layers";
+    case WindowLayers::kWithoutRope:
+      return "layers without RoPE";
   }
   throw InternalError("no such WindowLayers");
+}
+const char* text(FusedLinears fused) {
+  switch (fused) {
+    case FusedLinears::kNone:
+      return "none";
+    case FusedLinears::kQkvAndGateUp:
+      return "q, k, v; gate, up";
+  }
+  throw InternalError("no such FusedLinears");
 }
 
 std::string line_of(const FamilyTraits& row) {
   std::string kinds;
   for (const RopeKind kind : row.rope_kinds) kinds += str_cat(text(kind), ", ");
-  return str_cat("| `", row.model_type, "` | `", row.architecture, "` | ", text(row.biases), " | ",
-                 text(row.qk_norm), " | ", text(row.norm_places), " | ", text(row.activation), " | ",
+  const std::string part_of =
+      row.multimodal_type.empty() ? std::string("none") : str_cat("`", row.multimodal_type, "`");
+  return str_cat("| `", row.model_type, "` | `", row.architecture, "` | ", part_of, " | ", text(row.biases),
+                 " | ", text(row.qk_norm), " | ", text(row.norm_places), " | ", text(row.activation), " | ",
                  text(row.multipliers), " | ", text(row.soft_caps), " | ", kinds, text(row.rope_layers),
-                 " | ", text(row.window_layers), " |\n");
+                 " | ", text(row.window_layers), " | ", text(row.fused_linears), " |\n");
 }
 
 TEST(FamiliesPage, ItsTableIsThatOfTheRows) {

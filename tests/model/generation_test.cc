@@ -82,7 +82,7 @@ TEST(Generation, CacheGivesTheLogitsOfTheFullForward) {
   const MpiSession session;
   const auto world = test_world(session);
   const int n = world->size();
-  for (const ModelConfig& model : {tiny_llama(), odd_llama(), tiny_qwen2()}) {
+  for (const ModelConfig& model : {tiny_llama(), odd_llama(), tiny_qwen2(), tiny_qwen3(), tiny_smollm3()}) {
     const Rows rows = some_rows(model.vocab_size, {9, 5});
     const Layout layout{.tp = n == 4 ? 2 : n, .ep = n, .cache_slots = 2};
     Rig rig(*world, model, tiny_pesc(), rows, layout);

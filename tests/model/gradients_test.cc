@@ -104,6 +104,23 @@ TEST(Gradients, AllParametersOfOddShapes) {
   Differences d(odd_llama(), full_tuning());
   EXPECT_EQ(d.check(), 3 + 2 * (2 + 7));
 }
+TEST(Gradients, AllParametersWithNormsOfQAndK) {
+  Differences d(tiny_qwen3(), full_tuning());
+  EXPECT_GE(d.check(), 2 + 2 * (2 + 7));
+  for (const auto& [name, gradient] : d.rig().gradients()) {
+    if (name.find("q_norm") == std::string::npos && name.find("k_norm") == std::string::npos) continue;
+    const auto [low, high] = std::minmax_element(gradient.begin(), gradient.end());
+    EXPECT_GT(*high - *low, 1e-5F) << name;
+  }
+}
+TEST(Gradients, PescWithNormsOfQAndK) {
+  Differences d(tiny_qwen3(), tiny_pesc());
+  EXPECT_GE(d.check(), 2 * (14 + 1 + 12));
+}
+TEST(Gradients, AllParametersWithALayerWithoutRope) {
+  Differences d(tiny_smollm3(), full_tuning());
+  EXPECT_EQ(d.check(), 2 + 2 * (2 + 7));
+}
 
 // In the published code the aux loss is a constant; here it must have a gradient (model/README.md).
 TEST(Gradients, AuxLossAlone) {

@@ -105,6 +105,16 @@ TEST(Layouts, AllParameters) {
 TEST(Layouts, AllParametersOfOddShapes) {
   same_everywhere(odd_llama(), full_tuning(), five_rows(odd_llama()));
 }
+// With tp 4 each of the two KV heads stands on two ranks, and so does a part of the gradient of k's norm.
+TEST(Layouts, AllParametersWithNormsOfQAndK) {
+  same_everywhere(tiny_qwen3(), full_tuning(), five_rows(tiny_qwen3()));
+}
+TEST(Layouts, PescWithNormsOfQAndK) {
+  same_everywhere(tiny_qwen3(), tiny_pesc(), five_rows(tiny_qwen3()));
+}
+TEST(Layouts, PescWithALayerWithoutRope) {
+  same_everywhere(tiny_smollm3(), tiny_pesc(), five_rows(tiny_smollm3()));
+}
 
 }  // namespace
 }  // namespace pesc

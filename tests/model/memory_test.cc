@@ -46,6 +46,33 @@ TEST(Memory, ThePlanIsWhatIsTaken) {
   }
 }
 
+// The backward norms and rotates q and k again, so that norms of them keep nothing of a layer and take one
+// buffer in the workspace.
+TEST(Memory, NormsOfQAndKKeepNothingOfALayer) {
+  const Mesh mesh(1, 0, 1, 1);
+  constexpr int64_t kTokens = 100;
+  const auto bytes_of = [&](const char* arena, Family family, int64_t layers) {
+    ModelConfig model = tiny_llama();
+    model.family = family;
+    model.num_hidden_layers = layers;
+    int64_t bytes = 0;
+    for (const ArenaSize& a :
+         Decoder::plan(model, tiny_pesc(), mesh, options_of(model, tiny_pesc(), mesh, {}, kTokens)))
+      bytes += a.name == arena ? a.bytes : 0;
+    EXPECT_GT(bytes, 0) << arena;
+    return bytes;
+  };
+  for (const int64_t layers : {2, 9}) {
+    EXPECT_EQ(bytes_of("activations", Family::kQwen3, layers),
+              bytes_of("activations", Family::kLlama, layers));
+    const int64_t taken =
+        bytes_of("workspace", Family::kQwen3, layers) - bytes_of("workspace", Family::kLlama, layers);
+    const int64_t least = kTokens * (8 * 8 + 6) * 4;  // q, k and v of heads of 8, and rstd of six heads
+    EXPECT_GE(taken, least);
+    EXPECT_LE(taken, least + 4096);
+  }
+}
+
 // A rank of a large layout is planned with no ranks there, and holds less than the only rank.
 TEST(Memory, PlansOfLargeLayoutsNeedNoRanks) {
   ModelConfig model = tiny_llama();

@@ -78,11 +78,11 @@ Outcome train(Communicator& world, const PackedBatch& data, const Layout& layout
   return out;
 }
 
-void expect_close(const Outcome& got, const Outcome& want) {
+void expect_close(const Outcome& got, const Outcome& want, double of_gradients) {
   EXPECT_NEAR(got.loss / want.loss, 1.0, 1e-6);
   ASSERT_EQ(got.gradients.size(), want.gradients.size());
   for (const auto& [name, values] : want.gradients)
-    EXPECT_LT(relative_error(got.gradients.at(name), values), 1e-5) << name;
+    EXPECT_LT(relative_error(got.gradients.at(name), values), of_gradients) << name;
 }
 
 TEST(PackedRowsOfAModel, OnOneRankAreTheirConversationsBitForBit) {
@@ -116,17 +116,16 @@ TEST(PackedRowsOfAModel, OnEveryLayoutAreTheirConversations) {
       if (world->size() % tp != 0 || world->size() % ep != 0) continue;
       SCOPED_TRACE(str_cat(world->size(), " ranks, tp ", tp, ", ep ", ep));
       const Layout layout{.tp = tp, .ep = ep};
-      expect_close(train(*world, data, layout,
-                         [&](const Mesh& mesh) {
-                           const BatchPlan plan{kRows, kRows, mesh.dp()};
-                           return data.rows(plan.local_range(0, 0, mesh.dp_rank()));
-                         }),
-                   want);
-      expect_close(train(*world, data, layout,
-                         [&](const Mesh& mesh) {
-                           return data.conversations(split_range(data.count(), mesh.dp(), mesh.dp_rank()));
-                         }),
-                   want);
+      const Outcome packed = train(*world, data, layout, [&](const Mesh& mesh) {
+        const BatchPlan plan{kRows, kRows, mesh.dp()};
+        return data.rows(plan.local_range(0, 0, mesh.dp_rank()));
+      });
+      const Outcome apart = train(*world, data, layout, [&](const Mesh& mesh) {
+        return data.conversations(split_range(data.count(), mesh.dp(), mesh.dp_rank()));
+      });
+      expect_close(packed, apart, 1e-5);
+      // Another layout sums in another order, packed or not: the bound of layouts_test.
+      expect_close(packed, want, 1e-4);
     }
   }
 }
@@ -156,7 +155,7 @@ TEST(PackedRowsOfAModel, DoNotLetConversationsSeeEachOther) {
   }
   apart.loss = rig.ce_scale * decoder.take_loss_sum();
   apart.gradients = rig.gradients();
-  expect_close(packed, apart);
+  expect_close(packed, apart, 1e-5);
 }
 
 }  // namespace

@@ -32,6 +32,8 @@ class Slots {
       const LayerParameters& l = p_.layers[i];
       expect(l.dinput_norm, {hf::input_norm(layer)});
       expect(l.dpost_norm, {hf::post_norm(layer)});
+      expect(l.dq_norm, {hf::q_norm(layer)});
+      expect(l.dk_norm, {hf::k_norm(layer)});
       for (const ColumnLinears* linears : {&l.qkv, &l.gate_up}) {
         Names a;
         for (const ColumnLinears::Part& part : linears->parts) {
@@ -127,9 +129,36 @@ TEST(ParameterBuilder, EveryTrainableParameterHasItsGradientSlot) {
     for (const PescConfig& pesc : {tiny_pesc(), odd_pesc(), bf16_pesc(), lora_alone(), full_tuning()}) {
       check_everywhere(tiny_llama(), pesc, compute);
       check_everywhere(tiny_qwen2(), pesc, compute);  // biases; one table is embedding and head
+      check_everywhere(tiny_qwen3(), pesc, compute);  // norms of q and k
     }
     check_everywhere(bf16_llama(), bf16_pesc(), compute);  // in BF16 LoRA's B stands beside the weights
   }
+}
+
+// Every rank has the norms of q and k whole, in the group whose gradients are summed over all ranks: also where
+// a KV head stands on several tp ranks, whose sums are then parts of one.
+TEST(ParameterBuilder, NormsOfQAndKAreWholeAndSummedOverTheWorld) {
+  Arena weights = Arena::planning("weights"), copies = Arena::planning("copies"),
+        optimizer = Arena::planning("optimizer");
+  const ModelConfig model = tiny_qwen3();
+  for (int rank = 0; rank < 8; ++rank) {
+    const ModelParameters p(model, full_tuning(), Mesh(8, rank, 4, 1), DType::kF32,
+                            {weights, copies, &optimizer});
+    for (int64_t layer = 0; layer < model.num_hidden_layers; ++layer) {
+      for (const std::string& name : {hf::q_norm(layer), hf::k_norm(layer)}) {
+        const Parameter& q = p.find(name);
+        EXPECT_EQ(q.group, ReplicaGroup::kWorld) << name;
+        EXPECT_EQ(q.spec.global_cols, model.head_dim) << name;
+        EXPECT_EQ(q.spec.cols, model.head_dim) << name;
+        EXPECT_TRUE(q.dense && q.trainable) << name;
+        EXPECT_EQ(q.master.dtype, DType::kF32) << name;
+      }
+    }
+  }
+  const ModelParameters without(tiny_llama(), full_tuning(), Mesh(1, 0, 1, 1), DType::kF32,
+                                {weights, copies, &optimizer});
+  EXPECT_EQ(without.layers.front().q_norm.cols, 0);
+  EXPECT_THROW((void)without.find(hf::q_norm(0)), InternalError);
 }
 
 TEST(ParameterBuilder, WithoutAnOptimizerThereAreNoGradients) {

@@ -44,6 +44,16 @@ TEST(Recompute, LoraOnly) {
   p.mode = TrainMode::kLora;
   on_every_layout(tiny_llama(), p, five_rows(tiny_llama()));
 }
+// q and k are normed and rotated again in every backward, whatever the policy.
+TEST(Recompute, PescWithNormsOfQAndK) {
+  on_every_layout(tiny_qwen3(), tiny_pesc(), five_rows(tiny_qwen3()));
+}
+TEST(Recompute, AllParametersWithNormsOfQAndK) {
+  on_every_layout(tiny_qwen3(), full_tuning(), five_rows(tiny_qwen3()));
+}
+TEST(Recompute, PescWithALayerWithoutRope) {
+  on_every_layout(tiny_smollm3(), tiny_pesc(), five_rows(tiny_smollm3()));
+}
 TEST(Recompute, AllParameters) {
   on_every_layout(tiny_qwen2(), full_tuning(), five_rows(tiny_qwen2()));
 }

@@ -44,6 +44,22 @@ inline ModelConfig tiny_qwen2() {
   m.tie_word_embeddings = true;
   return m;
 }
+// Norms of the heads of q and k; heads of another size than hidden / heads; tied embeddings.
+inline ModelConfig tiny_qwen3() {
+  ModelConfig m = tiny_llama();
+  m.family = Family::kQwen3;
+  m.head_dim = 12;
+  m.tie_word_embeddings = true;
+  return m;
+}
+// The second layer does not rotate q and k.
+inline ModelConfig tiny_smollm3() {
+  ModelConfig m = tiny_llama();
+  m.family = Family::kSmolLm3;
+  m.layers_without_rope = {1};
+  m.tie_word_embeddings = true;
+  return m;
+}
 // Nothing divides what it does in the usual shapes: head_dim is not hidden / heads, one KV head, a vocabulary
 // that no tp divides, interpolated positions.
 inline ModelConfig odd_llama() {

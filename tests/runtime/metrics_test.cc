@@ -54,27 +54,29 @@ TEST_F(Metrics, ANewStartKeepsWhatWasMeasuredUnderTheLaunchThatMeasuredIt) {
 }
 
 TEST_F(Metrics, AnEvaluationCountsUntilItsStepIsComputedAgain) {
-  EXPECT_FALSE(has_evaluation(path(), 4));  // no file
-  const auto evaluated = [](int64_t n) { return nlohmann::json{{"kind", "eval"}, {"step", n}}; };
+  EXPECT_EQ(eval_loss_of_step(path(), 4), std::nullopt);  // no file
+  const auto evaluated = [](int64_t n) {
+    return nlohmann::json{{"kind", "eval"}, {"step", n}, {"eval_loss_total", 0.1 * static_cast<double>(n)}};
+  };
   {
     MetricsLog log(path(), 1);
     log.write({{"kind", "launch"}, {"step", 0}});
     log.write(step(2, 1));
     log.write(evaluated(2));
     log.write(step(4, 1));
-    EXPECT_FALSE(has_evaluation(path(), 4));
+    EXPECT_EQ(eval_loss_of_step(path(), 4), std::nullopt);
     log.write(evaluated(4));
   }
-  EXPECT_TRUE(has_evaluation(path(), 2));
-  EXPECT_TRUE(has_evaluation(path(), 4));
+  EXPECT_EQ(eval_loss_of_step(path(), 2), 0.1 * 2);
+  EXPECT_EQ(eval_loss_of_step(path(), 4), 0.1 * 4);
   MetricsLog log(path(), 2);
   log.write({{"kind", "launch"}, {"step", 4}});  // goes on behind it
-  EXPECT_TRUE(has_evaluation(path(), 4));
+  EXPECT_EQ(eval_loss_of_step(path(), 4), 0.1 * 4);
   log.write({{"kind", "launch"}, {"step", 3}});
-  EXPECT_TRUE(has_evaluation(path(), 2));
-  EXPECT_FALSE(has_evaluation(path(), 4));
+  EXPECT_EQ(eval_loss_of_step(path(), 2), 0.1 * 2);
+  EXPECT_EQ(eval_loss_of_step(path(), 4), std::nullopt);
   std::ofstream(path(), std::ios::app) << "torn";
-  EXPECT_FALSE(has_evaluation(path(), 4));
+  EXPECT_EQ(eval_loss_of_step(path(), 4), std::nullopt);
 }
 
 TEST_F(Metrics, ALineInWhichTheProcessDiedIsTakenAway) {

@@ -254,6 +254,11 @@ TEST(Experiment, DefaultsAreThePapersRecipe) {
   EXPECT_EQ(c.data.train[0].weight, 1);
   EXPECT_TRUE(c.data.eval.empty());
   EXPECT_EQ(c.data.on_bad_row, BadRowPolicy::kFail);
+  EXPECT_EQ(c.data.chat_template, "auto");
+  EXPECT_EQ(parse(kGood, {"data.chat_template=a/b"}).data.chat_template, "a/b");
+  EXPECT_EQ(c.data.template_date, "");
+  EXPECT_EQ(c.data.train_on, TrainOn::kAll);
+  EXPECT_EQ(parse(kGood, {"data.train_on=LAST"}).data.train_on, TrainOn::kLast);
   EXPECT_EQ(c.data.on_long_row, LongRowPolicy::kCut);
   EXPECT_EQ(parse(kGood, {"data.on_long_row=DROP"}).data.on_long_row, LongRowPolicy::kDrop);
   EXPECT_EQ(c.data.packing, PackingPolicy::kNone);

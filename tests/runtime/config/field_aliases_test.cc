@@ -80,7 +80,7 @@ TEST(FieldAliases, NameFieldsThatThereAre) {
 }
 
 TEST(FieldAliases, NameValuesThatThereAre) {
-  const std::string sections[] = {"train", "parallel", "model.shape"};
+  const std::string sections[] = {"train", "parallel", "data", "model.shape"};
   for (const aliases::Value& v : aliases::kValues) {
     SCOPED_TRACE(v.value);
     const FieldDescriptor* field = nullptr;

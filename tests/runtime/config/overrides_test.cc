@@ -137,7 +137,7 @@ TEST(Overrides, RefusesWhatItCannotSet) {
       {"train[0].max_steps=5", {"'train' is not a list"}},
       {"train.max_steps.x=5", {"'max_steps' is a value and has no fields"}},
       {"train=5", {"'train' is a group of fields", "write train.field=value"}},
-      {"data.train=x", {"'train' is a group of fields (path, tag, weight)", "train=[{...}]"}},
+      {"data.train=x", {"'train' is a group of fields (path, tag, weight, columns)", "train=[{...}]"}},
       {"data.train.path=x", {"'train' is a list with 2 entries", "train[0] to train[2]"}},
       {"data.train[3].path=x", {"'train' is a list with 2 entries"}},
       {"data.train[3]={path: \"x\"}", {"'train' is a list with 2 entries"}},

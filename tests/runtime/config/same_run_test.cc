@@ -50,11 +50,11 @@ TEST(SameRun, WhatTheModelComputesIsRefusedByEveryVerb) {
 }
 
 TEST(SameRun, WhatOnlyTrainingReadsIsRefusedThereAlone) {
-  for (const char* change :
-       {"train.seed=2", "train.gradient_accumulation_steps=8", "data.max_seq_length=64",
-        "data.packing=BEST_FIT", "train.learning_rate=1", "train.adam_beta2=0.5", "train.warmup_steps=1",
-        "train.max_grad_norm=1", "data.train[0].weight=2", "moe.adapter_dropout=0.2",
-        "moe.router_aux_loss_coef=0", "lora.lora_dropout=0"}) {
+  for (const char* change : {"train.seed=2", "train.gradient_accumulation_steps=8", "data.max_seq_length=64",
+                             "data.packing=BEST_FIT", "train.learning_rate=1", "train.adam_beta2=0.5",
+                             "train.warmup_steps=1", "train.max_grad_norm=1", "data.train[0].weight=2",
+                             "moe.adapter_dropout=0.2", "moe.router_aux_loss_coef=0", "lora.lora_dropout=0",
+                             "data.train_on=LAST", "data.template_date=2025-01-31"}) {
     const Lines refused = compare({}, {change}, CheckpointUse::kResume).refused;
     const std::string field = std::string(change).substr(0, std::string(change).find('='));
     ASSERT_EQ(refused.size(), 1U) << change;
@@ -78,6 +78,7 @@ TEST(SameRun, WhatChangesNoNumberIsFree) {
                    "train.max_steps=20",
                    "checkpoint.save_total_limit=5",
                    "checkpoint.on_save_error=CONTINUE",
+                   "data.chat_template=chatml",  // compared by content
                    "model.path=moved",
                    "model.tokenizer=moved",
                    "train.eval_steps=3",
@@ -87,6 +88,9 @@ TEST(SameRun, WhatChangesNoNumberIsFree) {
                    "parallel.buffer_factor=4",
                    "data.train[0].path=moved",
                    "data.train[0].tag=x",
+                   "data.train[0].columns.prompt=question",
+                   "checkpoint.keep_best=false",
+                   "train.early_stopping_patience=0",
                    "recovery.max_restarts=9",
                    "train.on_nonfinite=SKIP"};
   const RunDifferences found = compare({}, free, CheckpointUse::kResume);

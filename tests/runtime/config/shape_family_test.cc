@@ -2,6 +2,7 @@
 #include <cctype>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "configs/schema/experiment.pb.h"
 #include "model/families.h"
@@ -31,6 +32,10 @@ TEST(ShapeFamily, EveryRowHasItsNameInTheSchema) {
     const ModelConfig shape = load_shape(folder / "shape.textproto");
     EXPECT_EQ(shape.family, row.family);
     EXPECT_EQ(shape.qkv_bias, row.qkv_bias());
+    std::vector<int64_t> without;  // as transformers makes the list where there is none
+    for (int64_t layer = 0; layer < shape.num_hidden_layers; ++layer)
+      if (row.rope_layers == RopeLayers::kListed && (layer + 1) % 4 == 0) without.push_back(layer);
+    EXPECT_EQ(shape.layers_without_rope, without);
   }
 }
 

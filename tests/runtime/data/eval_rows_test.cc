@@ -43,8 +43,9 @@ TEST(EvalRows, AsManyAsAskedForEachOnceInProportion) {
 }
 
 TEST(EvalRows, MoreThanThereAreIsSaidWithBothNumbers) {
-  EXPECT_EQ(beyond_all_rows({4, 0, 3}, 8),
-            "train.max_eval_samples asks for 8 rows at a time, but data.eval has 7: all of them are taken");
+  EXPECT_EQ(
+      beyond_all_rows({4, 0, 3}, 8),
+      "train.max_eval_samples asks for 8 rows at a time, but there are 7 to evaluate: all of them are taken");
   EXPECT_EQ(beyond_all_rows({4, 0, 3}, 7), "");
   EXPECT_EQ(beyond_all_rows({4}, 0), "");  // all are asked for
 }

@@ -112,7 +112,7 @@ TEST(RowFields, AnAnswerOfNoWeightIsShownAndNotLearned) {
 }
 
 TEST(RowFields, WhatChangesWhatIsSeenIsRefusedByName) {
-  for (const char* field : {"tools", "tool_calls", "function_call", "images", "chosen", "conversations"}) {
+  for (const char* field : {"tools", "tool_calls", "function_call", "images", "chosen"}) {
     const auto row = [field](const std::string& value) {
       return refusal(R"({"instruction": "a", "output": "b", ")" + std::string(field) + "\": " + value + "}");
     };
@@ -136,8 +136,9 @@ TEST(RowFields, WhatChangesWhatIsSeenIsRefusedByName) {
 
 TEST(RowFields, OtherDialectsAreToldTheWantedForm) {
   EXPECT_PRED_FORMAT2(
-      ::testing::IsSubstring, "{\"messages\": [{\"role\": \"user\", \"content\"",
-      refusal(R"({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]})"));
+      ::testing::IsSubstring, "has more than one of",
+      refusal(
+          R"({"instruction": "a", "output": "b", "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]})"));
   for (const char* list : {"conversation", "messages"}) {
     EXPECT_PRED_FORMAT2(::testing::IsSubstring, "[0].from is of another form",
                         refusal("{\"" + std::string(list) + R"(": [{"from": "human", "value": "a"}]})"));
@@ -146,6 +147,8 @@ TEST(RowFields, OtherDialectsAreToldTheWantedForm) {
       ::testing::IsSubstring, "is a list of parts",
       refusal(R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]})"));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "its fields are \"question\", \"answer\"",
+                      refusal(R"({"question": "a", "answer": "b", "id": null})"));
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "columns { instruction: \"question\" output: \"answer\" }",
                       refusal(R"({"question": "a", "answer": "b", "id": null})"));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "\"data\" holds a list of objects",
                       refusal(R"({"version": 1, "data": [{"instruction": "a", "output": "b"}]})"));

@@ -11,6 +11,8 @@ TEST(Tags, TheSourceThenTheRowThenTheFile) {
   EXPECT_EQ(tag_of("s", "r", "/d/f.jsonl"), "s");
   EXPECT_EQ(tag_of("", "r", "/d/f.jsonl"), "r");
   EXPECT_EQ(tag_of("", "", "/d/f.jsonl"), "f");
+  EXPECT_EQ(tag_of("", "", "/d/f.jsonl.gz"), "f");
+  EXPECT_EQ(tag_of("", "", "/d/f.1.json.zst"), "f.1");
   EXPECT_EQ(tag_of("", "", "/d/caf\xE9.jsonl"), "caf\\xE9");
   EXPECT_EQ(tag_of("", "a\nb", "f"),
             "a\\x0A"

@@ -12,7 +12,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "runtime/data/tokenizer.h"
+#include "runtime/tokenizer/tokenizer.h"
 
 namespace pesc {
 
@@ -58,6 +58,12 @@ class ByteTokenizer : public Tokenizer {
       if (id >= 3) text += static_cast<char>(id - 3);
     }
     return text;
+  }
+  [[nodiscard]] std::string decode_all(std::span<const int32_t> ids) const override { return decode(ids); }
+  [[nodiscard]] Encoding encode_with_ranges(std::string_view text, const EncodeOptions&) const override {
+    Encoding out{encode(text), {}};
+    for (size_t i = 0; i < text.size(); ++i) out.ranges.push_back({i, i + 1});
+    return out;
   }
   [[nodiscard]] int32_t vocab_size() const override { return 259; }
   [[nodiscard]] int32_t bos_id() const override { return bos_; }

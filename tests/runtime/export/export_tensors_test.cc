@@ -4,11 +4,16 @@
 
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <set>
 
 #include "model/hf_names.h"
 #include "ops/core/bf16.h"
+#include "runtime/hf/config_json.h"
+#include "runtime/hf/hf_folder.h"
+#include "runtime/hf/published_names.h"
 #include "tests/runtime/export/small_run.h"
+#include "tests/runtime/hf/temp_folder.h"
 
 namespace pesc::testing {
 namespace {
@@ -29,6 +34,18 @@ std::set<std::string> names_of(const std::vector<SafetensorsWriteEntry>& entries
   for (const auto& entry : entries) names.insert(entry.name);
   EXPECT_EQ(names.size(), entries.size());
   return names;
+}
+
+// The parameters that a tensor of the files holds, one below the other.
+std::vector<std::string> parts_of(const ModelConfig& model, const std::string& name) {
+  std::vector<std::string> parts;
+  for (int64_t i = 0; i < model.num_hidden_layers; ++i) {
+    for (const hf::Fused& fused : hf::fused_weights(traits_of(model.family).fused_linears, i)) {
+      if (fused.name != name) continue;
+      for (const Linear linear : fused.parts) parts.push_back(hf::weight(i, linear));
+    }
+  }
+  return parts.empty() ? std::vector{name} : parts;
 }
 
 // W + (alpha / r) B A in double, and the sum of the magnitudes of its terms, which bounds its rounding.
@@ -65,22 +82,26 @@ TEST_P(ExportTensorsTest, LoraIsMergedInFloat32) {
     int64_t with_lora = 0;
     for (const auto& entry : tensors.dense(DType::kF32)) {
       const std::vector<float> got = produced<float>(entry);
-      const ShardSpec& spec = run_.spec(entry.name);
-      const bool lora = entry.name.find("q_proj.weight") != std::string::npos ||
-                        entry.name.find("v_proj.weight") != std::string::npos ||
-                        entry.name.find("gate_proj.weight") != std::string::npos ||
-                        entry.name.find("down_proj.weight") != std::string::npos;
-      with_lora += lora ? 1 : 0;
-      for (int64_t i = 0; i < spec.size(); ++i) {
-        if (!lora) {
-          ASSERT_EQ(got[i], value_at(entry.name, i)) << entry.name;
-          continue;
+      size_t at = 0;
+      for (const std::string& part : parts_of(model_, entry.name)) {
+        const ShardSpec& spec = run_.spec(part);
+        const bool lora = part.ends_with(".q_proj.weight") || part.ends_with(".v_proj.weight") ||
+                          part.ends_with(".gate_proj.weight") || part.ends_with(".down_proj.weight");
+        with_lora += lora ? 1 : 0;
+        ASSERT_LE(at + static_cast<size_t>(spec.size()), got.size()) << entry.name;
+        for (int64_t i = 0; i < spec.size(); ++i, ++at) {
+          if (!lora) {
+            ASSERT_EQ(got[at], value_at(part, i)) << part;
+            continue;
+          }
+          // r + 2 roundings of float32, each of half a unit in the last place of a partial sum.
+          const Merged want = merged(run_, pesc_, part, i / spec.cols, i % spec.cols);
+          const double bound =
+              static_cast<double>(pesc_.lora.r + 2) * 0x1p-24 * want.magnitude * (1 + 0x1p-20);
+          ASSERT_NEAR(got[at], want.value, bound) << part << " " << i;
         }
-        // r + 2 roundings of float32, each of half a unit in the last place of a partial sum.
-        const Merged want = merged(run_, pesc_, entry.name, i / spec.cols, i % spec.cols);
-        const double bound = static_cast<double>(pesc_.lora.r + 2) * 0x1p-24 * want.magnitude * (1 + 0x1p-20);
-        ASSERT_NEAR(got[i], want.value, bound) << entry.name << " " << i;
       }
+      EXPECT_EQ(at, got.size()) << entry.name;
     }
     EXPECT_EQ(with_lora, 4 * model_.num_hidden_layers);
   }
@@ -92,6 +113,11 @@ TEST_P(ExportTensorsTest, NamesAndShapesAreTheFamilys) {
   std::set<std::string> want{hf::kEmbedding, hf::kHead, hf::kFinalNorm};
   for (int64_t i = 0; i < model_.num_hidden_layers; ++i) {
     for (int l = 0; l < kLinears; ++l) want.insert(hf::weight(i, static_cast<Linear>(l)));
+    for (const hf::Fused& fused : hf::fused_weights(traits_of(model_.family).fused_linears, i)) {
+      for (const Linear l : fused.parts) want.erase(hf::weight(i, l));
+      want.insert(fused.name);
+    }
+    if (model_.norms_qk()) want.insert({hf::q_norm(i), hf::k_norm(i)});
     for (const Linear l : {Linear::kQ, Linear::kK, Linear::kV})
       if (model_.qkv_bias) want.insert(hf::bias(i, l));
     want.insert(hf::input_norm(i));
@@ -157,7 +183,8 @@ TEST_P(ExportTensorsTest, NoMoreThanASliceIsReadAtOnce) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, ExportTensorsTest,
-                         ::testing::Values(Family::kLlama, Family::kMistral, Family::kQwen2));
+                         ::testing::Values(Family::kLlama, Family::kMistral, Family::kQwen2, Family::kQwen3,
+                                           Family::kPhi3, Family::kSmolLm3));
 
 TEST(ExportOfAFullRun, TakesEveryWeightFromTheCheckpoint) {
   const ModelConfig model = small_model();
@@ -172,6 +199,52 @@ TEST(ExportOfAFullRun, TakesEveryWeightFromTheCheckpoint) {
       ASSERT_EQ(values[i], value_at(entry.name, static_cast<int64_t>(i))) << entry.name;
   }
   EXPECT_TRUE(tensors.moe_adapters(DType::kF32, DType::kF32).empty());
+}
+
+TEST(ExportOfAFullRun, EveryFamilyReadsBackWhatItWrote) {
+  const PescConfig pesc = small_pesc(TrainMode::kFull);
+  for (const FamilyTraits& row : kFamilies) {
+    SCOPED_TRACE(row.model_type);
+    const ModelConfig model = small_model(row.family);
+    SmallRun run(model, pesc);
+    ExportTensors tensors(model, pesc, nullptr, run.files(), run.checkpoint(), run.stream());
+    const TempFolder folder;
+    write_safetensors(folder / "model.safetensors", tensors.dense(DType::kF32), {{"format", "pt"}});
+    HfFolder hf(folder.path());
+    use_model_names(hf, model);
+    const std::vector<std::string> there = hf.names(), want = tensors.dense_names();
+    EXPECT_EQ(std::set<std::string>(there.begin(), there.end()),
+              std::set<std::string>(want.begin(), want.end()));
+    for (const std::string& name : want) {
+      const ShardSpec& s = run.spec(name);
+      std::vector<float> read(static_cast<size_t>(s.size()));
+      hf.read(name, s.rows, s.cols, 0, s.rows, 0, s.cols, read.data());
+      for (size_t i = 0; i < read.size(); ++i)
+        ASSERT_EQ(read[i], value_at(name, static_cast<int64_t>(i))) << name;
+    }
+  }
+}
+
+// As a reference case, which transformers saved, has them.
+TEST(ExportOfAFullRun, NamesAndShapesAreThoseOfTransformers) {
+  const PescConfig pesc = small_pesc(TrainMode::kFull);
+  for (const auto& [family, golden] : std::map<Family, std::string>{{Family::kLlama, "llama-gqa"},
+                                                                    {Family::kQwen2, "qwen2-bias-tied"},
+                                                                    {Family::kQwen3, "qwen3-qk-norm-tied"},
+                                                                    {Family::kPhi3, "phi3-fused"},
+                                                                    {Family::kSmolLm3, "smollm3-no-rope"}}) {
+    const std::string from = std::string(PESC_SOURCE_DIR) + "/tests/goldens/" + golden;
+    SCOPED_TRACE(golden);
+    const ModelConfig model = read_model_config(from);
+    EXPECT_EQ(model.family, family);
+    SmallRun run(model, pesc);
+    ExportTensors tensors(model, pesc, nullptr, run.files(), run.checkpoint(), run.stream());
+    std::map<std::string, std::vector<int64_t>> got, want;
+    for (const SafetensorsWriteEntry& e : tensors.dense(DType::kF32)) got[e.name] = e.shape;
+    const HfFolder hf(from);
+    for (const std::string& name : hf.names()) want[name] = hf.entry(name)->shape;
+    EXPECT_EQ(got, want);
+  }
 }
 
 // Of more experts than the checkpoint has: it is of another run.

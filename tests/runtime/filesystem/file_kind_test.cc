@@ -4,9 +4,9 @@
 #include "runtime/checkpoint/manifest.h"
 #include "runtime/config/experiment.h"
 #include "runtime/data/row_file.h"
-#include "runtime/data/tokenizer.h"
 #include "runtime/hf/config_json.h"
 #include "runtime/hf/hf_folder.h"
+#include "runtime/tokenizer/tokenizer.h"
 #include "tests/runtime/hf/temp_folder.h"
 
 namespace pesc {
@@ -79,6 +79,16 @@ TEST(FileKind, KindsThatOnlySomeReadersMistake) {
                       other_kind("IQ== 0\nIg== 1\nIw== 2\n", FileUse::kSentencePiece));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "text that begins 'Access to model x is restricted.'",
                       other_kind("Access to model x is restricted.\nLog in.", FileUse::kSafetensors));
+}
+
+TEST(FileKind, RowsOfOtherFilesAreToldHowTheyAreRead) {
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "a name that ends in .gz",
+                      other_kind("\x1F\x8B\x08", FileUse::kRows));
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "a name that ends in .zst",
+                      other_kind("\x28\xB5\x2F\xFD", FileUse::kRows));
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "python3 -c 'import json, sys, pyarrow.parquet",
+                      other_kind("PAR1\x15\x04\x15\x20", FileUse::kRows));
+  EXPECT_EQ(other_kind("PAR1\x15\x04", FileUse::kJson).find("python3"), std::string::npos);
 }
 
 TEST(FileKind, RightFilesAreNotMistaken) {

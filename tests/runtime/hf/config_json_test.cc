@@ -141,7 +141,7 @@ TEST(ConfigJson, RefusalsNameFileAndKey) {
                        {"original_max_position_embeddings", 128},
                        {"type", "llama3"}};
   std::vector<Case> cases = {
-      {with(base(), "model_type", "mixtral"), {"model_type", "'mixtral'", "llama, mistral, qwen2"}},
+      {with(base(), "model_type", "mixtral"), {"model_type", "'mixtral'", "llama, mistral, mistral3, qwen2"}},
       {with(base(), "model_type", 3), {"model_type", "string"}},
       {with(base(), "model_type", nullptr), {"model_type", "missing"}},
       {with(base(), "architectures", {"LlamaForSequenceClassification"}),

@@ -24,6 +24,7 @@ inline void expect_equal(const ModelConfig& a, const ModelConfig& b) {
   EXPECT_EQ(a.rope.low_freq_factor, b.rope.low_freq_factor);
   EXPECT_EQ(a.rope.high_freq_factor, b.rope.high_freq_factor);
   EXPECT_EQ(a.rope.original_max_positions, b.rope.original_max_positions);
+  EXPECT_EQ(a.layers_without_rope, b.layers_without_rope);
   EXPECT_EQ(a.qkv_bias, b.qkv_bias);
   EXPECT_EQ(a.tie_word_embeddings, b.tie_word_embeddings);
   EXPECT_EQ(a.bos_id, b.bos_id);

@@ -11,10 +11,10 @@
 #include <thread>
 #include <utility>
 
-#include "runtime/data/tokenizer.h"
 #include "runtime/hf/config_json.h"
 #include "runtime/hf/dtype_convert.h"
 #include "runtime/hf/safetensors_write.h"
+#include "runtime/tokenizer/tokenizer.h"
 #include "tests/runtime/hf/temp_folder.h"
 
 namespace pesc {

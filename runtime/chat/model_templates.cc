@@ -1,0 +1,68 @@
+#include "runtime/chat/model_templates.h"
+
+#include <utility>
+#include <vector>
+
+#include "ops/core/check.h"
+#include "runtime/chat/template_source.h"
+#include "runtime/text/printable.h"
+
+namespace pesc {
+namespace {
+
+ChatTemplate compiled(TemplateSource source, const std::string& date) {
+  TemplateOptions options;
+  options.date = date;
+  ChatTemplate made(std::move(source), std::move(options));
+  made.require_spans();
+  return made;
+}
+
+// tokenizer_config.json may name a token that the tokenizer's own file does not have.
+int32_t token_of(const ChatTemplate& made, const Tokenizer& tokenizer) {
+  EncodeOptions options;
+  options.added_tokens = AddedTokens::kAll;
+  const std::string& end = made.end_of_turn();
+  const std::vector<int32_t> ids = tokenizer.encode_with_ranges(end, options).ids;
+  if (!end.empty() && ids.size() == 1 && tokenizer.is_control(ids[0])) return ids[0];
+  throw DataError(str_cat(made.name(), ": ends a turn with ", in_quotes(end),
+                          ", which is no special token of this tokenizer, so the model would never learn to "
+                          "stop; use the tokenizer that belongs to the template, or data.chat_template: "
+                          "\"published\""));
+}
+
+}  // namespace
+
+TemplateTokens template_tokens(const Tokenizer& tokenizer) {
+  TemplateTokens out;
+  const auto name = [&](const char* key, int32_t id) {
+    if (id >= 0) out.named.emplace_back(key, tokenizer.piece(id));
+  };
+  name("bos_token", tokenizer.bos_id());
+  name("eos_token", tokenizer.eos_id());
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
+    if (!tokenizer.is_control(id)) continue;
+    if (std::string piece = tokenizer.piece(id); !piece.empty()) out.control.push_back(std::move(piece));
+  }
+  return out;
+}
+
+std::optional<ModelTemplates> open_templates(const TemplateSetting& setting, const std::string& folder,
+                                             const Tokenizer& tokenizer, Links links) {
+  const TemplateTokens known = template_tokens(tokenizer);
+  TemplateSource source = find_template(setting.name, folder, known, ForTools::kNo, links);
+  if (source.published) return std::nullopt;
+  TemplateSource for_tools = find_template(setting.name, folder, known, ForTools::kYes, links);
+  const bool other = for_tools.text != source.text;
+  ModelTemplates out{compiled(std::move(source), setting.date), std::nullopt};
+  out.end_of_turn = token_of(out.usual, tokenizer);
+  if (other) {
+    out.with_tools = compiled(std::move(for_tools), setting.date);
+    if (token_of(*out.with_tools, tokenizer) != out.end_of_turn)
+      throw DataError(str_cat(out.with_tools->name(), ": ends a turn with another token than ",
+                              out.usual.name(), "; give one file as data.chat_template"));
+  }
+  return out;
+}
+
+}  // namespace pesc

@@ -1,0 +1,48 @@
+// Checks of an experiment's values, for the readers of its messages.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+
+#include "ops/core/check.h"
+#include "runtime/config/field_places.h"
+
+namespace pesc {
+
+// Refuses values, naming the field, where it was set, its value and what is allowed. Not-a-number is in no
+// range.
+class FieldChecker {
+ public:
+  explicit FieldChecker(const FieldPlaces& places) : places_(places) {}
+
+  void require(bool ok, const std::string& field, const std::string& what) const {
+    if (!ok) throw UsageError(str_cat(places_.prefix(field), field, " ", what));
+  }
+  template <class T>
+  void range(const std::string& field, T value, T low, T high) const {
+    require(value >= low && value <= high, field,
+            str_cat("is ", value, "; it must be between ", low, " and ", high));
+  }
+  // Counts of steps and rows: more than any run will see is a mistake too.
+  void at_least(const std::string& field, int64_t value, int64_t low) const {
+    require(value >= low, field, str_cat("is ", value, "; it must be at least ", low));
+    require(value <= int64_t{1} << 40, field, str_cat("is ", value, "; it must be at most 2^40"));
+  }
+  void share(const std::string& field, double value) const {
+    require(value >= 0 && value < 1, field, str_cat("is ", value, "; it must be at least 0 and less than 1"));
+  }
+  void positive(const std::string& field, double value) const {
+    require(value > 0 && std::isfinite(value), field,
+            str_cat("is ", value, "; it must be positive and finite"));
+  }
+  void not_negative(const std::string& field, double value) const {
+    require(value >= 0 && std::isfinite(value), field,
+            str_cat("is ", value, "; it must be finite and not negative"));
+  }
+
+ private:
+  const FieldPlaces& places_;
+};
+
+}  // namespace pesc

@@ -1,0 +1,153 @@
+#include "runtime/data/row_encoder.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <span>
+#include <utility>
+
+#include "ops/core/check.h"
+#include "runtime/text/printable.h"
+
+namespace pesc {
+namespace {
+
+std::string hexadecimal(uint64_t digest) {
+  char text[20];
+  std::snprintf(text, sizeof(text), "%016llx", static_cast<unsigned long long>(digest));
+  return text;
+}
+
+Conversation conversation_of_row(const Row& row) {
+  return row.chat ? *row.chat : conversation_of_turns(row);
+}
+
+// Without the answer that is to be given.
+Conversation question_of(const Row& row) {
+  Conversation asked = conversation_of_row(row);
+  if (asked.messages.back().at("role") == "assistant") {
+    asked.messages.erase(asked.messages.size() - 1);
+    asked.learned.pop_back();
+  }
+  return asked;
+}
+
+Sample sample_of(ChatTokens tokens, int64_t max_seq_length) {
+  Sample sample;
+  sample.tokens = std::move(tokens.ids);
+  sample.truncated = std::ssize(sample.tokens) > max_seq_length;
+  if (sample.truncated) sample.tokens.resize(static_cast<size_t>(max_seq_length));
+  sample.labels.assign(sample.tokens.size(), kUnsupervised);
+  for (const TokenRange& range : tokens.learned) {
+    // Nothing predicts the first token of a text.
+    for (size_t t = std::max<size_t>(range.begin, 1); t < std::min(range.end, sample.tokens.size()); ++t) {
+      sample.labels[t - 1] = sample.tokens[t];
+      ++sample.supervised;
+    }
+  }
+  return sample;
+}
+
+}  // namespace
+
+std::string RowEncoder::name() const {
+  return templates_ ? "the chat template " + templates_->usual.name()
+                    : std::string("the published prompt (### Human, ### Assistant)");
+}
+
+ChatTokens RowEncoder::chat_tokens(const Conversation& conversation, TrainOn train_on,
+                                   std::string* text) const {
+  RenderedChat chat = templates_->of(conversation).render(conversation, train_on);
+  ChatTokens tokens = tokens_of(tokenizer_, chat);
+  if (text != nullptr) *text = std::move(chat.text);
+  return tokens;
+}
+
+// Of the published prompt: a row whose last answer alone is learned.
+Row RowEncoder::with_last_alone(const Row& row) const {
+  Row out = row;
+  for (size_t i = 0; i + 1 < out.turns.size(); ++i) out.turns[i].learned = false;
+  return out;
+}
+
+Sample RowEncoder::encode(const Row& row, int64_t max_seq_length, RowLosses* losses) const {
+  if (!by_template(row)) {
+    const bool last = train_on_ == TrainOn::kLast && row.turns.size() > 1;
+    return encode_row(tokenizer_, last ? with_last_alone(row) : row, max_seq_length, losses);
+  }
+  PESC_CHECK(max_seq_length > 0);
+  std::string text;
+  ChatTokens tokens = chat_tokens(conversation_of_row(row), train_on_, &text);
+  if (losses != nullptr) {
+    losses->unknown =
+        std::ranges::count_if(tokens.ids, [&](int32_t id) { return tokenizer_.is_unknown(id); });
+    const std::string back = tokenizer_.decode_all(tokens.ids);
+    losses->changed = back != text;
+    if (losses->changed) losses->example = difference(text, back);
+  }
+  return sample_of(std::move(tokens), max_seq_length);
+}
+
+std::vector<int32_t> RowEncoder::encode_prompt(const Row& row, int64_t limit) const {
+  if (!by_template(row)) return pesc::encode_prompt(tokenizer_, row, limit);
+  const Conversation asked = question_of(row);
+  if (asked.messages.empty()) throw DataError("the row has no message before the answer that is to be given");
+  return tokens_of(tokenizer_, templates_->of(asked).render_prompt(asked)).ids;
+}
+
+RowText RowEncoder::text_of(const Row& row) const {
+  RowText out;
+  if (by_template(row)) {
+    ChatTokens tokens = chat_tokens(conversation_of_row(row), train_on_, &out.text);
+    out.ids = std::move(tokens.ids);
+    out.learned = std::move(tokens.learned);
+    return out;
+  }
+  const Sample sample = encode(row, INT32_MAX);
+  out.text = published_text(tokenizer_, row);
+  out.ids = sample.tokens;
+  for (size_t t = 0; t + 1 < sample.labels.size(); ++t) {
+    if (sample.labels[t] == kUnsupervised) continue;
+    if (!out.learned.empty() && out.learned.back().end == t + 1) {
+      ++out.learned.back().end;
+    } else {
+      out.learned.push_back({t + 1, t + 2});
+    }
+  }
+  return out;
+}
+
+std::string RowEncoder::canonical_answer(const Row& row, int64_t most_tokens) const {
+  const std::string& answer = row.turns.back().answer;
+  if (!by_template(row)) return canonical_text(tokenizer_, answer, most_tokens);
+  Conversation conversation = conversation_of_row(row);
+  // The last message, whether it is learned or not.
+  for (size_t i = 0; i < conversation.learned.size(); ++i)
+    conversation.learned[i] = i + 1 == conversation.learned.size();
+  const ChatTokens tokens = chat_tokens(conversation, TrainOn::kLast, nullptr);
+  if (tokens.learned.empty()) return answer;
+  const TokenRange said{tokens.learned.front().begin, tokens.learned.back().end};
+  if (std::ssize(tokens.ids) > most_tokens) return answer;
+  return tokenizer_.decode(std::span(tokens.ids).subspan(said.begin, said.end - said.begin));
+}
+
+std::string RowEncoder::digest() const {
+  std::vector<int32_t> all;
+  const auto add = [&all](const Sample& sample) {
+    all.insert(all.end(), sample.tokens.begin(), sample.tokens.end());
+    all.insert(all.end(), sample.labels.begin(), sample.labels.end());
+  };
+  if (!templates_) {
+    const std::array<Row, 2> rows{Row{"", "s", {{"a", "b"}, {"c", "d"}}, ""}, Row{"", "", {}, "text"}};
+    for (const Row& row : rows) add(encode_row(tokenizer_, row, INT32_MAX));
+    return hexadecimal(XXH3_64bits(all.data(), all.size() * sizeof(int32_t)));
+  }
+  // What a template makes of a row follows from its text and the tokenizer, which has a digest of its own.
+  std::string text = templates_->usual.undated_identity();
+  if (templates_->with_tools) text += templates_->with_tools->undated_identity();
+  return hexadecimal(XXH3_64bits(text.data(), text.size()));
+}
+
+}  // namespace pesc

@@ -1,0 +1,96 @@
+// Rows of control tokens that no training has touched are found, in the embedding and in the head.
+#include "runtime/control_tokens.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "model/hf_names.h"
+#include "ops/core/check.h"
+
+namespace pesc {
+namespace {
+
+constexpr int64_t kVocab = 1000, kHidden = 16;
+
+class Matrices : public WeightSource {
+ public:
+  Matrices() {
+    std::mt19937 draw(1);
+    std::normal_distribution<float> normal;
+    for (const std::string& name : {hf::kEmbedding, hf::kHead}) {
+      all[name].resize(static_cast<size_t>(kVocab * kHidden));
+      for (float& value : all[name]) value = normal(draw);
+    }
+  }
+  [[nodiscard]] float* row(const std::string& name, int64_t number) {
+    return all.at(name).data() + number * kHidden;
+  }
+  [[nodiscard]] int64_t bytes_read() const override { return 0; }
+  [[nodiscard]] bool has(const std::string& name) const override { return all.contains(name); }
+  void read(const std::string& name, int64_t global_rows, int64_t global_cols, int64_t row, int64_t rows,
+            int64_t col, int64_t cols, float* to) override {
+    ASSERT_EQ(global_rows, kVocab);
+    ASSERT_EQ(global_cols, kHidden);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < cols; ++c)
+        to[r * cols + c] = all.at(name)[static_cast<size_t>((row + r) * kHidden + col + c)];
+    }
+  }
+
+  std::map<std::string, std::vector<float>> all;
+};
+
+std::string refusal(Matrices& matrices, bool tied = false) {
+  ModelConfig model;
+  model.vocab_size = kVocab;
+  model.hidden_size = kHidden;
+  model.tie_word_embeddings = tied;
+  try {
+    check_control_tokens(matrices, model,
+                         {"t.jinja", {{"<start>", 990}, {"<end>", 991}, {"<far>", -1}}, 991});
+  } catch (const DataError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(ControlTokens, TrainedRowsPass) {
+  Matrices matrices;
+  EXPECT_EQ(refusal(matrices), "");
+  EXPECT_EQ(refusal(matrices, true), "");
+}
+
+TEST(ControlTokens, RowsNearZeroAreRefused) {
+  Matrices matrices;
+  for (int64_t c = 0; c < kHidden; ++c) matrices.row(hf::kEmbedding, 990)[c] *= 1e-3F;
+  const std::string text = refusal(matrices);
+  EXPECT_EQ(text.substr(0, 9), "t.jinja: ");
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring,
+                      "model.embed_tokens.weight the norm of that of '<start>' (token 990) is", text);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "data.chat_template: \"published\"", text);
+}
+
+TEST(ControlTokens, EqualRowsAreRefused) {
+  Matrices matrices;
+  for (int64_t c = 0; c < kHidden; ++c)
+    matrices.row(hf::kEmbedding, 990)[c] = matrices.row(hf::kEmbedding, 991)[c];
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring,
+                      "those of '<start>' (token 990) and '<end>' (token 991) are equal", refusal(matrices));
+}
+
+TEST(ControlTokens, OfAnUntiedHeadTheEndOfTurnCounts) {
+  Matrices matrices;
+  for (int64_t c = 0; c < kHidden; ++c) matrices.row(hf::kHead, 990)[c] = 0;
+  EXPECT_EQ(refusal(matrices), "");
+  for (int64_t c = 0; c < kHidden; ++c) matrices.row(hf::kHead, 991)[c] = 0;
+  EXPECT_EQ(refusal(matrices, true), "");
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "lm_head.weight the norm of that of '<end>'",
+                      refusal(matrices));
+}
+
+}  // namespace
+}  // namespace pesc

@@ -1,0 +1,188 @@
+// Rows of all forms, for a template and for the published prompt; and what of them is refused.
+#include "runtime/data/chat_row.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "ops/core/check.h"
+#include "runtime/chat/messages.h"
+
+namespace pesc {
+namespace {
+
+Row read(const std::string& json, RowUse use, Answers answers = Answers::kAll, RowFields* fields = nullptr) {
+  return parse_any_row(json, "f:1", answers, use, fields);
+}
+
+// "user:hi assistant:yo+", a plus behind what is learned.
+std::string written(const Conversation& conversation) {
+  std::string out;
+  for (size_t i = 0; i < conversation.messages.size(); ++i) {
+    const auto& message = conversation.messages[i];
+    out += (out.empty() ? "" : " ") + message.at("role").get<std::string>() + ":" +
+           message.at("content").get<std::string>() + (conversation.learned[i] ? "+" : "");
+  }
+  return out;
+}
+
+std::string turns(const Row& row) {
+  std::string out = row.system.empty() ? "" : "system:" + row.system;
+  for (const Turn& turn : row.turns)
+    out += (out.empty() ? "" : " ") + turn.prompt + "/" + turn.answer + (turn.learned ? "+" : "");
+  return out;
+}
+
+std::string refusal(const std::string& json, RowUse use, Answers answers = Answers::kAll) {
+  try {
+    (void)read(json, use, answers);
+  } catch (const DataError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+struct Form {
+  const char* json;
+  const char* messages;
+  const char* turns;
+};
+
+const Form kForms[] = {
+    {R"({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})",
+     "system:s user:a assistant:b+", "system:s a/b+"},
+    {R"({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "system": "s"})",
+     "system:s user:a assistant:b+", "system:s a/b+"},
+    {R"({"prompt": "a", "completion": "b"})", "user:a assistant:b+", "a/b+"},
+    {R"({"query": "a", "response": "b"})", "user:a assistant:b+", "a/b+"},
+    {R"({"instruction": "a", "response": "b"})", "user:a assistant:b+", "a/b+"},
+    {R"({"instruction": "a", "input": "i", "output": "b", "history": [["c", "d"]]})",
+     "user:c assistant:d+ user:a\ni assistant:b+", "c/d+ a\ni/b+"},
+    {R"({"instruction": "s", "conversation": [{"input": "a", "output": "b", "train": false}, {"input": "c", "output": "d"}]})",
+     "system:s user:a assistant:b user:c assistant:d+", "system:s a/b c/d+"},
+};
+
+TEST(ChatRow, EveryFormIsReadForBothPrompts) {
+  for (const Form& form : kForms) {
+    const Row chat = read(form.json, RowUse::kTemplate);
+    ASSERT_NE(chat.chat, nullptr) << form.json;
+    EXPECT_EQ(written(*chat.chat), form.messages);
+    EXPECT_EQ(turns(chat), form.turns);
+    const Row published = read(form.json, RowUse::kPublished);
+    EXPECT_EQ(published.chat, nullptr);
+    EXPECT_EQ(turns(published), form.turns);
+    EXPECT_EQ(written(conversation_of_turns(published)), form.messages);
+  }
+}
+
+TEST(ChatRow, PlainTextIsTheSameForBoth) {
+  for (const RowUse use : {RowUse::kTemplate, RowUse::kPublished}) {
+    const Row row = read(R"({"corpus": "text", "dataset": "t"})", use);
+    EXPECT_EQ(row.corpus, "text");
+    EXPECT_EQ(row.tag, "t");
+    EXPECT_EQ(row.chat, nullptr);
+  }
+}
+
+TEST(ChatRow, ToolsAndReasoningReachTheTemplateAlone) {
+  const std::string tools =
+      R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [{"x": 1}]}, )"
+      R"({"role": "tool", "content": "t"}, {"role": "assistant", "content": "b", "reasoning_content": "hm"}], "tools": [{"y": 2}]})";
+  const Row row = read(tools, RowUse::kTemplate);
+  EXPECT_EQ(row.chat->messages[1].at("tool_calls")[0].at("x"), 1);
+  EXPECT_EQ(row.chat->messages[3].at("reasoning_content"), "hm");
+  EXPECT_EQ(row.chat->tools[0].at("y"), 2);
+  EXPECT_EQ(row.chat->learned, (std::vector<bool>{false, true, false, true}));
+  EXPECT_NE(refusal(tools, RowUse::kPublished), "no error");
+}
+
+TEST(ChatRow, AQuestionMayWaitForItsAnswer) {
+  for (const char* json :
+       {R"({"prompt": "a"})", R"({"query": "a"})", R"({"instruction": "a"})",
+        R"({"messages": [{"role": "user", "content": "a"}]})",
+        R"({"conversations": [{"from": "human", "value": "a"}]})", R"({"conversation": [{"input": "a"}]})"}) {
+    const Row chat = read(json, RowUse::kTemplate, Answers::kAllButLast);
+    EXPECT_EQ(written(*chat.chat).substr(0, 6), "user:a") << json;
+    EXPECT_EQ(turns(read(json, RowUse::kPublished, Answers::kAllButLast)).substr(0, 2), "a/") << json;
+    EXPECT_NE(refusal(json, RowUse::kTemplate), "no error") << json;
+    EXPECT_NE(refusal(json, RowUse::kPublished), "no error") << json;
+  }
+}
+
+TEST(ChatRow, EmptyAnswersAreToldApart) {
+  const std::string empty =
+      R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}]})";
+  for (const RowUse use : {RowUse::kTemplate, RowUse::kPublished}) {
+    EXPECT_THROW((void)read(empty, use), EmptyAnswer);
+    EXPECT_THROW((void)read(R"({"prompt": "a", "completion": ""})", use), EmptyAnswer);
+  }
+}
+
+TEST(ChatRow, WhatNobodyReadsIsRefusedOrCounted) {
+  RowFields fields;
+  (void)read(R"({"prompt": "a", "completion": "b", "id": 7, "prompt_id": "x", "system": "s"})",
+             RowUse::kTemplate, Answers::kAll, &fields);
+  EXPECT_EQ(fields.unused.text(), "\"id\" (1 row), \"prompt_id\" (1 row)");
+  EXPECT_EQ(fields.optional.text(), "\"system\" (1 row)");
+  const auto refused = [](const std::string& more, const char* what) {
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, what,
+                        refusal(R"({"prompt": "a", "completion": "b", )" + more + "}", RowUse::kTemplate));
+  };
+  refused(R"("images": ["x"])", "\"images\" is not supported");
+  refused(R"("weight": 0.5)", "\"weight\" is 0.5; rows have no weight of their own");
+  refused(R"("corpus": "c")", "\"corpus\" has no place beside");
+  refused(R"("dataset": 3)", "\"dataset\" is not a string");
+  refused(R"("prompt": "c")", "the field 'prompt' appears twice");
+  refused("\"x\": \"\\u0000\"", "a text holds a NUL character");
+  refused("\"x\": " + std::string(100, '[') + std::string(100, ']'), "nested deeper than 64 levels");
+  EXPECT_PRED_FORMAT2(
+      ::testing::IsSubstring, "message 0: a part of its content is no text",
+      refusal(
+          R"({"messages": [{"role": "user", "content": [{"type": "image"}]}, {"role": "assistant", "content": "b"}]})",
+          RowUse::kTemplate));
+  EXPECT_PRED_FORMAT2(
+      ::testing::IsSubstring, "message 1: \"loss\" is not supported",
+      refusal(
+          R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "loss": true}]})",
+          RowUse::kTemplate));
+}
+
+TEST(ChatRow, SizesAreBounded) {
+  std::string many = R"({"prompt": "a", "completion": "b", "x": [0)";
+  for (int i = 0; i < 1 << 20; ++i) many += ",0";
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "more than 1048576 values",
+                      refusal(many + "]}", RowUse::kTemplate));
+  std::string keys = R"({"prompt": "a", "completion": "b")";
+  for (int i = 0; i < 5000; ++i) keys += ",\"k" + std::to_string(i) + "\":0";
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "more than 4096 fields",
+                      refusal(keys + "}", RowUse::kTemplate));
+}
+
+TEST(ChatRow, DamagedRowsAreRefusedWithTheirPlace) {
+  for (const char* json :
+       {"{", "[]", "3", "{\"prompt\": \"a\", \"completion\": \"b\"} x", "",
+        "{\"prompt\": 3, \"completion\": \"b\"}", "{\"messages\": []}", "{\"conversation\": []}",
+        "{\"messages\": [3]}", "{\"messages\": {}}", "{}", "\xFF"}) {
+    for (const RowUse use : {RowUse::kTemplate, RowUse::kPublished})
+      EXPECT_EQ(refusal(json, use).substr(0, 5), "f:1: ") << json;
+  }
+}
+
+TEST(ChatRow, AFileMayHaveOtherNames) {
+  const RowColumns columns{{{"question", "prompt"}, {"answer", "completion"}}, "data.train[0].columns"};
+  const char* json = R"({"question": "a", "answer": "b", "prompt": "another"})";
+  const Row row = parse_any_row(json, "f:1", Answers::kAll, RowUse::kTemplate, nullptr, columns);
+  EXPECT_EQ(written(*row.chat), "user:a assistant:b+");
+  try {
+    (void)parse_any_row(R"({"question": "a"})", "f:1", Answers::kAll, RowUse::kTemplate, nullptr, columns);
+    FAIL() << "the row was taken";
+  } catch (const DataError& error) {
+    EXPECT_STREQ(error.what(),
+                 "f:1: has no field 'answer', which data.train[0].columns.completion names; its fields are "
+                 "\"question\"");
+  }
+}
+
+}  // namespace
+}  // namespace pesc

@@ -1,0 +1,240 @@
+// Rows to tokens with a chat template and with the published prompt; rows shown to people.
+#include "runtime/data/row_encoder.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "ops/core/check.h"
+#include "runtime/data/dataset.h"
+#include "runtime/data/show_row.h"
+#include "tests/runtime/data/test_tokenizers.h"
+
+namespace pesc {
+namespace {
+
+constexpr const char* kChatml =
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+// Byte b is token b; 256 ends a text, 257 begins and 258 ends a turn.
+std::string byte_tokenizer_json() {
+  nlohmann::ordered_json vocab = nlohmann::ordered_json::object();
+  int next = 256;
+  for (int b = 0; b < 256; ++b) {
+    const bool plain = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
+    const int letter = plain ? b : next++;
+    std::string name;
+    if (letter < 128) {
+      name += static_cast<char>(letter);
+    } else {
+      name += static_cast<char>(0xC0 | (letter >> 6));
+      name += static_cast<char>(0x80 | (letter & 63));
+    }
+    vocab[name] = b;
+  }
+  nlohmann::ordered_json added = nlohmann::ordered_json::array();
+  int id = 256;
+  for (const char* name : {"<|endoftext|>", "<|im_start|>", "<|im_end|>"})
+    added.push_back({{"id", id++}, {"content", name}, {"special", true}});
+  return nlohmann::ordered_json{
+      {"added_tokens", added},
+      {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}},
+      {"decoder", {{"type", "ByteLevel"}}},
+      {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", nlohmann::ordered_json::array()}}}}
+      .dump();
+}
+
+class RowEncoderTest : public testing::Test {
+ protected:
+  RowEncoderTest() {
+    folder_.write("tokenizer.json", byte_tokenizer_json());
+    folder_.write("tokenizer_config.json", R"({"eos_token": "<|endoftext|>"})");
+    folder_.write("chat_template.jinja", kChatml);
+    tokenizer_ = open_tokenizer(folder_.path());
+  }
+  [[nodiscard]] RowEncoder encoder(const std::string& setting = "auto",
+                                   TrainOn train_on = TrainOn::kAll) const {
+    return RowEncoder(*tokenizer_, open_templates({setting, ""}, folder_.path(), *tokenizer_, Links::kInside),
+                      train_on);
+  }
+  [[nodiscard]] static Row row(const RowEncoder& encoder, const std::string& json) {
+    return parse_any_row(json, "f:1", Answers::kAll, encoder.row_use());
+  }
+  // The tokens as text, what is learned between bars.
+  [[nodiscard]] std::string written(const Sample& sample) const {
+    std::string out;
+    bool inside = false;
+    for (size_t t = 0; t < sample.tokens.size(); ++t) {
+      const bool learned = t > 0 && sample.labels[t - 1] != kUnsupervised;
+      if (learned) {
+        EXPECT_EQ(sample.labels[t - 1], sample.tokens[t]);
+      }
+      if (learned != inside) out += "#";
+      inside = learned;
+      out += tokenizer_->decode_all(std::vector<int32_t>{sample.tokens[t]});
+    }
+    return out + (inside ? "#" : "");
+  }
+
+  TokenizerFolder folder_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+};
+
+constexpr const char* kTwoTurns =
+    R"({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, {"from": "human", "value": "c"}, {"from": "gpt", "value": "d"}]})";
+
+TEST_F(RowEncoderTest, ATemplateGivesTheLearnedTokensWithTheEndOfTurn) {
+  const RowEncoder chat = encoder();
+  EXPECT_EQ(chat.end_of_turn(), 258);
+  EXPECT_EQ(chat.row_use(), RowUse::kTemplate);
+  const Row two = row(chat, kTwoTurns);
+  EXPECT_EQ(
+      written(chat.encode(two, 1000)),
+      "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n#b<|im_end|>#\n<|im_start|>user\nc<|im_end|>\n"
+      "<|im_start|>assistant\n#d<|im_end|>#\n");
+  EXPECT_EQ(
+      written(encoder("auto", TrainOn::kLast).encode(two, 1000)),
+      "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n<|im_start|>user\nc<|im_end|>\n"
+      "<|im_start|>assistant\n#d<|im_end|>#\n");
+}
+
+TEST_F(RowEncoderTest, APromptIsTheSampleUpToTheAnswer) {
+  const RowEncoder chat = encoder();
+  for (const char* json : {kTwoTurns, R"({"prompt": "x<|im_end|>y", "completion": "z", "system": "s"})"}) {
+    const Row asked = row(chat, json);
+    const std::vector<int32_t> prompt = chat.encode_prompt(asked);
+    const Sample sample = chat.encode(asked, 1000);
+    ASSERT_LT(prompt.size(), sample.tokens.size());
+    EXPECT_TRUE(std::equal(prompt.begin(), prompt.end(), sample.tokens.begin()));
+    EXPECT_EQ(sample.labels[prompt.size() - 1], sample.tokens[prompt.size()]);
+    EXPECT_EQ(chat.canonical_answer(asked, 1000), asked.turns.back().answer);
+  }
+  const Row shown = row(
+      chat, R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, )"
+            R"({"role": "user", "content": "c"}, {"role": "assistant", "content": "d", "train": false}]})");
+  EXPECT_EQ(chat.canonical_answer(shown, 1000), "d");
+  // A question of the command line is one of a row.
+  EXPECT_EQ(chat.encode_prompt(Row{"", "s", {{"x", ""}}, ""}),
+            chat.encode_prompt(row(chat, R"({"prompt": "x", "completion": "z", "system": "s"})")));
+}
+
+TEST_F(RowEncoderTest, LongRowsAreCut) {
+  const RowEncoder chat = encoder();
+  const Row two = row(chat, kTwoTurns);
+  const Sample whole = chat.encode(two, 1000);
+  const auto length = std::ssize(whole.tokens);
+  EXPECT_EQ(whole.supervised, 4);
+  EXPECT_FALSE(chat.encode(two, length).truncated);
+  const Sample cut = chat.encode(two, length - 2);  // the newline and the end of the last turn
+  EXPECT_TRUE(cut.truncated);
+  EXPECT_EQ(cut.supervised, 3);
+  EXPECT_EQ(chat.encode(two, 5).supervised, 0);
+}
+
+TEST_F(RowEncoderTest, ThePublishedPromptIsTokenisedPieceByPiece) {
+  const RowEncoder published = encoder("published");
+  EXPECT_EQ(published.row_use(), RowUse::kPublished);
+  EXPECT_EQ(published.end_of_turn(), -1);
+  const Row two = row(published, kTwoTurns);
+  const Sample expected = encode_row(*tokenizer_, two, 1000);
+  const Sample got = published.encode(two, 1000);
+  EXPECT_EQ(got.tokens, expected.tokens);
+  EXPECT_EQ(got.labels, expected.labels);
+  EXPECT_EQ(published.encode_prompt(two), encode_prompt(*tokenizer_, two));
+  EXPECT_EQ(encoder("published", TrainOn::kLast).encode(two, 1000).supervised, 2);
+  EXPECT_EQ(published.text_of(two).text,
+            "### Human:\na\n### Assistant:\nb<|endoftext|>### Human:\nc\n### Assistant:\nd<|endoftext|>");
+}
+
+TEST_F(RowEncoderTest, RowsAsTextSayWhichTokensAreLearned) {
+  for (const char* setting : {"auto", "published"}) {
+    const RowEncoder made = encoder(setting);
+    const Row two = row(made, kTwoTurns);
+    const RowText text = made.text_of(two);
+    const Sample sample = made.encode(two, 1000);
+    EXPECT_EQ(text.ids, sample.tokens);
+    EXPECT_EQ(text.text, tokenizer_->decode_all(text.ids));
+    std::vector<bool> learned(text.ids.size());
+    for (const TokenRange& range : text.learned)
+      std::fill(learned.begin() + static_cast<int64_t>(range.begin),
+                learned.begin() + static_cast<int64_t>(range.end), true);
+    for (size_t t = 1; t < text.ids.size(); ++t)
+      EXPECT_EQ(learned[t], sample.labels[t - 1] != kUnsupervised) << t;
+    EXPECT_EQ(text.learned.size(), 2U);
+  }
+}
+
+TEST_F(RowEncoderTest, ShownRowsMarkWhatIsLearned) {
+  const RowEncoder chat = encoder();
+  const RowText text = chat.text_of(row(chat, R"({"prompt": "\u001b[31mx", "completion": "h\u00e9"})"));
+  EXPECT_EQ(shown_row(*tokenizer_, text.ids, text.learned, Marks::kBrackets),
+            std::to_string(text.ids.size()) +
+                " tokens, 4 of them learned:\n<|im_start|>user\n\\x1B[31mx<|im_end|>\n<|im_start|>assistant\n"
+                ">>>h\u00e9<|im_end|><<<\n\n");
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "\x1B[32mh\u00e9<|im_end|>\x1B[0m\n",
+                      shown_row(*tokenizer_, text.ids, text.learned, Marks::kColour));
+}
+
+TEST_F(RowEncoderTest, TheDigestIsOfTheContent) {
+  const std::string digest = encoder().digest();
+  EXPECT_EQ(encoder("auto", TrainOn::kLast).digest(), digest);
+  folder_.write("copy.jinja", kChatml);
+  EXPECT_EQ(encoder(folder_ / "copy.jinja").digest(), digest);
+  EXPECT_NE(encoder("chatml").digest(), digest);
+  EXPECT_NE(encoder("published").digest(), digest);
+}
+
+TEST_F(RowEncoderTest, RowsThatTheTemplateRefusesAreBadRows) {
+  folder_.write(
+      "strict.jinja",
+      std::string("{% if messages|length > 2 %}{{ raise_exception('too long') }}{% endif %}") + kChatml);
+  // Its probes have four messages.
+  EXPECT_THROW((void)encoder(folder_ / "strict.jinja"), DataError);
+  folder_.write(
+      "strict.jinja",
+      std::string("{% if messages|length == 3 %}{{ raise_exception('of three') }}{% endif %}") + kChatml);
+  const RowEncoder strict = encoder(folder_ / "strict.jinja");
+  folder_.write("rows.jsonl", std::string(R"({"prompt": "a", "completion": "b"})") + "\n" +
+                                  R"({"prompt": "a", "completion": "b", "system": "s"})" + "\n");
+  DatasetOptions options;
+  options.max_seq_length = 100;
+  options.rows.use = strict.row_use();
+  options.rows.policy_field = "data.on_bad_row";
+  try {
+    const Dataset data({{folder_ / "rows.jsonl", "", 1}}, strict, options);
+    FAIL() << "the row was taken";
+  } catch (const DataError& error) {
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, "rows.jsonl:2: ", error.what());
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, "of three", error.what());
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, "data.on_bad_row: SKIP", error.what());
+  }
+  options.rows.on_bad_row = OnBadRow::kSkip;
+  const Dataset data({{folder_ / "rows.jsonl", "", 1}}, strict, options);
+  EXPECT_EQ(data.rows(), 1);
+  EXPECT_EQ(data.report().bad, 1);
+}
+
+TEST_F(RowEncoderTest, ATemplateOfAnotherTokenizerIsRefused) {
+  const auto refused = [&](const std::string& setting, const char* what) {
+    try {
+      (void)encoder(setting);
+      FAIL() << setting << " was taken";
+    } catch (const DataError& error) {
+      EXPECT_PRED_FORMAT2(::testing::IsSubstring, what, error.what());
+    }
+  };
+  refused("llama3", "never learn to stop");
+  // A special token by the configuration, of which the tokenizer knows nothing.
+  folder_.write("tokenizer_config.json",
+                R"({"eos_token": "<|endoftext|>", "additional_special_tokens": ["<|eot_id|>"]})");
+  refused("llama3", "'<|eot_id|>', which is no special token of this tokenizer");
+}
+
+}  // namespace
+}  // namespace pesc
