@@ -132,7 +132,7 @@ std::string usage() {
       "             starts N ranks of train, watches them, restarts after a fault\n"
       "  eval       eval loss, exact match and experts per dataset tag\n"
       "  generate   answers --prompt TEXT or the rows of --prompts FILE\n"
-      "  export     a train.mode FULL run as a Hugging Face folder\n"
+      "  export     the tuned model as a folder that transformers, PEFT or the published code loads\n"
       "  bench      times the training step against the speed of light\n"
       "  plan       memory, arithmetic, exchange and time of a run, and whether it fits, without the device\n"
       "  inspect    what a checkpoint holds; checks every byte; compares two (ends with 1 where they "

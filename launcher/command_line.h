@@ -20,6 +20,8 @@ struct CommandLine {
   bool verify = false;     // --verify: read every byte
   bool base = false;       // --base: the dense model without its checkpoint
   std::string out;         // --out PATH
+  std::string format;      // --format HF, PEFT or CAMELIDAE; HF by default
+  std::string dtype;       // --dtype BF16 or F32
   std::string prompt;      // --prompt TEXT
   std::string system;      // --system TEXT
   std::string prompts;     // --prompts FILE of rows

@@ -1,31 +1,35 @@
-// pesc export: a run in which every dense parameter was trained, as an ordinary Hugging Face folder.
-#include "runtime/export.h"
-
-#include <filesystem>
+// pesc export: a tuned model as a folder that other programs load.
+#include "runtime/export/export.h"
 
 #include "launcher/command_line.h"
+#include "runtime/export/export_folder.h"
 
 namespace pesc {
 
 int run_export(const Process& process, const CommandLine& command) {
   ExperimentConfig config = read_experiment(process, command);
   const HostPlacement placement = place(process, config);
+  ExportOptions options;
   run_collectively(process.world, [&] {
     if (command.out.empty()) throw UsageError("pesc export needs --out FOLDER");
     if (process.world.size() != 1) throw UsageError("pesc export runs on one rank; start it without mpirun");
-    if (config.pesc.mode != TrainMode::kFull) {
-      throw UsageError(
-          "pesc export writes runs of train.mode FULL; this experiment trains adapters on a frozen base");
-    }
-    // Any checkpoint loads on any layout, so one rank reads all of it.
+    check_absent(posix_filesystem(), command.out);
+    options.out = command.out;
+    options.dtype = export_dtype(command.dtype);
+    if (!command.format.empty()) options.format = export_format(command.format);
+    // Any checkpoint loads on any layout, so one rank reads all of it, and without a GPU.
     config.parallel.tp = 1;
     config.parallel.ep = 1;
+    config.parallel.device = DeviceKind::kCpu;
   });
   Job job = open_job(process.world, placement, std::move(config), DataUse::kNone);
-  const auto decoder = make_inference_decoder(job, 1, 2, 0);
-  const int64_t step = load_trainable_weights(job, *decoder, command.checkpoint, CheckpointUse::kExport);
-  run_collectively(process.world, [&] { export_dense(job, *decoder, command.out); });
-  std::fprintf(stderr, "step %lld written to %s\n", static_cast<long long>(step), command.out.c_str());
+  run_collectively(process.world, [&] { check_export(job, options); });
+  const LoadedCheckpoint checkpoint = open_trained(job, command.checkpoint, CheckpointUse::kExport);
+  int64_t bytes = 0;
+  run_collectively(process.world, [&] { bytes = export_model(job, checkpoint, options); });
+  std::fprintf(stderr, "step %lld written to %s: %s, %.3g GB\n",
+               static_cast<long long>(checkpoint.state.step), command.out.c_str(),
+               format_name(options.format), static_cast<double>(bytes) * 1e-9);
   return 0;
 }
 

@@ -28,6 +28,8 @@ constexpr std::array kFlags{
     Flag{"checkpoint", "eval generate export inspect", "DIR", "a step-N folder, or `best`: the one with the lowest eval loss (checkpoint.keep_best); by default the newest of the experiment's run_dir. inspect takes a step-N folder or a run directory", &C::checkpoint},
     Flag{"base", "eval generate", "", "the dense base model, without any checkpoint", &C::base},
     Flag{"out", "eval export bench plan", "PATH", "where to write: a folder for export, a JSON file for the others", &C::out},
+    Flag{"format", "export", "F", "HF (the default): a folder that transformers loads, LoRA merged; PEFT: an adapter folder; CAMELIDAE: as the authors of PESC publish models", &C::format},
+    Flag{"dtype", "export", "T", "BF16 or F32; by default BF16 where the base's weights are of 16 bits and the format is not PEFT, else F32", &C::dtype},
     Flag{"samples", "eval", "N", "answers to show", &C::samples},
     Flag{"prompt", "generate", "TEXT", "what to answer", &C::prompt},
     Flag{"system", "generate", "TEXT", "system text of --prompt", &C::system},

@@ -49,7 +49,10 @@ void ModelParameters::initialise(Stream& stream, WeightSource* source, uint64_t 
                                  double initializer_range) {
   for (const Parameter& p : all_) {
     const ShardSpec& s = p.spec;
-    if (source != nullptr && p.dense) {
+    // A source may have experts to go on from.
+    const bool expert =
+        p.trainable && !p.dense && source != nullptr && s.name.find(".moe_adapter.") != std::string::npos;
+    if (source != nullptr && (p.dense || (expert && source->has(s.name)))) {
       load(stream, *source, p);
       continue;
     }

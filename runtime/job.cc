@@ -6,6 +6,7 @@
 #include <map>
 #include <span>
 
+#include "model/hf_names.h"
 #include "ops/core/cuda.h"
 #include "runtime/base_digest.h"
 #include "runtime/checkpoint/best_checkpoint.h"
@@ -14,6 +15,7 @@
 #include "runtime/filesystem/filesystem.h"
 #include "runtime/fitting.h"
 #include "runtime/hf/config_json.h"
+#include "runtime/hf/pesc_folder.h"
 #include "runtime/hf/published_names.h"
 #include "runtime/hf/weight_names.h"
 #include "runtime/machine.h"
@@ -60,6 +62,9 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
     check_paths(c, use);
     job.model = c.model.path.empty() ? c.model.shape : read_model_config(c.model.path, c.model.links);
     check_against_model(c, job.model, world.size());
+    if (const auto experts =
+            c.model.path.empty() ? std::nullopt : read_folder_experts(c.model.path, c.model.links))
+      check_folder_experts(*experts, c.pesc, c.model.path);
     if (!c.model.tokenizer.empty()) open_tokenizer_of(job, world.rank() == 0);
     if (!c.model.path.empty() && weights == BaseWeights::kFromFiles) {
       job.base = std::make_unique<HfFolder>(c.model.path, c.model.links);
@@ -110,20 +115,6 @@ void check_template_tokens(Job& job) {
   check_control_tokens(*job.base, job.model, control);
 }
 
-// Every rank has all dense parameters in its table, or slices of them, so all find the same. The values of a
-// second head are compared by one rank: no rank but the first would read all of it otherwise.
-void check_weights(Job& job, const Decoder& decoder) {
-  std::vector<std::string> wanted;
-  for (const Parameter& p : decoder.parameters().all())
-    if (p.dense) wanted.push_back(p.spec.name);
-  const WeightReport report = compare_weights(*job.base, job.model, wanted);
-  if (!job.first()) return;
-  check_tied_head(*job.base, job.model);
-  if (job.config.pesc.mode != TrainMode::kFull) check_template_tokens(job);
-  LOG(INFO) << report.summary;
-  for (const std::string& warning : report.warnings) LOG(WARNING) << warning;
-}
-
 // Before anything is allocated. All ranks refuse alike, with the figures of the GPU that has least free.
 void check_free_memory(const Job& job, const DecoderUse& use) {
   if (job.device.kind != DeviceKind::kCuda) return;
@@ -146,7 +137,13 @@ std::unique_ptr<Decoder> make_decoder(Job& job, const DecoderUse& use) {
   std::unique_ptr<Decoder> decoder;
   run_collectively(job.ranks->world(), [&] {
     decoder = std::make_unique<Decoder>(job.model, job.config.pesc, mesh, job.ranks->groups(), o);
-    if (job.base) check_weights(job, *decoder);
+    if (job.base) {
+      // Every rank has all dense parameters in its table, or slices of them, so all find the same.
+      std::vector<std::string> wanted;
+      for (const Parameter& p : decoder->parameters().all())
+        if (p.dense) wanted.push_back(p.spec.name);
+      check_base_weights(job, wanted);
+    }
     ModelParameters& parameters = decoder->parameters();
     parameters.set_replicas([&](ReplicaGroup g) {
       return std::pair(job.ranks->reduction().replica(g), job.ranks->reduction().replicas(g));
@@ -158,6 +155,23 @@ std::unique_ptr<Decoder> make_decoder(Job& job, const DecoderUse& use) {
 }
 
 }  // namespace
+
+// The values of a second head are compared by one rank: no rank but the first would read all of it otherwise.
+void check_base_weights(Job& job, std::vector<std::string> wanted) {
+  // Of a PESC model. All of its experts, of which this rank may have some.
+  if (job.base->has(hf::router(0)) && job.config.pesc.mode == TrainMode::kPesc) {
+    const std::vector<std::string> experts =
+        expert_names(job.model.num_hidden_layers, job.config.pesc.moe.num_experts);
+    rename_experts(*job.base, experts);
+    wanted.insert(wanted.end(), experts.begin(), experts.end());
+  }
+  const WeightReport report = compare_weights(*job.base, job.model, wanted);
+  if (!job.first()) return;
+  check_tied_head(*job.base, job.model);
+  if (job.config.pesc.mode != TrainMode::kFull) check_template_tokens(job);
+  LOG(INFO) << report.summary;
+  for (const std::string& warning : report.warnings) LOG(WARNING) << warning;
+}
 
 std::unique_ptr<Dataset> load_training_data(const Job& job) {
   const bool packs = job.config.data.packing != PackingPolicy::kNone;
@@ -233,7 +247,7 @@ std::vector<TrainableTensor> trainable_tensors(const Decoder& decoder, bool with
   return all;
 }
 
-int64_t load_trainable_weights(Job& job, Decoder& decoder, const std::string& directory, CheckpointUse use) {
+LoadedCheckpoint open_trained(Job& job, const std::string& directory, CheckpointUse use) {
   Communicator& world = job.ranks->world();
   CheckpointStore store(posix_filesystem(), job.config.run_dir, {});
   LoadedCheckpoint checkpoint;
@@ -269,6 +283,13 @@ int64_t load_trainable_weights(Job& job, Decoder& decoder, const std::string& di
     const CheckpointNotes notes = check_same_run(job, checkpoint, digest, use);
     if (job.first() && !notes.information.empty()) LOG(INFO) << notes.information;
     if (job.first() && !notes.warning.empty()) LOG(WARNING) << notes.warning;
+  });
+  return checkpoint;
+}
+
+int64_t load_trainable_weights(Job& job, Decoder& decoder, const std::string& directory, CheckpointUse use) {
+  const LoadedCheckpoint checkpoint = open_trained(job, directory, use);
+  run_collectively(job.ranks->world(), [&] {
     load_checkpoint(posix_filesystem(), checkpoint, decoder.stream(), trainable_tensors(decoder, false));
     decoder.parameters().refresh_compute_weights(decoder.stream());
   });

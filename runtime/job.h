@@ -71,9 +71,18 @@ void log_data(const Job& job, const char* what, const Dataset& data);
 // This rank's trained pieces, as checkpoints see them.
 [[nodiscard]] std::vector<TrainableTensor> trainable_tensors(const Decoder& decoder, bool with_optimizer);
 
-// Loads the weights of the newest checkpoint of config.run_dir, or of the checkpoint `directory` if given
-// ("best": the one that the run has marked, runtime/checkpoint/best_checkpoint.h), into the decoder, without optimizer state. Returns its step. Refuses a checkpoint of another model, and
-// logs what changes rounding (runtime/same_run.h). Throws when no checkpoint verifies. Collective.
+// Refuses a base that lacks one of these tensors, which are all that the dense model has, or that has others
+// (but for the experts of a PESC model); the first rank logs what is read (runtime/hf/weight_names.h). Not
+// collective.
+void check_base_weights(Job& job, std::vector<std::string> wanted);
+
+// The newest checkpoint of config.run_dir, or the checkpoint `directory` if given ("best": the one that the run
+// has marked, runtime/checkpoint/best_checkpoint.h), every byte of it verified. Refuses one of another model,
+// and logs what changes rounding (runtime/same_run.h). Throws when none verifies. Collective.
+[[nodiscard]] LoadedCheckpoint open_trained(Job& job, const std::string& directory, CheckpointUse use);
+
+// Loads the weights of that checkpoint, which it opens as open_trained does, into the decoder, without
+// optimizer state. Returns its step. Collective.
 int64_t load_trainable_weights(Job& job, Decoder& decoder, const std::string& directory, CheckpointUse use);
 
 }  // namespace pesc

@@ -8,6 +8,7 @@
 #include "runtime/hf/config_fields.h"
 #include "runtime/hf/config_parts.h"
 #include "runtime/hf/json_file.h"
+#include "runtime/hf/pesc_folder.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {
@@ -96,7 +97,9 @@ void read_heads(const ConfigFields& fields, const FamilyTraits& traits, ModelCon
   }
 }
 
-ModelConfig model_config_of(const nlohmann::json& document, const std::string& file_name) {
+// Of a PESC model: of its dense part.
+ModelConfig model_config_of(const nlohmann::json& whole, const std::string& file_name) {
+  const nlohmann::json document = without_experts(whole);
   const TextFields file = text_fields(ConfigFields(document, file_name));
   const ConfigFields& fields = file.text;
   const FamilyTraits& traits = read_family(file);

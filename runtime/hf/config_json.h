@@ -25,6 +25,11 @@ namespace pesc {
 
 inline constexpr double kUsualInitializerRange = 0.02;  // as in transformers
 
+// The text of a config.json for weights in float32, which transformers 4 and 5 both load; `where` is for
+// messages. Throws DataError as write_model_config does.
+[[nodiscard]] std::string model_config_text(const ModelConfig& config, const std::string& where,
+                                            double initializer_range = kUsualInitializerRange);
+
 // Writes `folder`/config.json, atomically, for weights in float32. transformers 4 and 5 both load it. Throws
 // IoError, and DataError for a model whose upper layers have a sliding window (which ones is not known any
 // more). initializer_range: the deviation that the dense weights began with, which other programs give to

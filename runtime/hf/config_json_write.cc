@@ -86,14 +86,13 @@ double read_initializer_range(const std::string& folder) {
   return found != of_text.end() && found->is_number() ? found->get<double>() : kUsualInitializerRange;
 }
 
-void write_model_config(const std::string& folder, const ModelConfig& config, double initializer_range) {
-  const std::string path = (std::filesystem::path(folder) / "config.json").string();
+std::string model_config_text(const ModelConfig& config, const std::string& where, double initializer_range) {
   const FamilyTraits& traits = traits_of(config.family);
   const bool in_some_layers =
       traits.window_layers == WindowLayers::kUpper || traits.window_layers == WindowLayers::kWithoutRope;
   if (in_some_layers && config.sliding_window > 0) {
     throw DataError(
-        str_cat(path, ": a ", traits.model_type,
+        str_cat(where, ": a ", traits.model_type,
                 " model with a sliding window cannot be written: which layers have it is not known"));
   }
   PESC_CHECK(config.qkv_bias == traits.qkv_bias(), "biases of a ", traits.model_type, " model");
@@ -128,8 +127,14 @@ void write_model_config(const std::string& folder, const ModelConfig& config, do
     out["eos_token_id"] = config.eos_ids.empty() ? ordered_json() : ordered_json(config.eos_ids);
   }
   out["pad_token_id"] = nullptr;
+  return out.dump(2) + "\n";
+}
+
+void write_model_config(const std::string& folder, const ModelConfig& config, double initializer_range) {
+  const std::string path = (std::filesystem::path(folder) / "config.json").string();
+  const std::string text = model_config_text(config, path, initializer_range);
   AtomicFile file(path);
-  file.write(out.dump(2) + "\n");
+  file.write(text);
   file.commit();
 }
 

@@ -55,6 +55,10 @@ SafetensorsWriteEntry safetensors_entry(std::string name, DType dtype, std::vect
   return {std::move(name), dtype, std::move(shape), [data](const ByteSink& sink) { sink(data); }};
 }
 
+int64_t safetensors_bytes(const SafetensorsWriteEntry& entry) {
+  return static_cast<int64_t>(bytes_of(entry));
+}
+
 std::vector<size_t> safetensors_order(const std::vector<SafetensorsWriteEntry>& entries) {
   std::vector<size_t> order(entries.size());
   std::iota(order.begin(), order.end(), size_t{0});
@@ -66,36 +70,43 @@ std::vector<size_t> safetensors_order(const std::vector<SafetensorsWriteEntry>& 
   return order;
 }
 
-int64_t write_safetensors(const std::string& path, const std::vector<SafetensorsWriteEntry>& entries,
-                          const std::map<std::string, std::string>& metadata) {
+int64_t stream_safetensors(const std::string& where, const std::vector<SafetensorsWriteEntry>& entries,
+                           const std::map<std::string, std::string>& metadata, const ByteSink& out) {
   std::vector<std::string> names;
   for (const SafetensorsWriteEntry& entry : entries) names.push_back(entry.name);
   std::sort(names.begin(), names.end());
   const auto twice = std::adjacent_find(names.begin(), names.end());
-  PESC_CHECK(twice == names.end(), path, ": tensor ", *twice, " is given twice");
-  PESC_CHECK(!std::binary_search(names.begin(), names.end(), "__metadata__"), path,
+  PESC_CHECK(twice == names.end(), where, ": tensor ", *twice, " is given twice");
+  PESC_CHECK(!std::binary_search(names.begin(), names.end(), "__metadata__"), where,
              ": a tensor named __metadata__");
 
-  PESC_CHECK(entries.size() <= kMaxSafetensorsTensors && metadata.size() <= kMaxSafetensorsMetadata, path,
+  PESC_CHECK(entries.size() <= kMaxSafetensorsTensors && metadata.size() <= kMaxSafetensorsMetadata, where,
              ": more than can be read back: ", entries.size(), " tensors");
   const std::vector<size_t> order = safetensors_order(entries);
   const std::string header = header_of(entries, order, metadata);
-  AtomicFile file(path);
-  file.write(header);
+  out(std::as_bytes(std::span(header)));
   uint64_t total = header.size();
   for (const size_t i : order) {
     const uint64_t want = bytes_of(entries[i]);
     uint64_t got = 0;
     entries[i].produce([&](std::span<const std::byte> bytes) {
       got += bytes.size();
-      PESC_CHECK(got <= want, path, ": tensor ", entries[i].name, " gives more than its ", want, " bytes");
-      file.write(bytes);
+      PESC_CHECK(got <= want, where, ": tensor ", entries[i].name, " gives more than its ", want, " bytes");
+      out(bytes);
     });
-    PESC_CHECK(got == want, path, ": tensor ", entries[i].name, " gave ", got, " of its ", want, " bytes");
+    PESC_CHECK(got == want, where, ": tensor ", entries[i].name, " gave ", got, " of its ", want, " bytes");
     total += want;
   }
-  file.commit();
   return static_cast<int64_t>(total);
+}
+
+int64_t write_safetensors(const std::string& path, const std::vector<SafetensorsWriteEntry>& entries,
+                          const std::map<std::string, std::string>& metadata) {
+  AtomicFile file(path);
+  const int64_t total = stream_safetensors(path, entries, metadata,
+                                           [&](std::span<const std::byte> bytes) { file.write(bytes); });
+  file.commit();
+  return total;
 }
 
 }  // namespace pesc

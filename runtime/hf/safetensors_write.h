@@ -34,9 +34,17 @@ struct SafetensorsWriteEntry {
                                                       std::vector<int64_t> shape,
                                                       std::span<const std::byte> data);
 
+// The bytes of the tensor in the file.
+[[nodiscard]] int64_t safetensors_bytes(const SafetensorsWriteEntry& entry);
+
 // The order in which write_safetensors calls `produce`: indices of `entries`. Ranks that gather a tensor
 // together call this to go through the list alike.
 [[nodiscard]] std::vector<size_t> safetensors_order(const std::vector<SafetensorsWriteEntry>& entries);
+
+// Gives the bytes of the whole file to `out`, in order; `where` is for messages. Returns their number. Throws
+// InternalError for a repeated name or a tensor that produces other than its shape's bytes.
+int64_t stream_safetensors(const std::string& where, const std::vector<SafetensorsWriteEntry>& entries,
+                           const std::map<std::string, std::string>& metadata, const ByteSink& out);
 
 // Writes under a temporary name in the same folder, syncs, renames over `path`, syncs the folder: `path` is
 // the old file or the whole new one, also after a crash. Returns the file's bytes. Throws IoError when

@@ -503,6 +503,20 @@ class EveryField(unittest.TestCase):
             weights.append(harness.digests(out)["model.safetensors"])
         self.assertNotEqual(*weights)
 
+    @case("export --format", "export --dtype")
+    def test_forms_of_export(self):
+        _, _, run = self.trained({})
+        names = set()
+        for form, words in (("hf", ()), ("bf16", ("--dtype", "BF16")), ("peft", ("--format", "PEFT")),
+                            ("camelidae", ("--format", "CAMELIDAE"))):
+            out = self.path("form-" + form)
+            result = self.call("export", {"run_dir": run}, "--out", out, *words)
+            self.assertEqual(result.code, 0, str(result))
+            names.add(tuple(sorted(os.listdir(out))))
+        self.assertEqual(len(names), 3)
+        size = lambda form: os.path.getsize(self.path("form-" + form, "model.safetensors"))
+        self.assertLess(size("bf16"), 0.6 * size("hf"))
+
     @case("plan --ranks", "plan --shape", "plan --out", "plan --gpu", "plan --gemm_tflops", "plan --memory_gbs", "plan --link_gbs",
           "plan --device_gib")
     def test_flags_of_plan(self):

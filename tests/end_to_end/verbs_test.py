@@ -199,11 +199,6 @@ class Verbs(harness.EndToEnd):
                     loss = json.load(file)["total"]["eval_loss"]
                 self.assertLess(abs(loss / self.eval_loss_of(run) - 1), 1e-5)
 
-    def test_export_refuses_what_it_cannot_write(self):
-        result = harness.pesc(0, "export", *self.experiment("tuned"), "--out", self.path("no-export"))
-        self.assert_refused(result, harness.USAGE, "FULL")
-        self.assertFalse(os.path.exists(self.path("no-export")))
-
     def test_lora_alone_trains(self):
         fields = {"train__mode": "LORA", "train__max_steps": 12, "train__gradient_accumulation_steps": 8,
                   "train__learning_rate": 5e-3}

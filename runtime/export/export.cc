@@ -1,0 +1,251 @@
+#include "runtime/export/export.h"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <cstdio>
+#include <filesystem>
+#include <utility>
+#include <vector>
+
+#include "model/families.h"
+#include "model/hf_names.h"
+#include "runtime/clock.h"
+#include "runtime/export/export_config.h"
+#include "runtime/export/export_folder.h"
+#include "runtime/export/export_tensors.h"
+#include "runtime/export/model_card.h"
+#include "runtime/export/python_files.h"
+#include "runtime/hf/config_json.h"
+#include "runtime/hf/json_file.h"
+#include "runtime/hf/mapped_file.h"
+#include "runtime/terminal.h"
+#include "runtime/text/printable.h"
+
+namespace pesc {
+namespace {
+
+constexpr uint64_t kMostBaseConfig = 16 << 20;
+// What a tokenizer's folder may hold of it. They are copied as they are.
+constexpr std::array kTokenizerFiles = {
+    "tokenizer.model",   "tokenizer.json", "tekken.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json",     "merges.txt",  "chat_template.jinja"};
+
+// "writing 41 %, 1.2 of 2.9 GiB": over and over in one line of a terminal, else every ten seconds.
+class Progress {
+ public:
+  explicit Progress(int64_t total) : total_(std::max<int64_t>(total, 1)), terminal_(writes_to_terminal()) {}
+  ~Progress() {
+    if (terminal_ && shown_) std::fprintf(stderr, "\r\033[K");
+  }
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+  void add(int64_t bytes) {
+    done_ += bytes;
+    const double time = now();
+    if (time - last_ < (terminal_ ? 0.2 : 10.0)) return;
+    last_ = time;
+    shown_ = true;
+    constexpr double kGiB = 1 << 30;
+    std::fprintf(stderr, "%swriting %d %%, %.1f of %.1f GiB%s", terminal_ ? "\r\033[K" : "",
+                 static_cast<int>(100.0 * static_cast<double>(done_) / static_cast<double>(total_)),
+                 static_cast<double>(done_) / kGiB, static_cast<double>(total_) / kGiB,
+                 terminal_ ? "" : "\n");
+  }
+
+ private:
+  int64_t total_, done_ = 0;
+  double last_ = now();
+  bool terminal_, shown_ = false;
+};
+
+DType dtype_of(const Job& job, const ExportOptions& options) {
+  if (options.dtype) return *options.dtype;
+  if (options.format == ExportFormat::kPeft || job.config.pesc.mode == TrainMode::kFull ||
+      job.base == nullptr)
+    return DType::kF32;
+  const SafetensorsEntry* embedding = job.base->entry(hf::kEmbedding);
+  if (embedding == nullptr || !embedding->dtype) return DType::kF32;
+  return dtype_bytes(*embedding->dtype) == 2 ? DType::kBF16 : DType::kF32;
+}
+
+nlohmann::json read_base_config(const ModelSection& section) {
+  return read_json_file(section.path, "config.json", kMostBaseConfig, section.links);
+}
+
+bool has_text_part(const nlohmann::json& config) {
+  const auto text = config.find("text_config");
+  return text != config.end() && text->is_object();
+}
+
+// Why PEFT could not put this adapter on the base's model in transformers; empty where it can.
+std::string why_not_peft(const Job& job) {
+  const FamilyTraits& traits = traits_of(job.model.family);
+  const std::vector<Linear>& targets = job.config.pesc.lora.target_modules;
+  for (const hf::Fused& fused : hf::fused_weights(traits.fused_linears, 0)) {
+    for (const Linear part : fused.parts) {
+      if (std::ranges::find(targets, part) == targets.end()) continue;
+      return str_cat("the run has LoRA on ", linear_name(part), ", which a ", traits.model_type,
+                     " model has within ", in_quotes(fused.name),
+                     " and its like, so that PEFT would find no such module");
+    }
+  }
+  if (!job.config.model.path.empty() && has_text_part(read_base_config(job.config.model)))
+    return "the base is a model of more than text, whose modules have other names";
+  return {};
+}
+
+ExportModel export_model_of(const Job& job) {
+  ExportModel m;
+  m.model = job.model;
+  // A shape names no begin- and end-of-text tokens; without them other programs would not know where to stop.
+  if (m.model.bos_id < 0) m.model.bos_id = job.tokenizer->bos_id();
+  m.pesc = job.config.pesc;
+  m.stops = job.special.stops;
+  m.generate = job.config.generate;
+  const ModelSection& section = job.config.model;
+  m.initializer_range = section.initializer_range;
+  if (section.path.empty()) return m;
+  m.initializer_range = read_initializer_range(section.path);
+  m.base_config = read_base_config(section);
+  // Of a model of more than text only the text part is written.
+  if (has_text_part(m.base_config)) m.base_config = nlohmann::json(m.base_config.at("text_config"));
+  return m;
+}
+
+void copy_tokenizer(const Job& job, const std::string& prefix, ExportFolder& folder) {
+  const std::string& from = job.config.model.tokenizer;
+  for (const std::string name : kTokenizerFiles) {
+    if (!folder_has(from, name)) continue;
+    const MappedFile file(path_in_folder(from, name, from, job.config.model.links));
+    folder.add_file(prefix + name, [&](const ByteSink& sink) {
+      constexpr uint64_t kBlock = 1 << 20;
+      std::vector<std::byte> block;
+      for (uint64_t at = 0; at < file.size(); at += kBlock) {
+        block.resize(std::min(kBlock, file.size() - at));
+        file.read_at(at, block);
+        sink(block);
+      }
+    });
+  }
+}
+
+void add_python(const Job& job, const std::string& prefix, ExportFolder& folder) {
+  if (job.config.pesc.mode != TrainMode::kPesc) return;
+  for (const PythonFile& file : python_files())
+    folder.add_file(str_cat(prefix, file.name), python_text(file, traits_of(job.model.family)));
+}
+
+// A model of transformers, but for its weights.
+void add_model_files(const Job& job, const ExportModel& model, DType dtype, const std::string& prefix,
+                     ExportFolder& folder) {
+  folder.add_file(prefix + "config.json", hf_config_text(model, dtype));
+  folder.add_file(prefix + "generation_config.json", generation_config_text(model));
+  add_python(job, prefix, folder);
+  copy_tokenizer(job, prefix, folder);
+}
+
+void append(std::vector<SafetensorsWriteEntry>& to, std::vector<SafetensorsWriteEntry> more) {
+  std::ranges::move(more, std::back_inserter(to));
+}
+
+// Of all entries of the format.
+int64_t bytes_of(const std::vector<SafetensorsWriteEntry>& entries) {
+  int64_t bytes = 0;
+  for (const SafetensorsWriteEntry& entry : entries) bytes += safetensors_bytes(entry);
+  return bytes;
+}
+
+}  // namespace
+
+std::optional<DType> export_dtype(const std::string& text) {
+  std::string upper = text;
+  std::ranges::transform(upper, upper.begin(), [](unsigned char c) { return std::toupper(c); });
+  if (upper.empty()) return {};
+  if (upper == "BF16") return DType::kBF16;
+  if (upper == "F32") return DType::kF32;
+  throw UsageError(str_cat("--dtype ", in_quotes(text), ": give BF16 or F32"));
+}
+
+void check_export(const Job& job, const ExportOptions& options) {
+  const PescConfig& pesc = job.config.pesc;
+  if (options.format == ExportFormat::kCamelidae) {
+    const std::string why = why_not_camelidae(job.model, pesc);
+    if (!why.empty()) throw UsageError(str_cat("--format CAMELIDAE: ", why, "; use --format HF"));
+  }
+  if (options.format != ExportFormat::kPeft) return;
+  if (pesc.mode == TrainMode::kFull)
+    throw UsageError("--format PEFT: a run of train.mode FULL has no adapter; use --format HF");
+  if (pesc.lora.r == 0 || pesc.lora.target_modules.empty())
+    throw UsageError(
+        "--format PEFT: the run has no LoRA (lora.r is 0), which such a folder must have; use --format HF");
+  if (const std::string why = why_not_peft(job); !why.empty())
+    throw UsageError(str_cat("--format PEFT: ", why, "; use --format HF"));
+}
+
+int64_t export_model(Job& job, const LoadedCheckpoint& checkpoint, const ExportOptions& options,
+                     FileSystem& files) {
+  check_export(job, options);
+  const DType dtype = dtype_of(job, options);
+  const ExportModel model = export_model_of(job);
+  const bool experts = job.config.pesc.mode == TrainMode::kPesc;
+  Stream stream(Device{.threads = job.device.threads});
+  Progress* progress = nullptr;
+  ExportTensors tensors(job.model, job.config.pesc,
+                        job.config.pesc.mode == TrainMode::kFull ? nullptr : job.base.get(), files,
+                        checkpoint, stream, [&](int64_t bytes) { progress->add(bytes); });
+  if (job.base) check_base_weights(job, tensors.dense_names());
+
+  std::vector<SafetensorsWriteEntry> entries;
+  if (options.format == ExportFormat::kPeft) {
+    constexpr const char* kPrefix = "base_model.model.";
+    append(entries, tensors.lora(dtype, kPrefix));
+    if (experts) append(entries, tensors.moe_adapters(dtype, DType::kF32, kPrefix));
+  } else {
+    append(entries, tensors.dense(dtype));
+    // The published code has all of a model in one type.
+    if (experts) {
+      append(entries,
+             tensors.moe_adapters(dtype, options.format == ExportFormat::kCamelidae ? dtype : DType::kF32));
+    }
+  }
+  Progress bar(bytes_of(entries));
+  progress = &bar;
+
+  ExportFolder folder(files, options.out);
+  switch (options.format) {
+    case ExportFormat::kHf:
+      add_model_files(job, model, dtype, "", folder);
+      add_weight_files(folder, std::move(entries));
+      break;
+    case ExportFormat::kCamelidae:
+      folder.add_file("config.json", camelidae_config_text(model, dtype));
+      folder.add_file("generation_config.json", generation_config_text(model));
+      copy_tokenizer(job, "", folder);
+      add_weight_files(folder, std::move(entries));
+      break;
+    case ExportFormat::kPeft:
+      if (experts) {
+        folder.add_folder("base");
+        add_model_files(job, model, dtype, "base/", folder);
+      } else {
+        copy_tokenizer(job, "", folder);
+      }
+      folder.add_file("adapter_config.json", adapter_config_text(job.config.pesc, job.config.model.path));
+      folder.add_file("adapter_model.safetensors", [&](const ByteSink& sink) {
+        (void)stream_safetensors("adapter_model.safetensors", entries, {{"format", "pt"}}, sink);
+      });
+      break;
+  }
+  ModelCard card;
+  card.format = options.format;
+  card.config = job.config;
+  card.model_type = traits_of(job.model.family).model_type;
+  card.dtype = dtype == DType::kBF16 ? "bfloat16" : "float32";
+  card.evaluation = last_evaluation(job.config.run_dir, checkpoint.state.step);
+  folder.add_file("README.md", model_card_text(card, checkpoint.state));
+  folder.commit();
+  return folder.bytes();
+}
+
+}  // namespace pesc

@@ -1,0 +1,33 @@
+// README.md of an exported folder: what the model is, as far as the run itself says so.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "runtime/checkpoint/checkpoint.h"
+#include "runtime/config/experiment.h"
+#include "runtime/export/export_format.h"
+
+namespace pesc {
+
+// An evaluation of metrics.jsonl.
+struct RecordedEvaluation {
+  int64_t step = 0;
+  double loss = 0;
+  std::vector<std::pair<std::string, double>> tags;
+};
+// The last one of the run up to this step; nothing where there is none, or no such file.
+[[nodiscard]] std::optional<RecordedEvaluation> last_evaluation(const std::string& run_dir, int64_t step);
+
+struct ModelCard {
+  ExportFormat format = ExportFormat::kHf;
+  ExperimentConfig config;
+  std::string model_type;  // of the base
+  std::string dtype;
+  std::optional<RecordedEvaluation> evaluation;
+};
+[[nodiscard]] std::string model_card_text(const ModelCard& card, const CheckpointState& state);
+
+}  // namespace pesc

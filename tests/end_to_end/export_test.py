@@ -1,0 +1,354 @@
+"""`pesc export`: what was trained on several ranks comes out of one as folders for transformers, PEFT and the published code; the
+values are looked at here, without these programs (transformers_test.py loads them there). A folder is there whole or not at all.
+"""
+
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import tempfile
+import time
+import unittest
+
+import harness
+from tiny import HIDDEN, LAYERS, write_base, write_rows
+
+EXPERIMENT = """
+name: "export"
+run_dir: "%(folder)s/run"
+model { path: "%(folder)s/base" }
+train { mode: PESC max_steps: 4 global_batch_size: 4 learning_rate: 5e-2 eval_steps: 2 }
+lora { r: 3 lora_alpha: 7 target_modules: ["q_proj", "v_proj", "gate_proj", "down_proj"] }
+moe { num_experts: 4 num_experts_per_tok: 2 adapter_dim: 4 adapter_scaling: 0.5 }
+parallel { num_threads: 1 }
+data { max_seq_length: 48 train { path: "%(folder)s/rows.jsonl" } eval { path: "%(folder)s/rows.jsonl" tag: "same" } }
+generate { max_new_tokens: 6 }
+"""
+R, SCALE = 3, 7 / 3
+RUN_LOGITS = os.environ.get("PESC_RUN_LOGITS", os.path.join(os.path.dirname(harness.PESC), "tests", "run_logits"))
+WITH_LORA = ("q_proj", "v_proj", "gate_proj", "down_proj")
+FLOAT = {"F32": ("f", 4), "BF16": ("H", 2)}
+
+
+def tensors(path):
+    """{name: (dtype, shape, values)}; of BF16 the bits."""
+    header, data = harness.read_safetensors(path)
+    found = {}
+    for name, entry in header.items():
+        letter, size = FLOAT[entry["dtype"]]
+        begin, end = entry["data_offsets"]
+        found[name] = entry["dtype"], entry["shape"], struct.unpack("<%d%s" % ((end - begin) // size, letter), data[begin:end])
+    return found
+
+
+def trained(step):
+    """{name: (rows, columns, {(row, column): value})} of a checkpoint, from the pieces of all its shards."""
+    found = {}
+    for name in sorted(os.listdir(step)):
+        if not name.endswith(".safetensors"):
+            continue
+        for key, (_, (rows, cols), values) in tensors(os.path.join(step, name)).items():
+            match = re.fullmatch(r"param:(.*)@(\d+),(\d+)", key)
+            if not match:
+                continue
+            row, col = int(match.group(2)), int(match.group(3))
+            places = found.setdefault(match.group(1), {})
+            for i, value in enumerate(values):
+                places[row + i // cols, col + i % cols] = value
+    return {name: (max(r for r, _ in p) + 1, max(c for _, c in p) + 1, p) for name, p in found.items()}
+
+
+def bf16(value):
+    """Bits of the nearest bfloat16, ties to even."""
+    (bits,) = struct.unpack("<I", struct.pack("<f", value))
+    return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+
+
+class Export(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.mkdtemp(prefix="pesc-export-")
+        cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
+        write_base(cls.path("base"))
+        write_base(cls.path("theta"), rope_theta=5e5)
+        write_base(cls.path("other"), seed=2)
+        words = "one two three four five six seven eight".split()
+        write_rows(cls.path("rows.jsonl"), [("say " + w, w + " and " + v, "t") for w, v in zip(words, words[1:] + words[:1])])
+        cls.config = cls.path("e.textproto")
+        with open(cls.config, "w", encoding="utf-8") as file:
+            file.write(EXPERIMENT % {"folder": cls.folder})
+        cls.train(4, "run", **{"parallel.tp": 2, "parallel.ep": 4})
+        cls.train(2, "lora", **{"parallel.tp": 2, "train.mode": "LORA"})
+
+    @classmethod
+    def path(cls, *parts):
+        return os.path.join(cls.folder, *parts)
+
+    @classmethod
+    def call(cls, verb, *words, ranks=0, run="run", settings=None, **options):
+        sets = {"run_dir": cls.path(run), **(settings or {})}
+        flags = [word for name, value in sets.items() for word in ("--set", "%s=%s" % (name, value))]
+        return harness.pesc(ranks, verb, "--config", cls.config, *flags, *words, seconds=120, **options)
+
+    @classmethod
+    def train(cls, ranks, run, **settings):
+        result = cls.call("train", ranks=ranks, run=run, settings=settings)
+        assert result.code == 0, result
+
+    def export(self, out, *words, run="run", code=0, settings=None, **options):
+        if run == "lora":
+            settings = {"train.mode": "LORA", **(settings or {})}
+        result = self.call("export", "--out", self.path(out), *words, run=run, settings=settings, **options)
+        self.assertEqual(result.code, code, str(result))
+        return self.path(out)
+
+    def refused(self, result, code, *words):
+        self.assertEqual(result.code, code, str(result))
+        self.assertEqual(len(result.complaints), 1, str(result))
+        for word in words:
+            self.assertIn(word, result.message, str(result))
+
+    def json(self, *parts):
+        with open(self.path(*parts), encoding="utf-8") as file:
+            return json.load(file)
+
+    def assert_merged(self, got, run):
+        """got[W] = W + (alpha / r) B A of the checkpoint, in float32, but for the rounding of as many terms."""
+        base, tuned = tensors(self.path("base", "model.safetensors")), trained(self.path(run, "step-4"))
+        for name, (_, shape, values) in base.items():
+            self.assertEqual(got[name][:2], ("F32", shape), name)
+            stem = name[:-len(".weight")]
+            if stem.rpartition(".")[2] not in WITH_LORA:
+                self.assertEqual(got[name][2], values, name)
+                continue
+            a, b = (tuned["%s.lora_%s.weight" % (stem, part)][2] for part in "AB")
+            changed = 0
+            for i, value in enumerate(values):
+                row, col = divmod(i, shape[1])
+                terms = [value] + [SCALE * b[row, k] * a[k, col] for k in range(R)]
+                bound = (R + 2) * 2.0 ** -24 * sum(map(abs, terms)) * 1.001
+                self.assertLessEqual(abs(got[name][2][i] - math.fsum(terms)), bound, "%s [%d, %d]" % (name, row, col))
+                changed += got[name][2][i] != value
+            self.assertGreater(changed, len(values) / 2, name + " is the base's")
+
+    def assert_experts(self, got, run, prefix=""):
+        """Those of the checkpoint, bit for bit."""
+        names = [name for name in trained(self.path(run, "step-4")) if ".moe_adapter." in name]
+        self.assertEqual(len(names), LAYERS * (1 + 2 * 4))
+        for name, (rows, cols, places) in trained(self.path(run, "step-4")).items():
+            if name in names:
+                want = tuple(places[r, c] for r in range(rows) for c in range(cols))
+                self.assertEqual(got[prefix + name], ("F32", [rows, cols], want), name)
+
+    def test_hf(self):
+        out = self.export("hf", "--format", "hf")
+        self.assertEqual(sorted(os.listdir(out)), ["README.md", "config.json", "configuration_pesc.py", "generation_config.json",
+                                                   "model.safetensors", "modeling_pesc.py", "tokenizer.model"])
+        got = tensors(os.path.join(out, "model.safetensors"))
+        self.assert_merged(got, "run")
+        self.assert_experts(got, "run")
+        self.assertEqual(len(got), len(tensors(self.path("base", "model.safetensors"))) + LAYERS * 9)
+        config = self.json("hf", "config.json")
+        self.assertEqual(config["model_type"], "pesc_llama")
+        self.assertEqual(config["auto_map"]["AutoModelForCausalLM"], "modeling_pesc.PescLlamaForCausalLM")
+        self.assertEqual([config["adapter_" + k] for k in ("experts", "topk", "dim", "scaling")], [4, 2, 4, 0.5])
+        self.assertEqual(config["dtype"], "float32")
+        for name in ("configuration_pesc.py", "modeling_pesc.py"):
+            with open(os.path.join(out, name)) as a, open(os.path.join(harness.SOURCE, "runtime", "export", name)) as b:
+                self.assertEqual(a.read(), b.read())
+        self.assertEqual(harness.digests(out)["tokenizer.model"], harness.digests(self.path("base"))["tokenizer.model"])
+        # Nothing but what was there comes out a second time, from elsewhere.
+        again = self.export("hf-again", "--checkpoint", self.path("run", "step-4"))
+        self.assertEqual(harness.digests(again), harness.digests(out))
+
+    def test_hf_in_bf16(self):
+        exact = tensors(os.path.join(self.export("hf-f32"), "model.safetensors"))
+        rounded = tensors(os.path.join(self.export("hf-bf16", "--dtype", "bf16"), "model.safetensors"))
+        self.assertEqual(self.json("hf-bf16", "config.json")["dtype"], "bfloat16")
+        for name, (_, shape, values) in exact.items():
+            if name.endswith("router.weight"):
+                self.assertEqual(rounded[name], ("F32", shape, values))
+            else:
+                self.assertEqual(rounded[name], ("BF16", shape, tuple(map(bf16, values))), name)
+
+    def test_the_card(self):
+        with open(os.path.join(self.export("hf-card"), "README.md"), encoding="utf-8") as file:
+            card = file.read()
+        with open(self.path("run", "metrics.jsonl"), encoding="utf-8") as file:
+            last = [r for r in map(json.loads, file) if r.get("kind") == "eval"][-1]
+        self.assertEqual(last["step"], 4)
+        for part in ("of step 4 of a run", "at step 4", "| all | %.4f |" % last["eval_loss_total"], self.path("base"), "rows.jsonl",
+                     "r 3, alpha 7", "4 a layer, 2 for each token", "trust_remote_code=True", "| gemm |"):
+            self.assertIn(part, card)
+
+    def test_a_lora_run_is_merged_into_a_dense_folder(self):
+        """Which this program reads again, and evaluates as the run did."""
+        out = self.export("lora-hf", run="lora")
+        self.assertEqual(sorted(os.listdir(out)),
+                         ["README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.model"])
+        self.assert_merged(tensors(os.path.join(out, "model.safetensors")), "lora")
+        config = self.json("lora-hf", "config.json")
+        self.assertEqual((config["model_type"], config["architectures"]), ("llama", ["LlamaForCausalLM"]))
+        losses = []
+        for words, settings in (((), {"train.mode": "LORA"}), (("--base",), {"train.mode": "LORA", "model.path": out})):
+            report = self.path("eval-%d.json" % len(losses))
+            result = self.call("eval", "--out", report, *words, run="lora", settings=settings)
+            self.assertEqual(result.code, 0, str(result))
+            losses.append(self.json(report)["total"]["eval_loss"])
+        self.assertLess(abs(losses[0] / losses[1] - 1), 1e-5)
+
+    def test_peft(self):
+        out = self.export("peft", "--format", "PEFT")
+        self.assertEqual(sorted(os.listdir(out)), ["README.md", "adapter_config.json", "adapter_model.safetensors", "base"])
+        self.assertEqual(sorted(os.listdir(os.path.join(out, "base"))),
+                         ["config.json", "configuration_pesc.py", "generation_config.json", "modeling_pesc.py", "tokenizer.model"])
+        config = self.json("peft", "adapter_config.json")
+        self.assertEqual((config["r"], config["lora_alpha"], config["modules_to_save"], config["target_modules"]),
+                         (3, 7, ["moe_adapter"], sorted(WITH_LORA)))
+        got = tensors(os.path.join(out, "adapter_model.safetensors"))
+        self.assert_experts(got, "run", "base_model.model.")
+        for name, (rows, cols, places) in trained(self.path("run", "step-4")).items():
+            want = tuple(places[r, c] for r in range(rows) for c in range(cols))
+            self.assertEqual(got.pop("base_model.model." + name), ("F32", [rows, cols], want), name)
+        self.assertFalse(got)
+
+    def test_peft_of_a_lora_run(self):
+        out = self.export("lora-peft", "--format", "PEFT", run="lora")
+        self.assertEqual(sorted(os.listdir(out)), ["README.md", "adapter_config.json", "adapter_model.safetensors", "tokenizer.model"])
+        config = self.json("lora-peft", "adapter_config.json")
+        self.assertIsNone(config["modules_to_save"])
+        self.assertEqual(config["base_model_name_or_path"], self.path("base"))
+        got = tensors(os.path.join(out, "adapter_model.safetensors"))
+        self.assertEqual(len(got), LAYERS * 2 * len(WITH_LORA))
+        self.assertEqual(got["base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"][1], [3, HIDDEN])
+
+    def test_camelidae(self):
+        out = self.export("camelidae", "--format", "CAMELIDAE")
+        got = tensors(os.path.join(out, "model.safetensors"))
+        self.assert_merged(got, "run")
+        self.assert_experts(got, "run")
+        config = self.json("camelidae", "config.json")
+        self.assertEqual([config[k] for k in ("model_type", "num_experts", "topk", "adapter_dim", "moe_scaling")],
+                         ["llama", 4, 2, 4, 0.5])
+        self.assertEqual(config["auto_map"]["AutoModelForCausalLM"], "modeling_camelidae.LlamaForCausalLM")
+        self.assertFalse([name for name in os.listdir(out) if name.endswith(".py")])
+
+    def test_what_a_format_cannot_have(self):
+        theta = {"model.path": self.path("theta")}
+        for words, settings, said in ((("--format", "CAMELIDAE"), theta, ["rope_theta", "500000", "HF"]),
+                                      (("--format", "CAMELIDAE"), {"train.mode": "LORA"}, ["train.mode PESC"]),
+                                      (("--format", "GGUF"), {}, ["'GGUF'", "PEFT"]),
+                                      (("--dtype", "F16"), {}, ["'F16'", "BF16"])):
+            result = self.call("export", "--out", self.path("none"), *words, settings=settings)
+            self.refused(result, harness.USAGE, *said)
+        self.refused(self.call("export", "--out", self.path("none"), ranks=2), harness.USAGE, "one rank")
+        self.refused(self.call("export"), harness.USAGE, "--out")
+        # The run is of another base, of another adapter, or of none.
+        self.refused(self.call("export", "--out", self.path("none"), settings={"model.path": self.path("other")}), harness.DATA,
+                     "belongs to the base model")
+        self.refused(self.call("export", "--out", self.path("none"), settings={"moe.adapter_scaling": 1}), harness.USAGE,
+                     "moe.adapter_scaling")
+        self.refused(self.call("export", "--out", self.path("none"), run="nowhere"), harness.DATA, "no checkpoint")
+        self.assertFalse([name for name in os.listdir(self.folder) if name.startswith("none")])
+
+    def test_nothing_is_overwritten(self):
+        os.makedirs(self.path("there"))
+        with open(self.path("there", "mine"), "w") as file:
+            file.write("x")
+        os.symlink("nowhere", self.path("dangling"))
+        for name in ("there", "there/", "dangling", "base"):
+            self.refused(self.call("export", "--out", self.path(name)), harness.USAGE, "is there already")
+        self.assertEqual(os.listdir(self.path("there")), ["mine"])
+
+    def test_no_gpu_is_needed(self):
+        out = self.export("cuda", settings={"parallel.device": "CUDA", "train.compute_dtype": "F32"})
+        self.assertEqual(harness.digests(out)["model.safetensors"], harness.digests(self.export("cpu"))["model.safetensors"])
+
+    def loss(self, *words, run="run", **settings):
+        report = self.path("loss.json")
+        result = self.call("eval", "--out", report, *words, run=run, settings={k.replace("__", "."): v for k, v in settings.items()})
+        self.assertEqual(result.code, 0, str(result))
+        return self.json("loss.json")["total"]["eval_loss"]
+
+    def test_training_goes_on_from_a_folder(self):
+        """From ours and from a published one, on other ranks; where nothing is learned, what comes out is what went in."""
+        tuned = self.loss()
+        for form in ("HF", "CAMELIDAE"):
+            first, run = self.export("first-" + form, "--format", form), "from-" + form
+            self.assertLess(abs(self.loss("--base", run=run, model__path=first) / tuned - 1), 1e-5)
+            settings = {"model.path": first, "train.learning_rate": 0, "train.max_steps": 1, "train.eval_steps": 0}
+            result = self.call("train", ranks=4, run=run, settings={**settings, "parallel.tp": 2, "parallel.ep": 2})
+            self.assertEqual(result.code, 0, str(result))
+            again = self.export("again-" + form, "--format", form, run=run, settings=settings)
+            self.assertEqual(harness.digests(again)["model.safetensors"], harness.digests(first)["model.safetensors"])
+            self.assertEqual(self.json(again, "config.json"), self.json(first, "config.json"))
+        learned = {**settings, "train.learning_rate": 1e-2}
+        self.assertEqual(self.call("train", run="learns", settings=learned).code, 0)
+        self.assertNotEqual(harness.digests(self.export("learned", run="learns", settings=learned))["model.safetensors"],
+                            harness.digests(first)["model.safetensors"])
+
+    def test_experts_may_be_called_by_their_number(self):
+        folder = self.export("by-number", "--format", "CAMELIDAE")
+        path = os.path.join(folder, "model.safetensors")
+        header, data = harness.read_safetensors(path)
+        harness.write_safetensors(path, {name.replace("experts.expert_", "experts."): entry for name, entry in header.items()}, data)
+        self.assertLess(abs(self.loss("--base", run="none", model__path=folder) / self.loss() - 1), 1e-5)
+
+    def test_a_folder_with_experts_is_trained_as_it_is_or_refused(self):
+        folder = self.export("strict")
+        for settings, said in (({"train.mode": "LORA"}, "train.mode LORA"), ({"moe.num_experts": 8}, "set moe.num_experts: 4"),
+                               ({"moe.adapter_dim": 8}, "moe.adapter_dim"), ({"moe.adapter_scaling": 1}, "moe.adapter_scaling")):
+            result = self.call("train", run="none", settings={"model.path": folder, **settings})
+            self.refused(result, harness.USAGE, said, "4 experts")
+        path = os.path.join(folder, "model.safetensors")
+        header, data = harness.read_safetensors(path)
+        lacking = "model.layers.1.mlp.moe_adapter.experts.expert_3.adapter_up.weight"
+        header["other"] = header.pop(lacking)
+        harness.write_safetensors(path, header, data)
+        self.refused(self.call("train", ranks=2, run="none", settings={"model.path": folder, "parallel.ep": 2}), harness.DATA, lacking)
+
+    def test_the_published_model_has_its_logits(self):
+        folder = os.path.join(harness.SOURCE, "tests", "end_to_end", "camelidae")
+        header, data = harness.read_safetensors(os.path.join(folder, "expected.safetensors"))
+        read = lambda name, letter: struct.unpack("<%d%s" % ((header[name]["data_offsets"][1] - header[name]["data_offsets"][0]) // 4, letter),
+                                                  data[slice(*header[name]["data_offsets"])])
+        ids, want, greedy = read("ids", "i"), read("logits", "f"), read("greedy", "i")
+        with open(self.path("ids.json"), "w", encoding="utf-8") as file:
+            json.dump([ids[:17], ids[17:]], file)
+        flags = harness.sets(model__path=folder, moe__num_experts=6, moe__num_experts_per_tok=2, moe__adapter_dim=10,
+                             moe__adapter_scaling=0.25)
+        command = [RUN_LOGITS, "--config", self.config, *flags, "--base", "--ids", self.path("ids.json"), "--out", self.path("logits")]
+        quiet = {"check": True, "env": harness.environment(), "cwd": harness.SOURCE, "stderr": subprocess.DEVNULL}
+        subprocess.run(command, **quiet)
+        with open(self.path("logits"), "rb") as file:
+            got = struct.unpack("<%df" % len(want), file.read())
+        self.assertLess(max(abs(a - b) for a, b in zip(got, want)), 1e-5 * max(map(abs, want)))
+        subprocess.run(command + ["--greedy", "12"], **quiet)
+        first, _ = self.json("logits")
+        self.assertEqual(first["ids"], list(greedy[17:]))  # behind the prompt
+
+    def test_killed_at_any_time_it_is_absent_or_whole(self):
+        begin = time.monotonic()
+        whole = harness.digests(self.export("killed-never"))
+        lasted = time.monotonic() - begin
+        draw = random.Random(7)
+        for i in range(12):
+            out = self.path("killed", str(i))
+            process = harness.start(0, "export", "--config", self.config, "--out", out)
+            time.sleep(draw.uniform(0.5, 1.0) * lasted)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            if os.path.exists(out):
+                self.assertEqual(harness.digests(out), whole)
+            # What is left does not stand in the way of the next.
+            elif i == 11:
+                self.assertEqual(harness.digests(self.export(os.path.join("killed", str(i)))), whole)
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -1,0 +1,168 @@
+"""Exported folders in transformers and PEFT: the logits of every folder are those of this program within 1e-5 of the largest, the
+greedy answers are the same tokens, and a folder with experts does not load as its dense base.
+
+Needs a Python with torch, transformers and peft: the program PESC_TRANSFORMERS_PYTHON, or the virtual environment that
+transformers_venv.sh makes beside this file (2 GB from PyPI, once, in ~/.cache/pesc).
+"""
+
+import array
+import json
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+import unittest
+
+import harness
+from tiny import LAYERS, VOCAB, write_base, write_rows
+
+VERSIONS = ("5.24.0", "4.57.6")
+FAMILIES = {
+    "llama": {"rope_theta": 5e5},
+    "mistral": {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None},
+    "qwen2": {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "biases": True, "tie_word_embeddings": True,
+              "use_sliding_window": False},
+}
+EXPERIMENT = """
+name: "in-transformers"
+run_dir: "%(folder)s/run"
+model { path: "%(folder)s/base" }
+train { mode: PESC max_steps: 8 global_batch_size: 4 learning_rate: 3e-2 }
+lora { r: 4 lora_alpha: 8 }
+moe { num_experts: 4 num_experts_per_tok: 2 adapter_dim: 8 adapter_scaling: 0.5 }
+parallel { num_threads: 1 }
+data { max_seq_length: 48 train { path: "%(folder)s/rows.jsonl" } }
+generate { max_new_tokens: 12 }
+"""
+PROMPTS, GREEDY = 50, 12
+BOUND = 1e-5
+NEAR_TIE = 1e-4  # of two logits: either may be the greedy one
+RUN_LOGITS = os.environ.get("PESC_RUN_LOGITS", os.path.join(os.path.dirname(harness.PESC), "tests", "run_logits"))
+
+
+def python_with_transformers():
+    named = os.environ.get("PESC_TRANSFORMERS_PYTHON")
+    if named:
+        return named
+    script = os.path.join(harness.SOURCE, "tests", "end_to_end", "transformers_venv.sh")
+    made = subprocess.run([script], stdout=subprocess.PIPE, text=True, check=True)
+    return made.stdout.strip()
+
+
+class InTransformers(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.python = python_with_transformers()
+        cls.folder = tempfile.mkdtemp(prefix="pesc-transformers-")
+        cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
+        words = "one two three four five six seven eight".split()
+        draw = random.Random(3)
+        cls.prompts = [[1] + [draw.randrange(3, VOCAB) for _ in range(draw.randrange(2, 20))] for _ in range(PROMPTS)]
+        with open(cls.path("prompts.json"), "w", encoding="utf-8") as file:
+            json.dump(cls.prompts, file)
+        for family, config in FAMILIES.items():
+            os.makedirs(cls.path(family))
+            write_base(cls.path(family, "base"), seed=5, **config)
+            write_rows(cls.path(family, "rows.jsonl"),
+                       [("say " + w, w + " and " + v, "t") for w, v in zip(words, words[1:] + words[:1])])
+            with open(cls.path(family, "e.textproto"), "w", encoding="utf-8") as file:
+                file.write(EXPERIMENT % {"folder": cls.path(family)})
+
+    @classmethod
+    def path(cls, *parts):
+        return os.path.join(cls.folder, *parts)
+
+    def pesc(self, ranks, verb, family, mode, *words, **settings):
+        result = harness.pesc(ranks, verb, *self.flags(family, mode, **settings), *words)
+        self.assertEqual(result.code, 0, str(result))
+
+    def flags(self, family, mode, **settings):
+        return ["--config", self.path(family, "e.textproto")] + harness.sets(run_dir=self.path(family, mode), train__mode=mode, **settings)
+
+    def ours(self, family, mode):
+        """(logits, greedy continuations with their gaps) of the tuned model."""
+        found = []
+        for words in ((), ("--greedy", str(GREEDY))):
+            out = self.path("ours")
+            subprocess.run([RUN_LOGITS, *self.flags(family, mode), "--ids", self.path("prompts.json"), "--out", out, *words],
+                           check=True, env=harness.environment(), cwd=harness.SOURCE, stderr=subprocess.DEVNULL)
+            with open(out, "rb") as file:
+                found.append(file.read())
+        return array.array("f", found[0]), json.loads(found[1])
+
+    def theirs(self, *jobs):
+        path = self.path("jobs.json")
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump({"prompts": self.prompts, "jobs": jobs}, file)
+        script = os.path.join(harness.SOURCE, "tests", "end_to_end", "in_transformers.py")
+        env = dict(harness.environment(), HF_HOME=self.path("hf"), HF_HUB_OFFLINE="1")
+        done = subprocess.run([self.python, "-B", script, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+        self.assertEqual(done.returncode, 0, done.stderr[-4000:])
+        report = json.loads(done.stdout)
+        self.assertIn(report["transformers"], VERSIONS)
+        return report["results"]
+
+    def assert_same(self, what, ours, theirs):
+        logits, answers = ours
+        self.assertNotIn("error", theirs)
+        self.assertEqual(theirs["unexpected"], [], what)
+        with open(theirs["logits"], "rb") as file:
+            got = array.array("f", file.read())
+        self.assertEqual(len(got), len(logits), what)
+        largest = max(map(abs, logits))
+        error = max(abs(a - b) for a, b in zip(got, logits)) / largest
+        self.assertGreater(largest, 0)
+        self.assertLess(error, BOUND, what)
+        ties = 0
+        for ours_of, theirs_of in zip(answers, theirs["answers"]):
+            if ours_of["ids"] == theirs_of:
+                continue
+            at = next(i for i, (a, b) in enumerate(zip(ours_of["ids"], theirs_of)) if a != b)
+            self.assertLess(ours_of["gaps"][at], NEAR_TIE, "%s: %s against %s" % (what, ours_of["ids"], theirs_of))
+            ties += 1
+        print("%-24s logits %.1e, %d of %d answers the same, %d part at a near tie" % (
+            what, error, len(answers) - ties, len(answers), ties), flush=True)
+
+    def family(self, family):
+        trained = {"PESC": (4, {"parallel__tp": 2, "parallel__ep": 4}), "LORA": (2, {"parallel__tp": 2}), "FULL": (1, {})}
+        jobs, of = [], []
+        for mode, (ranks, layout) in trained.items():
+            self.pesc(ranks, "train", family, mode, **layout)
+            hf, peft = self.path(family, mode + "-hf"), self.path(family, mode + "-peft")
+            self.pesc(0, "export", family, mode, "--out", hf, "--dtype", "F32")
+            jobs.append({"folder": hf, "greedy": GREEDY, "trust": mode == "PESC"})
+            of.append((mode, "HF"))
+            if mode == "FULL":
+                continue
+            self.pesc(0, "export", family, mode, "--format", "PEFT", "--out", peft)
+            base = self.path(family, "base")
+            if mode == "PESC":
+                os.symlink(os.path.join(base, "model.safetensors"), os.path.join(peft, "base", "model.safetensors"))
+                base = os.path.join(peft, "base")
+            jobs.append({"folder": base, "adapter": peft, "greedy": GREEDY})
+            of.append((mode, "PEFT"))
+        untrusted = {"folder": jobs[0]["folder"], "trust": False}
+        half = {"folder": jobs[0]["folder"], "dtype": "bfloat16"}
+        *results, refused, halved = self.theirs(*jobs, untrusted, half)
+        ours = {mode: self.ours(family, mode) for mode in trained}
+        for (mode, form), result in zip(of, results):
+            self.assert_same("%s %s %s" % (family, mode, form), ours[mode], result)
+        self.assertIn("trust_remote_code", refused["error"])
+        self.assertEqual(halved["float32"], ["model.layers.%d.mlp.moe_adapter.router.weight" % i for i in range(LAYERS)])
+        # What was tuned is far from the base: the comparison would see a folder without it.
+        a, b = ours["PESC"][0], ours["LORA"][0]
+        self.assertGreater(max(abs(x - y) for x, y in zip(a, b)), 1e-2 * max(map(abs, a)))
+
+    def test_llama(self):
+        self.family("llama")
+
+    def test_mistral(self):
+        self.family("mistral")
+
+    def test_qwen2(self):
+        self.family("qwen2")
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -1,0 +1,103 @@
+#include "runtime/export/model_card.h"
+
+#include <gtest/gtest.h>
+
+#include "runtime/data/row_record.h"
+#include "tests/runtime/hf/temp_folder.h"
+
+namespace pesc::testing {
+namespace {
+
+TEST(LastEvaluation, IsThatOfTheStepOrBefore) {
+  TempFolder run;
+  EXPECT_FALSE(last_evaluation(run.path(), 10));
+  write_file(run / "metrics.jsonl",
+             "{\"kind\": \"step\", \"step\": 1, \"loss\": 3}\n"
+             "{\"kind\": \"eval\", \"step\": 5, \"eval_loss_total\": 2.5, \"eval_loss\": {\"a\": 2.25}}\n"
+             "{\"kind\": \"eval\", \"step\": 10, \"eval_loss_total\": 1.5}\n"
+             "{\"kind\": \"eval\", \"step\": 15, \"eval_loss_total\": 1.25}\n"
+             "no JSON\n{\"kind\": \"eval\", \"st");
+  EXPECT_FALSE(last_evaluation(run.path(), 4));
+  const auto five = last_evaluation(run.path(), 9);
+  ASSERT_TRUE(five);
+  EXPECT_EQ(five->step, 5);
+  EXPECT_EQ(five->loss, 2.5);
+  EXPECT_EQ(five->tags, (std::vector<std::pair<std::string, double>>{{"a", 2.25}}));
+  EXPECT_EQ(last_evaluation(run.path(), 10)->loss, 1.5);
+  EXPECT_EQ(last_evaluation(run.path(), 100)->step, 15);
+}
+
+// What a launch that went on from an earlier step computed again does not count.
+TEST(LastEvaluation, OfAStepThatWasComputedAgainDoesNotCount) {
+  TempFolder run;
+  write_file(run / "metrics.jsonl",
+             "{\"kind\": \"eval\", \"step\": 10, \"eval_loss_total\": 1.5}\n"
+             "{\"kind\": \"launch\", \"step\": 5}\n");
+  EXPECT_FALSE(last_evaluation(run.path(), 10));
+}
+
+ModelCard small_card() {
+  ModelCard card;
+  card.config.name = "my model";
+  card.config.model.path = "models/base";
+  card.config.pesc.moe = {
+      .num_experts = 8, .num_experts_per_tok = 2, .adapter_dim = 64, .adapter_scaling = 1};
+  card.config.pesc.lora = {.r = 4, .lora_alpha = 8, .lora_dropout = 0, .target_modules = {Linear::kQ}};
+  card.model_type = "llama";
+  card.dtype = "bfloat16";
+  return card;
+}
+
+CheckpointState small_state() {
+  CheckpointState state;
+  state.step = 12;
+  state.consumed_samples = 96;
+  state.base_path = "models/ba`se|x";
+  state.base_digest = "0123abcd+tokenizer:ef45";
+  state.config_text = "name: \"my model\"\nrun_dir: \"runs/x\"\n";
+  state.versions["openblas"] = "0.3.21";
+  state.extra[kTrainingRows] = "40 00000000000000aa data/my train.jsonl\n";
+  return state;
+}
+
+TEST(ModelCard, SaysWhatTheRunSays) {
+  ModelCard card = small_card();
+  card.evaluation = RecordedEvaluation{10, 1.5, {{"code", 1.25}}};
+  const std::string text = model_card_text(card, small_state());
+  for (const char* part : {"# my model\n", "step 12", "`models/ba'se'x`", "`0123abcd`", "`ef45`",
+                           "| rows | 96 |", "r 4, alpha 8, on q_proj", "8 a layer, 2 for each token",
+                           "| `data/my train.jsonl` | 40 | `00000000000000aa` |", "| all | 1.5000 |",
+                           "| `code` | 1.2500 |", "| openblas | `0.3.21` |", "    run_dir: \"runs/x\"\n",
+                           "trust_remote_code=True", "library_name: transformers"})
+    EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
+}
+
+TEST(ModelCard, InventsNothing) {
+  CheckpointState state = small_state();
+  state.extra.clear();
+  const std::string text = model_card_text(small_card(), state);
+  EXPECT_EQ(text.find("## Evaluation"), std::string::npos);
+  EXPECT_EQ(text.find("## Data"), std::string::npos);
+}
+
+TEST(ModelCard, OfAnAdapterSaysWhereTheDenseWeightsGo) {
+  ModelCard card = small_card();
+  card.format = ExportFormat::kPeft;
+  std::string text = model_card_text(card, small_state());
+  EXPECT_NE(text.find("ln -s BASE/*.safetensors* FOLDER/base/"), std::string::npos);
+  EXPECT_NE(text.find("library_name: peft"), std::string::npos);
+  card.config.pesc.mode = TrainMode::kLora;
+  text = model_card_text(card, small_state());
+  EXPECT_EQ(text.find("FOLDER/base"), std::string::npos);
+  EXPECT_EQ(text.find("trust_remote_code"), std::string::npos);
+}
+
+TEST(ExportFormatName, IsOneOfThree) {
+  EXPECT_EQ(export_format("peft"), ExportFormat::kPeft);
+  for (const ExportFormat f : {ExportFormat::kHf, ExportFormat::kPeft, ExportFormat::kCamelidae})
+    EXPECT_EQ(export_format(format_name(f)), f);
+  EXPECT_THROW((void)export_format("GGUF"), UsageError);
+}
+
+}  // namespace
+}  // namespace pesc::testing
