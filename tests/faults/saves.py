@@ -198,7 +198,7 @@ def disk_errors(rig, row, log):
             assert again.code == 0 and "at step %d" % EVERY in again.err, str(again)
             row.add(detected=took, recovered=time.monotonic() - began, lost=EVERY)
         rig.assert_as_if_nothing_happened(run)
-    row.notes.append("2 of %d with on_error: CONTINUE go on" % len(cases))
+    row.notes.append("2 of %d with on_save_error: CONTINUE go on" % len(cases))
 
 
 @line("short write whose rest is lost", "strace: a write to the shard claims 7 bytes and writes none, a kill later",
