@@ -153,11 +153,11 @@ class Steps(unittest.TestCase):
             self.good(command)
 
     def test_3_ranks_train(self):
-        self.good("mkdir -p /work && cd /opt/pesc && python3 configs/quickstart/generate.py --out runs/quickstart/data")
+        self.good("mkdir -p /srv && cd /opt/pesc && python3 configs/quickstart/generate.py --out runs/quickstart/data")
         self.good("cd /opt/pesc && mpirun -np 2 --oversubscribe --mca btl self,vader --mca oob_tcp_if_include lo pesc train "
                   "--config configs/quickstart/tune.textproto --set train.max_steps=30 --set parallel.tp=2 --set parallel.ep=2 "
-                  "--set run_dir=/work/run")
-        lines = [json.loads(line) for line in (self.root / "work/run/metrics.jsonl").read_text().splitlines()]
+                  "--set run_dir=/srv/run")
+        lines = [json.loads(line) for line in (self.root / "srv/run/metrics.jsonl").read_text().splitlines()]
         losses = [line["loss"] for line in lines if "loss" in line]
         self.assertEqual(len(losses), 30)
         self.assertLess(losses[-1], losses[0])
