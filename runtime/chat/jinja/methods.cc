@@ -165,7 +165,8 @@ class StringMethods {
   }
 
   Value search() {
-    const std::string& wanted = string_of(arguments_.need(""), name_);
+    const Value argument = arguments_.need("");
+    const std::string& wanted = string_of(argument, name_);
     const std::string& bytes = text_.bytes;
     if (name_ == "count") {
       if (wanted.empty()) return Value(length_in_characters(bytes) + 1);
@@ -191,7 +192,8 @@ class StringMethods {
   }
 
   Value without_end() {
-    const std::string& end = string_of(arguments_.need(""), name_);
+    const Value argument = arguments_.need("");
+    const std::string& end = string_of(argument, name_);
     const std::string& bytes = text_.bytes;
     if (name_ == "removeprefix" && bytes.starts_with(end))
       return heap_.string(part(text_, end.size(), bytes.size()));
