@@ -1,4 +1,4 @@
-#include "runtime/terminal.h"
+#include "runtime/terminal/terminal.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
