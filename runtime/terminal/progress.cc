@@ -18,7 +18,7 @@ constexpr int kCells = 20;                                             // of the
 constexpr int kUsualColumns = 80;
 
 // "1:05", "2:03:09"
-std::string duration(double seconds) {
+std::string duration_text(double seconds) {
   const auto s = static_cast<long long>(seconds + 0.5);
   char text[40];
   if (s < 3600) {
@@ -129,7 +129,7 @@ std::string ProgressBar::line(int64_t done, double seconds) const {
     char percent[16];
     std::snprintf(percent, sizeof(percent), "%d %%  ", static_cast<int>(100 * share));
     rest = percent + rest;
-    if (share > 0.01) rest += "  " + duration(seconds / share * (1 - share)) + " left";
+    if (share > 0.01) rest += "  " + duration_text(seconds / share * (1 - share)) + " left";
   }
   if (output_.columns == 0) return text + rest;
   // A line that fills the last column would wrap.
