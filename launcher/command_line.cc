@@ -117,7 +117,7 @@ CommandLine parse_command_line(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
     if (is_help(argument)) {
-      c.topic = c.verb == "help" ? c.topic : c.verb;
+      if (c.verb != "help" || c.topic.empty()) c.topic = c.verb;
       if (!c.topic.empty()) (void)known_verb(c.topic);
       c.verb = "help";
       return c;

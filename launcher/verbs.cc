@@ -88,7 +88,7 @@ constexpr std::array kVerbs{
          .run = run_export},
     Verb{.name = "plan",
          .arguments = "--config FILE [flags]",
-         .summary = "memory, arithmetic, exchange and time of a run, and whether it fits, without the device",
+         .summary = "memory and time of a run, and whether it fits, without the device",
          .about = "Says before anything starts, without the device or the files of the model, what each rank "
                   "needs: memory "
                   "by arena, FLOP, bytes exchanged, the time of a step at stated rates, and what to change "
