@@ -143,27 +143,26 @@ CommandLine parse_command_line(int argc, char** argv) {
 
 std::optional<CommandLine> parse_alone(int argc, char** argv) {
   if (argc < 2) return {};
+  const bool launch = std::string_view(argv[1]) == "launch";
   int first = 1;
-  if (std::string_view(argv[1]) == "launch") {
+  if (launch) {
     // Its own words, and behind `--` those of train.
     for (first = 2; first < argc && std::string_view(argv[first]) != "--"; ++first) {
-      if (is_help(argv[first])) {
-        CommandLine c;
-        c.verb = "help";
-        c.topic = "launch";
-        return c;
-      }
+      if (!is_help(argv[first])) continue;
+      CommandLine c;
+      c.verb = "help";
+      c.topic = "launch";
+      return c;
     }
-    if (first >= argc) return {};
-    ++first;
+    first = std::min(first + 1, argc);
   }
-  const Verb* verb = find_verb(argv[1]);
   std::vector<char*> words{argv[0]};
   words.insert(words.end(), argv + first, argv + argc);
   try {
     CommandLine c = parse_command_line(static_cast<int>(words.size()), words.data());
-    if (find_verb(c.verb)->run_alone != nullptr) return c;
+    if (launch ? c.verb == "help" : known_verb(c.verb).run_alone != nullptr) return c;
   } catch (const UsageError&) {
+    const Verb* verb = find_verb(argv[1]);
     if (verb != nullptr && verb->run_alone != nullptr) throw;
   }
   return {};

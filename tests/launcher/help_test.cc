@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <optional>
 #include <set>
 #include <sstream>
 #include <string>
@@ -187,6 +189,7 @@ TEST(Help, WhatRunsAloneIsFoundWithoutMpi) {
                                              {"launch", "-n", "2"},
                                              {"launch", "-n", "2", "--", "train", "--config", "x"},
                                              {"launch", "--"},
+                                             {"launch", "-n", "2", "--", "doctor"},
                                              {"eval", "--sample", "1"}})
     EXPECT_FALSE(alone(words).has_value()) << (words.empty() ? "" : words.front());
 }
