@@ -23,11 +23,18 @@ void need(Ability& ability, bool there, std::string what, std::string way_out) {
   if (!there) ability.lacks.push_back({std::move(what), std::move(way_out)});
 }
 
+// Of a message that ends with the way out, "; make room there, ...".
+void need_none(Ability& ability, const std::string& message, const char* otherwise) {
+  if (message.empty()) return;
+  const size_t at = message.find("; ");
+  if (at == std::string::npos) return need(ability, false, message, otherwise);
+  need(ability, false, message.substr(0, at), message.substr(at + 2));
+}
+
 Ability one_rank(const MachineFacts& m) {
   Ability a{"cpu_training", "training on the CPU, one rank", {}};
   need(a, m.mpi_trouble.empty(), m.mpi_trouble, kInstall);
-  need(a, m.temporary_trouble.empty(), m.temporary_trouble,
-       "make room there, or name another folder in TMPDIR");
+  need_none(a, m.temporary_trouble, "name another folder in TMPDIR");
   need(a, m.memory == 0 || m.memory >= kLeastMemory,
        str_cat("the processes here may have ", m.memory >> 20, " MiB of memory in sum"),
        "give the container or the job more memory");
@@ -37,8 +44,7 @@ Ability one_rank(const MachineFacts& m) {
 Ability ranks_of_a_host(const MachineFacts& m, const Ability& one) {
   Ability a{"cpu_ranks", "training on the CPU, several ranks of this host", one.lacks};
   need(a, m.mpirun_trouble.empty(), m.mpirun_trouble, kInstall);
-  need(a, m.shared_memory_trouble.empty(), m.shared_memory_trouble,
-       "mount -o remount,size=2G /dev/shm; docker run --shm-size=2g or --ipc=host");
+  need_none(a, m.shared_memory_trouble, "mount -o remount,size=2G /dev/shm; docker run --shm-size=2g");
   need(a, m.open_files < 0 || m.open_files >= kLeastFiles,
        str_cat("a process may have ", m.open_files, " open files"), "ulimit -n 4096");
   return a;

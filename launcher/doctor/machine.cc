@@ -157,16 +157,21 @@ BuildFacts look_at_build() {
 }
 
 void look_at_mpi(MachineFacts& m) {
-  const ProbeResult answer = probe(
-      [] {
-        const MpiSession session;
-        return MpiSession::library_version();
-      },
-      kMpiWithin);
-  m.mpi = MpiSession::library_version();
-  m.mpi_seconds = answer.seconds;
-  m.mpi_trouble = answer.trouble.empty() ? trouble_of([&] { check_open_mpi("the MPI library", m.mpi); })
-                                         : "MPI does not start: " + answer.trouble;
+  const std::string library = MpiSession::library_version();
+  m.mpi = open_mpi_version(library);
+  if (m.mpi.empty()) m.mpi = printable(library);
+  m.mpi_trouble = trouble_of([&] { check_open_mpi("the MPI library", library); });
+  // Where there is no folder for session files Open MPI makes one, as root anywhere; a look changes nothing.
+  if (m.mpi_trouble.empty() && m.temporary_trouble.empty()) {
+    const ProbeResult answer = probe(
+        [] {
+          const MpiSession session;
+          return std::string("started");
+        },
+        kMpiWithin);
+    m.mpi_seconds = answer.seconds;
+    if (!answer.trouble.empty()) m.mpi_trouble = "MPI does not start: " + answer.trouble;
+  }
   m.mpirun_trouble = trouble_of([] { check_mpirun(); });
   std::string ignored;
   if (m.mpirun_trouble.empty()) m.mpirun = open_mpi_version(said_by({"mpirun", "--version"}, ignored));

@@ -52,7 +52,8 @@ struct MachineFacts {
   std::vector<std::string> infiniband;
   bool ssh = false;
 
-  std::string mpi, mpi_trouble;  // the library, started in a child
+  std::string mpi,
+      mpi_trouble;  // the library, started in a child unless temporary_trouble says why it cannot
   double mpi_seconds = 0;
   std::string mpirun, mpirun_trouble;
 

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 #include <exception>
+#include <sstream>
 #include <thread>
 
 #include "ops/core/check.h"
@@ -58,9 +59,15 @@ void take(int fd, std::string& text) {
   }
 }
 
-std::string last_line(std::string text) {
-  while (!text.empty() && (text.back() == '\n' || text.back() == ' ' || text.back() == '-')) text.pop_back();
-  return printable(text.substr(text.rfind('\n') + 1), 200);
+// The beginning of what the child complained of, in one line, without the rules that Open MPI draws.
+std::string first_words(const std::string& complaints) {
+  std::istringstream lines(complaints);
+  std::string words;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.find_first_not_of("- \t") == std::string::npos) continue;
+    words += str_cat(words.empty() ? "" : " ", line);
+  }
+  return printable(words, 240);
 }
 
 }  // namespace
@@ -106,7 +113,7 @@ ProbeResult probe(const std::function<std::string()>& ask, std::chrono::millisec
   ::close(answers[0]);
   ::close(errors[0]);
   result.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-  const std::string quoted = complaints.empty() ? "" : ": " + last_line(complaints);
+  const std::string quoted = complaints.empty() ? "" : ": " + first_words(complaints);
   if (pid < 0) {
     result.trouble = str_cat("a process cannot be started: ", std::strerror(why));
   } else if (!said.empty() && said.front() == kAnswered && !late) {

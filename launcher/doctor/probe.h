@@ -14,8 +14,8 @@ struct ProbeResult {
 };
 
 // Calls `ask` in a child process. An exception, a signal, an exit and the end of the limit are `trouble`; then
-// the child and what it has started are killed. What the child prints is dropped, but for the last line of its
-// error output, which a trouble without words of its own quotes.
+// the child and what it has started are killed. What the child prints is dropped, but for the beginning of
+// its error output, which a trouble without words of its own quotes.
 // REQUIRES: this process has not started MPI, CUDA or threads that hold locks.
 [[nodiscard]] ProbeResult probe(const std::function<std::string()>& ask, std::chrono::milliseconds limit);
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <set>
+#include <utility>
 
 #include "ops/core/check.h"
 #include "ops/core/cuda.h"
@@ -112,8 +114,9 @@ void add_host(Facts& f, const MachineFacts& m) {
 
 void add_programs(Facts& f, const MachineFacts& m) {
   f.section("mpi");
-  char started[64];
-  std::snprintf(started, sizeof(started), ", starts in %.1f s", m.mpi_seconds);
+  char started[64] = ", not started for want of a folder for session files";
+  if (m.temporary_trouble.empty())
+    std::snprintf(started, sizeof(started), ", starts in %.1f s", m.mpi_seconds);
   f.add("library", m.mpi_trouble.empty() ? m.mpi + started : m.mpi_trouble,
         {{"version", m.mpi}, {"seconds", m.mpi_seconds}, {"trouble", m.mpi_trouble}},
         m.mpi_trouble.empty() ? FactState::kFine : FactState::kMissing);
@@ -178,8 +181,9 @@ void add_folder(Facts& f, const FolderFacts& d) {
   f.add("locks", locks, {{"flock", d.flock}, {"fcntl", d.fcntl}},
         d.flock || d.fcntl ? FactState::kFine : FactState::kNote);
   const bool skewed = std::abs(d.clock_ahead) > kClockSkew;
-  std::snprintf(text, sizeof(text), "its files' clock is %.1f s %s ours", std::abs(d.clock_ahead),
-                d.clock_ahead < 0 ? "behind" : "ahead of");
+  std::snprintf(text, sizeof(text),
+                skewed ? "its files' clock is %.1f s %s ours" : "its files' clock is within 1 s of ours",
+                std::abs(d.clock_ahead), d.clock_ahead < 0 ? "behind" : "ahead of");
   f.add("clock", text, d.clock_ahead, skewed ? FactState::kNote : FactState::kFine);
 }
 
@@ -223,12 +227,15 @@ std::string doctor_text(const std::vector<Fact>& facts, const std::vector<Abilit
     name.resize(std::max<size_t>(name.size() + 1, 15), ' ');
     text += str_cat("  ", state_text(fact.state, colours), name, fact.text, "\n");
   }
+  std::set<std::string> told;  // the way out of each lack, once
   text += "\n" + coloured("what can run here", "1", colours) + "\n";
   for (const Ability& a : abilities) {
     text += str_cat("  ", a.can() ? coloured("yes", "32", colours) : coloured("no ", "31", colours), "  ",
                     a.name, "\n");
-    for (const Lack& lack : a.lacks)
-      text += str_cat("         ", lack.what, "\n           ", lack.way_out, "\n");
+    for (const Lack& lack : a.lacks) {
+      text += str_cat("         ", lack.what, "\n");
+      if (told.insert(lack.what).second) text += str_cat("           ", lack.way_out, "\n");
+    }
   }
   return text;
 }

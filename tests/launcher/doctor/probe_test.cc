@@ -34,17 +34,17 @@ TEST(Probe, TellsWhatWasThrown) {
   EXPECT_EQ(r.text, "");
 }
 
-TEST(Probe, TellsOfACrashAndQuotesItsLastWords) {
+TEST(Probe, TellsOfACrashAndQuotesIt) {
   const ProbeResult r = probe(
       []() -> std::string {
-        std::fprintf(stderr, "first\nlast words\n");
+        std::fprintf(stderr, "-----\nfirst\n\nlast words\n");
         ::signal(SIGABRT, SIG_DFL);
         ::raise(SIGABRT);
         return "";
       },
       kLong);
   EXPECT_NE(r.trouble.find("signal 6"), std::string::npos) << r.trouble;
-  EXPECT_TRUE(r.trouble.ends_with(": last words")) << r.trouble;
+  EXPECT_TRUE(r.trouble.ends_with(": first last words")) << r.trouble;
   EXPECT_EQ(probe([]() -> std::string { ::_exit(7); }, kLong).trouble, "ended with exit code 7");
 }
 

@@ -28,7 +28,7 @@ MachineFacts good_machine() {
   m.clock_synchronised = true;
   m.interfaces = {{"eth0", {"10.0.0.1"}}};
   m.ssh = true;
-  m.mpi = "Open MPI v4.1.4";
+  m.mpi = "Open MPI 4.1.4";
   m.mpirun = "Open MPI 4.1.4";
   m.driver = "580.65.06, CUDA 13.0";
   m.gpus = {{"NVIDIA H200", int64_t{139} << 30, 9, 0, ""}, {"NVIDIA H200", int64_t{139} << 30, 9, 0, ""}};
