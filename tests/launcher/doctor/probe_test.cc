@@ -17,7 +17,7 @@
 namespace pesc {
 namespace {
 
-constexpr auto kLong = std::chrono::seconds(60), kShort = std::chrono::milliseconds(300);
+constexpr std::chrono::milliseconds kLong(60000), kShort(300);
 
 TEST(Probe, ReturnsTheAnswer) {
   const ProbeResult r = probe([] { return std::string("4.1.4\nand more"); }, kLong);
