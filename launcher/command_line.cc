@@ -7,7 +7,9 @@
 #include <set>
 
 #include "launcher/flags.h"
+#include "launcher/help.h"
 #include "launcher/standard_output.h"
+#include "launcher/verbs.h"
 #include "ops/core/check.h"
 #include "runtime/config/shapes.h"
 #include "runtime/config/unknown_names.h"
@@ -26,6 +28,10 @@ std::string nearest_flag(const std::string& name) {
   return nearest_of(name, flags(), [](const Flag& f) { return f.name; });
 }
 
+bool is_help(std::string_view argument) {
+  return argument == "--help" || argument == "-help" || argument == "-h";
+}
+
 bool is_switch(const Flag* flag) {
   return flag != nullptr && flag->value.empty();
 }
@@ -36,7 +42,7 @@ std::string take_flag(int argc, char** argv, int& i, CommandLine& c) {
   const std::string argument = argv[i];
   const size_t begin = argument.find_first_not_of('-');
   if (begin == std::string::npos)
-    throw UsageError(str_cat("unexpected argument '", argument, "'\n", usage()));
+    throw UsageError(str_cat("unexpected argument '", argument, "'", see_help(c.verb)));
   const size_t equals = argument.find('=', begin);
   std::string name = argument.substr(begin, equals == std::string::npos ? equals : equals - begin);
   std::string value = equals == std::string::npos ? "" : argument.substr(equals + 1);
@@ -48,7 +54,8 @@ std::string take_flag(int argc, char** argv, int& i, CommandLine& c) {
   }
   if (flag == nullptr) {
     throw UsageError(str_cat("unknown flag --", name, "; did you mean --", nearest_flag(name),
-                             "? Fields of the experiment are set with --set path.to.field=value\n", usage()));
+                             "? Fields of the experiment are set with --set path.to.field=value",
+                             see_help(c.verb)));
   }
   if (is_switch(flag) && value.empty()) value = "true";
   if (equals == std::string::npos && !is_switch(flag)) {
@@ -102,61 +109,16 @@ void warn_of_unused(const ExperimentConfig& config, const CommandLine& command) 
   }
 }
 
-// The text in lines of at most `width`, all but the first indented.
-std::string wrapped(const std::string& text, size_t indent, size_t width) {
-  std::string out;
-  size_t column = indent;
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find(' ', begin), text.size());
-    if (begin > 0 && column + 1 + end - begin > width) {
-      out += "\n" + std::string(indent, ' ');
-      column = indent;
-    } else if (begin > 0) {
-      out += ' ';
-      ++column;
-    }
-    out += text.substr(begin, end - begin);
-    column += end - begin;
-    begin = end + 1;
-  }
-  return out;
-}
-
 }  // namespace
-
-std::string usage() {
-  std::string text =
-      "usage: pesc VERB --config FILE [--set path.to.field=value ...] [flags]\n"
-      "  train      tune on the ranks that mpirun or srun started; resumes by itself\n"
-      "  launch -n N [--hostfile H] -- train --config FILE ...\n"
-      "             starts N ranks of train, watches them, restarts after a fault\n"
-      "  eval       eval loss, exact match and experts per dataset tag\n"
-      "  generate   answers --prompt TEXT or the rows of --prompts FILE\n"
-      "  export     the tuned model as a folder that transformers, PEFT or the published code loads\n"
-      "  bench      times the training step against the speed of light\n"
-      "  plan       memory, arithmetic, exchange and time of a run, and whether it fits, without the device\n"
-      "  inspect    what a checkpoint holds; checks every byte; compares two (ends with 1 where they "
-      "differ);\n"
-      "             a run directory as DIR: all its checkpoints, checked. No --config.\n"
-      "  tokenize   tokens of the lines on standard input, each a JSON string or a training row, by --model "
-      "FOLDER;\n"
-      "             of a row also what of it is learned. No --config.\n"
-      "flags, and the verbs that read them:\n";
-  for (const Flag& flag : flags()) {
-    std::string name =
-        str_cat(flag.name.size() == 1 ? "  -" : "  --", flag.name, flag.value.empty() ? "" : " ", flag.value);
-    name.resize(std::max<size_t>(name.size() + 1, 22), ' ');
-    text += name + wrapped(str_cat(listed(flag.verbs), ": ", flag.help), 22, 110) + "\n";
-  }
-  return text;
-}
 
 CommandLine parse_command_line(int argc, char** argv) {
   CommandLine c;
   std::vector<std::string> given;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
-    if (argument == "--help" || argument == "-h") {
+    if (is_help(argument)) {
+      if (c.verb != "help" || c.topic.empty()) c.topic = c.verb;
+      if (!c.topic.empty()) (void)known_verb(c.topic);
       c.verb = "help";
       return c;
     }
@@ -164,27 +126,53 @@ CommandLine parse_command_line(int argc, char** argv) {
       given.push_back(take_flag(argc, argv, i, c));
     } else if (c.verb.empty()) {
       c.verb = argument;
+    } else if ((c.verb == "help" || c.verb == "completion") && c.topic.empty()) {
+      c.topic = argument;
     } else {
-      throw UsageError(str_cat("unexpected argument '", argument, "'\n", usage()));
+      throw UsageError(str_cat("unexpected argument '", argument, "'", see_help(c.verb)));
     }
   }
   if (c.verb.empty()) throw UsageError(usage());
-  if (std::find(verbs().begin(), verbs().end(), c.verb) == verbs().end()) {
-    throw UsageError(str_cat("unknown verb '", c.verb, "'; did you mean '",
-                             nearest_of(c.verb, verbs(), [](std::string_view v) { return v; }), "'?\n",
-                             usage()));
-  }
+  (void)known_verb(c.verb);
+  if (c.verb == "help" && !c.topic.empty()) (void)known_verb(c.topic);
   if (c.verb == "launch")
-    throw UsageError(str_cat("`launch` stands first: pesc launch -n N -- train ...\n", usage()));
+    throw UsageError(str_cat("`launch` stands first: pesc launch -n N -- train ...", see_help("launch")));
   check_flags_of_verb(c, given);
   return c;
+}
+
+std::optional<CommandLine> parse_alone(int argc, char** argv) {
+  if (argc < 2) return {};
+  const bool launch = std::string_view(argv[1]) == "launch";
+  int first = 1;
+  if (launch) {
+    // Its own words, and behind `--` those of train.
+    for (first = 2; first < argc && std::string_view(argv[first]) != "--"; ++first) {
+      if (!is_help(argv[first])) continue;
+      CommandLine c;
+      c.verb = "help";
+      c.topic = "launch";
+      return c;
+    }
+    first = std::min(first + 1, argc);
+  }
+  std::vector<char*> words{argv[0]};
+  words.insert(words.end(), argv + first, argv + argc);
+  try {
+    CommandLine c = parse_command_line(static_cast<int>(words.size()), words.data());
+    if (launch ? c.verb == "help" : known_verb(c.verb).run_alone != nullptr) return c;
+  } catch (const UsageError&) {
+    const Verb* verb = find_verb(argv[1]);
+    if (verb != nullptr && verb->run_alone != nullptr) throw;
+  }
+  return {};
 }
 
 ExperimentConfig read_experiment(const Process& process, const CommandLine& command) {
   ExperimentConfig config;
   run_collectively(process.world, [&] {
     if (command.config.empty())
-      throw UsageError(str_cat("pesc ", command.verb, " needs --config FILE\n", usage()));
+      throw UsageError(str_cat("pesc ", command.verb, " needs --config FILE", see_help(command.verb)));
     if (!command.out.empty() && process.world.rank() == 0)
       command.verb == "export" ? check_out_folder(command.out) : check_out_file(command.out);
     const bool runs = command.verb != "bench" && command.verb != "plan";

@@ -1,6 +1,7 @@
 // The words of a `pesc` command: one verb, a few flags; everything else belongs in the experiment file.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,11 +38,17 @@ struct CommandLine {
   bool show = false;       // --show: tokens as text for people
   int show_rows = 0;       // --show_rows N: of the run's first rows
   uint64_t launch_id = 0;  // --launch_id N: the number of the launch, given by `pesc launch`
+  std::string dir;         // --dir FOLDER to look at
+  bool json = false;       // --json: for a program
+  std::string topic;       // the word behind `help` and `completion`
 };
 
-// Parses argv with gflags. Throws UsageError for an unknown verb or flag, naming the nearest.
+// Parses argv with gflags; --help anywhere makes it `help` with the verb as topic. Throws UsageError for an
+// unknown verb or flag, naming the nearest.
 [[nodiscard]] CommandLine parse_command_line(int argc, char** argv);
-[[nodiscard]] std::string usage();
+// The command where it is one that runs alone, without ranks and MPI: help, doctor and the like, also the help
+// of `launch`. Nothing for all others, and where the words are wrong, which the ranks say together.
+[[nodiscard]] std::optional<CommandLine> parse_alone(int argc, char** argv);
 
 // What a verb needs of the process it runs in.
 struct Process {
@@ -52,7 +59,7 @@ struct Process {
   const HostCores& cores;
 };
 
-// The verbs. Each runs on every rank and returns the exit code.
+// The verbs (launcher/verbs.cc). Each runs on every rank and returns the exit code.
 int run_train(const Process& process, const CommandLine& command);
 // From here on SIGTERM and SIGUSR1 ask run_train to save at the next step and end with 75.
 void save_and_stop_on_signals();
@@ -63,6 +70,10 @@ int run_bench(const Process& process, const CommandLine& command);
 int run_plan(const Process& process, const CommandLine& command);
 int run_inspect(const Process& process, const CommandLine& command);
 int run_tokenize(const Process& process, const CommandLine& command);
+// Alone.
+int run_doctor(const CommandLine& command);
+int run_completion(const CommandLine& command);
+int run_help(const CommandLine& command);
 
 // Reads the experiment on all ranks and places the rank on its host. Collective.
 [[nodiscard]] ExperimentConfig read_experiment(const Process& process, const CommandLine& command);

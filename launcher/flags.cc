@@ -17,41 +17,40 @@ namespace {
 
 using C = CommandLine;
 
-constexpr std::array<std::string_view, 10> kVerbs{"train", "launch", "eval",    "generate", "export",
-                                                  "bench", "plan",   "inspect", "tokenize", "help"};
-
-// Name, verbs, value, help. `launch` parses its own two, and hands the rest to `train`.
+// Name, verbs, value, help, target, least, choices. `launch` parses its own two, and hands the rest to `train`.
 constexpr std::array kFlags{
     // clang-format off
     Flag{"config", "train eval generate export bench plan", "FILE", "the experiment: protobuf text, configs/schema/experiment.proto", &C::config},
     Flag{"set", "train eval generate export bench plan", "FIELD=VALUE", "one field of the experiment: train.max_steps=20; any number of times", &C::overrides},
-    Flag{"checkpoint", "eval generate export inspect", "DIR", "a step-N folder, or `best`: the one with the lowest eval loss (checkpoint.keep_best); by default the newest of the experiment's run_dir. inspect takes a step-N folder or a run directory", &C::checkpoint},
+    Flag{"checkpoint", "eval generate export inspect", "DIR", "a step-N folder, or `best`: the one with the lowest eval loss (checkpoint.keep_best); by default the newest of the experiment's run_dir. inspect takes a step-N folder or a run directory", &C::checkpoint, 0, "best"},
     Flag{"base", "eval generate", "", "the dense base model, without any checkpoint", &C::base},
-    Flag{"out", "eval export bench plan", "PATH", "where to write: a folder for export, a JSON file for the others", &C::out},
-    Flag{"format", "export", "F", "HF (the default): a folder that transformers loads, LoRA merged; PEFT: an adapter folder; CAMELIDAE: as the authors of PESC publish models", &C::format},
-    Flag{"dtype", "export", "T", "BF16 or F32; by default BF16 where the base's weights are of 16 bits and the format is not PEFT, else F32", &C::dtype},
+    Flag{"out", "eval export bench plan", "PATH", "where to write: a folder for export, a JSON file for the others, which by default write none", &C::out},
+    Flag{"format", "export", "F", "HF (the default): a folder that transformers loads, LoRA merged; PEFT: an adapter folder; CAMELIDAE: as the authors of PESC publish models", &C::format, 0, "HF PEFT CAMELIDAE"},
+    Flag{"dtype", "export", "T", "BF16 or F32; by default BF16 where the base's weights are of 16 bits and the format is not PEFT, else F32", &C::dtype, 0, "BF16 F32"},
     Flag{"samples", "eval", "N", "answers to show", &C::samples},
     Flag{"prompt", "generate", "TEXT", "what to answer", &C::prompt},
-    Flag{"system", "generate", "TEXT", "system text of --prompt", &C::system},
+    Flag{"system", "generate", "TEXT", "system text of --prompt; none by default", &C::system},
     Flag{"prompts", "generate", "FILE", "rows whose last answers to generate", &C::prompts},
-    Flag{"shape", "bench plan", "S", "instead of the experiment's model and data: a folder with config.json, a name of configs/models, 7B, 13B, 34B, 70B", &C::shape},
+    Flag{"shape", "bench plan", "FOLDER", "a folder with config.json, a name of configs/models, 7B, 13B, 34B, 70B; by default the experiment's model and data", &C::shape, 0, "7B 13B 34B 70B"},
     Flag{"steps", "bench", "N", "steps to time", &C::steps, 1},
     Flag{"shortest", "bench", "T", "random rows of T tokens to data.max_seq_length; by default all are full", &C::shortest, std::numeric_limits<int>::lowest()},
     Flag{"ranks", "plan", "N", "ranks of the job", &C::ranks, 1},
-    Flag{"gpu", "plan", "NAME", "the GPU of each rank: A100-40, A100-80, H100-80, H200-141, B200-180", &C::gpu},
-    Flag{"gemm_tflops", "plan", "T", "rate of a rank's GEMMs, TFLOP/s", &C::gemm_tflops, kAboveZero},
-    Flag{"memory_gbs", "plan", "M", "rate of a rank's device memory, GB/s", &C::memory_gbs, kAboveZero},
-    Flag{"link_gbs", "plan", "L", "rate at which a rank sends, GB/s", &C::link_gbs, kAboveZero},
-    Flag{"device_gib", "plan", "G", "memory of a rank's device, GiB", &C::device_gib, kAboveZero},
+    Flag{"gpu", "plan", "NAME", "the GPU of each rank: A100-40, A100-80, H100-80, H200-141 (the default), B200-180", &C::gpu, 0, "A100-40 A100-80 H100-80 H200-141 B200-180"},
+    Flag{"gemm_tflops", "plan", "T", "rate of a rank's GEMMs, TFLOP/s; by default that of --gpu", &C::gemm_tflops, kAboveZero},
+    Flag{"memory_gbs", "plan", "M", "rate of a rank's device memory, GB/s; by default that of --gpu", &C::memory_gbs, kAboveZero},
+    Flag{"link_gbs", "plan", "L", "rate at which a rank sends, GB/s; by default that of --gpu", &C::link_gbs, kAboveZero},
+    Flag{"device_gib", "plan", "G", "memory of a rank's device, GiB; by default that of --gpu, or of this host with parallel.device CPU", &C::device_gib, kAboveZero},
     Flag{"verify", "inspect", "", "read and check every byte", &C::verify},
-    Flag{"against", "inspect", "DIR", "a second checkpoint to compare with", &C::against},
+    Flag{"against", "inspect", "DIR", "a second checkpoint to compare with; none by default", &C::against},
     Flag{"model", "tokenize", "FOLDER", "a model's folder, for its tokenizer", &C::model},
     Flag{"special", "tokenize", "", "add what the post-processor adds: begin-of-text and the like", &C::special},
     Flag{"show", "tokenize", "", "text for people: decoded, with the special tokens, the learned part marked", &C::show},
     Flag{"show_rows", "train", "N", "the first rows of the run in the same way, before it trains", &C::show_rows},
     Flag{"launch_id", "train", "N", "number of the launch; `pesc launch` gives it to its ranks", &C::launch_id},
-    Flag{"n", "launch", "N", "ranks to start", {}},
-    Flag{"hostfile", "launch", "FILE", "hosts to start them on", {}},
+    Flag{"n", "launch", "N", "ranks to start; by default the tasks of the Slurm job", {}},
+    Flag{"hostfile", "launch", "FILE", "hosts to start them on; by default this host, or the nodes of the Slurm job", {}},
+    Flag{"dir", "doctor", "FOLDER", "a folder to look at: room, locks, clock; by default the current one", &C::dir},
+    Flag{"json", "doctor", "", "for a program: one JSON object", &C::json},
     // clang-format on
 };
 
@@ -106,10 +105,6 @@ std::span<const Flag> flags() {
   return kFlags;
 }
 
-std::span<const std::string_view> verbs() {
-  return kVerbs;
-}
-
 const Flag* find_flag(std::string_view name) {
   const auto found =
       std::find_if(kFlags.begin(), kFlags.end(), [name](const Flag& f) { return f.name == name; });
@@ -118,6 +113,10 @@ const Flag* find_flag(std::string_view name) {
 
 bool reads(std::string_view verb, const Flag& flag) {
   return str_cat(" ", flag.verbs, " ").find(str_cat(" ", verb, " ")) != std::string::npos;
+}
+
+std::string dashed_name(const Flag& flag) {
+  return str_cat(flag.name.size() == 1 ? "-" : "--", flag.name);
 }
 
 void set_flag(const Flag& flag, const std::string& value, CommandLine& c) {

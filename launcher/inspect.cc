@@ -11,6 +11,7 @@
 
 #include "configs/schema/manifest.pb.h"
 #include "launcher/command_line.h"
+#include "launcher/help.h"
 #include "runtime/checkpoint/best_checkpoint.h"
 #include "runtime/checkpoint/comparison.h"
 #include "runtime/checkpoint/manifest.h"
@@ -280,8 +281,8 @@ int run_inspect(const Process& process, const CommandLine& command) {
   rethrow_agreed(world, [&] {
     if (world.size() != 1) throw UsageError("pesc inspect runs on one rank; start it without mpirun");
     if (command.checkpoint.empty())
-      throw UsageError(
-          str_cat("pesc inspect needs --checkpoint DIR, a step-N folder or a run directory\n", usage()));
+      throw UsageError(str_cat("pesc inspect needs --checkpoint DIR, a step-N folder or a run directory",
+                               see_help("inspect")));
     FileSystem& files = posix_filesystem();
     if (!command.against.empty()) {
       code = compare(files, world, command.checkpoint, command.against);

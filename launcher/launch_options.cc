@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "launcher/help.h"
 #include "launcher/launch_checks.h"
 #include "launcher/launch_hostfile.h"
 #include "launcher/launch_process.h"
@@ -31,10 +32,9 @@ LaunchOptions parse_launch(int argc, char** argv) {
   int i = 2;
   for (; i < argc && std::string(argv[i]) != "--"; ++i) {
     const std::string flag = argv[i];
-    if (flag == "--help" || flag == "-help") throw UsageError(usage());
     if (flag != "-n" && flag != "--hostfile")
       throw UsageError(str_cat("pesc launch: unknown argument '", flag,
-                               "'; the training command stands after --\n", usage()));
+                               "'; the training command stands after --", see_help("launch")));
     if (i + 1 >= argc) throw UsageError(str_cat("pesc launch: ", flag, " needs a value"));
     const std::string value = argv[++i];
     if (flag == "--hostfile" ? !o.hostfile.empty() : o.ranks > 0)
@@ -65,12 +65,12 @@ LaunchOptions parse_launch(int argc, char** argv) {
   }
   if (o.ranks < 1) {
     throw UsageError(str_cat("pesc launch needs -n N, the number of ranks",
-                             ignored.empty() ? "" : "; " + ignored, "\n", usage()));
+                             ignored.empty() ? "" : "; " + ignored, see_help("launch")));
   }
   if (!ignored.empty()) std::fprintf(stderr, "pesc launch: %s\n", ignored.c_str());
   if (i + 1 >= argc || std::string(argv[i + 1]) != "train")
-    throw UsageError(
-        str_cat("pesc launch supervises `train`; write pesc launch -n N -- train --config FILE\n", usage()));
+    throw UsageError(str_cat("pesc launch supervises `train`; write pesc launch -n N -- train --config FILE",
+                             see_help("launch")));
   // A FIFO would wait for a writer, and is empty for the second reader.
   if (!o.hostfile.empty() && (!std::filesystem::is_regular_file(o.hostfile) || !std::ifstream(o.hostfile)))
     throw UsageError(str_cat("--hostfile ", o.hostfile, " cannot be read"));
@@ -88,7 +88,7 @@ LaunchOptions parse_launch(int argc, char** argv) {
   std::vector<char*> pointers;
   for (std::string& w : words) pointers.push_back(w.data());
   o.train = parse_command_line(static_cast<int>(pointers.size()), pointers.data());
-  if (o.train.config.empty()) throw UsageError(str_cat("pesc train needs --config FILE\n", usage()));
+  if (o.train.config.empty()) throw UsageError(str_cat("pesc train needs --config FILE", see_help("train")));
   if (o.train.launch_id != 0)
     throw UsageError("pesc launch numbers its launches itself; leave --launch_id out");
   return o;

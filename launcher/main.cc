@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <string_view>
 
 #include "launcher/command_line.h"
@@ -11,21 +12,24 @@
 #include "launcher/launch_checks.h"
 #include "launcher/launch_mark.h"
 #include "launcher/standard_output.h"
+#include "launcher/verbs.h"
 #include "parallel/mpi_session.h"
+#include "runtime/terminal/terminal.h"
 
 namespace pesc {
 namespace {
 
 int dispatch(const Process& process, const CommandLine& command) {
-  if (command.verb == "train") return run_train(process, command);
-  if (command.verb == "eval") return run_eval(process, command);
-  if (command.verb == "generate") return run_generate(process, command);
-  if (command.verb == "export") return run_export(process, command);
-  if (command.verb == "bench") return run_bench(process, command);
-  if (command.verb == "plan") return run_plan(process, command);
-  if (command.verb == "inspect") return run_inspect(process, command);
-  if (command.verb == "tokenize") return run_tokenize(process, command);
-  throw InternalError("verb without a program: " + command.verb);
+  const Verb& verb = known_verb(command.verb);
+  PESC_CHECK(verb.run != nullptr, "`", verb.name, "` runs without ranks");
+  return verb.run(process, command);
+}
+
+// Of several copies that mpirun started one speaks.
+int run_alone(const CommandLine& command) {
+  const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  if (rank != nullptr && std::string_view(rank) != "0") return 0;
+  return known_verb(command.verb).run_alone(command);
 }
 
 // A descriptor of 0 to 2 that is closed would become the first file that is opened, and what is printed would
@@ -39,7 +43,8 @@ void open_standard_descriptors() {
 }
 
 void print_error(const char* what) {
-  std::fprintf(stderr, "pesc: %s\n", what);
+  const bool red = uses_colour(STDERR_FILENO);
+  std::fprintf(stderr, "%spesc: %s%s\n", red ? "\033[31m" : "", red ? "\033[0m" : "", what);
 }
 
 int run(int argc, char** argv) {
@@ -57,10 +62,6 @@ int run(int argc, char** argv) {
       check_open_mpi("the MPI library", MpiSession::library_version());
       command = parse_command_line(argc, argv);
     });
-    if (command.verb == "help") {
-      if (world->rank() == 0) std::printf("%s", usage().c_str());
-      return 0;
-    }
     return dispatch({*world, session.local_rank(), session.local_size(), watch, session.cores()}, command);
   } catch (const AgreedError& e) {
     if (e.reporting) {
@@ -90,7 +91,10 @@ int main(int argc, char** argv) {
   pesc::ignore_write_signals();
   google::InitGoogleLogging(argv[0]);
   FLAGS_logtostderr = true;
+  FLAGS_colorlogtostderr = pesc::uses_colour(STDERR_FILENO);
   try {
+    if (const auto alone = pesc::parse_alone(argc, argv))
+      return pesc::check_standard_output(pesc::run_alone(*alone));
     // The supervisor runs no MPI itself.
     if (argc > 1 && std::string_view(argv[1]) == "launch") return pesc::run_launch(argc, argv);
     return pesc::check_standard_output(pesc::run(argc, argv));

@@ -13,11 +13,13 @@
 #include <string>
 
 #include "launcher/command_line.h"
+#include "launcher/help.h"
 #include "ops/core/check.h"
 #include "runtime/chat/model_templates.h"
 #include "runtime/data/row_encoder.h"
 #include "runtime/data/show_row.h"
 #include "runtime/data/special_token_files.h"
+#include "runtime/terminal/terminal.h"
 #include "runtime/tokenizer/tokenizer.h"
 
 namespace pesc {
@@ -38,7 +40,7 @@ class LineTokenizer {
         folder_(command.model),
         special_(command.special),
         show_(command.show),
-        marks_(::isatty(STDOUT_FILENO) != 0 ? Marks::kColour : Marks::kBrackets) {}
+        marks_(uses_colour(STDOUT_FILENO) ? Marks::kColour : Marks::kBrackets) {}
 
   // What to print of one line.
   std::string of(const std::string& line, int64_t number) {
@@ -111,8 +113,9 @@ int run_tokenize(const Process& process, const CommandLine& command) {
     if (process.world.size() != 1)
       throw UsageError("pesc tokenize runs on one rank; start it without mpirun");
     if (command.model.empty()) {
-      throw UsageError(str_cat(
-          "pesc tokenize needs --model FOLDER, which has a tokenizer.json or tokenizer.model\n", usage()));
+      throw UsageError(
+          str_cat("pesc tokenize needs --model FOLDER, which has a tokenizer.json or tokenizer.model",
+                  see_help("tokenize")));
     }
     tokenize(command);
   });

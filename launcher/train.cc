@@ -9,6 +9,7 @@
 #include "launcher/command_line.h"
 #include "ops/core/check.h"
 #include "runtime/data/show_row.h"
+#include "runtime/terminal/terminal.h"
 #include "runtime/trainer.h"
 
 namespace pesc {
@@ -66,7 +67,7 @@ int run_train(const Process& process, const CommandLine& command) {
                  static_cast<double>(bytes) / (1 << 20));
   }
   if (job.first() && command.show_rows > 0) {
-    const Marks marks = ::isatty(STDERR_FILENO) != 0 ? Marks::kColour : Marks::kBrackets;
+    const Marks marks = uses_colour(STDERR_FILENO) ? Marks::kColour : Marks::kBrackets;
     for (int64_t i = 0; i < command.show_rows; ++i)
       std::fprintf(stderr, "row %lld: %s\n", static_cast<long long>(i), trainer.shown_row(i, marks).c_str());
   }

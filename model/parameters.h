@@ -13,6 +13,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -116,8 +117,9 @@ class ModelParameters {
                   const Precision& precision, const Arenas& arenas);
 
   // Writes all masters: dense ones from `source` if given, and experts that it has; all others by their `init`. Also writes the
-  // compute weights.
-  void initialise(Stream& stream, WeightSource* source, uint64_t seed, double initializer_range);
+  // compute weights. `loaded` is called with the number of values of each slice that has been read.
+  void initialise(Stream& stream, WeightSource* source, uint64_t seed, double initializer_range,
+                  const std::function<void(int64_t values)>& loaded = {});
   // Rounds the masters of trainable parameters to their compute weights. Call it after every change of them
   // that the optimizer did not make.
   void refresh_compute_weights(Stream& stream) const;

@@ -1,6 +1,7 @@
 // The values of the parameters: read from the dense checkpoint, made from their names and indices, rounded.
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <vector>
 
 #include "model/frozen_linear.h"
@@ -24,7 +25,8 @@ uint64_t hash_name(const std::string& name) {
 }
 
 // Reads a piece slice by slice, so that no weight is ever whole in host memory.
-void load(Stream& stream, WeightSource& source, const Parameter& p) {
+void load(Stream& stream, WeightSource& source, const Parameter& p,
+          const std::function<void(int64_t)>& loaded) {
   const ShardSpec& s = p.spec;
   const int64_t rows =
       std::max<int64_t>(1, kSliceBytes / int64_t{sizeof(float)} / std::max<int64_t>(s.cols, 1));
@@ -35,6 +37,7 @@ void load(Stream& stream, WeightSource& source, const Parameter& p) {
     const int64_t n = std::min(rows, s.rows - begin);
     source.read(s.name, s.global_rows, s.global_cols, s.row + begin, n, s.col, s.cols, host.data());
     const int64_t at = writer.write(begin, n, host.data());
+    if (loaded) loaded(n * s.cols);
     if (at < 0) continue;
     throw DataError(str_cat("tensor '", s.name, "' holds ", host[static_cast<size_t>(at)], " at [",
                             s.row + begin + at / s.cols, ", ", s.col + at % s.cols, "], which is more than ",
@@ -46,14 +49,15 @@ void load(Stream& stream, WeightSource& source, const Parameter& p) {
 }  // namespace
 
 void ModelParameters::initialise(Stream& stream, WeightSource* source, uint64_t seed,
-                                 double initializer_range) {
+                                 double initializer_range,
+                                 const std::function<void(int64_t values)>& loaded) {
   for (const Parameter& p : all_) {
     const ShardSpec& s = p.spec;
     // A source may have experts to go on from.
     const bool expert =
         p.trainable && !p.dense && source != nullptr && s.name.find(".moe_adapter.") != std::string::npos;
     if (source != nullptr && (p.dense || (expert && source->has(s.name)))) {
-      load(stream, *source, p);
+      load(stream, *source, p, loaded);
       continue;
     }
     const InitPiece piece{p.master, seed, hash_name(s.name), s.row, s.col, s.global_cols};

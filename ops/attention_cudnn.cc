@@ -302,6 +302,10 @@ bool ragged_backward(Stream& stream, AttentionCache& cache, const AttentionBackw
 
 }  // namespace
 
+bool library_attention_built() {
+  return true;
+}
+
 bool library_attention_forward(Stream& stream, const AttentionForward& call, Arena& scratch) {
   if (!acceptable(call.shape, call.q, call.k, call.v, call.out)) return false;
   AttentionCache& cache = cache_of(stream);

@@ -18,6 +18,9 @@
 
 namespace pesc::cuda {
 
+// Whether this pesc was built with cuDNN.
+[[nodiscard]] bool library_attention_built();
+
 [[nodiscard]] bool library_attention_forward(Stream& stream, const AttentionForward& args, Arena& scratch);
 [[nodiscard]] bool library_attention_backward(Stream& stream, const AttentionBackward& args, Arena& scratch);
 

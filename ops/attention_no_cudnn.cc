@@ -4,6 +4,9 @@
 
 namespace pesc::cuda {
 
+bool library_attention_built() {
+  return false;
+}
 bool library_attention_forward(Stream&, const AttentionForward&, Arena&) {
   return false;
 }

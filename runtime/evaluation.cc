@@ -8,6 +8,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "runtime/terminal/progress.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {
@@ -82,7 +83,10 @@ std::optional<EvalResults> evaluate_loss(Job& job, Decoder& decoder, const Datas
   std::vector<double> sums(2 * tags, 0.0);
   std::vector<double> share(tags * experts, 0.0);
   std::vector<float> losses;
+  ProgressBar bar("evaluating", rows, ProgressUnit::kCount,
+                  job.first() ? ProgressShown::kYes : ProgressShown::kNo, "rows");
   for (int64_t begin = 0; begin < rows; begin += micro_batch) {
+    bar.set(begin);
     if (agreed_to_stop(job.ranks->world(), stop_requested)) {
       (void)decoder.take_loss_sum();
       return std::nullopt;
@@ -165,8 +169,14 @@ std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vect
     if (static_cast<int64_t>(p.tokens.size()) < cache_length) prompts.push_back(std::move(p));
   }
   int64_t cut = 0;
-  const auto answers = generate(decoder, job.ranks->world(), prompts, sampling_options(job, how), cache_slots,
-                                cache_length, {}, &cut);
+  std::vector<std::vector<int32_t>> answers;
+  {
+    // Of this rank's own part; those of the others are as large.
+    ProgressBar bar("answering", static_cast<int64_t>(prompts.size()), ProgressUnit::kCount,
+                    job.first() ? ProgressShown::kYes : ProgressShown::kNo, "questions");
+    answers = generate(decoder, job.ranks->world(), prompts, sampling_options(job, how), cache_slots,
+                       cache_length, {}, &cut, [&bar] { bar.add(1); });
+  }
   if (const int64_t all = cut_answers(job, cut); job.first() && all > 0) {
     LOG(WARNING) << all << " answers are cut where question and answer have the " << cache_length
                  << " tokens of data.max_seq_length; they are compared as they are";

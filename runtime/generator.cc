@@ -119,7 +119,8 @@ int32_t sample_token(const float* logits, int64_t vocab, const SamplingOptions& 
 std::vector<std::vector<int32_t>> generate(Decoder& decoder, Communicator& world,
                                            const std::vector<Prompt>& prompts, const SamplingOptions& options,
                                            int64_t cache_slots, int64_t cache_length,
-                                           const TokenCallback& on_token, int64_t* cut) {
+                                           const TokenCallback& on_token, int64_t* cut,
+                                           const std::function<void()>& on_end) {
   std::vector<std::vector<int32_t>> out(prompts.size());
   run_collectively(world, [&] { check_prompts(prompts, cache_length); });
   const int64_t vocab = decoder.model().vocab_size;
@@ -165,6 +166,7 @@ std::vector<std::vector<int32_t>> generate(Decoder& decoder, Communicator& world
       if (whole || a.length + 1 >= cache_length) {
         cut_here += whole ? 0 : 1;
         free_slots.push_back(a.slot);
+        if (on_end) on_end();
         continue;
       }
       a.next = {token};

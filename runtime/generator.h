@@ -37,9 +37,11 @@ using TokenCallback = std::function<void(const Prompt&, int32_t token)>;
 // Continues this dp rank's prompts (the same list on its tp ranks; may be empty). Returns the generated
 // tokens of each, without the stopping one. Collective over world. Prompts must fit the decoder's cache; one
 // whose generation reaches the end of the cache stops there, and `cut` gets the number of such prompts of
-// this rank. Throws AgreedError, naming prompt and token, where logits are not finite.
+// this rank. `on_end` is called after the last token of each. Throws AgreedError, naming prompt and token, where
+// logits are not finite.
 [[nodiscard]] std::vector<std::vector<int32_t>> generate(
     Decoder& decoder, Communicator& world, const std::vector<Prompt>& prompts, const SamplingOptions& options,
-    int64_t cache_slots, int64_t cache_length, const TokenCallback& on_token = {}, int64_t* cut = nullptr);
+    int64_t cache_slots, int64_t cache_length, const TokenCallback& on_token = {}, int64_t* cut = nullptr,
+    const std::function<void()>& on_end = {});
 
 }  // namespace pesc

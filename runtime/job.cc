@@ -20,6 +20,7 @@
 #include "runtime/hf/weight_names.h"
 #include "runtime/machine.h"
 #include "runtime/same_run.h"
+#include "runtime/terminal/progress.h"
 
 namespace pesc {
 
@@ -130,6 +131,18 @@ void check_free_memory(const Job& job, const DecoderUse& use) {
   });
 }
 
+// The first rank says how far its own part has come; the others read as much.
+void load_parameters(Job& job, Decoder& decoder) {
+  int64_t values = 0;
+  for (const Parameter& p : decoder.parameters().all()) values += p.dense ? p.spec.size() : 0;
+  const SafetensorsEntry* embedding = job.base ? job.base->entry(hf::kEmbedding) : nullptr;
+  const int64_t bytes = embedding != nullptr && embedding->dtype ? dtype_bytes(*embedding->dtype) : 4;
+  ProgressBar bar("loading the model", values * bytes, ProgressUnit::kBytes,
+                  job.base && job.first() ? ProgressShown::kYes : ProgressShown::kNo);
+  decoder.parameters().initialise(decoder.stream(), job.base.get(), job.config.train.seed,
+                                  job.config.model.initializer_range, [&](int64_t n) { bar.add(n * bytes); });
+}
+
 std::unique_ptr<Decoder> make_decoder(Job& job, const DecoderUse& use) {
   check_free_memory(job, use);
   const Mesh& mesh = job.mesh();
@@ -148,8 +161,7 @@ std::unique_ptr<Decoder> make_decoder(Job& job, const DecoderUse& use) {
     parameters.set_replicas([&](ReplicaGroup g) {
       return std::pair(job.ranks->reduction().replica(g), job.ranks->reduction().replicas(g));
     });
-    parameters.initialise(decoder->stream(), job.base.get(), job.config.train.seed,
-                          job.config.model.initializer_range);
+    load_parameters(job, *decoder);
   });
   return decoder;
 }

@@ -17,7 +17,7 @@
 #include "runtime/gemm_rate.h"
 #include "runtime/hf/atomic_file.h"
 #include "runtime/same_run.h"
-#include "runtime/terminal.h"
+#include "runtime/terminal/terminal.h"
 
 namespace pesc {
 namespace {

@@ -3,14 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
-#include <cstdio>
 #include <filesystem>
 #include <utility>
 #include <vector>
 
 #include "model/families.h"
 #include "model/hf_names.h"
-#include "runtime/clock.h"
 #include "runtime/export/export_config.h"
 #include "runtime/export/export_folder.h"
 #include "runtime/export/export_tensors.h"
@@ -19,7 +17,7 @@
 #include "runtime/hf/config_json.h"
 #include "runtime/hf/json_file.h"
 #include "runtime/hf/mapped_file.h"
-#include "runtime/terminal.h"
+#include "runtime/terminal/progress.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {
@@ -30,34 +28,6 @@ constexpr uint64_t kMostBaseConfig = 16 << 20;
 constexpr std::array kTokenizerFiles = {
     "tokenizer.model",   "tokenizer.json", "tekken.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.json",     "merges.txt",  "chat_template.jinja"};
-
-// "writing 41 %, 1.2 of 2.9 GiB": over and over in one line of a terminal, else every ten seconds.
-class Progress {
- public:
-  explicit Progress(int64_t total) : total_(std::max<int64_t>(total, 1)), terminal_(writes_to_terminal()) {}
-  ~Progress() {
-    if (terminal_ && shown_) std::fprintf(stderr, "\r\033[K");
-  }
-  Progress(const Progress&) = delete;
-  Progress& operator=(const Progress&) = delete;
-  void add(int64_t bytes) {
-    done_ += bytes;
-    const double time = now();
-    if (time - last_ < (terminal_ ? 0.2 : 10.0)) return;
-    last_ = time;
-    shown_ = true;
-    constexpr double kGiB = 1 << 30;
-    std::fprintf(stderr, "%swriting %d %%, %.1f of %.1f GiB%s", terminal_ ? "\r\033[K" : "",
-                 static_cast<int>(100.0 * static_cast<double>(done_) / static_cast<double>(total_)),
-                 static_cast<double>(done_) / kGiB, static_cast<double>(total_) / kGiB,
-                 terminal_ ? "" : "\n");
-  }
-
- private:
-  int64_t total_, done_ = 0;
-  double last_ = now();
-  bool terminal_, shown_ = false;
-};
 
 DType dtype_of(const Job& job, const ExportOptions& options) {
   if (options.dtype) return *options.dtype;
@@ -190,7 +160,7 @@ int64_t export_model(Job& job, const LoadedCheckpoint& checkpoint, const ExportO
   const ExportModel model = export_model_of(job);
   const bool experts = job.config.pesc.mode == TrainMode::kPesc;
   Stream stream(Device{.threads = job.device.threads});
-  Progress* progress = nullptr;
+  ProgressBar* progress = nullptr;
   ExportTensors tensors(job.model, job.config.pesc,
                         job.config.pesc.mode == TrainMode::kFull ? nullptr : job.base.get(), files,
                         checkpoint, stream, [&](int64_t bytes) { progress->add(bytes); });
@@ -209,7 +179,8 @@ int64_t export_model(Job& job, const LoadedCheckpoint& checkpoint, const ExportO
              tensors.moe_adapters(dtype, options.format == ExportFormat::kCamelidae ? dtype : DType::kF32));
     }
   }
-  Progress bar(bytes_of(entries));
+  // One rank exports.
+  ProgressBar bar("writing", bytes_of(entries), ProgressUnit::kBytes, ProgressShown::kYes);
   progress = &bar;
 
   ExportFolder folder(files, options.out);

@@ -3,7 +3,16 @@
 
 #include <gtest/gtest.h>
 
+#include <iterator>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "launcher/verbs.h"
 #include "ops/core/check.h"
+#include "runtime/export/export.h"
+#include "runtime/export/export_format.h"
+#include "runtime/machine.h"
 
 namespace pesc {
 namespace {
@@ -32,8 +41,9 @@ std::vector<std::string> given(const Flag& flag) {
 }
 
 TEST(Flags, EveryVerbTakesItsOwnFlagsAndRefusesTheOthersNamingWhoReadsThem) {
-  for (const std::string_view verb : verbs()) {
-    if (verb == "launch" || verb == "help") continue;
+  for (const Verb& entry : verbs()) {
+    const std::string_view verb = entry.name;
+    if (verb == "launch") continue;  // parses its own
     for (const Flag& flag : flags()) {
       std::vector<std::string> words{std::string(verb)};
       for (const std::string& w : given(flag)) words.push_back(w);
@@ -44,9 +54,9 @@ TEST(Flags, EveryVerbTakesItsOwnFlagsAndRefusesTheOthersNamingWhoReadsThem) {
       const std::string message = refusal(words);
       EXPECT_TRUE(message.starts_with(str_cat("pesc ", verb, " does not read --", flag.name, "; ")))
           << message;
-      for (const std::string_view reader : verbs()) {
-        if (reads(reader, flag)) {
-          EXPECT_NE(message.find(reader), std::string::npos) << message;
+      for (const Verb& reader : verbs()) {
+        if (reads(reader.name, flag)) {
+          EXPECT_NE(message.find(reader.name), std::string::npos) << message;
         }
       }
     }
@@ -91,10 +101,17 @@ TEST(Flags, UnknownNamesAndVerbs) {
   EXPECT_EQ(parse({"eval", "--help"}).verb, "help");
 }
 
-TEST(Flags, UsageListsEveryFlag) {
-  for (const Flag& flag : flags())
-    EXPECT_NE(usage().find(str_cat(flag.name.size() == 1 ? " -" : "--", flag.name)), std::string::npos)
-        << flag.name;
+// What the shell offers is taken.
+TEST(Flags, ChoicesAreValuesOfTheFlag) {
+  const auto words = [](const char* flag) {
+    std::istringstream in{std::string(find_flag(flag)->choices)};
+    return std::vector<std::string>(std::istream_iterator<std::string>(in), {});
+  };
+  EXPECT_EQ(words("gpu"), gpu_names());
+  for (const std::string& word : words("format")) EXPECT_EQ(format_name(export_format(word)), word);
+  EXPECT_EQ(words("format").size(), 3U);
+  for (const std::string& word : words("dtype")) EXPECT_TRUE(export_dtype(word).has_value());
+  EXPECT_EQ(words("dtype").size(), 2U);
 }
 
 }  // namespace

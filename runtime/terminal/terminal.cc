@@ -1,10 +1,11 @@
-#include "runtime/terminal.h"
+#include "runtime/terminal/terminal.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
+#include <cstdlib>
 #include <fstream>
 #include <string>
 #include <string_view>
@@ -51,9 +52,22 @@ bool is_terminal(const std::string& path) {
   return yes;
 }
 
+// TERM says so of terminals that know no control characters: an editor's shell, for one.
+bool is_dumb() {
+  const char* term = std::getenv("TERM");
+  return term != nullptr && std::string_view(term) == "dumb";
+}
+
 }  // namespace
 
+bool uses_colour(int descriptor) {
+  const char* no_colour = std::getenv("NO_COLOR");
+  if (no_colour != nullptr && *no_colour != '\0') return false;
+  return ::isatty(descriptor) != 0 && !is_dumb();
+}
+
 bool writes_to_terminal() {
+  if (is_dumb()) return false;
   if (::isatty(STDERR_FILENO) != 0) return true;
   struct stat mine {};
   if (::fstat(STDERR_FILENO, &mine) != 0 || !S_ISFIFO(mine.st_mode)) return false;
