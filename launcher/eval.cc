@@ -94,11 +94,11 @@ int run_eval(const Process& process, const CommandLine& command) {
   });
   log_data(job, "eval data", *data);
   const int64_t slots = inference_slots(c.data.max_seq_length);
-  const int64_t micro_batch = slots * job.mesh().dp();
-  const auto decoder = make_inference_decoder(job, micro_batch, c.data.max_seq_length, slots);
+  const int64_t batch_rows = slots * job.mesh().dp();
+  const auto decoder = make_inference_decoder(job, batch_rows, c.data.max_seq_length, slots);
   if (!command.base) load_trainable_weights(job, *decoder, command.checkpoint, CheckpointUse::kAnswer);
   Report report;
-  report.losses = *evaluate_loss(job, *decoder, *data, micro_batch, 0);
+  report.losses = *evaluate_loss(job, *decoder, *data, batch_rows, 0);
   report.answers = answer_rows(job, *decoder, rows, c.generate, slots, c.data.max_seq_length);
   report.matches = exact_match(report.answers);
   run_collectively(process.world, [&] {
