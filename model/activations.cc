@@ -64,9 +64,8 @@ struct Own {
 
 }  // namespace
 
-Saved allocate_saved(const ModelConfig& m, const PescConfig& pesc, const Mesh& mesh,
-                     const ModelParameters& parameters, const Sizes& n, Purpose purpose, Recompute recompute,
-                     Arena& arena) {
+Saved allocate_saved(const ModelPart& part, Purpose purpose, Recompute recompute, Arena& arena) {
+  const auto& [m, pesc, mesh, parameters, n] = part;
   Saved saved;
   const int64_t h = m.hidden_size;
   const Own own(purpose, recompute, pesc.mode);
@@ -120,9 +119,8 @@ Saved allocate_saved(const ModelConfig& m, const PescConfig& pesc, const Mesh& m
   return saved;
 }
 
-Workspace allocate_workspace(const ModelConfig& m, const PescConfig& pesc, const Mesh& mesh,
-                             const ModelParameters& parameters, const Sizes& n, const Capacity& c,
-                             Arena& arena) {
+Workspace allocate_workspace(const ModelPart& part, const Capacity& c, Arena& arena) {
+  const auto& [m, pesc, mesh, parameters, n] = part;
   Workspace w;
   const int64_t h = m.hidden_size;
   const LayerParameters& p = parameters.layers.front();
@@ -224,9 +222,8 @@ struct GemmTrials {
 
 }  // namespace
 
-int64_t scratch_bytes(const ModelConfig& m, const PescConfig& pesc, const Mesh& mesh,
-                      const ModelParameters& parameters, const Sizes& n, const Capacity& c,
-                      const Device& device) {
+int64_t scratch_bytes(const ModelPart& part, const Capacity& c, const Device& device) {
+  const auto& [m, pesc, mesh, parameters, n] = part;
   const int tp = mesh.tp();
   const int64_t rows = mesh.ep() == 1 ? n.slice : n.capacity;
   const GemmTrials trials(parameters, pesc, n, rows, device);

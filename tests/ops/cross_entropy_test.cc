@@ -65,8 +65,8 @@ void run(HostMatrix& logits, std::vector<int32_t>& targets, int64_t slices, int 
   HostMatrix alone(1, rows);
   cross_entropy_loss(stream, sums.view, alone.view);
   for (int64_t s = 0; s < slices; ++s)
-    cross_entropy_grad(stream, logits.view.col_range(begin(s), begin(s + 1)), t, begin(s), max.view,
-                       sums.view, scale, loss.view);
+    cross_entropy_grad(stream, {logits.view.col_range(begin(s), begin(s + 1)), t, begin(s), max.view,
+                                sums.view, scale, loss.view});
   for (int64_t r = 0; r < rows; ++r)
     EXPECT_TRUE(loss(0, r) == alone(0, r) || (std::isnan(loss(0, r)) && std::isnan(alone(0, r))));
 }
