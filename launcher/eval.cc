@@ -89,7 +89,9 @@ int run_eval(const Process& process, const CommandLine& command) {
   std::vector<Row> rows;
   run_collectively(process.world, [&] {
     if (!c.data.evaluates())
-      throw UsageError("pesc eval: the experiment names no data.eval, and has no data.validation_fraction");
+      throw UsageError(
+          "pesc eval: the experiment has no rows to evaluate; name files in data.eval, or set "
+          "data.validation_fraction");
     data = load_eval_data(job, &rows);
   });
   log_data(job, "eval data", *data);

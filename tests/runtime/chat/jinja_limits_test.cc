@@ -78,7 +78,7 @@ TEST(JinjaLimits, MistakesAreSaidWithTheirLine) {
       {"{{ \xc3\xa9 }}", "1: unexpected character '\xc3\xa9' in a tag"},
       {"{% set x = 1 %}\n\n{{ x.y.z }}", "3: 'y' is undefined"},
       {"{{ nope.x }}", "1: 'nope' is undefined"},
-      {"{% macro m() %}\n{{ 1 / 0 }}\n{% endmacro %}{{ m() }}", "2: division by zero"},
+      {"{% macro m() %}\n{{ 1 / 0 }}\n{% endmacro %}{{ m() }}", "2: a number is divided by zero"},
       {"{{ raise_exception('Only\nthis') }}", "1: the template refuses the conversation: Only\nthis"},
       {"{{ 9223372036854775807 + 1 }}", "1: a whole number does not fit 64 bits"},
       {"{{ messages[0].content + 1 }}", "1: '+' is not there for a str and a int"},
