@@ -10,7 +10,7 @@ namespace {
 
 class CrossEntropyGpu : public GpuTwin {};
 
-TEST_F(CrossEntropyGpu, ThreeSteps) {
+TEST_F(CrossEntropyGpu, TheThreeStepsMatchTheCpu) {
   struct Shape {
     int64_t rows, cols, gap, vocab_begin;
   };
@@ -49,7 +49,7 @@ TEST_F(CrossEntropyGpu, ThreeSteps) {
   }
 }
 
-TEST_F(CrossEntropyGpu, NoColumns) {
+TEST_F(CrossEntropyGpu, ASliceWithoutColumnsIsNeutral) {
   const OnGpu logits(gpu(), HostMatrix(3, 0)), max(gpu(), HostMatrix(1, 3)),
       sums(gpu(), HostMatrix(2, 3, 0, 5));
   const ArrayOnGpu<int32_t> targets(gpu(), {1, 2, 3});

@@ -71,7 +71,7 @@ class RmsNormGpu : public GpuTwin {
   }
 };
 
-TEST_F(RmsNormGpu, ForwardAndApply) {
+TEST_F(RmsNormGpu, ForwardAndApplyMatchTheCpu) {
   for (const DType t : kTypes) {
     for (const DType weight_type : kTypes) {
       for (const auto& [rows, cols, gap] : kShapes) {
@@ -94,7 +94,7 @@ TEST_F(RmsNormGpu, ForwardAndApply) {
   }
 }
 
-TEST_F(RmsNormGpu, ResidualWithAliasedOutput) {
+TEST_F(RmsNormGpu, AResidualMayBeWrittenInPlace) {
   for (const DType t : kTypes) {
     for (const auto& [rows, cols, gap] : kShapes) {
       const HostMatrix x = rounded(HostMatrix::normal(rows, cols, 1, gap), t);
@@ -114,7 +114,7 @@ TEST_F(RmsNormGpu, ResidualWithAliasedOutput) {
   }
 }
 
-TEST_F(RmsNormGpu, Backward) {
+TEST_F(RmsNormGpu, BackwardMatchesTheCpu) {
   for (const DType t : kTypes) {
     for (const auto& [rows, cols, gap] : kShapes) {
       const HostMatrix x = rounded(HostMatrix::normal(rows, cols, 1, gap), t);
@@ -146,7 +146,7 @@ TEST_F(RmsNormGpu, DroppedCopyAndTermsOfTheGradient) {
 
 class RopeGpu : public GpuTwin {};
 
-TEST_F(RopeGpu, TableAndRotation) {
+TEST_F(RopeGpu, TableAndRotationMatchTheCpu) {
   for (const DType t : kTypes) {
     for (const int64_t half : {1, 4, 5, 64, 150}) {
       constexpr int64_t kPositions = 50;
@@ -293,7 +293,7 @@ TEST_F(AdamwGpu, ComputeWeightMayBePartOfAWiderMatrix) {
   }
 }
 
-TEST_F(AdamwGpu, SeveralSteps) {
+TEST_F(AdamwGpu, SeveralStepsMatchTheCpu) {
   for (const int64_t n : {0, 1, 7, 256, 1003, 40000}) {
     const HostMatrix param = HostMatrix::normal(1, n, 1);
     const HostMatrix grad = HostMatrix::normal(1, n, 2);

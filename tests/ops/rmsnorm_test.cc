@@ -30,7 +30,7 @@ Matrix64 reference(const Matrix64& x, const Matrix64& w) {
   return y;
 }
 
-TEST(RmsNorm, Forward) {
+TEST(RmsNorm, ForwardMatchesTheReference) {
   for (const Shape& s : kShapes) {
     SCOPED_TRACE(str_cat(s.tokens, "x", s.hidden));
     Stream stream(Device{.threads = s.threads});
@@ -53,7 +53,7 @@ TEST(RmsNorm, Forward) {
   }
 }
 
-TEST(RmsNorm, FusedResidual) {
+TEST(RmsNorm, AFusedResidualEqualsTheSumDoneBefore) {
   for (const bool alias : {false, true}) {
     for (const Shape& s : kShapes) {
       if (s.tokens == 0) continue;

@@ -97,7 +97,7 @@ void expect_refused_soon(const std::string& text, const std::string& why, Json e
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
 }
 
-TEST(JinjaLimits, LoopsEnd) {
+TEST(JinjaLimits, LoopsAreBounded) {
   const std::string loops =
       "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(9999) %}{% endfor %}{% endfor "
       "%}{% endfor %}";
@@ -111,7 +111,7 @@ TEST(JinjaLimits, LoopsEnd) {
   expect_refused_soon("{% set l = range(90000)|list %}{{ l|map('string')|unique|list|length }}", "steps");
 }
 
-TEST(JinjaLimits, RecursionEnds) {
+TEST(JinjaLimits, RecursionIsBounded) {
   expect_refused_soon("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "nested more than 400 deep");
   expect_refused_soon("{% macro a() %}{{ b() }}{% endmacro %}{% macro b() %}{{ a() }}{% endmacro %}{{ a() }}",
                       "nested more than 400 deep");

@@ -58,7 +58,7 @@ proto::Manifest good() {
   return m;
 }
 
-TEST(ManifestTest, RoundTrip) {
+TEST(ManifestTest, AManifestIsReadAsItWasWritten) {
   const std::string bytes = serialize_manifest(good());
   const proto::Manifest back = parse_manifest(bytes, "m");
   EXPECT_EQ(back.tensors_size(), 2);
@@ -198,7 +198,7 @@ TEST(ManifestTest, TheCoverCheckAgreesWithCounting) {
   EXPECT_LT(accepted, 3900);
 }
 
-TEST(ManifestTest, ShardNames) {
+TEST(ManifestTest, AShardsNameIsRecognisedAndNoOther) {
   EXPECT_EQ(shard_name(3), "shard-00003.safetensors");
   EXPECT_TRUE(is_shard_name(shard_name(123456)));
   for (const char* name :

@@ -111,7 +111,7 @@ TEST(ConfigJson, AbsentKeyValueHeadsAreTheDefaultOfTheFamily) {
   }
 }
 
-TEST(ConfigJson, RopeInOldAndNewWords) {
+TEST(ConfigJson, RopeIsReadInOldAndNewWords) {
   EXPECT_EQ(parse(with(base(), "rope_theta", 500000)).rope.theta, 500000.0);
   EXPECT_EQ(parse(with(base(), "rope_scaling", nullptr)).rope.kind, RopeKind::kDefault);
   for (const char* type_key : {"type", "rope_type"}) {
@@ -139,7 +139,7 @@ TEST(ConfigJson, RopeInOldAndNewWords) {
   }
 }
 
-TEST(ConfigJson, SlidingWindow) {
+TEST(ConfigJson, TheSlidingWindowFollowsTheFamily) {
   json mistral = with(base("mistral"), "sliding_window", 128);
   EXPECT_EQ(parse(mistral).sliding_window, 128);
   EXPECT_EQ(parse(with(mistral, "sliding_window", nullptr)).sliding_window, 0);

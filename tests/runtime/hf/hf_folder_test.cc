@@ -113,7 +113,7 @@ TEST(HfFolder, WrongShapeAndMissingTensorAreNamed) {
   EXPECT_EQ(hf.bytes_read(), 0);
 }
 
-TEST(HfFolder, ReadsShards) {
+TEST(HfFolder, ShardsAreReadAsTheIndexPlacesThem) {
   const TempFolder folder;
   write_tensors(folder / "model-00001-of-00002.safetensors",
                 {entry_of("a", DType::kF32, {4, 6}, grid()), entry_of("b", DType::kF32, {1}, {1.0F})});

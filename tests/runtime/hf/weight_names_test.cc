@@ -153,7 +153,7 @@ TEST(WeightNames, DerivedBuffersAreSilent) {
   EXPECT_EQ(report.summary.find("inv_freq"), std::string::npos);
 }
 
-TEST(WeightNames, TiedEmbeddings) {
+TEST(WeightNames, AHeadThatIsTiedMustEqualTheEmbedding) {
   const WeightReport plain = Weights().without(kHead).report(true);
   EXPECT_SAYS("tied: the head is model.embed_tokens.weight", plain.summary);
   EXPECT_TRUE(Weights().set(kEmbedding, 3).set(kHead, 3).report(true).warnings.empty());
