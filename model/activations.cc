@@ -79,15 +79,15 @@ Saved allocate_saved(const ModelPart& part, Purpose purpose, Recompute recompute
     take(own.rest, s.rstd1, 1, n.slice, DType::kF32);
     take(own.rest, s.rstd2, 1, n.slice, DType::kF32);
     take(own.rest, s.qkv, n.padded, p.qkv.base.out, n.compute);
-    const int64_t beside_o = concat_input_columns(p.o, mesh.tp());
-    take(own.attention, s.attention, n.padded, p.o.base.in + beside_o, n.compute);
+    const int64_t concat_o = concat_input_columns(p.o, mesh.tp());
+    take(own.attention, s.attention, n.padded, p.o.base.in + concat_o, n.compute);
     take(own.attention, s.lse, m.num_attention_heads / mesh.tp(), n.padded, DType::kF32);
     take(own.rest, s.x2, n.slice, h, n.compute);
     take(own.rest, s.gate_up, n.padded, p.gate_up.base.out, n.compute);
     take(own.rest, s.a_qkv, n.padded, p.qkv.lora_columns(), n.compute);
     take(own.rest, s.a_gate_up, n.padded, p.gate_up.lora_columns(), n.compute);
     const bool apart = own.rest && !own.attention;  // kSelective: a_o outlives what it stands beside
-    take(own.rest, s.a_o, n.slice, p.o.lora_columns() - (apart ? 0 : beside_o), n.compute);
+    take(own.rest, s.a_o, n.slice, p.o.lora_columns() - (apart ? 0 : concat_o), n.compute);
     take(own.rest, s.a_down, n.slice, p.down.lora_columns(), n.compute);
     if (pesc.mode == TrainMode::kPesc) {
       const MoeConfig& moe = pesc.moe;

@@ -166,7 +166,7 @@ void attention_block_forward(const ForwardContext& ctx, int64_t layer, const Lay
   const Tensor second =
       drops(p.qkv.lora_columns(), mask) ? ctx.ws.dropout_out.row_range(0, b.slice) : Tensor{};
   rmsnorm_forward(s, {.x = x,
-                      .delta = {},
+                      .residual = {},
                       .x_out = {},
                       .weight = p.input_norm,
                       .eps = eps,

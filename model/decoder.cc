@@ -175,7 +175,7 @@ void Decoder::layer_forward(const ForwardContext& p, int64_t i, RouterReplay* ro
       drops(w.gate_up.lora_columns(), mask) ? m.ws.dropout_out.row_range(0, batch_.slice) : Tensor{};
   const Tensor dropped = second.cols > 0 ? second : h.x;
   rmsnorm_forward(stream_, {.x = x2,
-                            .delta = {},
+                            .residual = {},
                             .x_out = {},
                             .weight = w.post_norm,
                             .eps = static_cast<float>(model_.rms_norm_eps),
@@ -234,7 +234,7 @@ Tensor Decoder::final_hidden(const ForwardContext& p) {
   const Tensor x = m.saved.x_final.row_range(0, batch_.slice);
   const Tensor h = m.ws.h.leading(batch_.slice, model_.hidden_size);
   rmsnorm_forward(stream_, {.x = x,
-                            .delta = {},
+                            .residual = {},
                             .x_out = {},
                             .weight = m.parameters.final_norm,
                             .eps = static_cast<float>(model_.rms_norm_eps),

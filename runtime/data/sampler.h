@@ -1,8 +1,9 @@
 // The order of the data: an infinite stream of row numbers, a pure function of (seed, epoch, index) and
 // independent of the layout. Global index g is entry permutation_epoch(g % n) of epoch g / n. Each step takes
-// the next `global_batch_size` indices; `consumed_samples`, which a checkpoint keeps, is the number taken so far.
-// Micro-batch m takes the step's m-th `micro_batch_rows` indices (the last one the rest). The data-parallel ranks
-// split these in equal pieces; the last pieces may be short or empty. A step may cross the end of an epoch.
+// the next `global_batch_size` indices; `consumed_samples`, which a checkpoint keeps, is the number taken so
+// far. Micro-batch m takes the step's m-th `micro_batch_rows` indices (the last one the rest). The
+// data-parallel ranks split these in equal pieces; the last pieces may be short or empty. A step may cross
+// the end of an epoch.
 #pragma once
 
 #include <cstdint>
