@@ -30,8 +30,8 @@ constexpr std::array<Gpu, 5> kGpus{{{"A100-40", 240, 145, 15, 4, 1230, 200, 39.4
                                     {"B200-180", 1500, 900, 50, 11, 6300, 600, 178}}};
 
 // TFLOP/s of one GPU in NVIDIA's data sheets: BF16 on tensor cores and FP32 without them. Where a sheet gives
-// BF16 with sparsity alone, the figure is half of it. Of the rows whose name is in the device's, the first one
-// counts.
+// BF16 with sparsity alone, the figure is half of it. Of the rows whose name is in the device's, the first
+// one counts.
 struct Peak {
   std::string_view name;
   double bf16, f32;
