@@ -89,16 +89,18 @@ int run_eval(const Process& process, const CommandLine& command) {
   std::vector<Row> rows;
   run_collectively(process.world, [&] {
     if (!c.data.evaluates())
-      throw UsageError("pesc eval: the experiment names no data.eval, and has no data.validation_fraction");
+      throw UsageError(
+          "pesc eval: the experiment has no rows to evaluate; name files in data.eval, or set "
+          "data.validation_fraction");
     data = load_eval_data(job, &rows);
   });
   log_data(job, "eval data", *data);
   const int64_t slots = inference_slots(c.data.max_seq_length);
-  const int64_t micro_batch = slots * job.mesh().dp();
-  const auto decoder = make_inference_decoder(job, micro_batch, c.data.max_seq_length, slots);
+  const int64_t batch_rows = slots * job.mesh().dp();
+  const auto decoder = make_inference_decoder(job, batch_rows, c.data.max_seq_length, slots);
   if (!command.base) load_trainable_weights(job, *decoder, command.checkpoint, CheckpointUse::kAnswer);
   Report report;
-  report.losses = *evaluate_loss(job, *decoder, *data, micro_batch, 0);
+  report.losses = *evaluate_loss(job, *decoder, *data, batch_rows, 0);
   report.answers = answer_rows(job, *decoder, rows, c.generate, slots, c.data.max_seq_length);
   report.matches = exact_match(report.answers);
   run_collectively(process.world, [&] {

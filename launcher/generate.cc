@@ -75,7 +75,10 @@ int run_generate(const Process& process, const CommandLine& command) {
                    << " malformed rows are left out: " << read.messages.front();
     }
     if (!read.unused_warning.empty() && job.first()) LOG(WARNING) << read.unused_warning;
-    if (rows.empty()) throw DataError(command.prompts + ": no row with a question");
+    if (rows.empty())
+      throw DataError(command.prompts +
+                      ": holds no row with a question; a row needs \"messages\", or \"instruction\", "
+                      "\"prompt\" or \"query\"");
     UnknownInPrompts unknown;
     const Range mine = split_range(static_cast<int64_t>(rows.size()), mesh.dp(), mesh.dp_rank());
     for (int64_t i = 0; i < static_cast<int64_t>(rows.size()); ++i) {

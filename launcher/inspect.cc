@@ -152,14 +152,18 @@ int list_run_directory(FileSystem& files, Communicator& world, const std::string
     }
   }
   std::sort(found.rbegin(), found.rend());
-  if (found.empty()) throw DataError(str_cat("'", directory, "' holds no checkpoint"));
+  if (found.empty())
+    throw DataError(
+        str_cat("'", directory,
+                "' holds no checkpoint; name a step-N folder or the run directory of a run that has saved"));
   std::string newest;
   int damaged = 0;
   for (const auto& [step, name] : found) {
     try {
       const LoadedCheckpoint c = open_checkpoint(files, world, join_path(directory, name));
       if (c.state.step != step)
-        throw DataError(str_cat("checkpoint '", c.directory, "' is of step ", c.state.step));
+        throw DataError(str_cat("checkpoint '", c.directory, "' is of step ", c.state.step,
+                                ", and its name says another"));
       const bool of_this_run = continues(run, *c.manifest);
       char mark[64] = "";
       if (best && best->step == step)

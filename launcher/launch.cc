@@ -142,7 +142,9 @@ class Supervisor {
                   " restarts without a new checkpoint; ", checkpoint_text(newest), ")"));
       if (stop_comes_within(pause)) return stopped(newest);
       if (!lock_.still_ours())
-        throw UsageError(str_cat("run directory '", config_.run_dir, "' has been taken by another launch"));
+        throw UsageError(
+            str_cat("run directory '", config_.run_dir,
+                    "' has been taken by another launch; wait for it, stop it, or give another directory"));
       lock_.next_launch_id();
       ++restarts_;
     }

@@ -183,7 +183,7 @@ void take_keyword(const std::string& word, Host& host, const HostfileLine& line)
                         " (and max_slots=M where more than N may run)"));
   }
   int& field = slots ? host.slots : host.max_slots;
-  if (field != 0) line.refuse(str_cat("'", key, "' is given twice for host ", host.name));
+  if (field != 0) line.refuse(str_cat("'", key, "' is given twice for host ", host.name, "; leave one out"));
   const char* last = word.data() + word.size();
   const auto [end, error] = std::from_chars(word.data() + equals + 1, last, field);
   if (error != std::errc() || end != last || field < 1 || field > kMostSlots)
@@ -202,7 +202,8 @@ std::string read_text(const std::string& path) {
   in.read(text.data(), static_cast<std::streamsize>(text.size()));
   text.resize(static_cast<size_t>(in.gcount()));
   if (text.size() > kMostBytes)
-    throw UsageError(str_cat("--hostfile ", path, " is too long for a list of hosts"));
+    throw UsageError(
+        str_cat("--hostfile ", path, " is too long for a list of hosts; name a file with one host a line"));
   const HostfileLine first{path, 1};
   if (text.starts_with("\xef\xbb\xbf"))
     first.refuse("the file begins with a byte order mark; save it as UTF-8 without one");

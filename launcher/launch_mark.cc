@@ -41,7 +41,8 @@ LaunchMark::LaunchMark(const std::string& run_dir, uint64_t launch_id)
     : temporary_(pesc::temporary_folder()), launch_id_(launch_id) {
   struct stat lock {};
   const std::string path = run_dir + "/pesc.lock";
-  if (::stat(path.c_str(), &lock) != 0) throw IoError(str_cat(path, ": ", std::strerror(errno)));
+  if (::stat(path.c_str(), &lock) != 0)
+    throw IoError(str_cat("'", path, "' cannot be read: ", std::strerror(errno)));
   std::ostringstream out;
   out << std::hex << lock.st_dev << '-' << lock.st_ino << '-';
   run_ = out.str();
@@ -63,7 +64,8 @@ std::string LaunchMark::text() const {
 
 void LaunchMark::make_directories() const {
   for (const std::string& path : {session_directory(), shared_memory_directory()}) {
-    if (::mkdir(path.c_str(), 0700) != 0) throw IoError(str_cat(path, ": ", std::strerror(errno)));
+    if (::mkdir(path.c_str(), 0700) != 0)
+      throw IoError(str_cat("the folder '", path, "' cannot be made: ", std::strerror(errno)));
   }
 }
 
@@ -86,7 +88,7 @@ void LaunchMark::make_shared_memory_directory() {
   if (!path.starts_with(kSharedMemory + "pesc-") || path.find('/', kSharedMemory.size()) != std::string::npos)
     return;
   if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST)
-    throw IoError(str_cat(path, ": ", std::strerror(errno)));
+    throw IoError(str_cat("the folder '", path, "' cannot be made: ", std::strerror(errno)));
 }
 
 std::vector<pid_t> LaunchMark::processes() const {

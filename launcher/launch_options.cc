@@ -45,7 +45,8 @@ LaunchOptions parse_launch(int argc, char** argv) {
     }
     const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), o.ranks);
     if (error != std::errc() || end != value.data() + value.size() || o.ranks < 1)
-      throw UsageError(str_cat("pesc launch: -n ", value, " is no number of ranks"));
+      throw UsageError(
+          str_cat("pesc launch: -n ", value, " is no number of ranks; write a whole number from 1"));
   }
   // Inside a Slurm allocation it says how many nodes and, unless -n does, how many ranks.
   const SlurmJob job = read_slurm_job(variable, host_name(), ask_squeue);
@@ -79,8 +80,9 @@ LaunchOptions parse_launch(int argc, char** argv) {
     check_slots(o.hostfile, o.hosts, o.ranks);
   }
   if (o.slurm_nodes > 1 && !is_in_path("srun")) {
-    throw UsageError(str_cat("srun is not in PATH, through which mpirun starts ranks on the ", o.slurm_nodes,
-                             " nodes of the Slurm allocation"));
+    throw UsageError(
+        str_cat("srun is not in PATH, through which mpirun starts ranks on the ", o.slurm_nodes,
+                " nodes of the Slurm allocation; start it where Slurm's commands are installed"));
   }
   o.train_argv.assign(argv + i + 1, argv + argc);
   std::vector<std::string> words{argv[0]};

@@ -111,7 +111,7 @@ nlohmann::json to_json(const ExperimentConfig& config, const Plan& p, const Mach
                        const Fit& fit) {
   const MachineRates& rates = machine.rates;
   nlohmann::json j = {{"name", config.name},
-                      {"recompute", recompute_name(config.train.recompute_granularity)},
+                      {"recompute_granularity", recompute_name(config.train.recompute_granularity)},
                       {"ranks", p.world},
                       {"dp", p.dp},
                       {"tp", p.tp},

@@ -64,9 +64,8 @@ struct Own {
 
 }  // namespace
 
-Saved allocate_saved(const ModelConfig& m, const PescConfig& pesc, const Mesh& mesh,
-                     const ModelParameters& parameters, const Sizes& n, Purpose purpose, Recompute recompute,
-                     Arena& arena) {
+Saved allocate_saved(const ModelPart& part, Purpose purpose, Recompute recompute, Arena& arena) {
+  const auto& [m, pesc, mesh, parameters, n] = part;
   Saved saved;
   const int64_t h = m.hidden_size;
   const Own own(purpose, recompute, pesc.mode);
@@ -80,15 +79,15 @@ Saved allocate_saved(const ModelConfig& m, const PescConfig& pesc, const Mesh& m
     take(own.rest, s.rstd1, 1, n.slice, DType::kF32);
     take(own.rest, s.rstd2, 1, n.slice, DType::kF32);
     take(own.rest, s.qkv, n.padded, p.qkv.base.out, n.compute);
-    const int64_t beside_o = concat_input_columns(p.o, mesh.tp());
-    take(own.attention, s.attention, n.padded, p.o.base.in + beside_o, n.compute);
+    const int64_t concat_o = concat_input_columns(p.o, mesh.tp());
+    take(own.attention, s.attention, n.padded, p.o.base.in + concat_o, n.compute);
     take(own.attention, s.lse, m.num_attention_heads / mesh.tp(), n.padded, DType::kF32);
     take(own.rest, s.x2, n.slice, h, n.compute);
     take(own.rest, s.gate_up, n.padded, p.gate_up.base.out, n.compute);
     take(own.rest, s.a_qkv, n.padded, p.qkv.lora_columns(), n.compute);
     take(own.rest, s.a_gate_up, n.padded, p.gate_up.lora_columns(), n.compute);
     const bool apart = own.rest && !own.attention;  // kSelective: a_o outlives what it stands beside
-    take(own.rest, s.a_o, n.slice, p.o.lora_columns() - (apart ? 0 : beside_o), n.compute);
+    take(own.rest, s.a_o, n.slice, p.o.lora_columns() - (apart ? 0 : concat_o), n.compute);
     take(own.rest, s.a_down, n.slice, p.down.lora_columns(), n.compute);
     if (pesc.mode == TrainMode::kPesc) {
       const MoeConfig& moe = pesc.moe;
@@ -120,9 +119,8 @@ Saved allocate_saved(const ModelConfig& m, const PescConfig& pesc, const Mesh& m
   return saved;
 }
 
-Workspace allocate_workspace(const ModelConfig& m, const PescConfig& pesc, const Mesh& mesh,
-                             const ModelParameters& parameters, const Sizes& n, const Capacity& c,
-                             Arena& arena) {
+Workspace allocate_workspace(const ModelPart& part, const Capacity& c, Arena& arena) {
+  const auto& [m, pesc, mesh, parameters, n] = part;
   Workspace w;
   const int64_t h = m.hidden_size;
   const LayerParameters& p = parameters.layers.front();
@@ -224,9 +222,8 @@ struct GemmTrials {
 
 }  // namespace
 
-int64_t scratch_bytes(const ModelConfig& m, const PescConfig& pesc, const Mesh& mesh,
-                      const ModelParameters& parameters, const Sizes& n, const Capacity& c,
-                      const Device& device) {
+int64_t scratch_bytes(const ModelPart& part, const Capacity& c, const Device& device) {
+  const auto& [m, pesc, mesh, parameters, n] = part;
   const int tp = mesh.tp();
   const int64_t rows = mesh.ep() == 1 ? n.slice : n.capacity;
   const GemmTrials trials(parameters, pesc, n, rows, device);

@@ -184,18 +184,21 @@ struct Sizes {
   Sizes(const Capacity& capacity, const PescConfig& pesc, const Mesh& mesh, DType compute);
 };
 
-[[nodiscard]] Saved allocate_saved(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
-                                   const ModelParameters& parameters, const Sizes& sizes, Purpose purpose,
-                                   Recompute recompute, Arena& arena);
-[[nodiscard]] Workspace allocate_workspace(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
-                                           const ModelParameters& parameters, const Sizes& sizes,
-                                           const Capacity& capacity, Arena& arena);
+// One rank's part of a model, from which the shapes of its tensors follow.
+struct ModelPart {
+  const ModelConfig& model;
+  const PescConfig& pesc;
+  const Mesh& mesh;
+  const ModelParameters& parameters;
+  const Sizes& sizes;
+};
+
+[[nodiscard]] Saved allocate_saved(const ModelPart& part, Purpose purpose, Recompute recompute, Arena& arena);
+[[nodiscard]] Workspace allocate_workspace(const ModelPart& part, const Capacity& capacity, Arena& arena);
 // The peak bytes of the exchange's own scratch arena.
 [[nodiscard]] int64_t dispatch_scratch_bytes(const ModelConfig& model, const PescConfig& pesc,
                                              const Mesh& mesh, const Sizes& sizes);
 // The peak bytes of the ops' scratch arena.
-[[nodiscard]] int64_t scratch_bytes(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
-                                    const ModelParameters& parameters, const Sizes& sizes,
-                                    const Capacity& capacity, const Device& device);
+[[nodiscard]] int64_t scratch_bytes(const ModelPart& part, const Capacity& capacity, const Device& device);
 
 }  // namespace pesc

@@ -166,7 +166,7 @@ void attention_block_forward(const ForwardContext& ctx, int64_t layer, const Lay
   const Tensor second =
       drops(p.qkv.lora_columns(), mask) ? ctx.ws.dropout_out.row_range(0, b.slice) : Tensor{};
   rmsnorm_forward(s, {.x = x,
-                      .delta = {},
+                      .residual = {},
                       .x_out = {},
                       .weight = p.input_norm,
                       .eps = eps,
@@ -256,8 +256,13 @@ void attention_block_backward(const ForwardContext& ctx, int64_t layer, const La
   const bool two = drops(p.qkv.lora_columns(), mask);
   const Tensor dropped = two ? ctx.ws.dropout_out.row_range(0, b.slice) : h;
   rmsnorm_apply(s, x, p.input_norm, rstd, two ? Tensor{} : h, {mask, two ? dropped : Tensor{}});
-  const Tensor through_a = column_backward(ctx, p.qkv, dqkv, h, dropped, saved.a_qkv.row_range(0, b.padded),
-                                           dh, ctx.ws.adapter_dinput.row_range(0, b.slice));
+  const Tensor through_a = column_backward(ctx, p.qkv,
+                                           {.dy = dqkv,
+                                            .x = h,
+                                            .dropped = dropped,
+                                            .a = saved.a_qkv.row_range(0, b.padded),
+                                            .dx = dh,
+                                            .through_a = ctx.ws.adapter_dinput.row_range(0, b.slice)});
   rmsnorm_backward(s, {dh.x, x, p.input_norm, rstd, dx, p.dinput_norm, {mask, through_a}, {}});
 }
 

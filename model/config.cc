@@ -100,21 +100,24 @@ void validate_layout(const ModelConfig& m, const PescConfig& pesc, int world, in
   }
   if (m.num_attention_heads % tp != 0) {
     throw UsageError(str_cat("impossible layout: the model's ", m.num_attention_heads,
-                             " attention heads are not divisible by parallel.tp = ", tp));
+                             " attention heads are not divisible by parallel.tp = ", tp,
+                             "; choose a tp that divides them"));
   }
   if (m.intermediate_size % tp != 0) {
     throw UsageError(str_cat("impossible layout: the model's FFN of ", m.intermediate_size,
-                             " columns is not divisible by parallel.tp = ", tp));
+                             " columns is not divisible by parallel.tp = ", tp,
+                             "; choose a tp that divides it"));
   }
   if (m.num_key_value_heads % tp != 0 && tp % m.num_key_value_heads != 0) {
     throw UsageError(str_cat("impossible layout: of the model's ", m.num_key_value_heads,
-                             " KV heads and parallel.tp = ", tp, " one must divide the other"));
+                             " KV heads and parallel.tp = ", tp,
+                             " one must divide the other; choose another tp"));
   }
   if (pesc.mode == TrainMode::kPesc) {
     const MoeConfig& moe = pesc.moe;
     if (moe.num_experts % ep != 0) {
       throw UsageError(str_cat("impossible layout: moe.num_experts = ", moe.num_experts,
-                               " is not divisible by parallel.ep = ", ep));
+                               " is not divisible by parallel.ep = ", ep, "; choose an ep that divides it"));
     }
     if (moe.num_experts_per_tok < 1 || moe.num_experts_per_tok > moe.num_experts) {
       throw UsageError(str_cat("moe.num_experts_per_tok is ", moe.num_experts_per_tok,

@@ -58,8 +58,8 @@ struct Decoder::Memory {
         parameters(m, p, mesh, o.precision(),
                    {arenas.weights, arenas.compute_weights,
                     o.purpose == Purpose::kTraining ? &arenas.optimizer : nullptr}),
-        saved(allocate_saved(m, p, mesh, parameters, sizes, o.purpose, o.recompute, arenas.activations)),
-        ws(allocate_workspace(m, p, mesh, parameters, sizes, o.capacity, arenas.workspace)),
+        saved(allocate_saved({m, p, mesh, parameters, sizes}, o.purpose, o.recompute, arenas.activations)),
+        ws(allocate_workspace({m, p, mesh, parameters, sizes}, o.capacity, arenas.workspace)),
         rope(RopeTables::allocate(m, o.max_positions, arenas.weights)),
         batches(o.capacity.max_tokens, mesh, sizes.chunks, arenas.workspace),
         cache(o.cache_slots > 0
@@ -69,7 +69,7 @@ struct Decoder::Memory {
         scalar(arenas.workspace.allocate(1, 1, DType::kF64)) {
     // In a real arena all of the scratch is the ops' to take; in a plan it is counted here.
     if (arenas.scratch.is_planning()) {
-      (void)arenas.scratch.allocate(1, scratch_bytes(m, p, mesh, parameters, sizes, o.capacity, o.device),
+      (void)arenas.scratch.allocate(1, scratch_bytes({m, p, mesh, parameters, sizes}, o.capacity, o.device),
                                     DType::kU8);
       (void)arenas.dispatch.allocate(1, dispatch_scratch_bytes(m, p, mesh, sizes), DType::kU8);
     }
@@ -175,20 +175,24 @@ void Decoder::layer_forward(const ForwardContext& p, int64_t i, RouterReplay* ro
       drops(w.gate_up.lora_columns(), mask) ? m.ws.dropout_out.row_range(0, batch_.slice) : Tensor{};
   const Tensor dropped = second.cols > 0 ? second : h.x;
   rmsnorm_forward(stream_, {.x = x2,
-                            .delta = {},
+                            .residual = {},
                             .x_out = {},
                             .weight = w.post_norm,
                             .eps = static_cast<float>(model_.rms_norm_eps),
                             .y = h.x,
                             .rstd = saved.rstd2.col_range(0, batch_.slice),
                             .dropped = {mask, second}});
-  if (dispatcher_ == nullptr) return shared_ffn_forward(p, i, w, saved, h, dropped, x2, next);
+  if (dispatcher_ == nullptr)
+    return shared_ffn_forward(p, i, w, saved, {.x = h, .dropped = dropped, .residual = x2, .f = next});
   const MoeLayer moe(p, i, w.moe, *dispatcher_, chunks_, saved.moe);
   const auto route = [&] { return moe.route(h.x, m.saved.stats.row_range(2 * i, 2 * i + 2), router_replay); };
   const auto ffn = [&](size_t c, const OverlappedWork& overlapped) {
     const auto& [begin, end] = chunks_[c].rows;
-    shared_ffn_forward(p.over(chunks_[c].batch), i, w, ffn_rows(saved, chunks_[c]), h.rows({begin, end}),
-                       dropped.row_range(begin, end), {}, saved.moe.f.row_range(begin, end), overlapped);
+    shared_ffn_forward(p.over(chunks_[c].batch), i, w, ffn_rows(saved, chunks_[c]),
+                       {.x = h.rows({begin, end}),
+                        .dropped = dropped.row_range(begin, end),
+                        .f = saved.moe.f.row_range(begin, end)},
+                       overlapped);
   };
   // The whole FFN is enqueued before the host waits for the choice and the counts.
   auto output = run == Run::kFirst ? moe.prepare(moe.ffn(x2, next, route, ffn), router_replay)
@@ -230,7 +234,7 @@ Tensor Decoder::final_hidden(const ForwardContext& p) {
   const Tensor x = m.saved.x_final.row_range(0, batch_.slice);
   const Tensor h = m.ws.h.leading(batch_.slice, model_.hidden_size);
   rmsnorm_forward(stream_, {.x = x,
-                            .delta = {},
+                            .residual = {},
                             .x_out = {},
                             .weight = m.parameters.final_norm,
                             .eps = static_cast<float>(model_.rms_norm_eps),
@@ -289,7 +293,8 @@ void Decoder::layer_backward(const ForwardContext& p, int64_t i, const Tensor& d
   if (dispatcher_ == nullptr) {
     make_ffn_input();
     if (done && i + 1 < model_.num_hidden_layers) done(i + 1);
-    through_a = shared_ffn_backward(p, i, w, saved, dx, h, dropped, dh, through_a);
+    through_a = shared_ffn_backward(p, i, w, saved,
+                                    {.df = dx, .x = h, .dropped = dropped, .dx = dh, .through_a = through_a});
   } else {
     const MoeLayer moe(p, i, w.moe, *dispatcher_, chunks_, saved.moe);
     auto dispatched = moe.dispatch_grad(dx);
@@ -321,8 +326,12 @@ void Decoder::chunk_backward(const ForwardContext& p, int64_t i, size_t c, const
   const BatchChunk& chunk = chunks_[c];
   const auto mine = [&chunk](const Tensor& t) { return t.row_range(chunk.rows.begin, chunk.rows.end); };
   (void)shared_ffn_backward(p.over(chunk.batch), i, m.parameters.layers[static_cast<size_t>(i)],
-                            ffn_rows(m.saved.layers[static_cast<size_t>(i)], chunk), df, mine(h),
-                            mine(dropped), dh.rows(chunk.rows), mine(m.ws.adapter_dinput));
+                            ffn_rows(m.saved.layers[static_cast<size_t>(i)], chunk),
+                            {.df = df,
+                             .x = mine(h),
+                             .dropped = mine(dropped),
+                             .dx = dh.rows(chunk.rows),
+                             .through_a = mine(m.ws.adapter_dinput)});
 }
 
 std::vector<float> Decoder::logits(const std::vector<int32_t>& rows) {

@@ -102,6 +102,7 @@ struct FamilyTraits {
     double rms_norm_eps;
     double rope_theta;
     bool tie_word_embeddings;
+    int64_t num_key_value_heads;     // where the key is absent, not null; 0: num_attention_heads
     int64_t head_dim;                // 0: hidden_size / num_attention_heads
     int64_t sliding_window;          // 0: none
     int64_t max_window_layers;       // of WindowLayers::kUpper
@@ -148,6 +149,7 @@ inline constexpr std::array kFamilies = {
                               .rms_norm_eps = 1e-6,
                               .rope_theta = 10000,
                               .tie_word_embeddings = false,
+                              .num_key_value_heads = 0,
                               .head_dim = 0,
                               .sliding_window = 0,
                               .max_window_layers = 0,
@@ -172,6 +174,7 @@ inline constexpr std::array kFamilies = {
                               .rms_norm_eps = 1e-6,
                               .rope_theta = 10000,
                               .tie_word_embeddings = false,
+                              .num_key_value_heads = 8,
                               .head_dim = 0,
                               .sliding_window = 4096,
                               .max_window_layers = 0,
@@ -196,6 +199,7 @@ inline constexpr std::array kFamilies = {
                               .rms_norm_eps = 1e-6,
                               .rope_theta = 10000,
                               .tie_word_embeddings = false,
+                              .num_key_value_heads = 32,
                               .head_dim = 0,
                               .sliding_window = 4096,
                               .max_window_layers = 28,
@@ -220,6 +224,7 @@ inline constexpr std::array kFamilies = {
                               .rms_norm_eps = 1e-6,
                               .rope_theta = 10000,
                               .tie_word_embeddings = false,
+                              .num_key_value_heads = 32,
                               .head_dim = 128,
                               .sliding_window = 4096,
                               .max_window_layers = 28,
@@ -244,6 +249,7 @@ inline constexpr std::array kFamilies = {
                               .rms_norm_eps = 1e-5,
                               .rope_theta = 10000,
                               .tie_word_embeddings = false,
+                              .num_key_value_heads = 0,
                               .head_dim = 0,
                               .sliding_window = 0,
                               .max_window_layers = 0,
@@ -268,6 +274,7 @@ inline constexpr std::array kFamilies = {
                               .rms_norm_eps = 1e-6,
                               .rope_theta = 2000000,
                               .tie_word_embeddings = true,
+                              .num_key_value_heads = 4,
                               .head_dim = 0,
                               .sliding_window = 0,
                               .max_window_layers = 0,

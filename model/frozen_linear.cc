@@ -23,7 +23,7 @@ DType plain_type(FrozenFormat format) {
   throw InternalError("a frozen format without a type");
 }
 
-bool stands_beside(FrozenFormat format, int64_t in, int64_t lora_columns) {
+bool concatenates_lora_b(FrozenFormat format, int64_t in, int64_t lora_columns) {
   switch (format) {
     case FrozenFormat::kF32:
       return false;
@@ -64,7 +64,7 @@ FrozenLinear FrozenLinear::allocate(Arena& arena, FrozenFormat format, int64_t o
   switch (format) {
     case FrozenFormat::kF32:
     case FrozenFormat::kBF16:
-      if (stands_beside(format, in, lora_columns)) {
+      if (concatenates_lora_b(format, in, lora_columns)) {
         w.weight_and_lora_b = arena.allocate(out, in + lora_columns, plain_type(format));
         w.weight = w.weight_and_lora_b.col_range(0, in);
       } else {

@@ -35,7 +35,7 @@ void head_loss(const ForwardContext& ctx, const ModelParameters& p, const Tensor
     cross_entropy_sums(s, logits, targets, p.vocab.begin, max, sums);
     if (tp.size() > 1) tp.all_reduce_sum(s, sums);
     if (grad) {
-      cross_entropy_grad(s, logits, targets, p.vocab.begin, max, sums, grad_scale, loss);
+      cross_entropy_grad(s, {logits, targets, p.vocab.begin, max, sums, grad_scale, loss});
       const Tensor drows = ws.head_drows.row_range(0, n);
       linear_backward_input(s, logits, p.head, drows);
       scatter_add_rows(s, drows, index, dx);

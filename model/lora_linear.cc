@@ -109,13 +109,10 @@ Tensor column_backward_finish(const ForwardContext& ctx, const ColumnLinears& w,
   return backward.through_a;
 }
 
-Tensor column_backward(const ForwardContext& ctx, const ColumnLinears& w, const Tensor& dy, const Tensor& x,
-                       const Tensor& dropped, const Tensor& a, const ConcatView& dx,
-                       const Tensor& through_a) {
-  const Tensor da = ctx.ws.lora_full.leading(dy.rows, w.lora_columns());
-  const ColumnBackward backward{dy, x, dropped, a, da, dx, through_a};
-  column_backward_block(ctx, w, TokenBlock::all(dy.rows), backward);
-  return column_backward_finish(ctx, w, backward);
+Tensor column_backward(const ForwardContext& ctx, const ColumnLinears& w, ColumnBackward args) {
+  if (!args.da.present()) args.da = ctx.ws.lora_full.leading(args.dy.rows, w.lora_columns());
+  column_backward_block(ctx, w, TokenBlock::all(args.dy.rows), args);
+  return column_backward_finish(ctx, w, args);
 }
 
 void row_forward_block(const ForwardContext& ctx, const RowLinear& w, const TokenBlock& block,

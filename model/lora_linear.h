@@ -48,12 +48,17 @@ using OverlappedWork = std::function<void()>;
 void column_forward(const ForwardContext& ctx, const ColumnLinears& w, const ConcatView& x,
                     const Tensor& dropped, const Tensor& y, const Tensor& a,
                     const OverlappedWork& overlapped_work = {});
-// dy [P, out]; x [S, H] (read with trainable weights only) and dropped as in the forward -> dx [S, H]
-// written, with concat_columns() more columns; through_a [S, H] written with the gradient through A, before
-// the mask.
+
+struct ColumnBackward {
+  Tensor dy;          // [P, out]
+  Tensor x, dropped;  // [S, H] as in the forward; x is read with trainable weights only
+  Tensor a;           // [P, R] of the forward
+  Tensor da{};        // [P, R] written where it is not concatenated to dx; absent: in ws.lora_full
+  ConcatView dx;      // [S, H] written, with concat_columns() more columns
+  Tensor through_a;   // [S, H] written with the gradient through A, before the mask
+};
 // Returns through_a, or a tensor without data when there is no LoRA. Uses ws.gathered, ws.lora_*.
-Tensor column_backward(const ForwardContext& ctx, const ColumnLinears& w, const Tensor& dy, const Tensor& x,
-                       const Tensor& dropped, const Tensor& a, const ConcatView& dx, const Tensor& through_a);
+Tensor column_backward(const ForwardContext& ctx, const ColumnLinears& w, ColumnBackward args);
 
 // x [P, in] with concat_input_columns() more columns; dropped [P, in] as above; residual [S, H], optional
 // -> y [S, H] = W x + B a + residual written; a [S, r] written for the backward. Uses ws.gathered.
@@ -109,14 +114,8 @@ struct RowBackward {
                                             const TokenBlock& block, RowBackward& backward,
                                             const Dropout& dropout, const Tensor& x, const ConcatView& dx);
 
-struct ColumnBackward {
-  Tensor dy;          // [P, out]
-  Tensor x, dropped;  // [S, H], x with trainable weights alone
-  Tensor a, da;       // [P, R]; da written where it is not concatenated to dx
-  ConcatView dx;      // [S, H]; on one rank written block by block, else by the last
-  Tensor through_a;   // [S, H]
-};
-// With trainable weights there is one block.
+// With trainable weights there is one block. backward.dx is written block by block on one rank, else by the
+// last block; backward.da is present.
 void column_backward_block(const ForwardContext& ctx, const ColumnLinears& w, const TokenBlock& block,
                            const ColumnBackward& backward);
 Tensor column_backward_finish(const ForwardContext& ctx, const ColumnLinears& w,

@@ -33,9 +33,12 @@ void load(Stream& stream, WeightSource& source, const Parameter& p,
   std::vector<float> host(static_cast<size_t>(std::min(rows, s.rows) * s.cols));
   const FrozenLinear to = p.held.out > 0 ? p.held : FrozenLinear::of(p.master);
   FrozenWriter writer(stream, to);
+  ShardSpec slice = s;
   for (int64_t begin = 0; begin < s.rows; begin += rows) {
     const int64_t n = std::min(rows, s.rows - begin);
-    source.read(s.name, s.global_rows, s.global_cols, s.row + begin, n, s.col, s.cols, host.data());
+    slice.row = s.row + begin;
+    slice.rows = n;
+    source.read(slice, host.data());
     const int64_t at = writer.write(begin, n, host.data());
     if (loaded) loaded(n * s.cols);
     if (at < 0) continue;

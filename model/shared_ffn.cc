@@ -46,15 +46,15 @@ LayerSaved ffn_rows(const LayerSaved& saved, const BatchChunk& chunk) {
 }
 
 void shared_ffn_forward(const ForwardContext& ctx, int64_t layer, const LayerParameters& p,
-                        const LayerSaved& saved, const ConcatView& x, const Tensor& dropped,
-                        const Tensor& residual, const Tensor& f, const OverlappedWork& overlapped_work) {
+                        const LayerSaved& saved, const SharedFfnForward& args,
+                        const OverlappedWork& overlapped_work) {
   const Batch& b = ctx.batch;
   const Workspace& ws = ctx.ws;
   const int64_t columns = p.down.base.in;
   const ColumnForward gate_up =
-      column_forward_gather(ctx, p.gate_up, x, dropped, saved.gate_up.row_range(0, b.padded),
+      column_forward_gather(ctx, p.gate_up, args.x, args.dropped, saved.gate_up.row_range(0, b.padded),
                             saved.a_gate_up.row_range(0, b.padded), overlapped_work);
-  const RowForward down{residual, f, saved.a_down.row_range(0, b.slice)};
+  const RowForward down{args.residual, args.f, saved.a_down.row_range(0, b.slice)};
   const Dropout mask = ctx.full_dropout(layer, DropoutSite::kDown, p.down.column0);
   for_blocks(b.padded, ffn_blocks(ctx, p), [&](const TokenBlock& block) {
     const int64_t n = block.rows.size();
@@ -68,8 +68,7 @@ void shared_ffn_forward(const ForwardContext& ctx, int64_t layer, const LayerPar
 }
 
 Tensor shared_ffn_backward(const ForwardContext& ctx, int64_t layer, const LayerParameters& p,
-                           const LayerSaved& saved, const Tensor& df, const Tensor& x, const Tensor& dropped,
-                           const ConcatView& dx, const Tensor& through_a) {
+                           const LayerSaved& saved, const SharedFfnBackward& args) {
   const Batch& b = ctx.batch;
   const Workspace& ws = ctx.ws;
   const int64_t columns = p.down.base.in;
@@ -77,14 +76,20 @@ Tensor shared_ffn_backward(const ForwardContext& ctx, int64_t layer, const Layer
   const Tensor gate_up = saved.gate_up.row_range(0, b.padded);  // and its gradient
   const Tensor h = ws.ffn_act.leading(b.padded, columns);
   if (p.down.dweight.cols > 0) swiglu_forward(ctx.stream, gate_up, h);
-  RowBackward down = row_backward_gather(ctx, p.down, df, saved.a_down.row_range(0, b.slice));
+  RowBackward down = row_backward_gather(ctx, p.down, args.df, saved.a_down.row_range(0, b.slice));
 
   Arena::Scope scope(ctx.scratch);
   // In blocks ws.lora_full holds what the blocks to come still read of `down`.
   const int64_t r = p.gate_up.lora_columns();
   const Tensor da =
-      blocks > 1 ? ctx.scratch.allocate(b.padded, r, df.dtype) : ws.lora_full.leading(b.padded, r);
-  const ColumnBackward back{gate_up, x, dropped, saved.a_gate_up.row_range(0, b.padded), da, dx, through_a};
+      blocks > 1 ? ctx.scratch.allocate(b.padded, r, args.df.dtype) : ws.lora_full.leading(b.padded, r);
+  const ColumnBackward back{.dy = gate_up,
+                            .x = args.x,
+                            .dropped = args.dropped,
+                            .a = saved.a_gate_up.row_range(0, b.padded),
+                            .da = da,
+                            .dx = args.dx,
+                            .through_a = args.through_a};
   const Dropout mask = ctx.full_dropout(layer, DropoutSite::kDown, p.down.column0);
   for_blocks(b.padded, blocks, [&](const TokenBlock& block) {
     const ConcatView dh(ws.ffn_grad, block.rows.size(), columns, p.down.concat_columns());

@@ -19,17 +19,27 @@ namespace pesc {
 // The FFN's saved tensors for the rows of one chunk.
 [[nodiscard]] LayerSaved ffn_rows(const LayerSaved& saved, const BatchChunk& chunk);
 
-// x [S, H], dropped and residual as in lora_linear.h -> f [S, H] = down(...) + residual written. Uses
-// ws.ffn_grad, ws.ffn_act, ws.gathered and ws.lora_*.
+struct SharedFfnForward {
+  ConcatView x;       // [S, H] with gate_up.concat_columns() more columns
+  Tensor dropped;     // [S, H] = dropout(x), or x itself
+  Tensor residual{};  // [S, H], or absent
+  Tensor f;           // [S, H] = down(...) + residual written
+};
+// Uses ws.ffn_grad, ws.ffn_act, ws.gathered and ws.lora_*.
 void shared_ffn_forward(const ForwardContext& ctx, int64_t layer, const LayerParameters& p,
-                        const LayerSaved& saved, const ConcatView& x, const Tensor& dropped,
-                        const Tensor& residual, const Tensor& f, const OverlappedWork& overlapped_work = {});
-// df [S, H]; x [S, H] (read with trainable weights only) and dropped as in the forward -> dx [S, H] written,
-// which may alias df. Returns the gradient through LoRA's A as column_backward does. saved.gate_up is
-// overwritten by its gradient. Uses the same workspace as the forward, and scratch.
+                        const LayerSaved& saved, const SharedFfnForward& args,
+                        const OverlappedWork& overlapped_work = {});
+
+struct SharedFfnBackward {
+  Tensor df;          // [S, H]
+  Tensor x, dropped;  // [S, H] as in the forward; x is read with trainable weights only
+  ConcatView dx;      // [S, H] written; may alias df
+  Tensor through_a;   // [S, H] written with the gradient through LoRA's A, before the mask
+};
+// Returns through_a, or a tensor without data when there is no LoRA. saved.gate_up is overwritten by its
+// gradient. Uses the same workspace as the forward, and scratch.
 Tensor shared_ffn_backward(const ForwardContext& ctx, int64_t layer, const LayerParameters& p,
-                           const LayerSaved& saved, const Tensor& df, const Tensor& x, const Tensor& dropped,
-                           const ConcatView& dx, const Tensor& through_a);
+                           const LayerSaved& saved, const SharedFfnBackward& args);
 
 // Bytes of scratch of the backward in blocks for `padded` tokens, besides those of swiglu_backward.
 [[nodiscard]] int64_t ffn_blocks_scratch_bytes(const Device& device, const PescConfig& pesc, int64_t padded);

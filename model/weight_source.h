@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "ops/core/tensor.h"
+#include "parallel/shard_spec.h"
 
 namespace pesc {
 
@@ -14,12 +14,11 @@ class WeightSource {
   // The number of bytes that reads have taken from the source so far.
   [[nodiscard]] virtual int64_t bytes_read() const = 0;
   [[nodiscard]] virtual bool has(const std::string& name) const = 0;
-  // Reads rows [row, row+rows) and columns [col, col+cols) of tensor `name` into host memory `to` as float32,
-  // contiguous [rows, cols]. The tensor must have the global shape [global_rows, global_cols] (a vector is
+  // Reads the piece of tensor `piece.name` into host memory `to` as float32, contiguous [piece.rows,
+  // piece.cols]; its replicas do not matter. The tensor must have the global shape of the piece (a vector is
   // [1, global_cols], whatever its rank in the file). Throws DataError naming the tensor, file and both
   // shapes otherwise.
-  virtual void read(const std::string& name, int64_t global_rows, int64_t global_cols, int64_t row,
-                    int64_t rows, int64_t col, int64_t cols, float* to) = 0;
+  virtual void read(const ShardSpec& piece, float* to) = 0;
 };
 
 }  // namespace pesc

@@ -212,8 +212,14 @@ void backward_tile(const AttentionBackward& args, const Item& item, int64_t head
                               p, space.p.ld);
   multiply_rows<Into::kWrite>(count, edge.width, d, {dout, args.dout.ld, 1}, packed.values_t, ds,
                               space.ds.ld);
-  gradient_rows(p, ds, space.p.ld, count, edge, args.shape.scale, args.lse.f32() + head * args.lse.ld + token,
-                delta + row);
+  gradient_rows({.p = p,
+                 .ds = ds,
+                 .ld = space.p.ld,
+                 .rows = count,
+                 .scale = args.shape.scale,
+                 .lse = args.lse.f32() + head * args.lse.ld + token,
+                 .delta = delta + row},
+                edge);
   multiply_rows<Into::kWrite>(count, d, first + count, {ds, space.ds.ld, 1}, packed.keys,
                               at(args.dq, token, head, d), args.dq.ld);
 }

@@ -79,10 +79,9 @@ void cross_entropy_sums(Stream& stream, const Tensor& logits, const Tensor& targ
   });
 }
 
-void cross_entropy_grad(Stream& stream, const Tensor& logits, const Tensor& targets, int64_t vocab_begin,
-                        const Tensor& max, const Tensor& sums, float scale, const Tensor& loss) {
-  if (stream.on_cuda())
-    return cuda_ops().cross_entropy_grad(stream, logits, targets, vocab_begin, max, sums, scale, loss);
+void cross_entropy_grad(Stream& stream, const CrossEntropyGrad& args) {
+  if (stream.on_cuda()) return cuda_ops().cross_entropy_grad(stream, args);
+  const auto& [logits, targets, vocab_begin, max, sums, scale, loss] = args;
   check_rows(logits, max, 1, DType::kF32);
   check_rows(logits, targets, 1, DType::kI32);
   check_rows(logits, sums, 2, DType::kF32);

@@ -120,16 +120,17 @@ void cross_entropy_sums(Stream& stream, const Tensor& logits, const Tensor& targ
   });
 }
 
-void cross_entropy_grad(Stream& stream, const Tensor& logits, const Tensor& targets, int64_t vocab_begin,
-                        const Tensor& max, const Tensor& sums, float scale, const Tensor& loss) {
-  check_rows(logits, max, 1, DType::kF32);
-  check_rows(logits, targets, 1, DType::kI32);
+void cross_entropy_grad(Stream& stream, const CrossEntropyGrad& args) {
+  const Tensor &logits = args.logits, &sums = args.sums;
+  check_rows(logits, args.max, 1, DType::kF32);
+  check_rows(logits, args.targets, 1, DType::kI32);
   check_rows(logits, sums, 2, DType::kF32);
-  check_loss(sums, loss);
+  check_loss(sums, args.loss);
   for_rows(logits, [&](auto element, auto width, unsigned blocks) {
     using T = decltype(element);
     grad_kernel<decltype(width)::value, T><<<blocks, kRowThreads, 0, stream_of(stream)>>>(
-        view<T>(logits), targets.i32(), vocab_begin, max.f32(), view<const float>(sums), scale, loss.f32());
+        view<T>(logits), args.targets.i32(), args.vocab_begin, args.max.f32(), view<const float>(sums),
+        args.scale, args.loss.f32());
     PESC_LAUNCHED("cross_entropy_grad");
   });
 }

@@ -18,10 +18,15 @@ void cross_entropy_max(Stream& stream, const Tensor& logits, const Tensor& max);
 // (logit - max) where this slice holds it, else 0.
 void cross_entropy_sums(Stream& stream, const Tensor& logits, const Tensor& targets, int64_t vocab_begin,
                         const Tensor& max, const Tensor& sums);
-// loss [1, N] F32 written (log(sum) - target, nats per row); logits are replaced by their gradient times
-// `scale`.
-void cross_entropy_grad(Stream& stream, const Tensor& logits, const Tensor& targets, int64_t vocab_begin,
-                        const Tensor& max, const Tensor& sums, float scale, const Tensor& loss);
+struct CrossEntropyGrad {
+  Tensor logits;   // [N, V] replaced by their gradient times `scale`
+  Tensor targets;  // [1, N] I32 global ids
+  int64_t vocab_begin = 0;
+  Tensor max, sums;  // [1, N], [2, N] reduced over the tp group
+  float scale = 1;
+  Tensor loss;  // [1, N] F32 written: log(sum) - target, nats per row
+};
+void cross_entropy_grad(Stream& stream, const CrossEntropyGrad& args);
 // loss [1, N] F32 written, from the reduced sums, without a gradient.
 void cross_entropy_loss(Stream& stream, const Tensor& sums, const Tensor& loss);
 

@@ -23,9 +23,9 @@ void apply_row(const float* x, const float* w, float r, int64_t n, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] = x[i] * r * w[i];
 }
 
-void add_row(const float* x, const float* delta, int64_t n, float* out) {
+void add_row(const float* x, const float* residual, int64_t n, float* out) {
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) out[i] = x[i] + delta[i];
+  for (int64_t i = 0; i < n; ++i) out[i] = x[i] + residual[i];
 }
 
 double sum_of_squares(const float* x, int64_t n) {
@@ -91,9 +91,9 @@ void rmsnorm_forward(Stream& stream, const RmsNormForward& args) {
   if (stream.on_cuda()) return cuda_ops().rmsnorm_forward(stream, args);
   check(args.x, args.weight, args.rstd, args.y);
   const int64_t n = args.x.cols;
-  const bool fused = args.delta.present();
+  const bool fused = args.residual.present();
   if (fused)
-    for (const Tensor& t : {args.delta, args.x_out})
+    for (const Tensor& t : {args.residual, args.x_out})
       PESC_CHECK(t.dtype == DType::kF32 && t.rows == args.x.rows && t.cols == n, "residual ", t.rows, "x",
                  t.cols, " for ", args.x.rows, "x", n);
   parallel_for(stream, args.x.rows, row_grain(n), [&](int64_t begin, int64_t end) {
@@ -101,7 +101,7 @@ void rmsnorm_forward(Stream& stream, const RmsNormForward& args) {
       const float* x = args.x.f32() + t * args.x.ld;
       if (fused) {
         float* x_out = args.x_out.f32() + t * args.x_out.ld;
-        add_row(x, args.delta.f32() + t * args.delta.ld, n, x_out);
+        add_row(x, args.residual.f32() + t * args.residual.ld, n, x_out);
         x = x_out;
       }
       const double mean = sum_of_squares(x, n) / static_cast<double>(n);

@@ -1,7 +1,7 @@
 // RMSNorm on a GPU. T tokens, H hidden. With r = rstd, z = x r (the normalised row):
 //   forward    y = z w
 //   backward   dx += r (g - z mean(g z)),  g = dy w;   dw += sum over tokens of dy z
-// Activations (x, delta, y and their gradients) have one element type, the weight another; rstd and dw are
+// Activations (x, residual, y and their gradients) have one element type, the weight another; rstd and dw are
 // F32. A thread sums its part of a row in float32, the block its threads in double.
 //
 // A block takes one row (the backward's are in ops/rmsnorm_backward.cuh), and a thread keeps what it has read
@@ -36,13 +36,13 @@ __device__ __forceinline__ void store_both(float (&y)[N], const View<T>& out, co
   store_floats<N>(dropped.row(t) + column, y);
 }
 
-// The pack of what is normalised: x, or x + delta, which is written to x_out. x_out may be x.
+// The pack of what is normalised: x, or x + residual, which is written to x_out. x_out may be x.
 template <int N, class T>
-__device__ __forceinline__ Pack<T, N> residual_pack(const View<const T>& x, const View<const T>& delta,
+__device__ __forceinline__ Pack<T, N> residual_pack(const View<const T>& x, const View<const T>& residual,
                                                     const View<T>& x_out, int64_t t, int64_t column) {
   Pack<T, N> a = load_pack<N>(x.row(t) + column);
-  if (delta.data == nullptr) return a;
-  const Pack<T, N> b = load_pack<N>(delta.row(t) + column);
+  if (residual.data == nullptr) return a;
+  const Pack<T, N> b = load_pack<N>(residual.row(t) + column);
 #pragma unroll
   for (int j = 0; j < N; ++j) a.v[j] = from_float<T>(as_float(a.v[j]) + as_float(b.v[j]));
   store_pack<N>(x_out.row(t) + column, a);
@@ -50,7 +50,7 @@ __device__ __forceinline__ Pack<T, N> residual_pack(const View<const T>& x, cons
 }
 
 template <int N, int kHeld, class T, class W>
-__global__ void forward_kernel(View<const T> x, View<const T> delta, View<T> x_out, const W* w, float eps,
+__global__ void forward_kernel(View<const T> x, View<const T> residual, View<T> x_out, const W* w, float eps,
                                View<T> y, float* rstd, Mask mask, View<T> dropped) {
   const int64_t t = blockIdx.x;
   const int packs = static_cast<int>(x.cols / N);
@@ -66,11 +66,11 @@ __global__ void forward_kernel(View<const T> x, View<const T> delta, View<T> x_o
   for (int k = 0; k < kHeld; ++k) {
     const int i = first + k * threads;
     if (i >= packs) break;
-    held[k] = residual_pack<N>(x, delta, x_out, t, int64_t{i} * N);
+    held[k] = residual_pack<N>(x, residual, x_out, t, int64_t{i} * N);
     add_squares(held[k]);
   }
   for (int i = first + kHeld * threads; i < packs; i += threads)
-    add_squares(residual_pack<N>(x, delta, x_out, t, int64_t{i} * N));
+    add_squares(residual_pack<N>(x, residual, x_out, t, int64_t{i} * N));
   const double mean = block_sum(static_cast<double>(total)) / static_cast<double>(x.cols);
   const float r = static_cast<float>(1.0 / sqrt(mean + static_cast<double>(eps)));
   if (first == 0) rstd[t] = r;
@@ -88,7 +88,7 @@ __global__ void forward_kernel(View<const T> x, View<const T> delta, View<T> x_o
   }
   // What a thread reads now, it wrote itself.
   for (int i = first + kHeld * threads; i < packs; i += threads)
-    write(load_pack<N>((delta.data != nullptr ? x_out.row(t) : x.row(t)) + int64_t{i} * N), i);
+    write(load_pack<N>((residual.data != nullptr ? x_out.row(t) : x.row(t)) + int64_t{i} * N), i);
 }
 
 template <int N, class T, class W>
@@ -156,12 +156,12 @@ void with_held(int64_t packs, unsigned threads, F f) {
 void rmsnorm_forward(Stream& stream, const RmsNormForward& args) {
   check(args.x, args.weight, args.rstd);
   check_like(args.y, args.x, "y");
-  const Tensor& delta = args.delta;
-  if (delta.present()) {
-    check_like(delta, args.x, "delta");
+  const Tensor& residual = args.residual;
+  if (residual.present()) {
+    check_like(residual, args.x, "residual");
     check_like(args.x_out, args.x, "x_out");
   }
-  const Tensor x_out = delta.present() ? args.x_out : Tensor{};
+  const Tensor x_out = residual.present() ? args.x_out : Tensor{};
   const Tensor& dropped = args.dropped.y;
   check_dropped(args.dropped.mask, dropped, args.x);
   if (args.x.rows == 0) return;
@@ -169,14 +169,14 @@ void rmsnorm_forward(Stream& stream, const RmsNormForward& args) {
     using T = decltype(t);
     using W = decltype(w);
     with_masked_pack<T>(
-        args.dropped.mask, {args.x, delta, x_out, args.weight, args.y, dropped}, [&](auto width) {
+        args.dropped.mask, {args.x, residual, x_out, args.weight, args.y, dropped}, [&](auto width) {
           constexpr int kWidth = decltype(width)::value;
           const int64_t packs = args.x.cols / kWidth;
           const unsigned threads = threads_for(packs, kForward);
           with_held(packs, threads, [&](auto held) {
             forward_kernel<kWidth, decltype(held)::value, T, W>
                 <<<blocks_of(args.x.rows), threads, 0, stream_of(stream)>>>(
-                    view<const T>(args.x), view_or_none<const T>(delta), view_or_none<T>(x_out),
+                    view<const T>(args.x), view_or_none<const T>(residual), view_or_none<T>(x_out),
                     pointer<const W>(args.weight), args.eps, view<T>(args.y), args.rstd.f32(),
                     Mask(args.dropped.mask), view_or_none<T>(dropped));
             PESC_LAUNCHED("rmsnorm_forward");

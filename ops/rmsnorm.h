@@ -7,13 +7,13 @@
 
 namespace pesc {
 
-// With `delta`, x_out = x + delta is written first and then normalised (the fused residual). x_out may alias
-// x.
+// With `residual`, x_out = x + residual is written first and then normalised (the fused residual). x_out may
+// alias x.
 struct RmsNormForward {
-  Tensor x;       // [T, H]
-  Tensor delta;   // [T, H], optional
-  Tensor x_out;   // [T, H], written when delta is given
-  Tensor weight;  // [1, H]
+  Tensor x;         // [T, H]
+  Tensor residual;  // [T, H], optional
+  Tensor x_out;     // [T, H], written when residual is given
+  Tensor weight;    // [1, H]
   float eps = 1e-5F;
   Tensor y;               // [T, H] written, any row stride
   Tensor rstd;            // [1, T] written

@@ -101,8 +101,8 @@ void MpiRequests::check_arrived(const char* operation) const {
     int bytes = 0;
     MPI_Get_count(&statuses_[i], MPI_BYTE, &bytes);
     if (bytes != entries_[i].bytes) {
-      throw IoError(str_cat(where(operation), ": expected ", entries_[i].bytes, " bytes from rank ",
-                            entries_[i].peer, ", ", bytes, " came"));
+      throw IoError(str_cat(where(operation), ": rank ", entries_[i].peer, " sent ", bytes,
+                            " bytes in place of ", entries_[i].bytes, "; start the same pesc on every host"));
     }
   }
 }

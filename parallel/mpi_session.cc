@@ -31,9 +31,14 @@ MpiSession::MpiSession() : policy_(std::make_shared<MpiWaitPolicy>()) {
     setenv("OMPI_MCA_btl_vader_eager_limit", "16384", 0);
     int provided = 0;
     const int code = MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
-    if (code != MPI_SUCCESS) throw IoError(str_cat("MPI could not be started (code ", code, ")"));
+    if (code != MPI_SUCCESS)
+      throw IoError(
+          str_cat("MPI cannot be started (code ", code,
+                  "); check the installation of Open MPI, and start ranks with mpirun or pesc launch"));
     if (provided < MPI_THREAD_FUNNELED)
-      throw IoError("this MPI library does not support programs with threads (MPI_THREAD_FUNNELED)");
+      throw IoError(
+          "this MPI library does not support programs with threads (MPI_THREAD_FUNNELED); use an Open MPI "
+          "that is built with them");
     owns_ = true;
   }
   MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);

@@ -21,7 +21,8 @@ class Rows {
 
   [[nodiscard]] std::vector<float> row(int64_t number) const {
     std::vector<float> values(static_cast<size_t>(model_.hidden_size));
-    base_.read(name_, model_.vocab_size, model_.hidden_size, number, 1, 0, model_.hidden_size, values.data());
+    base_.read({name_, model_.vocab_size, model_.hidden_size, number, 1, 0, model_.hidden_size},
+               values.data());
     return values;
   }
   // The median of rows spread over the vocabulary.

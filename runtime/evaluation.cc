@@ -72,7 +72,7 @@ Sampler chosen_rows(const Dataset& data, int64_t limit) {
 
 }  // namespace
 
-std::optional<EvalResults> evaluate_loss(Job& job, Decoder& decoder, const Dataset& data, int64_t micro_batch,
+std::optional<EvalResults> evaluate_loss(Job& job, Decoder& decoder, const Dataset& data, int64_t batch_rows,
                                          int64_t limit, const StopRequested& stop_requested) {
   const Mesh& mesh = job.mesh();
   const Sampler order = chosen_rows(data, limit);
@@ -85,14 +85,14 @@ std::optional<EvalResults> evaluate_loss(Job& job, Decoder& decoder, const Datas
   std::vector<float> losses;
   ProgressBar bar("evaluating", rows, ProgressUnit::kCount,
                   job.first() ? ProgressShown::kYes : ProgressShown::kNo, "rows");
-  for (int64_t begin = 0; begin < rows; begin += micro_batch) {
+  for (int64_t begin = 0; begin < rows; begin += batch_rows) {
     bar.set(begin);
     if (agreed_to_stop(job.ranks->world(), stop_requested)) {
       (void)decoder.take_loss_sum();
       return std::nullopt;
     }
     const Range mine =
-        BatchPlan{micro_batch, micro_batch, mesh.dp()}.local_range(begin, 0, mesh.dp_rank(), rows);
+        BatchPlan{batch_rows, batch_rows, mesh.dp()}.local_range(begin, 0, mesh.dp_rank(), rows);
     const LocalBatch batch = make_local_batch(data, order, mine.begin, mine.size());
     decoder.forward(batch.host, {.kind = ForwardMode::kEval});
     losses.clear();

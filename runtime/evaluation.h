@@ -30,10 +30,11 @@ struct EvalResults {
 
 // Called on every rank before every batch; the evaluation ends when it returns true on any rank.
 using StopRequested = std::function<bool()>;
-// The loss over at most `limit` rows (0: all), chosen by rows_of_every_file. Returns nothing when
-// stop_requested ended it. Throws AgreedError when a loss is not finite. Collective.
+// The loss over at most `limit` rows (0: all), chosen by rows_of_every_file, `batch_rows` at a time over all
+// ranks. Returns nothing when stop_requested ended it. Throws AgreedError when a loss is not finite.
+// Collective.
 [[nodiscard]] std::optional<EvalResults> evaluate_loss(Job& job, Decoder& decoder, const Dataset& data,
-                                                       int64_t micro_batch, int64_t limit,
+                                                       int64_t batch_rows, int64_t limit,
                                                        const StopRequested& stop_requested = {});
 // Throws AgreedError naming the first dataset whose loss is not finite. REQUIRES: the same losses on every
 // rank.

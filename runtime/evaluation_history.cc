@@ -39,7 +39,9 @@ EvaluationHistory EvaluationHistory::load(const std::string& text) {
   const bool good = (words >> history.rows_ >> history.step_ >> history.lowest_ >> history.since_) &&
                     !(words >> more) && history.step_ >= -1 && history.since_ >= 0 &&
                     std::isfinite(history.lowest_);
-  if (!good) throw DataError(str_cat("a record of evaluations reads ", in_quotes(text)));
+  if (!good)
+    throw DataError(str_cat("a record of evaluations reads ", in_quotes(text),
+                            "; the checkpoint was not written by pesc, or was changed"));
   return history;
 }
 

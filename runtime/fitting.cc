@@ -14,7 +14,7 @@ namespace {
 // The fields that decide about memory, and the number of ranks.
 struct Choice {
   Recompute recompute;
-  int64_t micro_batch, max_seq_length;
+  int64_t micro_batch_rows, max_seq_length;
   int tp, ep, world;
 };
 
@@ -34,7 +34,7 @@ class Search {
   [[nodiscard]] std::vector<std::string> single_changes() {
     if (training()) {
       first_that_fits(recomputations(), [](Choice& c, Recompute r) { c.recompute = r; });
-      first_that_fits(micro_batches(), [](Choice& c, int64_t rows) { c.micro_batch = rows; });
+      first_that_fits(smaller_micro_batches(), [](Choice& c, int64_t rows) { c.micro_batch_rows = rows; });
       first_that_fits(lengths(), [](Choice& c, int64_t tokens) { c.max_seq_length = tokens; });
     }
     const auto set_layout = [](Choice& c, const Layout& l) { std::tie(c.tp, c.ep) = l; };
@@ -52,10 +52,10 @@ class Search {
 
   // The fewest ranks; then a layout before recomputation before a micro-batch: the aux loss comes last.
   [[nodiscard]] std::vector<std::string> combined_changes() {
-    std::vector<int64_t> rows{now_.micro_batch};
+    std::vector<int64_t> rows{now_.micro_batch_rows};
     std::vector<Recompute> levels{now_.recompute};
     if (training()) {
-      for (const int64_t n : micro_batches()) rows.push_back(n);
+      for (const int64_t n : smaller_micro_batches()) rows.push_back(n);
       for (const Recompute r : recomputations()) levels.push_back(r);
     }
     for (Choice c = now_; c.world <= now_.world * kMostRanks; c.world *= 2) {
@@ -67,13 +67,13 @@ class Search {
         });
       };
       // With the least of everything; where that does not fit, nothing does.
-      c.micro_batch = rows.back();
+      c.micro_batch_rows = rows.back();
       c.recompute = levels.back();
       if (!some_layout_fits()) continue;
       found_.clear();
       for (const int64_t n : rows) {
         for (const Recompute r : levels) {
-          c.micro_batch = n;
+          c.micro_batch_rows = n;
           c.recompute = r;
           if (some_layout_fits()) return found_;
         }
@@ -94,9 +94,9 @@ class Search {
       if (r > now_.recompute) all.push_back(r);
     return all;
   }
-  [[nodiscard]] std::vector<int64_t> micro_batches() const {
+  [[nodiscard]] std::vector<int64_t> smaller_micro_batches() const {
     std::vector<int64_t> all;
-    for (int64_t rows = now_.micro_batch - 1; rows >= 1; --rows)
+    for (int64_t rows = now_.micro_batch_rows - 1; rows >= 1; --rows)
       if (config_.train.global_batch_size % rows == 0) all.push_back(rows);
     return all;
   }
@@ -137,7 +137,7 @@ class Search {
   bool consider(const Choice& c) {
     ExperimentConfig changed = config_;
     changed.train.recompute_granularity = c.recompute;
-    changed.train.gradient_accumulation_steps = changed.train.global_batch_size / c.micro_batch;
+    changed.train.gradient_accumulation_steps = changed.train.global_batch_size / c.micro_batch_rows;
     changed.data.max_seq_length = c.max_seq_length;
     changed.parallel.tp = c.tp;
     changed.parallel.ep = c.ep;
@@ -165,8 +165,8 @@ class Search {
     const auto add = [&all](const std::string& field, const auto& value) {
       all += str_cat(all.empty() ? "" : " and ", field, value);
     };
-    if (c.micro_batch != now_.micro_batch)
-      add("train.gradient_accumulation_steps: ", config_.train.global_batch_size / c.micro_batch);
+    if (c.micro_batch_rows != now_.micro_batch_rows)
+      add("train.gradient_accumulation_steps: ", config_.train.global_batch_size / c.micro_batch_rows);
     if (c.max_seq_length != now_.max_seq_length) add("data.max_seq_length: ", c.max_seq_length);
     if (c.tp != now_.tp) add("parallel.tp: ", c.tp);
     if (c.ep != now_.ep) add("parallel.ep: ", c.ep);
@@ -175,7 +175,7 @@ class Search {
     return all;
   }
   [[nodiscard]] std::string remark(const Choice& c) const {
-    if (c.micro_batch != now_.micro_batch && pesc() && config_.pesc.moe.router_aux_loss_coef > 0)
+    if (c.micro_batch_rows != now_.micro_batch_rows && pesc() && config_.pesc.moe.router_aux_loss_coef > 0)
       return " (changes the aux loss, moe.router_aux_loss_coef, which is taken of each micro-batch)";
     if (c.max_seq_length != now_.max_seq_length) return " (cuts longer rows)";
     return "";

@@ -27,21 +27,25 @@ constexpr std::array<Gpu, 5> kGpus{{{"A100-40", 240, 145, 15, 4, 1230, 200, 39.4
                                     {"A100-80", 240, 145, 15, 4, 1610, 200, 79.2},
                                     {"H100-80", 650, 390, 45, 10, 2650, 300, 79.6},
                                     {"H200-141", 660, 400, 45, 10, 3800, 300, 139},
-                                    {"B200-180", 1500, 900, 53, 12, 6300, 600, 178}}};
+                                    {"B200-180", 1500, 900, 50, 11, 6300, 600, 178}}};
 
-// TFLOP/s of data sheets, without sparsity. Of the rows whose name is in the device's, the first one counts.
+// TFLOP/s of one GPU in NVIDIA's data sheets: BF16 on tensor cores and FP32 without them. Where a sheet gives
+// BF16 with sparsity alone, the figure is half of it. Of the rows whose name is in the device's, the first
+// one counts.
 struct Peak {
   std::string_view name;
   double bf16, f32;
 };
-constexpr std::array<Peak, 8> kPeaks{{{"A100", 312, 19.5},
-                                      {"H100 PCIe", 756, 51},
-                                      {"H100 NVL", 835, 60},
-                                      {"H100", 989, 67},
-                                      {"H200 NVL", 835, 60},
-                                      {"H200", 989, 67},
-                                      {"GB200", 2500, 80},
-                                      {"B200", 2250, 80}}};
+constexpr std::array<Peak, 8> kPeaks{{
+    {"A100", 312, 19.5},     // "NVIDIA A100 Tensor Core GPU", 40 and 80 GB, PCIe and SXM
+    {"H100 PCIe", 756, 51},  // "NVIDIA H100 Tensor Core GPU" of 2022, H100 PCIe: 1513 with sparsity
+    {"H100 NVL", 835, 60},   // "NVIDIA H100 Tensor Core GPU" of 2024, H100 NVL: 1671 with sparsity
+    {"H100", 989, 67},       // the same, H100 SXM: 1979 with sparsity
+    {"H200 NVL", 835, 60},   // "NVIDIA H200 Tensor Core GPU", H200 NVL: 1671 with sparsity
+    {"H200", 989, 67},       // the same, H200 SXM: 1979 with sparsity
+    {"GB200", 2500, 80},     // "NVIDIA Blackwell", a GPU of GB200 NVL72: 5000 with sparsity
+    {"B200", 2250, 75},      // the same, a GPU of HGX B200: 4500 with sparsity
+}};
 
 const Gpu& gpu(const std::string& name) {
   const auto found = std::find_if(kGpus.begin(), kGpus.end(),

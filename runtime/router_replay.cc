@@ -119,7 +119,7 @@ RouterReplayReader::RouterReplayReader(const std::string& directory, int64_t top
 std::map<uint32_t, RouterReplayReader::Runs> RouterReplayReader::read_steps(const RoutingFile& file) const {
   const auto refuse = [&](const std::string& why) { throw DataError(str_cat(file.path, ": ", why)); };
   if (file.owner.top_k != top_k_)
-    refuse(str_cat("recorded with moe.num_experts_per_tok ", file.owner.top_k, ", not ", top_k_));
+    refuse(str_cat("was recorded with moe.num_experts_per_tok ", file.owner.top_k, ", not ", top_k_));
   std::ifstream in(file.path, std::ios::binary);
   in.seekg(static_cast<std::streamoff>(file.records_at));
   std::map<uint32_t, Runs> finished;

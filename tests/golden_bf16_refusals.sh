@@ -25,7 +25,7 @@ run() {
   grep -E ' WRONG ' "$out"
 }
 run 0 ''
-for quantity in dense.logits dense.loss pesc.logits top_weights grad curve.ce curve.balance curve.grad_norm final; do
+for quantity in dense.logits dense.loss pesc.logits top_weights grad curve.ce curve.aux_loss curve.grad_norm final; do
   run 1 $quantity --corrupt $quantity
 done
 exit $status

@@ -267,7 +267,7 @@ class Check {
 
   void curve(Decoder& d) {
     const std::vector<float> want = expected_.floats("curve.ce_aux_gradnorm");
-    static constexpr const char* kNames[] = {"curve.ce", "curve.balance", "curve.grad_norm"};
+    static constexpr const char* kNames[] = {"curve.ce", "curve.aux_loss", "curve.grad_norm"};
     for (int64_t step = 0; step < case_.steps; ++step) {
       const double norm = forward_backward(d, step == 0 && compute_ == DType::kBF16 ? &choices_ : nullptr);
       if (step == 0) {

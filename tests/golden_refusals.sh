@@ -13,7 +13,7 @@ fail() {
   status=1
 }
 
-quantities="dense.logits dense.loss pesc.logits top_experts top_weights grad curve.ce curve.balance curve.grad_norm
+quantities="dense.logits dense.loss pesc.logits top_experts top_weights grad curve.ce curve.aux_loss curve.grad_norm
 final"
 # Of every tensor of every quantity, and of every step of the curve, one value.
 for case in "$cases"/*/; do

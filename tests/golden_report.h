@@ -16,7 +16,7 @@
 namespace pesc {
 
 inline constexpr std::array kQuantities{"dense.logits",    "dense.loss", "pesc.logits", "top_experts",
-                                        "top_weights",     "grad",       "curve.ce",    "curve.balance",
+                                        "top_weights",     "grad",       "curve.ce",    "curve.aux_loss",
                                         "curve.grad_norm", "final"};
 inline constexpr const char* kEach = "each";
 

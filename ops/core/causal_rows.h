@@ -83,10 +83,16 @@ void exp_rows(float* p, int64_t ld, const Edge& edge, int64_t first_row, float s
   }
 }
 
-// p holds the scores s and is overwritten by exp(scale s - lse); ds holds dp and is overwritten by
-// scale p (dp - delta). Both are 0 at masked keys.
-inline void gradient_rows(float* p, float* ds, int64_t ld, int64_t rows, const Edge& edge, float scale,
-                          const float* lse, const float* delta) {
+// Both p and ds are 0 at masked keys.
+struct GradientRows {
+  float* p;   // the scores s, overwritten by exp(scale s - lse)
+  float* ds;  // dp, overwritten by scale p (dp - delta)
+  int64_t ld, rows;
+  float scale;
+  const float *lse, *delta;  // of each row
+};
+inline void gradient_rows(const GradientRows& args, const Edge& edge) {
+  auto [p, ds, ld, rows, scale, lse, delta] = args;
   using detail::Lanes;
   using detail::load;
   using detail::store;

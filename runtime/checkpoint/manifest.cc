@@ -29,7 +29,7 @@ class Validator {
 
   void run() {
     require(manifest_.format_version() == kManifestVersion, "format_version is ", manifest_.format_version(),
-            ", this program reads ", kManifestVersion);
+            ", and this program reads ", kManifestVersion, "; use the pesc that wrote it");
     require(manifest_.step() >= 0, "step is ", manifest_.step());
     require(manifest_.consumed_samples() >= 0, "consumed_samples is ", manifest_.consumed_samples());
     if (manifest_.has_best()) {
@@ -70,24 +70,25 @@ class Validator {
   void check_tensor(const proto::ManifestTensor& t) const {
     constexpr int64_t kMost = int64_t{1}
                               << 48;  // elements; far beyond any model, and no product below overflows
-    require(!t.name().empty(), "a tensor without a name");
-    require(t.kind() >= 0 && t.kind() <= proto::TensorKind::EXP_AVG_SQ, label(t), ": kind ",
+    require(!t.name().empty(), "a tensor has no name");
+    require(t.kind() >= 0 && t.kind() <= proto::TensorKind::EXP_AVG_SQ, label(t), " has the unknown kind ",
             static_cast<int>(t.kind()));
-    require(t.dtype() == "F32", label(t), ": dtype is not F32");
-    require(t.rows() > 0 && t.cols() > 0 && t.rows() <= kMost / t.cols(), label(t), ": shape [", t.rows(),
-            ", ", t.cols(), "]");
+    require(t.dtype() == "F32", label(t), " has another dtype than F32");
+    require(t.rows() > 0 && t.cols() > 0 && t.rows() <= kMost / t.cols(), label(t),
+            " has the impossible shape [", t.rows(), ", ", t.cols(), "]");
     int64_t covered = 0;
     for (const auto& p : t.pieces()) {
       require(p.rows() > 0 && p.cols() > 0 && p.row() >= 0 && p.col() >= 0 &&
                   p.rows() <= t.rows() - p.row() && p.cols() <= t.cols() - p.col(),
-              label(t), ": piece [", p.row(), "+", p.rows(), ", ", p.col(), "+", p.cols(), "] outside of [",
-              t.rows(), ", ", t.cols(), "]");
-      require(p.file() >= 0 && p.file() < manifest_.files_size(), label(t), ": file number ", p.file());
+              label(t), ": the piece [", p.row(), "+", p.rows(), ", ", p.col(), "+", p.cols(),
+              "] lies outside of [", t.rows(), ", ", t.cols(), "]");
+      require(p.file() >= 0 && p.file() < manifest_.files_size(), label(t), " names file number ", p.file(),
+              ", which is not listed");
       const int64_t size = manifest_.files(p.file()).size();
-      require(p.bytes() == p.rows() * p.cols() * 4, label(t), ": ", p.bytes(), " bytes for a piece of ",
+      require(p.bytes() == p.rows() * p.cols() * 4, label(t), " has ", p.bytes(), " bytes for a piece of ",
               p.rows(), "x", p.cols());
-      require(p.offset() >= 0 && p.bytes() <= size && p.offset() <= size - p.bytes(), label(t), ": bytes ",
-              p.offset(), "+", p.bytes(), " of a file of ", size);
+      require(p.offset() >= 0 && p.bytes() <= size && p.offset() <= size - p.bytes(), label(t),
+              ": its bytes ", p.offset(), "+", p.bytes(), " lie beyond a file of ", size);
       require(p.rows() * p.cols() <= t.rows() * t.cols() - covered, label(t), ": pieces overlap");
       covered += p.rows() * p.cols();
     }
@@ -156,14 +157,14 @@ proto::Manifest parse_manifest(std::string_view bytes, const std::string& where)
   };
   const size_t body = bytes.size() < kChecksumField ? 0 : bytes.size() - kChecksumField;
   if (body == 0 || static_cast<int64_t>(bytes.size()) > kMaxManifestBytes || bytes[body] != kChecksumTag)
-    refuse(str_cat("not a complete manifest (", bytes.size(), " bytes)"));
+    refuse(str_cat("is not a complete manifest (", bytes.size(), " bytes)"));
   uint64_t checksum = 0;
   for (size_t i = 0; i < 8; ++i)
     checksum |= uint64_t{static_cast<unsigned char>(bytes[body + 1 + i])} << (8 * i);
   if (checksum != XXH3_64bits(bytes.data(), body)) refuse("its checksum is wrong");
   proto::Manifest manifest;
   if (!manifest.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())))
-    throw DataError(str_cat(where, ": not a manifest message"));
+    throw DataError(str_cat(where, ": is not a manifest message"));
   validate_manifest(manifest, where);
   return manifest;
 }

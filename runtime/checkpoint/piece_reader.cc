@@ -28,10 +28,11 @@ void PieceReader::read(const ShardSpec& spec, proto::TensorKind::Value kind, con
   const auto found = by_key_.find({spec.name, kind});
   const std::string label =
       str_cat("checkpoint '", checkpoint_.directory, "': tensor '", spec.name, "' (", kind_name(kind), ")");
-  if (found == by_key_.end()) throw DataError(str_cat(label, " is not in it; is it of another experiment?"));
+  if (found == by_key_.end())
+    throw DataError(str_cat(label, " is not in it; it may be of another experiment"));
   const proto::ManifestTensor& tensor = *found->second;
   if (tensor.rows() != spec.global_rows || tensor.cols() != spec.global_cols)
-    throw DataError(str_cat(label, " has shape [", tensor.rows(), ", ", tensor.cols(), "] in it, [",
+    throw DataError(str_cat(label, " has shape [", tensor.rows(), ", ", tensor.cols(), "] in it and [",
                             spec.global_rows, ", ", spec.global_cols, "] here"));
   for (const auto& piece : tensor.pieces()) read_piece(piece, spec, into, label);
 }

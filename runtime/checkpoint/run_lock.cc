@@ -38,8 +38,23 @@ void make_directories(const std::string& run_dir) {
   }
 }
 
+// What a pesc with the old field names counted its launches in; one with today's names writes kLaunchIdFile.
+constexpr const char* kOldLaunchFile = "pesc.generation";
+
+void refuse_an_old_run(const std::string& run_dir, const std::vector<std::string>& names) {
+  const auto has = [&](const char* name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
+  if (has(kOldLaunchFile) && !has(kLaunchIdFile)) {
+    throw UsageError(str_cat("run directory '", run_dir, "' is of a pesc with the old field names (it has '",
+                             kOldLaunchFile, "' and no '", kLaunchIdFile,
+                             "'), whose runs do not resume; use the pesc that wrote it, or another run_dir"));
+  }
+}
+
 void refuse_a_strangers_directory(const std::string& run_dir) {
   const auto names = posix_filesystem().list(run_dir);
+  refuse_an_old_run(run_dir, names);
   const bool ours = std::any_of(names.begin(), names.end(), [](const std::string& name) {
     return name == kLockFile || name == kLaunchIdFile || step_of_directory(name).has_value();
   });

@@ -28,8 +28,9 @@ struct LockCalls {
 class RunLock {
  public:
   // Makes the directory if it is not there; where it throws, everything is as before. Throws UsageError when
-  // another process holds it (naming its pid and host) or when it is not empty and not a run directory of
-  // ours, IoError when it cannot be read or written, DataError when the launch id file is damaged.
+  // another process holds it (naming its pid and host), when it is not empty and not a run directory of ours,
+  // or when it is one of a pesc with the old field names. Throws IoError when it cannot be read or written,
+  // DataError when the launch id file is damaged.
   [[nodiscard]] static RunLock acquire(const std::string& run_dir,
                                        const LockCalls& calls = system_lock_calls());
   // The number of the newest launch; 0 when there has been none. IoError, DataError.

@@ -220,7 +220,8 @@ Discovery CheckpointStore::find_newest(Communicator& world) {
         continue;
       }
       if (manifest->step() != step)
-        throw DataError(str_cat("checkpoint '", directory, "' is of step ", manifest->step()));
+        throw DataError(str_cat("checkpoint '", directory, "' is of step ", manifest->step(),
+                                ", and its name says another"));
       found.checkpoint = verified(files_, world, directory, manifest);
       newest_good_ = step;
       return found;

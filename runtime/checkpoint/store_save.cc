@@ -207,7 +207,8 @@ CheckpointStore::CheckpointStore(FileSystem& files, std::string run_dir, Checkpo
   if (options_.keep < 2)
     throw UsageError(str_cat("checkpoints to keep: ", options_.keep,
                              ", but at least 2 are needed to survive a damaged one"));
-  if (options_.keep_every < 0) throw UsageError(str_cat("keep_every is ", options_.keep_every));
+  if (options_.keep_every < 0)
+    throw UsageError(str_cat("keep_every is ", options_.keep_every, "; it must not be negative"));
 }
 
 PendingSave CheckpointStore::begin(Communicator& world, Stream& stream, const CheckpointState& state,

@@ -55,8 +55,8 @@ ModelConfig load_shape(const std::string& name, Links links) {
     known.emplace_back(size);
   }
   if (std::find(known.begin(), known.end(), shape) == known.end()) {
-    throw UsageError(str_cat("no shape '", name, "'; did you mean '", nearest_name(name, known),
-                             "'? Known: ", joined(known), ". Or name a folder with a config.json"));
+    throw UsageError(str_cat("there is no shape '", name, "'; did you mean '", nearest_name(name, known),
+                             "'? Known are ", joined(known), ". Or name a folder with a config.json"));
   }
   return read_shape_file(fs::path(PESC_SHAPES) / (shape + kSuffix));
 }

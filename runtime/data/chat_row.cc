@@ -54,10 +54,10 @@ class BoundedReader {
       if (!row.is_object()) bad(str_cat("the row is ", row.type_name(), ", not a JSON object"));
       return row;
     } catch (const Json::parse_error& error) {
-      bad(str_cat("not valid JSON at byte ", error.byte,
+      bad(str_cat("is not valid JSON at byte ", error.byte,
                   " of the row: ", json_mistake(text, error.byte, error.what())));
     } catch (const Json::exception& error) {
-      bad(str_cat("not valid JSON: ", printable(error.what())));
+      bad(str_cat("is not valid JSON: ", printable(error.what())));
     }
   }
 

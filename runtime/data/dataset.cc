@@ -72,7 +72,7 @@ void Dataset::refuse_no_rows(const std::vector<DatasetFile>& files, const RowSpl
     throw DataError(str_cat(asked, " leaves no row to learn from in ", names, ": ", to_string(report_),
                             "; take a smaller one"));
   }
-  throw DataError(str_cat("no row to learn from in ", names, ": ", to_string(report_)));
+  throw DataError(str_cat("there is no row to learn from in ", names, ": ", to_string(report_)));
 }
 
 // Of one file: rows that the tokenizer cannot say as they are written.

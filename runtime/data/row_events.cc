@@ -87,7 +87,7 @@ void RowEvents::count(const std::string& name, FieldCounts& in) {
 bool RowEvents::open() {
   ++depth_;
   ++containers;
-  return depth_ <= kMaxDepth || fail("nested deeper than ", kMaxDepth, " levels");
+  return depth_ <= kMaxDepth || fail("the row is nested deeper than ", kMaxDepth, " levels");
 }
 
 // Before every value but null: a field that nothing reads is refused or counted. Empty texts and lists say
@@ -319,7 +319,7 @@ bool RowEvents::key(std::string& name) {
 
 bool RowEvents::parse_error(size_t position, const std::string& /*last_token*/,
                             const Json::exception& error) {
-  return fail("not valid JSON at byte ", position,
+  return fail("is not valid JSON at byte ", position,
               " of the row: ", json_mistake(text_, position, error.what()));
 }
 

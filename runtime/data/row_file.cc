@@ -128,8 +128,8 @@ class RowFile {
   static constexpr int64_t kSkippedRows = 16;
   void check_length(int64_t bytes) {
     if (bytes <= most_bytes_) return;
-    throw DataError(str_cat(path_, ":", in_.line(), ": more than ", most_bytes_,
-                            " bytes without the end of a row; a row may have ", options_.max_bytes));
+    throw DataError(str_cat(path_, ":", in_.line(), ": the row has more than ", most_bytes_,
+                            " bytes and no end; it may have ", options_.max_bytes));
   }
   void add(int c) {
     text_.add(c);
@@ -154,7 +154,9 @@ class RowFile {
     // Anything else that begins with 0xEF is no JSON and is refused as the first row.
     if (in_.peek() != 0xEF) return;
     for (const int expected : {0xEF, 0xBB, 0xBF}) {
-      if (in_.get() != expected) throw DataError(str_cat(path_, ":1: neither JSON nor a byte order mark"));
+      if (in_.get() != expected)
+        throw DataError(str_cat(
+            path_, ":1: begins with neither JSON nor a byte order mark; give a file of JSON in UTF-8"));
     }
   }
 

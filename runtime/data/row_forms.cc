@@ -155,12 +155,12 @@ void take_messages(std::vector<RowItem>& items, const MessagePlaces& places, con
       row.system = std::move(content);
     } else if (role == "user") {
       if (!answered)
-        throw DataError(str_cat(where, ": ", place, ": two user messages with no answer between"));
+        throw DataError(str_cat(where, ": ", place, " is a second user message with no answer between"));
       row.turns.push_back({std::move(content), {}});
       answered = false;
     } else if (role == "assistant") {
       if (answered)
-        throw DataError(str_cat(where, ": ", place, ": an assistant message that follows no user's"));
+        throw DataError(str_cat(where, ": ", place, " is an assistant message that follows no user's"));
       if (i + 1 < items.size() || answers == Answers::kAll)
         content = require_answer(std::move(content), where, places.content(i));
       row.turns.back().answer = std::move(content);

@@ -21,7 +21,8 @@ std::vector<FileRecord> parse(const std::string& record) {
     std::istringstream words(line);
     FileRecord file;
     if (!(words >> file.rows >> file.digest) || words.get() != ' ' || !std::getline(words, file.path))
-      throw DataError(str_cat("a record of training rows reads '", line.substr(0, 200), "'"));
+      throw DataError(str_cat("a record of training rows reads '", line.substr(0, 200),
+                              "'; the checkpoint was not written by pesc, or was changed"));
     files.push_back(file);
   }
   return files;

@@ -130,7 +130,7 @@ Row parse_row(std::string_view text, const std::string& where, Answers answers, 
   }
   RowEvents events(text, answers, columns);
   if (!nlohmann::json::sax_parse(text.begin(), text.end(), &events) || !events.problem.empty()) {
-    throw DataError(str_cat(where, ": ", events.problem.empty() ? "not valid JSON" : events.problem));
+    throw DataError(str_cat(where, ": ", events.problem.empty() ? "is not valid JSON" : events.problem));
   }
   require_columns(events, columns, where);
   const std::vector<OtherForm> others = other_forms(events, answers);

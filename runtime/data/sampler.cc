@@ -36,10 +36,10 @@ int64_t Sampler::rows_for(double epochs) const {
   return share_of(epochs, n_);
 }
 
-int64_t Sampler::steps_for(double epochs, int64_t global_batch) const {
-  PESC_CHECK(global_batch > 0, "steps of ", global_batch, " rows");
+int64_t Sampler::steps_for(double epochs, int64_t global_batch_size) const {
+  PESC_CHECK(global_batch_size > 0, "steps of ", global_batch_size, " rows");
   // Rounded to whole rows first: 0.1 of 30 rows is 3 of them, not a little more and so a step more.
-  return (rows_for(epochs) + global_batch - 1) / global_batch;
+  return (rows_for(epochs) + global_batch_size - 1) / global_batch_size;
 }
 
 std::string beyond_all_rows(const std::vector<int64_t>& sizes, int64_t limit) {
@@ -84,9 +84,9 @@ std::vector<int64_t> rows_of_every_file(const std::vector<int64_t>& sizes, int64
 
 Range BatchPlan::micro_range(int64_t consumed_samples, int64_t micro, int64_t end) const {
   PESC_CHECK(micro >= 0 && micro < micro_batches(), "micro-batch ", micro, " of ", micro_batches());
-  const int64_t stop = std::min(consumed_samples + global_batch, end);
-  const int64_t begin = std::min(consumed_samples + micro * micro_batch, stop);
-  return {begin, std::min(begin + micro_batch, stop)};
+  const int64_t stop = std::min(consumed_samples + global_batch_size, end);
+  const int64_t begin = std::min(consumed_samples + micro * micro_batch_rows, stop);
+  return {begin, std::min(begin + micro_batch_rows, stop)};
 }
 
 Range BatchPlan::local_range(int64_t consumed_samples, int64_t micro, int dp_rank, int64_t end) const {

@@ -1,8 +1,9 @@
 // The order of the data: an infinite stream of row numbers, a pure function of (seed, epoch, index) and
 // independent of the layout. Global index g is entry permutation_epoch(g % n) of epoch g / n. Each step takes
-// the next `global_batch` indices; `consumed_samples`, which a checkpoint keeps, is the number taken so far.
-// Micro-batch m takes the step's m-th `micro_batch` indices (the last one the rest). The data-parallel ranks
-// split these in equal pieces; the last pieces may be short or empty. A step may cross the end of an epoch.
+// the next `global_batch_size` indices; `consumed_samples`, which a checkpoint keeps, is the number taken so
+// far. Micro-batch m takes the step's m-th `micro_batch_rows` indices (the last one the rest). The
+// data-parallel ranks split these in equal pieces; the last pieces may be short or empty. A step may cross
+// the end of an epoch.
 #pragma once
 
 #include <cstdint>
@@ -36,8 +37,8 @@ class Sampler {
   // The number of rows of `epochs` epochs, which may be a fraction (see share_of). No row appears more than
   // ceil(epochs) times in them.
   [[nodiscard]] int64_t rows_for(double epochs) const;
-  // ceil(rows_for(epochs) / global_batch); the last step may have fewer rows.
-  [[nodiscard]] int64_t steps_for(double epochs, int64_t global_batch) const;
+  // ceil(rows_for(epochs) / global_batch_size); the last step may have fewer rows.
+  [[nodiscard]] int64_t steps_for(double epochs, int64_t global_batch_size) const;
 
   [[nodiscard]] int64_t epoch_size() const { return n_; }
   [[nodiscard]] uint64_t seed() const { return seed_; }
@@ -59,11 +60,13 @@ class Sampler {
 // How the global indices of one step are divided over micro-batches and data-parallel ranks. Every rank has
 // the same number of micro-batches; its share of one may be empty.
 struct BatchPlan {
-  int64_t global_batch = 0;  // rows per step, over all ranks
-  int64_t micro_batch = 0;   // rows per micro-batch, over all ranks
+  int64_t global_batch_size = 0;  // rows per step, over all ranks
+  int64_t micro_batch_rows = 0;   // rows per micro-batch, over all ranks
   int dp = 1;
 
-  [[nodiscard]] int64_t micro_batches() const { return (global_batch + micro_batch - 1) / micro_batch; }
+  [[nodiscard]] int64_t micro_batches() const {
+    return (global_batch_size + micro_batch_rows - 1) / micro_batch_rows;
+  }
   // The global indices of micro-batch `micro` of the step at `consumed_samples`, and those of one dp rank.
   // Indices from `end` on are left out (the end of an evaluation).
   [[nodiscard]] Range micro_range(int64_t consumed_samples, int64_t micro, int64_t end = INT64_MAX) const;

@@ -158,14 +158,10 @@ void ExportTensors::produce(const ShardSpec& spec, bool trainable, DType dtype, 
 void ExportTensors::read(const ShardSpec& whole, bool trainable, int64_t row, int64_t rows,
                          std::vector<float>& into) {
   into.resize(static_cast<size_t>(rows * whole.global_cols));
-  if (!trainable) {
-    base_->read(whole.name, whole.global_rows, whole.global_cols, row, rows, 0, whole.global_cols,
-                into.data());
-    return;
-  }
   ShardSpec slice = whole;
   slice.row = row;
   slice.rows = rows;
+  if (!trainable) return base_->read(slice, into.data());
   reader_.read(slice, proto::TensorKind::PARAM, tensor_of(into.data(), rows, whole.global_cols));
 }
 

@@ -42,7 +42,7 @@ std::optional<int64_t> ConfigFields::integer(const char* key, int64_t low) const
 
 int64_t ConfigFields::required_integer(const char* key, int64_t low) const {
   const std::optional<int64_t> value = integer(key, low);
-  if (!value) fail(key, "is missing");
+  if (!value) fail(key, "is missing; give the config.json that belongs to the model");
   return *value;
 }
 
@@ -57,7 +57,7 @@ std::optional<double> ConfigFields::positive(const char* key) const {
 
 double ConfigFields::required_positive(const char* key) const {
   const std::optional<double> value = positive(key);
-  if (!value) fail(key, "is missing");
+  if (!value) fail(key, "is missing; give the config.json that belongs to the model");
   return *value;
 }
 

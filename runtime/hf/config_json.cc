@@ -79,11 +79,18 @@ void read_tokens(const TextFields& file, ModelConfig& config) {
 
 void read_heads(const ConfigFields& fields, const FamilyTraits& traits, ModelConfig& config) {
   config.num_attention_heads = fields.required_integer("num_attention_heads", 1);
-  config.num_key_value_heads = fields.integer("num_key_value_heads", 1).value_or(config.num_attention_heads);
+  // As transformers: null means num_attention_heads, and a file without the key the family's default.
+  constexpr const char* kKvHeads = "num_key_value_heads";
+  const int64_t usual = traits.defaults.num_key_value_heads;
+  const bool is_usual = fields.absent(kKvHeads) && usual > 0;
+  config.num_key_value_heads =
+      is_usual ? usual : fields.integer(kKvHeads, 1).value_or(config.num_attention_heads);
   if (config.num_attention_heads % config.num_key_value_heads != 0) {
-    fields.fail("num_key_value_heads",
-                str_cat(config.num_key_value_heads, " does not divide num_attention_heads ",
-                        config.num_attention_heads));
+    const std::string whose =
+        is_usual ? str_cat("is missing, and ", usual, ", the default of ", traits.model_type, ',')
+                 : str_cat(config.num_key_value_heads);
+    fields.fail(kKvHeads, str_cat(whose, " does not divide num_attention_heads ", config.num_attention_heads,
+                                  is_usual ? "; write the number that the model was trained with" : ""));
   }
   std::optional<int64_t> head_dim = fields.integer("head_dim", 1);
   if (!head_dim && traits.defaults.head_dim > 0) head_dim = traits.defaults.head_dim;

@@ -21,7 +21,7 @@ std::vector<int64_t> read_list(const ConfigFields& fields, const nlohmann::json&
     fields.fail("no_rope_layers", str_cat("must be a list of 0 and 1, not ", shown(list)));
   if (static_cast<int64_t>(list.size()) != layers) {
     fields.fail("no_rope_layers",
-                str_cat("has ", list.size(), " numbers, num_hidden_layers is ", layers,
+                str_cat("has ", list.size(), " numbers, and num_hidden_layers is ", layers,
                         "; it must have one for each layer, 1 for a layer with rotary embedding"));
   }
   std::vector<int64_t> without;

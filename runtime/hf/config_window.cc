@@ -16,7 +16,8 @@ std::optional<bool> names_sliding_layers(const ConfigFields& fields, const Famil
   const std::optional<std::vector<std::string>> types = fields.strings("layer_types");
   if (!types) return std::nullopt;
   if (static_cast<int64_t>(types->size()) != layers) {
-    fields.fail("layer_types", str_cat("names ", types->size(), " layers, num_hidden_layers is ", layers));
+    fields.fail("layer_types",
+                str_cat("names ", types->size(), " layers, and num_hidden_layers is ", layers));
   }
   bool some_layer = false;
   for (const std::string& type : *types) {

@@ -217,8 +217,8 @@ const HfFolder::Place* HfFolder::locate(const std::string& name) const {
   return it == places_.end() ? nullptr : &it->second;
 }
 
-void HfFolder::read(const std::string& name, int64_t global_rows, int64_t global_cols, int64_t row,
-                    int64_t rows, int64_t col, int64_t cols, float* to) {
+void HfFolder::read(const ShardSpec& piece, float* to) {
+  const auto& [name, global_rows, global_cols, row, rows, col, cols, replica, replicas] = piece;
   PESC_CHECK(0 <= row && 0 <= rows && row + rows <= global_rows && 0 <= col && 0 <= cols &&
                  col + cols <= global_cols,
              "slice of ", name, ": rows ", row, "+", rows, " of ", global_rows, ", columns ", col, "+", cols,

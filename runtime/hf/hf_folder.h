@@ -36,8 +36,7 @@ class HfFolder : public WeightSource {
   [[nodiscard]] bool has(const std::string& name) const override { return locate(name) != nullptr; }
   // See WeightSource. Takes F32, BF16 and F16 tensors, [rows, cols] or [n] (which is [1, n]), and refuses
   // values that are not finite. May be called from several threads.
-  void read(const std::string& name, int64_t global_rows, int64_t global_cols, int64_t row, int64_t rows,
-            int64_t col, int64_t cols, float* to) override;
+  void read(const ShardSpec& piece, float* to) override;
 
   // The names of all tensors, sorted.
   [[nodiscard]] std::vector<std::string> names() const;

@@ -39,7 +39,8 @@ nlohmann::json parse_json_document(std::string_view text, const std::string& fil
   if (text.find('\0') != std::string_view::npos) throw DataError(str_cat(file_name, ": holds a zero byte"));
   std::vector<std::set<std::string>> keys;  // of the objects that are open
   const auto watch = [&](int depth, json::parse_event_t event, json& value) {
-    if (depth > kMaxDepth) throw DataError(str_cat(file_name, ": nested deeper than ", kMaxDepth, " levels"));
+    if (depth > kMaxDepth)
+      throw DataError(str_cat(file_name, ": is nested deeper than ", kMaxDepth, " levels"));
     if (event == json::parse_event_t::object_start) {
       keys.emplace_back();
     } else if (event == json::parse_event_t::object_end) {
@@ -57,9 +58,9 @@ nlohmann::json parse_json_document(std::string_view text, const std::string& fil
   } catch (const json::parse_error& error) {
     const size_t at = std::min<size_t>(error.byte, text.size());
     const auto line = 1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n');
-    throw DataError(str_cat(file_name, ":", line, ": not valid JSON near byte ", at));
+    throw DataError(str_cat(file_name, ":", line, ": is not valid JSON near byte ", at));
   } catch (const json::exception& error) {
-    throw DataError(str_cat(file_name, ": not usable JSON: ", in_quotes(error.what())));
+    throw DataError(str_cat(file_name, ": is no usable JSON: ", in_quotes(error.what())));
   }
 }
 

@@ -99,7 +99,7 @@ void MappedFile::read_at(uint64_t offset, std::span<std::byte> to) const {
   while (!to.empty()) {
     const ssize_t n = ::pread(fd_, to.data(), to.size(), static_cast<off_t>(offset));
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw IoError(str_cat(path_, ": read at byte ", offset, ": ", std::strerror(errno)));
+    if (n < 0) throw IoError(str_cat(path_, ": cannot be read at byte ", offset, ": ", std::strerror(errno)));
     if (n == 0) throw IoError(str_cat(path_, ": ends at byte ", offset, "; it was cut while in use"));
     offset += static_cast<uint64_t>(n);
     to = to.subspan(static_cast<size_t>(n));
@@ -122,13 +122,13 @@ std::string path_in_folder(const std::string& folder, std::string_view name, con
   const fs::path path = fs::path(folder) / name;
   std::error_code error;
   const fs::path real_folder = fs::canonical(folder, error);
-  if (error) throw DataError(str_cat(folder, ": ", error.message()));
+  if (error) throw DataError(str_cat(folder, ": cannot be opened: ", error.message()));
   if (const std::string target = dangling_target(path.string()); !target.empty()) {
     throw DataError(str_cat(where, ": ", path.string(), " is a dangling symbolic link, to ", target,
                             ", where there is no file; put the file there or download the model again"));
   }
   const fs::path real = fs::canonical(path, error);
-  if (error) throw DataError(str_cat(where, ": ", path.string(), ": ", error.message()));
+  if (error) throw DataError(str_cat(where, ": ", path.string(), " cannot be opened: ", error.message()));
   if (links == Links::kInside && !inside(real, real_folder) &&
       !is_cache_link(real_folder / name, real_folder, real)) {
     throw DataError(
@@ -137,7 +137,7 @@ std::string path_in_folder(const std::string& folder, std::string_view name, con
   }
   struct stat info = {};
   if (::stat(real.c_str(), &info) != 0) {
-    throw IoError(str_cat(path.string(), ": ", std::strerror(errno)));
+    throw IoError(str_cat(path.string(), ": its kind cannot be read: ", std::strerror(errno)));
   }
   require_regular(path.string(), info);
   return path.string();

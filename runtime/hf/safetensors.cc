@@ -105,7 +105,7 @@ class HeaderReader {
   bool number_unsigned(uint64_t value) {
     if (state_ == State::kShapeItem) {
       if (value > static_cast<uint64_t>(INT64_MAX)) fail(str_cat("dimension ", value, " is too large"));
-      if (entry_.shape.size() == kMaxRank) fail(str_cat("more than ", kMaxRank, " dimensions"));
+      if (entry_.shape.size() == kMaxRank) fail(str_cat("shape has more than ", kMaxRank, " dimensions"));
       entry_.shape.push_back(static_cast<int64_t>(value));
     } else if (state_ == State::kOffsetItem) {
       if (offsets_.size() == 2) fail("data_offsets needs two numbers");

@@ -63,8 +63,8 @@ AddedToken read_added_token(const json& item, const SpecialPieces& special) {
   AddedToken token;
   token.content = content.get<std::string>();
   if (token.content.size() > kLongestAddedToken)
-    throw DataError(str_cat("added_tokens: a token of ", token.content.size(), " bytes; ", kLongestAddedToken,
-                            " is the most"));
+    throw DataError(str_cat("added_tokens: a token has ", token.content.size(), " bytes; at most ",
+                            kLongestAddedToken, " are supported"));
   const std::string name = str_cat("added token '", printable(token.content), "'");
   token.single_word = flag(item, "single_word", name.c_str());
   token.lstrip = flag(item, "lstrip", name.c_str());

@@ -86,7 +86,8 @@ Pattern Pattern::literal(std::string text) {
 Pattern Pattern::regex(const std::string& expression) {
   constexpr size_t kLongest = 64 << 10;
   if (expression.size() > kLongest)
-    throw DataError(str_cat("a pattern of ", expression.size(), " bytes; ", kLongest, " is the most"));
+    throw DataError(
+        str_cat("a pattern has ", expression.size(), " bytes; at most ", kLongest, " are supported"));
   const std::string rewritten = rewrite_pattern(expression);
   auto compiled = std::make_unique<Compiled>();
   compiled->text = expression;

@@ -224,8 +224,9 @@ void head(Bench& b) {
       cross_entropy_max(b.s, logits, max);
       cross_entropy_sums(b.s, logits, targets, 0, max, sums);
     });
-    b.time("cross_entropy_grad " + type, Rate::kBytes, bytes_of({logits, logits}),
-           [&] { cross_entropy_grad(b.s, logits, targets, 0, max, sums, 0.0F, loss); });
+    b.time("cross_entropy_grad " + type, Rate::kBytes, bytes_of({logits, logits}), [&] {
+      cross_entropy_grad(b.s, {logits, targets, 0, max, sums, 0.0F, loss});
+    });
   }
 }
 

@@ -550,7 +550,7 @@ class EveryField(unittest.TestCase):
         expected = [list(t.replace("<s>", "\0").encode()) for t in texts]
         expected = [[256 if b == 0 else b for b in row] for row in expected]
         self.assertEqual(ids(tokenize(folder, lines)), expected)
-        for lines, what in ((["3"], "standard input:1: is number"), (['"a"', "{"], "standard input:2: not valid JSON"),
+        for lines, what in ((["3"], "standard input:1: is number"), (['"a"', "{"], "standard input:2: is not valid JSON"),
                             (['"\\ud800"'], "standard input:1: is no JSON")):
             refused = tokenize(folder, lines)
             self.assertEqual(refused.code, harness.DATA, str(refused))

@@ -79,7 +79,8 @@ class PlanTest(harness.EndToEnd):
                 self.assertEqual(result.code, 0, str(result))
                 with open(self.path("bench.json"), encoding="utf-8") as file:
                     bench = json.load(file)
-                self.assertEqual((bench["recompute"], j["recompute"]), (recompute, recompute))
+                self.assertEqual([r["recompute_granularity"] for r in (bench, j)], [recompute, recompute])
+                self.assertEqual(bench["compute_dtype"], "F32")
                 self.assertEqual(bench["arena_bytes_rank0"], j["device_bytes"])
                 # Full rows both times: the share printed is the FLOP planned over the time and rate measured.
                 share = j["flops_per_step"] / bench["step_seconds_median"] / bench["gemm_flops_per_second"]

@@ -21,7 +21,7 @@ ExperimentConfig experiment(int tp, int ep, int64_t experts, bool smaller) {
   return c;
 }
 
-TEST(PlaceRanks, AllAnswer) {
+TEST(PlaceRanks, HostsThatAllAnswerKeepTheWholeLayout) {
   const auto p = place_ranks({{"a", 0, ""}, {"b", 0, ""}}, 4, experiment(2, 4, 8, false));
   ASSERT_TRUE(p);
   EXPECT_EQ(p->ranks, 4);

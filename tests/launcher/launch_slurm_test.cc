@@ -37,7 +37,7 @@ Values without(Values values, const std::string& name) {
   return values;
 }
 
-TEST(SlurmNodes, AreExpanded) {
+TEST(SlurmNodes, NodeListsAreExpanded) {
   using Names = std::vector<std::string>;
   EXPECT_EQ(expand_node_list("n1").value(), Names{"n1"});
   EXPECT_EQ(expand_node_list("n[1-3],m").value(), (Names{"n1", "n2", "n3", "m"}));

@@ -28,7 +28,7 @@ void same_logits(const ModelConfig& model, const PescConfig& pesc, int tp, int e
   EXPECT_FALSE(same_bits(sparse.all_logits(ForwardMode::kEval), want));
 }
 
-TEST(DenseEqual, EveryLayout) {
+TEST(DenseEqual, AModelJustMadeSparseIsTheDenseModelOnEveryLayout) {
   const MpiSession session;
   const int ranks = session.world()->size();
   for (const int tp : {1, 2, 4}) {
@@ -42,7 +42,7 @@ TEST(DenseEqual, EveryLayout) {
   }
 }
 
-TEST(DenseEqual, FfnInBlocks) {
+TEST(DenseEqual, AModelJustMadeSparseIsTheDenseModelInBlocks) {
   const MpiSession session;
   const int ranks = session.world()->size();
   same_logits(wide_llama(), tiny_pesc(), std::min(ranks, 2), ranks, many_rows());

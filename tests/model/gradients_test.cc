@@ -86,12 +86,12 @@ class Differences {
   FirstChoices router_replay_;
 };
 
-TEST(Gradients, PescWithDropout) {
+TEST(Gradients, GradientsOfPescWithDropoutAreTheDerivative) {
   Differences d(tiny_llama(), tiny_pesc());
   // Per layer: A and B of seven linears, the router, two tensors of each of the eight experts.
   EXPECT_GE(d.check(), 2 * (14 + 1 + 12));
 }
-TEST(Gradients, PescOfOddShapes) {
+TEST(Gradients, GradientsOfPescOfOddShapesAreTheDerivative) {
   Differences d(odd_llama(), odd_pesc());
   EXPECT_GE(d.check(), 2 * (8 + 1 + 12));
 }
@@ -123,7 +123,7 @@ TEST(Gradients, AllParametersWithALayerWithoutRope) {
 }
 
 // In the published code the aux loss is a constant; here it must have a gradient (model/README.md).
-TEST(Gradients, AuxLossAlone) {
+TEST(Gradients, TheAuxLossHasAGradient) {
   Differences d(tiny_llama(), tiny_pesc());
   d.rig().ce_scale = 0;
   d.rig().aux_loss_coef = 1;

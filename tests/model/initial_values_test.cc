@@ -15,10 +15,10 @@ class Ones : public WeightSource {
       : name_(std::move(name)), row_(row), col_(col), value_(value) {}
   [[nodiscard]] int64_t bytes_read() const override { return 0; }
   [[nodiscard]] bool has(const std::string&) const override { return true; }
-  void read(const std::string& name, int64_t, int64_t, int64_t row, int64_t rows, int64_t col, int64_t cols,
-            float* to) override {
-    std::fill_n(to, rows * cols, 1.0F);
-    if (name == name_ && row <= row_ && row_ < row + rows) to[(row_ - row) * cols + col_ - col] = value_;
+  void read(const ShardSpec& piece, float* to) override {
+    std::fill_n(to, piece.size(), 1.0F);
+    if (piece.name == name_ && piece.row <= row_ && row_ < piece.row + piece.rows)
+      to[(row_ - piece.row) * piece.cols + col_ - piece.col] = value_;
   }
 
  private:

@@ -80,29 +80,29 @@ TEST(Layouts, TheSameCurveOverTwentySteps) {
   }
 }
 
-TEST(Layouts, PescWithDropout) {
+TEST(Layouts, PescWithDropoutIsTheSameOnEveryLayout) {
   same_everywhere(tiny_llama(), tiny_pesc(), five_rows(tiny_llama()));
 }
-TEST(Layouts, PescOfOddShapes) {
+TEST(Layouts, PescOfOddShapesIsTheSameOnEveryLayout) {
   same_everywhere(odd_llama(), odd_pesc(), five_rows(odd_llama()));
 }
-TEST(Layouts, PescWithoutLora) {
+TEST(Layouts, PescWithoutLoraIsTheSameOnEveryLayout) {
   PescConfig p = tiny_pesc();
   p.lora = {};
   same_everywhere(tiny_qwen2(), p, five_rows(tiny_qwen2()));
 }
-TEST(Layouts, LoraOnly) {
+TEST(Layouts, LoraAloneIsTheSameOnEveryLayout) {
   PescConfig p = tiny_pesc();
   p.mode = TrainMode::kLora;
   same_everywhere(tiny_llama(), p, five_rows(tiny_llama()));
 }
-TEST(Layouts, FewerRowsThanRanks) {
+TEST(Layouts, FewerRowsThanRanksAreTheSameOnEveryLayout) {
   same_everywhere(tiny_llama(), tiny_pesc(), some_rows(tiny_llama().vocab_size, {5}));
 }
-TEST(Layouts, AllParameters) {
+TEST(Layouts, FullTuningIsTheSameOnEveryLayout) {
   same_everywhere(tiny_qwen2(), full_tuning(), five_rows(tiny_qwen2()));
 }
-TEST(Layouts, AllParametersOfOddShapes) {
+TEST(Layouts, FullTuningOfOddShapesIsTheSameOnEveryLayout) {
   same_everywhere(odd_llama(), full_tuning(), five_rows(odd_llama()));
 }
 // With tp 4 each of the two KV heads stands on two ranks, and so does a part of the gradient of k's norm.

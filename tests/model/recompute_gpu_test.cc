@@ -37,10 +37,10 @@ TEST_F(RecomputeInBf16, PescSequencesOfOneLength) {
 TEST_F(RecomputeInBf16, PescSequencesOfAnyLength) {
   on_every_layout(TrainMode::kPesc, {40, 7, 64, 1, 30}, 0.1);
 }
-TEST_F(RecomputeInBf16, LoraOnly) {
+TEST_F(RecomputeInBf16, LoraAloneIsBitwiseTheSame) {
   on_every_layout(TrainMode::kLora, std::vector<int64_t>(8, 64), 1);
 }
-TEST_F(RecomputeInBf16, AllParameters) {
+TEST_F(RecomputeInBf16, FullTuningIsBitwiseTheSame) {
   on_every_layout(TrainMode::kFull, {40, 7, 64, 1, 30}, 1);
 }
 

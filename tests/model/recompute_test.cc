@@ -15,31 +15,31 @@ void on_every_layout(ModelConfig model, const PescConfig& pesc, const Rows& rows
     same_under_every_policy(model, pesc, rows, layout);
 }
 
-TEST(Recompute, PescWithDropout) {
+TEST(Recompute, PescWithDropoutIsBitwiseTheSame) {
   on_every_layout(tiny_llama(), tiny_pesc(), five_rows(tiny_llama()));
 }
-TEST(Recompute, PescOfOddShapes) {
+TEST(Recompute, PescOfOddShapesIsBitwiseTheSame) {
   on_every_layout(odd_llama(), odd_pesc(), five_rows(odd_llama()));
 }
-TEST(Recompute, PescWithoutLora) {
+TEST(Recompute, PescWithoutLoraIsBitwiseTheSame) {
   PescConfig p = tiny_pesc();
   p.lora = {};
   on_every_layout(tiny_qwen2(), p, five_rows(tiny_qwen2()));
 }
-TEST(Recompute, NoDropout) {
+TEST(Recompute, PescWithoutDropoutIsBitwiseTheSame) {
   PescConfig p = tiny_pesc();
   p.lora.lora_dropout = p.moe.adapter_dropout = 0;
   on_every_layout(tiny_llama(), p, five_rows(tiny_llama()));
 }
-TEST(Recompute, FewerRowsThanRanks) {
+TEST(Recompute, FewerRowsThanRanksAreBitwiseTheSame) {
   on_every_layout(tiny_llama(), tiny_pesc(), some_rows(tiny_llama().vocab_size, {12}));
 }
-TEST(Recompute, FfnInBlocks) {
+TEST(Recompute, AnFfnInBlocksIsBitwiseTheSame) {
   const MpiSession session;
   const int ranks = session.world()->size();
   same_under_every_policy(wide_llama(), tiny_pesc(), many_rows(42), {.tp = std::min(ranks, 2), .ep = ranks});
 }
-TEST(Recompute, LoraOnly) {
+TEST(Recompute, LoraAloneIsBitwiseTheSame) {
   PescConfig p = tiny_pesc();
   p.mode = TrainMode::kLora;
   on_every_layout(tiny_llama(), p, five_rows(tiny_llama()));
@@ -54,7 +54,7 @@ TEST(Recompute, AllParametersWithNormsOfQAndK) {
 TEST(Recompute, PescWithALayerWithoutRope) {
   on_every_layout(tiny_smollm3(), tiny_pesc(), five_rows(tiny_smollm3()));
 }
-TEST(Recompute, AllParameters) {
+TEST(Recompute, FullTuningIsBitwiseTheSame) {
   on_every_layout(tiny_qwen2(), full_tuning(), five_rows(tiny_qwen2()));
 }
 

@@ -38,7 +38,7 @@ void same_twice(const ModelConfig& model, const PescConfig& pesc, const Rows& ro
     EXPECT_TRUE(same_bits(values, second.values.at(name))) << name;
 }
 
-TEST(Repeat, SameLayoutSameBits) {
+TEST(Repeat, TheSameLayoutGivesTheSameBits) {
   const MpiSession session;
   const int n = session.world()->size();
   // Wide enough for several threads to have work.
@@ -55,7 +55,7 @@ TEST(Repeat, SameLayoutSameBits) {
   }
 }
 
-TEST(Repeat, FfnInBlocks) {
+TEST(Repeat, AnFfnInBlocksRepeatsBitForBit) {
   const MpiSession session;
   const int n = session.world()->size();
   for (const int threads : {1, 2})
@@ -63,7 +63,7 @@ TEST(Repeat, FfnInBlocks) {
 }
 
 // Attention is the library's: of a dense batch, and of ragged ones.
-TEST(Repeat, InBf16OnGpu) {
+TEST(Repeat, AStepInBf16RepeatsBitForBit) {
   ASSERT_TRUE(test_on_gpu());  // BF16 is a GPU's
   const MpiSession session;
   const int n = session.world()->size();

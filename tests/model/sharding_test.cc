@@ -31,7 +31,7 @@ std::vector<Layout> layouts(int ranks) {
   return all;
 }
 
-TEST(Sharding, BytesHeld) {
+TEST(Sharding, ARankHoldsItsShareOfTheBytes) {
   const MpiSession session;
   const auto world = test_world(session);
   const auto own = alone(*world);
@@ -51,7 +51,7 @@ TEST(Sharding, BytesHeld) {
   }
 }
 
-TEST(Sharding, BytesRead) {
+TEST(Sharding, ARankReadsItsShareOfTheBytes) {
   const MpiSession session;
   const auto world = test_world(session);
   const auto own = alone(*world);

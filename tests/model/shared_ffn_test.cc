@@ -62,17 +62,17 @@ void same_in_blocks(PescConfig pesc) {
   }
 }
 
-TEST(SharedFfnInBlocks, Experts) {
+TEST(SharedFfnInBlocks, BlocksGiveTheSameFfnWithExperts) {
   same_in_blocks(tiny_pesc());
 }
 
-TEST(SharedFfnInBlocks, LoraAlone) {
+TEST(SharedFfnInBlocks, BlocksGiveTheSameFfnWithLoraAlone) {
   PescConfig pesc = dense_only();
   pesc.lora = tiny_pesc().lora;
   same_in_blocks(pesc);
 }
 
-TEST(SharedFfnInBlocks, LoraOnSomeLinears) {
+TEST(SharedFfnInBlocks, BlocksGiveTheSameFfnWithLoraOnSomeLinears) {
   same_in_blocks(odd_pesc());
   PescConfig down = tiny_pesc();
   down.lora.target_modules = {Linear::kV, Linear::kDown};

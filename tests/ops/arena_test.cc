@@ -44,7 +44,7 @@ int64_t address_space() {
 }
 
 // From 2 MiB on it begins on such a page, ends where it should, and gives everything back.
-TEST(Arena, OnLargePages) {
+TEST(Arena, ALargeArenaLiesOnLargePagesAndGivesThemBack) {
   constexpr int64_t kLarge = int64_t{2} << 20;
   const int64_t before = address_space();
   for (int again = 0; again < 300; ++again) {

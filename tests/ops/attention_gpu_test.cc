@@ -180,38 +180,38 @@ class AttentionGpu : public GpuTwin {
   }
 };
 
-TEST_F(AttentionGpu, Forward) {
+TEST_F(AttentionGpu, ForwardMatchesTheCpu) {
   for (const DType t : {DType::kF32, DType::kBF16})
     for (const Case& c : cases()) forward(c, t);
 }
 
-TEST_F(AttentionGpu, ForwardOverLongerKeys) {
+TEST_F(AttentionGpu, ForwardOverLongerKeysMatchesTheCpu) {
   for (const DType t : {DType::kF32, DType::kBF16}) {
     forward({4, 2, 8, {{0, 1, 0, 40}, {1, 3, 50, 35}, {4, 40, 90, 75}}, 44, 170}, t);
     forward({2, 1, 64, {{0, 1, 0, 1}, {1, 1, 10, 129}}, 2, 200}, t);
   }
 }
 
-TEST_F(AttentionGpu, Backward) {
+TEST_F(AttentionGpu, BackwardMatchesTheCpu) {
   for (const DType t : {DType::kF32, DType::kBF16})
     for (const Case& c : cases()) backward(c, t);
 }
 
-TEST_F(AttentionGpu, UniformBatches) {
+TEST_F(AttentionGpu, SegmentsOfOneLengthMatchTheCpu) {
   together({self(4, 2, 16, {24, 24, 24}), self(2, 2, 128, {256, 256, 256, 256}), self(8, 1, 64, {200, 200}),
             self(4, 4, 128, {1024}), self(3, 3, 80, {70, 70}), self(16, 2, 128, {513, 513, 513})});
 }
 
 // As real rows are: no two of one length, some next to each other and some not, more than go into one call,
 // and more than the announced scratch holds at once.
-TEST_F(AttentionGpu, RaggedBatches) {
+TEST_F(AttentionGpu, SegmentsOfManyLengthsMatchTheCpu) {
   together({self(4, 2, 16, {7, 300, 1, 128}), self(2, 2, 128, {700, 33, 512, 129, 64}, 3),
             self(8, 1, 64, {5, 4, 3, 2, 1}), self(4, 4, 128, {1999, 1}), self(3, 3, 80, {70, 71, 500}, 1),
             self(32, 8, 128, {2048, 2047, 1500, 900, 2048, 17, 1, 640, 1100}), self(3, 1, 128, {2000}),
             self(32, 32, 128, {1024, 1000, 900, 1024, 1000}), self(32, 32, 128, {1100, 1050, 1100})});
 }
 
-TEST_F(AttentionGpu, NoSegments) {
+TEST_F(AttentionGpu, NoSegmentsAreNoWork) {
   forward(self(2, 1, 8, {}), DType::kF32);
   backward(self(2, 1, 8, {}), DType::kF32);
 }

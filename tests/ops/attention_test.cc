@@ -302,7 +302,7 @@ TEST(Attention, ThreadsDoNotChangeTheResult) {
   EXPECT_EQ(run_backward(c, in, dout).fused.data, one.fused.data);
 }
 
-TEST(Attention, NothingToDo) {
+TEST(Attention, WithoutTokensNothingIsDone) {
   const Case c = self_attention(2, 1, 16, {}, 2);
   const Inputs in(c);
   check_forward(c);
@@ -310,7 +310,7 @@ TEST(Attention, NothingToDo) {
   (void)run_backward(c, in, dout);
 }
 
-TEST(Attention, ChecksSegments) {
+TEST(Attention, SegmentsThatDoNotFitAreRefused) {
   const Case c = self_attention(2, 1, 16, {8}, 1);
   const Inputs in(c);
   HostMatrix out(8, 32);

@@ -10,7 +10,7 @@ namespace {
 
 class CrossEntropyGpu : public GpuTwin {};
 
-TEST_F(CrossEntropyGpu, ThreeSteps) {
+TEST_F(CrossEntropyGpu, TheThreeStepsMatchTheCpu) {
   struct Shape {
     int64_t rows, cols, gap, vocab_begin;
   };
@@ -27,7 +27,7 @@ TEST_F(CrossEntropyGpu, ThreeSteps) {
       HostMatrix max(1, rows), sums(2, rows), loss(1, rows), grad = logits;
       cross_entropy_max(cpu, logits.view, max.view);
       cross_entropy_sums(cpu, logits.view, host_targets, begin, max.view, sums.view);
-      cross_entropy_grad(cpu, grad.view, host_targets, begin, max.view, sums.view, 0.125F, loss.view);
+      cross_entropy_grad(cpu, {grad.view, host_targets, begin, max.view, sums.view, 0.125F, loss.view});
       const auto run = [&]() -> Outputs {
         const OnGpu glogits(gpu(), logits, t), gmax(gpu(), HostMatrix(1, rows)),
             gsums(gpu(), HostMatrix(2, rows));
@@ -36,8 +36,8 @@ TEST_F(CrossEntropyGpu, ThreeSteps) {
         cross_entropy_max(gpu(), glogits.view, gmax.view);
         EXPECT_EQ(gmax.host().data, max.data);
         cross_entropy_sums(gpu(), glogits.view, gtargets.view, begin, gmax.view, gsums.view);
-        cross_entropy_grad(gpu(), glogits.view, gtargets.view, begin, gmax.view, gsums.view, 0.125F,
-                           gloss.view);
+        cross_entropy_grad(gpu(),
+                           {glogits.view, gtargets.view, begin, gmax.view, gsums.view, 0.125F, gloss.view});
         cross_entropy_loss(gpu(), gsums.view, alone.view);
         EXPECT_EQ(gloss.host().data, alone.host().data);
         EXPECT_LE(relative_error(gsums.host().values(), sums.values()), 1e-5);
@@ -49,7 +49,7 @@ TEST_F(CrossEntropyGpu, ThreeSteps) {
   }
 }
 
-TEST_F(CrossEntropyGpu, NoColumns) {
+TEST_F(CrossEntropyGpu, ASliceWithoutColumnsIsNeutral) {
   const OnGpu logits(gpu(), HostMatrix(3, 0)), max(gpu(), HostMatrix(1, 3)),
       sums(gpu(), HostMatrix(2, 3, 0, 5));
   const ArrayOnGpu<int32_t> targets(gpu(), {1, 2, 3});

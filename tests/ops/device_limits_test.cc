@@ -30,7 +30,7 @@ void expect_refusal(Check check, const std::vector<std::string>& words) {
   }
 }
 
-TEST(DeviceLimits, Capability) {
+TEST(DeviceLimits, AGpuThatIsTooOldIsRefusedByName) {
   expect_refusal([] { cuda::check_capability(3, gpu("Tesla V100", 7, 0)); },
                  {"parallel.device", "GPU 3", "Tesla V100", "7.0", "needs 8.0", "use another GPU", "CPU"});
   expect_refusal([] { cuda::check_capability(0, gpu("Turing", 7, 5)); }, {"GPU 0", "Turing", "7.5"});
@@ -46,7 +46,7 @@ TEST(DeviceLimits, KernelsOfAnotherArchitecture) {
   EXPECT_NO_THROW(cuda::check_kernels(0, gpu("NVIDIA A100", 8, 0), cuda::Kernels::kPresent));
 }
 
-TEST(DeviceLimits, Memory) {
+TEST(DeviceLimits, AGpuWithTooLittleMemoryIsRefusedWithAWayOut) {
   const cuda::DeviceInfo info = gpu("NVIDIA H100", 9, 0);
   expect_refusal(
       [&] { cuda::refuse_memory(2, info, "this rank's model", info.free_bytes + (int64_t{1} << 29)); },
@@ -59,7 +59,7 @@ TEST(DeviceLimits, Memory) {
 }
 
 // Without CUDA, and without a GPU, whatever asks for one is told so.
-TEST(DeviceLimits, NoGpu) {
+TEST(DeviceLimits, AGpuThatIsNotThereIsRefused) {
   if (cuda::device_count() > 0) {
     expect_refusal([] { (void)cuda::device_info(cuda::device_count()); },
                    {"parallel.device", "was asked for", "one rank per GPU"});

@@ -37,7 +37,7 @@ TEST_F(DropoutGpu, MasksAreBitForBitThoseOfTheCpu) {
   }
 }
 
-TEST_F(DropoutGpu, Residual) {
+TEST_F(DropoutGpu, DropoutWithAResidualMatchesTheCpu) {
   for (const DType t : kTypes) {
     for (const auto& [rows, cols, gap, column0, rate] : kCases) {
       Identities id(gpu(), rows);
@@ -60,7 +60,7 @@ TEST_F(DropoutGpu, Residual) {
   }
 }
 
-TEST_F(DropoutGpu, Added) {
+TEST_F(DropoutGpu, DropoutThatIsAddedMatchesTheCpu) {
   for (const DType t : kTypes) {
     for (const auto& [rows, cols, gap, column0, rate] : kCases) {
       Identities id(gpu(), rows);
@@ -109,7 +109,7 @@ TEST_F(InitGpu, PiecesAreThoseOfTheCpu) {
 
 class LoraGpu : public GpuTwin {};
 
-TEST_F(LoraGpu, ForwardAndBackward) {
+TEST_F(LoraGpu, ForwardAndBackwardMatchTheCpu) {
   struct Shape {
     int64_t tokens, columns, rank, gap;
     float rate;

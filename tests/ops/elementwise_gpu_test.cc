@@ -71,7 +71,7 @@ class RmsNormGpu : public GpuTwin {
   }
 };
 
-TEST_F(RmsNormGpu, ForwardAndApply) {
+TEST_F(RmsNormGpu, ForwardAndApplyMatchTheCpu) {
   for (const DType t : kTypes) {
     for (const DType weight_type : kTypes) {
       for (const auto& [rows, cols, gap] : kShapes) {
@@ -94,18 +94,18 @@ TEST_F(RmsNormGpu, ForwardAndApply) {
   }
 }
 
-TEST_F(RmsNormGpu, ResidualWithAliasedOutput) {
+TEST_F(RmsNormGpu, AResidualMayBeWrittenInPlace) {
   for (const DType t : kTypes) {
     for (const auto& [rows, cols, gap] : kShapes) {
       const HostMatrix x = rounded(HostMatrix::normal(rows, cols, 1, gap), t);
-      const HostMatrix delta = rounded(HostMatrix::normal(rows, cols, 3, gap), t);
+      const HostMatrix residual = rounded(HostMatrix::normal(rows, cols, 3, gap), t);
       const HostMatrix w = rounded(HostMatrix::normal(1, cols, 2), t);
       HostMatrix x_out(rows, cols, gap), y(rows, cols, gap), rstd(1, rows);
-      rmsnorm_forward(cpu, {x.view, delta.view, x_out.view, w.view, 1e-5F, y.view, rstd.view});
+      rmsnorm_forward(cpu, {x.view, residual.view, x_out.view, w.view, 1e-5F, y.view, rstd.view});
       const auto run = [&]() -> Outputs {
-        const OnGpu gx(gpu(), x, t), gw(gpu(), w, t), gdelta(gpu(), delta, t);
+        const OnGpu gx(gpu(), x, t), gw(gpu(), w, t), gresidual(gpu(), residual, t);
         const OnGpu gy(gpu(), HostMatrix(rows, cols, gap), t), grstd(gpu(), HostMatrix(1, rows));
-        rmsnorm_forward(gpu(), {gx.view, gdelta.view, gx.view, gw.view, 1e-5F, gy.view, grstd.view});
+        rmsnorm_forward(gpu(), {gx.view, gresidual.view, gx.view, gw.view, 1e-5F, gy.view, grstd.view});
         return {gx.host(), gy.host(), grstd.host()};
       };
       // y is made from the rounded sum: twice the rounding.
@@ -114,7 +114,7 @@ TEST_F(RmsNormGpu, ResidualWithAliasedOutput) {
   }
 }
 
-TEST_F(RmsNormGpu, Backward) {
+TEST_F(RmsNormGpu, BackwardMatchesTheCpu) {
   for (const DType t : kTypes) {
     for (const auto& [rows, cols, gap] : kShapes) {
       const HostMatrix x = rounded(HostMatrix::normal(rows, cols, 1, gap), t);
@@ -146,7 +146,7 @@ TEST_F(RmsNormGpu, DroppedCopyAndTermsOfTheGradient) {
 
 class RopeGpu : public GpuTwin {};
 
-TEST_F(RopeGpu, TableAndRotation) {
+TEST_F(RopeGpu, TableAndRotationMatchTheCpu) {
   for (const DType t : kTypes) {
     for (const int64_t half : {1, 4, 5, 64, 150}) {
       constexpr int64_t kPositions = 50;
@@ -293,7 +293,7 @@ TEST_F(AdamwGpu, ComputeWeightMayBePartOfAWiderMatrix) {
   }
 }
 
-TEST_F(AdamwGpu, SeveralSteps) {
+TEST_F(AdamwGpu, SeveralStepsMatchTheCpu) {
   for (const int64_t n : {0, 1, 7, 256, 1003, 40000}) {
     const HostMatrix param = HostMatrix::normal(1, n, 1);
     const HostMatrix grad = HostMatrix::normal(1, n, 2);

@@ -93,7 +93,7 @@ TEST(Embedding, NegativeIdsGiveZeroRows) {
   EXPECT_EQ(out(1, 2), table(3, 2));
 }
 
-TEST(Embedding, ChecksShapes) {
+TEST(Embedding, WrongShapesAndIdsAreRefused) {
   Stream stream(Device{});
   std::vector<int32_t> ids = {1, 3};
   const HostMatrix table(4, 3);

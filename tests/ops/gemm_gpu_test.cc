@@ -67,12 +67,12 @@ TEST_F(GemmGpu, AllTransposesAndOddShapes) {
             run_types({m, n, k, ta, tb, 0.5F, m % 2 == 0 ? 0.0F : 1.0F, k % 3});
 }
 
-TEST_F(GemmGpu, AlphaAndBeta) {
+TEST_F(GemmGpu, AlphaAndBetaScaleTheTerms) {
   for (const float alpha : {0.0F, 1.0F, -2.0F})
     for (const float beta : {0.0F, 1.0F, 0.25F}) run_types({33, 48, 20, false, true, alpha, beta, 4});
 }
 
-TEST_F(GemmGpu, LargerAndEmpty) {
+TEST_F(GemmGpu, LargeAndEmptyGemmsMatchTheCpu) {
   run_types({512, 384, 1024, false, true, 1, 0, 0});
   run_types({384, 512, 2048, true, false, 1, 1, 8});
   for (const float beta : {0.0F, 0.5F}) {
@@ -83,7 +83,7 @@ TEST_F(GemmGpu, LargerAndEmpty) {
 }
 
 // The fastest of a few kernels: as exact as the first, with C added to once, and taken again from the record.
-TEST_F(GemmGpu, TimedKernels) {
+TEST_F(GemmGpu, ATimedKernelIsAsExactAsTheFirst) {
   const HostMatrix a = rounded(HostMatrix::normal(1024, 1024, 1), DType::kBF16);
   const HostMatrix b = rounded(HostMatrix::normal(1536, 1024, 2), DType::kBF16);
   Device device = gpu().device();
@@ -184,7 +184,7 @@ TEST_F(GemmGpu, AnyNumberOfRows) {
   }
 }
 
-TEST_F(GemmGpu, FromElsewhere) {
+TEST_F(GemmGpu, CMayBeReadFromAnotherTensor) {
   for (const DType t : {DType::kF32, DType::kBF16}) {
     const HostMatrix a = rounded(HostMatrix::normal(70, 24, 1), t),
                      b = rounded(HostMatrix::normal(24, 40, 2), t);
@@ -204,7 +204,7 @@ TEST_F(GemmGpu, FromElsewhere) {
 }
 
 // Sizes that share a kernel give what those with one of their own give.
-TEST_F(GemmGpu, VaryingExtents) {
+TEST_F(GemmGpu, SizesThatShareAKernelGiveTheSameResult) {
   for (const DType t : {DType::kF32, DType::kBF16}) {
     for (const bool ta : {false, true}) {
       for (const int64_t n : {1000, 1, 77, 1024, 1025, 3}) {

@@ -62,7 +62,7 @@ TEST(Gemm, AllTransposesAndShapes) {
             run({m, n, k, ta, tb, 0.5F, m % 2 == 0 ? 0.0F : 1.0F, k % 3, 1 + static_cast<int>(n % 2)});
 }
 
-TEST(Gemm, AlphaAndBeta) {
+TEST(Gemm, AlphaAndBetaScaleTheTerms) {
   for (const float alpha : {0.0F, 1.0F, -2.0F})
     for (const float beta : {0.0F, 1.0F, 0.25F}) run({33, 47, 19, false, true, alpha, beta, 3, 1});
 }
@@ -88,7 +88,7 @@ TEST(Gemm, ManyRowsAndASmallMatrix) {
   }
 }
 
-TEST(Gemm, EmptyGemms) {
+TEST(Gemm, AnEmptyGemmScalesCByBeta) {
   for (const bool ta : {false, true}) {
     for (const float beta : {0.0F, 1.0F, 0.5F}) {
       run({5, 7, 0, ta, !ta, 1.0F, beta, 1, 1});
@@ -165,7 +165,7 @@ TEST(Gemm, LinearBackwardIsTheDerivative) {
   EXPECT_LT(relative_error(dw, finite_differences_f32(w, run)), 1e-2);
 }
 
-TEST(Gemm, FromElsewhere) {
+TEST(Gemm, CMayBeReadFromAnotherTensor) {
   Stream stream(Device{.threads = 2});
   const HostMatrix a = HostMatrix::normal(70, 20, 1), b = HostMatrix::normal(20, 33, 2);
   const HostMatrix from = HostMatrix::normal(70, 33, 3, 2);

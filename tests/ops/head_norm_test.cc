@@ -43,7 +43,7 @@ HostMatrix input(const Shape& s, unsigned seed) {
   return x;
 }
 
-TEST(HeadNorm, Forward) {
+TEST(HeadNorm, ForwardMatchesTheReference) {
   for (const Shape& s : kShapes) {
     SCOPED_TRACE(str_cat(s.tokens, " tokens, ", s.heads, " heads of ", s.dim));
     Stream stream(Device{.threads = s.threads});

@@ -81,7 +81,7 @@ TEST(Init, EveryCutGivesTheSameValues) {
   }
 }
 
-TEST(Init, IndexesBeyond32Bits) {
+TEST(Init, RowsBeyond32BitsHaveValuesOfTheirOwn) {
   // Row 2^33 of a tensor of three columns: the high half of the counter must count.
   std::vector<float> out(3);
   Stream stream(Device{});
@@ -104,7 +104,7 @@ TEST(Init, SeedsStreamsAndThreads) {
   }
 }
 
-TEST(Init, Moments) {
+TEST(Init, ValuesHaveTheMeanAndDeviationAskedFor) {
   for (const auto& [fill, deviation] : {std::pair{kUniform, 0.25 / std::sqrt(3.0)}, {kNormal, 0.5}}) {
     const auto values = whole(fill, 500, 401);
     const auto n = static_cast<double>(values.size());
@@ -122,7 +122,7 @@ TEST(Init, Moments) {
   }
 }
 
-TEST(Init, NothingToFill) {
+TEST(Init, ATensorWithoutElementsIsAccepted) {
   Stream stream(Device{});
   EXPECT_NO_THROW(init_uniform(stream, {tensor_of(static_cast<float*>(nullptr), 0, 4), 1, 1, 0, 0, 4}, 1));
   EXPECT_NO_THROW(init_normal(stream, {tensor_of(static_cast<float*>(nullptr), 4, 0), 1, 1, 0, 0, 4}, 1));

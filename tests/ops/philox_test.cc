@@ -6,7 +6,7 @@
 namespace pesc {
 namespace {
 
-TEST(Philox, KnownAnswers) {
+TEST(Philox, ThePublishedAnswersComeOut) {
   EXPECT_EQ(philox({0, 0, 0, 0}, {0, 0}), (PhiloxCounter{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
   constexpr uint32_t kOnes = 0xffffffff;
   EXPECT_EQ(philox({kOnes, kOnes, kOnes, kOnes}, {kOnes, kOnes}),

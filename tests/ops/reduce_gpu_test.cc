@@ -47,7 +47,7 @@ TEST_F(ReduceGpu, CastsAreExact) {
   }
 }
 
-TEST_F(ReduceGpu, AdditionsAndBiases) {
+TEST_F(ReduceGpu, AdditionsAndBiasesMatchTheCpu) {
   for (const DType t : kTypes) {
     for (const auto& [rows, cols, gap] : kShapes) {
       const HostMatrix x = rounded(HostMatrix::normal(rows, cols, 1, gap), t);
@@ -120,7 +120,7 @@ TEST_F(ReduceGpu, ScatterAddsInRisingOrder) {
   }
 }
 
-TEST_F(ReduceGpu, SumsInDouble) {
+TEST_F(ReduceGpu, SumsAreAccumulatedInDouble) {
   for (const DType t : kTypes) {
     for (const auto& [rows, cols, gap] : {Shape{1, 1, 0}, Shape{5, 64, 0}, Shape{7, 65, 3},
                                           Shape{1, 3000001, 0}, Shape{600, 2000, 0}, Shape{0, 4, 0}}) {

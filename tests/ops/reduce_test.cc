@@ -21,7 +21,7 @@ struct Shape {
 const std::vector<Shape> kShapes = {{0, 5, 0, 1},  {3, 0, 2, 1},     {1, 1, 0, 1},     {7, 13, 0, 1},
                                     {7, 13, 3, 2}, {300, 257, 0, 2}, {300, 257, 5, 2}, {2, 40000, 1, 2}};
 
-TEST(Reduce, FillZero) {
+TEST(Reduce, FillZeroWritesItsTensorAlone) {
   for (const Shape& s : kShapes) {
     Stream stream(Device{.threads = s.threads});
     HostMatrix x = HostMatrix::normal(s.rows, s.cols, 1, s.gap);
@@ -36,7 +36,7 @@ TEST(Reduce, FillZero) {
   EXPECT_EQ(wide, (std::vector<int64_t>{0, 0, 5, 0, 0, 5}));
 }
 
-TEST(Reduce, CopyAndAdd) {
+TEST(Reduce, CopyAndAddWriteTheirTensorAlone) {
   for (const Shape& s : kShapes) {
     Stream stream(Device{.threads = s.threads});
     HostMatrix x = HostMatrix::normal(s.rows, s.cols, 1, s.gap);

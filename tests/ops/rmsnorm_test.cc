@@ -30,7 +30,7 @@ Matrix64 reference(const Matrix64& x, const Matrix64& w) {
   return y;
 }
 
-TEST(RmsNorm, Forward) {
+TEST(RmsNorm, ForwardMatchesTheReference) {
   for (const Shape& s : kShapes) {
     SCOPED_TRACE(str_cat(s.tokens, "x", s.hidden));
     Stream stream(Device{.threads = s.threads});
@@ -39,7 +39,7 @@ TEST(RmsNorm, Forward) {
     HostMatrix y(s.tokens, s.hidden, 2 * s.gap);
     HostMatrix rstd(1, s.tokens);
     rmsnorm_forward(stream, {.x = x.view,
-                             .delta = {},
+                             .residual = {},
                              .x_out = {},
                              .weight = w.view,
                              .eps = kEps,
@@ -53,23 +53,23 @@ TEST(RmsNorm, Forward) {
   }
 }
 
-TEST(RmsNorm, FusedResidual) {
+TEST(RmsNorm, AFusedResidualEqualsTheSumDoneBefore) {
   for (const bool alias : {false, true}) {
     for (const Shape& s : kShapes) {
       if (s.tokens == 0) continue;
       Stream stream(Device{.threads = s.threads});
       HostMatrix x = HostMatrix::normal(s.tokens, s.hidden, 1, s.gap);
-      const HostMatrix delta = HostMatrix::normal(s.tokens, s.hidden, 2, 1);
+      const HostMatrix residual = HostMatrix::normal(s.tokens, s.hidden, 2, 1);
       const HostMatrix w = HostMatrix::normal(1, s.hidden, 3);
       Matrix64 sum(x);
       for (int64_t t = 0; t < s.tokens; ++t)
-        for (int64_t i = 0; i < s.hidden; ++i) sum(t, i) += delta(t, i);
+        for (int64_t i = 0; i < s.hidden; ++i) sum(t, i) += residual(t, i);
       HostMatrix x_out(s.tokens, s.hidden);
       HostMatrix y(s.tokens, s.hidden);
       HostMatrix rstd(1, s.tokens);
       HostMatrix& written = alias ? x : x_out;
       rmsnorm_forward(stream, {.x = x.view,
-                               .delta = delta.view,
+                               .residual = residual.view,
                                .x_out = written.view,
                                .weight = w.view,
                                .eps = kEps,
@@ -90,9 +90,13 @@ Backward run_backward(const Shape& s, const HostMatrix& x, const HostMatrix& w, 
   Stream stream(Device{.threads = s.threads});
   HostMatrix y(s.tokens, s.hidden);
   HostMatrix rstd(1, s.tokens);
-  rmsnorm_forward(
-      stream,
-      {.x = x.view, .delta = {}, .x_out = {}, .weight = w.view, .eps = kEps, .y = y.view, .rstd = rstd.view});
+  rmsnorm_forward(stream, {.x = x.view,
+                           .residual = {},
+                           .x_out = {},
+                           .weight = w.view,
+                           .eps = kEps,
+                           .y = y.view,
+                           .rstd = rstd.view});
   Backward out{HostMatrix(s.tokens, s.hidden, s.gap, before), HostMatrix(1, s.hidden, 0, before)};
   rmsnorm_backward(stream, {.dy = dy.view,
                             .x = x.view,
@@ -151,7 +155,7 @@ TEST(RmsNorm, BackwardIsTheDerivative) {
   HostMatrix rstd(1, s.tokens);
   const auto run = [&] {
     rmsnorm_forward(stream, {.x = x.view,
-                             .delta = {},
+                             .residual = {},
                              .x_out = {},
                              .weight = w.view,
                              .eps = kEps,
@@ -192,7 +196,7 @@ TEST(RmsNorm, DroppedCopyAndTermsOfTheGradient) {
     const HostMatrix x = HostMatrix::normal(kTokens, kHidden, 1, 1), w = HostMatrix::normal(1, kHidden, 2);
     HostMatrix y(kTokens, kHidden), rstd(1, kTokens), dropped(kTokens, kHidden, 2), again = dropped, want = y;
     rmsnorm_forward(stream, {.x = x.view,
-                             .delta = {},
+                             .residual = {},
                              .x_out = {},
                              .weight = w.view,
                              .eps = kEps,

@@ -23,7 +23,7 @@ struct Tables {
   }
 };
 
-TEST(Rope, Table) {
+TEST(Rope, TheTableHasCosineAndSineOfEveryAngle) {
   for (const int threads : {1, 2}) {
     const Tables t(3000, 33, threads);
     for (int64_t p = 0; p < 3000; ++p) {

@@ -57,7 +57,7 @@ class RouterGpu : public GpuTwin {
 };
 
 // The CPU gets the same rounded x, so float32 bounds hold for both element types.
-TEST_F(RouterGpu, Forward) {
+TEST_F(RouterGpu, ForwardMatchesTheCpu) {
   for (const DType t : {DType::kF32, DType::kBF16}) {
     for (const Shape& s : kShapes) {
       Forward want(s, t);
@@ -96,7 +96,7 @@ TEST_F(RouterGpu, TiesGoToTheLowerExpertAndNotANumberIsLast) {
   EXPECT_EQ(choice(), (std::vector<float>{0, 1, 2, 4, 5, 1, 4, 5, 1}));
 }
 
-TEST_F(RouterGpu, Backward) {
+TEST_F(RouterGpu, BackwardMatchesTheCpu) {
   for (const DType t : {DType::kF32, DType::kBF16}) {
     for (const Shape& s : kShapes) {
       Forward f(s, t);
@@ -145,7 +145,7 @@ TEST_F(RouterGpu, Backward) {
   }
 }
 
-TEST_F(RouterGpu, AuxLoss) {
+TEST_F(RouterGpu, AuxLossMatchesTheCpu) {
   for (const double tokens : {0.0, 37.0}) {
     HostMatrix stats = HostMatrix::normal(2, 8, 1);
     for (float& v : stats.data) v = std::abs(v) * 10;

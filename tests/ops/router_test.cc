@@ -338,7 +338,7 @@ TEST(AuxLoss, GradientIsNotZeroAndIsThatOfTheLoss) {
   }
 }
 
-TEST(AuxLoss, NoTokens) {
+TEST(AuxLoss, WithoutTokensLossAndGradientAreZero) {
   const AuxLoss none(HostMatrix(2, 3), 0, 2, 0.01);
   EXPECT_EQ(none.loss, 0.0F);
   for (float g : none.gradient.data) EXPECT_EQ(g, 0.0F);

@@ -26,7 +26,7 @@ Matrix64 reference(const Matrix64& gate_up) {
   return h;
 }
 
-TEST(SwiGlu, Forward) {
+TEST(SwiGlu, ForwardMatchesTheReference) {
   for (const Shape& s : kShapes) {
     SCOPED_TRACE(str_cat(s.tokens, "x", s.columns));
     Stream stream(Device{.threads = s.threads});
@@ -81,7 +81,7 @@ TEST(SwiGlu, DroppedCopyAndLoraPath) {
 }
 
 // So many tokens that they go in several blocks: what lora_down_backward over an h in memory gives.
-TEST(SwiGlu, LoraPathInBlocks) {
+TEST(SwiGlu, TheLoraPathIsTheSameInBlocks) {
   constexpr int64_t kTokens = 150;
   constexpr int64_t kColumns = 500;
   constexpr int64_t kRank = 7;
@@ -111,7 +111,7 @@ TEST(SwiGlu, LoraPathInBlocks) {
   EXPECT_TRUE(got.gaps_untouched());
 }
 
-TEST(SwiGlu, Backward) {
+TEST(SwiGlu, BackwardMatchesTheReference) {
   Arena nothing("none", Device{}, 0);
   for (const Shape& s : kShapes) {
     SCOPED_TRACE(str_cat(s.tokens, "x", s.columns));

@@ -33,7 +33,7 @@ double cdf(double x) {
   return 0.5 * std::erfc(-x / std::sqrt(2.0));
 }
 
-TEST(VectorMath, Exponential) {
+TEST(VectorMath, ExponentialIsWithinTwoUlp) {
   const auto exact = [](double x) { return std::exp(x); };
   const double ulp = std::exp2(-23);
   EXPECT_LT(worst_error([](float v) { return fast_exp(v); }, exact, -87, 88.72, 0), 1.5 * ulp);
@@ -52,7 +52,7 @@ TEST(VectorMath, Exponential) {
   EXPECT_GT(fast_exp(-103), 0.0F);
 }
 
-TEST(VectorMath, Gelu) {
+TEST(VectorMath, GeluIsExactToAMillionth) {
   const auto exact = [](double x) { return x * cdf(x); };
   EXPECT_LT(worst_error([](float v) { return gelu(v); }, exact, -13, 30, 0), 1e-6);
   EXPECT_LT(worst_error([](float v) { return gelu(v); }, exact, -1, 1, 0), 1e-6);
@@ -62,7 +62,7 @@ TEST(VectorMath, Gelu) {
   EXPECT_TRUE(std::isnan(gelu(std::numeric_limits<float>::quiet_NaN())));
 }
 
-TEST(VectorMath, GeluGradient) {
+TEST(VectorMath, GeluGradientIsExactToTwoMillionths) {
   const auto exact = [](double x) {
     return cdf(x) + x * std::exp(-0.5 * x * x) / std::sqrt(2 * std::acos(-1.0));
   };
@@ -74,7 +74,7 @@ TEST(VectorMath, GeluGradient) {
   EXPECT_TRUE(std::isnan(gelu_grad(std::numeric_limits<float>::quiet_NaN())));
 }
 
-TEST(VectorMath, Silu) {
+TEST(VectorMath, SiluAndSigmoidAreExactToAMillionth) {
   EXPECT_LT(worst_error([](float v) { return silu(v); }, [](double x) { return x / (1 + std::exp(-x)); }, -80,
                         80, 0),
             5e-7);

@@ -68,7 +68,7 @@ TEST_F(GpuWorld, SettingsAreRecorded) {
 }
 
 // Groups of the same ranks are one to NCCL.
-TEST_F(GpuWorld, MemoryOfGroups) {
+TEST_F(GpuWorld, GroupsOfTheSameRanksCountOnce) {
   const auto bytes = [](int world, int tp, int ep) {
     return nccl_bytes(Mesh(world, 0, tp, ep), 4, GpuUse::kExclusive);
   };

@@ -31,7 +31,7 @@ TEST(HostCores, RanksAreCountedThatHaveTheSameMask) {
   expect(4, one, 3, 2);
 }
 
-TEST(HostCores, OfOneRank) {
+TEST(HostCores, OneRankHasAllCoresThatItMayUse) {
   const HostCores mine = share_cores(bits_of({{7}}), 0);
   EXPECT_EQ(mine.cores, std::vector<int>{7});
   EXPECT_EQ(mine.sharers, 1);

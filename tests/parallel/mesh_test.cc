@@ -44,7 +44,7 @@ TEST(Mesh, GroupsPartitionTheWorld) {
   });
 }
 
-TEST(Mesh, RanksWithinGroups) {
+TEST(Mesh, RanksAreNumberedWithinTheirGroups) {
   for_layouts([](int world, int tp, int ep) {
     for (int rank = 0; rank < world; ++rank) {
       const Mesh m(world, rank, tp, ep);
@@ -104,7 +104,7 @@ TEST(Mesh, ErrorsNameTheFieldAndTheNumbers) {
   }
 }
 
-TEST(SplitRange, EqualCeilPieces) {
+TEST(SplitRange, PiecesAreEqualAndTheLastMayBeShort) {
   for (int64_t total = 0; total <= 20; ++total) {
     for (int parts = 1; parts <= 9; ++parts) {
       const int64_t piece = (total + parts - 1) / parts;

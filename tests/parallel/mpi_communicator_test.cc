@@ -93,7 +93,7 @@ TEST_F(MpiCommunicatorTest, NamesAndLocalRanks) {
   EXPECT_EQ(session_.local_size(), size_);
 }
 
-TEST_F(MpiCommunicatorTest, AllGather) {
+TEST_F(MpiCommunicatorTest, AllGatherBringsEveryRanksPart) {
   for (const int64_t n : kSizes) {
     std::vector<float> in = values<float>(rank_, n);
     std::vector<float> out(static_cast<size_t>(n * size_), -1);
@@ -151,7 +151,7 @@ TEST_F(MpiCommunicatorTest, AllReduceBytesSent) {
   EXPECT_EQ(large.back(), static_cast<float>(size_));
 }
 
-TEST_F(MpiCommunicatorTest, AllReduceMax) {
+TEST_F(MpiCommunicatorTest, AllReduceMaxBringsTheLargest) {
   for (const int64_t n : kSizes) {
     std::vector<float> data = values<float>(rank_, n);
     comm_->all_reduce_max(stream_, tensor(data));
@@ -169,7 +169,7 @@ TEST_F(MpiCommunicatorTest, AllReduceMax) {
   }
 }
 
-TEST_F(MpiCommunicatorTest, AllToAllV) {
+TEST_F(MpiCommunicatorTest, AllToAllVMovesEveryBlock) {
   for (const int64_t cols : {1, 3, 700}) {
     // Rank s sends (3 s + 5 d) % 4 rows to d: zero for some pairs, and unequal both ways.
     const auto count = [](int s, int d) { return int64_t{(3 * s + 5 * d) % 4}; };
@@ -200,7 +200,7 @@ TEST_F(MpiCommunicatorTest, AllToAllV) {
   }
 }
 
-TEST_F(MpiCommunicatorTest, HostCollectives) {
+TEST_F(MpiCommunicatorTest, HostCollectivesBringEveryRanksNumbers) {
   const std::vector<int64_t> own = {rank_, -5, int64_t{1} << (40 + rank_)};
   const std::vector<int64_t> all = comm_->host_all_gather(own);
   ASSERT_EQ(all.size(), own.size() * static_cast<size_t>(size_));

@@ -74,7 +74,7 @@ class NcclTest : public testing::Test {
 
 const std::vector<int64_t> kSizes = {0, 1, 5, 1000, 65537, 300007};
 
-TEST_F(NcclTest, AllReduce) {
+TEST_F(NcclTest, AllReduceSumsOverAllRanks) {
   for (const int64_t n : kSizes) {
     const Arena::Scope scope(*arena_);
     const Tensor data = upload(values(rank_, n));
@@ -105,7 +105,7 @@ TEST_F(NcclTest, AllReduce) {
   for (const double s : sums) EXPECT_EQ(s, size_ * (size_ + 1) / 2.0);
 }
 
-TEST_F(NcclTest, GatherAndScatter) {
+TEST_F(NcclTest, GatherAndScatterMatchTheirDefinition) {
   for (const int64_t n : kSizes) {
     const Arena::Scope scope(*arena_);
     const Tensor own = upload(values(rank_, n));
@@ -130,7 +130,7 @@ TEST_F(NcclTest, GatherAndScatter) {
 }
 
 // Rank s sends (s + 2 d) % 5 rows of three to rank d: none to some, itself included.
-TEST_F(NcclTest, AllToAllV) {
+TEST_F(NcclTest, AllToAllVMovesEveryBlock) {
   const auto rows = [](int from, int to) { return int64_t{(from + 2 * to) % 5}; };
   std::vector<int64_t> send, receive;
   std::vector<float> in, want;

@@ -51,7 +51,7 @@ TEST_F(TensorParallelTest, CopiesAndSendsNothingOnOneRank) {
   EXPECT_EQ(comm_->bytes_sent(), 0);
 }
 
-TEST_F(TensorParallelTest, ValuesAndAdjoint) {
+TEST_F(TensorParallelTest, GatherAndReduceScatterAreAdjoint) {
   const int n = tp_.size();
   for (const int64_t tokens : {0, 1, 3, 40}) {
     const int64_t cols = 7;

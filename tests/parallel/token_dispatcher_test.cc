@@ -231,7 +231,7 @@ TEST_F(TokenDispatcherTest, PlansWithoutSendingOnOneRank) {
   EXPECT_EQ(comm_->bytes_sent(), 0);
 }
 
-TEST_F(TokenDispatcherTest, GroupsByExpert) {
+TEST_F(TokenDispatcherTest, ReceivedRowsAreGroupedByExpert) {
   for_cases([&](const Case& c) {
     const Setup s(c, *comm_, stream_);
     ASSERT_EQ(s.plan.groups.size(), static_cast<size_t>(s.plan.rounds));
@@ -450,7 +450,7 @@ TEST_F(TokenDispatcherTest, CombineIsTheAdjointOfDispatchOnSeveralRanks) {
   });
 }
 
-TEST_F(TokenDispatcherTest, Refuses) {
+TEST_F(TokenDispatcherTest, SizesThatCannotBeSpreadAreRefused) {
   EXPECT_THROW(TokenDispatcher(*comm_, 0, 1, 4), UsageError);
   if (size_ > 1) {
     EXPECT_THROW(TokenDispatcher(*comm_, size_ + 1, 1, 4), UsageError);

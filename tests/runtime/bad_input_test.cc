@@ -144,7 +144,7 @@ TEST_F(BadInput, WhatIsRightStarts) {
   start({});
 }
 
-TEST_F(BadInput, ModelFolder) {
+TEST_F(BadInput, ABadModelFolderIsRefusedByName) {
   refused(kUsage, {"model.path", "no-such-model"}, {"model.path=" + folder_ / "no-such-model"});
   const std::string empty = folder_ / "empty-model";
   fs::create_directories(empty);
@@ -164,7 +164,7 @@ TEST_F(BadInput, ModelFolder) {
   }
 }
 
-TEST_F(BadInput, Weights) {
+TEST_F(BadInput, BadWeightsAreRefusedByName) {
   const std::string shape = base("wrong-shape", [](const std::string& f) {
     const std::string file = f + "/model.safetensors";
     std::string bytes = read(file);
@@ -187,7 +187,7 @@ TEST_F(BadInput, Weights) {
   refused(kData, {"model.layers.3.self_attn.k_proj.weight"}, {"model.path=" + missing});
 }
 
-TEST_F(BadInput, ConfigJson) {
+TEST_F(BadInput, ABadConfigJsonIsRefusedByName) {
   const std::string family = base("architecture", [](const std::string& f) {
     replace(f + "/config.json", "LlamaForCausalLM", "GPTNeoXForCausalLM");
   });
@@ -202,7 +202,7 @@ TEST_F(BadInput, ConfigJson) {
   refused(kData, {"config.json", "FIFO"}, {"model.path=" + fifo});
 }
 
-TEST_F(BadInput, Tokenizer) {
+TEST_F(BadInput, ABadTokenizerIsRefusedByName) {
   const std::string damaged =
       base("damaged-tokenizer", [](const std::string& f) { fs::resize_file(f + "/tokenizer.model", 5000); });
   refused(kData, {"tokenizer.model"}, {"model.path=" + damaged});
@@ -211,7 +211,7 @@ TEST_F(BadInput, Tokenizer) {
   refused(kData, {"no-tokenizer", "tokenizer"}, {"model.path=" + none});
 }
 
-TEST_F(BadInput, Rows) {
+TEST_F(BadInput, BadRowsAreRefusedWithFileAndLine) {
   const std::string kStart = R"({"instruction": "", "conversation": [{"input": "a)";
   const std::vector<std::tuple<std::string, std::string, std::string>> bad{
       {"no-json.jsonl", kStart + R"(", "output": )", ":2"},
@@ -233,7 +233,7 @@ TEST_F(BadInput, Rows) {
           {"data.train[0].path=" + folder_ / "no-such.jsonl"});
 }
 
-TEST_F(BadInput, Fields) {
+TEST_F(BadInput, BadFieldsAreRefusedByName) {
   refused(kUsage, {"train.lerning_rate", "learning_rate"}, {"train.lerning_rate=1"});
   refused(kUsage, {"train.global_batch_size=many", "integer"}, {"train.global_batch_size=many"});
   refused(kUsage, {"train.gradient_accumulation_steps is 5", "global_batch_size = 8"},

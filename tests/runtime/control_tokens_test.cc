@@ -31,13 +31,13 @@ class Matrices : public WeightSource {
   }
   [[nodiscard]] int64_t bytes_read() const override { return 0; }
   [[nodiscard]] bool has(const std::string& name) const override { return all.contains(name); }
-  void read(const std::string& name, int64_t global_rows, int64_t global_cols, int64_t row, int64_t rows,
-            int64_t col, int64_t cols, float* to) override {
-    ASSERT_EQ(global_rows, kVocab);
-    ASSERT_EQ(global_cols, kHidden);
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t c = 0; c < cols; ++c)
-        to[r * cols + c] = all.at(name)[static_cast<size_t>((row + r) * kHidden + col + c)];
+  void read(const ShardSpec& piece, float* to) override {
+    ASSERT_EQ(piece.global_rows, kVocab);
+    ASSERT_EQ(piece.global_cols, kHidden);
+    const std::vector<float>& values = all.at(piece.name);
+    for (int64_t r = 0; r < piece.rows; ++r) {
+      for (int64_t c = 0; c < piece.cols; ++c)
+        to[r * piece.cols + c] = values[static_cast<size_t>((piece.row + r) * kHidden + piece.col + c)];
     }
   }
 

@@ -72,6 +72,7 @@ TEST(Machine, ThePeakIsThatOfTheDriversNameOrNotKnown) {
                                                              {"", 0}})
     EXPECT_DOUBLE_EQ(peak_flops(device, DType::kBF16), 1e12 * tflops) << device;
   EXPECT_DOUBLE_EQ(peak_flops("NVIDIA H200", DType::kF32), 67e12);
+  EXPECT_DOUBLE_EQ(peak_flops("NVIDIA B200", DType::kF32), 75e12);
   EXPECT_EQ(cpu_rates(4).peak, 0);
 }
 

@@ -50,17 +50,17 @@ bool ExpressionParser::skip_operator(std::string_view sign) {
 
 void ExpressionParser::expect_operator(std::string_view sign) {
   if (!skip_operator(sign))
-    fail(str_cat("'", sign, "' expected, not '", current().text, "'"), current().line);
+    fail(str_cat("'", sign, "' is expected, not '", current().text, "'"), current().line);
 }
 
 void ExpressionParser::expect(Lexeme kind, std::string_view what) {
-  if (current().kind != kind) fail(str_cat(what, " expected, not '", current().text, "'"), current().line);
+  if (current().kind != kind) fail(str_cat(what, " is expected, not '", current().text, "'"), current().line);
   take();
 }
 
 std::string ExpressionParser::expect_name() {
   if (current().kind != Lexeme::kName)
-    fail(str_cat("a name expected, not '", current().text, "'"), current().line);
+    fail(str_cat("a name is expected, not '", current().text, "'"), current().line);
   return take().text;
 }
 
@@ -71,7 +71,7 @@ Token ExpressionParser::take() {
 }
 
 void ExpressionParser::unexpected() const {
-  fail(str_cat("unexpected '", current().text, "'"), current().line);
+  fail(str_cat("'", current().text, "' is not expected here"), current().line);
 }
 
 ExpressionPtr ExpressionParser::make(Op op, int line, ExpressionPtr a, ExpressionPtr b) {

@@ -231,14 +231,16 @@ class Lexer {
       const char c = sign[0];
       if (c == '(' || c == '[' || c == '{') brackets.push_back(c == '(' ? ')' : c == '[' ? ']' : '}');
       if (c == ')' || c == ']' || c == '}') {
-        if (brackets.empty() || brackets.back() != c) fail(str_cat("unexpected '", sign, "'"), line_);
+        if (brackets.empty() || brackets.back() != c)
+          fail(str_cat("'", sign, "' is not expected here"), line_);
         brackets.pop_back();
       }
       add(Lexeme::kOperator, sign);
       advance(at_ + sign.size());
       return;
     }
-    fail(str_cat("unexpected character '", rest().substr(0, character_at(source_, at_).size), "' in a tag"),
+    fail(str_cat("the character '", rest().substr(0, character_at(source_, at_).size),
+                 "' is not expected in a tag"),
          line_);
   }
 

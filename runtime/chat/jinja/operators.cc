@@ -65,7 +65,7 @@ Value of_integers(Op op, int64_t a, int64_t b) {
     default:
       break;
   }
-  if (b == 0) fail("division by zero");
+  if (b == 0) fail("a number is divided by zero");
   if (op == Op::kDivide) return Value(static_cast<double>(a) / static_cast<double>(b));
   if (a == std::numeric_limits<int64_t>::min() && b == -1) too_large();
   const int64_t rest = a % b;
@@ -86,7 +86,7 @@ Value of_doubles(Op op, double a, double b) {
     default:
       break;
   }
-  if (b == 0) fail("division by zero");
+  if (b == 0) fail("a number is divided by zero");
   if (op == Op::kDivide) return Value(a / b);
   double rest = std::fmod(a, b);
   if (rest != 0 && (rest < 0) != (b < 0)) rest += b;

@@ -94,7 +94,7 @@ class Parser : public ExpressionParser {
   std::unique_ptr<Statement> statement() {
     const Token token = current();
     if (token.kind != Lexeme::kName)
-      fail(str_cat("a statement expected, not '", token.text, "'"), token.line);
+      fail(str_cat("a statement is expected, not '", token.text, "'"), token.line);
     take();
     const std::string& name = token.text;
     if (name == "for") return loop(token.line);
@@ -116,7 +116,7 @@ class Parser : public ExpressionParser {
   std::unique_ptr<Statement> loop(int line) {
     auto made = make(Act::kFor, line);
     made->target = target(false);
-    if (!skip_name("in")) fail(str_cat("'in' expected, not '", current().text, "'"), current().line);
+    if (!skip_name("in")) fail(str_cat("'in' is expected, not '", current().text, "'"), current().line);
     made->expressions.push_back(tuple(true));
     if (skip_name("if")) made->expressions.push_back(expression());
     if (at_name("recursive")) fail("{% for .. recursive %} is not supported", line);

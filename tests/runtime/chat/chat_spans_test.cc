@@ -28,7 +28,7 @@ constexpr const char* kTwoTurns = R"([{"role": "system", "content": "Be brief."}
     {"role": "user", "content": "One?"}, {"role": "assistant", "content": "1."},
     {"role": "user", "content": "Two?"}, {"role": "assistant", "content": "2."}])";
 
-TEST(ChatSpans, ChatMl) {
+TEST(ChatSpans, ChatMlLearnsItsAnswers) {
   const auto chatml = compiled(builtin_template("chatml"), {"<|im_start|>", "<|im_end|>"}, "<|im_end|>");
   chatml.require_spans();
   EXPECT_EQ(chatml.generation_prompt(), "<|im_start|>assistant\n");
@@ -86,7 +86,7 @@ constexpr std::string_view kPhi4 =
     "{{'<|im_start|>assistant<|im_sep|>' + message['content'] + '<|im_end|>'}}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}";
 
-TEST(ChatSpans, Phi4) {
+TEST(ChatSpans, TheTemplateOfPhi4LearnsItsAnswers) {
   const auto phi =
       compiled(kPhi4, {"<|im_start|>", "<|im_sep|>", "<|im_end|>", "<|endoftext|>"}, "<|im_end|>");
   phi.require_spans();
@@ -160,7 +160,7 @@ TEST(ChatSpans, ACallIsLearnedAndTheAnswerOfAToolIsNot) {
                     learned("<think>\n\n</think>\n\nIt is dry.<|im_end|>") + written("\n"));
 }
 
-TEST(ChatSpans, PublishedPrompt) {
+TEST(ChatSpans, ThePublishedPromptLearnsItsAnswers) {
   const auto published = compiled(builtin_template("published"), {"<s>", "</s>"}, "</s>");
   published.require_spans();
   expect_pieces(published.render(conversation(kTwoTurns)),
@@ -185,7 +185,7 @@ TEST(ChatSpans, OnlyWhatIsToBeLearnedIs) {
   EXPECT_EQ(texts_of(weighed.text, weighed.learned), std::vector<std::string>{"d</s>"});
 }
 
-TEST(ChatSpans, MarkersGoFirst) {
+TEST(ChatSpans, GenerationMarkersDecideWhatIsLearned) {
   constexpr std::string_view kMarked =
       "{% for m in messages %}{% if m.role == 'assistant' %}A:{% generation %}[{{ m.content }}]{% "
       "endgeneration %}<end>"

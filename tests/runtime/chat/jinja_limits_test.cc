@@ -78,7 +78,7 @@ TEST(JinjaLimits, MistakesAreSaidWithTheirLine) {
       {"{{ \xc3\xa9 }}", "1: unexpected character '\xc3\xa9' in a tag"},
       {"{% set x = 1 %}\n\n{{ x.y.z }}", "3: 'y' is undefined"},
       {"{{ nope.x }}", "1: 'nope' is undefined"},
-      {"{% macro m() %}\n{{ 1 / 0 }}\n{% endmacro %}{{ m() }}", "2: division by zero"},
+      {"{% macro m() %}\n{{ 1 / 0 }}\n{% endmacro %}{{ m() }}", "2: a number is divided by zero"},
       {"{{ raise_exception('Only\nthis') }}", "1: the template refuses the conversation: Only\nthis"},
       {"{{ 9223372036854775807 + 1 }}", "1: a whole number does not fit 64 bits"},
       {"{{ messages[0].content + 1 }}", "1: '+' is not there for a str and a int"},
@@ -97,7 +97,7 @@ void expect_refused_soon(const std::string& text, const std::string& why, Json e
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
 }
 
-TEST(JinjaLimits, LoopsEnd) {
+TEST(JinjaLimits, LoopsAreBounded) {
   const std::string loops =
       "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(9999) %}{% endfor %}{% endfor "
       "%}{% endfor %}";
@@ -111,7 +111,7 @@ TEST(JinjaLimits, LoopsEnd) {
   expect_refused_soon("{% set l = range(90000)|list %}{{ l|map('string')|unique|list|length }}", "steps");
 }
 
-TEST(JinjaLimits, RecursionEnds) {
+TEST(JinjaLimits, RecursionIsBounded) {
   expect_refused_soon("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "nested more than 400 deep");
   expect_refused_soon("{% macro a() %}{{ b() }}{% endmacro %}{% macro b() %}{{ a() }}{% endmacro %}{{ a() }}",
                       "nested more than 400 deep");

@@ -95,7 +95,7 @@ TEST(Messages, WhatIsNotToBeLearned) {
   EXPECT_EQ(turns.learned, (std::vector<bool>{false, false, false, true}));
 }
 
-TEST(Messages, ColumnsRename) {
+TEST(Messages, ColumnsNameTheFieldsOfARow) {
   const ColumnNames columns = {{"question", "prompt"}, {"answer", "completion"}, {"role_text", "system"}};
   expect_messages(read(R"({"question": "q", "answer": "a", "role_text": null})", columns), kPair,
                   {false, true});

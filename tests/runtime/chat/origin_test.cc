@@ -36,7 +36,7 @@ std::string annotated(const std::string& source, const Json& of_assistant) {
   return out + text.bytes.substr(at);
 }
 
-TEST(Origin, ThroughEveryOperation) {
+TEST(Origin, TextKeepsItsOriginThroughEveryOperation) {
   const Json variables = Json::parse(
       R"({"s": " Ab cd ", "u": "\u00e9\u00df", "q": "a\"b\n", "l": ["x", "y"], "d": {"k": "v", "n": 1}, "h": "<b>"})");
   const std::vector<std::pair<std::string, std::string>> cases = {
@@ -79,7 +79,7 @@ TEST(Origin, ThroughEveryOperation) {
   for (const auto& [source, expected] : cases) EXPECT_EQ(annotated(source, variables), expected) << source;
 }
 
-TEST(Origin, MarkersCutSpans) {
+TEST(Origin, MarkersCutASpanInTwo) {
   jinja::Text text("ab");
   text.append("cd", jinja::origin_of(jinja::kFromAssistant, 0));
   text.append("ef");

@@ -58,7 +58,7 @@ proto::Manifest good() {
   return m;
 }
 
-TEST(ManifestTest, RoundTrip) {
+TEST(ManifestTest, AManifestIsReadAsItWasWritten) {
   const std::string bytes = serialize_manifest(good());
   const proto::Manifest back = parse_manifest(bytes, "m");
   EXPECT_EQ(back.tensors_size(), 2);
@@ -87,7 +87,7 @@ TEST(ManifestTest, HostileOnesAreRefused) {
       {"block checksums", [](M& m) { m.mutable_files(0)->set_size(0); }},
       {"block checksums", [](M& m) { m.mutable_files(0)->set_size(-5); }},
       {"block checksums", [](M& m) { m.mutable_files(0)->add_block_checksums(1); }},
-      {"without a name", [](M& m) { m.mutable_tensors(0)->set_name(""); }},
+      {"a tensor has no name", [](M& m) { m.mutable_tensors(0)->set_name(""); }},
       {"kind 9", [](M& m) { m.mutable_tensors(0)->set_kind(static_cast<proto::TensorKind::Value>(9)); }},
       {"kind -1", [](M& m) { m.mutable_tensors(0)->set_kind(static_cast<proto::TensorKind::Value>(-1)); }},
       {"dtype", [](M& m) { m.mutable_tensors(0)->set_dtype("F16"); }},
@@ -108,9 +108,9 @@ TEST(ManifestTest, HostileOnesAreRefused) {
       {"file number", [](M& m) { m.mutable_tensors(0)->mutable_pieces(1)->set_file(2); }},
       {"file number", [](M& m) { m.mutable_tensors(0)->mutable_pieces(1)->set_file(-1); }},
       {"bytes", [](M& m) { m.mutable_tensors(0)->mutable_pieces(1)->set_bytes(25); }},
-      {"of a file", [](M& m) { m.mutable_tensors(0)->mutable_pieces(1)->set_offset(990); }},
-      {"of a file", [](M& m) { m.mutable_tensors(0)->mutable_pieces(1)->set_offset(kHuge); }},
-      {"of a file", [](M& m) { m.mutable_tensors(0)->mutable_pieces(1)->set_offset(-8); }},
+      {"lie beyond a file", [](M& m) { m.mutable_tensors(0)->mutable_pieces(1)->set_offset(990); }},
+      {"lie beyond a file", [](M& m) { m.mutable_tensors(0)->mutable_pieces(1)->set_offset(kHuge); }},
+      {"lie beyond a file", [](M& m) { m.mutable_tensors(0)->mutable_pieces(1)->set_offset(-8); }},
       {"byte ranges overlap", [](M& m) { m.mutable_tensors(0)->mutable_pieces(1)->set_offset(110); }},
       {"twice",
        [](M& m) {
@@ -198,7 +198,7 @@ TEST(ManifestTest, TheCoverCheckAgreesWithCounting) {
   EXPECT_LT(accepted, 3900);
 }
 
-TEST(ManifestTest, ShardNames) {
+TEST(ManifestTest, AShardsNameIsRecognisedAndNoOther) {
   EXPECT_EQ(shard_name(3), "shard-00003.safetensors");
   EXPECT_TRUE(is_shard_name(shard_name(123456)));
   for (const char* name :

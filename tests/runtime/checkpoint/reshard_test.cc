@@ -148,7 +148,7 @@ TEST(ReshardTest, MissingTensorsAndOtherShapesAreNamed) {
   const std::string missing = error_with([](TrainableTensor& t) { t.spec.name = "gate.router"; });
   EXPECT_NE(missing.find("'gate.router' (param) is not in it"), std::string::npos) << missing;
   const std::string shape = error_with([](TrainableTensor& t) { t.spec.global_rows = 16; });
-  EXPECT_NE(shape.find("'router' (param) has shape [8, 12] in it, [16, 12] here"), std::string::npos)
+  EXPECT_NE(shape.find("'router' (param) has shape [8, 12] in it and [16, 12] here"), std::string::npos)
       << shape;
 }
 

@@ -199,6 +199,29 @@ TEST_F(RunLockTest, AStrangersDirectoryIsRefused) {
   EXPECT_EQ(RunLock::acquire(root_).launch_id(), 1U);
 }
 
+TEST_F(RunLockTest, ARunDirectoryOfThePescWithTheOldFieldNamesIsRefusedByName) {
+  const std::string dir = root_ + "/old";
+  std::filesystem::create_directories(dir + "/step-5");
+  std::ofstream(dir + "/pesc.lock") << "pid 7 on host a\n";
+  std::ofstream(dir + "/pesc.generation") << "3\n";
+  try {
+    (void)RunLock::acquire(dir);
+    FAIL() << "the directory was taken";
+  } catch (const UsageError& error) {
+    const std::string said = error.what();
+    for (const char* words : {"/old' is of a pesc with the old field names", "it has 'pesc.generation'",
+                              "use the pesc that wrote it, or another run_dir"})
+      EXPECT_NE(said.find(words), std::string::npos) << said;
+  }
+  EXPECT_FALSE(std::filesystem::exists(dir + "/pesc.launch_id"));
+  std::string lock;
+  std::getline(std::ifstream(dir + "/pesc.lock"), lock);
+  EXPECT_EQ(lock, "pid 7 on host a");
+  // A directory that a pesc with today's names has taken since is its.
+  std::ofstream(dir + "/pesc.launch_id") << "4\n";
+  EXPECT_EQ(RunLock::acquire(dir).launch_id(), 5U);
+}
+
 // The names and bytes of all files below a folder, and its folders.
 std::map<std::string, std::string> contents(const std::string& folder) {
   std::map<std::string, std::string> all;

@@ -517,7 +517,7 @@ TEST(Experiment, TheOnesInTheRepositoryAreValid) {
 }
 
 // The compute type follows the device; what the device does not compute in is refused.
-TEST(Experiment, ComputeTypes) {
+TEST(Experiment, TheComputeTypeFollowsTheDevice) {
   EXPECT_EQ(parse(kGood).train.compute_dtype, DType::kF32);
   EXPECT_EQ(parse(kGood, {"parallel.device=CUDA"}).train.compute_dtype, DType::kBF16);
   EXPECT_EQ(parse(kGood, {"parallel.device=CUDA", "train.compute_dtype=F32"}).train.compute_dtype,

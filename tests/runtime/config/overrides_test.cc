@@ -45,7 +45,7 @@ std::string refusal(const std::string& assignment) {
 
 using Strings = std::vector<std::string>;
 
-TEST(Overrides, SetOneValue) {
+TEST(Overrides, AnOverrideSetsOneFieldAndLeavesTheOthers) {
   EXPECT_EQ(with({"train.learning_rate=1e-3"}).train().learning_rate(), 1e-3);
   EXPECT_EQ(with({"train.max_steps=20"}).train().max_steps(), 20);
   EXPECT_EQ(with({"train.max_steps=20", "train.max_steps=30"}).train().max_steps(), 30);
@@ -93,7 +93,7 @@ TEST(Overrides, TwoThatExcludeEachOtherAreRefusedByBothNames) {
             "");
 }
 
-TEST(Overrides, Lists) {
+TEST(Overrides, AListIsSetWholeOrByIndex) {
   EXPECT_EQ(targets("lora.target_modules=v_proj, o_proj"), (Strings{"v_proj", "o_proj"}));
   EXPECT_EQ(targets("lora.target_modules=[v_proj,o_proj]"), (Strings{"v_proj", "o_proj"}));
   EXPECT_EQ(targets("lora.target_modules=[\"v_proj\"]"), (Strings{"v_proj"}));
@@ -103,7 +103,7 @@ TEST(Overrides, Lists) {
   EXPECT_EQ(targets("lora.target_modules[2]=v_proj"), (Strings{"q_proj", "k_proj", "v_proj"}));
 }
 
-TEST(Overrides, ListsOfGroups) {
+TEST(Overrides, AListOfGroupsIsSetWholeOrByIndex) {
   EXPECT_EQ(with({"data.train[1].path=c"}).data().train(1).path(), "c");
   EXPECT_EQ(with({"data.train[1].path=c"}).data().train(0).path(), "a");
   const proto::Experiment more = with({"data.train[2].path=c", "data.train[2].weight=0.5"});

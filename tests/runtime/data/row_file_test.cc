@@ -84,7 +84,7 @@ TEST_F(RowFiles, BothFormsAcrossBufferBorders) {
 TEST_F(RowFiles, BadRowsStopTheReading) {
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":2: has none of", refusal(row_text("a") + "\n{\"x\": 1}\n"));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":2: is not valid UTF-8", refusal("\n{\"corpus\": \"\xFF\"}"));
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":1: not valid JSON",
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":1: is not valid JSON",
                       refusal(row_text("a") + " " + row_text("b")));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":2 (element 1): the row is a number",
                       refusal("[" + row_text("a") + ",\n 7]"));
@@ -203,15 +203,16 @@ TEST_F(RowFiles, ProgressIsToldWhileALongFileIsRead) {
 }
 
 TEST_F(RowFiles, FormsThatAreNoLinesOfRowsAreCalledByName) {
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":1: not valid JSON at byte 2 of the row: the line ends before",
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring,
+                      ":1: is not valid JSON at byte 2 of the row: the line ends before",
                       refusal("{\n  \"corpus\": \"a\"\n}\n"));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "one JSON array",
                       refusal("{\n \"data\": [\n  " + row_text("a") + "\n ]\n}\n"));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "\"data\" holds a list of objects",
                       refusal("{\"data\": [" + row_text("a") + "]}\n"));
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":1: not valid JSON at byte 16 of the row: ',' (a comma)",
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":1: is not valid JSON at byte 16 of the row: ',' (a comma)",
                       refusal(row_text("a") + ",\n" + row_text("b") + ",\n"));
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":2: not valid JSON",
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, ":2: is not valid JSON",
                       refusal(row_text("a") + "\n" + row_text("b") + row_text("c") + "\n"));
 }
 

@@ -87,7 +87,7 @@ TEST(RowForms, WhatWouldBeLostIsRefused) {
       {R"({"conversations": [{"from": "human", "value": "a"}], "prompt": "p"})",
        "the last message is the user's"},
       {R"({"conversations": [{"from": "gpt", "value": "a"}]})",
-       "conversations[0]: an assistant message that follows no user's"},
+       "conversations[0] is an assistant message that follows no user's"},
       {R"({"conversations": [{"from": "human", "value": "a"}, {"from": "narrator", "value": "b"}]})",
        "narrator"},
       {R"({"conversations": [{"from": "human", "value": "a"}, {"from": "tool", "value": "b"}]})",

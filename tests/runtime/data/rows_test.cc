@@ -50,7 +50,7 @@ TEST(Rows, PublishedFormatWithoutSystemOrTag) {
   }
 }
 
-TEST(Rows, PlainText) {
+TEST(Rows, ACorpusIsPlainTextWithoutTurns) {
   const Row row =
       parse_row(R"({"corpus": "Once \u00e9\ud83d\ude00", "dataset": "books", "conversation": null})", "x");
   EXPECT_EQ(row.corpus, "Once \xC3\xA9\xF0\x9F\x98\x80");
@@ -71,7 +71,7 @@ TEST(Rows, AlpacaJoinsInstructionAndInput) {
   EXPECT_EQ(row.turns[0].prompt, "Add.");
 }
 
-TEST(Rows, Messages) {
+TEST(Rows, MessagesBecomeTurnsAndASystemText) {
   const Row row = parse_row(
       R"({"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "a"},
           {"content": "b", "role": "assistant"}, {"role": "user", "content": "c"},
@@ -136,8 +136,8 @@ TEST(Rows, MalformedRowsAreRefusedByName) {
       {messages(""), "no user and assistant"},
       {messages(system), "no user and assistant"},
       {messages(user), "the last message is the user's"},
-      {messages(assistant), "messages[0]: an assistant message that follows no user's"},
-      {messages(user + "," + user + "," + assistant), "messages[1]: two user messages"},
+      {messages(assistant), "messages[0] is an assistant message that follows no user's"},
+      {messages(user + "," + user + "," + assistant), "messages[1] is a second user message"},
       {messages(user + "," + assistant + "," + assistant), "messages[2]: an assistant"},
       {messages(user + "," + assistant + "," + user), "the last message is the user's"},
       {messages(user + "," + system + "," + assistant), "messages[1] is a system message"},

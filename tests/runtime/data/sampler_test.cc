@@ -189,28 +189,29 @@ TEST_F(LocalBatches, AreEmptyForNoRows) {
 // depend on it.
 TEST_F(LocalBatches, DoNotDependOnTheLayout) {
   const Sampler sampler(data_->epoch_size(), 11);
-  for (const int64_t micro_batch : {1, 3, 8, 11}) {
+  for (const int64_t micro_batch_rows : {1, 3, 8, 11}) {
     for (const int dp : {1, 2, 3, 4, 5, 8, 16}) {
-      const BatchPlan plan{11, micro_batch, dp};
+      const BatchPlan plan{11, micro_batch_rows, dp};
       for (int64_t step = 0; step < 5; ++step) {
-        const int64_t consumed_samples = step * plan.global_batch;
+        const int64_t consumed_samples = step * plan.global_batch_size;
         LocalBatch stepped;
         for (int64_t micro = 0; micro < plan.micro_batches(); ++micro) {
           LocalBatch gathered;
           int64_t rows = 0;
           for (int rank = 0; rank < dp; ++rank) {
             const Range mine = plan.local_range(consumed_samples, micro, rank);
-            EXPECT_LE(mine.size(), split_range(micro_batch, dp, 0).size());  // what memory is planned for
+            EXPECT_LE(mine.size(),
+                      split_range(micro_batch_rows, dp, 0).size());  // what memory is planned for
             rows += mine.size();
             append(gathered, make_local_batch(*data_, sampler, mine.begin, mine.size()));
           }
           const Range all = plan.micro_range(consumed_samples, micro);
           EXPECT_EQ(rows, all.size());
-          EXPECT_EQ(all.begin, consumed_samples + micro * micro_batch);
+          EXPECT_EQ(all.begin, consumed_samples + micro * micro_batch_rows);
           expect_equal(gathered, make_local_batch(*data_, sampler, all.begin, all.size()));
           append(stepped, gathered);
         }
-        expect_equal(stepped, make_local_batch(*data_, sampler, consumed_samples, plan.global_batch));
+        expect_equal(stepped, make_local_batch(*data_, sampler, consumed_samples, plan.global_batch_size));
       }
     }
   }

@@ -39,7 +39,7 @@ Row row_of(std::string system, std::vector<Turn> turns) {
   return row;
 }
 
-TEST(Template, OneTurn) {
+TEST(Template, OneTurnIsWrittenAsPublished) {
   const ByteTokenizer bytes;
   EXPECT_EQ(written(encode_row(bytes, row_of("", {{"hi", "yo"}}), kLong)),
             "^### Human:\nhi\n### Assistant:\n[y][o][$]");
@@ -62,7 +62,7 @@ TEST(Template, AnAnswerThatIsNotToBeLearnedIsShown) {
   EXPECT_EQ(encode_row(ByteTokenizer(), row, kLong).supervised, 0);
 }
 
-TEST(Template, PlainText) {
+TEST(Template, PlainTextIsLearnedWhole) {
   Row row;
   row.corpus = "abc";
   EXPECT_EQ(written(encode_row(ByteTokenizer(), row, kLong)), "^[a][b][c][$]");

@@ -218,7 +218,7 @@ TEST(ExportOfAFullRun, EveryFamilyReadsBackWhatItWrote) {
     for (const std::string& name : want) {
       const ShardSpec& s = run.spec(name);
       std::vector<float> read(static_cast<size_t>(s.size()));
-      hf.read(name, s.rows, s.cols, 0, s.rows, 0, s.cols, read.data());
+      hf.read({name, s.rows, s.cols, 0, s.rows, 0, s.cols}, read.data());
       for (size_t i = 0; i < read.size(); ++i)
         ASSERT_EQ(read[i], value_at(name, static_cast<int64_t>(i))) << name;
     }

@@ -72,7 +72,7 @@ TEST(ModelCard, SaysWhatTheRunSays) {
     EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
 }
 
-TEST(ModelCard, InventsNothing) {
+TEST(ModelCard, TheCardSaysNothingThatTheCheckpointDoesNot) {
   CheckpointState state = small_state();
   state.extra.clear();
   const std::string text = model_card_text(small_card(), state);

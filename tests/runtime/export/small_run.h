@@ -56,11 +56,11 @@ class SmallBase : public WeightSource {
  public:
   [[nodiscard]] int64_t bytes_read() const override { return 0; }
   [[nodiscard]] bool has(const std::string&) const override { return true; }
-  void read(const std::string& name, int64_t, int64_t global_cols, int64_t row, int64_t rows, int64_t col,
-            int64_t cols, float* to) override {
-    largest_ = std::max(largest_, rows * cols);
-    for (int64_t r = row; r < row + rows; ++r)
-      for (int64_t c = col; c < col + cols; ++c) *to++ = value_at(name, r * global_cols + c);
+  void read(const ShardSpec& piece, float* to) override {
+    largest_ = std::max(largest_, piece.size());
+    for (int64_t r = piece.row; r < piece.row + piece.rows; ++r)
+      for (int64_t c = piece.col; c < piece.col + piece.cols; ++c)
+        *to++ = value_at(piece.name, r * piece.global_cols + c);
   }
   [[nodiscard]] int64_t largest() const { return largest_; }  // values of the largest read
 

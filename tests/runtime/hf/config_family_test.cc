@@ -222,7 +222,7 @@ TEST(ConfigFamily, SmolLm3NamesTheLayersThatRotate) {
   const auto refused = [&](const char* key, const json& value) {
     return data_error([&] { (void)parse(with(smollm3, key, value)); });
   };
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "has 2 numbers, num_hidden_layers is 9",
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "has 2 numbers, and num_hidden_layers is 9",
                       refused("no_rope_layers", {1, 0}));
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "must be a list of 0 and 1",
                       refused("no_rope_layers", {1, 1, 0, 1, 2, 1, 1, 1, 1}));

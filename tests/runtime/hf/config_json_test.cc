@@ -82,7 +82,36 @@ TEST(ConfigJson, AbsentKeysMeanWhatTheyMeanInTransformers) {
   EXPECT_EQ(parse(by_architecture).family, Family::kQwen2);
 }
 
-TEST(ConfigJson, RopeInOldAndNewWords) {
+// transformers: absent is the default of the configuration class, null is num_attention_heads.
+TEST(ConfigJson, AbsentKeyValueHeadsAreTheDefaultOfTheFamily) {
+  const std::vector<std::pair<const char*, int64_t>> defaults = {
+      {"llama", 64}, {"mistral", 8}, {"qwen2", 32}, {"qwen3", 32}, {"phi3", 64}, {"smollm3", 4}};
+  ASSERT_EQ(defaults.size(), kFamilies.size());
+  for (const auto& [family, heads] : defaults) {
+    json config = with(with(base(family), "num_attention_heads", 64), "head_dim", 2);
+    config.erase("num_key_value_heads");
+    EXPECT_EQ(parse(config).num_key_value_heads, heads) << family;
+    config["num_key_value_heads"] = nullptr;
+    EXPECT_EQ(parse(config).num_key_value_heads, 64) << family;
+    config["num_key_value_heads"] = 16;
+    EXPECT_EQ(parse(config).num_key_value_heads, 16) << family;
+  }
+  json small = base("mistral");  // of 4 heads
+  small.erase("num_key_value_heads");
+  try {
+    (void)parse(small);
+    FAIL() << "a number that does not divide the heads was taken";
+  } catch (const DataError& error) {
+    const std::string said = error.what();
+    for (const char* words : {"num_key_value_heads",
+                              "is missing, and 8, the default of mistral, does not divide "
+                              "num_attention_heads 4",
+                              "write the number"})
+      EXPECT_NE(said.find(words), std::string::npos) << said;
+  }
+}
+
+TEST(ConfigJson, RopeIsReadInOldAndNewWords) {
   EXPECT_EQ(parse(with(base(), "rope_theta", 500000)).rope.theta, 500000.0);
   EXPECT_EQ(parse(with(base(), "rope_scaling", nullptr)).rope.kind, RopeKind::kDefault);
   for (const char* type_key : {"type", "rope_type"}) {
@@ -110,7 +139,7 @@ TEST(ConfigJson, RopeInOldAndNewWords) {
   }
 }
 
-TEST(ConfigJson, SlidingWindow) {
+TEST(ConfigJson, TheSlidingWindowFollowsTheFamily) {
   json mistral = with(base("mistral"), "sliding_window", 128);
   EXPECT_EQ(parse(mistral).sliding_window, 128);
   EXPECT_EQ(parse(with(mistral, "sliding_window", nullptr)).sliding_window, 0);

@@ -71,24 +71,24 @@ TEST(HfFolder, ReadsSlicesOfEveryType) {
     SCOPED_TRACE(name);
     const int64_t before = hf.bytes_read();
     std::vector<float> all(24);
-    hf.read(name, 4, 6, 0, 4, 0, 6, all.data());
+    hf.read({name, 4, 6, 0, 4, 0, 6}, all.data());
     EXPECT_EQ(all, grid());
     std::vector<float> block(4, -1.0F);
-    hf.read(name, 4, 6, 1, 2, 3, 2, block.data());
+    hf.read({name, 4, 6, 1, 2, 3, 2}, block.data());
     EXPECT_EQ(block, (std::vector<float>{13, 14, 23, 24}));
     std::vector<float> rows(12, -1.0F);
-    hf.read(name, 4, 6, 2, 2, 0, 6, rows.data());
+    hf.read({name, 4, 6, 2, 2, 0, 6}, rows.data());
     EXPECT_EQ(rows[0], 20.0F);
     EXPECT_EQ(rows[11], 35.0F);
-    hf.read(name, 4, 6, 4, 0, 6, 0, nullptr);  // nothing
+    hf.read({name, 4, 6, 4, 0, 6, 0}, nullptr);  // nothing
     EXPECT_EQ(hf.bytes_read() - before, (24 + 4 + 12) * element);
   }
   std::vector<float> part(2);
   for (const char* name : {"bias", "row"}) {
-    hf.read(name, 1, 6, 0, 1, 4, 2, part.data());
+    hf.read({name, 1, 6, 0, 1, 4, 2}, part.data());
     EXPECT_EQ(part, (std::vector<float>{4, 5}));
   }
-  EXPECT_THROW(hf.read("f32", 4, 6, 3, 2, 0, 6, part.data()), InternalError);
+  EXPECT_THROW(hf.read({"f32", 4, 6, 3, 2, 0, 6}, part.data()), InternalError);
 }
 
 TEST(HfFolder, WrongShapeAndMissingTensorAreNamed) {
@@ -99,21 +99,21 @@ TEST(HfFolder, WrongShapeAndMissingTensorAreNamed) {
                  safetensors_entry("ints", DType::kI64, {2}, std::as_bytes(std::span(longs)))});
   HfFolder hf(folder.path());
   std::vector<float> to(64);
-  const std::string shape = data_error([&] { hf.read("t", 6, 4, 0, 6, 0, 4, to.data()); });
+  const std::string shape = data_error([&] { hf.read({"t", 6, 4, 0, 6, 0, 4}, to.data()); });
   EXPECT_TRUE(contains(shape, "'t'") && contains(shape, "[4, 6]") && contains(shape, "[6, 4]") &&
               contains(shape, folder / "model.safetensors"))
       << shape;
-  EXPECT_TRUE(contains(data_error([&] { hf.read("t", 1, 24, 0, 1, 0, 24, to.data()); }), "[1, 24]"));
-  EXPECT_TRUE(contains(data_error([&] { hf.read("cube", 4, 6, 0, 4, 0, 6, to.data()); }), "[1, 4, 6]"));
-  EXPECT_TRUE(contains(data_error([&] { hf.read("ints", 1, 2, 0, 1, 0, 2, to.data()); }), "I64"));
-  const std::string missing = data_error([&] { hf.read("u", 4, 6, 0, 4, 0, 6, to.data()); });
+  EXPECT_TRUE(contains(data_error([&] { hf.read({"t", 1, 24, 0, 1, 0, 24}, to.data()); }), "[1, 24]"));
+  EXPECT_TRUE(contains(data_error([&] { hf.read({"cube", 4, 6, 0, 4, 0, 6}, to.data()); }), "[1, 4, 6]"));
+  EXPECT_TRUE(contains(data_error([&] { hf.read({"ints", 1, 2, 0, 1, 0, 2}, to.data()); }), "I64"));
+  const std::string missing = data_error([&] { hf.read({"u", 4, 6, 0, 4, 0, 6}, to.data()); });
   EXPECT_TRUE(contains(missing, "'u'") && contains(missing, folder.path()) && contains(missing, "[4, 6]"))
       << missing;
   EXPECT_FALSE(hf.has("u"));
   EXPECT_EQ(hf.bytes_read(), 0);
 }
 
-TEST(HfFolder, ReadsShards) {
+TEST(HfFolder, ShardsAreReadAsTheIndexPlacesThem) {
   const TempFolder folder;
   write_tensors(folder / "model-00001-of-00002.safetensors",
                 {entry_of("a", DType::kF32, {4, 6}, grid()), entry_of("b", DType::kF32, {1}, {1.0F})});
@@ -124,11 +124,11 @@ TEST(HfFolder, ReadsShards) {
       "b":"model-00002-of-00002.safetensors","c":"model-00002-of-00002.safetensors"}})");
   HfFolder hf(folder.path());
   std::vector<float> value(1);
-  hf.read("a", 4, 6, 3, 1, 5, 1, value.data());
+  hf.read({"a", 4, 6, 3, 1, 5, 1}, value.data());
   EXPECT_EQ(value[0], 35.0F);
-  hf.read("b", 1, 1, 0, 1, 0, 1, value.data());
+  hf.read({"b", 1, 1, 0, 1, 0, 1}, value.data());
   EXPECT_EQ(value[0], 2.0F);  // the index decides
-  hf.read("c", 1, 2, 0, 1, 1, 1, value.data());
+  hf.read({"c", 1, 2, 0, 1, 1, 1}, value.data());
   EXPECT_EQ(value[0], 4.0F);
 }
 
@@ -155,7 +155,7 @@ TEST(HfFolder, TwoSetsOfWeightsAreAmbiguous) {
   write_file(folder / kIndex, index_of({{"t", "model.safetensors"}}));
   std::vector<float> value(1);
   HfFolder hf(folder.path());
-  hf.read("t", 1, 1, 0, 1, 0, 1, value.data());
+  hf.read({"t", 1, 1, 0, 1, 0, 1}, value.data());
   EXPECT_EQ(value[0], 1.0F);
   EXPECT_TRUE(hf.warnings().empty());
   EXPECT_EQ(hf.files_text(), "'model.safetensors'");
@@ -222,15 +222,15 @@ TEST(HfFolder, ATypeIsJudgedWhenItsTensorIsRead) {
   write_file(folder / "model.safetensors", bytes + header + std::string(16, '\0'));
   HfFolder hf(folder.path());
   std::vector<float> to(16);
-  EXPECT_NO_THROW(hf.read("good", 1, 1, 0, 1, 0, 1, to.data()));
+  EXPECT_NO_THROW(hf.read({"good", 1, 1, 0, 1, 0, 1}, to.data()));
   for (const auto& [name, type, cols] : std::vector<std::tuple<std::string, std::string, int64_t>>{
            {"float8", "F8_E4M3", 4}, {"new", "F2_NEW", 16}}) {
-    const std::string message = data_error([&] { hf.read(name, 1, cols, 0, 1, 0, cols, to.data()); });
+    const std::string message = data_error([&] { hf.read({name, 1, cols, 0, 1, 0, cols}, to.data()); });
     EXPECT_TRUE(contains(message, "'" + name + "'") && contains(message, "'" + type + "'") &&
                 contains(message, "BF16"))
         << message;
   }
-  EXPECT_TRUE(contains(data_error([&] { hf.read("mask", 2, 2, 0, 2, 0, 2, to.data()); }), "'BOOL'"));
+  EXPECT_TRUE(contains(data_error([&] { hf.read({"mask", 2, 2, 0, 2, 0, 2}, to.data()); }), "'BOOL'"));
 }
 
 TEST(HfFolder, ValuesThatAreNotFiniteAreRefusedWithTheirPlace) {
@@ -245,18 +245,18 @@ TEST(HfFolder, ValuesThatAreNotFiniteAreRefusedWithTheirPlace) {
                                                entry_of("norm", DType::kF32, {3}, {1, inf, 1})});
   HfFolder hf(folder.path());
   std::vector<float> to(24);
-  std::string message = data_error([&] { hf.read("nan", 4, 6, 0, 4, 0, 6, to.data()); });
+  std::string message = data_error([&] { hf.read({"nan", 4, 6, 0, 4, 0, 6}, to.data()); });
   EXPECT_TRUE(contains(message, folder / "model.safetensors") &&
               contains(message, "'nan' holds nan at [2, 3]"))
       << message;
   // Each rank names the place in the whole tensor, and finds what lies in its slice only.
-  message = data_error([&] { hf.read("nan", 4, 6, 1, 2, 2, 2, to.data()); });
+  message = data_error([&] { hf.read({"nan", 4, 6, 1, 2, 2, 2}, to.data()); });
   EXPECT_TRUE(contains(message, "at [2, 3]")) << message;
-  EXPECT_NO_THROW(hf.read("nan", 4, 6, 0, 4, 0, 3, to.data()));
-  EXPECT_NO_THROW(hf.read("nan", 4, 6, 0, 2, 0, 6, to.data()));
-  message = data_error([&] { hf.read("inf", 4, 6, 3, 1, 0, 6, to.data()); });
+  EXPECT_NO_THROW(hf.read({"nan", 4, 6, 0, 4, 0, 3}, to.data()));
+  EXPECT_NO_THROW(hf.read({"nan", 4, 6, 0, 2, 0, 6}, to.data()));
+  message = data_error([&] { hf.read({"inf", 4, 6, 3, 1, 0, 6}, to.data()); });
   EXPECT_TRUE(contains(message, "-inf at [3, 5]")) << message;
-  message = data_error([&] { hf.read("norm", 1, 3, 0, 1, 0, 3, to.data()); });
+  message = data_error([&] { hf.read({"norm", 1, 3, 0, 1, 0, 3}, to.data()); });
   EXPECT_TRUE(contains(message, "'norm' holds inf at [1]")) << message;
 }
 
@@ -511,13 +511,13 @@ TEST(HfFolder, ReadsTheReferenceCases) {
     const std::string gate = "model.layers.1.mlp.gate_proj.weight";  // [112, 64]
     const std::vector<float> want = plain_read(goldens + name + "/model.safetensors", gate);
     std::vector<float> got(want.size());
-    hf.read(gate, 112, 64, 0, 112, 0, 64, got.data());
+    hf.read({gate, 112, 64, 0, 112, 0, 64}, got.data());
     EXPECT_EQ(got, want);
     std::vector<float> slice(28 * 16);
-    hf.read(gate, 112, 64, 56, 28, 16, 16, slice.data());
+    hf.read({gate, 112, 64, 56, 28, 16, 16}, slice.data());
     for (size_t i = 0; i < slice.size(); ++i) ASSERT_EQ(slice[i], want[(56 + i / 16) * 64 + 16 + i % 16]);
     std::vector<float> norm(64);
-    hf.read("model.norm.weight", 1, 64, 0, 1, 0, 64, norm.data());
+    hf.read({"model.norm.weight", 1, 64, 0, 1, 0, 64}, norm.data());
     EXPECT_EQ(norm, plain_read(goldens + name + "/model.safetensors", "model.norm.weight"));
     EXPECT_NO_THROW(SafetensorsFile file(goldens + name + "/expected.safetensors"));
     EXPECT_NO_THROW(SafetensorsFile file(goldens + name + "/pesc_params.safetensors"));
@@ -530,7 +530,7 @@ TEST(HfFolder, ReadsFromSeveralThreads) {
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&hf] {
       std::vector<float> to(96 * 64);
-      for (int i = 0; i < 50; ++i) hf.read("lm_head.weight", 96, 64, 0, 96, 0, 64, to.data());
+      for (int i = 0; i < 50; ++i) hf.read({"lm_head.weight", 96, 64, 0, 96, 0, 64}, to.data());
     });
   }
   for (std::thread& thread : threads) thread.join();

@@ -114,7 +114,7 @@ TEST(PescFolder, MayCallItsExpertsByTheirNumber) {
   for (const std::string& name : names) EXPECT_TRUE(folder.has(name)) << name;
   EXPECT_EQ(folder.names().size(), names.size());
   std::vector<float> read(4);
-  folder.read(hf::adapter_up(1, 2), 2, 2, 0, 2, 0, 2, read.data());
+  folder.read({hf::adapter_up(1, 2), 2, 2, 0, 2, 0, 2}, read.data());
   EXPECT_EQ(read, values);
 }
 

@@ -79,15 +79,16 @@ TEST(PublishedNames, FusedTensorsAreReadInParts) {
       ASSERT_TRUE(hf.has(name));
       const float first = p.first + 2000.0F * static_cast<float>(layer);
       std::vector<float> all(static_cast<size_t>(p.rows * kHidden));
-      hf.read(name, p.rows, kHidden, 0, p.rows, 0, kHidden, all.data());
+      hf.read({name, p.rows, kHidden, 0, p.rows, 0, kHidden}, all.data());
       for (size_t i = 0; i < all.size(); ++i) EXPECT_EQ(all[i], first + static_cast<float>(i));
       // Rows and columns of a tensor-parallel rank.
       std::vector<float> block(4);
-      hf.read(name, p.rows, kHidden, 2, 2, 3, 2, block.data());
+      hf.read({name, p.rows, kHidden, 2, 2, 3, 2}, block.data());
       const float at = first + 2 * kHidden + 3;
       EXPECT_EQ(block, (std::vector<float>{at, at + 1, at + kHidden, at + kHidden + 1}));
-      const std::string message =
-          data_error([&] { hf.read(name, p.rows + 1, kHidden, 0, 1, 0, kHidden, all.data()); });
+      const std::string message = data_error([&] {
+        hf.read({name, p.rows + 1, kHidden, 0, 1, 0, kHidden}, all.data());
+      });
       EXPECT_PRED_FORMAT2(::testing::IsSubstring, str_cat("[", p.rows, ", 8]"), message);
     }
   }
@@ -158,7 +159,7 @@ TEST(PublishedNames, TheTextPartLosesItsPrefix) {
     HfFolder hf(folder.path());
     use_model_names(hf, model_of(Family::kMistral));
     std::vector<float> to(2 * kHidden);
-    hf.read("model.layers.0.mlp.up_proj.weight", 2, kHidden, 0, 2, 0, kHidden, to.data());
+    hf.read({"model.layers.0.mlp.up_proj.weight", 2, kHidden, 0, 2, 0, kHidden}, to.data());
     EXPECT_EQ(to[3], 1003.0F);
     // Nothing is left over but the tower, which is skipped and said.
     const WeightReport report = compare_weights(

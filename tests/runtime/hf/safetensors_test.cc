@@ -193,7 +193,7 @@ TEST(Safetensors, EveryCutOfAGoodFileIsRefused) {
   for (size_t n = 0; n < whole.size(); ++n) EXPECT_THROW((void)parse(whole.substr(0, n)), DataError) << n;
 }
 
-TEST(Safetensors, ShapesAsText) {
+TEST(Safetensors, AShapeIsWrittenInBrackets) {
   EXPECT_EQ(shape_text(std::vector<int64_t>{2, 3}), "[2, 3]");
 }
 

@@ -153,7 +153,7 @@ TEST(WeightNames, DerivedBuffersAreSilent) {
   EXPECT_EQ(report.summary.find("inv_freq"), std::string::npos);
 }
 
-TEST(WeightNames, TiedEmbeddings) {
+TEST(WeightNames, AHeadThatIsTiedMustEqualTheEmbedding) {
   const WeightReport plain = Weights().without(kHead).report(true);
   EXPECT_SAYS("tied: the head is model.embed_tokens.weight", plain.summary);
   EXPECT_TRUE(Weights().set(kEmbedding, 3).set(kHead, 3).report(true).warnings.empty());
@@ -168,7 +168,7 @@ TEST(WeightNames, TiedEmbeddings) {
   HfFolder hf(folder.path());
   EXPECT_SAYS("the head is lm_head.weight", Weights::report_of(hf, true).summary);
   float value[2] = {};
-  hf.read(kEmbedding, 1, 2, 0, 1, 0, 2, value);
+  hf.read({kEmbedding, 1, 2, 0, 1, 0, 2}, value);
   EXPECT_EQ(value[1], 5.0F);
   EXPECT_SAYS(kEmbedding, Weights().without(kEmbedding).without(kHead).refused(true));
   EXPECT_SAYS("tie_word_embeddings", Weights().without(kHead).refused(false));

@@ -33,7 +33,7 @@ class RecoveryTest : public testing::Test {
   std::string run_dir_;
 };
 
-TEST(Faults, Parsed) {
+TEST(Faults, AFaultIsReadFromItsText) {
   const FaultPoint p = parsed("step=7,rank=2,section=checkpoint,action=stop,always");
   EXPECT_EQ(p.step, 7);
   EXPECT_EQ(p.rank, 2);

@@ -53,7 +53,7 @@ TEST(Printable, QuotesStandAroundWhatWasCut) {
   EXPECT_LT(in_quotes(std::string(1'000'000, 'n')).size(), 200U);
 }
 
-TEST(PrintableUtf8, FirstCharacter) {
+TEST(PrintableUtf8, FirstCharacterIsItsNumberOfBytes) {
   EXPECT_EQ(first_character(""), 0U);
   EXPECT_EQ(first_character("ab"), 1U);
   EXPECT_EQ(first_character("\xC3\xA9x"), 2U);
