@@ -131,7 +131,7 @@ std::string usage() {
       "  launch -n N [--hostfile H] -- train --config FILE ...\n"
       "             starts N ranks of train, watches them, restarts after a fault\n"
       "  eval       eval loss, exact match and experts per dataset tag\n"
-      "  generate   answers --prompt TEXT or the rows of --prompts FILE\n"
+      "  generate   answers --prompt TEXT or the rows of --prompts FILE, or holds a conversation: --chat\n"
       "  export     the tuned model as a folder that transformers, PEFT or the published code loads\n"
       "  bench      times the training step against the speed of light\n"
       "  plan       memory, arithmetic, exchange and time of a run, and whether it fits, without the device\n"

@@ -12,6 +12,7 @@
 
 #include "ops/core/check.h"
 #include "runtime/data/dataset.h"
+#include "runtime/data/long_rows.h"
 #include "runtime/data/show_row.h"
 #include "tests/runtime/data/test_tokenizers.h"
 
@@ -135,6 +136,27 @@ TEST_F(RowEncoderTest, LongRowsAreCut) {
   EXPECT_TRUE(cut.truncated);
   EXPECT_EQ(cut.supervised, 3);
   EXPECT_EQ(chat.encode(two, 5).supervised, 0);
+}
+
+TEST_F(RowEncoderTest, LongConversationsAreCutBehindAnEndOfTurn) {
+  const RowEncoder chat = encoder();
+  const Row two = row(chat, kTwoTurns);
+  const std::string first = "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n#b<|im_end|>#";
+  const std::string second = "\n<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n#d<|im_end|>#";
+  const auto length = std::ssize(chat.encode(two, 1000).tokens);
+  const auto cut_to = [&](int64_t most) { return fit_row(chat, two, {most, OnLongRow::kCut}); };
+  EXPECT_EQ(written(cut_to(length).samples[0]), first + second + "\n");
+  EXPECT_EQ(written(cut_to(length - 1).samples[0]), first + second);
+  EXPECT_EQ(written(cut_to(length - 2).samples[0]), first);
+  const auto of_first = std::ssize(cut_to(length - 2).samples[0].tokens);
+  EXPECT_EQ(written(cut_to(of_first).samples[0]), first);
+  const FittedRow inside = cut_to(of_first - 1);
+  EXPECT_TRUE(inside.cut_inside);
+  EXPECT_EQ(inside.samples[0].supervised, 1);
+  EXPECT_FALSE(cut_to(length - 2).cut_inside);
+  // Of the last answer alone nothing would be left.
+  EXPECT_EQ(
+      fit_row(encoder("auto", TrainOn::kLast), two, {length - 3, OnLongRow::kCut}).samples[0].supervised, 0);
 }
 
 TEST_F(RowEncoderTest, ThePublishedPromptIsTokenisedPieceByPiece) {
