@@ -140,7 +140,10 @@ class Chat(harness.EndToEnd):
         self.assertEqual(result.code, OK, str(result))
         # Which answers are learned, and the date, matter to training alone.
         self.assert_refused(self.go("train", "same", data="train_on: LAST"), USAGE, "data.train_on: ALL -> LAST")
-        self.assertEqual(self.go("eval", "same", data='train_on: LAST template_date: "2025-01-31"').code, OK)
+        result = self.go("eval", "same", data='train_on: LAST template_date: "2025-01-31"')
+        self.assertEqual(result.code, OK, str(result))
+        self.assertRegex(result.err, r"same\.textproto:1:\d+: data\.template_date has no effect: the chat template .*chat_template\.jinja "
+                                     r"does not ask for the date")
 
     def test_a_folder_without_template_has_the_published_prompt(self):
         base = self.path("plain")

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -201,6 +202,21 @@ TEST_F(RowEncoderTest, ShownRowsMarkWhatIsLearned) {
                 ">>>h\u00e9<|im_end|><<<\n\n");
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "\x1B[32mh\u00e9<|im_end|>\x1B[0m\n",
                       shown_row(*tokenizer_, text.ids, text.learned, Marks::kColour));
+}
+
+TEST_F(RowEncoderTest, ADateThatNoTemplateAsksForHasNoEffect) {
+  EXPECT_EQ(encoder("published").why_no_date(),
+            "the published prompt (### Human, ### Assistant) does not ask for the date (strftime_now)");
+  EXPECT_EQ(encoder().why_no_date(), "the chat template " + (folder_ / "chat_template.jinja") +
+                                         " does not ask for the date (strftime_now)");
+  // One for rows with tools alone may ask; a question whether there is such a function is one for the date.
+  std::filesystem::create_directory(folder_ / "additional_chat_templates");
+  folder_.write("additional_chat_templates/tool_use.jinja",
+                std::string("{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% endif %}") + kChatml);
+  const RowEncoder dated(*tokenizer_,
+                         open_templates({"auto", "2025-01-31"}, folder_.path(), *tokenizer_, Links::kInside),
+                         TrainOn::kAll);
+  EXPECT_EQ(dated.why_no_date(), "");
 }
 
 TEST_F(RowEncoderTest, TheDigestIsOfTheContent) {
