@@ -124,7 +124,7 @@ class Speaker {
 };
 
 // From rank 0 to all: what it does next.
-constexpr char kWait = 'w', kAsk = 'a', kEnd = 'e';
+constexpr char kNothingYet = 'w', kQuestion = 'a', kNoMore = 'e';
 
 std::string packed(char what, const std::vector<int32_t>& tokens = {}) {
   std::string out(1 + tokens.size() * sizeof(int32_t), what);
@@ -161,11 +161,11 @@ int run_chat(const Process& process, const CommandLine& command, Job& job) {
     run_collectively(process.world, [&] {
       if (!conversation) return;
       const auto tokens = conversation->next();
-      mine = tokens ? packed(kAsk, *tokens) : packed(conversation->ended() ? kEnd : kWait);
+      mine = tokens ? packed(kQuestion, *tokens) : packed(conversation->ended() ? kNoMore : kNothingYet);
     });
     const std::string message = process.world.host_all_gather(mine).front();
-    if (message.front() == kEnd) return 0;
-    if (message.front() == kWait) continue;
+    if (message.front() == kNoMore) return 0;
+    if (message.front() == kNothingYet) continue;
     // The ranks that hold rank 0's part of the rows compute the answer, the others take part in it.
     std::vector<Prompt> prompts;
     if (job.mesh().dp_rank() == 0) prompts.push_back({turn, unpacked(message)});
