@@ -26,6 +26,7 @@ struct CommandLine {
   std::string prompt;      // --prompt TEXT
   std::string system;      // --system TEXT
   std::string prompts;     // --prompts FILE of rows
+  bool chat = false;       // --chat: a conversation with standard input
   int samples = 0;         // --samples N answers to show
   int steps = 20;          // --steps N to time
   int shortest = 0;        // --shortest T tokens of a random row to time; 0: full rows

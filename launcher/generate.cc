@@ -1,4 +1,6 @@
 // pesc generate: answers one prompt, streaming it to the terminal, or the rows of a file.
+#include "launcher/generate.h"
+
 #include <glog/logging.h>
 #include <unistd.h>
 
@@ -7,13 +9,11 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "launcher/command_line.h"
 #include "launcher/standard_output.h"
 #include "runtime/data/row_file.h"
 #include "runtime/data/unknown_characters.h"
 #include "runtime/evaluation.h"
 #include "runtime/text/printable.h"
-#include "runtime/tokenizer/stream_decoder.h"
 
 namespace pesc {
 namespace {
@@ -40,23 +40,42 @@ struct UnknownInPrompts {
 
 }  // namespace
 
+// Beyond its sliding window the model would attend to less than all of the text, which is not supported.
+int64_t longest_text(const ModelConfig& model) {
+  return model.sliding_window > 0 ? std::min(model.sliding_window, model.max_position_embeddings)
+                                  : model.max_position_embeddings;
+}
+
+const char* text_limit_name(const ModelConfig& model) {
+  return model.sliding_window > 0 && longest_text(model) == model.sliding_window
+             ? "the model's sliding window"
+             : "the limit of the model's positions";
+}
+
+AnswerPrinter::AnswerPrinter(const Tokenizer& tokenizer)
+    : decoder_(tokenizer), terminal_(::isatty(STDOUT_FILENO) != 0) {}
+
+void AnswerPrinter::print(const std::string& answer) const {
+  const std::string text = terminal_ ? printable(answer, kUncut, Keep::kLines) : answer;
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  flush_standard_output();
+}
+
 int run_generate(const Process& process, const CommandLine& command) {
   run_collectively(process.world, [&] {
-    if (command.prompt.empty() == command.prompts.empty())
-      throw UsageError("pesc generate needs exactly one of --prompt TEXT and --prompts FILE");
+    if ((command.prompt.empty() ? 0 : 1) + (command.prompts.empty() ? 0 : 1) + (command.chat ? 1 : 0) != 1)
+      throw UsageError("pesc generate needs exactly one of --prompt TEXT, --prompts FILE and --chat");
   });
   ExperimentConfig config = read_experiment(process, command);
   const HostPlacement placement = place(process, config);
   Job job = open_job(process.world, placement, std::move(config), DataUse::kNone);
+  if (command.chat) return run_chat(process, command, job);
   const ExperimentConfig& c = job.config;
   std::vector<Row> rows;
   std::vector<Prompt> prompts;
   int64_t longest = 1;
   const Mesh& mesh = job.mesh();
-  // Beyond its sliding window the model would attend to less than all of the text, which is not supported.
-  const int64_t limit = job.model.sliding_window > 0
-                            ? std::min(job.model.sliding_window, job.model.max_position_embeddings)
-                            : job.model.max_position_embeddings;
+  const int64_t limit = longest_text(job.model);
   RowsReport read;
   run_collectively(process.world, [&] {
     RowOptions reading{.answers = Answers::kAllButLast};
@@ -104,29 +123,19 @@ int run_generate(const Process& process, const CommandLine& command) {
 
   const SamplingOptions options = sampling_options(job, c.generate);
   const bool stream = !command.prompt.empty();
-  StreamDecoder printer(*job.tokenizer);
-  // To a file or a pipe goes what the model wrote, to a terminal nothing that drives it.
-  const bool shown = stream && ::isatty(STDOUT_FILENO) != 0;
-  const auto print = [shown](const std::string& answer) {
-    const std::string text = shown ? printable(answer, kUncut, Keep::kLines) : answer;
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    flush_standard_output();
-  };
+  AnswerPrinter printer(*job.tokenizer);
   TokenCallback on_token;
   if (stream && mesh.tp_rank() == 0) {
-    on_token = [&](const Prompt&, int32_t token) { print(printer.push(token)); };
+    on_token = [&](const Prompt&, int32_t token) { printer.push(token); };
   }
   int64_t cut = 0;
   const auto answers = generate(*decoder, process.world, prompts, options, slots, length, on_token, &cut);
   const int64_t all_cut = cut_answers(job, cut);
-  if (stream && on_token && !prompts.empty()) print(printer.finish() + "\n");
+  if (stream && on_token && !prompts.empty()) printer.finish();
   if (job.first() && all_cut > 0) {
     std::fprintf(stderr, "%lld of %zu answers %s cut: prompt and answer have reached %s of %lld tokens\n",
                  static_cast<long long>(all_cut), rows.size(), all_cut == 1 ? "is" : "are",
-                 job.model.sliding_window > 0 && limit == job.model.sliding_window
-                     ? "the model's sliding window"
-                     : "the limit of the model's positions",
-                 static_cast<long long>(length));
+                 text_limit_name(job.model), static_cast<long long>(length));
   }
   if (stream) return 0;
   std::string mine;
@@ -138,7 +147,7 @@ int run_generate(const Process& process, const CommandLine& command) {
     mine += j.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
   }
   for (const std::string& part : process.world.host_all_gather(mine)) {
-    if (process.world.rank() == 0) print(part);
+    if (process.world.rank() == 0) std::fwrite(part.data(), 1, part.size(), stdout);
   }
   return 0;
 }

@@ -57,22 +57,26 @@ constexpr std::array kVerbs{
                         "the best checkpoint on eight ranks; figures for a program"}}},
          .exit_codes = "0 64 65 70 74 76",
          .run = run_eval},
-    Verb{.name = "generate",
-         .arguments = "--config FILE (--prompt TEXT | --prompts FILE) [flags]",
-         .summary = "answers a prompt, or the rows of a file",
-         .about = "Answers from the base and a checkpoint with a KV cache, on any layout of ranks. The "
-                  "answer to --prompt "
-                  "streams to standard output; those to --prompts are JSON Lines in the order of the rows. "
-                  "Length and "
-                  "sampling are the fields of `generate` in the experiment.",
-         .examples = {{{"pesc generate --config my.textproto --prompt \"What is a bee?\"", "one question"},
-                       {"pesc generate --config my.textproto --prompts rows.jsonl > answers.jsonl",
-                        "the last question of each row"},
-                       {"pesc generate --config my.textproto --base --prompt \"Count to 5.\" --set "
-                        "generate.temperature=0.7",
-                        "the dense model, sampled"}}},
-         .exit_codes = "0 64 65 70 74 76",
-         .run = run_generate},
+    Verb{
+        .name = "generate",
+        .arguments = "--config FILE (--prompt TEXT | --prompts FILE | --chat) [flags]",
+        .summary = "answers a prompt or the rows of a file, or holds a conversation",
+        .about =
+            "Answers from the base and a checkpoint with a KV cache, on any layout of ranks. The "
+            "answer to --prompt "
+            "streams to standard output; those to --prompts are JSON Lines in the order of the rows. With "
+            "--chat each line of standard input is answered behind all that was said before. "
+            "Length and "
+            "sampling are the fields of `generate` in the experiment.",
+        .examples = {{{"pesc generate --config my.textproto --prompt \"What is a bee?\"", "one question"},
+                      {"pesc generate --config my.textproto --prompts rows.jsonl > answers.jsonl",
+                       "the last question of each row"},
+                      {"pesc generate --config my.textproto --chat --system \"Be brief.\"", "a conversation"},
+                      {"pesc generate --config my.textproto --base --prompt \"Count to 5.\" --set "
+                       "generate.temperature=0.7",
+                       "the dense model, sampled"}}},
+        .exit_codes = "0 64 65 70 74 76",
+        .run = run_generate},
     Verb{.name = "export",
          .arguments = "--config FILE --out FOLDER [flags]",
          .summary = "the tuned model as a folder that transformers, PEFT or the published code loads",

@@ -41,6 +41,8 @@ void open_tokenizer_of(Job& job, bool first) {
   if (!first) return;
   LOG(INFO) << "tokenizer: " << folder << "/" << tokenizer_file(folder) << "; conversations are written with "
             << job.encoder->name();
+  if (const std::string why = job.encoder->why_no_date(); !c.data.template_date.empty() && !why.empty())
+    LOG(WARNING) << c.places.prefix("data.template_date") << "data.template_date has no effect: " << why;
   for (const std::string& warning : job.special.warnings) LOG(WARNING) << warning;
   for (const std::string& note : job.special.notes) LOG(INFO) << note;
 }
@@ -110,9 +112,13 @@ std::unique_ptr<Dataset> load_dataset(const Job& job, const std::vector<DatasetF
 void check_template_tokens(Job& job) {
   const ModelTemplates* templates = job.encoder ? job.encoder->templates() : nullptr;
   if (templates == nullptr) return;
-  ControlTokens control{templates->usual.name(), {}, templates->end_of_turn};
-  for (const std::string& text : templates->usual.control_tokens())
-    control.tokens.push_back({text, job.tokenizer->piece_id(text)});
+  ControlTokens control{templates->usual.name(), {}, {}, templates->end_of_turn};
+  const std::vector<std::string>& written = templates->usual.control_tokens();
+  for (const std::string& text : written) control.tokens.push_back({text, job.tokenizer->piece_id(text)});
+  for (const std::string& text : template_tokens(*job.tokenizer).control) {
+    if (std::ranges::find(written, text) == written.end())
+      control.others.push_back({text, job.tokenizer->piece_id(text)});
+  }
   check_control_tokens(*job.base, job.model, control);
 }
 

@@ -218,6 +218,10 @@ const std::string& ChatTemplate::name() const {
   return impl_->source.name;
 }
 
+bool ChatTemplate::asks_for_date() const {
+  return impl_->program->find_slot("strftime_now") >= 0;
+}
+
 std::string ChatTemplate::undated_identity() const {
   Json all = {{"template", impl_->source.text},
               {"extra", impl_->options.extra},

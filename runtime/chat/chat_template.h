@@ -92,6 +92,8 @@ class ChatTemplate {
   // embedding a base model may never have trained.
   [[nodiscard]] const std::vector<std::string>& control_tokens() const;
   [[nodiscard]] const std::string& name() const;
+  // Whether it names strftime_now, which alone sees TemplateOptions::date.
+  [[nodiscard]] bool asks_for_date() const;
   // Of the text, the handed variables and the date: part of the token cache's key.
   [[nodiscard]] std::string identity() const;
   // The same without the date: what a checkpoint was trained with, and answers with on another day.

@@ -16,6 +16,9 @@ struct ModelTemplates {
   ChatTemplate usual;
   std::optional<ChatTemplate> with_tools;  // of folders that have one of its own for rows with tools
   int32_t end_of_turn = -1;                // the token that ends an answer
+  [[nodiscard]] bool ask_for_date() const {
+    return usual.asks_for_date() || (with_tools && with_tools->asks_for_date());
+  }
   [[nodiscard]] const ChatTemplate& of(const Conversation& conversation) const {
     return with_tools && conversation.tools.is_array() ? *with_tools : usual;
   }

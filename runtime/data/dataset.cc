@@ -35,6 +35,8 @@ std::string to_string(const DatasetReport& report) {
   std::string text =
       str_cat(report.rows, " rows, ", report.tokens, " tokens, ", report.supervised, " of them learned");
   if (report.truncated > 0) text += str_cat("; ", report.truncated, " rows cut to the sequence length");
+  if (report.cut_inside > 0)
+    text += str_cat(", ", report.cut_inside, " of them within an answer or a text, whose end is not learned");
   if (report.too_long > 0)
     text += str_cat("; ", report.too_long, " rows dropped, being longer than the sequence length");
   if (report.split > 0)
@@ -168,6 +170,7 @@ void Dataset::load(const DatasetFile& file, const RowEncoder& encoder, const Dat
     }
     if (options.on_row) options.on_row(row);
     losses.add(lost, where);
+    report_.cut_inside += fitted.cut_inside ? 1 : 0;
     report_.split += fitted.split ? 1 : 0;
     report_.split_rows += fitted.split ? std::ssize(fitted.samples) : 0;
     for (const Sample& sample : fitted.samples) add(sample, tag_number(row.tag));

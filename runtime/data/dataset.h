@@ -51,7 +51,8 @@ struct DatasetReport {
   int64_t rows = 0;     // kept
   int64_t bad = 0;      // malformed and skipped (RowOptions::on_bad_row); of a split, in the part trained on
   int64_t dropped = 0;  // nothing to learn: an empty answer, or none of it left after truncation
-  int64_t truncated = 0;              // kept, but cut to max_seq_length
+  int64_t truncated = 0;              // kept, but cut to max_seq_length (runtime/data/long_rows.h)
+  int64_t cut_inside = 0;             // of these, cut within an answer or a text
   int64_t too_long = 0;               // dropped for their length (DatasetOptions::on_long_row)
   int64_t split = 0;                  // plain texts that became several rows
   int64_t split_rows = 0;             // these rows
@@ -69,7 +70,7 @@ struct DatasetContent {
   int64_t rows = 0;
   uint64_t digest = 0;  // XXH3-64 of tokens, row lengths and which tokens are learned; tags are not in it
 };
-// "3000 rows, 512000 tokens, 80000 of them learned; 4 cut to 512 tokens; 1 dropped: ...", and a line a
+// "3000 rows, 512000 tokens, 80000 of them learned; 4 rows cut to the sequence length; 1 dropped: ...", and a line a
 // source.
 [[nodiscard]] std::string to_string(const DatasetReport& report);
 

@@ -26,11 +26,17 @@ struct LengthRules {
 struct FittedRow {
   std::vector<Sample> samples;  // of a text that was split several; of a row that was dropped none
   bool split = false;
+  bool cut_inside = false;  // cut, and within an answer or a text: its end is not learned
 };
 
-// A row that is cut keeps its first max_seq_length tokens. The samples of a text that is split have
-// max_seq_length tokens, the last one what is left. Each but the first begins with the last token of the one
-// before it, so that every token of the text is learned once. Throws as RowEncoder::encode.
+// A row that is cut ends behind the last of its answers that stands in its first max_seq_length tokens with
+// its end of turn, so that every answer that is learned is learned whole; what else follows in them would be
+// text without loss. Where not even the first answer does, and of plain text, it keeps its first
+// max_seq_length tokens. Only answers that are to be learned count here.
+//
+// The samples of a text that is split have max_seq_length tokens, the last one what is left. Each but the
+// first begins with the last token of the one before it, so that every token of the text is learned once.
+// Throws as RowEncoder::encode.
 [[nodiscard]] FittedRow fit_row(const RowEncoder& encoder, const Row& row, const LengthRules& rules,
                                 RowLosses* losses = nullptr);
 // With the published prompt.

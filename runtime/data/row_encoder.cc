@@ -57,6 +57,11 @@ std::string RowEncoder::name() const {
                     : std::string("the published prompt (### Human, ### Assistant)");
 }
 
+std::string RowEncoder::why_no_date() const {
+  if (templates_ && templates_->ask_for_date()) return "";
+  return str_cat(name(), " does not ask for the date (strftime_now)");
+}
+
 ChatTokens RowEncoder::chat_tokens(const Conversation& conversation, TrainOn train_on,
                                    std::string* text) const {
   RenderedChat chat = templates_->of(conversation).render(conversation, train_on);

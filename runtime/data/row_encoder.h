@@ -35,6 +35,8 @@ class RowEncoder {
   [[nodiscard]] RowUse row_use() const { return templates_ ? RowUse::kTemplate : RowUse::kPublished; }
   // "the template FILE", "the published prompt".
   [[nodiscard]] std::string name() const;
+  // Why data.template_date has no effect; empty where some template asks for the date.
+  [[nodiscard]] std::string why_no_date() const;
   // Null for the published prompt.
   [[nodiscard]] const ModelTemplates* templates() const { return templates_ ? &*templates_ : nullptr; }
   // The token that ends an answer of the template; -1 for the published prompt, which ends with end-of-text.

@@ -36,6 +36,9 @@ constexpr const char* kTekkenControls[] = {"<unk>",
                                            "[/SYSTEM_PROMPT]",
                                            "[TOOL_CONTENT]"};
 
+// Every cut of a piece into two is looked up.
+constexpr size_t kMostPieceBytes = 4096;
+
 std::string from_base64(const std::string& text, size_t piece) {
   std::string out;
   uint32_t bits = 0;
@@ -110,6 +113,8 @@ JsonTokenizerParts read_tekken_parts(std::string_view text) {
   if (size < controls || size - controls > document["vocab"].size())
     throw DataError(str_cat("vocab: has ", document["vocab"].size(), " pieces; ", size, " with ", controls,
                             " control tokens are said"));
+  if (!config.contains("pattern") || !config["pattern"].is_string())
+    throw DataError("config: \"pattern\" is no text");
   std::vector<AddedToken> added = read_controls(document, controls);
   BpeParts model;
   model.ignore_merges = true;
@@ -123,6 +128,9 @@ JsonTokenizerParts read_tekken_parts(std::string_view text) {
         !item.value("token_bytes", json()).is_string())
       throw DataError(str_cat("vocab: piece ", i, " has no \"token_bytes\", or another rank"));
     pieces.push_back(from_base64(item["token_bytes"].get<std::string>(), i));
+    if (pieces.back().empty() || pieces.back().size() > kMostPieceBytes)
+      throw DataError(
+          str_cat("vocab: piece ", i, " has ", pieces.back().size(), " bytes, not 1 to ", kMostPieceBytes));
     if (!ranks.emplace(pieces.back(), i).second) throw DataError(str_cat("vocab: piece ", i, " comes twice"));
     model.names.push_back(in_alphabet(pieces.back()));
   }
@@ -138,7 +146,7 @@ JsonTokenizerParts read_tekken_parts(std::string_view text) {
       model.merges.emplace_back(model.names[controls + left], model.names[controls + right]);
   }
   const json split = {{"type", "Split"},
-                      {"pattern", {{"Regex", config.value("pattern", "")}}},
+                      {"pattern", {{"Regex", config["pattern"]}}},
                       {"behavior", "Isolated"},
                       {"invert", false}};
   const json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}};

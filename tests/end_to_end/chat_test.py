@@ -3,6 +3,7 @@ template, and what is refused."""
 
 import json
 import os
+import re
 import shutil
 
 import harness
@@ -128,6 +129,89 @@ class Chat(harness.EndToEnd):
         self.assertEqual([f["output"] for f in found], [result.out[:-1]] * 2)
         self.assertEqual([f["input"] for f in found], ["hi"] * 2)
 
+    def chat(self, lines, *flags, ranks=0, run="talk", tp=1, ep=1, data="", generate=""):
+        """`pesc generate --base --chat` with these bytes or lines on standard input."""
+        config = self.path("talk.textproto")
+        with open(config, "w", encoding="utf-8") as file:
+            file.write('name: "talk" run_dir: "%s" model { path: "%s" } train { max_steps: 1 } moe { num_experts: 2 num_experts_per_tok: 1'
+                       ' adapter_dim: 4 } parallel { num_threads: 1 tp: %d ep: %d } generate { max_new_tokens: 6 %s } data { %s train { path: "%s" } }'
+                       % (self.path(run), self.base, tp, ep, generate, data or "max_seq_length: 128", self.rows))
+        path = self.path("talk.txt")
+        with open(path, "wb") as file:
+            file.write(lines if isinstance(lines, bytes) else "".join(line + "\n" for line in lines).encode())
+        with open(path, "rb") as file:
+            return harness.pesc(ranks, "generate", "--config", config, "--base", "--chat", *flags, stdin=file)
+
+    def answers(self, conversations):
+        """What `--prompts` answers to these lists of (role, text), which end with a question."""
+        asked = self.path("conversations.jsonl")
+        self.write(asked, [{"messages": [{"role": role, "content": text} for role, text in c]} for c in conversations])
+        result = harness.pesc(0, "generate", "--config", self.path("talk.textproto"), "--base", "--prompts", asked)
+        self.assertEqual(result.code, OK, str(result))
+        return [json.loads(line)["output"] for line in result.out.splitlines()]
+
+    def test_a_conversation_from_a_pipe(self):
+        lines = ["hi", "", "and you?", "/reset", "na\u00efve", "/exit", "never asked"]
+        result = self.chat(lines, "--system", "be brief")
+        self.assertEqual(result.code, OK, str(result))
+        self.assertNotIn("> ", result.out + result.err)  # prompts are for terminals
+        # Every answer is that of a row with the conversation so far, and the next question is asked with it in place.
+        system = [("system", "be brief")]
+        one = self.answers([system + [("user", "hi")]])
+        second = system + [("user", "hi"), ("assistant", one[0]), ("user", "and you?")]
+        rest = self.answers([second, system + [("user", "na\u00efve")]])
+        self.assertEqual(result.out, "".join(a + "\n" for a in one + rest))
+        self.assertNotEqual(self.chat(lines).out, result.out)  # another system text
+        # The end of the input ends it too, behind a last line without an end. The ranks of every layout get what rank 0 reads.
+        for ranks, tp, ep in ((1, 1, 1), (2, 2, 1), (2, 1, 2), (4, 2, 2)):
+            again = self.chat("hi\nand you?".encode(), "--system", "be brief", ranks=ranks, tp=tp, ep=ep)
+            self.assertEqual(again.code, OK, str(again))
+            # To mpirun a rank writes as to a terminal: control characters as \x1F.
+            written = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda m: "".join("\\x%02X" % b for b in m[0].encode()),
+                             one[0] + "\n" + rest[0] + "\n")
+            self.assertEqual(again.out, written, "%d ranks, tp %d, ep %d" % (ranks, tp, ep))
+        self.assertEqual(self.chat([]).out, "")
+        # With a temperature every turn has draws of its own, and the same ones in every run.
+        hot = self.chat(["hi", "/reset", "hi", "/reset", "hi"], generate="temperature: 3")
+        self.assertEqual(len(set(hot.out.split("\n"))), 4, str(hot))  # three answers, and what is behind the last line's end
+        self.assertEqual(self.chat(["hi", "/reset", "hi", "/reset", "hi"], generate="temperature: 3").out, hot.out)
+
+    def test_a_conversation_that_becomes_too_long(self):
+        # The model has 128 positions: of these six are for the answer.
+        turn, question = "x" * 20, lambda c: [("user", c)]
+        result = self.chat([turn] * 4)
+        self.assertEqual(result.code, OK, str(result))
+        self.assertIn("(the oldest turn is forgotten: with it the conversation would leave no room for an answer)", result.err)
+        first = self.answers([question(turn)])[0]
+        self.assertTrue(result.out.startswith(first + "\n"), str(result))
+        # data.max_seq_length bounds it before the positions do.
+        short = self.chat([turn] * 2, data="max_seq_length: 50")
+        self.assertIn("the oldest turn is forgotten", short.err)
+        self.assertEqual(short.out, (first + "\n") * 2)
+        for lines, words in ((["hi", "y" * 200], ("standard input:2:", "more than 127")), ([b"\xff\n"], ("standard input:1:", "not valid UTF-8")),
+                             ([b"hi\n\0\n"], ("standard input:2:", "NUL")), (["/restart"], ("standard input:1:", "'/restart'", "/reset"))):
+            given = lines[0] if isinstance(lines[0], bytes) else lines
+            for ranks in (0, 2):
+                self.assert_refused(self.chat(given, ranks=ranks), DATA, *words)
+        self.assertEqual(self.chat([" /restart"]).code, OK)
+        for flags in (("--prompt", "x"), ("--prompts", self.rows)):
+            self.assert_refused(self.chat([], *flags), USAGE, "exactly one of --prompt TEXT, --prompts FILE and --chat")
+
+    def test_a_conversation_at_a_terminal(self):
+        """Prompts are shown, mistakes are said, and the conversation goes on."""
+        self.chat([])  # writes the experiment
+        outer, inner = os.openpty()
+        process = harness.start(0, "generate", "--config", self.path("talk.textproto"), "--base", "--chat", stdin=inner)
+        os.close(inner)
+        os.write(outer, b"/restart\nhi\n/reset\n\x04")
+        result = harness.finish(process, 60)
+        os.close(outer)
+        self.assertEqual(result.code, OK, str(result))
+        self.assertIn("there is no command '/restart'", result.err)
+        self.assertIn("(the conversation is forgotten)", result.err)
+        self.assertEqual(result.err.count("> "), 4, str(result))
+        self.assertEqual(result.out, self.answers([[("user", "hi")]])[0] + "\n")
+
     def test_another_template_is_another_run(self):
         self.assertEqual(self.go("train", "same").code, OK)
         for verb in ("train", "eval"):
@@ -140,7 +224,10 @@ class Chat(harness.EndToEnd):
         self.assertEqual(result.code, OK, str(result))
         # Which answers are learned, and the date, matter to training alone.
         self.assert_refused(self.go("train", "same", data="train_on: LAST"), USAGE, "data.train_on: ALL -> LAST")
-        self.assertEqual(self.go("eval", "same", data='train_on: LAST template_date: "2025-01-31"').code, OK)
+        result = self.go("eval", "same", data='train_on: LAST template_date: "2025-01-31"')
+        self.assertEqual(result.code, OK, str(result))
+        self.assertRegex(result.err, r"same\.textproto:1:\d+: data\.template_date has no effect: the chat template .*chat_template\.jinja "
+                                     r"does not ask for the date")
 
     def test_a_folder_without_template_has_the_published_prompt(self):
         base = self.path("plain")

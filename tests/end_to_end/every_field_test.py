@@ -276,6 +276,7 @@ class EveryField(unittest.TestCase):
         write_rows(long, [("say one", "one", "a"), ("say two", "two " * 60, "a")])
         said = {answer: self.train({"data.train[0].path": long, "data.on_long_row": answer})[0].err for answer in ("CUT", "DROP")}
         self.assertIn("2 rows, ", said["CUT"])
+        self.assertIn("1 of them within an answer or a text", said["CUT"])
         self.assertIn("1 rows cut to the sequence length", said["CUT"])
         self.assertIn("1 rows dropped, being longer than the sequence length", said["DROP"])
 
@@ -423,7 +424,7 @@ class EveryField(unittest.TestCase):
         self.assertNotEqual(self.curve(self.train({"debug.routing_replay": recording})), self.curve(self.trained({})))
 
     @case("generate.max_new_tokens", "generate.temperature", "generate.top_p", "generate.seed", "generate --prompt",
-          "generate --system", "generate --prompts", "generate --base")
+          "generate --system", "generate --prompts", "generate --base", "generate --chat")
     def test_generation(self):
         greedy = self.generate({})
         self.assertNotEqual(self.generate({"generate.max_new_tokens": 2}), greedy)
@@ -436,6 +437,11 @@ class EveryField(unittest.TestCase):
         self.assertNotEqual(self.generate({}, "--prompt", "say one", "--system", "Be very loud."), greedy)
         self.assertEqual(len(self.generate({}, "--prompts", self.path("eval.jsonl")).splitlines()), 6)
         self.assertNotEqual(self.generate({}, "--prompt", "say one", "--base"), greedy)
+        with open(self.path("asked.txt"), "w", encoding="utf-8") as file:
+            file.write("say one\n/reset\ntell three\n")
+        with open(self.path("asked.txt"), encoding="utf-8") as file:
+            chat = self.call("generate", {"run_dir": self.trained({})[2]}, "--chat", stdin=file)
+        self.assertEqual(chat.out, greedy + self.generate({}, "--prompt", "tell three"), str(chat))
 
     @case("generate.temperature", "generate.top_p", "generate.seed", "generate.max_new_tokens", "eval --samples", "eval --out")
     def test_sampling_in_eval(self):
@@ -587,7 +593,9 @@ class EveryField(unittest.TestCase):
         learned = lambda steps: [r["supervised_tokens"] for r in steps if "loss" in r]
         last = self.train({**common, **date, "data.train_on": "LAST"})[1]
         self.assertEqual([n - 8 for n in learned(records)], learned(last))  # "b" and its end, of four rows
-        published, other, _ = self.train({**common, "data.chat_template": "published"}, words=("--show_rows", 1))
+        self.assertNotIn("has no effect", dated.err)
+        published, other, _ = self.train({**common, **date, "data.chat_template": "published"}, words=("--show_rows", 1))
+        self.assertIn("data.template_date has no effect: the published prompt", published.err)
         self.assertIn("### Human:\na\n### Assistant:\n>>>b<|endoftext|><<<", published.err)
         self.assertNotEqual([r["loss"] for r in records if "loss" in r], [r["loss"] for r in other if "loss" in r])
 

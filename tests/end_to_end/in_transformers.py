@@ -2,10 +2,10 @@
 environment that has it: in_transformers.py JOBS.json
 
 JOBS.json has "prompts", lists of token ids, and "jobs", each with "folder", and perhaps "adapter" (a folder of PEFT), "trust" (default
-true), "greedy" (how many tokens; default 0) and "dtype" (default float32). To standard output goes a JSON object with "transformers",
-the version, and "results", an object for each job: "logits", the file with the float32 logits of all positions of all prompts, one after
-the other; "answers", the greedy continuations as ids; "unexpected", what the folder has too much or too little of; "float32", the
-parameters of that type; or "error", the refusal.
+true), "greedy" (how many tokens; default 0), "logits" (default true) and "dtype" (default float32). To standard output goes a JSON
+object with "transformers", the version, and "results", an object for each job: "logits", the file with the float32 logits of all
+positions of all prompts, one after the other; "answers", the greedy continuations as ids; "unexpected", what the folder has too much or
+too little of; "float32", the parameters of that type; or "error", the refusal.
 """
 
 import json
@@ -40,7 +40,8 @@ def run(job, prompts, logits_file):
     with open(logits_file, "wb") as out, torch.no_grad():
         for ids in prompts:
             batch = torch.tensor([ids])
-            out.write(model(batch).logits[0].float().contiguous().numpy().tobytes())
+            if job.get("logits", True):
+                out.write(model(batch).logits[0].float().contiguous().numpy().tobytes())
             if job.get("greedy"):
                 answer = model.generate(input_ids=batch, attention_mask=torch.ones_like(batch), max_new_tokens=job["greedy"])
                 result["answers"].append(answer[0, len(ids):].tolist())

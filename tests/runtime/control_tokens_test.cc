@@ -51,7 +51,10 @@ std::string refusal(Matrices& matrices, bool tied = false) {
   model.tie_word_embeddings = tied;
   try {
     check_control_tokens(matrices, model,
-                         {"t.jinja", {{"<start>", 990}, {"<end>", 991}, {"<far>", -1}}, 991});
+                         {"t.jinja",
+                          {{"<start>", 990}, {"<end>", 991}, {"<far>", -1}},
+                          {{"<reserved>", 992}, {"<beyond>", kVocab}},
+                          991});
   } catch (const DataError& error) {
     return error.what();
   }
@@ -74,12 +77,48 @@ TEST(ControlTokens, RowsNearZeroAreRefused) {
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "data.chat_template: \"published\"", text);
 }
 
-TEST(ControlTokens, EqualRowsAreRefused) {
+// Copies a row, with noise that is this share of its norm.
+void copy_row(Matrices& matrices, const std::string& name, int64_t from, int64_t to, float noise) {
+  for (int64_t c = 0; c < kHidden; ++c) {
+    const float value = matrices.row(name, from)[c];
+    matrices.row(name, to)[c] = value * (c % 2 == 0 ? 1 + noise : 1 - noise);
+  }
+}
+
+// Of the norm that ordinary rows have; that is what hides them from a look at the norm.
+TEST(ControlTokens, RowsThatAreNotApartAreRefused) {
+  for (const float noise : {0.0F, 1e-3F, 5e-3F}) {
+    Matrices matrices;
+    copy_row(matrices, hf::kEmbedding, 991, 990, noise);
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring,
+                        "those of '<end>' (token 991) and '<start>' (token 990) are all but equal",
+                        refusal(matrices));
+  }
+  Matrices apart;
+  copy_row(apart, hf::kEmbedding, 991, 990, 0.1F);
+  EXPECT_EQ(refusal(apart), "");
+}
+
+TEST(ControlTokens, ATokenThatIsNotApartFromAReservedOneIsRefused) {
   Matrices matrices;
-  for (int64_t c = 0; c < kHidden; ++c)
-    matrices.row(hf::kEmbedding, 990)[c] = matrices.row(hf::kEmbedding, 991)[c];
+  copy_row(matrices, hf::kEmbedding, 991, 992, 1e-3F);
   EXPECT_PRED_FORMAT2(::testing::IsSubstring,
-                      "those of '<start>' (token 990) and '<end>' (token 991) are equal", refusal(matrices));
+                      "those of '<end>' (token 991) and '<reserved>' (token 992) are all but equal",
+                      refusal(matrices));
+  // Two reserved ones may be: no text has them.
+  Matrices others;
+  for (int64_t c = 0; c < kHidden; ++c) others.row(hf::kEmbedding, 992)[c] = 0;
+  EXPECT_EQ(refusal(others), "");
+}
+
+TEST(ControlTokens, OfAnUntiedHeadTheEndOfTurnIsCompared) {
+  Matrices matrices;
+  copy_row(matrices, hf::kHead, 990, 992, 0);
+  EXPECT_EQ(refusal(matrices), "");
+  copy_row(matrices, hf::kHead, 991, 992, 0);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring,
+                      "lm_head.weight those of '<end>' (token 991) and '<reserved>' (token 992)",
+                      refusal(matrices));
 }
 
 TEST(ControlTokens, OfAnUntiedHeadTheEndOfTurnCounts) {

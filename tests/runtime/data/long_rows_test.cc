@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <string>
+#include <vector>
 
 #include "runtime/data/dataset.h"
 #include "tests/runtime/data/test_tokenizers.h"
@@ -49,6 +52,48 @@ TEST(LongRows, AConversationIsCutOrDropped) {
   }
   EXPECT_TRUE(
       fit_row(bytes, plain("abcdefgh"), {9, OnLongRow::kDrop, LongText::kAsOtherRows}).samples.empty());
+}
+
+// Three turns: of every length that is too short for all, what is kept ends where an answer and its end-of-text
+// token end.
+TEST(LongRows, AConversationIsCutBehindItsLastWholeAnswer) {
+  const ByteTokenizer bytes;
+  for (const bool second_is_learned : {true, false}) {
+    Row row;
+    row.turns = {{"q", "one"}, {"second", "two!", second_is_learned}, {"r", "three"}};
+    const Sample whole = encode_row(bytes, row, 1000);
+    std::vector<int64_t> ends, learned;  // tokens up to the end of each learned answer; learned up to there
+    int64_t end = 1;                     // begin-of-text
+    int64_t sum = 0;
+    int64_t first_answer = 0;
+    for (const Turn& turn : row.turns) {
+      end += std::ssize("### Human:\n" + turn.prompt + "\n### Assistant:\n");
+      if (first_answer == 0) first_answer = end;
+      end += std::ssize(turn.answer) + 1;
+      if (!turn.learned) continue;
+      ends.push_back(end);
+      learned.push_back(sum += std::ssize(turn.answer) + 1);
+    }
+    ASSERT_EQ(std::ssize(whole.tokens), end);
+    for (int64_t most = 2; most < end; ++most) {
+      SCOPED_TRACE(most);
+      const FittedRow fitted = fit_row(bytes, row, {most, OnLongRow::kCut});
+      ASSERT_EQ(fitted.samples.size(), 1U);
+      const Sample& cut = fitted.samples[0];
+      const auto fit = std::ranges::upper_bound(ends, most) - ends.begin();
+      const int64_t kept = fit == 0 ? most : ends[static_cast<size_t>(fit - 1)];
+      ASSERT_EQ(std::ssize(cut.tokens), kept);
+      ASSERT_EQ(std::ssize(cut.labels), kept);
+      EXPECT_TRUE(std::equal(cut.tokens.begin(), cut.tokens.end(), whole.tokens.begin()));
+      EXPECT_TRUE(std::equal(cut.labels.begin(), cut.labels.end() - 1, whole.labels.begin()));
+      EXPECT_EQ(cut.labels.back(), kUnsupervised);
+      EXPECT_EQ(cut.supervised,
+                fit == 0 ? std::max<int64_t>(most - first_answer, 0) : learned[static_cast<size_t>(fit - 1)]);
+      EXPECT_TRUE(cut.truncated);
+      EXPECT_EQ(fitted.cut_inside, fit == 0 && most >= first_answer);
+    }
+    EXPECT_FALSE(fit_row(bytes, row, {end, OnLongRow::kCut}).samples[0].truncated);
+  }
 }
 
 // Put together again, the parts are the text, and each of its tokens but the first is learned exactly once,
@@ -104,7 +149,12 @@ TEST(LongRows, TheDatasetCountsAndReportsThem) {
   EXPECT_EQ(cut.report().split_rows, 2);
   EXPECT_EQ(cut.longest_row(), 35);
   const std::string text = to_string(cut.report());
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "; 1 rows cut to the sequence length", text);
+  EXPECT_EQ(cut.report().cut_inside, 1);
+  EXPECT_PRED_FORMAT2(
+      ::testing::IsSubstring,
+      "; 1 rows cut to the sequence length, 1 of them within an answer or a text, whose end is "
+      "not learned; 1 plain",
+      text);
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "; 1 plain texts split into 2 rows", text);
 
   options.on_long_row = OnLongRow::kDrop;

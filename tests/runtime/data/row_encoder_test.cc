@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -12,6 +13,7 @@
 
 #include "ops/core/check.h"
 #include "runtime/data/dataset.h"
+#include "runtime/data/long_rows.h"
 #include "runtime/data/show_row.h"
 #include "tests/runtime/data/test_tokenizers.h"
 
@@ -137,6 +139,27 @@ TEST_F(RowEncoderTest, LongRowsAreCut) {
   EXPECT_EQ(chat.encode(two, 5).supervised, 0);
 }
 
+TEST_F(RowEncoderTest, LongConversationsAreCutBehindAnEndOfTurn) {
+  const RowEncoder chat = encoder();
+  const Row two = row(chat, kTwoTurns);
+  const std::string first = "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n#b<|im_end|>#";
+  const std::string second = "\n<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n#d<|im_end|>#";
+  const auto length = std::ssize(chat.encode(two, 1000).tokens);
+  const auto cut_to = [&](int64_t most) { return fit_row(chat, two, {most, OnLongRow::kCut}); };
+  EXPECT_EQ(written(cut_to(length).samples[0]), first + second + "\n");
+  EXPECT_EQ(written(cut_to(length - 1).samples[0]), first + second);
+  EXPECT_EQ(written(cut_to(length - 2).samples[0]), first);
+  const auto of_first = std::ssize(cut_to(length - 2).samples[0].tokens);
+  EXPECT_EQ(written(cut_to(of_first).samples[0]), first);
+  const FittedRow inside = cut_to(of_first - 1);
+  EXPECT_TRUE(inside.cut_inside);
+  EXPECT_EQ(inside.samples[0].supervised, 1);
+  EXPECT_FALSE(cut_to(length - 2).cut_inside);
+  // Of the last answer alone nothing would be left.
+  EXPECT_EQ(
+      fit_row(encoder("auto", TrainOn::kLast), two, {length - 3, OnLongRow::kCut}).samples[0].supervised, 0);
+}
+
 TEST_F(RowEncoderTest, ThePublishedPromptIsTokenisedPieceByPiece) {
   const RowEncoder published = encoder("published");
   EXPECT_EQ(published.row_use(), RowUse::kPublished);
@@ -179,6 +202,21 @@ TEST_F(RowEncoderTest, ShownRowsMarkWhatIsLearned) {
                 ">>>h\u00e9<|im_end|><<<\n\n");
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "\x1B[32mh\u00e9<|im_end|>\x1B[0m\n",
                       shown_row(*tokenizer_, text.ids, text.learned, Marks::kColour));
+}
+
+TEST_F(RowEncoderTest, ADateThatNoTemplateAsksForHasNoEffect) {
+  EXPECT_EQ(encoder("published").why_no_date(),
+            "the published prompt (### Human, ### Assistant) does not ask for the date (strftime_now)");
+  EXPECT_EQ(encoder().why_no_date(), "the chat template " + (folder_ / "chat_template.jinja") +
+                                         " does not ask for the date (strftime_now)");
+  // One for rows with tools alone may ask; a question whether there is such a function is one for the date.
+  std::filesystem::create_directory(folder_ / "additional_chat_templates");
+  folder_.write("additional_chat_templates/tool_use.jinja",
+                std::string("{% if strftime_now is defined %}{{ strftime_now('%Y') }}{% endif %}") + kChatml);
+  const RowEncoder dated(*tokenizer_,
+                         open_templates({"auto", "2025-01-31"}, folder_.path(), *tokenizer_, Links::kInside),
+                         TrainOn::kAll);
+  EXPECT_EQ(dated.why_no_date(), "");
 }
 
 TEST_F(RowEncoderTest, TheDigestIsOfTheContent) {

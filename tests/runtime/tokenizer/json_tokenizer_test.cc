@@ -360,6 +360,10 @@ TEST(JsonTokenizer, ReadsMistralsOwnFile) {
   refused("/config/default_vocab_size", 400);
   refused("/config/default_num_special_tokens", -1);
   refused("/config/pattern", "\\w");
+  refused("/config/pattern", 1);
+  refused("/vocab/3/token_bytes", "");
+  refused("/vocab/3/token_bytes", std::string(8000, 'A'));
+  refused("/special_tokens", json::array({{{"rank", 0}, {"token_str", 1}}}));
   refused("/vocab/3/rank", 4);
   refused("/vocab/3/token_bytes", "*");
   refused("/vocab/3/token_bytes", "AA==");
