@@ -16,7 +16,8 @@
 # --until       data, before, tune, after or export: ends there
 #
 # Transformers is asked where Python has torch and transformers: python3, or the program PESC_TRANSFORMERS_PYTHON.
-# Run again, it goes on where it was. Exit codes: 0 done; 64 wrong use; 1 transformers does not answer as pesc does; else pesc's own.
+# Run again, it goes on where it was. Exit codes: 0 done; 64 wrong use; 74 a package could not be had; 1 transformers does
+# not answer as pesc does; else pesc's own.
 set -euo pipefail
 here=$PWD
 cd "$(dirname "$0")/.."
@@ -59,9 +60,10 @@ esac
 config=configs/experiments/real-model.textproto
 tools=configs/real-model
 run=$out/$mode-$device-seed$seed
+data=$out/data-$eval
 # A folder of another recipe is not gone on with.
-recipe="$(cat "$config" "$tools"/*.py configs/quickstart/{lexicon,tasks}.py | sha256sum) $eval"
-settings="steps $steps rows $rows"
+recipe=$(cat "$config" "$tools"/*.py configs/quickstart/{lexicon,tasks}.py | sha256sum)
+settings="steps $steps rows $rows eval $eval"
 same() {  # FILE TEXT
   if [[ -e $1 && $(cat "$1") != "$2" ]]; then
     refuse "$(dirname "$1") is of other settings or of another version of $tools; name another folder, or to start anew: rm -r $(dirname "$1")"
@@ -90,16 +92,16 @@ fi
 say "the model and the rows"
 from=()
 [[ -z $assets ]] || from=(--assets "$assets")
+python3 -B "$tools/generate.py" --out "$data" --eval "$eval" "${from[@]}"
 python=$(python3 -B "$tools/python_with_numpy.py" "${from[@]}")
 "$python" -B "$tools/base_model.py" "$out/base" "${from[@]}"
-python3 -B "$tools/generate.py" --out "$out/data" --eval "$eval" "${from[@]}"
 ends_here data
 
 set -- --config "$config" --set "train.mode=$mode" --set "train.seed=$seed" --set "train.max_steps=$steps" \
   --set "train.global_batch_size=$rows" --set "parallel.device=$device" --set "run_dir=$run/run" --set "model.path=$out/base" \
-  --set "data.train[0].path=$out/data/train.jsonl" --set "data.eval[0].path=$out/data/eval-arithmetic.jsonl" \
-  --set "data.eval[1].path=$out/data/eval-code.jsonl" --set "data.eval[2].path=$out/data/eval-words.jsonl" \
-  --set "data.eval[3].path=$out/data/eval-logic.jsonl"
+  --set "data.train[0].path=$data/train.jsonl" --set "data.eval[0].path=$data/eval-arithmetic.jsonl" \
+  --set "data.eval[1].path=$data/eval-code.jsonl" --set "data.eval[2].path=$data/eval-words.jsonl" \
+  --set "data.eval[3].path=$data/eval-logic.jsonl"
 if [[ $mode == LORA ]]; then
   lora=$(python3 -B "$tools/same_parameters.py" "$pesc" "$@")
   say "LoRA with as many trainable parameters as PESC has: $lora"
@@ -108,11 +110,10 @@ if [[ $mode == LORA ]]; then
 fi
 all_answers=(--samples $((4 * eval)))
 
-# The base answers the same whatever is tuned, and is asked once for each device.
-before=$out/before-$device.json
+before=$run/before.json
 if [[ ! -e $before ]]; then
   say "the model before tuning: $((4 * eval)) questions"
-  "$pesc" eval --base "$@" "${all_answers[@]}" --out "$before" > "$out/before-$device.txt"
+  "$pesc" eval --base "$@" "${all_answers[@]}" --out "$before" > "$run/before.txt"
 fi
 ends_here before
 say "tuning: $mode, $steps steps of $rows rows, seed $seed"
@@ -133,7 +134,7 @@ if [[ -z ${PESC_TRANSFORMERS_PYTHON:-} ]] && ! python3 -c 'import torch, transfo
   say "python3 has no torch and transformers here: the exported model is not asked"
 else
   say "the exported model in transformers: the first $asked questions of each domain"
-  "$transformers" -B "$tools/ask_transformers.py" "$run/model" "$run/after.json" --rows "$out/data" --asked "$asked" --device "$device" \
+  "$transformers" -B "$tools/ask_transformers.py" "$run/model" "$run/after.json" --rows "$data" --asked "$asked" --device "$device" \
     --out "$run/transformers.json"
 fi
 if "$pesc" help 2>&1 | grep -qE '(^| )report( |$)'; then

