@@ -80,7 +80,7 @@ ends_here() { if [[ $until == "$1" ]]; then say "ends here, as --until says"; ex
 
 if [[ -z $pesc ]]; then
   say "packages"
-  cluster/install-deps.sh
+  cluster/install-deps.sh --real-model
   say "build"
   configure=(cmake --preset release)
   [[ -f build/release/CMakeCache.txt ]] || configure+=(-DPESC_BUILD_TESTS=OFF)
@@ -145,5 +145,5 @@ fi
 say "done"
 cat << TXT
 Ask it something yourself:
-  $pesc generate ${*@Q} --system "Reply with the answer alone." --prompt "Solve for x: 3*x + 2 = 14"
+  $pesc generate ${*@Q} --system "Reply with the answer alone." --prompt "Calculate 3 * 4 + 2."
 TXT

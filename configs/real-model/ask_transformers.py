@@ -33,7 +33,7 @@ def read_rows(folder, asked):
 
 
 def answers(folder, chats, device, max_new_tokens):
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, torch_dtype=torch.float32)
     model = model.to("cuda" if device == "CUDA" else "cpu").eval()
     given = []

@@ -1,7 +1,7 @@
 """The four domains of the second quick start. A domain is a list of (weight, task); a task is called with a Draw or an index.
 
 arithmetic, words and logic are tasks of reasoning-gym (Apache-2.0), with answers that it has verified, in sizes that a model of
-135 million parameters can learn in minutes. code is the first quick start's: its generator writes small Python programs, and
+135 million parameters can learn in minutes; their modules need nothing but Python's standard library. code is the first quick start's: its generator writes small Python programs, and
 runs them to have the answer.
 """
 
@@ -20,7 +20,7 @@ GYM = {
     "arithmetic": [
         (3, "arithmetic.chain_sum", dict(min_terms=2, max_terms=3, min_digits=1, max_digits=2)),
         (1, "arithmetic.products", dict(min_terms=2, max_terms=2, min_digits=1, max_digits=2)),
-        (2, "algebra.simple_equations", dict(min_terms=2, max_terms=2, min_value=1, max_value=12, operators_weights=[0.5, 0.5, 0.0])),
+        (2, "arithmetic.basic_arithmetic", dict(min_terms=2, max_terms=3, min_digits=1, max_digits=1, operators=["+", "-", "*"])),
     ],
     "words": [
         (3, "algorithmic.word_sequence_reversal", dict(min_words=3, max_words=5)),
@@ -43,8 +43,10 @@ def gym_tasks(assets):
     path = wheels.wheel("reasoning-gym", assets)
     sys.path.insert(0, path)
     folders = {module.split(".")[0] for tasks in GYM.values() for _, module, _ in tasks}
-    wheels.packages_of(path, "reasoning_gym", *("reasoning_gym." + folder for folder in sorted(folders)))
-    importlib.import_module("reasoning_gym.coaching")  # first: it and the factory import each other
+    wheels.packages_of(path, "reasoning_gym", "reasoning_gym.coaching", *("reasoning_gym." + folder for folder in sorted(folders)))
+    for part in ("attributes", "base_curriculum"):  # what the tasks take from the package itself
+        found = vars(importlib.import_module("reasoning_gym.coaching." + part))
+        vars(sys.modules["reasoning_gym.coaching"]).update({name: value for name, value in found.items() if not name.startswith("_")})
     factory = importlib.import_module("reasoning_gym.factory")
 
     def maker(module, settings):
