@@ -49,7 +49,7 @@ case $until in data | before | tune | after | export | all) ;; *) refuse "there 
 # What a device is given to do: steps of so many rows, so many questions of each domain before and after, and of these how many of each
 # domain transformers is asked.
 case $device in
-  CPU) : "${steps:=150}" "${rows:=8}" "${eval:=50}"; asked=10 ;;
+  CPU) : "${steps:=240}" "${rows:=8}" "${eval:=50}"; asked=10 ;;
   CUDA) : "${steps:=400}" "${rows:=32}" "${eval:=200}"; asked=50 ;;
   *) refuse "--device is CPU or CUDA, not '$device'" ;;
 esac
