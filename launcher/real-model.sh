@@ -137,7 +137,7 @@ else
   "$transformers" -B "$tools/ask_transformers.py" "$run/model" "$run/after.json" --rows "$data" --asked "$asked" --device "$device" \
     --out "$run/transformers.json"
 fi
-if "$pesc" help 2>&1 | grep -qE '(^| )report( |$)'; then
+if "$pesc" help 2>&1 | grep '^  report ' > /dev/null; then
   say "the page"
   "$pesc" report --run "$run/run" --out "$run/report.html"
   echo "$run/report.html"
