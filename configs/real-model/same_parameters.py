@@ -3,13 +3,12 @@
 
     same_parameters.py PESC FLAG...
 
-The program counts both (`pesc plan`). The rank is the one that comes nearest, within 0.5 %; lora_alpha grows with it, so that the
-update's factor lora_alpha / r stays that of the experiment.
+The program counts both (`pesc plan`). The rank is the one that comes nearest, within 0.5 %. lora_alpha is the experiment's, whatever
+the rank: the factor lora_alpha / r is there so that another rank needs no other learning rate (Hu et al., 2021, section 4.1).
 """
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -32,24 +31,14 @@ class Counter:
                 return json.load(file)["trainable_parameters"]
 
 
-def lora_of(flags):
-    """(r, lora_alpha) of the experiment that the flags name, before the flags."""
-    with open(flags[flags.index("--config") + 1], encoding="utf-8") as file:
-        text = file.read()
-    section = re.search(r"^lora\s*{(.*?)}", text, re.MULTILINE | re.DOTALL).group(1)
-    value = lambda name: float(re.search(r"\b%s:\s*([0-9.]+)" % name, section).group(1))
-    return value("r"), value("lora_alpha")
-
-
 def main():
     if len(sys.argv) < 4 or "--config" not in sys.argv:
         sys.exit("usage: same_parameters.py PESC --config FILE [FLAG...]")
     flags = sys.argv[2:]
     counter = Counter(sys.argv[1], flags)
     wanted = counter.parameters("PESC")
-    r, alpha = lora_of(flags)
     rank = round(wanted / counter.parameters("LORA", "--set", "lora.r=1"))
-    found = ["--set", "lora.r=%d" % rank, "--set", "lora.lora_alpha=%g" % (alpha / r * rank)]
+    found = ["--set", "lora.r=%d" % rank]
     has = counter.parameters("LORA", *found)
     if abs(has - wanted) > MOST_APART * wanted:
         sys.exit("same_parameters.py: LoRA of rank %d has %d trainable parameters, PESC has %d: more than %g %% apart; change moe.adapter_dim"
