@@ -3,6 +3,7 @@
 #
 #   cluster/install-deps.sh            to build and to run the quick start
 #   cluster/install-deps.sh --tests    also what the tests need
+#   cluster/install-deps.sh --real-model   also what launcher/real-model.sh needs
 #   cluster/install-deps.sh --gpu      also says what the CUDA backend lacks
 #
 # Does nothing, and needs no root, when everything is there. Otherwise runs apt-get, as root or through sudo.
@@ -11,11 +12,13 @@ set -euo pipefail
 
 with_tests=no
 with_gpu=no
+with_real_model=no
 for argument in "$@"; do
   case $argument in
     --tests) with_tests=yes ;;
     --gpu) with_gpu=yes ;;
-    *) echo "usage: cluster/install-deps.sh [--tests] [--gpu]" >&2; exit 64 ;;
+    --real-model) with_real_model=yes ;;
+    *) echo "usage: cluster/install-deps.sh [--tests] [--gpu] [--real-model]" >&2; exit 64 ;;
   esac
 done
 
@@ -41,6 +44,11 @@ libpcre2-dev
 libxxhash-dev
 zlib1g-dev
 libzstd-dev'
+if [[ $with_real_model == yes ]]; then
+  needs+='
+python3-numpy
+python3-pip'
+fi
 if [[ $with_tests == yes ]]; then
   needs+='
 libgtest-dev

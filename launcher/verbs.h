@@ -22,7 +22,7 @@ struct Verb {
   std::string_view arguments;       // behind `pesc NAME`: "--config FILE [flags]"
   std::string_view summary;         // one line, without a full stop
   std::string_view about;           // one paragraph
-  std::array<Example, 3> examples;  // two or three; one without a command is none
+  std::array<Example, 4> examples;  // two to four; one without a command is none
   std::string_view exit_codes;      // "0 64 65"
   std::string_view when_one{};      // what the exit code 1 says, where it is one of them
   // One of the two: on every rank, after MPI has started; or alone and without MPI. `launch` has neither:

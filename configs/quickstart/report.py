@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Prints what the quick start learned, from two files of `pesc eval --out`: before and after tuning."""
+"""Prints what a quick start learned, from two files of `pesc eval --out`: before and after tuning. Of the answers in them it shows
+SAMPLES, spread over the domains; all unless given.
+"""
 
 import json
 import sys
 
 
 def main():
-    if len(sys.argv) != 3:
-        sys.exit("usage: report.py BEFORE.json AFTER.json")
-    before, after = (json.load(open(path, encoding="utf-8")) for path in sys.argv[1:])
+    if len(sys.argv) not in (3, 4):
+        sys.exit("usage: report.py BEFORE.json AFTER.json [SAMPLES]")
+    before, after = (json.load(open(path, encoding="utf-8")) for path in sys.argv[1:3])
     names = sorted(after["datasets"])
     print()
     print(f"{'domain':<12} {'eval loss':>19} {'exact match':>19} {'rows':>6}")
@@ -22,13 +24,15 @@ def main():
     mean = sum(after["datasets"][n]["exact_match"] for n in names) / len(names)
     print(f"\nmean exact match over the domains after tuning: {mean:.3f}")
 
-    print("\nexperts used by each domain, share of its choices over all layers:")
-    experts = len(after["datasets"][names[0]]["expert_share"])
-    print(f"{'':<12}" + "".join(f"{'e' + str(e):>7}" for e in range(experts)))
-    for name in names:
-        print(f"{name:<12}" + "".join(f"{share:>7.3f}" for share in after["datasets"][name]["expert_share"]))
+    if "expert_share" in after["total"]:  # a dense run has none
+        print("\nexperts used by each domain, share of its choices over all layers:")
+        print(f"{'':<12}" + "".join(f"{'e' + str(e):>7}" for e in range(len(after["total"]["expert_share"]))))
+        for name in names:
+            print(f"{name:<12}" + "".join(f"{share:>7.3f}" for share in after["datasets"][name]["expert_share"]))
 
-    for sample in after.get("samples", []):
+    samples = after.get("samples", [])
+    shown = min(int(sys.argv[3]), len(samples)) if len(sys.argv) == 4 else len(samples)
+    for sample in (samples[i * len(samples) // shown] for i in range(shown)):
         print(f"\n[{sample['dataset']}] {sample['question']}")
         print(f"  answer:   {sample['answer']}")
         print(f"  expected: {sample['expected']}")

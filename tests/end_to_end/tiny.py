@@ -59,9 +59,11 @@ def write_byte_tokenizer(folder, tokens):
     others = [b for b in range(256) if b not in plain]
     letters = {**{b: chr(b) for b in plain}, **{b: chr(256 + i) for i, b in enumerate(others)}}
     with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as file:
-        json.dump({"version": "1.0", "added_tokens": [{"id": i, "content": name, "special": True} for name, i in tokens.items()],
-                   "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
-                   "decoder": {"type": "ByteLevel"},
+        # Every field that the original library asks for.
+        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+        added = [{"id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+                 for name, i in tokens.items()]
+        json.dump({"version": "1.0", "added_tokens": added, "pre_tokenizer": byte_level, "decoder": byte_level,
                    "model": {"type": "BPE", "vocab": {letters[b]: b for b in range(256)}, "merges": []}}, file)
     with open(os.path.join(folder, "tokenizer_config.json"), "w", encoding="utf-8") as file:
         json.dump({"eos_token": next(iter(tokens))}, file)
