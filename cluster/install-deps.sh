@@ -35,6 +35,7 @@ protobuf-compiler
 libgflags-dev
 libgoogle-glog-dev
 nlohmann-json3-dev
+libsimdjson-dev
 libsentencepiece-dev
 sentencepiece
 libpcre2-dev

@@ -77,7 +77,8 @@ void check_flags_of_verb(const CommandLine& c, const std::vector<std::string>& g
       throw UsageError(str_cat("pesc ", c.verb, " does not read --", name, "; ", listed(flag.verbs),
                                flag.verbs.find(' ') == std::string_view::npos ? " does" : " do"));
     }
-    if (!seen.insert(name).second && name != "set")
+    if (!seen.insert(name).second &&
+        !std::holds_alternative<std::vector<std::string> CommandLine::*>(flag.target))
       throw UsageError(str_cat("--", name, " is given twice; leave one out"));
   }
   const auto exclude = [&](const char* one, const char* other, const char* why) {
@@ -133,6 +134,8 @@ std::string usage() {
       "  eval       eval loss, exact match and experts per dataset tag\n"
       "  generate   answers --prompt TEXT or the rows of --prompts FILE\n"
       "  export     the tuned model as a folder that transformers, PEFT or the published code loads\n"
+      "  report     one page of HTML of one run, or of several side by side: --run DIR --out FILE. No "
+      "--config.\n"
       "  bench      times the training step against the speed of light\n"
       "  plan       memory, arithmetic, exchange and time of a run, and whether it fits, without the device\n"
       "  inspect    what a checkpoint holds; checks every byte; compares two (ends with 1 where they "

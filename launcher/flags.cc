@@ -17,8 +17,9 @@ namespace {
 
 using C = CommandLine;
 
-constexpr std::array<std::string_view, 10> kVerbs{"train", "launch", "eval",    "generate", "export",
-                                                  "bench", "plan",   "inspect", "tokenize", "help"};
+constexpr std::array<std::string_view, 11> kVerbs{"train",   "launch",   "eval",  "generate",
+                                                  "export",  "report",   "bench", "plan",
+                                                  "inspect", "tokenize", "help"};
 
 // Name, verbs, value, help. `launch` parses its own two, and hands the rest to `train`.
 constexpr std::array kFlags{
@@ -27,7 +28,8 @@ constexpr std::array kFlags{
     Flag{"set", "train eval generate export bench plan", "FIELD=VALUE", "one field of the experiment: train.max_steps=20; any number of times", &C::overrides},
     Flag{"checkpoint", "eval generate export inspect", "DIR", "a step-N folder, or `best`: the one with the lowest eval loss (checkpoint.keep_best); by default the newest of the experiment's run_dir. inspect takes a step-N folder or a run directory", &C::checkpoint},
     Flag{"base", "eval generate", "", "the dense base model, without any checkpoint", &C::base},
-    Flag{"out", "eval export bench plan", "PATH", "where to write: a folder for export, a JSON file for the others", &C::out},
+    Flag{"out", "eval export report bench plan", "PATH", "where to write: a folder for export, a page of HTML for report, a JSON file for the others", &C::out},
+    Flag{"run", "report", "DIR", "the run directory of a run to show; any number of times, to compare runs", &C::runs},
     Flag{"format", "export", "F", "HF (the default): a folder that transformers loads, LoRA merged; PEFT: an adapter folder; CAMELIDAE: as the authors of PESC publish models", &C::format},
     Flag{"dtype", "export", "T", "BF16 or F32; by default BF16 where the base's weights are of 16 bits and the format is not PEFT, else F32", &C::dtype},
     Flag{"samples", "eval", "N", "answers to show", &C::samples},

@@ -21,6 +21,7 @@ int dispatch(const Process& process, const CommandLine& command) {
   if (command.verb == "eval") return run_eval(process, command);
   if (command.verb == "generate") return run_generate(process, command);
   if (command.verb == "export") return run_export(process, command);
+  if (command.verb == "report") return run_report(process, command);
   if (command.verb == "bench") return run_bench(process, command);
   if (command.verb == "plan") return run_plan(process, command);
   if (command.verb == "inspect") return run_inspect(process, command);
