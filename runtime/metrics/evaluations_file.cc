@@ -28,9 +28,10 @@ Evaluation evaluation_of(const nlohmann::json& j) {
   e.base = j.value("base", false);
   e.time = j.value("time", 0.0);
   e.total = score_of(j.at("total"));
-  for (const auto& [tag, score] : j.value("datasets", nlohmann::json::object()).items())
-    e.datasets[tag] = score_of(score);
-  for (const nlohmann::json& a : j.value("samples", nlohmann::json::array()))
+  const nlohmann::json datasets = j.value("datasets", nlohmann::json::object());
+  for (const auto& [tag, score] : datasets.items()) e.datasets[tag] = score_of(score);
+  const nlohmann::json samples = j.value("samples", nlohmann::json::array());
+  for (const nlohmann::json& a : samples)
     e.answers.push_back({a.at("dataset"), a.at("question"), a.at("expected"), a.at("answer")});
   return e;
 }

@@ -40,6 +40,7 @@ const whole = v => v === undefined || v === null ? '–' : Math.round(v).toLocal
 const percent = v => v === undefined || v === null ? '–' : (100 * v).toFixed(1) + ' %';
 function duration(s) {
   if (!(s > 0)) return '0 s';
+  if (s < 0.01) return 'below 0.01 s';
   if (s < 60) return +s.toPrecision(3) + ' s';
   const m = Math.floor(s / 60), h = Math.floor(m / 60), d = Math.floor(h / 24);
   if (m < 60) return `${m} min ${Math.floor(s % 60)} s`;
@@ -122,6 +123,26 @@ function logTicks(low, high) {
   return ticks.length > 1 ? ticks : [low, high];
 }
 
+// The buckets of a series in groups of about `wide` pixels: the mean of each for the line, lowest and highest for the band.
+function grouped(s, X, wide) {
+  const groups = [];
+  let group = null;
+  for (let i = 0; i < s.to.length; i++) {
+    if (s.mean[i] === null) { groups.push(null); group = null; continue; }
+    const place = s.from ? (s.from[i] + s.to[i]) / 2 : s.to[i], x = X(place);
+    if (group === null || x - group.begin > wide) {
+      group = {begin: x, x: 0, sum: 0, n: 0, low: Infinity, high: -Infinity};
+      groups.push(group);
+    }
+    group.x += x;
+    group.sum += s.mean[i];
+    group.n++;
+    group.low = Math.min(group.low, s.low ? s.low[i] : s.mean[i]);
+    group.high = Math.max(group.high, s.high ? s.high[i] : s.mean[i]);
+  }
+  return groups;
+}
+
 // A chart of series {run, name, color, to[], mean[], from?[], low?[], high?[], dots?}.
 function chart(title, unit, series, options = {}) {
   const panel = el('div', {class: 'panel'});
@@ -182,26 +203,26 @@ function chart(title, unit, series, options = {}) {
         for (const l of run.launches.slice(1)) if (l.from > x0 && l.from < x1) root.append(svg('line', {class: 'restart', x1: X(l.from), x2: X(l.from), y1: top, y2: height - bottom}));
       for (const [step] of run.marks || []) root.append(svg('line', {class: 'mark', x1: X(step), x2: X(step), y1: height - bottom, y2: height - bottom + 6}));
     }
-    for (const s of visible) {
-      if (!s.low) continue;
-      let path = '';
-      for (let i = 0; i < s.to.length; i++) path += (i ? 'L' : 'M') + X((s.from[i] + s.to[i]) / 2).toFixed(1) + ' ' + Y(s.high[i]).toFixed(1);
-      for (let i = s.to.length - 1; i >= 0; i--) path += 'L' + X((s.from[i] + s.to[i]) / 2).toFixed(1) + ' ' + Y(s.low[i]).toFixed(1);
-      root.append(svg('path', {class: 'band', d: path + 'Z', style: `fill:${s.color}`}));
-    }
     const at = (s, i) => s.from ? (s.from[i] + s.to[i]) / 2 : s.to[i];
-    for (const s of visible) {
+    const drawn = visible.map(s => [s, grouped(s, X, s.dots ? 0 : 3)]);
+    for (const [s, groups] of drawn) {
+      const known = groups.filter(Boolean), point = (g, v) => (g.x / g.n).toFixed(1) + ' ' + Y(v).toFixed(1);
+      if (known.every(g => g.low === g.high)) continue;
+      const path = known.map(g => point(g, g.high)).concat(known.reverse().map(g => point(g, g.low)));
+      root.append(svg('path', {class: 'band', d: 'M' + path.join('L') + 'Z', style: `fill:${s.color}`}));
+    }
+    for (const [s, groups] of drawn) {
       let path = '', pen = 'M';
-      for (let i = 0; i < s.to.length; i++) {
-        if (s.mean[i] === null) { pen = 'M'; continue; }
-        path += pen + X(at(s, i)).toFixed(1) + ' ' + Y(s.mean[i]).toFixed(1);
+      for (const g of groups) {
+        if (g === null) { pen = 'M'; continue; }
+        path += pen + (g.x / g.n).toFixed(1) + ' ' + Y(g.sum / g.n).toFixed(1);
         pen = 'L';
       }
       root.append(svg('path', {class: 'curve', d: path, style: `stroke:${s.color}`}));
       if (s.dots && s.to.length <= 60 || s.to.length === 1)
         for (let i = 0; i < s.to.length; i++) if (s.mean[i] !== null) root.append(svg('circle', {cx: X(s.to[i]), cy: Y(s.mean[i]), r: 3, style: `fill:${s.color}`}));
     }
-    const cross = svg('line', {class: 'cross', y1: top, y2: height - bottom, x1: -9, x2: -9});
+    const cross = svg('line', {class: 'cross', y1: top, y2: height - bottom, visibility: 'hidden'});
     root.append(cross);
     plot.onpointerdown = plot.onpointermove = event => {
       const box = plot.getBoundingClientRect();
@@ -222,11 +243,12 @@ function chart(title, unit, series, options = {}) {
         const range = s.low && s.low[i] !== s.high[i] ? ` (${short(s.low[i])} to ${short(s.high[i])})` : '';
         lines.push([el('i', {class: 'swatch', style: `background:${s.color}`}), `${visible.length > 1 ? s.name + ' ' : ''}${short(s.mean[i])}${range}`]);
       }
+      cross.setAttribute('visibility', 'visible');
       cross.setAttribute('x1', X(place));
       cross.setAttribute('x2', X(place));
       show(event, lines);
     };
-    plot.onpointerleave = () => { hide(); cross.setAttribute('x1', -9); cross.setAttribute('x2', -9); };
+    plot.onpointerleave = () => { hide(); cross.setAttribute('visibility', 'hidden'); };
   }
   figure(plot, draw);
   return panel;
@@ -328,7 +350,7 @@ function summary() {
     return `${short(all.loss[best])} at step ${whole(all.step[best])}`;
   };
   const last = r => r.evaluations.length ? r.evaluations[r.evaluations.length - 1] : null;
-  for (const key of [...new Set(runs.flatMap(r => Object.keys(r.recipe)))]) if (key !== 'planned steps') row(key, r => key in r.recipe ? String(r.recipe[key]) : null);
+  for (const key of ['name', 'mode', 'base', 'experts', 'LoRA rank', 'global batch', 'sequence length', 'device']) row(key, r => key in r.recipe ? String(r.recipe[key]) : null);
   row('steps', r => whole(r.sums.last_step) + ('planned steps' in r.recipe ? ' of ' + whole(r.recipe['planned steps']) : ''), true);
   row('last loss', r => short(r.sums.last_loss), true);
   row('lowest eval loss', lowest);
@@ -341,8 +363,12 @@ function summary() {
   row('steps computed again', r => r.sums.recomputed ? whole(r.sums.recomputed) : null);
   row('checkpoints written', r => whole(r.sums.saves), true);
   row('spikes, lost batches and saves', r => r.sums.marks ? whole(r.sums.marks) : null);
-  const head = runs.length > 1 ? ['', ...runs.map((r, i) => ({text: el('span', {}, swatch(i), ' ', r.label), class: 'number'}))] : null;
-  $('summary').append(el('div', {class: 'panel'}, table(head, rows)));
+  if (runs.length > 1) {
+    const head = ['', ...runs.map((r, i) => ({text: el('span', {}, swatch(i), r.label), class: 'number'}))];
+    $('summary').append(el('div', {class: 'panel'}, table(head, rows)));
+  } else {
+    $('summary').append(el('dl', {class: 'panel facts'}, ...rows.map(([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value.text)))));
+  }
   runs.forEach(r => r.notes.forEach(n => $('summary').append(el('p', {class: 'note'}, runs.length > 1 ? `${r.label}: ${n}` : n))));
 }
 
@@ -362,7 +388,7 @@ function curves() {
   for (const c of others) add(c.key, c.title, c.unit, {marks: c.key === 'grad_norm'});
   if (!grid.children.length) return drop('curves');
   const banded = runs.some(r => Object.values(r.curves || {}).some(c => c.low));
-  $('curves').append(el('p', {class: 'note'}, (banded ? 'A line is the mean of a few steps, the band around it goes from their lowest to their highest value. ' : '') +
+  $('curves').append(el('p', {class: 'note'}, (banded ? 'A line is the mean of a few steps; the band around it goes from their lowest to their highest value. ' : '') +
     (single ? 'Dashed: a launch that went on from there. Red: a loss spike, a value that is not finite, or a save that failed.' : 'A run is shown or hidden by its name above.')), grid);
 }
 
@@ -447,7 +473,7 @@ function answers() {
         if (judged) h.append(' ', el('span', {class: right ? 'right' : 'wrong'}, right ? '✓ exact' : '✗ not exact'));
         return [h, el('pre', {}, text || ' ')];
       };
-      return el('div', {class: 'panel answer'}, el('h4', {}, a.dataset), ...part('question', a.question), ...part('expected', a.expected),
+      return el('div', {class: 'panel answer'}, el('h3', {}, a.dataset), ...part('question', a.question), ...part('expected', a.expected),
         ...(a.before ? part(a.before.name, a.before.text, true) : []), ...part(a.after.name, a.after.text, true));
     });
     list.append(...cards.slice(0, 6));

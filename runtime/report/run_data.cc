@@ -190,7 +190,8 @@ void add_end(const nlohmann::json& j, std::vector<ReportedLaunch>& launches) {
   at->exit_code = j.value("exit_code", int64_t{0});
   at->status = printable(j.value("status", ""));
   at->error = printable(j.value("hang", ""));
-  for (const nlohmann::json& death : j.value("deaths", nlohmann::json::array())) {
+  const nlohmann::json deaths = j.value("deaths", nlohmann::json::array());
+  for (const nlohmann::json& death : deaths) {
     if (at->error.empty())
       at->error = str_cat("rank ", death.value("rank", 0), ": ", printable(death.value("error", ""), 400));
   }
