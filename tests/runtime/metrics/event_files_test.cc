@@ -81,8 +81,9 @@ class EventFiles : public ::testing::Test {
     std::map<int64_t, float> out;
     for (const auto& event : events) {
       for (const auto& value : event.summary().value()) {
-        if (value.tag() == "loss")
-          EXPECT_TRUE(out.emplace(event.step(), value.simple_value()).second) << event.step();
+        if (value.tag() != "loss") continue;
+        const bool first = out.emplace(event.step(), value.simple_value()).second;
+        EXPECT_TRUE(first) << "step " << event.step();
       }
     }
     return out;
