@@ -96,7 +96,8 @@ bool is_of_run(const ExperimentConfig& config, const CommandLine& command) {
 }
 
 // For `pesc report` and TensorBoard. The evaluation itself is done: that it cannot be recorded ends nothing.
-void record(const ExperimentConfig& config, const CommandLine& command, const Report& report, int64_t step) {
+void record_for_report(const ExperimentConfig& config, const CommandLine& command, const Report& report,
+                       int64_t step) {
   if (!is_of_run(config, command)) return;
   try {
     nlohmann::json j = to_json(report, config.generate, static_cast<int>(kRecordedAnswers));
@@ -137,7 +138,7 @@ int run_eval(const Process& process, const CommandLine& command) {
     if (!job.first()) return;
     const nlohmann::json j = to_json(report, c.generate, command.samples);
     print_table(report);
-    record(c, command, report, step);
+    record_for_report(c, command, report, step);
     if (c.generate.temperature > 0) {
       std::printf("the answers were sampled: temperature %g, top_p %g, seed %llu\n", c.generate.temperature,
                   c.generate.top_p, static_cast<unsigned long long>(c.generate.seed));

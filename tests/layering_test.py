@@ -191,7 +191,7 @@ class Layering(unittest.TestCase):
         self.assertEqual(wrong, [])
 
     def test_files_and_formats_are_runtimes(self):
-        headers = re.compile(r"^(google/protobuf/|nlohmann/|glog/|sentencepiece|configs/|xxhash|fstream$|filesystem$|"
+        headers = re.compile(r"^(google/protobuf/|nlohmann/|glog/|sentencepiece|configs/|xxhash|simdjson|fstream$|filesystem$|"
                              r"fcntl\.h$|dirent\.h$|sys/stat\.h$)|\.pb\.h$")
         calls = re.compile(r"\b(?:fopen|freopen|std::[io]?fstream)\b")
         wrong = []

@@ -7,9 +7,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <memory>
+#include <span>
+#include <vector>
 
 #include "ops/core/check.h"
 #include "runtime/filesystem/filesystem.h"
@@ -19,10 +22,10 @@ namespace pesc {
 namespace {
 
 // A reader of TensorBoard takes every file with "tfevents" in its name, in the order of the names.
-constexpr const char* kPrefix = "events.out.tfevents.";
-constexpr const char* kSuffix = ".pesc";
-constexpr const char* kTemporary = "new-events.tmp.";
-constexpr size_t kPiece = 1U << 20;
+constexpr const char* kEventPrefix = "events.out.tfevents.";
+constexpr const char* kEventSuffix = ".pesc";
+constexpr const char* kNewEvents = "new-events.tmp.";
+constexpr size_t kFlushBytes = 1U << 20;
 
 std::string host_name() {
   char name[256] = "";
@@ -30,16 +33,16 @@ std::string host_name() {
   return name;
 }
 
-bool is_ours(const std::string& name) {
-  return (name.starts_with(kPrefix) && name.ends_with(kSuffix)) || name.starts_with(kTemporary);
+bool is_own_event_file(const std::string& name) {
+  return (name.starts_with(kEventPrefix) && name.ends_with(kEventSuffix)) || name.starts_with(kNewEvents);
 }
 
 // Later than all that stand there: a TensorBoard that is running goes on to the next name only.
 int64_t next_time(const std::vector<std::string>& names) {
   auto time = static_cast<int64_t>(unix_seconds());
   for (const std::string& name : names) {
-    if (!name.starts_with(kPrefix)) continue;
-    time = std::max<int64_t>(time, std::strtoll(name.c_str() + std::strlen(kPrefix), nullptr, 10) + 1);
+    if (!name.starts_with(kEventPrefix)) continue;
+    time = std::max<int64_t>(time, std::strtoll(name.c_str() + std::strlen(kEventPrefix), nullptr, 10) + 1);
   }
   return time;
 }
@@ -56,8 +59,8 @@ std::string replace_event_file(const std::string& run_dir, const char* part, con
   char time[32];
   std::snprintf(time, sizeof(time), "%010lld", static_cast<long long>(next_time(before)));
   const std::string path =
-      join_path(folder, str_cat(kPrefix, time, ".", host_name(), ".", ::getpid(), ".0", kSuffix));
-  const std::string temporary = join_path(folder, str_cat(kTemporary, ::getpid()));
+      join_path(folder, str_cat(kEventPrefix, time, ".", host_name(), ".", ::getpid(), ".0", kEventSuffix));
+  const std::string temporary = join_path(folder, str_cat(kNewEvents, ::getpid()));
   try {
     const auto file = files.create_file(temporary);
     std::string waiting;
@@ -69,7 +72,7 @@ std::string replace_event_file(const std::string& run_dir, const char* part, con
     waiting = tf_record(file_version_event(now)) + tf_record(start_event(now, 0));
     events([&](const std::string& event) {
       waiting += tf_record(event);
-      if (waiting.size() >= kPiece) flush();
+      if (waiting.size() >= kFlushBytes) flush();
     });
     flush();
     file->sync();
@@ -82,7 +85,7 @@ std::string replace_event_file(const std::string& run_dir, const char* part, con
     throw;
   }
   for (const std::string& name : before) {
-    if (is_ours(name)) files.remove(join_path(folder, name));
+    if (is_own_event_file(name)) files.remove(join_path(folder, name));
   }
   files.rename(temporary, path);
   files.sync_directory(folder);

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <map>
 
 #include "configs/schema/tensorboard.pb.h"
 #include "ops/core/check.h"
@@ -42,14 +43,14 @@ tb::Event event_at(double wall_time, int64_t step) {
   return event;
 }
 
-void add_scalar(tb::Event& event, const std::string& tag, double value) {
+void add_scalar_value(tb::Event& event, const std::string& tag, double value) {
   tb::Summary::Value& v = *event.mutable_summary()->add_value();
   v.set_tag(tag);
   v.set_simple_value(static_cast<float>(value));
 }
 
 // Bucket e spans [e - 1/2, e + 1/2] and counts the share of expert e in percent.
-void add_load(tb::Event& event, const std::string& tag, const std::vector<double>& share) {
+void add_load_value(tb::Event& event, const std::string& tag, const std::vector<double>& share) {
   tb::Summary::Value& v = *event.mutable_summary()->add_value();
   v.set_tag(tag);
   tb::HistogramProto& h = *v.mutable_histo();
@@ -70,7 +71,7 @@ void add_load(tb::Event& event, const std::string& tag, const std::vector<double
 }
 
 // With the metadata by which the text plugin knows it.
-void add_text(tb::Event& event, const std::string& tag, const std::vector<std::string>& texts) {
+void add_text_value(tb::Event& event, const std::string& tag, const std::vector<std::string>& texts) {
   tb::Summary::Value& v = *event.mutable_summary()->add_value();
   v.set_tag(tag);
   v.mutable_metadata()->mutable_plugin_data()->set_plugin_name("text");
@@ -85,7 +86,7 @@ void add_step(const MetricsRecord& record, Histograms histograms, tb::Event& eve
     const double value = number_in(record.object, s.key);
     // A loss or norm that is no number stands in the record as null.
     simdjson::dom::element there;
-    if (record.object[s.key].get(there) == simdjson::SUCCESS) add_scalar(event, s.tag, value);
+    if (record.object[s.key].get(there) == simdjson::SUCCESS) add_scalar_value(event, s.tag, value);
   }
   if (histograms == Histograms::kNo) return;
   std::vector<double> share;
@@ -93,24 +94,24 @@ void add_step(const MetricsRecord& record, Histograms histograms, tb::Event& eve
   if (record.object["expert_share"].get(layers) == simdjson::SUCCESS) {
     size_t layer = 0;
     for (const simdjson::dom::element of_layer : layers) {
-      if (numbers_of(of_layer, share)) add_load(event, str_cat("experts/layer_", layer), share);
+      if (numbers_of(of_layer, share)) add_load_value(event, str_cat("experts/layer_", layer), share);
       ++layer;
     }
   }
   simdjson::dom::object tags;
   if (record.object["tag_expert_share"].get(tags) != simdjson::SUCCESS) return;
   for (const auto [tag, of_tag] : tags) {
-    if (numbers_of(of_tag, share)) add_load(event, str_cat("experts/dataset/", tag), share);
+    if (numbers_of(of_tag, share)) add_load_value(event, str_cat("experts/dataset/", tag), share);
   }
 }
 
 void add_eval_loss(const MetricsRecord& record, tb::Event& event) {
-  add_scalar(event, "eval/loss", number_in(record.object, "eval_loss_total"));
+  add_scalar_value(event, "eval/loss", number_in(record.object, "eval_loss_total"));
   simdjson::dom::object tags;
   if (record.object["eval_loss"].get(tags) != simdjson::SUCCESS) return;
   for (const auto [tag, loss] : tags) {
     double value = 0;
-    if (loss.get(value) == simdjson::SUCCESS) add_scalar(event, str_cat("eval/loss/", tag), value);
+    if (loss.get(value) == simdjson::SUCCESS) add_scalar_value(event, str_cat("eval/loss/", tag), value);
   }
 }
 
@@ -125,9 +126,9 @@ std::string as_code(const std::string& text) {
 }
 
 void add_scores(const std::string& behind, const EvaluationScore& score, tb::Event& event) {
-  add_scalar(event, "eval/loss" + behind, score.loss);
-  if (score.rows > 0) add_scalar(event, "eval/exact_match" + behind, score.exact);
-  if (!score.expert_share.empty()) add_load(event, "eval/experts" + behind, score.expert_share);
+  add_scalar_value(event, "eval/loss" + behind, score.loss);
+  if (score.rows > 0) add_scalar_value(event, "eval/exact_match" + behind, score.exact);
+  if (!score.expert_share.empty()) add_load_value(event, "eval/experts" + behind, score.expert_share);
 }
 
 }  // namespace
@@ -163,7 +164,7 @@ std::vector<std::string> events_of_evaluation(const Evaluation& evaluation) {
     texts["answers/" + a.dataset].push_back(str_cat("**question**\n\n", as_code(a.question),
                                                     "\n\n**answer**\n\n", as_code(a.answer),
                                                     "\n\n**expected**\n\n", as_code(a.expected)));
-  for (const auto& [tag, list] : texts) add_text(event, tag, list);
+  for (const auto& [tag, list] : texts) add_text_value(event, tag, list);
   return {event.SerializeAsString()};
 }
 

@@ -17,11 +17,12 @@
 namespace pesc {
 namespace {
 
-constexpr size_t kPiece = 4U << 20;
+constexpr size_t kReadBytes = 4U << 20;
 constexpr size_t kLongestLine = 256U << 20;
 
-struct OpenFile {
-  explicit OpenFile(const std::string& path) : fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
+struct OpenRecords {
+  explicit OpenRecords(const std::string& path)
+      : fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
     struct stat status {};
     if (fd < 0 || ::fstat(fd, &status) != 0) {
       const int why = errno;
@@ -34,14 +35,14 @@ struct OpenFile {
     }
     size = status.st_size;
   }
-  ~OpenFile() { ::close(fd); }
-  OpenFile(const OpenFile&) = delete;
-  OpenFile& operator=(const OpenFile&) = delete;
+  ~OpenRecords() { ::close(fd); }
+  OpenRecords(const OpenRecords&) = delete;
+  OpenRecords& operator=(const OpenRecords&) = delete;
   int fd;
   int64_t size = 0;
 };
 
-bool contains(std::string_view text, std::string_view part) {
+bool has_part(std::string_view text, std::string_view part) {
   return ::memmem(text.data(), text.size(), part.data(), part.size()) != nullptr;
 }
 
@@ -75,21 +76,21 @@ bool numbers_of(const simdjson::dom::element& array, std::vector<double>& out) {
 }
 
 RecordReader::RecordReader(std::string path) : path_(std::move(path)) {
-  bytes_ = OpenFile(path_).size;
+  bytes_ = OpenRecords(path_).size;
   simdjson::dom::parser parser;
   lines([&](std::string_view line, int64_t offset) {
     simdjson::dom::object object;
-    if (!contains(line, R"("kind":"launch")")) return;
+    if (!has_part(line, R"("kind":"launch")")) return;
     if (parser.parse(line.data(), line.size(), false).get(object)) return;  // read() says what is wrong
     if (const int64_t step = step_of(object); step >= 0) launches_.push_back({offset, step});
   });
 }
 
 void RecordReader::lines(const std::function<void(std::string_view, int64_t)>& use) {
-  const OpenFile file(path_);
+  const OpenRecords file(path_);
   int64_t at = 0;     // of the file: where buffer_ begins
   size_t filled = 0;  // bytes of buffer_ that hold the file's
-  buffer_.resize(kPiece + simdjson::SIMDJSON_PADDING);
+  buffer_.resize(kReadBytes + simdjson::SIMDJSON_PADDING);
   for (;;) {
     const size_t room = buffer_.size() - simdjson::SIMDJSON_PADDING - filled;
     const auto wanted = static_cast<size_t>(

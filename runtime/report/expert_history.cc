@@ -6,7 +6,7 @@
 namespace pesc {
 namespace {
 
-constexpr size_t kMostTags = 4096;  // of a slice; a run of ours has a handful
+constexpr size_t kMostTagsOfSlice = 4096;  // of a slice; a run of ours has a handful
 
 void add_to(std::vector<double>& sum, std::span<const double> values, double weight) {
   if (sum.empty()) sum.resize(values.size());
@@ -59,7 +59,7 @@ void ExpertHistory::add_tag(std::string_view tag, std::span<const double> share,
   auto& tags = slices_.back().tags;
   auto found = tags.find(tag);
   if (found == tags.end()) {
-    if (tags.size() >= kMostTags) return;
+    if (tags.size() >= kMostTagsOfSlice) return;
     found = tags.emplace(std::string(tag), OfTag{}).first;
   }
   found->second.tokens += tokens;

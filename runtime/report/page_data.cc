@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <set>
+#include <map>
 
 #include "runtime/report/report_page.h"
 #include "runtime/text/printable.h"
@@ -11,7 +11,7 @@
 namespace pesc {
 namespace {
 
-constexpr size_t kMostTags = 16;
+constexpr size_t kMostTagsShown = 16;
 constexpr size_t kMostLaunches = 100;
 constexpr size_t kMostEvalPoints = 1000;
 constexpr size_t kMostEvaluations = 12;
@@ -60,7 +60,7 @@ nlohmann::json experts_json(const ExpertHistory& history) {
   std::vector<std::pair<double, std::string>> most;
   for (const auto& [tag, n] : tokens) most.emplace_back(-n, tag);
   std::sort(most.begin(), most.end());
-  if (most.size() > kMostTags) most.resize(kMostTags);
+  if (most.size() > kMostTagsShown) most.resize(kMostTagsShown);
   nlohmann::json j = {{"layers", history.layers()}, {"experts", history.experts()}};
   for (const auto& [n, tag] : most) j["tags"].push_back({{"tag", printable(tag)}, {"tokens", -n}});
   for (const ExpertHistory::Slice& s : history.slices()) {
@@ -153,7 +153,7 @@ nlohmann::json page_data(const RunData& run, double share) {
   if (!run.imbalance.buckets().empty()) j["curves"]["imbalance"] = curve_json(run.imbalance);
   const auto keep = std::max<size_t>(static_cast<size_t>(static_cast<double>(kMostEvalPoints) * share), 50);
   for (const auto& [tag, points] : run.eval_losses) {
-    if (tag.size() > 0 && j["evals"].size() > kMostTags) break;
+    if (tag.size() > 0 && j["evals"].size() > kMostTagsShown) break;
     nlohmann::json steps = nlohmann::json::array(), losses = steps;
     const size_t stride = (points.size() + keep - 1) / keep;
     for (size_t i = 0; i < points.size(); ++i) {

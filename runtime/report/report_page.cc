@@ -1,6 +1,7 @@
 #include "runtime/report/report_page.h"
 
 #include <filesystem>
+#include <map>
 #include <set>
 
 #include "ops/core/check.h"
@@ -14,7 +15,7 @@ namespace pesc {
 namespace {
 
 // `text` with each place replaced, which stands there once.
-std::string filled(std::string_view text, std::string_view place, std::string_view with) {
+std::string with_asset(std::string_view text, std::string_view place, std::string_view with) {
   const size_t at = text.find(place);
   PESC_CHECK(at != std::string_view::npos, "report.html has no ", place);
   return str_cat(text.substr(0, at), with, text.substr(at + place.size()));
@@ -73,9 +74,9 @@ std::string report_page(const std::vector<RunData>& runs) {
     data["runs"].push_back(std::move(j));
   }
   const ReportAssets assets = report_assets();
-  const std::string styled = filled(assets.html, "/* report.css */", assets.css);
-  const std::string scripted = filled(styled, "/* report.js */", assets.js);
-  return filled(scripted, "\"the data\"", in_script(data));
+  const std::string styled = with_asset(assets.html, "/* report.css */", assets.css);
+  const std::string scripted = with_asset(styled, "/* report.js */", assets.js);
+  return with_asset(scripted, "\"the data\"", in_script(data));
 }
 
 int64_t write_report(const std::vector<std::string>& run_dirs, const std::string& out) {

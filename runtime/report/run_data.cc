@@ -21,16 +21,16 @@ constexpr double kMostExpertValues = 160e3;  // of all runs
 constexpr size_t kMostMarks = 200;
 constexpr int64_t kMostConfig = 256 << 10;
 
-size_t even(double value) {
+size_t even_buckets(double value) {
   return std::clamp<size_t>(static_cast<size_t>(value), 100, 1000) & ~size_t{1};
 }
 
 // Adds up what the records of metrics.jsonl say.
-class Collector {
+class RunCollector {
  public:
-  Collector(RunData& run, double share) : run_(run) {
-    run.curves.assign(kReportedCurves.size(), MinMaxCurve(even(kMostPoints * share)));
-    run.imbalance = MinMaxCurve(even(kMostPoints * share));
+  RunCollector(RunData& run, double share) : run_(run) {
+    run.curves.assign(kReportedCurves.size(), MinMaxCurve(even_buckets(kMostPoints * share)));
+    run.imbalance = MinMaxCurve(even_buckets(kMostPoints * share));
     run.experts = ExpertHistory(static_cast<size_t>(kMostExpertValues * share));
   }
 
@@ -258,7 +258,7 @@ RunData read_run(const std::string& path, double share) {
       slash == std::string::npos || slash + 1 == run.path.size() ? run.path : run.path.substr(slash + 1));
   read_config(run);
   RecordReader reader(metrics);
-  Collector collector(run, share);
+  RunCollector collector(run, share);
   reader.read([&](const MetricsRecord& record) { collector.add(record); });
   collector.finish();
   if (reader.torn()) run.notes.emplace_back("the last line of metrics.jsonl is not whole and is left out");

@@ -18,7 +18,6 @@ import browser
 import harness
 import made_run
 from report_test import Report as SmallRun
-from tiny import write_base, write_rows
 
 VENV = os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "pesc", "tensorboard-2.21.0")
 # Prints what the reader of TensorBoard has of a folder: steps of scalars, histograms and texts by tag.
