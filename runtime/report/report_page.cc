@@ -75,7 +75,8 @@ std::string report_page(const std::vector<RunData>& runs) {
   }
   const ReportAssets assets = report_assets();
   const std::string styled = with_asset(assets.html, "/* report.css */", assets.css);
-  const std::string scripted = with_asset(styled, "/* report.js */", assets.js);
+  const std::string with_charts = with_asset(styled, "/* charts.js */", assets.charts);
+  const std::string scripted = with_asset(with_charts, "/* report.js */", assets.script);
   return with_asset(scripted, "\"the data\"", in_script(data));
 }
 

@@ -10,9 +10,9 @@
 
 namespace pesc {
 
-// report.html, report.css and report.js, which CMake puts into the program.
+// report.html, report.css, charts.js and report.js, which CMake puts into the program.
 struct ReportAssets {
-  std::string_view html, css, js;
+  std::string_view html, css, charts, script;
 };
 [[nodiscard]] ReportAssets report_assets();
 
