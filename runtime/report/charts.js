@@ -8,6 +8,7 @@ const SVG = (() => {  // the namespace of SVG, without its address
   const holder = document.createElement('div');
   holder.innerHTML = '<svg></svg>';
   return holder.firstChild.namespaceURI;
+})();
 const $ = id => document.getElementById(id);
 const color = i => `var(--c${i % 8})`;
 
