@@ -38,6 +38,7 @@ protobuf-compiler
 libgflags-dev
 libgoogle-glog-dev
 nlohmann-json3-dev
+libsimdjson-dev
 libsentencepiece-dev
 sentencepiece
 libpcre2-dev
@@ -62,6 +63,8 @@ slurm-client
 munge
 clang-format-14|clang-format
 clang-14 libclang-rt-14-dev|clang libclang-rt-18-dev'
+  # The browser that looks at the page of `pesc report`. On Ubuntu it is a snap, which cannot read files of /tmp.
+  if grep -qs '^ID=debian' /etc/os-release; then needs+=$'\nchromium-headless-shell'; fi
 fi
 
 # CUDA's own packages are in NVIDIA's archive, not in the distribution's, and their versions go with the driver: what

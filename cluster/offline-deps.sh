@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # For a GPU machine that has CUDA, MPI and the rest but no network: collects in FOLDER what such machines lack (gflags,
-# glog, libunwind, xxhash, zlib and zstd, from Debian's packages, unpacked; the cuDNN frontend's headers, from PyPI). Run it where
+# glog, libunwind, xxhash, simdjson, zlib and zstd, from Debian's packages, unpacked; the cuDNN frontend's headers, from PyPI). Run it where
 # packages can be had, take the folder along, and give it to tests/gpu/device.sh --deps FOLDER, which also says what cmake
 # wants to be told of it.
 #
@@ -22,7 +22,7 @@ trap 'rm -rf "$work"' EXIT
 cd "$work"
 if [[ $only == all ]]; then
   apt-get download -qq libgflags-dev libgflags2.2 libgoogle-glog-dev libgoogle-glog0v6 libunwind-dev libunwind8 \
-    libxxhash-dev libxxhash0 libpcre2-dev libpcre2-8-0 zlib1g-dev zlib1g libzstd-dev libzstd1 2> apt.log || { cat apt.log >&2; exit 74; }
+    libxxhash-dev libxxhash0 libpcre2-dev libpcre2-8-0 libsimdjson-dev libsimdjson14 zlib1g-dev zlib1g libzstd-dev libzstd1 2> apt.log || { cat apt.log >&2; exit 74; }
   for package in ./*.deb; do dpkg -x "$package" "$folder"; done
   rm -rf "$folder/usr/share/doc" "$folder/usr/share/man"
 fi

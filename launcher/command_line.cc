@@ -84,7 +84,8 @@ void check_flags_of_verb(const CommandLine& c, const std::vector<std::string>& g
       throw UsageError(str_cat("pesc ", c.verb, " does not read --", name, "; ", listed(flag.verbs),
                                flag.verbs.find(' ') == std::string_view::npos ? " does" : " do"));
     }
-    if (!seen.insert(name).second && name != "set")
+    if (!seen.insert(name).second &&
+        !std::holds_alternative<std::vector<std::string> CommandLine::*>(flag.target))
       throw UsageError(str_cat("--", name, " is given twice; leave one out"));
   }
   const auto exclude = [&](const char* one, const char* other, const char* why) {

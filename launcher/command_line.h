@@ -21,18 +21,19 @@ struct CommandLine {
   bool verify = false;     // --verify: read every byte
   bool base = false;       // --base: the dense model without its checkpoint
   std::string out;         // --out PATH
-  std::string format;      // --format HF, PEFT or CAMELIDAE; HF by default
-  std::string dtype;       // --dtype BF16 or F32
-  std::string prompt;      // --prompt TEXT
-  std::string system;      // --system TEXT
-  std::string prompts;     // --prompts FILE of rows
-  bool chat = false;       // --chat: a conversation with standard input
-  int samples = 0;         // --samples N answers to show
-  int steps = 20;          // --steps N to time
-  int shortest = 0;        // --shortest T tokens of a random row to time; 0: full rows
-  std::string shape;       // --shape S instead of the experiment's model and data
-  int ranks = 1;           // --ranks N to plan for
-  std::string gpu;         // --gpu NAME to plan for
+  std::vector<std::string> runs;  // --run DIR, any number of times
+  std::string format;             // --format HF, PEFT or CAMELIDAE; HF by default
+  std::string dtype;              // --dtype BF16 or F32
+  std::string prompt;             // --prompt TEXT
+  std::string system;             // --system TEXT
+  std::string prompts;            // --prompts FILE of rows
+  bool chat = false;              // --chat: a conversation with standard input
+  int samples = 0;                // --samples N answers to show
+  int steps = 20;                 // --steps N to time
+  int shortest = 0;               // --shortest T tokens of a random row to time; 0: full rows
+  std::string shape;              // --shape S instead of the experiment's model and data
+  int ranks = 1;                  // --ranks N to plan for
+  std::string gpu;                // --gpu NAME to plan for
   double gemm_tflops = 0, memory_gbs = 0, link_gbs = 0, device_gib = 0;  // of a rank; 0: the GPU's
   std::string model;       // --model FOLDER whose tokenizer is used
   bool special = false;    // --special: with the tokens that the post-processor adds
@@ -67,6 +68,7 @@ void save_and_stop_on_signals();
 int run_eval(const Process& process, const CommandLine& command);
 int run_generate(const Process& process, const CommandLine& command);
 int run_export(const Process& process, const CommandLine& command);
+int run_report(const Process& process, const CommandLine& command);
 int run_bench(const Process& process, const CommandLine& command);
 int run_plan(const Process& process, const CommandLine& command);
 int run_inspect(const Process& process, const CommandLine& command);

@@ -2,12 +2,17 @@
 #include <glog/logging.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdio>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "launcher/command_line.h"
+#include "runtime/checkpoint/folder_before.h"
 #include "runtime/evaluation.h"
 #include "runtime/hf/atomic_file.h"
+#include "runtime/metrics/evaluations_file.h"
+#include "runtime/metrics/event_files.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {
@@ -78,6 +83,33 @@ void print_samples(const nlohmann::json& j) {
   }
 }
 
+// Whether the run directory of the experiment is a run's, and the checkpoint one of it.
+bool is_of_run(const ExperimentConfig& config, const CommandLine& command) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  if (config.run_dir.empty() || !fs::exists(fs::path(config.run_dir) / kLaunchIdFile, error)) return false;
+  if (command.checkpoint.empty() || command.checkpoint == "best") return true;
+  fs::path checkpoint = fs::path(command.checkpoint).lexically_normal();
+  if (!checkpoint.has_filename()) checkpoint = checkpoint.parent_path();
+  const fs::path folder = checkpoint.has_parent_path() ? checkpoint.parent_path() : ".";
+  return fs::equivalent(folder, config.run_dir, error);
+}
+
+// For `pesc report` and TensorBoard. The evaluation itself is done: that it cannot be recorded ends nothing.
+void record_for_report(const ExperimentConfig& config, const CommandLine& command, const Report& report,
+                       int64_t step) {
+  if (!is_of_run(config, command)) return;
+  try {
+    nlohmann::json j = to_json(report, config.generate, static_cast<int>(kRecordedAnswers));
+    j["step"] = step;
+    if (command.base) j["base"] = true;
+    record_evaluation(config.run_dir, j);
+    if (config.metrics.tensorboard) write_evaluation_events(config.run_dir);
+  } catch (const Error& error) {
+    LOG(WARNING) << "the evaluation is not recorded: " << error.what();
+  }
+}
+
 }  // namespace
 
 int run_eval(const Process& process, const CommandLine& command) {
@@ -98,7 +130,8 @@ int run_eval(const Process& process, const CommandLine& command) {
   const int64_t slots = inference_slots(c.data.max_seq_length);
   const int64_t batch_rows = slots * job.mesh().dp();
   const auto decoder = make_inference_decoder(job, batch_rows, c.data.max_seq_length, slots);
-  if (!command.base) load_trainable_weights(job, *decoder, command.checkpoint, CheckpointUse::kAnswer);
+  int64_t step = 0;
+  if (!command.base) step = load_trainable_weights(job, *decoder, command.checkpoint, CheckpointUse::kAnswer);
   Report report;
   report.losses = *evaluate_loss(job, *decoder, *data, batch_rows, 0);
   report.answers = answer_rows(job, *decoder, rows, c.generate, slots, c.data.max_seq_length);
@@ -107,6 +140,7 @@ int run_eval(const Process& process, const CommandLine& command) {
     if (!job.first()) return;
     const nlohmann::json j = to_json(report, c.generate, command.samples);
     print_table(report);
+    record_for_report(c, command, report, step);
     if (c.generate.temperature > 0) {
       std::printf("the answers were sampled: temperature %g, top_p %g, seed %llu\n", c.generate.temperature,
                   c.generate.top_p, static_cast<unsigned long long>(c.generate.seed));

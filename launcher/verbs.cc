@@ -90,6 +90,20 @@ constexpr std::array kVerbs{
                        {"pesc export --config my.textproto --dtype F32 --out exported-f32", "in 32 bits"}}},
          .exit_codes = "0 64 65 70 74",
          .run = run_export},
+    Verb{
+        .name = "report",
+        .arguments = "--run DIR [--run DIR ...] --out FILE",
+        .summary = "one page of HTML of a run, or of several side by side",
+        .about =
+            "Reads what a run wrote into its directory, without a model or a GPU, also while it trains: "
+            "curves, experts "
+            "by layer and tag, evaluations, answers, time, restarts and the resolved configuration. The page "
+            "loads nothing from anywhere. FILE must not be there.",
+        .examples = {{{"pesc report --run runs/my-model --out report.html", "the page of a run"},
+                      {"pesc report --run runs/pesc --run runs/lora --out compare.html",
+                       "two runs side by side"}}},
+        .exit_codes = "0 64 65 70 74",
+        .run = run_report},
     Verb{.name = "plan",
          .arguments = "--config FILE [flags]",
          .summary = "memory and time of a run, and whether it fits, without the device",

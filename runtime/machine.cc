@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "ops/core/check.h"
+#include "ops/core/cuda.h"
 
 namespace pesc {
 namespace {
@@ -131,6 +132,14 @@ double host_memory() {
     }
   }
   return std::max(bytes, 0.0);
+}
+
+int64_t memory_in_use(const Device& device) {
+  if (device.kind == DeviceKind::kCuda) return cuda::memory_in_use(device.index);
+  // Pages: the size of the process, and what of it is resident.
+  std::ifstream in("/proc/self/statm");
+  int64_t size = 0, resident = 0;
+  return in >> size >> resident ? resident * sysconf(_SC_PAGESIZE) : 0;
 }
 
 }  // namespace pesc

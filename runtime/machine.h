@@ -1,11 +1,12 @@
 // The machines that runs are planned for: rates and memory of GPUs by name, of a CPU, and of this host.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "ops/core/tensor.h"
+#include "ops/core/device.h"
 
 namespace pesc {
 
@@ -40,5 +41,8 @@ inline constexpr const char* kAssumedGpu = "H200-141";
 // Bytes of memory that all processes of this host, or of the container that this one runs in, can have in
 // sum; 0 where that is not known.
 [[nodiscard]] double host_memory();
+
+// Bytes that are taken of the device's memory: of a GPU by all processes, of the host by this one. 0: not known.
+[[nodiscard]] int64_t memory_in_use(const Device& device);
 
 }  // namespace pesc

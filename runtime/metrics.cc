@@ -1,9 +1,6 @@
 #include "runtime/metrics.h"
 
-#include <fcntl.h>
 #include <glog/logging.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -11,8 +8,9 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <utility>
 
-#include "ops/core/check.h"
+#include "runtime/metrics/unix_time.h"
 
 namespace pesc {
 namespace {
@@ -28,22 +26,6 @@ std::string clock_text(double seconds) {
     std::snprintf(text, sizeof(text), "%lld:%02lld", s / 60, s % 60);
   }
   return text;
-}
-
-// Where the last whole line ends: behind it is what a process was writing when it died. -1: errno says why.
-off_t end_of_last_line(int file) {
-  char buffer[4096];
-  off_t end = ::lseek(file, 0, SEEK_END);
-  while (end > 0) {
-    const off_t begin = std::max<off_t>(0, end - static_cast<off_t>(sizeof(buffer)));
-    const ssize_t n = ::pread(file, buffer, static_cast<size_t>(end - begin), begin);
-    if (n < 0) return -1;
-    for (ssize_t i = n; i > 0; --i) {
-      if (buffer[i - 1] == '\n') return begin + i;
-    }
-    end = begin;
-  }
-  return end;
 }
 
 }  // namespace
@@ -66,6 +48,7 @@ nlohmann::json to_json(const StepMetrics& m) {
   j["flops"] = m.flops;
   j["bytes_sent_rank0"] = m.bytes_sent;
   j["dispatch_rounds"] = m.dispatch_rounds;
+  if (m.memory_bytes > 0) j["memory_bytes"] = m.memory_bytes;
   if (m.nonfinite) j["nonfinite"] = m.skipped ? "skipped" : "retried";
   if (m.spike) j["loss_spike"] = m.skipped ? "skipped" : "updated";
   if (!m.expert_share.empty()) j["expert_share"] = m.expert_share;
@@ -113,58 +96,38 @@ std::optional<double> eval_loss_of_step(const std::string& path, int64_t step) {
   return found;
 }
 
-MetricsLog::MetricsLog(const std::string& path, uint64_t launch) : path_(path), launch_(launch) {
-  file_ = ::open(path.c_str(), O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
-  if (file_ < 0) throw IoError(str_cat(path, " cannot be written: ", std::strerror(errno)));
-  const off_t whole = end_of_last_line(file_);
-  if (whole < 0 || ::ftruncate(file_, whole) != 0) {
-    const int why = errno;
-    ::close(file_);
-    throw IoError(str_cat(path, " cannot be read: ", std::strerror(why)));
-  }
-}
+MetricsLog::MetricsLog(const std::string& path, uint64_t launch)
+    : file_(path, LineFile::Lock::kNone), launch_(launch) {}
 
 MetricsLog::~MetricsLog() {
-  while (!waiting_.empty() && append(waiting_.front())) waiting_.pop_front();
-  if (!waiting_.empty()) LOG(ERROR) << path_ << ": the last " << waiting_.size() << " records are lost";
-  ::close(file_);
+  while (!waiting_.empty() && file_.append(waiting_.front())) waiting_.pop_front();
+  if (!waiting_.empty())
+    LOG(ERROR) << file_.path() << ": the last " << waiting_.size() << " records are lost";
 }
 
-// All of it or, as far as the file system allows, nothing.
-bool MetricsLog::append(const std::string& text) noexcept {
-  struct stat before {};
-  if (::fstat(file_, &before) != 0) return false;
-  size_t done = 0;
-  while (done < text.size()) {
-    const ssize_t n = ::write(file_, text.data() + done, text.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) break;
-    done += static_cast<size_t>(n);
-  }
-  if (done == text.size()) return true;
-  const int why = errno;
-  if (done > 0 && ::ftruncate(file_, before.st_size) != 0) return false;
-  errno = why;
-  return false;
+void MetricsLog::on_record(std::function<void(const std::string& line)> call) {
+  on_record_ = std::move(call);
 }
 
 void MetricsLog::write(nlohmann::json record) {
   record["launch"] = launch_;
+  record["time"] = std::round(unix_seconds() * 1e3) / 1e3;
   // A name in a record that is no UTF-8 ends no run.
   waiting_.push_back(record.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
   waiting_bytes_ += waiting_.back().size();
-  while (!waiting_.empty() && append(waiting_.front())) {
+  if (on_record_) on_record_(waiting_.back());
+  while (!waiting_.empty() && file_.append(waiting_.front())) {
     waiting_bytes_ -= waiting_.front().size();
     waiting_.pop_front();
   }
   if (waiting_.empty()) {
-    if (told_) LOG(INFO) << path_ << " is written again; " << dropped_ << " records are missing";
+    if (told_) LOG(INFO) << file_.path() << " is written again; " << dropped_ << " records are missing";
     told_ = false;
     dropped_ = 0;
     return;
   }
   if (const int why = errno; !told_) {
-    LOG(ERROR) << path_ << " cannot be written: " << std::strerror(why)
+    LOG(ERROR) << file_.path() << " cannot be written: " << std::strerror(why)
                << ". Training goes on; its records wait in memory. Make room, or look at the disk.";
     told_ = true;
   }

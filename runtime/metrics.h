@@ -3,11 +3,14 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
+
+#include "runtime/metrics/line_file.h"
 
 namespace pesc {
 
@@ -26,6 +29,7 @@ struct StepMetrics {
   double sol_seconds = 0;   // flops over the measured GEMM rate of all ranks: the speed of light
   double peak_seconds = 0;  // flops over the data sheets' FLOP/s of all GPUs, for MFU; 0: not known
   int64_t bytes_sent = 0;   // payload of rank 0 in this step
+  int64_t memory_bytes = 0;  // in use on rank 0's GPU, or by its process, after the step; 0: not known
   int dispatch_rounds = 1;
   int retries = 0;         // recomputations because of a non-finite loss or gradient, or a loss spike
   bool skipped = false;    // the recomputation gave the same; the weights were not updated
@@ -44,9 +48,9 @@ struct StepMetrics {
 [[nodiscard]] std::string mfu_text(double mfu);
 
 // The metrics file of one run, across restarts; only rank 0 writes it. Every record has the step that it is
-// about and, as `launch`, the launch that measured it. A restart keeps the earlier records. Its first record
-// ({"kind": "launch"}) has the step from which it continues; a reader must drop earlier records of later
-// steps.
+// about, as `launch` the launch that measured it, and as `time` when (seconds since 1970). A restart keeps the
+// earlier records. Its first record ({"kind": "launch"}) has the step from which it continues; a reader must
+// drop earlier records of later steps.
 //
 // A failed write (disk full) does not end the run: the file keeps whole lines only, up to 16 MiB of new
 // records wait in memory and are written as soon as there is room, and the log has an error.
@@ -57,13 +61,13 @@ class MetricsLog {
   MetricsLog(const MetricsLog&) = delete;
   MetricsLog& operator=(const MetricsLog&) = delete;
   void write(nlohmann::json record);
+  // Calls `call` with every line that write() is given from now on, its newline included.
+  void on_record(std::function<void(const std::string& line)> call);
 
  private:
-  [[nodiscard]] bool append(const std::string& text) noexcept;
-
-  std::string path_;
+  LineFile file_;
   uint64_t launch_;
-  int file_ = -1;
+  std::function<void(const std::string&)> on_record_;
   std::deque<std::string> waiting_;  // lines
   size_t waiting_bytes_ = 0;
   int64_t dropped_ = 0;

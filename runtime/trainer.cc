@@ -16,6 +16,7 @@
 #include "runtime/evaluation.h"
 #include "runtime/gemm_rate.h"
 #include "runtime/hf/atomic_file.h"
+#include "runtime/machine.h"
 #include "runtime/same_run.h"
 #include "runtime/terminal/terminal.h"
 
@@ -160,8 +161,7 @@ void Trainer::resume() {
     AtomicFile resolved(c.run_dir + "/experiment.textproto");
     resolved.write(c.text);
     resolved.commit();
-    metrics_ = std::make_unique<MetricsLog>(c.run_dir + "/metrics.jsonl", launch_id_);
-    metrics_->write({{"kind", "launch"}, {"step", step_}, {"ranks", world.size()}});
+    open_metrics();
   });
   if (!owner.run.empty()) {
     run_collectively(
@@ -263,6 +263,7 @@ StepMetrics Trainer::train_step() {
   watch_.step_took(out.metrics.seconds);
   preempt_agreed_ = out.flagged;
   out.metrics.steps = steps_;
+  if (job_.first()) out.metrics.memory_bytes = memory_in_use(job_.device);
   out.metrics.sol_seconds = gemm_rate_ > 0 ? out.metrics.flops / gemm_rate_ : 0;
   out.metrics.peak_seconds = peak_rate_ > 0 ? out.metrics.flops / peak_rate_ : 0;
   return out.metrics;
@@ -296,16 +297,6 @@ CheckpointState Trainer::state() const {
   s.tp = job_.mesh().tp();
   s.ep = job_.mesh().ep();
   return s;
-}
-
-void Trainer::report(const StepMetrics& m) {
-  mean_seconds_ = mean_seconds_ == 0 ? m.seconds : 0.95 * mean_seconds_ + 0.05 * m.seconds;
-  if (!job_.first()) return;
-  metrics_->write(to_json(m));
-  const bool line = step_ % job_.config.train.logging_steps == 0 || step_ == steps_ || step_ == 1;
-  if (!terminal_ && !line) return;
-  std::fprintf(stderr, "%s%s%s", terminal_ ? "\r\033[K" : "", progress_line(m, mean_seconds_).c_str(),
-               terminal_ && step_ != steps_ ? "" : "\n");
 }
 
 TrainResult Trainer::run() {

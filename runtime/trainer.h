@@ -24,6 +24,7 @@
 #include "runtime/job.h"
 #include "runtime/loss_spike.h"
 #include "runtime/metrics.h"
+#include "runtime/metrics/event_files.h"
 #include "runtime/recovery/rank_watch.h"
 #include "runtime/router_replay.h"
 #include "runtime/training_step.h"
@@ -100,6 +101,7 @@ class Trainer {
   void poll_save();
   void advance_save(Patience patience, LastSave last);
   void answer_failed_save(const Error& error, LastSave last);
+  void open_metrics();
   void report(const StepMetrics& m);
   [[nodiscard]] CheckpointState state() const;
 
@@ -112,6 +114,7 @@ class Trainer {
   std::unique_ptr<RunLock> lock_;
   std::unique_ptr<CheckpointStore> store_;
   std::unique_ptr<AsyncSaver> saver_;
+  std::unique_ptr<TrainEvents> events_;
   std::unique_ptr<MetricsLog> metrics_;
   std::unique_ptr<RouterReplayRecorder> recorder_;
   std::unique_ptr<RouterReplayReader> replay_;

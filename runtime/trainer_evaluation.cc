@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "runtime/checkpoint/best_checkpoint.h"
+#include "runtime/clock.h"
 #include "runtime/evaluation.h"
 #include "runtime/metrics.h"
 #include "runtime/text/printable.h"
@@ -25,6 +26,7 @@ bool Trainer::evaluates_at(int64_t step) const {
 void Trainer::evaluate_and_log(MaySave may_save) {
   watch_.enter(Section::kEval, step_);
   watch_.faults().reach(Section::kEval, step_);
+  const double begin = now();
   const auto losses = evaluate_loss(job_, *decoder_, *eval_, job_.config.train.micro_batch_rows(),
                                     job_.config.train.max_eval_samples, preemption_was_requested);
   evaluation_due_ = !losses;
@@ -39,7 +41,8 @@ void Trainer::evaluate_and_log(MaySave may_save) {
   if (may_save == MaySave::kYes) consider_best(losses->total.loss);
   if (!job_.first()) return;
   // Not among the datasets, since a dataset may have any name.
-  nlohmann::json record = {{"kind", "eval"}, {"step", step_}, {"eval_loss_total", losses->total.loss}};
+  nlohmann::json record = {
+      {"kind", "eval"}, {"step", step_}, {"eval_loss_total", losses->total.loss}, {"seconds", now() - begin}};
   if (lowest) record["lowest"] = true;
   char part[64];
   std::snprintf(part, sizeof(part), "  total %.4f", losses->total.loss);

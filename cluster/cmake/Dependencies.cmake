@@ -79,6 +79,14 @@ pesc_need(NLOHMANN_INCLUDE "nlohmann-json" nlohmann-json3-dev)
 add_library(pesc_json INTERFACE)
 target_include_directories(pesc_json SYSTEM INTERFACE ${NLOHMANN_INCLUDE})
 
+# metrics.jsonl of a long run has gigabytes.
+find_path(SIMDJSON_INCLUDE simdjson.h)
+find_library(SIMDJSON_LIBRARY simdjson)
+pesc_need(SIMDJSON_LIBRARY "simdjson" libsimdjson-dev)
+add_library(pesc_simdjson INTERFACE)
+target_include_directories(pesc_simdjson SYSTEM INTERFACE ${SIMDJSON_INCLUDE})
+target_link_libraries(pesc_simdjson INTERFACE ${SIMDJSON_LIBRARY})
+
 find_library(GLOG_LIBRARY glog)
 pesc_need(GLOG_LIBRARY "glog" libgoogle-glog-dev)
 add_library(pesc_glog INTERFACE)

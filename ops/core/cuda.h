@@ -57,6 +57,9 @@ struct DeviceInfo {
 // kMinimumMajor, or one for which this build has no kernels.
 [[nodiscard]] DeviceInfo device_info(int index);
 
+// Bytes of the GPU's memory that all processes together have taken.
+[[nodiscard]] int64_t memory_in_use(int index);
+
 // The checks of device_info that need no GPU, for tests. `kernels`: whether that GPU can load a kernel of
 // this build. They throw UsageError.
 enum class Kernels { kPresent, kMissing };

@@ -128,6 +128,14 @@ DeviceInfo device_info(int index) {
   return info;
 }
 
+int64_t memory_in_use(int index) {
+  use(index);
+  size_t free = 0;
+  size_t total = 0;
+  PESC_CUDA(cudaMemGetInfo(&free, &total));
+  return static_cast<int64_t>(total - free);
+}
+
 std::shared_ptr<CudaStream> open(const Device& device) {
   const int index = device.index;
   const DeviceInfo info = device_info(index);

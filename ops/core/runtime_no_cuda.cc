@@ -13,6 +13,9 @@ int device_count() {
 DeviceInfo device_info(int) {
   refuse();
 }
+int64_t memory_in_use(int) {
+  refuse();
+}
 std::shared_ptr<CudaStream> open(const Device&) {
   refuse();
 }

@@ -303,6 +303,7 @@ void read_rest(const proto::Experiment& e, const FieldChecker& check, Experiment
                 str_cat("is ", e.generate().top_p(), "; it must be positive and at most 1"));
   out.generate = {e.generate().max_new_tokens(), e.generate().temperature(), e.generate().top_p(),
                   e.generate().seed()};
+  out.metrics.tensorboard = e.metrics().tensorboard();
   check.require(e.debug().routing_record().empty() || e.debug().routing_replay().empty(),
                 "debug.routing_record", "and debug.routing_replay exclude each other; leave one out");
   out.debug.routing_record = e.debug().routing_record();

@@ -104,6 +104,10 @@ struct GenerateSection {
   uint64_t seed = 1;
 };
 
+struct MetricsSection {
+  bool tensorboard = true;
+};
+
 // Test modes.
 struct DebugSection {
   std::string routing_record, routing_replay;  // folders; empty: off
@@ -128,6 +132,7 @@ struct ExperimentConfig {
   CheckpointSection checkpoint;
   GenerateSection generate;
   RecoverySection recovery;
+  MetricsSection metrics;
   DebugSection debug;
   // The resolved experiment as protobuf text, every default spelled out: read again it gives this
   // configuration and the same text.

@@ -25,6 +25,7 @@ constexpr std::array kRules{
     Rule{"checkpoint.", Kind::kFree},
     Rule{"generate.", Kind::kFree},
     Rule{"debug.", Kind::kFree},
+    Rule{"metrics.", Kind::kFree},
     Rule{"recovery.", Kind::kFree},
     Rule{"data.eval[", Kind::kFree},
     Rule{"data.on_bad_row:", Kind::kFree},     // the rows themselves are compared

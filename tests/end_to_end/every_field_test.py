@@ -248,6 +248,20 @@ class EveryField(unittest.TestCase):
         self.assertIn("1 threads each", usual.err)
         self.assertIn("2 threads each", result.err)
 
+    @case("metrics.tensorboard")
+    def test_event_files(self):
+        for value, there in (("true", True), ("false", False)):
+            run = self.train({"train.max_steps": 1, "metrics.tensorboard": value})[2]
+            self.assertEqual(os.path.isdir(os.path.join(run, "tensorboard", "train")), there)
+
+    @case("report --run", "report --out")
+    def test_the_report(self):
+        run, page = self.trained({})[2], self.path("page.html")
+        result = harness.pesc(0, "report", "--run", run, "--out", page, seconds=60)
+        self.assertEqual(result.code, 0, str(result))
+        with open(page, encoding="utf-8") as file:
+            self.assertIn('"path":"%s"' % run, file.read())
+
     @case("train.max_eval_samples")
     def test_eval_rows(self):
         def record(rows):

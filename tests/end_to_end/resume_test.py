@@ -69,7 +69,7 @@ class Resume(harness.EndToEnd):
 
     def as_text(self, run, but=()):
         """What each step computed, digit for digit; its times and rates are the machine's."""
-        machine = ("seconds", "tokens_per_second", "sol_fraction", "mfu", "launch", *but)
+        machine = ("seconds", "tokens_per_second", "sol_fraction", "mfu", "memory_bytes", "launch", "time", *but)
         return [json.dumps({k: v for k, v in record.items() if k not in machine}, sort_keys=True)
                 for record in harness.curve(self.path(run))]
 

@@ -72,6 +72,7 @@ TEST(Flags, ValuesAreReadWholeAndInRange) {
   EXPECT_EQ(parse({"plan", "--link_gbs", "2.5e1"}).link_gbs, 25);
   EXPECT_EQ(parse({"train", "--set", "a=1", "--set=b=2"}).overrides,
             (std::vector<std::string>{"a=1", "b=2"}));
+  EXPECT_EQ(parse({"report", "--run", "a", "--run=b"}).runs, (std::vector<std::string>{"a", "b"}));
   EXPECT_TRUE(parse({"eval", "--base"}).base);
   EXPECT_FALSE(parse({"eval", "--nobase"}).base);
   EXPECT_FALSE(parse({"eval", "--base=false"}).base);
