@@ -15,7 +15,7 @@ import tempfile
 import unittest
 
 import harness
-from tiny import LAYERS, VOCAB, write_base, write_rows
+from tiny import HEADS, HIDDEN, LAYERS, VOCAB, write_base, write_rows
 
 VERSIONS = ("5.24.0", "4.57.6")
 FAMILIES = {
@@ -23,6 +23,13 @@ FAMILIES = {
     "mistral": {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None},
     "qwen2": {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "biases": True, "tie_word_embeddings": True,
               "use_sliding_window": False},
+    "qwen3": {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "head_norms": True, "tie_word_embeddings": True,
+              "head_dim": HIDDEN // HEADS, "use_sliding_window": False, "attention_bias": False},
+    "phi3": {"model_type": "phi3", "architectures": ["Phi3ForCausalLM"], "fused": True, "sliding_window": None, "pad_token_id": None,
+             "original_max_position_embeddings": 128},
+    "smollm3": {"model_type": "smollm3", "architectures": ["SmolLM3ForCausalLM"], "tie_word_embeddings": True,
+                "no_rope_layers": [1, 0], "no_rope_layer_interval": 2, "rope_theta": 2e6, "use_sliding_window": False,
+                "pad_token_id": None},
 }
 EXPERIMENT = """
 name: "in-transformers"
@@ -162,6 +169,15 @@ class InTransformers(unittest.TestCase):
 
     def test_qwen2(self):
         self.family("qwen2")
+
+    def test_qwen3(self):
+        self.family("qwen3")
+
+    def test_phi3(self):
+        self.family("phi3")
+
+    def test_smollm3(self):
+        self.family("smollm3")
 
 
 if __name__ == "__main__":
