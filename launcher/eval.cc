@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "launcher/command_line.h"
+#include "runtime/base_digest.h"
 #include "runtime/evaluation.h"
 #include "runtime/hf/atomic_file.h"
 #include "runtime/text/printable.h"
@@ -96,7 +97,12 @@ int run_eval(const Process& process, const CommandLine& command) {
   const int64_t slots = inference_slots(c.data.max_seq_length);
   const int64_t micro_batch = slots * job.mesh().dp();
   const auto decoder = make_inference_decoder(job, micro_batch, c.data.max_seq_length, slots);
-  if (!command.base) load_trainable_weights(job, *decoder, command.checkpoint, CheckpointUse::kAnswer);
+  if (!command.base) {
+    load_trainable_weights(job, *decoder, command.checkpoint, CheckpointUse::kAnswer);
+  } else if (job.adapter) {
+    const BaseDigest digest = base_digest(job);
+    run_collectively(process.world, [&] { check_adapter_base(job, digest); });
+  }
   Report report;
   report.losses = *evaluate_loss(job, *decoder, *data, micro_batch, 0);
   report.answers = answer_rows(job, *decoder, rows, c.generate, slots, c.data.max_seq_length);

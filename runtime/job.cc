@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <span>
 
 #include "model/hf_names.h"
@@ -20,6 +21,7 @@
 #include "runtime/hf/weight_names.h"
 #include "runtime/machine.h"
 #include "runtime/same_run.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 
@@ -42,6 +44,22 @@ void open_tokenizer_of(Job& job, bool first) {
             << job.encoder->name();
   for (const std::string& warning : job.special.warnings) LOG(WARNING) << warning;
   for (const std::string& note : job.special.notes) LOG(INFO) << note;
+}
+
+void open_adapter(Job& job, bool first) {
+  const ExperimentConfig& c = job.config;
+  try {
+    job.adapter = std::make_unique<PeftFolder>(c.model.adapter, job.model, c.pesc, c.model.links);
+  } catch (const UsageError& error) {
+    throw UsageError(c.places.prefix("model.adapter") + error.what());
+  }
+  if (!first) return;
+  LOG(INFO) << "the trained parameters begin with the adapter " << c.model.adapter
+            << (job.adapter->base().empty() ? "" : ", which names as its base ")
+            << printable(job.adapter->base())
+            << (c.pesc.mode == TrainMode::kPesc && !job.adapter->has_experts()
+                    ? "; it has no routers and adapters, which begin anew"
+                    : "");
 }
 
 }  // namespace
@@ -69,6 +87,7 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
     if (!c.model.path.empty() && weights == BaseWeights::kFromFiles) {
       job.base = std::make_unique<HfFolder>(c.model.path, c.model.links);
       use_model_names(*job.base, job.model);
+      if (!c.model.adapter.empty()) open_adapter(job, world.rank() == 0);
     }
   });
   job.device = device_of(job.config, placement.threads);
@@ -148,7 +167,10 @@ std::unique_ptr<Decoder> make_decoder(Job& job, const DecoderUse& use) {
     parameters.set_replicas([&](ReplicaGroup g) {
       return std::pair(job.ranks->reduction().replica(g), job.ranks->reduction().replicas(g));
     });
-    parameters.initialise(decoder->stream(), job.base.get(), job.config.train.seed,
+    std::optional<AdaptedBase> adapted;
+    if (job.adapter) adapted.emplace(*job.base, job.adapter.get());
+    WeightSource* source = adapted ? static_cast<WeightSource*>(&*adapted) : job.base.get();
+    parameters.initialise(decoder->stream(), source, job.config.train.seed,
                           job.config.model.initializer_range);
   });
   return decoder;
