@@ -165,7 +165,7 @@ void PeftFolder::check_experts(const MoeConfig& moe) const {
     if (const auto experts = read_folder_experts(base, links_)) {
       PescConfig pesc;
       pesc.moe = moe;
-      check_folder_experts(*experts, pesc, base);
+      check_folder_experts(*experts, pesc, base, "model.adapter");
     }
   }
   const auto rows = [&](const std::string& name) {

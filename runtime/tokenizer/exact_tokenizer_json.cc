@@ -145,8 +145,8 @@ json document_of(const Model& model, const Tokenizer& tokenizer) {
     const SentencePiece& piece = model.pieces[i];
     vocab[piece.text] = id;
     if (piece.type == PieceType::kUnknown) unknown = piece.text;
-    if (piece.type == PieceType::kUnknown || tokenizer.is_control(id))
-      added.push_back(added_token(id, piece.text));
+    // Not the unknown piece, which a text never names.
+    if (tokenizer.is_control(id)) added.push_back(added_token(id, piece.text));
   }
   const json replace_spaces = {{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", kMark}};
   const auto metaspace = [](const char* mark, const char* scheme) {
@@ -187,7 +187,8 @@ class Texts {
   Texts(const Model& model, const Tokenizer& tokenizer) : model_(model) {
     for (size_t i = 0; i < model.pieces.size(); ++i) {
       const auto id = static_cast<int32_t>(i);
-      if (tokenizer.is_control(id)) controls_.push_back(model.pieces[i].text);
+      if (tokenizer.is_control(id) || model.pieces[i].type == PieceType::kUnknown)
+        controls_.push_back(model.pieces[i].text);
       if (!tokenizer.is_control(id) && model.pieces[i].type == PieceType::kNormal)
         normal_.push_back(static_cast<int32_t>(i));
     }
