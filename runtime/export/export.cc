@@ -233,6 +233,8 @@ int64_t export_model(Job& job, const LoadedCheckpoint& checkpoint, const ExportO
   card.config = job.config;
   card.model_type = traits_of(job.model.family).model_type;
   card.dtype = dtype == DType::kBF16 ? "bfloat16" : "float32";
+  card.prompt = job.encoder->name();
+  card.published_prompt = job.encoder->templates() == nullptr;
   card.evaluation = last_evaluation(job.config.run_dir, checkpoint.state.step);
   folder.add_file("README.md", model_card_text(card, checkpoint.state));
   folder.commit();

@@ -150,7 +150,7 @@ TEST(ExportFolder, WhatAKilledExportLeftIsRemovedByTheNext) {
   write_all(files, "/exports/out");
   EXPECT_EQ(files.list("/exports/out"), kWhole);
   EXPECT_EQ(files.list("/exports"), (std::vector<std::string>{"out", "out.tmp.18", "out.tmp.19", "out.tmp.20",
-                                                       "out.tmp.21", "out.tmp.mine", "out2.tmp.17"}));
+                                                              "out.tmp.21", "out.tmp.mine", "out2.tmp.17"}));
 }
 
 // As HfFolder, which reads every model folder, sees it.
