@@ -32,6 +32,7 @@ SafetensorsFile open_weights(const std::string& folder, Links links) {
 
 LoraConfig on_every_linear() {
   LoraConfig all;
+  all.r = 1;
   for (int i = 0; i < kLinears; ++i) all.target_modules.push_back(static_cast<Linear>(i));
   return all;
 }

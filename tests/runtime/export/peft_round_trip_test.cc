@@ -247,7 +247,9 @@ TEST_F(PeftFolderTest, AnotherBaseOrAnIncompleteFolderIsRefused) {
   EXPECT_NE(data_error([&] { PeftFolder(folder_.path(), deeper, pesc); }).find("layers.1."),
             std::string::npos);
   wider.hidden_size = 32;
-  PeftFolder folder(folder_.path(), wider, pesc);
+  EXPECT_NE(data_error([&] { PeftFolder(folder_.path(), wider, pesc); }).find("of this base"),
+            std::string::npos);
+  PeftFolder folder(folder_.path(), model_, pesc);
   std::vector<float> to(3 * 32);
   EXPECT_NE(data_error([&] {
               folder.read("model.layers.0.self_attn.q_proj.lora_A.weight", 3, 32, 0, 3, 0, 32, to.data());
