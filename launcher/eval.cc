@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "launcher/command_line.h"
+#include "runtime/base_digest.h"
 #include "runtime/checkpoint/folder_before.h"
 #include "runtime/evaluation.h"
 #include "runtime/hf/atomic_file.h"
@@ -131,7 +132,12 @@ int run_eval(const Process& process, const CommandLine& command) {
   const int64_t batch_rows = slots * job.mesh().dp();
   const auto decoder = make_inference_decoder(job, batch_rows, c.data.max_seq_length, slots);
   int64_t step = 0;
-  if (!command.base) step = load_trainable_weights(job, *decoder, command.checkpoint, CheckpointUse::kAnswer);
+  if (!command.base) {
+    step = load_trainable_weights(job, *decoder, command.checkpoint, CheckpointUse::kAnswer);
+  } else if (job.adapter) {
+    const BaseDigest digest = base_digest(job);
+    run_collectively(process.world, [&] { check_adapter_base(job, digest); });
+  }
   Report report;
   report.losses = *evaluate_loss(job, *decoder, *data, batch_rows, 0);
   report.answers = answer_rows(job, *decoder, rows, c.generate, slots, c.data.max_seq_length);

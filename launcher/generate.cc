@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "launcher/standard_output.h"
+#include "runtime/base_digest.h"
 #include "runtime/data/row_file.h"
 #include "runtime/data/unknown_characters.h"
 #include "runtime/evaluation.h"
@@ -119,7 +120,12 @@ int run_generate(const Process& process, const CommandLine& command) {
   const int64_t length = std::min(longest + c.generate.max_new_tokens, limit);
   const int64_t slots = inference_slots(length);
   const auto decoder = make_inference_decoder(job, slots * mesh.dp(), length, slots);
-  if (!command.base) load_trainable_weights(job, *decoder, command.checkpoint, CheckpointUse::kAnswer);
+  if (!command.base) {
+    load_trainable_weights(job, *decoder, command.checkpoint, CheckpointUse::kAnswer);
+  } else if (job.adapter) {
+    const BaseDigest digest = base_digest(job);
+    run_collectively(process.world, [&] { check_adapter_base(job, digest); });
+  }
 
   const SamplingOptions options = sampling_options(job, c.generate);
   const bool stream = !command.prompt.empty();

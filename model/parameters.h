@@ -116,8 +116,8 @@ class ModelParameters {
   ModelParameters(const ModelConfig& model, const PescConfig& pesc, const Mesh& mesh,
                   const Precision& precision, const Arenas& arenas);
 
-  // Writes all masters: dense ones from `source` if given, and experts that it has; all others by their `init`. Also writes the
-  // compute weights. `loaded` is called with the number of values of each slice that has been read.
+  // Writes all masters: dense ones from `source` if given, and experts and LoRA that it has; all others by their
+  // `init`. Also writes the compute weights. `loaded` is called with the number of values of each slice that has been read.
   void initialise(Stream& stream, WeightSource* source, uint64_t seed, double initializer_range,
                   const std::function<void(int64_t values)>& loaded = {});
   // Rounds the masters of trainable parameters to their compute weights. Call it after every change of them

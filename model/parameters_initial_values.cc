@@ -56,10 +56,8 @@ void ModelParameters::initialise(Stream& stream, WeightSource* source, uint64_t 
                                  const std::function<void(int64_t values)>& loaded) {
   for (const Parameter& p : all_) {
     const ShardSpec& s = p.spec;
-    // A source may have experts to go on from.
-    const bool expert =
-        p.trainable && !p.dense && source != nullptr && s.name.find(".moe_adapter.") != std::string::npos;
-    if (source != nullptr && (p.dense || (expert && source->has(s.name)))) {
+    // A source may have experts and LoRA to go on from.
+    if (source != nullptr && (p.dense || (p.trainable && source->has(s.name)))) {
       load(stream, *source, p, loaded);
       continue;
     }

@@ -3,7 +3,9 @@
 #include <string_view>
 #include <vector>
 
+#include "ops/core/check.h"
 #include "runtime/hf/hf_folder.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -23,6 +25,18 @@ std::string tokenizer_part(const std::string& digest) {
 
 const std::string& BaseDigest::to_compare(const std::string& saved) const {
   return weights_part(saved) == weights_part(of_raw_config) ? of_raw_config : value;
+}
+
+void check_adapter_base(const Job& job, const BaseDigest& base) {
+  if (job.adapter == nullptr) return;
+  const std::string trained_on = job.adapter->base_digest();
+  if (trained_on.empty() || trained_on == weights_part(base.value)) return;
+  throw UsageError(str_cat(
+      job.config.places.prefix("model.adapter"), "model.adapter '", job.adapter->folder(),
+      "' was trained on another base than model.path '", job.config.model.path, "' (digest ",
+      printable(trained_on), " -> ", weights_part(base.value),
+      job.adapter->base().empty() ? "" : "; it names as its base ",
+      job.adapter->base().empty() ? "" : in_quotes(job.adapter->base()), "); set model.path to that base"));
 }
 
 BaseDigest base_digest(Job& job) {

@@ -17,6 +17,9 @@ struct BaseDigest {
 // tokenizer, the same on every rank. Collective.
 [[nodiscard]] BaseDigest base_digest(Job& job);
 
+// Throws UsageError where the adapter (model.adapter) says that it was trained on another base.
+void check_adapter_base(const Job& job, const BaseDigest& base);
+
 // The two parts of a digest. A digest may lack the tokenizer's, which is empty then.
 [[nodiscard]] std::string weights_part(const std::string& digest);
 [[nodiscard]] std::string tokenizer_part(const std::string& digest);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <span>
 
 #include "model/hf_names.h"
@@ -15,12 +16,14 @@
 #include "runtime/filesystem/filesystem.h"
 #include "runtime/fitting.h"
 #include "runtime/hf/config_json.h"
+#include "runtime/hf/peft_folder.h"
 #include "runtime/hf/pesc_folder.h"
 #include "runtime/hf/published_names.h"
 #include "runtime/hf/weight_names.h"
 #include "runtime/machine.h"
 #include "runtime/same_run.h"
 #include "runtime/terminal/progress.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 
@@ -45,6 +48,22 @@ void open_tokenizer_of(Job& job, bool first) {
     LOG(WARNING) << c.places.prefix("data.template_date") << "data.template_date has no effect: " << why;
   for (const std::string& warning : job.special.warnings) LOG(WARNING) << warning;
   for (const std::string& note : job.special.notes) LOG(INFO) << note;
+}
+
+void open_adapter(Job& job, bool first) {
+  const ExperimentConfig& c = job.config;
+  try {
+    job.adapter = std::make_unique<PeftFolder>(c.model.adapter, job.model, c.pesc, c.model.links);
+  } catch (const UsageError& error) {
+    throw UsageError(c.places.prefix("model.adapter") + error.what());
+  }
+  if (!first) return;
+  LOG(INFO) << "the trained parameters begin with the adapter " << c.model.adapter
+            << (job.adapter->base().empty() ? "" : ", which names as its base ")
+            << printable(job.adapter->base())
+            << (c.pesc.mode == TrainMode::kPesc && !job.adapter->has_experts()
+                    ? "; it has no routers and adapters, which begin anew"
+                    : "");
 }
 
 }  // namespace
@@ -72,6 +91,7 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
     if (!c.model.path.empty() && weights == BaseWeights::kFromFiles) {
       job.base = std::make_unique<HfFolder>(c.model.path, c.model.links);
       use_model_names(*job.base, job.model);
+      if (!c.model.adapter.empty()) open_adapter(job, world.rank() == 0);
     }
   });
   job.device = device_of(job.config, placement.threads);
@@ -139,13 +159,17 @@ void check_free_memory(const Job& job, const DecoderUse& use) {
 
 // The first rank says how far its own part has come; the others read as much.
 void load_parameters(Job& job, Decoder& decoder) {
+  std::optional<AdaptedBase> adapted;
+  if (job.adapter) adapted.emplace(*job.base, job.adapter.get());
+  WeightSource* source = adapted ? static_cast<WeightSource*>(&*adapted) : job.base.get();
   int64_t values = 0;
-  for (const Parameter& p : decoder.parameters().all()) values += p.dense ? p.spec.size() : 0;
+  for (const Parameter& p : decoder.parameters().all())
+    if (source != nullptr && (p.dense || source->has(p.spec.name))) values += p.spec.size();
   const SafetensorsEntry* embedding = job.base ? job.base->entry(hf::kEmbedding) : nullptr;
   const int64_t bytes = embedding != nullptr && embedding->dtype ? dtype_bytes(*embedding->dtype) : 4;
   ProgressBar bar("loading the model", values * bytes, ProgressUnit::kBytes,
-                  job.base && job.first() ? ProgressShown::kYes : ProgressShown::kNo);
-  decoder.parameters().initialise(decoder.stream(), job.base.get(), job.config.train.seed,
+                  source != nullptr && job.first() ? ProgressShown::kYes : ProgressShown::kNo);
+  decoder.parameters().initialise(decoder.stream(), source, job.config.train.seed,
                                   job.config.model.initializer_range, [&](int64_t n) { bar.add(n * bytes); });
 }
 

@@ -14,6 +14,7 @@
 #include "runtime/data/row_stream.h"
 #include "runtime/data/special_tokens.h"
 #include "runtime/hf/hf_folder.h"
+#include "runtime/hf/peft_folder.h"
 #include "runtime/ranks.h"
 #include "runtime/tokenizer/tokenizer.h"
 
@@ -24,6 +25,8 @@ struct Job {
   ModelConfig model;
   HostPlacement placement;
   std::unique_ptr<HfFolder> base;           // null: random weights of config.model.shape
+  std::unique_ptr<PeftFolder> adapter;      // that training goes on from; null: none
+  std::string adapter_digest;               // of the same, in a training run; empty: none
   std::unique_ptr<Tokenizer> tokenizer;     // null: a benchmark of random tokens
   std::unique_ptr<RowEncoder> encoder;      // of rows, with that tokenizer; null where there is none
   SpecialTokens special;                    // of the tokenizer

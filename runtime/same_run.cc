@@ -39,6 +39,21 @@ void check_tokenizer(const Job& job, const LoadedCheckpoint& c, const std::strin
   }
 }
 
+// Of a run that goes on: from the same adapter as it began, for a checkpoint that was lost would be made up for from it.
+void check_adapter(const Job& job, const CheckpointState& s) {
+  const auto recorded = s.extra.find(kAdapterDigest);
+  const std::string before = recorded == s.extra.end() ? "" : recorded->second;
+  if (before == job.adapter_digest) return;
+  const auto text = [](const std::string& digest) {
+    return digest.empty() ? "none" : "one of digest " + digest;
+  };
+  throw UsageError(
+      str_cat(job.config.places.prefix("model.adapter"),
+              "model.adapter: the run directory holds a checkpoint of a run that began with another "
+              "adapter (",
+              text(before), " -> ", text(job.adapter_digest), "); put it back, or use another run_dir"));
+}
+
 // Of answers only what a forward depends on; a layout of theirs promises nothing.
 bool concerns(const std::string& version, CheckpointUse use) {
   static const std::set<std::string> kTrainingAlone{"dispatch_chunks", "num_threads", "mpi", "nccl",
@@ -82,6 +97,7 @@ CheckpointNotes check_same_run(const Job& job, const LoadedCheckpoint& checkpoin
   CheckpointNotes notes;
   check_recorded_numbers(s.config_text, s.step, s.consumed_samples, s.seed);
   check_tokenizer(job, checkpoint, digest);
+  if (use == CheckpointUse::kResume) check_adapter(job, s);
   notes.information = check_base(s, job.config.model.path, digest);
   RunDifferences found = compare_runs(s.config_text, job.config.text, use);
   refuse_differences(found.refused, use);

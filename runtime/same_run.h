@@ -20,6 +20,8 @@ namespace pesc {
 // them. For the published prompt nothing in an experiment changes it; another version of pesc or other files of
 // the tokenizer may.
 inline constexpr const char* kTemplateDigest = "template_digest";
+// PeftFolder::digest() of the adapter that the run began with; absent: it began with none.
+inline constexpr const char* kAdapterDigest = "adapter_digest";
 
 // Compares the run that saved the checkpoint with this one: base model, tokenizer and template, then the
 // configuration (see runtime/config/same_run.h), then versions and layout. `digest`: base_digest() (of either

@@ -59,11 +59,23 @@ void Trainer::prepare() {
       make_training_decoder(job_, job_.config.train.micro_batch_rows(), job_.config.data.max_seq_length);
   training_step_ = std::make_unique<TrainingStep>(job_, *decoder_, train_->tags());
   digest_ = base_digest(job_);
+  identify_adapter();
   job_.base.reset();  // its mapped pages would stay resident beside the arenas
+  job_.adapter.reset();
   resume();
   run_collectively(job_.ranks->world(),
                    [&] { store_->reserve(job_.device, trainable_tensors(*decoder_, true)); });
   measure_rates();
+}
+
+void Trainer::identify_adapter() {
+  if (job_.adapter == nullptr) return;
+  std::string mine;
+  run_collectively(job_.ranks->world(), [&] {
+    check_adapter_base(job_, digest_);
+    if (job_.first()) mine = job_.adapter->digest();
+  });
+  job_.adapter_digest = job_.ranks->world().host_all_gather(mine).front();
 }
 
 Trainer::~Trainer() = default;
@@ -285,6 +297,7 @@ CheckpointState Trainer::state() const {
   s.base_digest = digest_.value;
   s.versions = run_versions(job_);
   s.extra[kTemplateDigest] = job_.encoder->digest();
+  if (!job_.adapter_digest.empty()) s.extra[kAdapterDigest] = job_.adapter_digest;
   s.extra[kRecentLosses] = spikes_.save();
   s.extra[kTrainingRows] = rows_;
   s.extra[kUpdates] = updates_.save();

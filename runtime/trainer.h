@@ -72,6 +72,7 @@ class Trainer {
   void check_rows_alike();
   void check_same_rows(const CheckpointState& saved) const;
   void prepare();
+  void identify_adapter();
   void prepare_run_directory();
   void resume();
   [[nodiscard]] RoutingOwner check_routing(const LoadedCheckpoint* resumed);

@@ -4,18 +4,21 @@
 //     {"text": ..., "added": "all" | "ordinary" | "none", "special": true | false}
 //     -> {"ids": [...], "offsets": [[begin, end], ...], "text": ..., "all": ...}    offsets in characters
 //     -> {"error": ...}
+//   tokenizer_check FOLDER --exact            prints the tokenizer.json that does the same as the folder's tokenizer.model
 //   tokenizer_check FOLDER --time FILE    tokenises the file's lines once and prints {"open_s", "bytes",
 //   "tokens", "s"}
 #include <chrono>
 #include <ctime>
 #include <fstream>
 #include <iostream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
 #include <vector>
 
 #include "ops/core/check.h"
+#include "runtime/tokenizer/exact_tokenizer_json.h"
 #include "runtime/tokenizer/tokenizer.h"
 
 namespace pesc {
@@ -97,18 +100,28 @@ int time(const Tokenizer& tokenizer, double open_s, double open_cpu_s, const cha
   return 0;
 }
 
+int exact(const Tokenizer& tokenizer, const std::string& folder) {
+  const std::string path = folder + "/tokenizer.model";
+  std::ifstream file(path, std::ios::binary);
+  const std::string model{std::istreambuf_iterator<char>(file), {}};
+  std::cout << exact_tokenizer_json(model, tokenizer, path);
+  return 0;
+}
+
 }  // namespace
 }  // namespace pesc
 
 int main(int count, char** words) {
   try {
-    if (count != 2 && !(count == 4 && std::string(words[2]) == "--time")) {
-      std::cerr << "usage: tokenizer_check FOLDER [--time FILE]\n";
+    const bool makes = count == 3 && std::string(words[2]) == "--exact";
+    if (count != 2 && !makes && !(count == 4 && std::string(words[2]) == "--time")) {
+      std::cerr << "usage: tokenizer_check FOLDER [--exact | --time FILE]\n";
       return 64;
     }
     const double start = pesc::now();
     const double cpu = pesc::processor_seconds();
     const auto tokenizer = pesc::open_tokenizer(words[1]);
+    if (makes) return pesc::exact(*tokenizer, words[1]);
     const double open_s = pesc::now() - start;
     const double open_cpu_s = pesc::processor_seconds() - cpu;
     return count == 2 ? pesc::serve(*tokenizer) : pesc::time(*tokenizer, open_s, open_cpu_s, words[3]);

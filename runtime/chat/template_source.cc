@@ -166,6 +166,7 @@ TemplateSource find_template(const std::string& setting, const std::string& fold
   if (setting == "auto") {
     if (auto own = in_folder(folder, config, for_tools, links)) {
       source = std::move(*own);
+      source.in_folder = true;
     } else {
       const bool tekken = !folder.empty() && folder_has(folder, "tekken.json") &&
                           !folder_has(folder, "tokenizer.json") && !folder_has(folder, "tokenizer.model");

@@ -24,6 +24,7 @@ struct TemplateSource {
   std::string text;
   TemplateTokens tokens;
   bool published = false;  // the prompt of the published PESC models
+  bool in_folder = false;  // it is the folder's own
 };
 
 // Whether rows with tools need a template of their own: some folders have one named "tool_use".

@@ -1,17 +1,14 @@
 #include "runtime/checkpoint/held_file.h"
 
 #include <fcntl.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
-#include <fstream>
-#include <sstream>
 #include <utility>
 
 #include "ops/core/check.h"
-#include "runtime/checkpoint/run_identity.h"
+#include "runtime/checkpoint/process_identity.h"
 #include "runtime/filesystem/filesystem.h"
 #include "runtime/text/printable.h"
 
@@ -19,63 +16,6 @@ namespace pesc {
 namespace {
 
 constexpr int64_t kMaxHeldBytes = 4096;
-
-std::string first_word(const std::string& path) {
-  std::ifstream in(path);
-  std::string word;
-  in >> word;
-  return word.empty() ? "-" : word;
-}
-
-// When the process began, in the kernel's ticks since the machine did: a number given again is told from the
-// process that had it before.
-std::string start_of(pid_t pid) {
-  std::ifstream in(str_cat("/proc/", pid, "/stat"));
-  std::string text;
-  std::getline(in, text);
-  const size_t name_end = text.rfind(')');
-  if (name_end == std::string::npos) return "-";
-  std::istringstream fields(text.substr(name_end + 1));
-  std::string field;
-  for (int i = 0; i < 20; ++i) fields >> field;  // the 22nd of all
-  return field;
-}
-
-struct Owner {
-  std::string host, boot, pids;  // pids: the namespace in which the number is one
-  pid_t pid = 0;
-  std::string start;
-};
-
-Owner this_process() {
-  char host[256] = {};
-  if (::gethostname(host, sizeof host - 1) != 0) host[0] = '?';
-  char pids[64] = {};
-  if (::readlink("/proc/self/ns/pid", pids, sizeof pids - 1) <= 0) pids[0] = '-';
-  const pid_t pid = ::getpid();
-  return {host, first_word("/proc/sys/kernel/random/boot_id"), pids, pid, start_of(pid)};
-}
-
-std::string to_string(const Owner& o) {
-  return str_cat("pid ", o.pid, " on host ", o.host, " boot ", o.boot, " pids ", o.pids, " start ", o.start,
-                 '\n');
-}
-
-bool parse(const std::string& text, Owner& o) {
-  std::istringstream in(text);
-  std::string pid, on, host, boot, pids, start;
-  in >> pid >> o.pid >> on >> host >> o.host >> boot >> o.boot >> pids >> o.pids >> start >> o.start;
-  return in && pid == "pid" && on == "on" && host == "host" && boot == "boot" && pids == "pids" &&
-         start == "start";
-}
-
-bool is_gone(const Owner& o) {
-  const Owner here = this_process();
-  if (o.host != here.host) return false;
-  if (o.boot != here.boot && o.boot != "-" && here.boot != "-") return true;
-  if (o.pids != here.pids) return false;
-  return (::kill(o.pid, 0) != 0 && errno == ESRCH) || start_of(o.pid) != o.start;
-}
 
 std::string contents(const std::string& path) {
   try {
@@ -102,7 +42,7 @@ HeldFile::HeldFile(std::string path, const std::string& what)
     }
     if (errno != EEXIST) throw io_error("create", path_, errno);
     const std::string text = contents(path_);
-    Owner owner;
+    ProcessIdentity owner;
     const bool known = parse(text, owner);
     if (!known || !is_gone(owner)) {
       throw UsageError(

@@ -79,7 +79,12 @@ void read_model(const proto::Experiment& e, const FieldChecker& check, Experimen
                 "names no base; set model.path to a Hugging Face folder, or model.shape for random weights");
   out.model.path = p.path();
   out.model.tokenizer = p.tokenizer();
+  out.model.adapter = p.adapter();
   out.model.links = p.follow_links() ? Links::kFollow : Links::kInside;
+  check.require(p.adapter().empty() || !p.path().empty(), "model.adapter",
+                "needs model.path, the base that the adapter was trained on");
+  check.require(p.adapter().empty() || e.train().mode() != proto::Mode::FULL, "model.adapter",
+                "is an adapter, which train.mode FULL does not train; use train.mode LORA or PESC");
   if (p.has_shape()) {
     read_shape(p.shape(), check, out.model);
   }

@@ -26,6 +26,7 @@ namespace pesc {
 struct ModelSection {
   std::string path;       // empty: random weights of `shape`
   std::string tokenizer;  // folder
+  std::string adapter;    // folder of PEFT; empty: none
   Links links = Links::kInside;
   ModelConfig shape;
   double initializer_range = 0.02;

@@ -53,6 +53,7 @@ void check_paths(const ExperimentConfig& c, DataUse use) {
   if (!c.model.path.empty()) check_readable(c, "model.path", c.model.path, PathKind::kFolder);
   if (!c.model.tokenizer.empty())  // a benchmark of random tokens needs none
     check_readable(c, "model.tokenizer", c.model.tokenizer, PathKind::kFolder);
+  if (!c.model.adapter.empty()) check_readable(c, "model.adapter", c.model.adapter, PathKind::kFolder);
   if (is_template_file(c.data.chat_template))
     check_readable(c, "data.chat_template", c.data.chat_template, PathKind::kFile);
   const bool split = use == DataUse::kEval && c.data.validation_fraction > 0;

@@ -82,6 +82,8 @@ inline constexpr Field kForeign[] = {
     {"", "model_name_or_path", "model.path", ""},
     {"", "pretrained_model_name_or_path", "model.path", ""},
     {"", "tokenizer_name_or_path", "model.tokenizer", ""},
+    {"", "adapter_name_or_path", "model.adapter", ""},
+    {"", "lora_model_dir", "model.adapter", ""},
     {"", "tokenizer_path", "model.tokenizer", ""},
     {"", "model_type", "model.shape.family", ""},
     {"", "train_file", "data.train", "write train { path: \"...\" } in data"},

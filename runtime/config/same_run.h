@@ -10,7 +10,7 @@
 //              read these fields.
 //   rounding   device, compute type, layout, threads, chunks, timed kernels. Another value gives a warning.
 //   free       names, paths, columns, logging, saving, evaluation, early stopping, recovery. Paths and
-//              columns may change: the files behind model.path, model.tokenizer and data.train[].path are
+//              columns may change: the files behind model.path, model.tokenizer, model.adapter and data.train[].path are
 //              compared by content (runtime/same_run.h).
 //
 // A field that is in the schema but not in this list is of kind training. Where the recorded configuration

@@ -1,22 +1,26 @@
 #include "runtime/export/export.h"
 
+#include <glog/logging.h>
+
 #include <algorithm>
-#include <array>
 #include <cctype>
-#include <filesystem>
+#include <map>
 #include <utility>
 #include <vector>
 
 #include "model/families.h"
 #include "model/hf_names.h"
+#include "runtime/base_digest.h"
 #include "runtime/export/export_config.h"
 #include "runtime/export/export_folder.h"
 #include "runtime/export/export_tensors.h"
+#include "runtime/export/export_tokenizer.h"
 #include "runtime/export/model_card.h"
 #include "runtime/export/python_files.h"
 #include "runtime/hf/config_json.h"
 #include "runtime/hf/json_file.h"
-#include "runtime/hf/mapped_file.h"
+#include "runtime/hf/peft_folder.h"
+#include "runtime/hf/peft_modules.h"
 #include "runtime/terminal/progress.h"
 #include "runtime/text/printable.h"
 
@@ -24,10 +28,6 @@ namespace pesc {
 namespace {
 
 constexpr uint64_t kMostBaseConfig = 16 << 20;
-// What a tokenizer's folder may hold of it. They are copied as they are.
-constexpr std::array kTokenizerFiles = {
-    "tokenizer.model",   "tokenizer.json", "tekken.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json",     "merges.txt",  "chat_template.jinja"};
 
 DType dtype_of(const Job& job, const ExportOptions& options) {
   if (options.dtype) return *options.dtype;
@@ -50,16 +50,6 @@ bool has_text_part(const nlohmann::json& config) {
 
 // Why PEFT could not put this adapter on the base's model in transformers; empty where it can.
 std::string why_not_peft(const Job& job) {
-  const FamilyTraits& traits = traits_of(job.model.family);
-  const std::vector<Linear>& targets = job.config.pesc.lora.target_modules;
-  for (const hf::Fused& fused : hf::fused_weights(traits.fused_linears, 0)) {
-    for (const Linear part : fused.parts) {
-      if (std::ranges::find(targets, part) == targets.end()) continue;
-      return str_cat("the run has LoRA on ", linear_name(part), ", which a ", traits.model_type,
-                     " model has within ", in_quotes(fused.name),
-                     " and its like, so that PEFT would find no such module");
-    }
-  }
   if (!job.config.model.path.empty() && has_text_part(read_base_config(job.config.model)))
     return "the base is a model of more than text, whose modules have other names";
   return {};
@@ -83,23 +73,6 @@ ExportModel export_model_of(const Job& job) {
   return m;
 }
 
-void copy_tokenizer(const Job& job, const std::string& prefix, ExportFolder& folder) {
-  const std::string& from = job.config.model.tokenizer;
-  for (const std::string name : kTokenizerFiles) {
-    if (!folder_has(from, name)) continue;
-    const MappedFile file(path_in_folder(from, name, from, job.config.model.links));
-    folder.add_file(prefix + name, [&](const ByteSink& sink) {
-      constexpr uint64_t kBlock = 1 << 20;
-      std::vector<std::byte> block;
-      for (uint64_t at = 0; at < file.size(); at += kBlock) {
-        block.resize(std::min(kBlock, file.size() - at));
-        file.read_at(at, block);
-        sink(block);
-      }
-    });
-  }
-}
-
 void add_python(const Job& job, const std::string& prefix, ExportFolder& folder) {
   if (job.config.pesc.mode != TrainMode::kPesc) return;
   for (const PythonFile& file : python_files())
@@ -107,16 +80,33 @@ void add_python(const Job& job, const std::string& prefix, ExportFolder& folder)
 }
 
 // A model of transformers, but for its weights.
-void add_model_files(const Job& job, const ExportModel& model, DType dtype, const std::string& prefix,
-                     ExportFolder& folder) {
+void add_model_files(const Job& job, const ExportModel& model, const ExportTokenizer& tokenizer, DType dtype,
+                     const std::string& prefix, ExportFolder& folder) {
   folder.add_file(prefix + "config.json", hf_config_text(model, dtype));
   folder.add_file(prefix + "generation_config.json", generation_config_text(model));
   add_python(job, prefix, folder);
-  copy_tokenizer(job, prefix, folder);
+  tokenizer.add_to(folder, prefix);
 }
 
 void append(std::vector<SafetensorsWriteEntry>& to, std::vector<SafetensorsWriteEntry> more) {
   std::ranges::move(more, std::back_inserter(to));
+}
+
+TokenizerJson json_of(ExportFormat format) {
+  switch (format) {
+    case ExportFormat::kHf:
+      return TokenizerJson::kRequired;
+    case ExportFormat::kPeft:
+      return TokenizerJson::kIfExact;
+    case ExportFormat::kCamelidae:
+      return TokenizerJson::kNone;  // the published models have none
+  }
+  throw InternalError("json_of: no such format");
+}
+
+// Says to what base the adapter belongs (PeftFolder::base_digest).
+std::map<std::string, std::string> peft_metadata(const CheckpointState& state) {
+  return {{"format", "pt"}, {kPeftBaseDigest, weights_part(state.base_digest)}};
 }
 
 // Of all entries of the format.
@@ -168,9 +158,8 @@ int64_t export_model(Job& job, const LoadedCheckpoint& checkpoint, const ExportO
 
   std::vector<SafetensorsWriteEntry> entries;
   if (options.format == ExportFormat::kPeft) {
-    constexpr const char* kPrefix = "base_model.model.";
-    append(entries, tensors.lora(dtype, kPrefix));
-    if (experts) append(entries, tensors.moe_adapters(dtype, DType::kF32, kPrefix));
+    append(entries, tensors.lora(dtype, kPeftPrefix));
+    if (experts) append(entries, tensors.moe_adapters(dtype, DType::kF32, kPeftPrefix));
   } else {
     append(entries, tensors.dense(dtype));
     // The published code has all of a model in one type.
@@ -179,6 +168,8 @@ int64_t export_model(Job& job, const LoadedCheckpoint& checkpoint, const ExportO
              tensors.moe_adapters(dtype, options.format == ExportFormat::kCamelidae ? dtype : DType::kF32));
     }
   }
+  const ExportTokenizer tokenizer(job, json_of(options.format));
+  if (!tokenizer.why_no_json().empty()) LOG(WARNING) << tokenizer.why_no_json();
   // One rank exports.
   ProgressBar bar("writing", bytes_of(entries), ProgressUnit::kBytes, ProgressShown::kYes);
   progress = &bar;
@@ -186,25 +177,26 @@ int64_t export_model(Job& job, const LoadedCheckpoint& checkpoint, const ExportO
   ExportFolder folder(files, options.out);
   switch (options.format) {
     case ExportFormat::kHf:
-      add_model_files(job, model, dtype, "", folder);
+      add_model_files(job, model, tokenizer, dtype, "", folder);
       add_weight_files(folder, std::move(entries));
       break;
     case ExportFormat::kCamelidae:
       folder.add_file("config.json", camelidae_config_text(model, dtype));
       folder.add_file("generation_config.json", generation_config_text(model));
-      copy_tokenizer(job, "", folder);
+      tokenizer.add_to(folder, "");
       add_weight_files(folder, std::move(entries));
       break;
     case ExportFormat::kPeft:
       if (experts) {
         folder.add_folder("base");
-        add_model_files(job, model, dtype, "base/", folder);
+        add_model_files(job, model, tokenizer, dtype, "base/", folder);
       } else {
-        copy_tokenizer(job, "", folder);
+        tokenizer.add_to(folder, "");
       }
-      folder.add_file("adapter_config.json", adapter_config_text(job.config.pesc, job.config.model.path));
-      folder.add_file("adapter_model.safetensors", [&](const ByteSink& sink) {
-        (void)stream_safetensors("adapter_model.safetensors", entries, {{"format", "pt"}}, sink);
+      folder.add_file(kPeftConfigFile,
+                      adapter_config_text(job.model, job.config.pesc, job.config.model.path));
+      folder.add_file(kPeftWeights, [&](const ByteSink& sink) {
+        (void)stream_safetensors(kPeftWeights, entries, peft_metadata(checkpoint.state), sink);
       });
       break;
   }
@@ -213,6 +205,8 @@ int64_t export_model(Job& job, const LoadedCheckpoint& checkpoint, const ExportO
   card.config = job.config;
   card.model_type = traits_of(job.model.family).model_type;
   card.dtype = dtype == DType::kBF16 ? "bfloat16" : "float32";
+  card.prompt = job.encoder->name();
+  card.published_prompt = job.encoder->templates() == nullptr;
   card.evaluation = last_evaluation(job.config.run_dir, checkpoint.state.step);
   folder.add_file("README.md", model_card_text(card, checkpoint.state));
   folder.commit();

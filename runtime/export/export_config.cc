@@ -10,6 +10,7 @@
 #include "ops/core/check.h"
 #include "runtime/export/python_files.h"
 #include "runtime/hf/config_json.h"
+#include "runtime/hf/peft_modules.h"
 #include "runtime/hf/pesc_folder.h"
 
 namespace pesc {
@@ -134,9 +135,16 @@ std::string generation_config_text(const ExportModel& m) {
   return text_of(out);
 }
 
-std::string adapter_config_text(const PescConfig& pesc, const std::string& base) {
+std::string adapter_config_text(const ModelConfig& model, const PescConfig& pesc, const std::string& base) {
   std::vector<std::string> targets;
-  for (const Linear linear : pesc.lora.target_modules) targets.emplace_back(linear_name(linear));
+  // Objects, in which a key of another value stands.
+  ordered_json ranks = ordered_json::object(), alphas = ordered_json::object();
+  for (const PeftModule& module : peft_modules(model, pesc.lora, 0)) {
+    const std::string& name = targets.emplace_back(last_part(module.name));
+    if (module.blocks == 1) continue;
+    ranks[name] = module.blocks * pesc.lora.r;
+    alphas[name] = number(static_cast<double>(module.blocks) * pesc.lora.lora_alpha);
+  }
   std::ranges::sort(targets);
   ordered_json out;
   out["peft_type"] = "LORA";
@@ -147,6 +155,8 @@ std::string adapter_config_text(const PescConfig& pesc, const std::string& base)
   out["lora_alpha"] = number(pesc.lora.lora_alpha);
   out["lora_dropout"] = pesc.lora.lora_dropout;
   out["target_modules"] = targets;
+  out["rank_pattern"] = ranks;
+  out["alpha_pattern"] = alphas;
   out["modules_to_save"] =
       pesc.mode == TrainMode::kPesc ? ordered_json::array({"moe_adapter"}) : ordered_json();
   out["bias"] = "none";

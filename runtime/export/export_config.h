@@ -38,7 +38,9 @@ struct ExportModel {
 // base's file stays, such as a repetition penalty, which was not applied here.
 [[nodiscard]] std::string generation_config_text(const ExportModel& m);
 
-// adapter_config.json of PEFT; `base` is the model that the adapter is for.
-[[nodiscard]] std::string adapter_config_text(const PescConfig& pesc, const std::string& base);
+// adapter_config.json of PEFT; `base` is the path of the model that the adapter is for. LoRA of a fused module is one of a higher
+// rank (runtime/hf/peft_modules.h).
+[[nodiscard]] std::string adapter_config_text(const ModelConfig& model, const PescConfig& pesc,
+                                              const std::string& base);
 
 }  // namespace pesc

@@ -1,16 +1,20 @@
 #include "runtime/export/export_folder.h"
 
+#include <glog/logging.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
 #include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <utility>
 
 #include "ops/core/check.h"
+#include "runtime/checkpoint/process_identity.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {
@@ -27,6 +31,44 @@ std::string plain_path(const std::string& target) {
   return path.string();
 }
 
+// In the temporary folder, until it is renamed.
+constexpr const char* kOwnerFile = ".exporting";
+constexpr int64_t kMostOwnerBytes = 4096;
+constexpr std::string_view kTemporary = ".tmp.";
+
+// Whether `name` is that of a temporary folder of `target`.
+bool is_temporary_of(std::string_view target, std::string_view name) {
+  if (!name.starts_with(target) || !name.substr(target.size()).starts_with(kTemporary)) return false;
+  const std::string_view pid = name.substr(target.size() + kTemporary.size());
+  return !pid.empty() && std::ranges::all_of(pid, [](char c) { return '0' <= c && c <= '9'; });
+}
+
+// Whether the export that makes this folder is known to have ended.
+bool is_leftover(FileSystem& files, const std::string& folder) {
+  const std::string owner = join_path(folder, kOwnerFile);
+  ProcessIdentity process;
+  return files.kind(owner) == FileKind::kFile && parse(files.read_all(owner, kMostOwnerBytes), process) &&
+         is_gone(process);
+}
+
+// Of exports to this target that were killed. What is not known to be one is named and stays.
+void remove_leftovers(FileSystem& files, const std::string& parent, const std::string& target) {
+  if (files.kind(parent) != FileKind::kDirectory) return;
+  for (const std::string& name : files.list(parent)) {
+    const std::string path = join_path(parent, name);
+    if (!is_temporary_of(target, name) || files.kind(path) != FileKind::kDirectory) continue;
+    if (is_leftover(files, path)) {
+      files.remove_all(path);
+      LOG(INFO) << in_quotes(path) << ", of an export that was killed, is removed";
+    } else {
+      LOG(WARNING)
+          << in_quotes(path)
+          << " is there: another export to this folder is running, perhaps on another host, or was killed; "
+             "remove it if none is";
+    }
+  }
+}
+
 }  // namespace
 
 void check_absent(FileSystem& files, const std::string& target) {
@@ -40,12 +82,17 @@ ExportFolder::ExportFolder(FileSystem& files, const std::string& target)
     : files_(files), target_(plain_path(target)) {
   const fs::path path(target_);
   parent_ = path.has_parent_path() ? path.parent_path().string() : ".";
-  temporary_ = str_cat(target_, ".tmp.", ::getpid());
+  temporary_ = str_cat(target_, kTemporary, ::getpid());
   check_absent(files_, target_);
   try {
     make_parents(parent_);
     files_.remove_all(temporary_);  // of a process that died and had this id
+    remove_leftovers(files_, parent_, path.filename().string());
     files_.create_directory(temporary_);
+    const auto owner = files_.create_file(join_path(temporary_, kOwnerFile));
+    const std::string process = to_string(this_process());
+    owner->append(std::as_bytes(std::span(process.data(), process.size())));
+    owner->close();
   } catch (...) {
     clean_up();
     throw;
@@ -96,8 +143,9 @@ void ExportFolder::add_file(const std::string& name, std::string_view text) {
 
 void ExportFolder::commit() {
   for (const std::string& name : folders_) files_.sync_directory(join_path(temporary_, name));
-  files_.sync_directory(temporary_);
   check_absent(files_, target_);
+  files_.remove(join_path(temporary_, kOwnerFile));
+  files_.sync_directory(temporary_);
   files_.rename(temporary_, target_);
   committed_ = true;
   files_.sync_directory(parent_);

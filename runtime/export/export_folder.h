@@ -1,6 +1,7 @@
 // A folder that appears whole or not at all. Its files are written and synced in a folder TARGET.tmp.PID beside the
 // target, which commit() renames. What a process that was killed leaves has that other name, and is never taken for
-// the target.
+// the target. The folder says in a file whose it is: the next export to the target removes it where that process is known to
+// have ended, and else names it.
 #pragma once
 
 #include <cstdint>

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include "model/families.h"
@@ -37,6 +38,7 @@ ExportTensors::ExportTensors(const ModelConfig& model, const PescConfig& pesc, W
                              FileSystem& files, const LoadedCheckpoint& checkpoint, Stream& stream,
                              std::function<void(int64_t)> progress, int64_t slice_bytes)
     : model_(model),
+      lora_config_(pesc.lora),
       lora_scale_(pesc.lora.r > 0
                       ? static_cast<float>(pesc.lora.lora_alpha / static_cast<double>(pesc.lora.r))
                       : 0.0F),
@@ -105,9 +107,48 @@ std::vector<SafetensorsWriteEntry> ExportTensors::moe_adapters(DType dtype, DTyp
 
 std::vector<SafetensorsWriteEntry> ExportTensors::lora(DType dtype, std::string_view prefix) {
   std::vector<SafetensorsWriteEntry> entries;
-  for (const Row& row : rows_)
-    if (is_lora(row.spec.name)) entries.push_back(entry(row, dtype, prefix));
+  for (int64_t layer = 0; layer < model_.num_hidden_layers; ++layer) {
+    for (const PeftModule& module : peft_modules(model_, lora_config_, layer)) {
+      if (module.fused()) {
+        entries.push_back(fused_lora_a(module, layer, dtype, prefix));
+        entries.push_back(fused_lora_b(module, layer, dtype, prefix));
+        continue;
+      }
+      for (const std::string& name : {module.lora_a(), module.lora_b()})
+        entries.push_back(entry({lora_.at(name), false, true}, dtype, prefix));
+    }
+  }
   return entries;
+}
+
+SafetensorsWriteEntry ExportTensors::fused_lora_a(const PeftModule& module, int64_t layer, DType dtype,
+                                                  std::string_view prefix) {
+  std::vector<Row> parts;
+  for (const PeftModule::Part& part : module.parts)
+    if (part.block >= 0) parts.push_back({lora_.at(hf::lora_a(layer, part.linear)), false, true});
+  return fused_entry(str_cat(prefix, module.lora_a()), parts, dtype);
+}
+
+SafetensorsWriteEntry ExportTensors::fused_lora_b(const PeftModule& module, int64_t layer, DType dtype,
+                                                  std::string_view prefix) {
+  const int64_t r = lora_config_.r, rank = module.blocks * r;
+  const auto write = [this, module, layer, dtype, r, rank](const ByteSink& sink) {
+    const int64_t at_once = std::max<int64_t>(1, slice_bytes_ / (rank * static_cast<int64_t>(sizeof(float))));
+    std::vector<float> block, values;
+    for (const PeftModule::Part& part : module.parts) {
+      for (int64_t row = 0; row < part.rows; row += at_once) {
+        const int64_t rows = std::min(at_once, part.rows - row);
+        values.assign(static_cast<size_t>(rows * rank), 0.0F);
+        if (part.block >= 0) {
+          read(lora_.at(hf::lora_b(layer, part.linear)), true, row, rows, block);
+          for (int64_t i = 0; i < rows; ++i)
+            std::copy_n(block.begin() + i * r, r, values.begin() + i * rank + part.block * r);
+        }
+        put(values, dtype, sink);
+      }
+    }
+  };
+  return {str_cat(prefix, module.lora_b()), dtype, {module.rows, rank}, write};
 }
 
 SafetensorsWriteEntry ExportTensors::entry(const Row& row, DType dtype, std::string_view prefix) {
@@ -139,20 +180,24 @@ void ExportTensors::produce(const ShardSpec& spec, bool trainable, DType dtype, 
   const int64_t row_bytes = spec.global_cols * static_cast<int64_t>(sizeof(float));
   const int64_t at_once = std::max<int64_t>(1, slice_bytes_ / std::max<int64_t>(1, row_bytes));
   std::vector<float> values;
-  std::vector<uint16_t> rounded;
   for (int64_t row = 0; row < spec.global_rows; row += at_once) {
     const int64_t rows = std::min(at_once, spec.global_rows - row);
     read(spec, trainable, row, rows, values);
     if (!trainable) add_lora(spec, row, rows, values);
-    std::span<const std::byte> bytes = std::as_bytes(std::span(values));
-    if (dtype == DType::kBF16) {
-      rounded.resize(values.size());
-      convert_to_bf16(values, rounded.data());
-      bytes = std::as_bytes(std::span(rounded));
-    }
-    sink(bytes);
-    if (progress_) progress_(static_cast<int64_t>(bytes.size()));
+    put(values, dtype, sink);
   }
+}
+
+void ExportTensors::put(const std::vector<float>& values, DType dtype, const ByteSink& sink) {
+  std::vector<uint16_t> rounded;
+  std::span<const std::byte> bytes = std::as_bytes(std::span(values));
+  if (dtype == DType::kBF16) {
+    rounded.resize(values.size());
+    convert_to_bf16(values, rounded.data());
+    bytes = std::as_bytes(std::span(rounded));
+  }
+  sink(bytes);
+  if (progress_) progress_(static_cast<int64_t>(bytes.size()));
 }
 
 void ExportTensors::read(const ShardSpec& whole, bool trainable, int64_t row, int64_t rows,

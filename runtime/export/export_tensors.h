@@ -15,6 +15,7 @@
 #include "ops/core/device.h"
 #include "parallel/shard_spec.h"
 #include "runtime/checkpoint/piece_reader.h"
+#include "runtime/hf/peft_modules.h"
 #include "runtime/hf/safetensors_write.h"
 
 namespace pesc {
@@ -40,7 +41,7 @@ class ExportTensors {
   // What PESC adds: the routers in `router_dtype`, the adapters in `dtype`. `prefix` is put before each name.
   [[nodiscard]] std::vector<SafetensorsWriteEntry> moe_adapters(DType dtype, DType router_dtype,
                                                                 std::string_view prefix = "");
-  // LoRA's A and B by themselves.
+  // LoRA's A and B by themselves, as PEFT has them (runtime/hf/peft_modules.h).
   [[nodiscard]] std::vector<SafetensorsWriteEntry> lora(DType dtype, std::string_view prefix);
 
  private:
@@ -52,12 +53,20 @@ class ExportTensors {
   // One tensor of several linears, one below the other.
   [[nodiscard]] SafetensorsWriteEntry fused_entry(const std::string& name, const std::vector<Row>& parts,
                                                   DType dtype);
+  // LoRA of several linears of one module.
+  [[nodiscard]] SafetensorsWriteEntry fused_lora_a(const PeftModule& module, int64_t layer, DType dtype,
+                                                   std::string_view prefix);
+  [[nodiscard]] SafetensorsWriteEntry fused_lora_b(const PeftModule& module, int64_t layer, DType dtype,
+                                                   std::string_view prefix);
+  // Gives out values, rounded where the type asks for it.
+  void put(const std::vector<float>& values, DType dtype, const ByteSink& sink);
   void produce(const ShardSpec& spec, bool trainable, DType dtype, const ByteSink& sink);
   // Rows [row, row + rows) of a tensor as float32.
   void read(const ShardSpec& whole, bool trainable, int64_t row, int64_t rows, std::vector<float>& into);
   void add_lora(const ShardSpec& weight, int64_t row, int64_t rows, std::vector<float>& values);
 
   ModelConfig model_;
+  LoraConfig lora_config_;
   float lora_scale_;
   WeightSource* base_;
   PieceReader reader_;

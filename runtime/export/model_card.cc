@@ -87,6 +87,16 @@ void add_evaluation(const std::optional<RecordedEvaluation>& found, std::string&
   for (const auto& [tag, loss] : found->tags) out += str_cat("| ", code(tag), " | ", fixed(loss), " |\n");
 }
 
+void add_prompt(const ModelCard& card, std::string& out) {
+  if (card.prompt.empty()) return;
+  out += str_cat("\n## Prompt\n\nConversations were written with ", code(card.prompt), ".\n");
+  if (!card.published_prompt) return;
+  out +=
+      "It is tokenised piece by piece and is no chat template. A question is\n\n    tokenizer(\"### "
+      "Human:\\n\" + "
+      "question + \"\\n### Assistant:\\n\")\n";
+}
+
 void add_loading(const ModelCard& card, std::string& out) {
   out += "\n## Loading\n\n";
   const bool experts = card.config.pesc.mode == TrainMode::kPesc;
@@ -101,10 +111,10 @@ void add_loading(const ModelCard& card, std::string& out) {
       out += "With transformers (FOLDER is this folder):\n\n" + model_in_transformers("FOLDER");
       out += str_cat("\nWith lm-evaluation-harness:\n\n    lm_eval --model hf --model_args pretrained=FOLDER",
                      experts ? ",trust_remote_code=True" : "", " --tasks ...\n");
+      out += "\nWith vLLM: by design, not run";
+      out += experts ? " (`trust_remote_code=True`; its backend for models of transformers).\n" : ".\n";
       if (experts) {
-        out +=
-            "\nThe modelling file is made to be loaded by vLLM too (`trust_remote_code`); that was not run.\n"
-            "Without `trust_remote_code` loading fails: the model is more than its dense base.\n";
+        out += "Without `trust_remote_code` loading fails: the model is more than its dense base.\n";
       }
       break;
     case ExportFormat::kPeft:
@@ -174,8 +184,11 @@ std::string model_card_text(const ModelCard& card, const CheckpointState& state)
     out += str_cat("A ", card.model_type, " model, ", code(state.base_path), ", of digest ",
                    code(weights_part(state.base_digest)), "; tokenizer of digest ",
                    code(tokenizer_part(state.base_digest)), ".\n");
+    if (!card.config.model.adapter.empty())
+      out += str_cat("The run began with the adapter ", code(card.config.model.adapter), ".\n");
   }
   add_evaluation(card.evaluation, out);
+  add_prompt(card, out);
   add_loading(card, out);
   add_data(state, out);
   add_recipe(card, state, out);

@@ -26,6 +26,8 @@ struct ModelCard {
   ExperimentConfig config;
   std::string model_type;  // of the base
   std::string dtype;
+  std::string prompt;             // what conversations are written with: RowEncoder::name()
+  bool published_prompt = false;  // which is no template
   std::optional<RecordedEvaluation> evaluation;
 };
 [[nodiscard]] std::string model_card_text(const ModelCard& card, const CheckpointState& state);

@@ -9,6 +9,7 @@
 #include "ops/core/check.h"
 #include "runtime/hf/dtype_convert.h"
 #include "runtime/hf/json_file.h"
+#include "runtime/hf/tensor_slice.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {
@@ -239,32 +240,9 @@ void HfFolder::read(const ShardSpec& piece, float* to) {
     throw DataError(
         str_cat(where, " has shape ", shape_text(shape), ", but config.json asks for ", shape_text(want)));
   }
-  if (!entry->dtype || !converts_to_f32(*entry->dtype)) {
-    throw DataError(str_cat(where, " is ", in_quotes(entry->type),
-                            "; weights must be F32, BF16 or F16: give the model in one of these"));
-  }
-  const std::span<const std::byte> bytes = file->bytes(*entry);
-  const auto element = static_cast<size_t>(dtype_bytes(*entry->dtype));
-  if (cols == global_cols) {
-    convert_to_f32(*entry->dtype, bytes.subspan((first_row + row) * cols * element, rows * cols * element),
-                   to);
-  } else {
-    for (int64_t i = 0; i < rows; ++i) {
-      convert_to_f32(*entry->dtype,
-                     bytes.subspan(((first_row + row + i) * global_cols + col) * element, cols * element),
-                     to + i * cols);
-    }
-  }
-  const auto size = static_cast<size_t>(rows * cols);
-  if (const size_t at = first_nonfinite({to, size}); at < size) {
-    const auto local = static_cast<int64_t>(at);
-    const std::array<int64_t, 2> index = {first_row + row + local / cols, col + local % cols};
-    throw DataError(str_cat(
-        where, " holds ", to[at], " at ", shape_text(std::span(index).subspan(shape.size() == 1 ? 1 : 0)),
-        "; every weight must be finite: download the base again, or take one that was saved "
-        "before its training diverged"));
-  }
-  bytes_read_ += rows * cols * static_cast<int64_t>(element);
+  bytes_read_ += read_tensor_slice(
+      *file, *entry, {first_row + row, rows, col, cols},
+      "download the base again, or take one that was saved before its training diverged", to);
 }
 
 const SafetensorsEntry* HfFolder::entry(const std::string& name) const {

@@ -90,9 +90,10 @@ void rename_experts(HfFolder& folder, const std::vector<std::string>& names) {
   }
 }
 
-void check_folder_experts(const FolderExperts& folder, const PescConfig& pesc, const std::string& path) {
+void check_folder_experts(const FolderExperts& folder, const PescConfig& pesc, const std::string& path,
+                          const char* field) {
   const std::string model =
-      str_cat("model.path '", path, "' is a PESC model of ", folder.num_experts, " experts a layer");
+      str_cat(field, " '", path, "' is a PESC model of ", folder.num_experts, " experts a layer");
   if (pesc.mode != TrainMode::kPesc) {
     throw UsageError(str_cat(model, ", which train.mode ", pesc.mode == TrainMode::kLora ? "LORA" : "FULL",
                              " would leave out; use train.mode PESC, or the dense base that it was made of"));

@@ -38,6 +38,8 @@ struct FolderExperts {
 void rename_experts(HfFolder& folder, const std::vector<std::string>& names);
 
 // Throws UsageError where the experiment does not train the folder's own experts: another mode than PESC, or another size.
-void check_folder_experts(const FolderExperts& folder, const PescConfig& pesc, const std::string& path);
+// `field` is the experiment's that names the folder.
+void check_folder_experts(const FolderExperts& folder, const PescConfig& pesc, const std::string& path,
+                          const char* field = "model.path");
 
 }  // namespace pesc

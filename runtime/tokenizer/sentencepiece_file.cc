@@ -1,5 +1,6 @@
 #include "runtime/tokenizer/sentencepiece_file.h"
 
+#include <bit>
 #include <optional>
 
 #include "ops/core/check.h"
@@ -79,15 +80,31 @@ bool for_each_field(std::string_view message, const Visit& visit) {
 // Numbers of sentencepiece_model.proto.
 constexpr uint64_t kPieces = 1;
 constexpr uint64_t kPieceText = 1;
+constexpr uint64_t kPieceScore = 2;
 constexpr uint64_t kPieceType = 3;
 constexpr uint64_t kTrainer = 2;
 constexpr uint64_t kModelType = 3;
+constexpr uint64_t kBpeModel = 2;
 constexpr uint64_t kWordModel = 3;
+constexpr uint64_t kWhitespaceAsSuffix = 24;
+constexpr uint64_t kByteFallback = 35;
 constexpr uint64_t kBeginPiece = 46;
 constexpr uint64_t kEndPiece = 47;
 constexpr uint64_t kPaddingPiece = 48;
 constexpr uint64_t kNormalizer = 3;
 constexpr uint64_t kCharacterMap = 2;
+constexpr uint64_t kDummyPrefix = 3;
+constexpr uint64_t kRemoveExtraWhitespaces = 4;
+constexpr uint64_t kEscapeWhitespaces = 5;
+
+// Of a field of four bytes, which end it.
+float float_of(const WireField& field) {
+  uint32_t bits = 0;
+  for (size_t i = 0; i < sizeof(bits); ++i)
+    bits |= static_cast<uint32_t>(static_cast<unsigned char>(field.all[field.all.size() - sizeof(bits) + i]))
+            << (8 * i);
+  return std::bit_cast<float>(bits);
+}
 
 }  // namespace
 
@@ -107,15 +124,37 @@ SentencePieceFacts sentencepiece_facts(std::string_view bytes) {
                    [&](const WireField& field) {
                      if (part.number == kNormalizer) {
                        if (field.number == kCharacterMap) facts.maps_characters = !field.bytes.empty();
+                       if (field.number == kDummyPrefix) facts.space_before = field.value != 0;
+                       if (field.number == kRemoveExtraWhitespaces) facts.drops_spaces = field.value != 0;
+                       if (field.number == kEscapeWhitespaces) facts.marks_spaces = field.value != 0;
                        return;
                      }
-                     if (field.number == kModelType) facts.whole_words = field.value == kWordModel;
+                     if (field.number == kModelType) {
+                       facts.whole_words = field.value == kWordModel;
+                       facts.bpe = field.value == kBpeModel;
+                     }
+                     if (field.number == kWhitespaceAsSuffix) facts.mark_ends_words = field.value != 0;
+                     if (field.number == kByteFallback) facts.byte_fallback = field.value != 0;
                      if (field.number == kBeginPiece) facts.begin_piece = field.bytes;
                      if (field.number == kEndPiece) facts.end_piece = field.bytes;
                      if (field.number == kPaddingPiece) facts.padding_piece = field.bytes;
                    });
   });
   return facts;
+}
+
+std::vector<SentencePiece> sentencepiece_pieces(std::string_view bytes) {
+  std::vector<SentencePiece> pieces;
+  for_each_field(bytes, [&](const WireField& part) {
+    if (part.number != kPieces) return;
+    SentencePiece& piece = pieces.emplace_back();
+    for_each_field(part.bytes, [&](const WireField& field) {
+      if (field.number == kPieceText) piece.text = field.bytes;
+      if (field.number == kPieceScore && field.all.size() > sizeof(float)) piece.score = float_of(field);
+      if (field.number == kPieceType) piece.type = static_cast<PieceType>(field.value);
+    });
+  });
+  return pieces;
 }
 
 std::string with_control_pieces(std::string_view bytes,

@@ -217,6 +217,14 @@ class EveryField(unittest.TestCase):
             result = self.call("generate", {"model.path": linked, **settings}, "--base", "--prompt", "say one")
             self.assertEqual(result.code, code, str(result))
 
+    @case("model.adapter")
+    def test_the_adapter(self):
+        """Training begins with its values."""
+        out = self.path("adapter")
+        result = self.call("export", {"run_dir": self.trained({})[2]}, "--format", "PEFT", "--out", out)
+        self.assertEqual(result.code, 0, str(result))
+        self.assertNotEqual(self.curve(self.trained({})), self.curve(self.train({"model.adapter": out})))
+
     def test_what_cannot_be_is_refused(self):
         for name, value, common, code, words in REFUSALS:
             with self.subTest(field=name):

@@ -16,7 +16,7 @@ import time
 import unittest
 
 import harness
-from tiny import HIDDEN, LAYERS, write_base, write_rows
+from tiny import CHATML, HIDDEN, LAYERS, write_base, write_chat_base, write_rows
 
 EXPERIMENT = """
 name: "export"
@@ -148,7 +148,8 @@ class Export(unittest.TestCase):
     def test_hf(self):
         out = self.export("hf", "--format", "hf")
         self.assertEqual(sorted(os.listdir(out)), ["README.md", "config.json", "configuration_pesc.py", "generation_config.json",
-                                                   "model.safetensors", "modeling_pesc.py", "tokenizer.model"])
+                                                   "model.safetensors", "modeling_pesc.py", "tokenizer.json", "tokenizer.model",
+                                                   "tokenizer_config.json"])
         got = tensors(os.path.join(out, "model.safetensors"))
         self.assert_merged(got, "run")
         self.assert_experts(got, "run")
@@ -190,7 +191,8 @@ class Export(unittest.TestCase):
         """Which this program reads again, and evaluates as the run did."""
         out = self.export("lora-hf", run="lora")
         self.assertEqual(sorted(os.listdir(out)),
-                         ["README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.model"])
+                         ["README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer.model",
+                          "tokenizer_config.json"])
         self.assert_merged(tensors(os.path.join(out, "model.safetensors")), "lora")
         config = self.json("lora-hf", "config.json")
         self.assertEqual((config["model_type"], config["architectures"]), ("llama", ["LlamaForCausalLM"]))
@@ -206,7 +208,8 @@ class Export(unittest.TestCase):
         out = self.export("peft", "--format", "PEFT")
         self.assertEqual(sorted(os.listdir(out)), ["README.md", "adapter_config.json", "adapter_model.safetensors", "base"])
         self.assertEqual(sorted(os.listdir(os.path.join(out, "base"))),
-                         ["config.json", "configuration_pesc.py", "generation_config.json", "modeling_pesc.py", "tokenizer.model"])
+                         ["config.json", "configuration_pesc.py", "generation_config.json", "modeling_pesc.py", "tokenizer.json",
+                          "tokenizer.model", "tokenizer_config.json"])
         config = self.json("peft", "adapter_config.json")
         self.assertEqual((config["r"], config["lora_alpha"], config["modules_to_save"], config["target_modules"]),
                          (3, 7, ["moe_adapter"], sorted(WITH_LORA)))
@@ -219,7 +222,8 @@ class Export(unittest.TestCase):
 
     def test_peft_of_a_lora_run(self):
         out = self.export("lora-peft", "--format", "PEFT", run="lora")
-        self.assertEqual(sorted(os.listdir(out)), ["README.md", "adapter_config.json", "adapter_model.safetensors", "tokenizer.model"])
+        self.assertEqual(sorted(os.listdir(out)), ["README.md", "adapter_config.json", "adapter_model.safetensors",
+                                                   "tokenizer.json", "tokenizer.model", "tokenizer_config.json"])
         config = self.json("lora-peft", "adapter_config.json")
         self.assertIsNone(config["modules_to_save"])
         self.assertEqual(config["base_model_name_or_path"], self.path("base"))
@@ -292,6 +296,61 @@ class Export(unittest.TestCase):
         self.assertNotEqual(harness.digests(self.export("learned", run="learns", settings=learned))["model.safetensors"],
                             harness.digests(first)["model.safetensors"])
 
+    def test_training_goes_on_from_an_adapter(self):
+        """On other ranks; where nothing is learned, what comes out is what went in, bit for bit."""
+        for mode, run, ranks, layout in (("PESC", "run", 4, {"parallel.tp": 2, "parallel.ep": 2}), ("LORA", "lora", 2, {"parallel.tp": 2})):
+            first, again = self.export("adapter-" + mode, "--format", "PEFT", run=run), "adapted-" + mode
+            adapter = {"train.mode": mode, "model.adapter": first}
+            begun = self.loss("--base", run=again, train__mode=mode, model__adapter=first)
+            self.assertLess(abs(begun / self.loss(run=run, train__mode=mode) - 1), 1e-5)
+            settings = {**adapter, "train.learning_rate": 0, "train.max_steps": 1, "train.eval_steps": 0}
+            result = self.call("train", ranks=ranks, run=again, settings={**settings, **layout})
+            self.assertEqual(result.code, 0, str(result))
+            out = self.export("again-" + mode, "--format", "PEFT", run=again, settings=settings)
+            for name in ("adapter_model.safetensors", "adapter_config.json"):
+                self.assertEqual(harness.digests(out)[name], harness.digests(first)[name], name)
+            # The run goes on with the adapter that it began with.
+            longer = {**settings, "train.max_steps": 2}
+            self.assertEqual(self.call("train", run=again, settings=longer).code, 0)
+            longer.pop("model.adapter")
+            self.refused(self.call("train", run=again, settings={**longer, "train.max_steps": 3}), harness.USAGE, "model.adapter", "none")
+
+    def test_another_adapter_is_refused(self):
+        folder = self.export("another-adapter", "--format", "PEFT")
+        for settings, said in (({"lora.r": 4}, "set lora.r: 3"), ({"lora.lora_alpha": 8}, "set lora.lora_alpha: 7"),
+                               ({"lora.target_modules[0]": "k_proj"}, "lora.target_modules"), ({"moe.num_experts": 8}, "moe.num_experts: 4"),
+                               ({"moe.num_experts_per_tok": 1}, "moe.num_experts_per_tok"), ({"train.mode": "LORA"}, "train.mode PESC"),
+                               ({"train.mode": "FULL"}, "model.adapter"), ({"model.path": self.path("other")}, "another base"),
+                               ({"model.adapter": self.path("nowhere")}, "model.adapter")):
+            result = self.call("train", run="none", settings={"model.adapter": folder, **settings})
+            self.refused(result, harness.USAGE, said)
+        self.refused(self.call("eval", "--base", run="none", settings={"model.adapter": folder, "model.path": self.path("other")}),
+                     harness.USAGE, "another base")
+        self.refused(self.call("train", run="none", settings={"model.adapter": self.path("base")}), harness.DATA, "adapter_config.json")
+
+    def test_the_template_of_the_run_is_the_folders(self):
+        base, file = self.path("chat"), self.path("mine.jinja")
+        write_chat_base(base)
+        template = CHATML.replace("message['role'] + '\\n'", "message['role'] + ':\\n'")
+        self.assertNotEqual(template, CHATML)
+        with open(file, "w", encoding="utf-8") as out:
+            out.write(template)
+        for setting, has in ((file, template), ("auto", CHATML), ("published", None)):
+            run = "chat-" + os.path.basename(setting)
+            settings = {"train.mode": "LORA", "model.path": base, "data.chat_template": setting, "train.max_steps": 1, "train.eval_steps": 0}
+            result = self.call("train", run=run, settings=settings)
+            self.assertEqual(result.code, 0, str(result))
+            out = self.export(run + "-hf", run=run, settings=settings)
+            path = os.path.join(out, "chat_template.jinja")
+            self.assertEqual(os.path.exists(path), has is not None, setting)
+            if has:
+                with open(path, encoding="utf-8") as there:
+                    self.assertEqual(there.read(), has)
+            self.assertEqual(self.json(out, "tokenizer_config.json")["tokenizer_class"], "PreTrainedTokenizerFast")
+            # The folder by itself evaluates as the run does.
+            alone = self.loss("--base", run=run, **{"train.mode": "LORA", "model.path": out})
+            self.assertLess(abs(alone / self.loss(run=run, **settings) - 1), 1e-5, setting)
+
     def test_experts_may_be_called_by_their_number(self):
         folder = self.export("by-number", "--format", "CAMELIDAE")
         path = os.path.join(folder, "model.safetensors")
@@ -348,6 +407,8 @@ class Export(unittest.TestCase):
             # What is left does not stand in the way of the next.
             elif i == 11:
                 self.assertEqual(harness.digests(self.export(os.path.join("killed", str(i)))), whole)
+                left = [name for name in os.listdir(self.path("killed")) if name.startswith("11.tmp.")]
+                self.assertFalse([name for name in left if os.path.exists(self.path("killed", name, ".exporting"))])
 
 
 if __name__ == "__main__":

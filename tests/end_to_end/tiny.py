@@ -11,8 +11,9 @@ import harness
 HIDDEN, FFN, LAYERS, HEADS, KV, VOCAB, POSITIONS = 32, 48, 2, 4, 2, 1024, 128
 
 
-def write_base(folder, seed=1, head=0.3, vocab=VOCAB, begin=1, end=2, biases=False, **config):
-    """With the quick start's tokenizer. The head's weights lie between -head and head. biases: of q, k and v. Other words stand in
+def write_base(folder, seed=1, head=0.3, vocab=VOCAB, begin=1, end=2, biases=False, head_norms=False, fused=False, **config):
+    """With the quick start's tokenizer. The head's weights lie between -head and head. biases: of q, k and v. head_norms: q_norm and
+    k_norm, as Qwen3 has them. fused: qkv_proj and gate_up_proj in place of their parts, as Phi-3 has them. Other words stand in
     config.json."""
     os.makedirs(folder)
     draw = random.Random(seed)
@@ -29,6 +30,12 @@ def write_base(folder, seed=1, head=0.3, vocab=VOCAB, begin=1, end=2, biases=Fal
                        layer + "mlp.down_proj.weight": (HIDDEN, FFN)})
         if biases:
             shapes.update({layer + "self_attn.%s_proj.bias" % l: ((HEADS if l == "q" else KV) * size,) for l in "qkv"})
+        if head_norms:
+            shapes.update({layer + "self_attn.%s_norm.weight" % l: (size,) for l in "qk"})
+        if fused:
+            rows = {"self_attn.qkv_proj": ["self_attn.%s_proj" % l for l in "qkv"], "mlp.gate_up_proj": ["mlp.gate_proj", "mlp.up_proj"]}
+            for name, parts in rows.items():
+                shapes[layer + name + ".weight"] = (sum(shapes.pop(layer + p + ".weight")[0] for p in parts), HIDDEN)
     header, data = {}, bytearray()
     for name, shape in shapes.items():
         count = shape[0] * (shape[1] if len(shape) > 1 else 1)
@@ -36,6 +43,8 @@ def write_base(folder, seed=1, head=0.3, vocab=VOCAB, begin=1, end=2, biases=Fal
         values = [1.0] * count if norm else [draw.uniform(-1, 1) for _ in range(count)]
         most = head if name == "lm_head.weight" else 0.3
         values = values if norm else [most * v for v in values]
+        if head_norms and name.endswith(("q_norm.weight", "k_norm.weight")):
+            values = [draw.uniform(0.5, 1.5) for _ in range(count)]
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [len(data), len(data) + 4 * count]}
         data += struct.pack("<%df" % count, *values)
     harness.write_safetensors(os.path.join(folder, "model.safetensors"), header, bytes(data))

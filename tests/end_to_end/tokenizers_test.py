@@ -164,6 +164,35 @@ class Tokenizers(unittest.TestCase):
                 file.write(vocabularies.member("mistral-common", "tekken_240718.json"))
             self.compare(reference, own, strings + real_texts(CHARACTERS // 10), "all", True)
 
+    def exact(self, folder):
+        """The tokenizer.json that an export makes of a tokenizer.model gives sentencepiece's ids in the original library."""
+        import tokenizers
+        made = subprocess.run([CHECK, folder, "--exact"], stdout=subprocess.PIPE, check=True).stdout
+        reference = tokenizers.Tokenizer.from_str(made.decode())
+        rng = random.Random(4)
+        ends = ("x", "\n", "\t", "a b", "<s>", "<s>  y", "word", "</s> .", "")
+        texts = real_texts(CHARACTERS // 4) + random_strings(STRINGS // 4, ["<s>", "</s>", "<unk>"], "exact")
+        texts += [" " * rng.randrange(60) + rng.choice(ends) + " " * rng.randrange(60) + rng.choice(ends) for _ in range(STRINGS // 4)]
+        for added in ("all", "ordinary"):
+            reference.encode_special_tokens = added == "ordinary"
+            requests = "".join(json.dumps({"text": t, "added": added, "special": added == "all"}) + "\n" for t in texts)
+            ours = subprocess.run([CHECK, folder], input=requests, stdout=subprocess.PIPE, encoding="utf-8", check=True)
+            answers = [json.loads(line) for line in ours.stdout.split("\n") if line]
+            self.assertEqual(len(answers), len(texts))
+            for text, answer in zip(texts, answers):
+                ids = reference.encode(text, add_special_tokens=added == "all").ids
+                self.assertEqual((answer["ids"], answer["text"]), (ids, reference.decode(ids)), repr(text[:300]))
+
+    def test_exact_quick_start(self):
+        self.exact(os.path.join(HERE, "..", "..", "configs", "quickstart", "base"))
+
+    def test_exact_mistral(self):
+        import vocabularies
+        with tempfile.TemporaryDirectory() as folder:
+            with open(os.path.join(folder, "tokenizer.model"), "wb") as file:
+                file.write(vocabularies.member("mistral-common", "tokenizer.model.v1"))
+            self.exact(folder)
+
 
 def difference(answer, expected):
     if "error" in answer:

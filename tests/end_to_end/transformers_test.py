@@ -15,7 +15,7 @@ import tempfile
 import unittest
 
 import harness
-from tiny import LAYERS, VOCAB, write_base, write_rows
+from tiny import HEADS, HIDDEN, LAYERS, VOCAB, write_base, write_rows
 
 VERSIONS = ("5.24.0", "4.57.6")
 FAMILIES = {
@@ -23,6 +23,13 @@ FAMILIES = {
     "mistral": {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None},
     "qwen2": {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "biases": True, "tie_word_embeddings": True,
               "use_sliding_window": False},
+    "qwen3": {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "head_norms": True, "tie_word_embeddings": True,
+              "head_dim": HIDDEN // HEADS, "use_sliding_window": False, "attention_bias": False},
+    "phi3": {"model_type": "phi3", "architectures": ["Phi3ForCausalLM"], "fused": True, "sliding_window": None, "pad_token_id": None,
+             "original_max_position_embeddings": 128},
+    "smollm3": {"model_type": "smollm3", "architectures": ["SmolLM3ForCausalLM"], "tie_word_embeddings": True,
+                "no_rope_layers": [1, 0], "no_rope_layer_interval": 2, "rope_theta": 2e6, "use_sliding_window": False,
+                "pad_token_id": None},
 }
 EXPERIMENT = """
 name: "in-transformers"
@@ -39,6 +46,7 @@ PROMPTS, GREEDY = 50, 12
 BOUND = 1e-5
 NEAR_TIE = 1e-4  # of two logits: either may be the greedy one
 RUN_LOGITS = os.environ.get("PESC_RUN_LOGITS", os.path.join(os.path.dirname(harness.PESC), "tests", "run_logits"))
+TOKENIZER_CHECK = os.environ.get("TOKENIZER_CHECK", os.path.join(os.path.dirname(harness.PESC), "tests", "tokenizer_check"))
 
 
 def python_with_transformers():
@@ -142,6 +150,7 @@ class InTransformers(unittest.TestCase):
                 base = os.path.join(peft, "base")
             jobs.append({"folder": base, "adapter": peft, "greedy": GREEDY})
             of.append((mode, "PEFT"))
+        self.tokens(family)
         untrusted = {"folder": jobs[0]["folder"], "trust": False}
         half = {"folder": jobs[0]["folder"], "dtype": "bfloat16"}
         *results, refused, halved = self.theirs(*jobs, untrusted, half)
@@ -154,6 +163,22 @@ class InTransformers(unittest.TestCase):
         a, b = ours["PESC"][0], ours["LORA"][0]
         self.assertGreater(max(abs(x - y) for x, y in zip(a, b)), 1e-2 * max(map(abs, a)))
 
+    def tokens(self, family):
+        """The exported tokenizer gives the tokens of the base's."""
+        draw = random.Random(9)
+        texts = ["".join(draw.choice(("the ", " ", "  ", "x", "=", "\n", "\u00e9", "\u4e2d", "\U0001f600", "1", "and", "<s>", "</s>", "<unk>"))
+                         for _ in range(draw.randrange(40))) for _ in range(2000)]
+        path = self.path("texts.json")
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(texts, file)
+        code = ("import json, sys; from transformers import AutoTokenizer; t = AutoTokenizer.from_pretrained(sys.argv[1]); "
+                "print(json.dumps([t(x, add_special_tokens=s)['input_ids'] for x in json.load(open(sys.argv[2])) for s in (False, True)]))")
+        theirs = subprocess.run([self.python, "-B", "-c", code, self.path(family, "LORA-hf"), path], stdout=subprocess.PIPE, text=True,
+                                check=True, env=dict(harness.environment(), HF_HUB_OFFLINE="1", HF_HOME=self.path("hf")))
+        lines = "".join(json.dumps({"text": t, "added": "all", "special": s}) + "\n" for t in texts for s in (False, True))
+        ours = subprocess.run([TOKENIZER_CHECK, self.path(family, "base")], input=lines, stdout=subprocess.PIPE, text=True, check=True)
+        self.assertEqual(json.loads(theirs.stdout), [json.loads(line)["ids"] for line in ours.stdout.split("\n") if line])
+
     def test_llama(self):
         self.family("llama")
 
@@ -162,6 +187,15 @@ class InTransformers(unittest.TestCase):
 
     def test_qwen2(self):
         self.family("qwen2")
+
+    def test_qwen3(self):
+        self.family("qwen3")
+
+    def test_phi3(self):
+        self.family("phi3")
+
+    def test_smollm3(self):
+        self.family("smollm3")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
+#include <span>
 
+#include "runtime/checkpoint/process_identity.h"
 #include "runtime/hf/hf_folder.h"
 #include "tests/runtime/filesystem/faulty_filesystem.h"
 #include "tests/runtime/hf/temp_folder.h"
@@ -118,6 +120,37 @@ TEST(ExportFolder, IsAbsentOrWholeWhereverItStops) {
       }
     }
   }
+}
+
+void leave(FileSystem& files, const std::string& folder, const std::string& owner) {
+  files.create_directory(folder);
+  const auto write = [&](const std::string& name, const std::string& text) {
+    const auto file = files.create_file(folder + "/" + name);
+    file->append(std::as_bytes(std::span(text.data(), text.size())));
+    file->close();
+  };
+  write("model.safetensors", "half of it");
+  if (!owner.empty()) write(".exporting", owner);
+}
+
+TEST(ExportFolder, WhatAKilledExportLeftIsRemovedByTheNext) {
+  MemoryFileSystem files;
+  files.create_directory("/exports");
+  ProcessIdentity gone = this_process();
+  gone.start += "0";  // another process had this number
+  ProcessIdentity elsewhere = this_process();
+  elsewhere.host += "2";
+  leave(files, "/exports/out.tmp.17", to_string(gone));
+  leave(files, "/exports/out.tmp.18", to_string(elsewhere));
+  leave(files, "/exports/out.tmp.19", to_string(this_process()));  // it runs
+  leave(files, "/exports/out.tmp.20", "");
+  leave(files, "/exports/out.tmp.21", "no owner");
+  leave(files, "/exports/out.tmp.mine", to_string(gone));
+  leave(files, "/exports/out2.tmp.17", to_string(gone));
+  write_all(files, "/exports/out");
+  EXPECT_EQ(files.list("/exports/out"), kWhole);
+  EXPECT_EQ(files.list("/exports"), (std::vector<std::string>{"out", "out.tmp.18", "out.tmp.19", "out.tmp.20",
+                                                              "out.tmp.21", "out.tmp.mine", "out2.tmp.17"}));
 }
 
 // As HfFolder, which reads every model folder, sees it.

@@ -62,13 +62,17 @@ CheckpointState small_state() {
 
 TEST(ModelCard, SaysWhatTheRunSays) {
   ModelCard card = small_card();
+  card.config.model.adapter = "an/adapter";
+  card.prompt = "the chat template x.jinja";
   card.evaluation = RecordedEvaluation{10, 1.5, {{"code", 1.25}}};
   const std::string text = model_card_text(card, small_state());
-  for (const char* part : {"# my model\n", "step 12", "`models/ba'se'x`", "`0123abcd`", "`ef45`",
-                           "| rows | 96 |", "r 4, alpha 8, on q_proj", "8 a layer, 2 for each token",
-                           "| `data/my train.jsonl` | 40 | `00000000000000aa` |", "| all | 1.5000 |",
-                           "| `code` | 1.2500 |", "| openblas | `0.3.21` |", "    run_dir: \"runs/x\"\n",
-                           "trust_remote_code=True", "library_name: transformers"})
+  for (const char* part :
+       {"# my model\n", "step 12", "`models/ba'se'x`", "`0123abcd`", "`ef45`", "| rows | 96 |",
+        "r 4, alpha 8, on q_proj", "8 a layer, 2 for each token",
+        "| `data/my train.jsonl` | 40 | `00000000000000aa` |", "| all | 1.5000 |", "| `code` | 1.2500 |",
+        "| openblas | `0.3.21` |", "    run_dir: \"runs/x\"\n", "trust_remote_code=True",
+        "library_name: transformers", "With vLLM: by design, not run", "began with the adapter `an/adapter`",
+        "`the chat template x.jinja`"})
     EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
 }
 
@@ -78,6 +82,8 @@ TEST(ModelCard, TheCardSaysNothingThatTheCheckpointDoesNot) {
   const std::string text = model_card_text(small_card(), state);
   EXPECT_EQ(text.find("## Evaluation"), std::string::npos);
   EXPECT_EQ(text.find("## Data"), std::string::npos);
+  EXPECT_EQ(text.find("## Prompt"), std::string::npos);
+  EXPECT_EQ(text.find("adapter `"), std::string::npos);
 }
 
 TEST(ModelCard, OfAnAdapterSaysWhereTheDenseWeightsGo) {

@@ -1,0 +1,47 @@
+// The tokenizer of an exported folder: it gives the tokens that the run was trained on, in transformers too.
+//
+// Its classes for Llama, Qwen2 and others rebuild what tokenizer.json says and are not used: tokenizer_config.json names
+// PreTrainedTokenizerFast, which takes the file as it is. A template that took the place of the folder's own (data.chat_template)
+// takes it in the exported folder as well. The published prompt is no template: its texts are tokenised piece by piece, so that
+// such a folder has none.
+#pragma once
+
+#include <string>
+
+#include "runtime/export/export_folder.h"
+#include "runtime/job.h"
+
+namespace pesc {
+
+// What becomes of a sentencepiece model, beside its tokenizer.model.
+enum class TokenizerJson {
+  kRequired,  // a tokenizer.json that does the same; without one there is no export
+  kIfExact,   // that, where there is one
+  kNone,
+};
+
+class ExportTokenizer {
+ public:
+  // Reads what is needed and checks it; nothing is written. `job` outlives this object. Throws DataError where kRequired
+  // cannot be met, saying why.
+  ExportTokenizer(const Job& job, TokenizerJson json);
+  // Writes the files; `prefix` begins their names.
+  void add_to(ExportFolder& folder, const std::string& prefix) const;
+  // Why there is no tokenizer.json (kIfExact); empty where there is.
+  [[nodiscard]] const std::string& why_no_json() const { return why_no_json_; }
+
+ private:
+  void make_json(TokenizerJson wanted);
+  void make_template();
+  [[nodiscard]] std::string config_text() const;
+
+  const Job& job_;
+  std::string folder_;     // the run's
+  std::string made_json_;  // of a sentencepiece model; empty: none is made
+  std::string why_no_json_;
+  std::string made_template_;  // in the place of the folder's own; empty: none
+  bool keeps_template_ = true;
+  bool loads_json_ = false;  // the exported folder has a tokenizer.json
+};
+
+}  // namespace pesc
