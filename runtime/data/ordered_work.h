@@ -15,7 +15,7 @@
 
 namespace pesc {
 
-// `next` gives the parts one after another (false: there are no more), `work` makes a result of one, `take`
+// `next` fills a new part, one after another (false: there are no more), `work` makes a result of one, `take`
 // gets the results in the order of the parts. `next` and `work` run in `threads` threads, `next` in one of them
 // at a time, and `take` in the calling one; with one thread everything runs in the calling one. At most 2 *
 // threads + 2 parts and results are there at a time. What `next` or `work` throws is thrown when everything
@@ -33,7 +33,7 @@ class OrderedWork {
       all.take_all(take);
       return;
     }
-    for (Part part; next(part);) take(work(std::move(part)));
+    for (Part part; next(part); part = Part()) take(work(std::move(part)));
   }
 
  private:

@@ -145,6 +145,7 @@ class TokenCache {
     if (auto found = find()) return found;
     make_directory();
     const std::unique_ptr<CacheLock> lock = acquire();
+    if (auto found = find()) return found;  // by now
     try {
       return make(*lock);
     } catch (const Error& error) {
@@ -156,6 +157,7 @@ class TokenCache {
  private:
   // Null where there is none, or none that is whole.
   std::unique_ptr<TokenizedRows> find() {
+    damage_.clear();
     try {
       if (!files_.exists(path_)) return nullptr;
       auto found = std::make_unique<CachedRows>(files_, path_, key_.text, file_.path);

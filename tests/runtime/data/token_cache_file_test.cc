@@ -107,12 +107,10 @@ TEST_F(TokenCacheFiles, NoDamagedByteIsOverlooked) {
   const std::string whole = bytes();
   read_all();
   for (size_t at = 0; at < whole.size(); ++at) {
-    for (const int bit : {0, 3, 7}) {
-      std::string damaged = whole;
-      damaged[at] = static_cast<char>(damaged[at] ^ (1 << bit));
-      folder_.write("rows.tokens", damaged);
-      EXPECT_THROW(read_all(), DamagedCache) << "byte " << at << " of " << whole.size();
-    }
+    std::string damaged = whole;
+    damaged[at] = static_cast<char>(damaged[at] ^ (1 << at % 8));
+    folder_.write("rows.tokens", damaged);
+    EXPECT_THROW(read_all(), DamagedCache) << "byte " << at << " of " << whole.size();
   }
 }
 
