@@ -16,8 +16,8 @@
 namespace pesc {
 namespace {
 
-constexpr int kEnd = -1;
-constexpr std::string_view kSpaces = " \t\r\n";
+constexpr int kFileEnd = -1;
+constexpr std::string_view kRowSpaces = " \t\r\n";
 
 bool is_space(int c) {
   return c == ' ' || c == '\t' || c == '\r' || c == '\n';
@@ -34,12 +34,12 @@ class ByteReader {
   }
 
   [[nodiscard]] int peek() {
-    if (at_ == size_ && !fill()) return kEnd;
+    if (at_ == size_ && !fill()) return kFileEnd;
     return static_cast<unsigned char>(block_[at_]);
   }
   int get() {
     const int c = peek();
-    if (c == kEnd) return c;
+    if (c == kFileEnd) return c;
     ++at_;
     if (c == '\n') ++line_;
     return c;
@@ -47,7 +47,7 @@ class ByteReader {
   // The bytes that are there as far as the end of the line, whose '\n' is not one of them. Empty at the end of
   // the line and of the file. Valid until the next call.
   [[nodiscard]] std::string_view take_of_line() {
-    if (peek() == kEnd) return {};
+    if (peek() == kFileEnd) return {};
     const std::string_view rest(block_.data() + at_, size_ - at_);
     const std::string_view part = rest.substr(0, rest.find('\n'));
     at_ += part.size();
@@ -141,12 +141,12 @@ class RowTexts::Reader {
   }
 
   bool next_line(RawRow& row) {
-    while (in_.peek() != kEnd) {
+    while (in_.peek() != kFileEnd) {
       row.line = in_.line();
       bool blank = true;
-      while (in_.peek() != '\n' && in_.peek() != kEnd) {
+      while (in_.peek() != '\n' && in_.peek() != kFileEnd) {
         const std::string_view part = in_.take_of_line();
-        blank = blank && part.find_first_not_of(kSpaces) == std::string_view::npos;
+        blank = blank && part.find_first_not_of(kRowSpaces) == std::string_view::npos;
         add(part, row);
       }
       in_.get();  // '\n'
@@ -164,7 +164,7 @@ class RowTexts::Reader {
   // What stands next, for a message.
   std::string next_text() {
     std::string text;
-    for (int i = 0; i < 40 && in_.peek() != kEnd && in_.peek() != '\n'; ++i)
+    for (int i = 0; i < 40 && in_.peek() != kFileEnd && in_.peek() != '\n'; ++i)
       text += static_cast<char>(in_.get());
     return in_quotes(text, kCited);
   }
@@ -190,7 +190,7 @@ class RowTexts::Reader {
     skip_spaces();
     // Looked at before the row is taken: an element that is cut off by the end of the file is no row.
     if (in_.peek() != ',' && in_.peek() != ']') {
-      broken_array(in_.peek() == kEnd
+      broken_array(in_.peek() == kFileEnd
                        ? str_cat("the array ends in or after element ", index_, " without \"]\"")
                        : str_cat("\",\" or \"]\" expected after element ", index_, " of the array, not ",
                                  next_text()));
@@ -203,7 +203,7 @@ class RowTexts::Reader {
     in_.get();  // ']'
     ended_ = true;
     skip_spaces();
-    if (in_.peek() != kEnd) broken_array(str_cat("there is text behind the end of the array: ", next_text()));
+    if (in_.peek() != kFileEnd) broken_array(str_cat("there is text behind the end of the array: ", next_text()));
   }
 
   // One value: to its closing bracket or quote; a number or word up to a space, comma or bracket.
@@ -211,12 +211,12 @@ class RowTexts::Reader {
     int64_t depth = 0;
     bool quoted = false;
     const bool word = in_.peek() != '{' && in_.peek() != '[' && in_.peek() != '"';
-    while (in_.peek() != kEnd) {
+    while (in_.peek() != kFileEnd) {
       if (word && (is_space(in_.peek()) || in_.peek() == ',' || in_.peek() == ']')) return;
       const int c = in_.get();
       add(c, row);
       if (quoted) {
-        if (c == '\\' && in_.peek() != kEnd) add(in_.get(), row);
+        if (c == '\\' && in_.peek() != kFileEnd) add(in_.get(), row);
         if (c == '"') quoted = false;
       } else if (c == '"') {
         quoted = true;

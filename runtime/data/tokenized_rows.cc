@@ -37,14 +37,14 @@ void MemoryRows::read(int64_t row, TokenRow& out) const {
 
 namespace {
 
-class State {
+class DigestState {
  public:
-  State() : state_(XXH3_createState()) {
+  DigestState() : state_(XXH3_createState()) {
     PESC_CHECK(state_ != nullptr && XXH3_64bits_reset(state_) == XXH_OK, "no state of XXH3");
   }
-  ~State() { XXH3_freeState(state_); }
-  State(const State&) = delete;
-  State& operator=(const State&) = delete;
+  ~DigestState() { XXH3_freeState(state_); }
+  DigestState(const DigestState&) = delete;
+  DigestState& operator=(const DigestState&) = delete;
   template <class T>
   void add(std::span<const T> values) {
     PESC_CHECK(XXH3_64bits_update(state_, values.data(), values.size_bytes()) == XXH_OK, "XXH3");
@@ -58,7 +58,7 @@ class State {
 }  // namespace
 
 struct RowsDigest::States {
-  State lengths, tokens, supervised;
+  DigestState lengths, tokens, supervised;
 };
 
 RowsDigest::RowsDigest() : states_(std::make_unique<States>()) {}
