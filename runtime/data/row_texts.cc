@@ -203,7 +203,8 @@ class RowTexts::Reader {
     in_.get();  // ']'
     ended_ = true;
     skip_spaces();
-    if (in_.peek() != kFileEnd) broken_array(str_cat("there is text behind the end of the array: ", next_text()));
+    if (in_.peek() != kFileEnd)
+      broken_array(str_cat("there is text behind the end of the array: ", next_text()));
   }
 
   // One value: to its closing bracket or quote; a number or word up to a space, comma or bracket.

@@ -215,7 +215,7 @@ void TokenCacheFile::read(int64_t row, TokenRow& out) const {
 
 namespace {
 
-using Json = nlohmann::json;
+using ReportJson = nlohmann::json;
 
 // Calls visit(name, member) for each member.
 template <class Report, class Visit>
@@ -241,18 +241,18 @@ void visit_members(Report& r, const Visit& visit) {
 }  // namespace
 
 std::string to_json(const FileReport& report, const std::string& key) {
-  Json json = {{"key", key}};
+  ReportJson json = {{"key", key}};
   visit_members(report, [&](const char* name, const auto& value) { json[name] = value; });
-  return json.dump(1, ' ', false, Json::error_handler_t::replace);
+  return json.dump(1, ' ', false, ReportJson::error_handler_t::replace);
 }
 
 FileReport report_from_json(const std::string& text, std::string& key) {
   FileReport report;
   try {
-    const Json json = Json::parse(text);
+    const ReportJson json = ReportJson::parse(text);
     key = json.at("key").get<std::string>();
     visit_members(report, [&](const char* name, auto& value) { json.at(name).get_to(value); });
-  } catch (const Json::exception& error) {
+  } catch (const ReportJson::exception& error) {
     throw DataError(str_cat("its report cannot be read: ", error.what()));
   }
   return report;
