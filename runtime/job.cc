@@ -3,7 +3,9 @@
 #include <glog/logging.h>
 
 #include <algorithm>
+#include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <span>
 
@@ -12,6 +14,8 @@
 #include "runtime/base_digest.h"
 #include "runtime/checkpoint/best_checkpoint.h"
 #include "runtime/control_tokens.h"
+#include "runtime/data/token_cache_key.h"
+#include "runtime/data/tokenizing_progress.h"
 #include "runtime/decoder_options.h"
 #include "runtime/filesystem/filesystem.h"
 #include "runtime/fitting.h"
@@ -113,8 +117,39 @@ std::vector<DatasetFile> dataset_files(const std::vector<SourceSection>& sources
   return files;
 }
 
+TokenCacheOptions cache_options(const Job& job) {
+  const ExperimentConfig& config = job.config;
+  TokenCacheOptions cache;
+  cache.directory = config.data.cache_dir;
+  cache.encoding = encoding_identity(*job.encoder, *job.tokenizer,
+                                     tokenizer_digest(config.model.tokenizer, config.model.links));
+  cache.patience_seconds = config.recovery.setup_limit;
+  cache.announces = job.first();
+  return cache;
+}
+
+// A bar for each file, of whoever tokenises it.
+std::function<void(const TokenizingProgress&)> tokenizing_bars() {
+  return [bar = std::shared_ptr<ProgressBar>(),
+          path = std::string()](const TokenizingProgress& progress) mutable {
+    if (progress.ended) {
+      bar.reset();
+      path.clear();
+      return;
+    }
+    if (!bar || path != progress.path) {
+      path = progress.path;
+      bar.reset();  // the old one is erased before the new one is drawn
+      bar = std::make_shared<ProgressBar>("tokenising " + printable(path),
+                                          static_cast<int64_t>(progress.file_bytes), ProgressUnit::kBytes,
+                                          ProgressShown::kYes);
+    }
+    bar->set(static_cast<int64_t>(progress.bytes));
+  };
+}
+
 std::unique_ptr<Dataset> load_dataset(const Job& job, const std::vector<DatasetFile>& files, RowPart part,
-                                      LongText long_text, std::vector<Row>* rows = nullptr) {
+                                      LongText long_text, std::vector<Row>* rows, const StillAlive& alive) {
   const ExperimentConfig& config = job.config;
   DatasetOptions options;
   if (config.data.validation_fraction > 0) options.split = {config.data.validation_fraction, part};
@@ -123,8 +158,13 @@ std::unique_ptr<Dataset> load_dataset(const Job& job, const std::vector<DatasetF
   options.long_text = long_text;
   options.rows.on_bad_row = config.data.on_bad_row == BadRowPolicy::kSkip ? OnBadRow::kSkip : OnBadRow::kFail;
   options.rows.policy_field = "data.on_bad_row";
-  if (job.first()) options.rows.progress = [](const std::string& text) { LOG(INFO) << text; };
   options.rows.use = job.encoder->row_use();
+  options.threads = job.placement.threads;
+  options.alive = alive;
+  if (!config.data.cache_dir.empty()) options.cache = cache_options(job);
+  if (job.first() || options.cache) {  // without a cache all ranks tokenise the same
+    options.progress = tokenizing_bars();
+  }
   if (rows != nullptr) options.on_row = [rows](const Row& row) { rows->push_back(row); };
   return std::make_unique<Dataset>(files, *job.encoder, options);
 }
@@ -215,10 +255,10 @@ void check_base_weights(Job& job, std::vector<std::string> wanted) {
   for (const std::string& warning : report.warnings) LOG(WARNING) << warning;
 }
 
-std::unique_ptr<Dataset> load_training_data(const Job& job) {
+std::unique_ptr<Dataset> load_training_data(const Job& job, const StillAlive& alive) {
   const bool packs = job.config.data.packing != PackingPolicy::kNone;
   return load_dataset(job, dataset_files(job.config.data.train, "data.train"), RowPart::kTraining,
-                      packs ? LongText::kSplit : LongText::kAsOtherRows);
+                      packs ? LongText::kSplit : LongText::kAsOtherRows, nullptr, alive);
 }
 
 std::unique_ptr<RowStream> make_row_stream(const Job& job, const Dataset& training) {
@@ -228,15 +268,15 @@ std::unique_ptr<RowStream> make_row_stream(const Job& job, const Dataset& traini
       data.packing == PackingPolicy::kBestFit ? Packing::kBestFit : Packing::kNone, data.max_seq_length);
 }
 
-std::unique_ptr<Dataset> load_eval_data(const Job& job, std::vector<Row>* rows) {
+std::unique_ptr<Dataset> load_eval_data(const Job& job, std::vector<Row>* rows, const StillAlive& alive) {
   const DataSection& data = job.config.data;
   if (data.validation_fraction == 0) {
     return load_dataset(job, dataset_files(data.eval, "data.eval"), RowPart::kAll, LongText::kAsOtherRows,
-                        rows);
+                        rows, alive);
   }
   std::vector<DatasetFile> files = dataset_files(data.train, "data.train");
   for (DatasetFile& file : files) file.weight = 1;
-  return load_dataset(job, files, RowPart::kValidation, LongText::kAsOtherRows, rows);
+  return load_dataset(job, files, RowPart::kValidation, LongText::kAsOtherRows, rows, alive);
 }
 
 void log_data(const Job& job, const char* what, const Dataset& data) {

@@ -2,6 +2,7 @@
 // All ranks check them and agree on errors before any rank starts work.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -46,14 +47,18 @@ enum class BaseWeights {
 [[nodiscard]] Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConfig config,
                            DataUse use, BaseWeights weights = BaseWeights::kFromFiles);
 
-// The rows to train on, tokenised: those of data.train, less those of data.validation_fraction. Not
-// collective.
-[[nodiscard]] std::unique_ptr<Dataset> load_training_data(const Job& job);
+// Called at times while rows are tokenised, or another rank's tokenising is waited for.
+using StillAlive = std::function<void()>;
+
+// The rows to train on, tokenised: those of data.train, less those of data.validation_fraction. With data.cache_dir
+// one rank tokenises, and the others wait for it. Not collective.
+[[nodiscard]] std::unique_ptr<Dataset> load_training_data(const Job& job, const StillAlive& alive = {});
 // The order of the training rows, packed as data.packing says. REQUIRES: `training` outlives it.
 [[nodiscard]] std::unique_ptr<RowStream> make_row_stream(const Job& job, const Dataset& training);
 // The rows to evaluate, each once: those of data.eval, or of data.validation_fraction. Not collective.
-// `rows`, if given, receives every good row with its resolved tag.
-[[nodiscard]] std::unique_ptr<Dataset> load_eval_data(const Job& job, std::vector<Row>* rows = nullptr);
+// `rows`, if given, receives every good row with its resolved tag; no cache is used then.
+[[nodiscard]] std::unique_ptr<Dataset> load_eval_data(const Job& job, std::vector<Row>* rows = nullptr,
+                                                      const StillAlive& alive = {});
 // "training data: ..." and the warnings of its report, on the first rank.
 void log_data(const Job& job, const char* what, const Dataset& data);
 

@@ -12,9 +12,10 @@ namespace pesc {
 
 void Trainer::load_data() {
   const ExperimentConfig& c = job_.config;
+  const StillAlive alive = [this] { watch_.enter(Section::kSetup, step_); };
   run_collectively(job_.ranks->world(), [&] {
-    train_ = load_training_data(job_);
-    if (c.data.evaluates()) eval_ = load_eval_data(job_);
+    train_ = load_training_data(job_, alive);
+    if (c.data.evaluates()) eval_ = load_eval_data(job_, nullptr, alive);
     row_stream_ = make_row_stream(job_, *train_);
   });
   check_rows_alike();

@@ -251,6 +251,7 @@ void read_template(const proto::Data& p, const FieldChecker& check, ExperimentCo
 void read_data(const proto::Data& p, const FieldChecker& check, ExperimentConfig& out) {
   check.range<int64_t>("data.max_seq_length", p.max_seq_length(), 2, 1 << 24);
   out.data.max_seq_length = p.max_seq_length();
+  out.data.cache_dir = p.cache_dir();
   const auto check_tag = [&check](const std::string& tag, const std::string& source) {
     check.require(is_printable(tag), source + ".tag",
                   str_cat("is '", printable(tag), "'; a tag is text in UTF-8 without control characters"));

@@ -87,6 +87,7 @@ struct DataSection {
   LongRowPolicy on_long_row = LongRowPolicy::kCut;
   PackingPolicy packing = PackingPolicy::kNone;
   double validation_fraction = 0;  // of the rows of `train`; 0: none
+  std::string cache_dir;           // of tokenised rows; empty: none
   // Whether there are rows to evaluate.
   [[nodiscard]] bool evaluates() const { return !eval.empty() || validation_fraction > 0; }
 };

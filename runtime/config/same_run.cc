@@ -31,6 +31,7 @@ constexpr std::array kRules{
     Rule{"data.on_bad_row:", Kind::kFree},     // the rows themselves are compared
     Rule{"data.chat_template:", Kind::kFree},  // what it comes to is compared by content
     Rule{"data.on_long_row:", Kind::kFree},
+    Rule{"data.cache_dir:", Kind::kFree},
     Rule{"model.path:", Kind::kFree},
     Rule{"model.tokenizer:", Kind::kFree},
     Rule{"model.follow_links:", Kind::kFree},

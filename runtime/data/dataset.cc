@@ -1,15 +1,13 @@
 #include "runtime/data/dataset.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <cmath>
 #include <utility>
 
 #include "ops/core/check.h"
-#include "runtime/chat/chat_template.h"
 #include "runtime/data/permutation.h"
-#include "runtime/data/tags.h"
+#include "runtime/data/token_cache.h"
+#include "runtime/data/tokenize_file.h"
 
 namespace pesc {
 namespace {
@@ -58,8 +56,6 @@ Dataset::Dataset(const std::vector<DatasetFile>& files, const RowEncoder& encode
   check_arguments(files, options);
   for (const DatasetFile& file : files) load(file, encoder, options);
   if (rows() == 0) refuse_no_rows(files, options.split);
-  tokens_.shrink_to_fit();
-  supervised_.shrink_to_fit();
 }
 
 void Dataset::refuse_no_rows(const std::vector<DatasetFile>& files, const RowSplit& split) const {
@@ -77,123 +73,31 @@ void Dataset::refuse_no_rows(const std::vector<DatasetFile>& files, const RowSpl
   throw DataError(str_cat("there is no row to learn from in ", names, ": ", to_string(report_)));
 }
 
-// Of one file: rows that the tokenizer cannot say as they are written.
-struct Dataset::Losses {
-  int64_t rows = 0;
-  int64_t unknown = 0;  // rows
-  int64_t changed = 0;  // rows, others than those
-  std::string unknown_example, changed_example;
-
-  void add(const RowLosses& row, const std::string& where) {
-    ++rows;
-    if (row.unknown > 0) {
-      if (unknown++ == 0) unknown_example = str_cat(where, ": ", row.example);
-    } else if (row.changed) {
-      if (changed++ == 0) changed_example = str_cat(where, ": ", row.example);
-    }
-  }
-  void tell(const std::string& path, std::vector<std::string>& warnings) const {
-    if (unknown > 0) {
-      warnings.push_back(str_cat(path, ": ", unknown, " of ", rows,
-                                 " rows have characters that the tokenizer has no piece "
-                                 "for, and that are learned as unknown (",
-                                 unknown_example, "); no model with this tokenizer can write them"));
-    }
-    if (changed > 0) {
-      warnings.push_back(str_cat(
-          path, ": ", changed, " of ", rows,
-          " rows do not come back from the tokenizer as they are "
-          "written (",
-          changed_example, "); what comes back is what is learned, and what exact match compares with"));
-    }
-  }
-};
-
-namespace {
-
-std::string how_to_skip(const RowOptions& options) {
-  return options.policy_field.empty() ? ""
-                                      : str_cat(" (", options.policy_field, ": SKIP leaves such rows out)");
-}
-
-// Empty for a row from which something is learned.
-std::string why_dropped(const Row& row, const FittedRow& fitted, const RowLosses& lost,
-                        int64_t max_seq_length) {
-  if (lost.unsayable)
-    return str_cat("the tokenizer has no token for an answer (", lost.example, "); dropped");
-  const Sample& sample = fitted.samples.front();
-  if (sample.supervised > 0) return "";
-  if (!row.turns.empty() && std::ranges::none_of(row.turns, &Turn::learned))
-    return "none of its answers is to be learned (\"weight\" or \"train\"); dropped";
-  if (row.chat && !sample.truncated)
-    return "the chat template shows none of its answers that are to be learned; dropped";
-  return str_cat("nothing to learn is left of the row in its first ", max_seq_length,
-                 " tokens; dropped (a larger max_seq_length would keep it)");
-}
-
-}  // namespace
-
 void Dataset::load(const DatasetFile& file, const RowEncoder& encoder, const DatasetOptions& options) {
   Part part;
-  part.first_row = rows();
-  part.first_entry = epoch_size_;
-  Losses losses;
-  const LengthRules rules{options.max_seq_length, options.on_long_row, options.long_text};
-  RowOptions reading = options.rows;
-  reading.columns = file.columns;
-  const RowsReport read = for_each_row(file.path, reading, [&](Row&& row, const std::string& where) {
-    if (!options.split.takes(row)) return;
-    row.tag = tag_of(file.tag, row.tag, file.path);
-    RowLosses lost;
-    FittedRow fitted;
-    try {
-      fitted = fit_row(encoder, row, rules, &lost);
-    } catch (const TemplateError& error) {
-      const std::string what = str_cat(where, ": ", error.what());
-      if (!error.of_row) throw;
-      if (options.rows.on_bad_row == OnBadRow::kFail) throw DataError(what + how_to_skip(options.rows));
-      ++report_.bad;
-      note(what + "; skipped", options);
-      return;
-    }
-    if (fitted.samples.empty() && !lost.unsayable) {
-      ++report_.too_long;
-      note(str_cat(where, ": the row has more than ", options.max_seq_length,
-                   " tokens; dropped (data.on_long_row: DROP)"),
-           options);
-      return;
-    }
-    if (const std::string why = why_dropped(row, fitted, lost, options.max_seq_length); !why.empty()) {
-      ++report_.dropped;
-      note(str_cat(where, ": ", why), options);
-      return;
-    }
-    if (options.on_row) options.on_row(row);
-    losses.add(lost, where);
-    report_.cut_inside += fitted.cut_inside ? 1 : 0;
-    report_.split += fitted.split ? 1 : 0;
-    report_.split_rows += fitted.split ? std::ssize(fitted.samples) : 0;
-    for (const Sample& sample : fitted.samples) add(sample, tag_number(row.tag));
-  });
-  // What concerns the file is said once, with the rows that are trained on.
-  const bool validation = options.split.part == RowPart::kValidation;
-  if (!validation) {
-    report_.bad += read.bad;
-    report_.dropped += read.empty;
-    for (const std::string& message : read.messages) note(message, options);
-    if (!read.unused_warning.empty()) report_.warnings.push_back(read.unused_warning);
+  if (options.cache && !options.on_row) {
+    part.rows = cached_rows(file, encoder, options);
+  } else {
+    auto rows = std::make_unique<MemoryRows>();
+    tokenize_file(file, encoder, options, *rows);
+    part.rows = std::move(rows);
   }
-  losses.tell(file.path, report_.warnings);
-
-  part.rows = rows() - part.first_row;
-  content_.push_back({file.path, part.rows, digest_from(part.first_row)});
-  report_.sources.push_back({file.path, part.rows, file.weight, 0, read.fields.optional.text()});
-  if (part.rows == 0) {
+  const FileReport& report = part.rows->report();
+  part.first_row = rows_;
+  part.first_entry = epoch_size_;
+  for (const std::string& tag : report.tags) part.tags.push_back(tag_number(tag));
+  rows_ += report.rows;
+  longest_ = std::max(longest_, report.longest);
+  add_report(report, options.rows.max_messages);
+  content_.push_back({file.path, report.rows, report.digest});
+  report_.sources.push_back({file.path, report.rows, file.weight, 0, report.optional});
+  if (report.rows == 0) {
+    const bool validation = options.split.part == RowPart::kValidation;
     report_.warnings.push_back(
         str_cat(file.path, validation ? ": gives no row to evaluate" : ": has no row to learn from"));
     return;
   }
-  const double asked = file.weight * static_cast<double>(part.rows);
+  const double asked = file.weight * static_cast<double>(report.rows);
   const double entries = std::max(1.0, std::round(asked));
   if (entries > kMostEntries) {
     throw UsageError(
@@ -201,42 +105,28 @@ void Dataset::load(const DatasetFile& file, const RowEncoder& encoder, const Dat
   }
   if (std::abs(asked - entries) > 1e-9 * entries) {
     report_.warnings.push_back(str_cat(file.path, ": a weight of ", file.weight, " asks for ", asked,
-                                       " of its ", part.rows, " rows an epoch; ", entries, " are taken"));
+                                       " of its ", report.rows, " rows an epoch; ", entries, " are taken"));
   }
   report_.sources.back().epoch_rows = static_cast<int64_t>(entries);
   epoch_size_ += static_cast<int64_t>(entries);
-  part.whole_copies = static_cast<int64_t>(entries) / part.rows;
-  parts_.push_back(part);
+  part.whole_copies = static_cast<int64_t>(entries) / report.rows;
+  parts_.push_back(std::move(part));
 }
 
-// Of the rows from `row` to the last. Lengths come in as numbers, so where the file lies among others does
-// not matter.
-uint64_t Dataset::digest_from(int64_t row) const {
-  const auto first = static_cast<size_t>(row);
-  const auto token = static_cast<size_t>(offsets_[first]);
-  std::vector<int64_t> lengths;
-  for (size_t r = first; r + 1 < offsets_.size(); ++r) lengths.push_back(offsets_[r + 1] - offsets_[r]);
-  const auto of = [](const auto& values) { return XXH3_64bits(values.data(), values.size_bytes()); };
-  const uint64_t parts[] = {of(std::span(lengths)), of(std::span(tokens_).subspan(token)),
-                            of(std::span(supervised_).subspan(token))};
-  return XXH3_64bits(parts, sizeof parts);
-}
-
-void Dataset::add(const Sample& sample, int32_t tag) {
-  tokens_.insert(tokens_.end(), sample.tokens.begin(), sample.tokens.end());
-  for (const int32_t label : sample.labels) supervised_.push_back(label != kUnsupervised ? 1 : 0);
-  offsets_.push_back(static_cast<int64_t>(tokens_.size()));
-  row_tags_.push_back(tag);
-  longest_ = std::max(longest_, static_cast<int64_t>(sample.tokens.size()));
-  ++report_.rows;
-  report_.truncated += sample.truncated ? 1 : 0;
-  report_.tokens += static_cast<int64_t>(sample.tokens.size());
-  report_.supervised += sample.supervised;
-}
-
-void Dataset::note(std::string message, const DatasetOptions& options) {
-  if (std::ssize(report_.messages) < options.rows.max_messages)
-    report_.messages.push_back(std::move(message));
+void Dataset::add_report(const FileReport& file, int64_t max_messages) {
+  report_.rows += file.rows;
+  report_.bad += file.bad;
+  report_.dropped += file.dropped;
+  report_.truncated += file.truncated;
+  report_.cut_inside += file.cut_inside;
+  report_.too_long += file.too_long;
+  report_.split += file.split;
+  report_.split_rows += file.split_rows;
+  report_.tokens += file.tokens;
+  report_.supervised += file.supervised;
+  for (const std::string& message : file.messages)
+    if (std::ssize(report_.messages) < max_messages) report_.messages.push_back(message);
+  report_.warnings.insert(report_.warnings.end(), file.warnings.begin(), file.warnings.end());
 }
 
 int32_t Dataset::tag_number(const std::string& name) {
@@ -245,18 +135,31 @@ int32_t Dataset::tag_number(const std::string& name) {
   return place->second;
 }
 
-std::span<const int32_t> Dataset::tokens(int64_t row) const {
-  PESC_CHECK(row >= 0 && row < rows(), "row ", row, " of ", rows());
-  const auto begin = static_cast<size_t>(offsets_[static_cast<size_t>(row)]);
-  const auto end = static_cast<size_t>(offsets_[static_cast<size_t>(row) + 1]);
-  return std::span(tokens_).subspan(begin, end - begin);
+template <class Use>
+auto Dataset::in_part(int64_t row, const Use& use) const {
+  PESC_CHECK(row >= 0 && row < rows_, "row ", row, " of ", rows_);
+  const Part& part = *(std::ranges::upper_bound(parts_, row, {}, &Part::first_row) - 1);
+  return use(part, row - part.first_row);
 }
 
-std::span<const uint8_t> Dataset::supervised(int64_t row) const {
-  PESC_CHECK(row >= 0 && row < rows(), "row ", row, " of ", rows());
-  const auto begin = static_cast<size_t>(offsets_[static_cast<size_t>(row)]);
-  const auto end = static_cast<size_t>(offsets_[static_cast<size_t>(row) + 1]);
-  return std::span(supervised_).subspan(begin, end - begin);
+int64_t Dataset::length(int64_t row) const {
+  return in_part(row, [](const Part& part, int64_t at) { return part.rows->length(at); });
+}
+
+int32_t Dataset::tag(int64_t row) const {
+  return in_part(row, [](const Part& part, int64_t at) {
+    return part.tags.at(static_cast<size_t>(part.rows->tag(at)));
+  });
+}
+
+void Dataset::read(int64_t row, TokenRow& out) const {
+  in_part(row, [&out](const Part& part, int64_t at) { part.rows->read(at, out); });
+}
+
+TokenRow Dataset::read(int64_t row) const {
+  TokenRow out;
+  read(row, out);
+  return out;
 }
 
 int64_t Dataset::entry_row(int64_t entry, int64_t epoch, uint64_t seed) const {
@@ -264,11 +167,12 @@ int64_t Dataset::entry_row(int64_t entry, int64_t epoch, uint64_t seed) const {
   const auto after = std::ranges::upper_bound(parts_, entry, {}, &Part::first_entry);
   const Part& part = *(after - 1);
   const int64_t at = entry - part.first_entry;
-  if (at < part.whole_copies * part.rows) return part.first_row + at % part.rows;
+  const int64_t rows = part.rows->report().rows;
+  if (at < part.whole_copies * rows) return part.first_row + at % rows;
   // The share of the epoch: the first rows of a shuffled file. Stream 0 is the sampler's.
   const auto stream = static_cast<uint32_t>(after - parts_.begin());
-  const Permutation shuffled(part.rows, seed, stream, epoch);
-  return part.first_row + shuffled(at - part.whole_copies * part.rows);
+  const Permutation shuffled(rows, seed, stream, epoch);
+  return part.first_row + shuffled(at - part.whole_copies * rows);
 }
 
 }  // namespace pesc

@@ -1,42 +1,21 @@
-// All training (or evaluation) rows, tokenised once. An epoch has `epoch_size()` entries. A file of weight w
+// All training (or evaluation) rows, tokenised: in memory, or in files of a cache (runtime/data/token_cache.h), from
+// which a row is read when it is asked for. An epoch has `epoch_size()` entries. A file of weight w
 // with m rows has w * m entries in it (rounded, at least one): each row floor(w) times, and the rest from a
 // subset of the rows that is drawn for each epoch as a function of (seed, epoch).
 #pragma once
 
 #include <cstdint>
-#include <functional>
-#include <span>
+#include <memory>
 #include <string>
-#include <string_view>
 #include <unordered_map>
 #include <vector>
 
-#include "runtime/data/long_rows.h"
+#include "runtime/data/dataset_options.h"
 #include "runtime/data/row_encoder.h"
-#include "runtime/data/row_file.h"
-#include "runtime/data/row_split.h"
-#include "runtime/data/template.h"
+#include "runtime/data/tokenized_rows.h"
 #include "runtime/tokenizer/tokenizer.h"
 
 namespace pesc {
-
-struct DatasetFile {
-  std::string path;
-  std::string tag;    // not empty: the tag of all its rows, whatever they say
-  double weight = 1;  // copies of the file per epoch, 0.25 being a quarter of it
-  RowColumns columns{};
-};
-
-struct DatasetOptions {
-  int64_t max_seq_length = 0;
-  OnLongRow on_long_row = OnLongRow::kCut;
-  LongText long_text = LongText::kAsOtherRows;
-  RowOptions rows;  // its columns are those of each file
-  // Rows of the other part are passed over and counted nowhere.
-  RowSplit split{};
-  // Gets every row that is kept, with the tag that counts.
-  std::function<void(const Row&)> on_row{};
-};
 
 // What one source gives to an epoch.
 struct SourceReport {
@@ -84,13 +63,13 @@ class Dataset {
   Dataset(const std::vector<DatasetFile>& files, const Tokenizer& tokenizer, const DatasetOptions& options)
       : Dataset(files, RowEncoder(tokenizer), options) {}
 
-  [[nodiscard]] int64_t rows() const { return static_cast<int64_t>(row_tags_.size()); }
-  [[nodiscard]] std::span<const int32_t> tokens(int64_t row) const;  // [T]
-  // [T]: 1 where labels[t] of the sample is tokens[t + 1], 0 where it is kUnsupervised.
-  [[nodiscard]] std::span<const uint8_t> supervised(int64_t row) const;
-  [[nodiscard]] int32_t tag(int64_t row) const {
-    return row_tags_.at(static_cast<size_t>(row));
-  }  // in tags()
+  [[nodiscard]] int64_t rows() const { return rows_; }
+  [[nodiscard]] int64_t length(int64_t row) const;  // tokens
+  // The row's tokens and which of them are learned. Throws IoError where it is in a file that cannot be read, or
+  // is damaged.
+  void read(int64_t row, TokenRow& out) const;
+  [[nodiscard]] TokenRow read(int64_t row) const;
+  [[nodiscard]] int32_t tag(int64_t row) const;  // in tags()
   [[nodiscard]] const std::vector<std::string>& tags() const {
     return tags_;
   }                                                               // in order of first appearance
@@ -104,26 +83,24 @@ class Dataset {
 
  private:
   struct Part {  // one file
+    std::unique_ptr<TokenizedRows> rows;
+    std::vector<int32_t> tags;  // of its tags, the numbers in tags_
     int64_t first_row = 0;
-    int64_t rows = 0;
     int64_t first_entry = 0;
     int64_t whole_copies = 0;  // floor(weight)
   };
-  struct Losses;
   void refuse_no_rows(const std::vector<DatasetFile>& files, const RowSplit& split) const;
   void load(const DatasetFile& file, const RowEncoder& encoder, const DatasetOptions& options);
-  void add(const Sample& sample, int32_t tag);
-  void note(std::string message, const DatasetOptions& options);
+  void add_report(const FileReport& file, int64_t max_messages);
+  // Calls with the row's part and its number in that.
+  template <class Use>
+  auto in_part(int64_t row, const Use& use) const;
   [[nodiscard]] int32_t tag_number(const std::string& name);
-  [[nodiscard]] uint64_t digest_from(int64_t row) const;
 
-  std::vector<int32_t> tokens_;      // of all rows, end to end
-  std::vector<uint8_t> supervised_;  // beside tokens_
-  std::vector<int64_t> offsets_{0};  // [rows + 1] into tokens_
-  std::vector<int32_t> row_tags_;    // [rows]
+  std::vector<Part> parts_;  // those that have rows
+  int64_t rows_ = 0;
   std::vector<std::string> tags_;
   std::unordered_map<std::string, int32_t> tag_numbers_;
-  std::vector<Part> parts_;
   std::vector<DatasetContent> content_;
   int64_t epoch_size_ = 0;
   int64_t longest_ = 0;

@@ -155,4 +155,30 @@ std::string RowEncoder::digest() const {
   return hexadecimal(XXH3_64bits(text.data(), text.size()));
 }
 
+std::string RowEncoder::identity() const {
+  std::string text = digest() + (train_on_ == TrainOn::kLast ? " last " : " all ");
+  if (templates_) {
+    text += templates_->usual.identity();
+    if (templates_->with_tools) text += templates_->with_tools->identity();
+  }
+  // Another version of the program may make others of them.
+  const std::array<Row, 3> rows{
+      Row{"",
+          "Be brief.",
+          {{"What is 12 + 30?", " 42\n\n"}, {"na\u00efve \u65e5\u672c", "it's <s> 3.14"}},
+          ""},
+      Row{"", "", {{"q", "a"}}, ""}, Row{"", "", {}, "Plain text,\tof  two words."}};
+  for (const Row& row : rows) {
+    try {
+      const Sample sample = encode(row, INT32_MAX);
+      for (const int32_t token : sample.tokens) text += str_cat(' ', token);
+      for (const int32_t label : sample.labels) text += label == kUnsupervised ? '-' : '+';
+    } catch (const DataError& error) {  // a template may have no place for a system text
+      text += error.what();
+    }
+  }
+  const XXH128_hash_t hash = XXH3_128bits(text.data(), text.size());
+  return hexadecimal(hash.high64) + hexadecimal(hash.low64);
+}
+
 }  // namespace pesc

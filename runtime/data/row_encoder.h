@@ -55,6 +55,9 @@ class RowEncoder {
 
   // Identifies what this encoder makes of rows, but for the date of a template: kept in checkpoints.
   [[nodiscard]] std::string digest() const;
+  // The same with the date and train_on, and of what is made of some rows: part of the key of tokenised rows
+  // (runtime/data/token_cache_key.h).
+  [[nodiscard]] std::string identity() const;
 
  private:
   [[nodiscard]] ChatTokens chat_tokens(const Conversation& conversation, TrainOn train_on,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "runtime/data/chat_row.h"
+#include "runtime/data/row_texts.h"
 #include "runtime/data/rows.h"
 
 namespace pesc {
@@ -51,6 +52,45 @@ using RowCallback = std::function<void(Row&& row, const std::string& where)>;
 // there is no such file or it is not a regular one, IoError when it cannot be read. Errors of the callback
 // pass through.
 RowsReport for_each_row(const std::string& path, const RowOptions& options, const RowCallback& callback);
+
+// The same in two parts, of which the first may be done for several rows at once.
+
+// The text of a row parsed, or why it is no row.
+struct ParsedRow {
+  enum class State { kGood, kEmpty, kBad };
+  State state = State::kBad;
+  Row row;              // of a good one
+  std::string problem;  // of others: "file:line: what"
+  bool closed = false;  // of a bad one: its text ends with the bracket that closes an object
+  RowFields fields;
+};
+[[nodiscard]] ParsedRow parse_row_text(const RawRow& text, const std::string& where,
+                                       const RowOptions& options);
+
+// The texts of the rows of a file, with the limits of the options.
+[[nodiscard]] RowTexts open_row_texts(const std::string& path, const RowOptions& options);
+
+// What is done with parsed rows, in their order.
+class RowTally {
+ public:
+  // All three outlive it.
+  RowTally(const std::string& path, const RowOptions& options, const RowTexts& texts)
+      : path_(path), options_(options), texts_(texts) {}
+  // Counts the row. False where it is left out. Throws as for_each_row.
+  [[nodiscard]] bool take(const ParsedRow& row, const std::string& where);
+  [[nodiscard]] RowsReport finish();
+  [[nodiscard]] int64_t rows() const { return report_.rows; }
+
+ private:
+  void refuse_one_object(const ParsedRow& row, const std::string& where);
+  void note(const std::string& what, const char* outcome);
+
+  const std::string& path_;
+  const RowOptions& options_;
+  const RowTexts& texts_;
+  RowsReport report_;
+  bool looked_for_object_ = false;
+};
 
 [[nodiscard]] std::vector<Row> read_rows(const std::string& path, const RowOptions& options = {},
                                          RowsReport* report = nullptr);

@@ -14,7 +14,7 @@ RowStream::RowStream(const Dataset& data, uint64_t seed, Packing packing, int64_
   if (packing == Packing::kNone) return;
   packed_ = std::make_unique<PackedRows>(data.epoch_size(), max_seq_length, seed, [this](int64_t index) {
     const Sampler::Place at = sampler_.place(index);
-    return std::ssize(data_.tokens(data_.entry_row(at.entry, at.epoch, sampler_.seed())));
+    return data_.length(data_.entry_row(at.entry, at.epoch, sampler_.seed()));
   });
 }
 

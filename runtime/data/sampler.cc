@@ -99,8 +99,9 @@ Range BatchPlan::local_range(int64_t consumed_samples, int64_t micro, int dp_ran
 void add_conversation(const Dataset& dataset, const Sampler& sampler, int64_t index, LocalBatch& batch) {
   const Sampler::Place at = sampler.place(index);
   const int64_t row = dataset.entry_row(at.entry, at.epoch, sampler.seed());
-  const std::span<const int32_t> tokens = dataset.tokens(row);
-  const std::span<const uint8_t> supervised = dataset.supervised(row);
+  const TokenRow read = dataset.read(row);
+  const std::vector<int32_t>& tokens = read.tokens;
+  const std::vector<uint8_t>& supervised = read.supervised;
   HostBatch& host = batch.host;
   const size_t begin = host.tokens.size();
   const size_t end = begin + tokens.size();
@@ -129,7 +130,7 @@ int64_t supervised_tokens(const Dataset& dataset, const Sampler& sampler, int64_
   int64_t sum = 0;
   for (int64_t index = first; index < first + count; ++index) {
     const Sampler::Place at = sampler.place(index);
-    const auto marks = dataset.supervised(dataset.entry_row(at.entry, at.epoch, sampler.seed()));
+    const auto marks = dataset.read(dataset.entry_row(at.entry, at.epoch, sampler.seed())).supervised;
     sum += std::reduce(marks.begin(), marks.end(), int64_t{0});
   }
   return sum;

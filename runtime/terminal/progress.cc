@@ -123,7 +123,7 @@ std::string ProgressBar::line(int64_t done, double seconds) const {
   std::string text = what_ + "  ", rest = amount(done, total_, unit_, noun_);
   std::string bar;
   if (total_ > 0) {
-    const double share = static_cast<double>(done) / static_cast<double>(total_);
+    const double share = std::clamp(static_cast<double>(done) / static_cast<double>(total_), 0.0, 1.0);
     const auto full = static_cast<size_t>(share * kCells);
     bar = "[" + std::string(full, '#') + std::string(kCells - full, '.') + "]  ";
     char percent[16];

@@ -77,7 +77,10 @@ class JsonTokenizer : public Tokenizer {
   [[nodiscard]] int32_t bos_id() const override { return begin_id_; }
   [[nodiscard]] int32_t eos_id() const override { return end_id_; }
   [[nodiscard]] bool is_unknown(int32_t id) const override {
-    return id < 0 || id >= end_ || id == p_.model.unknown() || piece(id).empty();
+    if (id < 0 || id >= end_ || id == p_.model.unknown()) return true;
+    // Asked of every token of every row: most are the model's.
+    if (id < p_.model.end() && !p_.model.name(id).empty()) return false;
+    return piece(id).empty();
   }
   [[nodiscard]] bool is_control(int32_t id) const override { return special_ids_.contains(id); }
   [[nodiscard]] int32_t piece_id(std::string_view piece) const override {

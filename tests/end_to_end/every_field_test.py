@@ -621,6 +621,16 @@ class EveryField(unittest.TestCase):
         self.assertIn("### Human:\na\n### Assistant:\n>>>b<|endoftext|><<<", published.err)
         self.assertNotEqual([r["loss"] for r in records if "loss" in r], [r["loss"] for r in other if "loss" in r])
 
+    @case("data.cache_dir")
+    def test_cache_of_tokens(self):
+        cache = self.path("tokens")
+        plain = self.trained({})
+        for said in ("is tokenised into '%s/rows-", "are read from '%s/rows-"):
+            cached = self.train({"data.cache_dir": cache})
+            self.assertIn(said % cache, cached[0].err)
+            self.assertEqual(self.curve(cached), self.curve(plain))
+        self.assertEqual(len([name for name in os.listdir(cache) if name.endswith(".tokens")]), 3)  # a source each
+
     @case("bench --steps", "bench --shortest", "bench --shape", "bench --out")
     def test_flags_of_bench(self):
         def bench(*words):

@@ -257,6 +257,8 @@ TEST(Experiment, DefaultsAreThePapersRecipe) {
   EXPECT_EQ(c.data.chat_template, "auto");
   EXPECT_EQ(parse(kGood, {"data.chat_template=a/b"}).data.chat_template, "a/b");
   EXPECT_EQ(c.data.template_date, "");
+  EXPECT_EQ(c.data.cache_dir, "");
+  EXPECT_EQ(parse(kGood, {"data.cache_dir=tokens/here"}).data.cache_dir, "tokens/here");
   EXPECT_EQ(c.data.train_on, TrainOn::kAll);
   EXPECT_EQ(parse(kGood, {"data.train_on=LAST"}).data.train_on, TrainOn::kLast);
   EXPECT_EQ(c.data.on_long_row, LongRowPolicy::kCut);

@@ -24,7 +24,7 @@ std::string rows_text(int rows) {
 }
 
 template <class T>
-std::vector<int32_t> list(std::span<T> values) {
+std::vector<int32_t> list(const std::vector<T>& values) {
   return {values.begin(), values.end()};
 }
 
@@ -91,14 +91,14 @@ TEST(Dataset, TokensMasksTagsAndReport) {
   EXPECT_EQ(data.tag(2), 2);
   EXPECT_EQ(data.tag(3), 3);
   EXPECT_EQ(data.tag(4), 3);
-  EXPECT_EQ(list(data.tokens(1)), (std::vector<int32_t>{1, 'd' + 3, 'e' + 3, 2}));
-  EXPECT_EQ(list(data.supervised(1)), (std::vector<int32_t>{1, 1, 1, 0}));
+  EXPECT_EQ(list(data.read(1).tokens), (std::vector<int32_t>{1, 'd' + 3, 'e' + 3, 2}));
+  EXPECT_EQ(list(data.read(1).supervised), (std::vector<int32_t>{1, 1, 1, 0}));
   Row alpaca;
   alpaca.turns = {{"q", "zz"}};
   const Sample sample = encode_row(bytes, alpaca, 64);
-  EXPECT_TRUE(std::ranges::equal(data.tokens(3), sample.tokens));
+  EXPECT_TRUE(std::ranges::equal(data.read(3).tokens, sample.tokens));
   for (size_t t = 0; t < sample.labels.size(); ++t) {
-    EXPECT_EQ(data.supervised(3)[t] != 0, sample.labels[t] != kUnsupervised);
+    EXPECT_EQ(data.read(3).supervised[t] != 0, sample.labels[t] != kUnsupervised);
   }
   const DatasetReport& report = data.report();
   EXPECT_EQ(report.rows, 5);
@@ -118,7 +118,7 @@ TEST(Dataset, ARowWithNothingLeftToLearnIsReportedNotTrained) {
   EXPECT_EQ(data.report().dropped, 1);
   EXPECT_EQ(data.report().truncated, 1);
   EXPECT_EQ(data.longest_row(), 30);
-  for (int64_t row = 0; row < 2; ++row) EXPECT_EQ(data.supervised(row)[0], 1);
+  for (int64_t row = 0; row < 2; ++row) EXPECT_EQ(data.read(row).supervised[0], 1);
   ASSERT_EQ(data.report().messages.size(), 1U);
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, path + ":2: nothing to learn", data.report().messages[0]);
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "2 rows", to_string(data.report()));

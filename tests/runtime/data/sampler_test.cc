@@ -161,9 +161,9 @@ TEST_F(LocalBatches, HoldTheRowsEndToEnd) {
     const int64_t row = data_->entry_row(at.entry, at.epoch, 3);
     const auto begin = static_cast<size_t>(batch.host.starts[static_cast<size_t>(i)]);
     const auto end = static_cast<size_t>(batch.host.starts[static_cast<size_t>(i) + 1]);
-    ASSERT_EQ(end - begin, data_->tokens(row).size());
+    ASSERT_EQ(end - begin, data_->read(row).tokens.size());
     for (size_t t = begin; t < end; ++t) {
-      EXPECT_EQ(batch.host.tokens[t], data_->tokens(row)[t - begin]);
+      EXPECT_EQ(batch.host.tokens[t], data_->read(row).tokens[t - begin]);
       EXPECT_EQ(batch.host.positions[t], static_cast<int32_t>(t - begin));
       EXPECT_EQ(batch.host.samples[t], 30 + i);
       EXPECT_EQ(batch.tags[t], data_->tag(row));
