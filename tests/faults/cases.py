@@ -289,7 +289,7 @@ def faults_all_the_time(rig, row, log):
     step = statistics.median(r["seconds"] for r in harness.curve(rig.path("goodput-plain")))
     scale, between = REAL_STEP / step, round(REAL_BETWEEN / REAL_STEP)
     assert 1 <= scale <= 100, "a step of %.3f s stands for none of %.2f s" % (step, REAL_STEP)  # shorter, or it is not simulated
-    out, begin, launch, waited = rig.supervise("goodput", **fields), 0, 1, []
+    out, begin, launch, waited, trained = rig.supervise("goodput", **fields), 0, 1, [], []
     run = rig.path("goodput")
     while True:
         first = rig.wait_for_heart("goodput", 60, lambda h: h.launch == launch and h.section != "setup", range(RANKS))
@@ -301,13 +301,14 @@ def faults_all_the_time(rig, row, log):
         at = time.monotonic()
         os.kill(found.pid, signal.SIGKILL)
         waited.append(at - trains_since)
+        trained.append(found.step - first.step)
         detected, recovered, resumed, begin = rig.watch_recovery(out, "goodput", at, launch, begin)
         row.add(detected, recovered, max(0, found.step - resumed))
         launch += 1
     assert out.finish() == 0, out.text()[-4000:]
     assert row.tried >= 3, "the run was over after %d faults" % row.tried
-    # Steps behind a save, and the first of a launch, are slower than the median of the run without faults.
-    assert 0.6 * REAL_BETWEEN <= statistics.median(waited) * scale <= 2 * REAL_BETWEEN, (waited, scale)
+    # The time between two faults is counted in steps: what one takes in seconds depends on what runs beside it.
+    assert all(between <= steps <= between + 5 for steps in trained), (between, trained)
     assert rig.weights("goodput", GOODPUT_STEPS) == expected
     rig.assert_nothing_left("goodput")
     last = harness.read_jsonl(os.path.join(run, "launches.jsonl"))[-1]
