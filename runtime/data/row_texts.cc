@@ -23,6 +23,10 @@ bool is_space(int c) {
   return c == ' ' || c == '\t' || c == '\r' || c == '\n';
 }
 
+}  // namespace
+
+namespace row_texts {
+
 // The bytes of a file one after another, with the line they stand in.
 class ByteReader {
  public:
@@ -79,7 +83,9 @@ class ByteReader {
   int64_t line_ = 1;
 };
 
-}  // namespace
+}  // namespace row_texts
+
+using row_texts::ByteReader;
 
 std::string place_of(const std::string& path, const RawRow& row) {
   std::string place = path + ":" + std::to_string(row.line);

@@ -35,29 +35,26 @@ void MemoryRows::read(int64_t row, TokenRow& out) const {
   out.supervised.assign(supervised_.begin() + begin, supervised_.begin() + begin + size);
 }
 
-namespace {
-
-class DigestState {
- public:
-  DigestState() : state_(XXH3_createState()) {
-    PESC_CHECK(state_ != nullptr && XXH3_64bits_reset(state_) == XXH_OK, "no state of XXH3");
-  }
-  ~DigestState() { XXH3_freeState(state_); }
-  DigestState(const DigestState&) = delete;
-  DigestState& operator=(const DigestState&) = delete;
-  template <class T>
-  void add(std::span<const T> values) {
-    PESC_CHECK(XXH3_64bits_update(state_, values.data(), values.size_bytes()) == XXH_OK, "XXH3");
-  }
-  [[nodiscard]] uint64_t value() const { return XXH3_64bits_digest(state_); }
-
- private:
-  XXH3_state_t* state_;
-};
-
-}  // namespace
+namespace {}  // namespace
 
 struct RowsDigest::States {
+  class DigestState {
+   public:
+    DigestState() : state_(XXH3_createState()) {
+      PESC_CHECK(state_ != nullptr && XXH3_64bits_reset(state_) == XXH_OK, "no state of XXH3");
+    }
+    ~DigestState() { XXH3_freeState(state_); }
+    DigestState(const DigestState&) = delete;
+    DigestState& operator=(const DigestState&) = delete;
+    template <class T>
+    void add(std::span<const T> values) {
+      PESC_CHECK(XXH3_64bits_update(state_, values.data(), values.size_bytes()) == XXH_OK, "XXH3");
+    }
+    [[nodiscard]] uint64_t value() const { return XXH3_64bits_digest(state_); }
+
+   private:
+    XXH3_state_t* state_;
+  };
   DigestState lengths, tokens, supervised;
 };
 

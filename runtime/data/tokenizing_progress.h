@@ -1,6 +1,7 @@
 // How far the rows of a file are tokenised.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 
@@ -12,6 +13,12 @@ struct TokenizingProgress {
   uint64_t file_bytes = 0;  // all of it
   int64_t rows = 0;
   bool ended = false;
+  // Of the bytes.
+  [[nodiscard]] int percent() const {
+    if (file_bytes == 0) return 100;
+    return static_cast<int>(100 *
+                            std::min(1.0, static_cast<double>(bytes) / static_cast<double>(file_bytes)));
+  }
 };
 
 }  // namespace pesc

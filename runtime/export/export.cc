@@ -27,8 +27,6 @@
 namespace pesc {
 namespace {
 
-constexpr uint64_t kMostBaseConfig = 16 << 20;
-
 DType dtype_of(const Job& job, const ExportOptions& options) {
   if (options.dtype) return *options.dtype;
   if (options.format == ExportFormat::kPeft || job.config.pesc.mode == TrainMode::kFull ||
@@ -40,7 +38,7 @@ DType dtype_of(const Job& job, const ExportOptions& options) {
 }
 
 nlohmann::json read_base_config(const ModelSection& section) {
-  return read_json_file(section.path, "config.json", kMostBaseConfig, section.links);
+  return read_json_file(section.path, "config.json", kMostConfigBytes, section.links);
 }
 
 bool has_text_part(const nlohmann::json& config) {

@@ -11,7 +11,6 @@ namespace pesc {
 namespace {
 
 constexpr const char* kConfigName = "config.json";
-constexpr uint64_t kMostConfigBytes = 16 << 20;
 
 }  // namespace
 

@@ -11,6 +11,9 @@
 
 namespace pesc {
 
+// A config.json or adapter_config.json has some KB.
+inline constexpr uint64_t kMostConfigBytes = 16 << 20;
+
 // Parses `text`; `file_name` is for messages. Throws DataError with the line of the mistake.
 [[nodiscard]] nlohmann::json parse_json_document(std::string_view text, const std::string& file_name);
 

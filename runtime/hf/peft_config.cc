@@ -18,7 +18,6 @@ namespace {
 
 using namespace std::string_view_literals;
 
-constexpr uint64_t kMostConfigBytes = 16 << 20;
 constexpr const char* kExperts = "moe_adapter";
 
 // Keys that are read below, or that change nothing of what the adapter computes.

@@ -18,7 +18,6 @@ namespace {
 
 constexpr std::string_view kLoraA = ".lora_A.weight";
 constexpr const char* kRemedy = "take an adapter that was saved before its training diverged";
-constexpr uint64_t kMostConfigBytes = 16 << 20;
 
 SafetensorsFile open_weights(const std::string& folder, Links links) {
   if (!folder_has(folder, kPeftWeights)) {
@@ -245,18 +244,19 @@ void PeftFolder::check_left_over(const ModelConfig& model) const {
                           " training goes on from all of the adapter or not at all"));
 }
 
-void PeftFolder::read(const std::string& name, int64_t global_rows, int64_t global_cols, int64_t row,
-                      int64_t rows, int64_t col, int64_t cols, float* to) {
-  const auto it = places_.find(name);
-  PESC_CHECK(it != places_.end(), "no ", name, " in ", folder_);
+void PeftFolder::read(const ShardSpec& piece, float* to) {
+  const auto it = places_.find(piece.name);
+  PESC_CHECK(it != places_.end(), "no ", piece.name, " in ", folder_);
   const auto& [entry, part] = it->second;
-  if (part.rows != global_rows || part.cols != global_cols) {
-    throw DataError(str_cat(
-        file_.path(), ": tensor ", in_quotes(entry->name), " has shape ", shape_text(entry->shape),
-        ", of which ", name, " is ", shape_text(std::array{part.rows, part.cols}), ", but the base asks for ",
-        shape_text(std::array{global_rows, global_cols}), "; the adapter belongs to another base"));
+  if (part.rows != piece.global_rows || part.cols != piece.global_cols) {
+    throw DataError(str_cat(file_.path(), ": tensor ", in_quotes(entry->name), " has shape ",
+                            shape_text(entry->shape), ", of which ", piece.name, " is ",
+                            shape_text(std::array{part.rows, part.cols}), ", but the base asks for ",
+                            shape_text(std::array{piece.global_rows, piece.global_cols}),
+                            "; the adapter belongs to another base"));
   }
-  bytes_read_ += read_tensor_slice(file_, *entry, {part.row + row, rows, part.col + col, cols}, kRemedy, to);
+  bytes_read_ += read_tensor_slice(
+      file_, *entry, {part.row + piece.row, piece.rows, part.col + piece.col, piece.cols}, kRemedy, to);
 }
 
 std::string PeftFolder::base_digest() const {

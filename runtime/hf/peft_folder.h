@@ -33,8 +33,7 @@ class PeftFolder : public WeightSource {
 
   [[nodiscard]] int64_t bytes_read() const override { return bytes_read_.load(); }
   [[nodiscard]] bool has(const std::string& name) const override { return places_.contains(name); }
-  void read(const std::string& name, int64_t global_rows, int64_t global_cols, int64_t row, int64_t rows,
-            int64_t col, int64_t cols, float* to) override;
+  void read(const ShardSpec& piece, float* to) override;
 
   [[nodiscard]] const std::string& folder() const { return folder_; }
   [[nodiscard]] bool has_experts() const { return config_.saves_experts; }
@@ -79,10 +78,7 @@ class AdaptedBase : public WeightSource {
     return base_.bytes_read() + (adapter_ != nullptr ? adapter_->bytes_read() : 0);
   }
   [[nodiscard]] bool has(const std::string& name) const override { return source(name).has(name); }
-  void read(const std::string& name, int64_t global_rows, int64_t global_cols, int64_t row, int64_t rows,
-            int64_t col, int64_t cols, float* to) override {
-    source(name).read(name, global_rows, global_cols, row, rows, col, cols, to);
-  }
+  void read(const ShardSpec& piece, float* to) override { source(piece.name).read(piece, to); }
 
  private:
   [[nodiscard]] WeightSource& source(const std::string& name) const {

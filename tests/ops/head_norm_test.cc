@@ -67,7 +67,7 @@ TEST(HeadNorm, OfOneHeadIsRmsNorm) {
   HostMatrix y(33, 48), want(33, 48), rstd(33, 1), want_rstd(1, 33);
   head_norm_forward(stream, {.x = x.view, .weight = w.view, .eps = kEps, .y = y.view, .rstd = rstd.view});
   rmsnorm_forward(stream, {.x = x.view,
-                           .delta = {},
+                           .residual = {},
                            .x_out = {},
                            .weight = w.view,
                            .eps = kEps,

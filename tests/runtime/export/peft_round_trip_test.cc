@@ -109,10 +109,7 @@ TEST_F(PeftFolderTest, ComesOutAsItWentInInEveryFamily) {
         [[nodiscard]] bool has(const std::string& name) const override {
           return name.find("lora_") == std::string::npos && name.find("moe_adapter") == std::string::npos;
         }
-        void read(const std::string& name, int64_t a, int64_t b, int64_t c, int64_t d, int64_t e, int64_t f,
-                  float* to) override {
-          base_.read(name, a, b, c, d, e, f, to);
-        }
+        void read(const ShardSpec& piece, float* to) override { base_.read(piece, to); }
 
        private:
         SmallBase& base_;
@@ -252,7 +249,7 @@ TEST_F(PeftFolderTest, AnotherBaseOrAnIncompleteFolderIsRefused) {
   PeftFolder folder(folder_.path(), model_, pesc);
   std::vector<float> to(3 * 32);
   EXPECT_NE(data_error([&] {
-              folder.read("model.layers.0.self_attn.q_proj.lora_A.weight", 3, 32, 0, 3, 0, 32, to.data());
+              folder.read({"model.layers.0.self_attn.q_proj.lora_A.weight", 3, 32, 0, 3, 0, 32}, to.data());
             }).find("another base"),
             std::string::npos);
   const std::string lacking = std::string(kPeftPrefix) + "model.layers.1.self_attn.v_proj.lora_B.weight";
