@@ -145,8 +145,8 @@ TEST(Help, AVerbsPageHasItsOwnFlagsAndNoOthers) {
 }
 
 TEST(Help, EveryFlagWithAValueSaysItsDefault) {
-  const std::set<std::string_view> without = {"config", "set", "prompt", "prompts",
-                                              "model"};  // needed, or none
+  const std::set<std::string_view> without = {"config",  "set",   "prompt",
+                                              "prompts", "model", "run"};  // needed, or none
   for (const Flag& flag : flags()) {
     if (flag.value.empty()) continue;  // off
     const std::string text = flag_help(flag);

@@ -63,7 +63,7 @@ TEST(Repeat, AnFfnInBlocksRepeatsBitForBit) {
 }
 
 // Attention is the library's: of a dense batch, and of ragged ones.
-TEST(Repeat, AStepInBf16RepeatsBitForBit) {
+TEST(Repeat, AStepInBf16RepeatsBitForBitOnGpu) {
   ASSERT_TRUE(test_on_gpu());  // BF16 is a GPU's
   const MpiSession session;
   const int n = session.world()->size();

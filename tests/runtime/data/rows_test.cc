@@ -138,7 +138,7 @@ TEST(Rows, MalformedRowsAreRefusedByName) {
       {messages(user), "the last message is the user's"},
       {messages(assistant), "messages[0] is an assistant message that follows no user's"},
       {messages(user + "," + user + "," + assistant), "messages[1] is a second user message"},
-      {messages(user + "," + assistant + "," + assistant), "messages[2]: an assistant"},
+      {messages(user + "," + assistant + "," + assistant), "messages[2] is an assistant message"},
       {messages(user + "," + assistant + "," + user), "the last message is the user's"},
       {messages(user + "," + system + "," + assistant), "messages[1] is a system message"},
       {messages(system + "," + system + "," + user + "," + assistant), "messages[1] is a system message"},
