@@ -161,6 +161,7 @@ nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& 
                       {"ep", job.mesh().ep()},
                       {"threads_per_rank", placement.threads},
                       {"compute", dtype_name(job.config.train.compute_dtype)},
+                      {"frozen", frozen_format_name(decoder.parameters().layers.front().o.base.type.format)},
                       {"recompute", recompute_name(job.config.train.recompute_granularity)},
                       {"steps", t.seconds.size()},
                       {"step_seconds_median", median(t.seconds)},
