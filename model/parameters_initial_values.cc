@@ -50,11 +50,21 @@ void ModelParameters::initialise_quantized(Stream& stream, const Parameter& p, W
                                            uint64_t seed, double initializer_range) {
   const ShardSpec& s = p.spec;
   Stream host(Device{.threads = stream.threads()});
+  // NF4 reads a tensor twice: random values, which take longer to make than to quantise, are kept.
+  std::vector<float> kept;
+  const auto random = [&](int64_t row, int64_t rows, float* to) {
+    init_normal(host, {tensor_of(to, rows, s.global_cols), seed, hash_name(s.name), row, 0, s.global_cols},
+                static_cast<float>(initializer_range));
+  };
   const ReadRows read = [&](int64_t row, int64_t rows, float* to) {
     if (source != nullptr)
       return source->read(s.name, s.global_rows, s.global_cols, row, rows, 0, s.global_cols, to);
-    init_normal(host, {tensor_of(to, rows, s.global_cols), seed, hash_name(s.name), row, 0, s.global_cols},
-                static_cast<float>(initializer_range));
+    if (p.held.type.format != FrozenFormat::kNF4) return random(row, rows, to);
+    if (kept.empty()) {
+      kept.resize(static_cast<size_t>(s.global_rows * s.global_cols));
+      random(0, s.global_rows, kept.data());
+    }
+    std::copy_n(kept.data() + row * s.global_cols, rows * s.global_cols, to);
   };
   write_quantized(stream, s, read, p.held);
 }

@@ -1,4 +1,4 @@
-// NF4 bit for bit as bitsandbytes writes it: tests/goldens/nf4.
+// NF4 bit for bit as bitsandbytes writes it: tests/nf4.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -30,7 +30,7 @@ class Nf4Golden : public ::testing::TestWithParam<const char*> {
   }
 
  private:
-  SafetensorsFile file_{PESC_SOURCE_DIR "/tests/goldens/nf4/nf4.safetensors"};
+  SafetensorsFile file_{PESC_SOURCE_DIR "/tests/nf4/nf4.safetensors"};
 };
 
 TEST_P(Nf4Golden, EveryByteAndEveryValueIsTheSame) {
