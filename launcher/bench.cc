@@ -155,20 +155,22 @@ Timing time_steps(Communicator& world, Job& job, Decoder& decoder, const BatchSo
 
 nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& decoder, const Timing& t,
                        double rate, double peak) {
-  nlohmann::json j = {{"name", job.config.name},
-                      {"ranks", job.mesh().world()},
-                      {"tp", job.mesh().tp()},
-                      {"ep", job.mesh().ep()},
-                      {"threads_per_rank", placement.threads},
-                      {"compute_dtype", dtype_name(job.config.train.compute_dtype)},
-                      {"recompute_granularity", recompute_name(job.config.train.recompute_granularity)},
-                      {"steps", t.seconds.size()},
-                      {"step_seconds_median", median(t.seconds)},
-                      {"step_seconds", t.seconds},
-                      {"tokens_per_second_median", median(t.tokens)},
-                      {"gemm_flops_per_second", rate},
-                      {"sol_fraction_median", median(t.flops_per_second) / rate},
-                      {"bytes_sent_rank0_median", median(t.sent)}};
+  nlohmann::json j = {
+      {"name", job.config.name},
+      {"ranks", job.mesh().world()},
+      {"tp", job.mesh().tp()},
+      {"ep", job.mesh().ep()},
+      {"threads_per_rank", placement.threads},
+      {"compute_dtype", dtype_name(job.config.train.compute_dtype)},
+      {"frozen_dtype", frozen_format_name(decoder.parameters().layers.front().o.base.type.format)},
+      {"recompute_granularity", recompute_name(job.config.train.recompute_granularity)},
+      {"steps", t.seconds.size()},
+      {"step_seconds_median", median(t.seconds)},
+      {"step_seconds", t.seconds},
+      {"tokens_per_second_median", median(t.tokens)},
+      {"gemm_flops_per_second", rate},
+      {"sol_fraction_median", median(t.flops_per_second) / rate},
+      {"bytes_sent_rank0_median", median(t.sent)}};
   if (peak > 0) j["mfu_median"] = median(t.flops_per_second) / peak;
   int64_t bytes = 0;
   for (const ArenaSize& a : decoder.arenas()) {

@@ -44,13 +44,16 @@ struct DecoderOptions {
   int64_t max_positions = 0;  // of the rotary tables: the longest sequence, generation included
   int64_t cache_slots = 0;    // sequences of the KV cache; 0: none
   Purpose purpose = Purpose::kTraining;
-  Recompute recompute = Recompute::kNone;  // of training
-  DType compute = DType::kF32;             // of weights and activations: F32, or BF16 on CUDA
-  std::optional<FrozenFormat> frozen;      // of the frozen linears; absent: as `compute`
+  Recompute recompute = Recompute::kNone;             // of training
+  DType compute = DType::kF32;                        // of weights and activations: F32, or BF16 on CUDA
+  std::optional<FrozenFormat> frozen;                 // of the frozen linears; absent: as `compute`
+  FrozenGemm frozen_gemm = FrozenGemm::kDequantized;  // of quantised ones
   Overlap overlap = Overlap::kOn;
   GpuUse gpu_use = GpuUse::kExclusive;  // decides what NCCL takes
 
-  [[nodiscard]] Precision precision() const { return {compute, frozen.value_or(plain_format(compute))}; }
+  [[nodiscard]] Precision precision() const {
+    return {compute, frozen.value_or(plain_format(compute)), frozen_gemm};
+  }
 };
 
 // Whether collectives have a stream of their own.

@@ -3,8 +3,10 @@
 
 #include <algorithm>
 
+#include "model/quantized_gemm.h"
 #include "ops/core/bf16.h"
 #include "ops/core/check.h"
+#include "ops/fp8.h"
 #include "ops/gemm.h"
 
 namespace pesc {
@@ -19,18 +21,16 @@ DType plain_type(FrozenFormat format) {
       return DType::kF32;
     case FrozenFormat::kBF16:
       return DType::kBF16;
+    case FrozenFormat::kFP8:
+    case FrozenFormat::kNF4:
+      break;
   }
   throw InternalError("a frozen format without a type");
 }
 
-bool concatenates_lora_b(FrozenFormat format, int64_t in, int64_t lora_columns) {
-  switch (format) {
-    case FrozenFormat::kF32:
-      return false;
-    case FrozenFormat::kBF16:
-      return lora_columns > 0 && lora_columns % kAlignedColumns == 0 && in % kAlignedColumns == 0;
-  }
-  return false;
+bool concatenates_lora_b(const FrozenType& type, int64_t in, int64_t lora_columns) {
+  return type.compute == DType::kBF16 && lora_columns > 0 && lora_columns % kAlignedColumns == 0 &&
+         in % kAlignedColumns == 0;
 }
 
 // The matrix of a GEMM of tokens with LoRA activations `a`.
@@ -49,6 +49,10 @@ const char* frozen_format_name(FrozenFormat format) {
       return "F32";
     case FrozenFormat::kBF16:
       return "BF16";
+    case FrozenFormat::kFP8:
+      return "FP8";
+    case FrozenFormat::kNF4:
+      return "NF4";
   }
   return "?";
 }
@@ -58,28 +62,65 @@ FrozenFormat plain_format(DType compute) {
   return compute == DType::kBF16 ? FrozenFormat::kBF16 : FrozenFormat::kF32;
 }
 
-FrozenLinear FrozenLinear::allocate(Arena& arena, FrozenFormat format, int64_t out, int64_t in,
-                                    int64_t lora_columns) {
-  FrozenLinear w{format, out, in, {}, {}, {}};
+bool is_quantized(FrozenFormat format) {
   switch (format) {
     case FrozenFormat::kF32:
     case FrozenFormat::kBF16:
-      if (concatenates_lora_b(format, in, lora_columns)) {
-        w.weight_and_lora_b = arena.allocate(out, in + lora_columns, plain_type(format));
+      return false;
+    case FrozenFormat::kFP8:
+    case FrozenFormat::kNF4:
+      return true;
+  }
+  return false;
+}
+
+FrozenLinear FrozenLinear::allocate(Arena& arena, const FrozenType& type, int64_t out, int64_t in,
+                                    int64_t lora_columns) {
+  FrozenLinear w;
+  w.type = type;
+  w.out = out;
+  w.in = in;
+  const bool beside = concatenates_lora_b(type, in, lora_columns);
+  if (beside && is_quantized(type.format)) w.lora_b_alone = arena.allocate(out, lora_columns, type.compute);
+  // The FP8 GEMM reads rows and columns up to a multiple of 16.
+  const auto allocate_scales = [&] { w.scales = arena.allocate(fp8_padded(out), 1).row_range(0, out); };
+  switch (type.format) {
+    case FrozenFormat::kF32:
+    case FrozenFormat::kBF16:
+      PESC_CHECK(plain_type(type.format) == type.compute, frozen_format_name(type.format), " computed in ",
+                 dtype_name(type.compute));
+      if (beside) {
+        w.weight_and_lora_b = arena.allocate(out, in + lora_columns, type.compute);
         w.weight = w.weight_and_lora_b.col_range(0, in);
       } else {
-        w.weight = arena.allocate(out, in, plain_type(format));
+        w.weight = arena.allocate(out, in, type.compute);
       }
+      break;
+    case FrozenFormat::kFP8:
+      w.weight =
+          arena.allocate(fp8_padded(out), fp8_padded(in), DType::kE4M3).row_range(0, out).col_range(0, in);
+      allocate_scales();
+      break;
+    case FrozenFormat::kNF4:
+      w.nf4 = Nf4Matrix::allocate(arena, out, in);
+      if (type.gemm == FrozenGemm::kFP8) allocate_scales();
       break;
   }
   return w;
 }
 
 FrozenLinear FrozenLinear::of(const Tensor& weight) {
-  return {plain_format(weight.dtype), weight.rows, weight.cols, weight, {}, {}};
+  FrozenLinear w;
+  w.type = plain_format(weight.dtype);
+  w.out = weight.rows;
+  w.in = weight.cols;
+  w.weight = weight;
+  return w;
 }
 
 Tensor FrozenLinear::lora_b(const Range& rows, const Range& columns) const {
+  if (lora_b_alone.cols > 0)
+    return lora_b_alone.row_range(rows.begin, rows.end).col_range(columns.begin, columns.end);
   if (lora_columns() == 0) return {};
   return weight_and_lora_b.row_range(rows.begin, rows.end).col_range(in + columns.begin, in + columns.end);
 }
@@ -87,14 +128,15 @@ Tensor FrozenLinear::lora_b(const Range& rows, const Range& columns) const {
 FrozenLinear FrozenLinear::rows(int64_t begin, int64_t end) const {
   FrozenLinear some = *this;
   some.out = end - begin;
-  for (Tensor* t : {&some.weight, &some.scales, &some.weight_and_lora_b})
+  for (Tensor* t : {&some.weight, &some.scales, &some.weight_and_lora_b, &some.lora_b_alone})
     if (t->cols > 0) *t = t->row_range(begin, end);
+  if (nf4.cols > 0) some.nf4 = nf4.row_range(begin, end);
   return some;
 }
 
 void linear_forward(Stream& stream, const FrozenLinear& w, const ConcatView& x, const Tensor& y,
-                    Arena& /*scratch*/, const Tensor& residual) {
-  switch (w.format) {
+                    Arena& scratch, const Tensor& residual) {
+  switch (w.type.format) {
     case FrozenFormat::kF32:
     case FrozenFormat::kBF16:
       return gemm(stream, {.a = x.all,
@@ -103,30 +145,40 @@ void linear_forward(Stream& stream, const FrozenLinear& w, const ConcatView& x, 
                            .c = y,
                            .beta = residual.present() ? 1.0F : 0.0F,
                            .from = residual});
+    case FrozenFormat::kFP8:
+    case FrozenFormat::kNF4:
+      return quantized_forward(stream, w, x, y, scratch, residual);
   }
 }
 
 void linear_backward_input(Stream& stream, const FrozenLinear& w, const Tensor& dy, const ConcatView& dx,
-                           Arena& /*scratch*/) {
-  switch (w.format) {
+                           Arena& scratch) {
+  switch (w.type.format) {
     case FrozenFormat::kF32:
     case FrozenFormat::kBF16:
       return linear_backward_input(stream, dy, matrix(w, dx.a), dx.all);
+    case FrozenFormat::kFP8:
+    case FrozenFormat::kNF4:
+      return quantized_backward_input(stream, w, dy, dx, scratch);
   }
 }
 
-int64_t linear_scratch_bytes(const Device& /*device*/, const FrozenLinear& w, int64_t /*tokens*/) {
-  switch (w.format) {
+int64_t linear_scratch_bytes(const Device& device, const FrozenLinear& w, int64_t tokens) {
+  switch (w.type.format) {
     case FrozenFormat::kF32:
     case FrozenFormat::kBF16:
       return 0;
+    case FrozenFormat::kFP8:
+    case FrozenFormat::kNF4:
+      return quantized_scratch_bytes(device, w, tokens);
   }
   return 0;
 }
 
 int64_t FrozenWriter::write(int64_t begin, int64_t rows, const float* values) {
+  PESC_CHECK(!is_quantized(w_.type.format), "write_quantized writes ", frozen_format_name(w_.type.format));
   const Tensor to = w_.weight.row_range(begin, begin + rows);
-  switch (w_.format) {
+  switch (w_.type.format) {
     case FrozenFormat::kF32:
       copy_from_host(stream_, values, to);
       return -1;
@@ -142,6 +194,9 @@ int64_t FrozenWriter::write(int64_t begin, int64_t rows, const float* values) {
       copy_from_host(stream_, rounded_.data(), to);
       return -1;
     }
+    case FrozenFormat::kFP8:
+    case FrozenFormat::kNF4:
+      break;
   }
   return -1;
 }

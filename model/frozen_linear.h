@@ -3,7 +3,7 @@
 //
 // A new format is a value of FrozenFormat and a case in each function of frozen_linear.cc: its memory, its
 // conversion from the float32 rows of a file, the two GEMMs and their scratch (model/README.md lists what
-// else changes). The format also decides whether LoRA's B is concatenated to the weight by columns: W x + B a
+// else changes). The GEMMs of quantised formats are in quantized_gemm.h. The format also decides whether LoRA's B is concatenated to the weight by columns: W x + B a
 // is then one GEMM, and the gradients of x and of a are another.
 //
 // Local letters: T tokens, R columns of LoRA's B (0: none are concatenated to the weight).
@@ -15,15 +15,37 @@
 #include "ops/core/arena.h"
 #include "ops/core/device.h"
 #include "ops/core/tensor.h"
+#include "ops/nf4.h"
 #include "parallel/shard_spec.h"
 
 namespace pesc {
 
-// kF32, kBF16: the values themselves, in the compute type.
-enum class FrozenFormat : uint8_t { kF32, kBF16 };
-[[nodiscard]] const char* frozen_format_name(FrozenFormat format);  // "F32", "BF16"
+// kF32, kBF16: the values themselves, in the compute type. kFP8: E4M3 with a power of two for each output
+// (ops/fp8.h). kNF4: ops/nf4.h.
+enum class FrozenFormat : uint8_t { kF32, kBF16, kFP8, kNF4 };
+[[nodiscard]] const char* frozen_format_name(FrozenFormat format);  // "F32", "BF16", "FP8", "NF4"
 // The format of weights in the compute type.
 [[nodiscard]] FrozenFormat plain_format(DType compute);
+// Whether the format holds codes, which a tensor is quantised to as a whole.
+[[nodiscard]] bool is_quantized(FrozenFormat format);
+
+// What a quantised weight is multiplied as.
+enum class FrozenGemm : uint8_t {
+  kDequantized,  // in the compute type, from scratch that it is dequantised to
+  kFP8,          // FP8 with activations that are quantised row by row; on Hopper, and on the CPU for tests
+};
+
+struct FrozenType {
+  FrozenFormat format = FrozenFormat::kF32;
+  DType compute = DType::kF32;  // of activations: F32 or BF16
+  FrozenGemm gemm = FrozenGemm::kDequantized;
+  FrozenType() = default;
+  // Computed with in the plain format's own type, or in F32.
+  FrozenType(FrozenFormat f)  // NOLINT: a format of the CPU says all
+      : format(f), compute(f == FrozenFormat::kBF16 ? DType::kBF16 : DType::kF32) {}
+  FrozenType(FrozenFormat f, DType c, FrozenGemm g = FrozenGemm::kDequantized)
+      : format(f), compute(c), gemm(g) {}
+};
 
 // Two matrices, x and a, concatenated by columns: [rows, columns + beside].
 struct ConcatView {
@@ -42,27 +64,31 @@ struct ConcatView {
 };
 
 struct FrozenLinear {
-  FrozenFormat format = FrozenFormat::kF32;
+  FrozenType type;
   int64_t out = 0, in = 0;   // of the linear, whatever the shape of `weight`
-  Tensor weight;             // [out, in] the values
-  Tensor scales;             // absent: no format of today has any
+  Tensor weight;             // [out, in] the values, or the codes of FP8; absent in NF4
+  Tensor scales;             // [out, 1] F32: of FP8 codes, and of NF4 where the GEMM is FP8
+  Nf4Matrix nf4;             // [out, in] of NF4
   Tensor weight_and_lora_b;  // [out, in + R] the weight and LoRA's B; absent where B is a matrix of its own
+  // [out, R] in the compute type: LoRA's B beside a quantised weight, which the GEMMs concatenate to what they
+  // dequantise; absent where B is a matrix of its own.
+  Tensor lora_b_alone;
 
   // Allocates a weight, with B concatenated where one GEMM of the format can compute both. `lora_columns`: R,
   // or 0 without LoRA.
-  [[nodiscard]] static FrozenLinear allocate(Arena& arena, FrozenFormat format, int64_t out, int64_t in,
+  [[nodiscard]] static FrozenLinear allocate(Arena& arena, const FrozenType& type, int64_t out, int64_t in,
                                              int64_t lora_columns);
   // A view of an F32 or BF16 weight: a trained one, as the GEMMs read it.
   [[nodiscard]] static FrozenLinear of(const Tensor& weight);
 
   [[nodiscard]] int64_t lora_columns() const {  // R
-    return weight_and_lora_b.cols > 0 ? weight_and_lora_b.cols - in : 0;
+    return weight_and_lora_b.cols > 0 ? weight_and_lora_b.cols - in : lora_b_alone.cols;
   }
   // The part of the concatenated B in `rows` and `columns`; absent where B is a matrix of its own.
   [[nodiscard]] Tensor lora_b(const Range& rows, const Range& columns) const;
   // The same memory, of some outputs.
   [[nodiscard]] FrozenLinear rows(int64_t begin, int64_t end) const;
-  [[nodiscard]] int64_t bytes() const { return weight.bytes() + scales.bytes(); }
+  [[nodiscard]] int64_t bytes() const { return weight.bytes() + scales.bytes() + nf4.bytes(); }
 };
 
 // y [T, out] = W x + B a + residual, written. a [T, R] is concatenated to x [T, in], or has no columns: then
@@ -75,7 +101,8 @@ void linear_backward_input(Stream& stream, const FrozenLinear& w, const Tensor& 
 // Scratch bytes of either.
 [[nodiscard]] int64_t linear_scratch_bytes(const Device& device, const FrozenLinear& w, int64_t tokens);
 
-// Writes float32 values from the host into a weight, a run of rows at a time.
+// Writes float32 values from the host into a plain weight, a run of rows at a time. Quantised ones are written
+// by write_quantized (model/quantized_weights.h).
 class FrozenWriter {
  public:
   FrozenWriter(Stream& stream, const FrozenLinear& w) : stream_(stream), w_(w) {}

@@ -105,6 +105,10 @@ ParameterBuilder::Held ParameterBuilder::base(int64_t out, int64_t in, int64_t l
     return held;
   }
   base = FrozenLinear::allocate(arenas_.weights, precision_.frozen, out, in, lora_columns);
+  if (is_quantized(base.type.format)) {
+    const Tensor absent{nullptr, DType::kF32, out, in, in};
+    return {absent, absent};
+  }
   return {base.weight, base.weight};
 }
 

@@ -50,7 +50,8 @@ class ParameterBuilder {
 
   // A matrix that GEMMs read.
   Held matrix(int64_t rows, int64_t cols, Kind kind);
-  // The weight of a linear with so many columns of LoRA's B: frozen, or trainable in mode FULL.
+  // The weight of a linear with so many columns of LoRA's B: frozen, or trainable in mode FULL. Without data
+  // where it is quantised.
   Held base(int64_t out, int64_t in, int64_t lora_columns, FrozenLinear& base);
   // LoRA's B. Its compute weight is in `place` if that has data.
   Held lora_b(int64_t rows, const Tensor& place);

@@ -38,7 +38,7 @@ int64_t ModelParameters::trainable_elements() const {
 
 int64_t ModelParameters::frozen_bytes() const {
   int64_t n = 0;
-  for (const Parameter& p : all_) n += p.trainable ? 0 : p.master.bytes() + p.held.scales.bytes();
+  for (const Parameter& p : all_) n += p.trainable ? 0 : p.held.out > 0 ? p.held.bytes() : p.master.bytes();
   return n;
 }
 

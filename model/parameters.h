@@ -41,7 +41,8 @@ struct Parameter {
   bool trainable = false;
   bool dense = false;  // a parameter of the dense base model
   Init init = Init::kNormal;
-  Tensor master;          // [rows, cols] of this rank's piece; F32 when trainable, and contiguous
+  // [rows, cols] of this rank's piece; F32 when trainable, and contiguous. No data where `held` is quantised.
+  Tensor master;
   FrozenLinear held;      // of a frozen linear: its format, and the same memory as `master`
   Tensor compute_weight;  // `master` rounded to BF16, which the model computes with; no data in float32
   Tensor grad;            // trainable: the same shape, inside the group's flat gradient buffer
@@ -97,12 +98,13 @@ struct LayerParameters {
   MoeParameters moe;               // absent without experts
 };
 
-// The compute type, and the format of the linears' frozen weights.
+// The compute type, and how the linears' frozen weights are held and multiplied.
 struct Precision {
   DType compute = DType::kF32;  // F32 or BF16
-  FrozenFormat frozen = FrozenFormat::kF32;
+  FrozenType frozen;
   Precision(DType type) : Precision(type, plain_format(type)) {}  // NOLINT: held as computed with
-  Precision(DType type, FrozenFormat format) : compute(type), frozen(format) {}
+  Precision(DType type, FrozenFormat format, FrozenGemm gemm = FrozenGemm::kDequantized)
+      : compute(type), frozen(format, type, gemm) {}
 };
 
 class ModelParameters {
@@ -152,6 +154,9 @@ class ModelParameters {
 
  private:
   friend class ParameterBuilder;
+  // A quantised frozen weight, from `source` or at random.
+  static void initialise_quantized(Stream& stream, const Parameter& p, WeightSource* source, uint64_t seed,
+                                   double initializer_range);
   std::vector<Parameter> all_;
   std::vector<size_t> first_of_layer_;  // in all_
   Tensor flat_grad_[kReplicaGroups];

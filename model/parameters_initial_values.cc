@@ -6,6 +6,7 @@
 
 #include "model/frozen_linear.h"
 #include "model/parameters.h"
+#include "model/quantized_weights.h"
 #include "ops/core/check.h"
 #include "ops/init.h"
 #include "ops/reduce.h"
@@ -44,18 +45,46 @@ void load(Stream& stream, WeightSource& source, const Parameter& p,
     if (at < 0) continue;
     throw DataError(str_cat("tensor '", s.name, "' holds ", host[static_cast<size_t>(at)], " at [",
                             s.row + begin + at / s.cols, ", ", s.col + at % s.cols, "], which is more than ",
-                            frozen_format_name(to.format),
+                            frozen_format_name(to.type.format),
                             " can hold; set train.compute_dtype: F32, or take another base"));
   }
 }
 
 }  // namespace
 
+void ModelParameters::initialise_quantized(Stream& stream, const Parameter& p, WeightSource* source,
+                                           uint64_t seed, double initializer_range) {
+  const ShardSpec& s = p.spec;
+  Stream host(Device{.threads = stream.threads()});
+  // NF4 reads a tensor twice: random values, which take longer to make than to quantise, are kept.
+  std::vector<float> kept;
+  const auto random = [&](int64_t row, int64_t rows, float* to) {
+    init_normal(host, {tensor_of(to, rows, s.global_cols), seed, hash_name(s.name), row, 0, s.global_cols},
+                static_cast<float>(initializer_range));
+  };
+  const ReadRows read = [&](int64_t row, int64_t rows, float* to) {
+    if (source != nullptr)
+      return source->read({s.name, s.global_rows, s.global_cols, row, rows, 0, s.global_cols}, to);
+    if (p.held.type.format != FrozenFormat::kNF4) return random(row, rows, to);
+    if (kept.empty()) {
+      kept.resize(static_cast<size_t>(s.global_rows * s.global_cols));
+      random(0, s.global_rows, kept.data());
+    }
+    std::copy_n(kept.data() + row * s.global_cols, rows * s.global_cols, to);
+  };
+  write_quantized(stream, s, read, p.held);
+}
+
 void ModelParameters::initialise(Stream& stream, WeightSource* source, uint64_t seed,
                                  double initializer_range,
                                  const std::function<void(int64_t values)>& loaded) {
   for (const Parameter& p : all_) {
     const ShardSpec& s = p.spec;
+    if (p.held.out > 0 && is_quantized(p.held.type.format)) {
+      initialise_quantized(stream, p, source, seed, initializer_range);
+      if (loaded && source != nullptr) loaded(s.size());
+      continue;
+    }
     // A source may have experts and LoRA to go on from.
     if (source != nullptr && (p.dense || (p.trainable && source->has(s.name)))) {
       load(stream, *source, p, loaded);

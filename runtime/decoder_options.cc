@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "ops/core/check.h"
+#include "ops/fp8_gemm.h"
+
 namespace pesc {
 
 DecoderUse training_use(const ExperimentConfig& config) {
@@ -12,6 +15,28 @@ Device device_of(const ExperimentConfig& config, int threads) {
   const KernelChoice kernel_choice =
       config.parallel.gemm_autotune ? KernelChoice::kAutotuned : KernelChoice::kFirst;
   return {config.parallel.device, 0, std::max(threads, 1), kernel_choice};
+}
+
+bool multiplies_in_fp8(const ExperimentConfig& config, const Device& device) {
+  switch (config.train.frozen_products) {
+    case FrozenProducts::kDequantized:
+      return false;
+    case FrozenProducts::kFP8:
+      return true;
+    case FrozenProducts::kFP8WhereSupported:
+      return !cuda::built() || cuda::device_count() <= device.index ||
+             multiplies_fp8(cuda::device_info(device.index));
+  }
+  return false;
+}
+
+void check_fp8(const ExperimentConfig& config, int index, const cuda::DeviceInfo& info) {
+  if (config.train.frozen_products != FrozenProducts::kFP8 || multiplies_fp8(info)) return;
+  throw UsageError(
+      str_cat("train.compute_dtype is FP8, but the FP8 GEMMs of pesc are for compute capability 9.0 "
+              "(H100, H200), and GPU ",
+              index, " (", info.name, ") has ", info.major, ".", info.minor,
+              "; leave train.compute_dtype out, or set it to BF16: train.frozen_dtype may stay"));
 }
 
 DecoderOptions decoder_options(const ExperimentConfig& c, const Mesh& mesh, const Device& device,
@@ -28,6 +53,8 @@ DecoderOptions decoder_options(const ExperimentConfig& c, const Mesh& mesh, cons
   o.purpose = use.purpose;
   o.recompute = c.train.recompute_granularity;
   o.compute = c.train.compute_dtype;
+  o.frozen = c.train.frozen_dtype;
+  if (multiplies_in_fp8(c, device)) o.frozen_gemm = FrozenGemm::kFP8;
   o.overlap = c.parallel.overlap_comm;
   if (c.debug.share_gpu) o.gpu_use = GpuUse::kShared;
   return o;

@@ -22,6 +22,12 @@ struct DecoderUse {
 // `threads`: CPU threads of a rank. The CUDA device is the first, until a rank knows its own.
 [[nodiscard]] Device device_of(const ExperimentConfig& config, int threads);
 
+// Whether quantised frozen weights are multiplied in FP8. Where the device decides (FP8 weights, compute type AUTO)
+// and there is none, as for a plan, it is taken to be a Hopper GPU.
+[[nodiscard]] bool multiplies_in_fp8(const ExperimentConfig& config, const Device& device);
+// Throws UsageError, naming the GPU, where train.compute_dtype FP8 is set and it cannot.
+void check_fp8(const ExperimentConfig& config, int index, const cuda::DeviceInfo& info);
+
 [[nodiscard]] DecoderOptions decoder_options(const ExperimentConfig& config, const Mesh& mesh,
                                              const Device& device, const DecoderUse& use);
 

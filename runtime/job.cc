@@ -187,7 +187,10 @@ void check_free_memory(const Job& job, const DecoderUse& use) {
   if (job.device.kind != DeviceKind::kCuda) return;
   Communicator& world = job.ranks->world();
   GpuToLoad gpu{job.device.index, {}, 0};
-  run_collectively(world, [&] { gpu.info = cuda::device_info(gpu.index); });
+  run_collectively(world, [&] {
+    gpu.info = cuda::device_info(gpu.index);
+    check_fp8(job.config, gpu.index, gpu.info);
+  });
   for (const std::string& id : world.host_all_gather(gpu.info.id)) gpu.ranks += id == gpu.info.id ? 1 : 0;
   const int64_t mine = gpu.info.free_bytes / gpu.ranks;
   const std::vector<int64_t> free = world.host_all_gather(std::span(&mine, 1));

@@ -17,14 +17,14 @@ struct Arguments {
   std::string corrupt;
   int tp = 1, ep = 1, threads = 0, chunks = 1;
   double buffer_factor = Capacity{}.buffer_factor;
-  std::string device = "cpu", compute = "f32";
+  std::string device = "cpu", compute = "f32", frozen = "plain";
 };
 
 inline constexpr const char* kUsage =
     "usage: golden_check CASE_DIR... [--tp T] [--ep E] [--buffer_factor F] [--chunks C] [--threads N] "
     "[--device "
     "cpu|cuda|cuda-shared] "
-    "[--compute f32|bf16] [--corrupt QUANTITY|each]";
+    "[--compute f32|bf16|fp8] [--frozen plain|fp8|nf4] [--corrupt QUANTITY|each]";
 
 template <class T>
 void parse_number(const std::string& flag, const std::string& text, T& out) {
@@ -64,8 +64,12 @@ inline Arguments parse(int argc, char** argv) {
         throw UsageError(str_cat("--device: no device '", value, "'\n", kUsage));
     } else if (arg == "--compute") {
       a.compute = value;
-      if (value != "f32" && value != "bf16")
+      if (value != "f32" && value != "bf16" && value != "fp8")
         throw UsageError(str_cat("--compute: no type '", value, "'\n", kUsage));
+    } else if (arg == "--frozen") {
+      a.frozen = value;
+      if (value != "plain" && value != "fp8" && value != "nf4")
+        throw UsageError(str_cat("--frozen: no type '", value, "'\n", kUsage));
     } else if (arg == "--corrupt") {
       a.corrupt = value;
       if (value != kEach && std::find(kQuantities.begin(), kQuantities.end(), value) == kQuantities.end())
@@ -75,8 +79,10 @@ inline Arguments parse(int argc, char** argv) {
     }
   }
   if (a.folders.empty()) throw UsageError(kUsage);
-  if (a.compute == "bf16" && a.device == "cpu")
-    throw UsageError(str_cat("--compute bf16 needs --device cuda\n", kUsage));
+  if (a.compute != "f32" && a.device == "cpu")
+    throw UsageError(str_cat("--compute ", a.compute, " needs --device cuda\n", kUsage));
+  if (a.compute == "fp8" && a.frozen == "plain")
+    throw UsageError(str_cat("--compute fp8 needs --frozen fp8 or nf4\n", kUsage));
   return a;
 }
 

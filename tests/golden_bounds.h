@@ -12,29 +12,65 @@
 // so elements whose gradient is all rounding wander: after 20 steps parameters may differ by a quarter of the
 // largest. That is with the choices of the float32 run at every step: a token that chooses otherwise turns
 // the gradient of an expert that has two of them (0.25 of the largest was seen for one in the qwen2 case).
+//
+// Quantised weights are other weights, and the bounds say how far their model is from the float32 one (that it is
+// computed right, tests/model/quantized_model_test.cc checks to float32's bounds). The error of a weight, as root
+// mean square of a normal one: FP8 rounds to four bits, 2.6 %; NF4 9.2 %. So is that of a sum of many terms. Four
+// GEMMs lie one after the other in a layer (q k v, o, gate and up, down), so an activation is off by about
+// e = weight sqrt(4 L), 7 % and 26 % with two layers; with FP8 GEMMs the tokens are rounded too, and in bf16 all
+// is as above. The worst element has four or five deviations, and so has the largest, more or less: 2 e for logits
+// and the router's weights. Losses are means over tokens, whose errors have both signs: e / 4, and e / 2 over the
+// curve, which runs on its own choices. Gradients have the backward behind them and few terms in the experts'
+// tensors: 5 e, but less than 0.95, since a gradient that is not there is off by 1; their norm is a mean, e.
+// AdamW divides by the size of a gradient, so parameters after 20 steps differ as far as their smallest elements.
+// A choice changes where two logits are closer than their error: in 1.5 e of the tokens.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <utility>
 #include <vector>
 
+#include "model/frozen_linear.h"
 #include "model/router_replay.h"
+#include "runtime/config/experiment.h"
 
 namespace pesc {
+
+// What a run computes with.
+struct GoldenNumbers {
+  DType compute = DType::kF32;
+  std::optional<FrozenFormat> frozen;
+  FrozenProducts products = FrozenProducts::kDequantized;
+  [[nodiscard]] bool exact() const { return compute == DType::kF32 && !frozen; }
+};
 
 struct GoldenBounds {
   double logits = 1e-5, loss = 1e-5, weights = 1e-5, gradients = 1e-4, curve = 1e-4, norm = 1e-4,
          final = 1e-3;
   double other_choices = 0;  // share of tokens
 
-  [[nodiscard]] static GoldenBounds of(DType compute, int64_t layers) {
-    if (compute == DType::kF32) return {};
+  [[nodiscard]] static GoldenBounds of(const GoldenNumbers& numbers, int64_t layers) {
+    if (numbers.frozen) return of_quantized(numbers, static_cast<double>(layers));
+    if (numbers.exact()) return {};
     const double e = std::sqrt(12.0 * static_cast<double>(layers) + 6.0) / 512;
     return {5 * e, 2 * e, 5 * e, 10 * e, 5 * e, 10 * e, 0.25, 0.05};
   }
+
+ private:
+  [[nodiscard]] static GoldenBounds of_quantized(const GoldenNumbers& numbers, double layers) {
+    constexpr double kFp8 = 0.0263, kNf4 = 0.0922;
+    const double weight = *numbers.frozen == FrozenFormat::kFP8 ? kFp8 : kNf4;
+    const double token = numbers.products == FrozenProducts::kFP8 ? kFp8 : 0.0;
+    const double bf16 = numbers.compute == DType::kBF16 ? (12 * layers + 6) / (512.0 * 512.0) : 0.0;
+    const double e = std::sqrt((weight * weight + token * token) * 4 * layers + bf16);
+    const double moments = *numbers.frozen == FrozenFormat::kFP8 ? 0.5 : kAbsent;
+    return {2 * e, e / 4, 2 * e, std::min(5 * e, kAbsent), e / 2, e, moments, 1.5 * e};
+  }
+  static constexpr double kAbsent = 0.95;
 };
 
 // Replays recorded choices [layers, batch * seq, k] of a batch of rows of `seq` tokens.

@@ -64,6 +64,15 @@ struct Files {
   HfFolder weights;
 };
 
+GoldenNumbers numbers_of(const Arguments& a) {
+  GoldenNumbers n;
+  if (a.compute != "f32") n.compute = DType::kBF16;
+  if (a.frozen == "fp8") n.frozen = FrozenFormat::kFP8;
+  if (a.frozen == "nf4") n.frozen = FrozenFormat::kNF4;
+  if (a.compute == "fp8") n.products = FrozenProducts::kFP8;
+  return n;
+}
+
 class Check {
  public:
   Check(Communicator& world, const Arguments& a, Files& files, const Device& device)
@@ -75,8 +84,8 @@ class Check {
         device_(device),
         buffer_factor_(a.buffer_factor),
         chunks_(a.chunks),
-        compute_(a.compute == "bf16" ? DType::kBF16 : DType::kF32),
-        bounds_(GoldenBounds::of(compute_, case_.model.num_hidden_layers)),
+        numbers_(numbers_of(a)),
+        bounds_(GoldenBounds::of(numbers_, case_.model.num_hidden_layers)),
         choices_(expected_.ints("pesc.top_experts"), case_.batch * case_.seq, case_.seq,
                  case_.pesc.moe.num_experts_per_tok),
         ranks_(world, a.tp, a.ep, case_.model.num_key_value_heads) {
@@ -100,10 +109,12 @@ class Check {
   [[nodiscard]] const Mesh& mesh() const { return ranks_.mesh(); }
   [[nodiscard]] Communicator& world() const { return ranks_.world(); }
 
-  std::unique_ptr<Decoder> make(const PescConfig& pesc, DType compute) {
+  std::unique_ptr<Decoder> make(const PescConfig& pesc, const GoldenNumbers& numbers) {
     ExperimentConfig c;
     c.pesc = pesc;
-    c.train.compute_dtype = compute;
+    c.train.compute_dtype = numbers.compute;
+    c.train.frozen_dtype = numbers.frozen;
+    c.train.frozen_products = numbers.products;
     c.parallel.buffer_factor = buffer_factor_;
     c.parallel.dispatch_chunks = chunks_;
     c.parallel.overlap_comm = Overlap::kOn;
@@ -146,7 +157,7 @@ class Check {
   void dense() {
     PescConfig plain;
     plain.mode = TrainMode::kLora;
-    const auto d = make(plain, compute_);
+    const auto d = make(plain, numbers_);
     d->forward(batch_, {.kind = ForwardMode::kEval});
     report_.compare("dense.logits", bounds_.logits, all_logits(*d), expected_.floats("dense.logits"),
                     "dense.logits");
@@ -187,24 +198,24 @@ class Check {
     return sum.finish(world());
   }
 
-  std::unique_ptr<Decoder> make_pesc(DType compute) {
-    auto d = make(case_.pesc, compute);
+  std::unique_ptr<Decoder> make_pesc(const GoldenNumbers& numbers) {
+    auto d = make(case_.pesc, numbers);
     run_collectively(world(), [&] { load_pesc(*d); });
     return d;
   }
 
   void pesc() {
-    const auto d = make_pesc(compute_);
+    const auto d = make_pesc(numbers_);
     d->forward(batch_, {});
     rounds_ = d->dispatch_rounds();
     routing(*d);
-    if (compute_ == DType::kBF16) d->forward(batch_, {.router_replay = &choices_});
+    if (!numbers_.exact()) d->forward(batch_, {.router_replay = &choices_});
     report_.compare("pesc.logits", bounds_.logits, all_logits(*d), expected_.floats("pesc.logits"),
                     "pesc.logits");
     report_.compare("top_weights", bounds_.weights, weights_of(*d), expected_.floats("pesc.top_weights"),
                     "pesc.top_weights");
     curve(*d);
-    if (compute_ == DType::kBF16) {
+    if (!numbers_.exact()) {
       final(*steps_of_float32());
     } else {
       final(*d);
@@ -216,19 +227,19 @@ class Check {
                     assemble(world(), d, [](const Parameter& p) { return p.master; }));
   }
 
-  // All steps in bf16, with the choices of experts of the same steps in float32.
+  // All steps, with the choices of experts of the same steps in float32.
   std::unique_ptr<Decoder> steps_of_float32() {
     StepChoices choices;
-    const auto steps = [&](DType compute) {
-      auto d = make_pesc(compute);
+    const auto steps = [&](const GoldenNumbers& numbers) {
+      auto d = make_pesc(numbers);
       for (int64_t step = 0; step < case_.steps; ++step) {
-        choices.at_step(step, compute == DType::kF32);
+        choices.at_step(step, numbers.exact());
         update(*d, step, forward_backward(*d, &choices));
       }
       return d;
     };
-    steps(DType::kF32);
-    return steps(DType::kBF16);
+    steps({});
+    return steps(numbers_);
   }
 
   void update(Decoder& d, int64_t step, double norm) {
@@ -269,7 +280,7 @@ class Check {
     const std::vector<float> want = expected_.floats("curve.ce_aux_gradnorm");
     static constexpr const char* kNames[] = {"curve.ce", "curve.aux_loss", "curve.grad_norm"};
     for (int64_t step = 0; step < case_.steps; ++step) {
-      const double norm = forward_backward(d, step == 0 && compute_ == DType::kBF16 ? &choices_ : nullptr);
+      const double norm = forward_backward(d, step == 0 && !numbers_.exact() ? &choices_ : nullptr);
       if (step == 0) {
         compare_tensors("grad", "grad.", bounds_.gradients,
                         assemble(world(), d, [](const Parameter& p) { return p.grad; }));
@@ -294,7 +305,7 @@ class Check {
   Device device_;
   double buffer_factor_;
   int chunks_;
-  DType compute_;
+  GoldenNumbers numbers_;
   GoldenBounds bounds_;
   GoldenRouting choices_;
   Ranks ranks_;

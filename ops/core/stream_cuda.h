@@ -21,6 +21,7 @@ class Arena;
 namespace pesc::cuda {
 
 struct GemmCache;       // ops/gemm.cu
+struct Fp8GemmCache;    // ops/fp8_gemm.cu
 struct AttentionCache;  // ops/attention_cudnn.cc
 
 struct CudaStream {
@@ -35,6 +36,7 @@ struct CudaStream {
   void* workspace = nullptr;  // kWorkspaceBytes of device memory, for cuBLASLt and for partial sums
   std::shared_ptr<Watcher> watcher;
   std::shared_ptr<GemmCache> gemms;
+  std::shared_ptr<Fp8GemmCache> fp8_gemms;
   Arena* trials = nullptr;  // scratch for timing GEMMs: set_gemm_trials in ops/gemm.h
   std::shared_ptr<AttentionCache> attention;
 

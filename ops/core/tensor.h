@@ -9,7 +9,8 @@
 
 namespace pesc {
 
-enum class DType : uint8_t { kF32, kBF16, kF16, kI32, kI64, kU8, kF64 };
+// kE4M3: FP8 of ops/core/e4m3.h.
+enum class DType : uint8_t { kF32, kBF16, kF16, kI32, kI64, kU8, kF64, kE4M3 };
 
 [[nodiscard]] constexpr int64_t dtype_bytes(DType t) {
   switch (t) {
@@ -23,6 +24,7 @@ enum class DType : uint8_t { kF32, kBF16, kF16, kI32, kI64, kU8, kF64 };
     case DType::kF16:
       return 2;
     case DType::kU8:
+    case DType::kE4M3:
       return 1;
   }
   return 0;
@@ -44,6 +46,8 @@ enum class DType : uint8_t { kF32, kBF16, kF16, kI32, kI64, kU8, kF64 };
       return "F16";
     case DType::kU8:
       return "U8";
+    case DType::kE4M3:
+      return "F8_E4M3";
   }
   return "?";
 }
@@ -65,6 +69,8 @@ struct Tensor {
   [[nodiscard]] double* f64() const { return typed<double>(DType::kF64); }
   [[nodiscard]] int32_t* i32() const { return typed<int32_t>(DType::kI32); }
   [[nodiscard]] int64_t* i64() const { return typed<int64_t>(DType::kI64); }
+  [[nodiscard]] uint8_t* u8() const { return typed<uint8_t>(DType::kU8); }
+  [[nodiscard]] uint8_t* e4m3() const { return typed<uint8_t>(DType::kE4M3); }  // the codes
 
   // Rows [begin, end) and columns [begin, end) of this view, sharing its memory.
   [[nodiscard]] Tensor row_range(int64_t begin, int64_t end) const {

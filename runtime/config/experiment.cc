@@ -14,6 +14,7 @@
 #include "runtime/chat/template_date.h"
 #include "runtime/chat/template_source.h"
 #include "runtime/config/columns.h"
+#include "runtime/config/compute_types.h"
 #include "runtime/config/field_checker.h"
 #include "runtime/config/resolved.h"
 #include "runtime/config/unknown_names.h"
@@ -225,16 +226,6 @@ void read_parallel(const proto::Parallel& p, const FieldChecker& check, Experime
   out.parallel.overlap_comm = p.overlap_comm() ? Overlap::kOn : Overlap::kOff;
 }
 
-void read_compute(const proto::Experiment& e, const FieldChecker& check, ExperimentConfig& out) {
-  const bool cuda = out.parallel.device == DeviceKind::kCuda;
-  const auto compute = e.train().compute_dtype();
-  check.require(cuda || compute != proto::ComputeDtype::BF16, "train.compute_dtype",
-                "is BF16, which parallel.device CPU does not compute in; leave it out, or set "
-                "parallel.device: CUDA");
-  const bool narrow = compute == proto::ComputeDtype::BF16 || (compute == proto::ComputeDtype::AUTO && cuda);
-  out.train.compute_dtype = narrow ? DType::kBF16 : DType::kF32;
-}
-
 void read_template(const proto::Data& p, const FieldChecker& check, ExperimentConfig& out) {
   const std::string& name = p.chat_template();
   check.require(is_template_setting(name), "data.chat_template",
@@ -375,7 +366,7 @@ ExperimentConfig parse_experiment(const std::string& text, const std::string& wh
   read_model(e, check, out);
   read_lora_and_moe(e, check, out.pesc);
   read_parallel(e.parallel(), check, out);
-  read_compute(e, check, out);
+  read_compute_types(e, check, out);
   read_data(e.data(), check, out);
   read_rest(e, check, out);
   read_recovery(e, check, out);

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "model/activations.h"
 #include "model/config.h"
 #include "model/decoder.h"
+#include "model/frozen_linear.h"
 #include "parallel/mesh.h"
 #include "runtime/chat/train_on.h"
 #include "runtime/config/adamw_config.h"
@@ -32,6 +34,9 @@ struct ModelSection {
   double initializer_range = 0.02;
 };
 
+// How quantised frozen weights are multiplied.
+enum class FrozenProducts { kDequantized, kFP8, kFP8WhereSupported };
+
 enum class OnNonfinite { kEnd, kSkip };
 enum class OnLossSpike { kWarn, kSkip, kEnd };
 struct TrainSection {
@@ -43,7 +48,9 @@ struct TrainSection {
   int64_t warmup_steps = 0;
   double warmup_ratio = 0;
   uint64_t seed = 1;
-  DType compute_dtype = DType::kF32;  // F32 or BF16
+  DType compute_dtype = DType::kF32;         // of activations: F32 or BF16
+  std::optional<FrozenFormat> frozen_dtype;  // FP8 or NF4; absent: as compute_dtype
+  FrozenProducts frozen_products = FrozenProducts::kDequantized;
   Recompute recompute_granularity = Recompute::kNone;
   int64_t eval_steps = 0, max_eval_samples = 0, logging_steps = 10;
   int64_t early_stopping_patience = 0;  // evaluations; 0: the run does not end early

@@ -12,7 +12,7 @@
 namespace pesc {
 namespace {
 
-enum class Kind { kModel, kTraining, kRounding, kFree };
+enum class Kind { kModel, kTraining, kFrozen, kRounding, kFree };
 struct Rule {
   std::string_view field;  // the beginning of its path
   Kind kind;
@@ -53,6 +53,7 @@ constexpr std::array kRules{
     Rule{"parallel.dispatch_chunks:", Kind::kFree},
     Rule{"parallel.", Kind::kRounding},
     Rule{"train.compute_dtype:", Kind::kRounding},
+    Rule{"train.frozen_dtype:", Kind::kFrozen},
     Rule{"model.shape.initializer_range:", Kind::kTraining},
     Rule{"model.shape.", Kind::kModel},
     Rule{"train.mode:", Kind::kModel},
@@ -78,8 +79,15 @@ Kind kind_of(std::string_view line) {
   return Kind::kTraining;
 }
 
-// What AUTO stands for.
+// What AUTO stands for. Plain frozen weights have the compute type, which says it all. With frozen FP8 the GPU
+// decides between BF16 and FP8; it is compared by its model.
 void resolve_compute(proto::Experiment& e) {
+  const auto frozen = e.train().frozen_dtype();
+  const bool fp8 =
+      frozen == proto::FrozenDtype::AUTO && e.train().compute_dtype() == proto::ComputeDtype::FP8;
+  if (fp8) e.mutable_train()->set_frozen_dtype(proto::FrozenDtype::FP8);
+  if (frozen == proto::FrozenDtype::F32 || frozen == proto::FrozenDtype::BF16)
+    e.mutable_train()->clear_frozen_dtype();
   if (e.train().compute_dtype() != proto::ComputeDtype::AUTO) return;
   const bool cuda = e.parallel().device() == proto::Device::CUDA;
   e.mutable_train()->set_compute_dtype(cuda ? proto::ComputeDtype::BF16 : proto::ComputeDtype::F32);
@@ -87,7 +95,7 @@ void resolve_compute(proto::Experiment& e) {
 
 // GEMM algorithms are timed on CUDA in BF16 alone.
 void resolve_kernels(proto::Experiment& e) {
-  if (e.parallel().device() != proto::Device::CUDA || e.train().compute_dtype() != proto::ComputeDtype::BF16)
+  if (e.parallel().device() != proto::Device::CUDA || e.train().compute_dtype() == proto::ComputeDtype::F32)
     e.mutable_parallel()->clear_gemm_autotune();
 }
 
@@ -137,9 +145,11 @@ RunDifferences compare_runs(const std::string& recorded, const std::string& now,
     if (free_length && (line.starts_with("train.max_steps:") || line.starts_with("train.num_train_epochs:")))
       continue;
     const Kind kind = kind_of(line);
-    if (kind == Kind::kModel || (kind == Kind::kTraining && use == CheckpointUse::kResume))
+    const bool resumes = use == CheckpointUse::kResume;
+    if (kind == Kind::kModel || ((kind == Kind::kTraining || kind == Kind::kFrozen) && resumes))
       found.refused.push_back(line);
-    if (kind == Kind::kRounding && use != CheckpointUse::kExport) found.rounding.push_back(line);
+    if ((kind == Kind::kRounding && use != CheckpointUse::kExport) || (kind == Kind::kFrozen && !resumes))
+      found.rounding.push_back(line);
   }
   return found;
 }

@@ -1,6 +1,6 @@
 // Which fields a checkpoint's configuration must share with the experiment that loads it (runtime/README.md).
 //
-// Every field of the schema is of one of four kinds:
+// Every field of the schema is of one of five kinds:
 //
 //   model      what the trained model computes: train.mode, model.shape, lora.{r, lora_alpha,
 //              target_modules}, moe.{num_experts, num_experts_per_tok, adapter_dim, adapter_scaling}. Every
@@ -8,6 +8,7 @@
 //   training   what else the run's loss curve depends on: data, batches, rates, seed, dropout,
 //              router_aux_loss_coef. A resumed run refuses another value; eval, generate and export do not
 //              read these fields.
+//   frozen     train.frozen_dtype. A resumed run refuses another value; eval, generate and export warn.
 //   rounding   device, compute type, layout, threads, chunks, timed kernels. Another value gives a warning.
 //   free       names, paths, columns, logging, saving, evaluation, early stopping, recovery. Paths and
 //              columns may change: the files behind model.path, model.tokenizer, model.adapter and data.train[].path are

@@ -747,6 +747,7 @@ CURVES = [
     ("train.adam_epsilon", 1e-2, {}),
     ("train.max_grad_norm", 1e-3, {}),
     ("train.seed", 2, {}),
+    ("train.frozen_dtype", "NF4", {}),
     ("lora.r", 2, {}),
     ("lora.lora_alpha", 8, {}),
     ("lora.lora_dropout", 0.5, {}),
@@ -789,6 +790,8 @@ REFUSALS = [
     ("model.shape.max_position_embeddings", 32, FULL, harness.USAGE, ("data.max_seq_length is 48", "32 positions")),
     ("model.tokenizer", "FOLDER", {}, harness.DATA, ("tokenizer.model",)),
     ("train.compute_dtype", "BF16", {}, harness.USAGE, ("train.compute_dtype is BF16",)),
+    ("train.compute_dtype", "FP8", {}, harness.USAGE, ("train.compute_dtype is FP8",)),
+    ("train.frozen_dtype", "BF16", {}, harness.USAGE, ("train.frozen_dtype is BF16", "train.compute_dtype is F32")),
 ]
 case(*[c[0] for c in CURVES])(EveryField.test_the_curve_changes)
 case(*[c[0] for c in PLANS])(EveryField.test_the_plan_changes)

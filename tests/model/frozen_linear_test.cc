@@ -30,7 +30,7 @@ TEST(FrozenLinear, TakesWhatWasPlanned) {
       EXPECT_EQ(real.used(), plan.used());
       EXPECT_EQ(w.out, s.out);
       EXPECT_EQ(w.in, s.in);
-      EXPECT_EQ(w.format, format);
+      EXPECT_EQ(w.type.format, format);
       EXPECT_EQ(w.lora_columns(), planned.lora_columns());
       EXPECT_TRUE(w.weight.present());
       EXPECT_EQ(w.bytes(), s.out * s.in * (format == FrozenFormat::kF32 ? 4 : 2));

@@ -19,8 +19,8 @@ namespace {
 
 class Differences {
  public:
-  Differences(const ModelConfig& model, const PescConfig& pesc)
-      : world_(test_world(session_)), rig_(*world_, model, pesc, five_rows(model), {}) {}
+  Differences(const ModelConfig& model, const PescConfig& pesc, const Layout& layout = {})
+      : world_(test_world(session_)), rig_(*world_, model, pesc, five_rows(model), layout) {}
 
   Rig& rig() { return rig_; }
 
@@ -120,6 +120,16 @@ TEST(Gradients, PescWithNormsOfQAndK) {
 TEST(Gradients, AllParametersWithALayerWithoutRope) {
   Differences d(tiny_smollm3(), full_tuning());
   EXPECT_EQ(d.check(), 2 + 2 * (2 + 7));
+}
+
+// Of quantised weights and activations that are not: quantised ones would be step functions.
+TEST(Gradients, PescOnWeightsInFp8) {
+  Differences d(tiny_llama(), tiny_pesc(), {.frozen = FrozenFormat::kFP8});
+  EXPECT_GE(d.check(), 2 * (14 + 1 + 12));
+}
+TEST(Gradients, PescOnWeightsInNf4) {
+  Differences d(odd_llama(), odd_pesc(), {.frozen = FrozenFormat::kNF4});
+  EXPECT_GE(d.check(), 2 * (8 + 1 + 12));
 }
 
 // In the published code the aux loss is a constant; here it must have a gradient (model/README.md).

@@ -1,6 +1,8 @@
 // How a test runs a model, and the decoder's options for that, which come from where a run's do.
 #pragma once
 
+#include <optional>
+
 #include "runtime/decoder_options.h"
 #include "runtime/optimizer.h"
 #include "tests/device.h"
@@ -18,6 +20,8 @@ struct Layout {
   Overlap overlap = Overlap::kOn;
   Recompute recompute = Recompute::kNone;
   DType compute = DType::kF32;
+  std::optional<FrozenFormat> frozen{};  // absent: as `compute`
+  FrozenProducts products = FrozenProducts::kDequantized;
 };
 
 // `tokens`: the most that a rank has, whose rows have any lengths up to model.max_positions. A few supervised
@@ -28,6 +32,8 @@ inline DecoderOptions options_of(const ModelConfig& model, const PescConfig& pes
   c.pesc = pesc;
   c.train.recompute_granularity = layout.recompute;
   c.train.compute_dtype = layout.compute;
+  c.train.frozen_dtype = layout.frozen;
+  c.train.frozen_products = layout.products;
   c.parallel.buffer_factor = layout.buffer_factor;
   c.parallel.dispatch_chunks = layout.chunks;
   c.parallel.overlap_comm = layout.overlap;

@@ -180,7 +180,7 @@ TEST(ParameterBuilder, FrozenLinearsSayHowTheyAreHeld) {
     if (q.held.out == 0) continue;
     ++held;
     EXPECT_FALSE(q.trainable) << q.spec.name;
-    EXPECT_EQ(q.held.format, FrozenFormat::kBF16) << q.spec.name;
+    EXPECT_EQ(q.held.type.format, FrozenFormat::kBF16) << q.spec.name;
     EXPECT_EQ(q.held.out, q.spec.rows) << q.spec.name;
     EXPECT_EQ(q.held.in, q.spec.cols) << q.spec.name;
     EXPECT_NE(q.spec.name.find("_proj.weight"), std::string::npos) << q.spec.name;
@@ -193,7 +193,7 @@ TEST(ParameterBuilder, FrozenLinearsSayHowTheyAreHeld) {
   EXPECT_EQ(layer.down.concat_columns(), 8);
   const ModelParameters full(bf16_llama(), full_tuning(), mesh, DType::kBF16, {weights, copies, nullptr});
   for (const Parameter& q : full.all()) EXPECT_EQ(q.held.out, 0) << q.spec.name;
-  EXPECT_EQ(full.layers.front().o.base.format, FrozenFormat::kBF16);
+  EXPECT_EQ(full.layers.front().o.base.type.format, FrozenFormat::kBF16);
 }
 
 }  // namespace

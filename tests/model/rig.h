@@ -15,6 +15,7 @@
 
 #include "model/decoder.h"
 #include "model/hf_names.h"
+#include "model/quantized_weights.h"
 #include "ops/core/check.h"
 #include "runtime/optimizer.h"
 #include "runtime/ranks.h"
@@ -130,20 +131,29 @@ inline double noise(const std::string& name, uint64_t i) {
   return static_cast<double>((z ^ (z >> 31)) >> 11) / static_cast<double>(1ULL << 52) - 1.0;
 }
 
-inline void randomise(Decoder& d, const Parameter& p) {
-  const ShardSpec& s = p.spec;
+// The value of a weight of the test models.
+inline float weight_noise(const ShardSpec& s, int64_t row, int64_t col) {
   const bool norm = s.name.find("norm") != std::string::npos;
   // Large embeddings: with small ones the norms make the loss too curved for finite differences.
   double scale = 1.7 / std::sqrt(static_cast<double>(s.global_cols));
   if (norm || s.global_rows == 1) scale = 0.3;
   if (s.name == hf::kEmbedding) scale = 1;
-  std::vector<float> host;
-  for (int64_t r = s.row; r < s.row + s.rows; ++r) {
-    for (int64_t c = s.col; c < s.col + s.cols; ++c) {
-      const double v = noise(s.name, static_cast<uint64_t>(r * s.global_cols + c));
-      host.push_back(static_cast<float>((norm ? 1.0 : 0.0) + scale * v));
-    }
+  const double v = noise(s.name, static_cast<uint64_t>(row * s.global_cols + col));
+  return static_cast<float>((norm ? 1.0 : 0.0) + scale * v);
+}
+
+inline void randomise(Decoder& d, const Parameter& p) {
+  const ShardSpec& s = p.spec;
+  if (p.held.out > 0 && is_quantized(p.held.type.format)) {
+    const ReadRows read = [&s](int64_t row, int64_t rows, float* to) {
+      for (int64_t r = row; r < row + rows; ++r)
+        for (int64_t c = 0; c < s.global_cols; ++c) *to++ = weight_noise(s, r, c);
+    };
+    return write_quantized(d.stream(), s, read, p.held);
   }
+  std::vector<float> host;
+  for (int64_t r = s.row; r < s.row + s.rows; ++r)
+    for (int64_t c = s.col; c < s.col + s.cols; ++c) host.push_back(weight_noise(s, r, c));
   const FrozenLinear to = p.held.out > 0 ? p.held : FrozenLinear::of(p.master);
   PESC_CHECK(FrozenWriter(d.stream(), to).write(0, s.rows, host.data()) < 0, s.name,
              " does not hold its noise");

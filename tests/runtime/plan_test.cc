@@ -132,6 +132,38 @@ int64_t scratch(const Words& overrides) {
   return 0;
 }
 
+// What the bench files run, on one card. The arenas that are planned are those that are allocated.
+TEST(DeviceMemory, CountsQuantisedWeights) {
+  const Words run{"train.global_batch_size=8", "train.gradient_accumulation_steps=1", "lora.r=64",
+                  "moe.adapter_dim=64"};
+  const auto with = [&run](const Words& more) {
+    Words all = run;
+    all.insert(all.end(), more.begin(), more.end());
+    return seven_billion(all);
+  };
+  const auto weights = [&](const Words& more) {
+    for (const ArenaSize& a : memory_of(with(more), 1).arenas)
+      if (a.name == "weights") return static_cast<double>(a.bytes);
+    return 0.0;
+  };
+  const double linears = 32.0 * 4096 * (4 * 4096 + 3 * 11008);
+  const double bf16 = weights({});
+  EXPECT_NEAR((bf16 - weights({"train.frozen_dtype=FP8"})) / linears, 2 - 1, 0.002);
+  EXPECT_NEAR((bf16 - weights({"train.frozen_dtype=NF4"})) / linears, 2 - 0.52, 0.002);
+  const auto gib = [&](const Words& more) {
+    return static_cast<double>(memory_of(with(more), 1).all()) / kGiB;
+  };
+  EXPECT_LT(gib({"train.compute_dtype=FP8"}), 66);
+  EXPECT_LT(gib({"train.frozen_dtype=NF4"}), 63.5);
+  Case large = seven_billion(
+      {"train.global_batch_size=1", "train.gradient_accumulation_steps=1", "lora.r=64", "moe.adapter_dim=64",
+       "data.max_seq_length=4096", "train.recompute_granularity=FULL", "train.frozen_dtype=NF4"},
+      "llama-2-70b");
+  EXPECT_LT(static_cast<double>(memory_of(large, 1).all()) / kGiB, 78);
+  large.config.train.frozen_dtype = FrozenFormat::kFP8;
+  EXPECT_LT(static_cast<double>(memory_of(large, 1).all()) / kGiB, 107);
+}
+
 // GEMMs are timed in the arenas: a gradient of the head is the largest that is added to.
 TEST(DeviceMemory, HasRoomForGemmAutotuning) {
   const Words full{"train.mode=FULL", "train.gradient_accumulation_steps=32", "data.max_seq_length=128"};

@@ -530,5 +530,38 @@ TEST(Experiment, TheComputeTypeFollowsTheDevice) {
   EXPECT_NE(error.find("parallel.device: CUDA"), std::string::npos) << error;
 }
 
+TEST(Experiment, TypesOfFrozenWeights) {
+  const auto train = [](const std::vector<std::string>& overrides) { return parse(kGood, overrides).train; };
+  const std::string cuda = "parallel.device=CUDA";
+  EXPECT_FALSE(train({}).frozen_dtype.has_value());
+  EXPECT_FALSE(train({"train.frozen_dtype=F32"}).frozen_dtype.has_value());
+  EXPECT_FALSE(train({cuda, "train.frozen_dtype=BF16"}).frozen_dtype.has_value());
+  // The CPU computes in float32 from the same bytes; a GPU in FP8 where it can.
+  EXPECT_EQ(train({"train.frozen_dtype=FP8"}).frozen_dtype, FrozenFormat::kFP8);
+  EXPECT_EQ(train({"train.frozen_dtype=FP8"}).frozen_products, FrozenProducts::kDequantized);
+  EXPECT_EQ(train({"train.frozen_dtype=NF4"}).frozen_dtype, FrozenFormat::kNF4);
+  EXPECT_EQ(train({cuda, "train.frozen_dtype=FP8"}).frozen_products, FrozenProducts::kFP8WhereSupported);
+  EXPECT_EQ(train({cuda, "train.frozen_dtype=FP8", "train.compute_dtype=BF16"}).frozen_products,
+            FrozenProducts::kDequantized);
+  EXPECT_EQ(train({cuda, "train.frozen_dtype=NF4"}).frozen_products, FrozenProducts::kDequantized);
+  const auto fp8 = train({cuda, "train.compute_dtype=FP8"});
+  EXPECT_EQ(fp8.frozen_dtype, FrozenFormat::kFP8);
+  EXPECT_EQ(fp8.frozen_products, FrozenProducts::kFP8);
+  EXPECT_EQ(fp8.compute_dtype, DType::kBF16);
+  EXPECT_EQ(train({cuda, "train.compute_dtype=FP8", "train.frozen_dtype=NF4"}).frozen_dtype,
+            FrozenFormat::kNF4);
+  for (const auto& [overrides, text] : std::vector<std::pair<std::vector<std::string>, std::string>>{
+           {{"train.compute_dtype=FP8"}, "train.compute_dtype is FP8, which parallel.device CPU"},
+           {{"train.frozen_dtype=BF16"}, "train.frozen_dtype is BF16, but train.compute_dtype is F32"},
+           {{cuda, "train.frozen_dtype=F32"}, "train.frozen_dtype is F32, but train.compute_dtype is BF16"},
+           {{cuda, "train.frozen_dtype=BF16", "train.compute_dtype=FP8"}, "train.frozen_dtype is BF16"},
+           {{"train.frozen_dtype=NF4", "train.mode=FULL"}, "train.frozen_dtype is NF4, but train.mode FULL"},
+           {{cuda, "train.compute_dtype=FP8", "train.mode=FULL"},
+            "train.compute_dtype is FP8, but train.mode FULL"}}) {
+    const std::string error = usage_error([&, o = &overrides] { (void)parse(kGood, *o); });
+    EXPECT_NE(error.find(text), std::string::npos) << error;
+  }
+}
+
 }  // namespace
 }  // namespace pesc

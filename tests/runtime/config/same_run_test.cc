@@ -132,6 +132,31 @@ TEST(SameRun, DeviceAndComputeTypeChangeRoundingAlone) {
   EXPECT_TRUE(compare({}, {"parallel.gemm_autotune=false"}, CheckpointUse::kResume).rounding.empty());
 }
 
+// Other bytes of the base are another model to go on with; an answer is given, and says so.
+TEST(SameRun, TheTypeOfFrozenWeightsIsRefusedWhereTheRunGoesOn) {
+  const Lines line{"train.frozen_dtype: NF4 -> AUTO"};
+  EXPECT_EQ(compare({"train.frozen_dtype=NF4"}, {}, CheckpointUse::kResume).refused, line);
+  for (const CheckpointUse use : {CheckpointUse::kAnswer, CheckpointUse::kExport}) {
+    const RunDifferences found = compare({"train.frozen_dtype=NF4"}, {}, use);
+    EXPECT_EQ(found.refused, Lines{});
+    EXPECT_EQ(found.rounding, line);
+  }
+  // The compute type may change, and says so; what AUTO stands for is the same.
+  const Lines fp8{"parallel.device=CUDA", "train.compute_dtype=FP8"};
+  const RunDifferences found =
+      compare(fp8, {"parallel.device=CUDA", "train.compute_dtype=BF16", "train.frozen_dtype=FP8"},
+              CheckpointUse::kResume);
+  EXPECT_EQ(found.refused, Lines{});
+  EXPECT_EQ(found.rounding, Lines{"train.compute_dtype: FP8 -> BF16"});
+  for (const auto& [device, plain] : {std::pair("CPU", "F32"), std::pair("CUDA", "BF16")}) {
+    const std::string on = str_cat("parallel.device=", device);
+    const RunDifferences none =
+        compare({on}, {on, str_cat("train.frozen_dtype=", plain)}, CheckpointUse::kResume);
+    EXPECT_EQ(none.refused, Lines{});
+    EXPECT_EQ(none.rounding, Lines{});
+  }
+}
+
 // Without the line "  name: value" of a field.
 std::string without(std::string text, const std::string& field) {
   const size_t at = text.find("  " + field + ":");

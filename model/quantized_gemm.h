@@ -1,0 +1,26 @@
+// The GEMMs with a quantised frozen weight: what linear_forward and linear_backward_input of
+// model/frozen_linear.h do with FP8 and NF4.
+//
+// FrozenGemm::kDequantized: the weight is dequantised to the compute type in scratch, with LoRA's B beside it
+// where the input has LoRA's activations, and multiplied as a plain one. The CPU does so tile by tile.
+//
+// FrozenGemm::kFP8: W ~ diag(s) Q, with one copy Q for both directions.
+//   forward:  y  = diag(sx) (Xq Q^T) diag(s)    Xq, sx: x quantised, a scale for each token
+//   backward: dx = diag(sg) (Gq Q)              Gq, sg: dy diag(s) quantised
+// The scales of outputs lie along the sum of dx, so they are multiplied into dy before it is quantised; they are
+// powers of two, so that this rounds nothing. The gradient is thus that of the weights which the forward used.
+// LoRA's product B a and the residual are added in the compute type.
+#pragma once
+
+#include "model/frozen_linear.h"
+
+namespace pesc {
+
+// As linear_forward, linear_backward_input and linear_scratch_bytes. REQUIRES: a quantised format.
+void quantized_forward(Stream& stream, const FrozenLinear& w, const ConcatView& x, const Tensor& y,
+                       Arena& scratch, const Tensor& residual);
+void quantized_backward_input(Stream& stream, const FrozenLinear& w, const Tensor& dy, const ConcatView& dx,
+                              Arena& scratch);
+[[nodiscard]] int64_t quantized_scratch_bytes(const Device& device, const FrozenLinear& w, int64_t tokens);
+
+}  // namespace pesc

@@ -1,0 +1,151 @@
+#include "model/quantized_weights.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "ops/core/check.h"
+#include "ops/core/e4m3.h"
+#include "ops/fp8.h"
+#include "ops/nf4_quantizer.h"
+
+namespace pesc {
+namespace {
+
+constexpr int64_t kSliceValues = int64_t{1} << 20;
+
+// Slices of whole rows: at least one row each.
+class Slices {
+ public:
+  Slices(const ShardSpec& spec, const ReadRows& read)
+      : read_(read), rows_(std::max<int64_t>(1, kSliceValues / std::max<int64_t>(spec.global_cols, 1))) {
+    values_.resize(static_cast<size_t>(rows_ * spec.global_cols));
+  }
+  [[nodiscard]] int64_t most_rows() const { return rows_; }
+  // Calls use(row, rows, values) for rows [begin, end) of the tensor.
+  template <class Use>
+  void for_rows(int64_t begin, int64_t end, Use use) {
+    for (int64_t row = begin; row < end; row += rows_) {
+      const int64_t n = std::min(rows_, end - row);
+      read_(row, n, values_.data());
+      use(row, n, values_.data());
+    }
+  }
+
+ private:
+  const ReadRows& read_;
+  int64_t rows_;
+  std::vector<float> values_;
+};
+
+[[noreturn]] void refuse(const ShardSpec& spec, FrozenFormat format, int64_t row, const float* values,
+                         int64_t at) {
+  throw DataError(str_cat("tensor '", spec.name, "' holds ", values[at], " at [", row + at / spec.global_cols,
+                          ", ", at % spec.global_cols, "]; a weight that is held in ",
+                          frozen_format_name(format), " must be finite: mend the base, or take another"));
+}
+
+// A view with all columns that the memory has.
+Tensor with_padding(const Tensor& t) {
+  Tensor all = t;
+  all.cols = t.ld;
+  return all;
+}
+
+void write_fp8(Stream& stream, const Stream& threads, const ShardSpec& s, Slices& slices,
+               const FrozenLinear& to) {
+  Stream host(threads);
+  const int64_t width = to.weight.ld;
+  std::vector<uint8_t> whole(static_cast<size_t>(slices.most_rows() * s.global_cols));
+  std::vector<uint8_t> mine(static_cast<size_t>(slices.most_rows() * width), 0);
+  std::vector<float> scales(static_cast<size_t>(slices.most_rows()));
+  slices.for_rows(s.row, s.row + s.rows, [&](int64_t row, int64_t n, float* values) {
+    fp8_quantize(host, {.x = tensor_of(values, n, s.global_cols),
+                        .codes = {whole.data(), DType::kE4M3, n, s.global_cols, s.global_cols},
+                        .scales = tensor_of(scales.data(), n, 1)});
+    for (int64_t r = 0; r < n; ++r) {
+      if (std::isnan(scales[static_cast<size_t>(r)])) {
+        const float* bad = std::find_if(values + r * s.global_cols, values + n * s.global_cols,
+                                        [](float v) { return !std::isfinite(v); });
+        refuse(s, to.type.format, row, values, bad - values);
+      }
+      std::memcpy(mine.data() + r * width, whole.data() + r * s.global_cols + s.col,
+                  static_cast<size_t>(s.cols));
+    }
+    const int64_t at = row - s.row;
+    copy_from_host(stream, mine.data(), with_padding(to.weight.row_range(at, at + n)));
+    copy_from_host(stream, scales.data(), to.scales.row_range(at, at + n));
+  });
+}
+
+// The FP8 scales of rows of NF4: those of their dequantised values, whole rows.
+void fp8_scales_of(Stream& host, const Nf4Matrix& whole, std::vector<float>& values, float* scales) {
+  nf4_dequantize(host, whole, 0, tensor_of(values.data(), whole.rows(), whole.cols));
+  for (int64_t r = 0; r < whole.rows(); ++r) {
+    float largest = 0;
+    for (int64_t i = 0; i < whole.cols; ++i)
+      largest = std::max(largest, std::abs(values[static_cast<size_t>(r * whole.cols + i)]));
+    scales[r] = e4m3_scale(largest);
+  }
+}
+
+void write_nf4(Stream& stream, const Stream& threads, const ShardSpec& s, Slices& slices,
+               const FrozenLinear& to) {
+  Nf4Quantizer quantizer(s.global_rows, s.global_cols);
+  slices.for_rows(0, s.global_rows, [&](int64_t row, int64_t n, float* values) {
+    const int64_t bad = quantizer.scan(threads, n, values);
+    if (bad >= 0) refuse(s, to.type.format, row, values, bad);
+  });
+  quantizer.quantize_absmax();
+
+  Stream host(threads);
+  const int64_t rows = std::min(slices.most_rows(), s.rows);
+  Arena plan = Arena::planning("NF4 on its way");
+  (void)Nf4Matrix::allocate(plan, rows, s.cols);
+  (void)Nf4Matrix::allocate(plan, rows, s.global_cols);
+  Arena memory("NF4 on its way", host.device(), plan.used());
+  const Nf4Matrix mine = Nf4Matrix::allocate(memory, rows, s.cols);
+  const Nf4Matrix whole = Nf4Matrix::allocate(memory, rows, s.global_cols);
+  const bool scaled = to.type.gemm == FrozenGemm::kFP8;
+  std::vector<float> scales(static_cast<size_t>(rows));
+  std::vector<float> dequantized(scaled ? static_cast<size_t>(rows * s.global_cols) : 0);
+  slices.for_rows(s.row, s.row + s.rows, [&](int64_t row, int64_t n, float* values) {
+    const int64_t at = row - s.row;
+    const Nf4Matrix from = mine.row_range(0, n);
+    const Nf4Matrix into = to.nf4.row_range(at, at + n);
+    quantizer.quantize(threads, row, s.col, values, from);
+    copy_from_host(stream, from.codes.data, into.codes);
+    copy_from_host(stream, from.absmax.data, into.absmax);
+    copy_from_host(stream, from.nested.data, into.nested);
+    copy_from_host(stream, from.first.data, into.first);
+    if (!scaled) return;
+    const Nf4Matrix all = whole.row_range(0, n);
+    quantizer.quantize(threads, row, 0, values, all);
+    fp8_scales_of(host, all, dequantized, scales.data());
+    copy_from_host(stream, scales.data(), to.scales.row_range(at, at + n));
+  });
+}
+
+}  // namespace
+
+void write_quantized(Stream& stream, const ShardSpec& spec, const ReadRows& read, const FrozenLinear& to) {
+  PESC_CHECK(to.out == spec.rows && to.in == spec.cols, spec.name, " ", spec.rows, "x", spec.cols, " into ",
+             to.out, "x", to.in);
+  if (spec.size() == 0) return;
+  const Stream threads(Device{.threads = stream.threads()});
+  Slices slices(spec, read);
+  switch (to.type.format) {
+    case FrozenFormat::kFP8:
+      return write_fp8(stream, threads, spec, slices, to);
+    case FrozenFormat::kNF4:
+      return write_nf4(stream, threads, spec, slices, to);
+    case FrozenFormat::kF32:
+    case FrozenFormat::kBF16:
+      break;
+  }
+  throw InternalError(str_cat(frozen_format_name(to.type.format), " is no quantised format"));
+}
+
+}  // namespace pesc
