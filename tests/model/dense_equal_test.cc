@@ -55,7 +55,9 @@ void close_in_bf16(const Rows& rows, int tp, int ep) {
   const MpiSession session;
   const auto world = test_world(session);
   const ModelConfig model = bf16_llama();
-  const double bound = GoldenBounds::of({.compute = DType::kBF16}, model.num_hidden_layers).logits;
+  GoldenNumbers numbers;
+  numbers.compute = DType::kBF16;
+  const double bound = GoldenBounds::of(numbers, model.num_hidden_layers).logits;
   Rig sparse(*world, model, bf16_pesc(), rows, {.tp = tp, .ep = ep, .compute = DType::kBF16});
   Rig dense(*world, model, dense_only(), rows, {.tp = tp, .compute = DType::kBF16});
   // Of this deviation q, k and v are about as large as what the norms make.
