@@ -32,6 +32,12 @@ class Report {
     add({quantity, tensor, tolerance, Kind::kRelative, std::move(got), std::move(want)});
   }
 
+  // ||got - want|| / ||want|| of the tensor in place of its worst element: for values that differ by a rounding of each.
+  void compare_norm(const std::string& quantity, double tolerance, std::vector<float> got,
+                    std::vector<float> want, const std::string& tensor) {
+    add({quantity, tensor, tolerance, Kind::kNorm, std::move(got), std::move(want)});
+  }
+
   // `tolerance`: the share of values that may differ. Experts' numbers are exact in float32.
   void compare_exact(const std::string& quantity, double tolerance, const std::vector<int32_t>& got,
                      const std::vector<int32_t>& want, const std::string& tensor) {
@@ -54,7 +60,7 @@ class Report {
   }
 
  private:
-  enum class Kind { kRelative, kExact };
+  enum class Kind { kRelative, kNorm, kExact };
   struct Comparison {
     std::string quantity, tensor;
     double tolerance = 0;
@@ -85,6 +91,10 @@ class Report {
       c.want.front() += 1;
       return;
     }
+    if (c.kind == Kind::kNorm) {
+      for (float& value : c.want) value *= 1 + 20 * static_cast<float>(c.tolerance);
+      return;
+    }
     const auto largest = std::max_element(c.want.begin(), c.want.end(),
                                           [](float a, float b) { return std::abs(a) < std::abs(b); });
     *largest += std::max(std::abs(*largest), 1e-3F) * static_cast<float>(c.tolerance) * 20.0F;
@@ -98,6 +108,16 @@ class Report {
       for (size_t i = 0; i < c.got.size(); ++i) different += c.got[i] != c.want[i] ? 1 : 0;
       error = static_cast<double>(different) / std::max<double>(1, static_cast<double>(c.got.size()));
       ok = error <= c.tolerance;
+    } else if (c.kind == Kind::kNorm) {
+      double difference = 0, scale = 0;
+      for (size_t i = 0; i < c.got.size(); ++i) {
+        const double want = c.want[i], d = c.got[i] - want;
+        difference += d * d;
+        scale += want * want;
+      }
+      error = std::sqrt(scale == 0 ? difference : difference / scale);
+      if (std::isnan(error)) error = INFINITY;
+      ok = error <= (scale == 0 ? 1e-7 : c.tolerance);
     } else {
       double difference = 0;
       double scale = 0;
