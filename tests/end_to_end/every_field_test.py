@@ -558,6 +558,16 @@ class EveryField(unittest.TestCase):
         slow, fast = (self.plan({"parallel.device": "CUDA"}, "--gpu", gpu)["step_seconds"] for gpu in ("A100-40", "B200-180"))
         self.assertGreater(slow, fast)
 
+    @case("doctor --dir", "doctor --json")
+    def test_flags_of_doctor(self):
+        here = harness.pesc(0, "doctor", "--dir", self.path(), seconds=60)
+        self.assertEqual(here.code, 0, str(here))
+        self.assertIn(self.path(), here.out)
+        as_json = harness.pesc(0, "doctor", "--dir", self.path(), "--json", seconds=60)
+        self.assertEqual(as_json.code, 0, str(as_json))
+        self.assertIn(self.path(), json.dumps(json.loads(as_json.out)))
+        self.assertNotIn(self.path(), harness.pesc(0, "doctor", seconds=60).out)
+
     @case("tokenize --model", "tokenize --special")
     def test_flags_of_tokenize(self):
         def tokenize(folder, lines, *words):

@@ -29,7 +29,8 @@ class PlanTest(harness.EndToEnd):
 
     def test_every_preset(self):
         found = {os.path.basename(p)[:-len(".textproto")] for p in glob.glob(os.path.join(EXPERIMENTS, "*.textproto"))}
-        self.assertEqual(found - {n for n in found if n.startswith("bench-")}, set(PRESETS))
+        # The benches are planned against what they take, and the second quick start is run whole by real_model_test.
+        self.assertEqual(found - {n for n in found if n.startswith("bench-")} - {"real-model"}, set(PRESETS))
         for name, (shape, ranks) in PRESETS.items():
             with self.subTest(name):
                 config = os.path.join(EXPERIMENTS, name + ".textproto")
