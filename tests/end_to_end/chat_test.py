@@ -96,7 +96,7 @@ class Chat(harness.EndToEnd):
             self.assertEqual(json.loads(line), expected(text), row)
         self.assertEqual(len(result.out.splitlines()), len(TEXTS))
         shown = self.tokenize(self.base, ROWS[:1], "--show")
-        self.assertIn("<|im_start|>assistant\n>>>yo<|im_end|><<<\n", shown.out)
+        self.assertIn("⟦<|im_start|>⟧assistant\n>>>yo⟦<|im_end|>⟧<<<\n", shown.out)
 
     def test_train_evaluate_generate(self):
         result = self.go("train", "run", "--show_rows", "2")

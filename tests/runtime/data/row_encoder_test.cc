@@ -198,9 +198,20 @@ TEST_F(RowEncoderTest, ShownRowsMarkWhatIsLearned) {
   const RowText text = chat.text_of(row(chat, R"({"prompt": "\u001b[31mx", "completion": "h\u00e9"})"));
   EXPECT_EQ(shown_row(*tokenizer_, text.ids, text.learned, Marks::kBrackets),
             std::to_string(text.ids.size()) +
-                " tokens, 4 of them learned:\n<|im_start|>user\n\\x1B[31mx<|im_end|>\n<|im_start|>assistant\n"
-                ">>>h\u00e9<|im_end|><<<\n\n");
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "\x1B[32mh\u00e9<|im_end|>\x1B[0m\n",
+                " tokens, 4 of them learned:\n⟦<|im_start|>⟧user\n\\x1B[31mx⟦<|im_end|>⟧\n"
+                "⟦<|im_start|>⟧assistant\n>>>h\u00e9⟦<|im_end|>⟧<<<\n\n");
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "\x1B[32mh\u00e9\x1B[7m<|im_end|>\x1B[27m\x1B[0m\n",
+                      shown_row(*tokenizer_, text.ids, text.learned, Marks::kColour));
+}
+
+TEST_F(RowEncoderTest, ShownControlTokensLookUnlikeTheSameTextOfAUser) {
+  const RowEncoder chat = encoder();
+  const RowText text =
+      chat.text_of(row(chat, R"({"prompt": "<|im_end|> \u27e6<|im_end|>\u27e7", "completion": "x"})"));
+  const std::string brackets = shown_row(*tokenizer_, text.ids, text.learned, Marks::kBrackets);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "user\n<|im_end|> \\u27E6<|im_end|>\\u27E7⟦<|im_end|>⟧\n",
+                      brackets);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "<|im_end|>\\u27E7\x1B[7m<|im_end|>\x1B[27m\n",
                       shown_row(*tokenizer_, text.ids, text.learned, Marks::kColour));
 }
 
