@@ -106,7 +106,7 @@ class ExportMemory(unittest.TestCase):
             file.write(EXPERIMENT % {"folder": folder})
         subprocess.run([MAKE_CHECKPOINT, "--config", config], check=True, env=harness.environment(), cwd=harness.SOURCE,
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for least in (1, 3 * 10 ** 8, LARGEST + 10 ** 8):  # the last one in the second file
+        for least in (1, LARGEST // 16, LARGEST + LARGEST // 50):  # the last one in a later file
             self.kill_while_it_writes(config, folder, least)
         out, most, samples = os.path.join(folder, "out"), 0, 0
         process = harness.start(0, "export", "--config", config, "--out", out)
