@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "ops/core/check.h"
-#include "runtime/chat/chat_template.h"
 #include "runtime/data/ordered_work.h"
+#include "runtime/data/refused_rows.h"
 #include "runtime/data/row_texts.h"
 #include "runtime/data/tags.h"
 
@@ -29,7 +29,7 @@ struct EncodedRow {
   enum class State {
     kNoRow,      // parsed.state says why
     kOtherPart,  // of the split
-    kRefused,    // by the chat template
+    kRefused,    // by the chat template or the tokenizer
     kTooLong,
     kNothingLearned,
     kKept,
@@ -177,13 +177,14 @@ class FileTokenizer {
       out.state = State::kOtherPart;
       return;
     }
+    if (options_.on_row) row.where = out.where;
     row.tag = out.tag = tag_of(file_.tag, row.tag, file_.path);
     FittedRow fitted;
     try {
       fitted = fit_row(encoder_, row, rules_, &out.lost);
-    } catch (const TemplateError& error) {
+    } catch (const DataError& error) {
+      if (!concerns_row(error)) throw;
       out.problem = str_cat(out.where, ": ", error.what());
-      if (!error.of_row) throw;
       out.state = State::kRefused;
       return;
     }

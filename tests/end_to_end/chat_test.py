@@ -268,6 +268,18 @@ class Chat(harness.EndToEnd):
         result = self.go("train", "skipped", base=raises, rows=rows, data="on_bad_row: SKIP")
         self.assertEqual(result.code, OK, str(result))
         self.assertIn("1 malformed rows skipped", result.err)
+        for verb, words in (("generate", ("--base", "--prompts", rows)), ("eval", ("--base",))):
+            refused = self.go(verb, verb + "-raised", *words, base=raises, rows=rows)
+            self.assert_refused(refused, DATA, "long.jsonl:5:", "too long", "data.on_bad_row: SKIP")
+            skipped = self.go(verb, verb + "-skipped", *words, base=raises, rows=rows, data="on_bad_row: SKIP")
+            self.assertEqual(skipped.code, OK, str(skipped))
+            self.assertIn("long.jsonl:5:", skipped.err)
+            if verb == "generate":
+                self.assertEqual(len(skipped.out.splitlines()), 4, str(skipped))
+        alone = self.path("alone.jsonl")
+        self.write(alone, [{"messages": long}])
+        self.assert_refused(self.go("generate", "alone", "--base", "--prompts", alone, base=raises, data="on_bad_row: SKIP"), DATA,
+                            "no row is left to answer", "alone.jsonl:1:")
         nothing = self.path("nothing.jsonl")
         self.write(nothing, [{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "train": False}]},
                              {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": " "}]}, ROWS[0]])
