@@ -134,7 +134,7 @@ TEST(Dataset, ARowThatTheTokenizerRefusesIsABadRow) {
   const Dataset data({{path, "", 1}}, RefusingTokenizer(), options);
   EXPECT_EQ(data.rows(), 2);
   EXPECT_EQ(data.report().bad, 2);
-  EXPECT_EQ(data.report().files.at(0).messages.at(0), path + ":2: the text has a !; skipped");
+  EXPECT_EQ(data.report().messages.at(0), path + ":2: the text has a !; skipped");
 }
 
 TEST(Dataset, ARowWithNothingLeftToLearnIsReportedNotTrained) {
