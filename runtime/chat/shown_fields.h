@@ -1,5 +1,6 @@
 // Which fields of the assistant's messages a template shows: some templates know no tool calls, or no
-// reasoning, and what they leave out is not learned.
+// reasoning, and what they leave out is not learned. The names of these fields are in conversation_values.cc,
+// which has the function.
 #pragma once
 
 #include <cstdint>
