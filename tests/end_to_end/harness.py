@@ -26,7 +26,7 @@ BASE = os.path.join(SOURCE, "configs", "quickstart", "base")
 QUICKSTART = os.path.join(SOURCE, "configs", "quickstart", "tune.textproto")
 
 OK, USAGE, DATA, IO, PREEMPTED = 0, 64, 65, 74, 75
-NOT_TESTED = 77  # ctest says Skipped, which tests/run.sh takes only for want of a GPU
+NOT_TESTED = 77  # ctest says Skipped, which tests/run.sh takes only for want of a GPU, or outside of Debian of a browser
 CURVE = ("loss", "aux_loss", "grad_norm")
 # The default run of tests/run.sh: a script may name the cases of its sample in its test class (sample = [...]) and shorten others.
 SAMPLE = bool(os.environ.get("PESC_SAMPLE"))

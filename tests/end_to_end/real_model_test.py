@@ -7,6 +7,7 @@ PESC_TRANSFORMERS_PYTHON, or the virtual environment that transformers_venv.sh m
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -69,11 +70,28 @@ class RealModel(unittest.TestCase):
         self.assertEqual({domain: n["asked"] for domain, n in asked["domains"].items()}, dict.fromkeys(DOMAINS, EVAL))
         self.assertGreaterEqual(asked["same"], 0.9, asked)
         if "\n  report " in run(harness.PESC, "help").out:
-            self.assertGreater(os.path.getsize(os.path.join(ours, "report.html")), 10000)
-        # Again, it goes on where it was: nothing is tuned or exported twice.
-        again = self.script("--until", "export")
+            self.assert_page_has_before_and_after(os.path.join(ours, "report.html"), before, after)
+        # Again, it goes on where it was: nothing is tuned, evaluated or exported twice.
+        again = self.script(PESC_TRANSFORMERS_PYTHON=python_with_transformers())
         self.assert_good(again)
         self.assertEqual(len(harness.curve(os.path.join(ours, "run"))), STEPS)
+        self.assertEqual(len(harness.read_jsonl(os.path.join(ours, "run", "evaluations.jsonl"))), 2)
+
+    def assert_page_has_before_and_after(self, page, before, after):
+        """The page has both evaluations, and beside each answer of the tuned model the base's to the same question."""
+        with open(page, encoding="utf-8") as file:
+            data = json.loads(re.search(r'id="data">(.*?)</script>', file.read(), re.S).group(1))
+        (shown,) = data["runs"]
+        self.assertEqual([evaluation["name"] for evaluation in shown["evaluations"]], ["base", "step %d" % STEPS])
+        for evaluation, report in zip(shown["evaluations"], (before, after)):
+            self.assertAlmostEqual(evaluation["total"]["loss"], report["total"]["eval_loss"], places=3)
+        self.assertEqual({answer["dataset"] for answer in shown["answers"]}, set(DOMAINS))
+        bases = {(sample["dataset"], sample["question"]): sample["answer"] for sample in before["samples"]}
+        for answer in shown["answers"]:
+            self.assertEqual(answer["before"]["name"], "base")
+            # A page shows white space and control characters in its own way: the letters are the base's.
+            letters = [re.sub(r"\W", "", text)[:40] for text in (answer["before"]["text"], bases[answer["dataset"], answer["question"]])]
+            self.assertEqual(*letters)
 
     def test_2_the_table_of_both_modes(self):
         """The PESC run of the test before is there already; LORA is tuned."""

@@ -1,5 +1,5 @@
 """A real small model, SmolLM2-135M-Instruct, against transformers in float32: the tokens of its chats, the logits of 20 prompts, and the
-greedy answers of 50 chats.
+greedy answers of 50 chats; and the answers once more of the folder that is exported after a few steps of PESC.
 
 The model is made of a package of PyPI (smollm2_folder.py: 93 MB once). The test needs a Python with numpy, torch and transformers: the
 program PESC_TRANSFORMERS_PYTHON, or the virtual environment that transformers_venv.sh makes beside this file (2 GB from PyPI, once).
@@ -25,7 +25,17 @@ train { max_steps: 1 }
 data { max_seq_length: 256 train { path: "%(folder)s/chats.jsonl" } }
 generate { max_new_tokens: %(tokens)d }
 """
-LOGITS, ANSWERS, TOKENS = 20, 50, 40
+TUNED = """
+name: "smollm2-tuned"
+run_dir: "%(folder)s/tuned"
+model { path: "%(base)s" }
+train { mode: PESC max_steps: 3 global_batch_size: 4 learning_rate: 2e-3 }
+lora { r: 4 lora_alpha: 8 }
+moe { num_experts: 4 num_experts_per_tok: 2 adapter_dim: 8 }
+data { max_seq_length: 256 train { path: "%(folder)s/answered.jsonl" } }
+generate { max_new_tokens: %(tokens)d }
+"""
+LOGITS, ANSWERS, TOKENS, TUNED_TOKENS = 20, 50, 40, 16
 BOUND = 1e-5  # of the largest logit
 NEAR_TIE = 1e-4  # of the two best logits: either may be the greedy one
 COUNTRIES = "France Japan Brazil Egypt Canada Kenya India Norway Peru Italy".split()
@@ -70,6 +80,11 @@ class SmolLM2(unittest.TestCase):
             file.write("".join(json.dumps({"messages": chat}) + "\n" for chat in cls.chats))
         with open(cls.path("e.textproto"), "w", encoding="utf-8") as file:
             file.write(EXPERIMENT % {"folder": cls.folder, "base": cls.base, "tokens": TOKENS})
+        with open(cls.path("answered.jsonl"), "w", encoding="utf-8") as file:
+            file.write("".join(json.dumps({"messages": chat + [assistant("Of course: %s!" % chat[-1]["content"].strip()[:20])]}) + "\n"
+                               for chat in cls.chats))
+        with open(cls.path("tuned.textproto"), "w", encoding="utf-8") as file:
+            file.write(TUNED % {"folder": cls.folder, "base": cls.base, "tokens": TUNED_TOKENS})
         # transformers' own tokenizer, in this process, which has it.
         os.environ["HF_HUB_OFFLINE"] = "1"
         from transformers import AutoTokenizer
@@ -98,19 +113,20 @@ class SmolLM2(unittest.TestCase):
         with open(path, "w", encoding="utf-8") as file:
             json.dump({"prompts": prompts, "jobs": [{"folder": self.base, "trust": False, **job}]}, file)
         script = os.path.join(harness.SOURCE, "tests", "end_to_end", "in_transformers.py")
-        done = subprocess.run([sys.executable, "-B", script, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        env = dict(os.environ, HF_HOME=self.path("hf"), HF_HUB_OFFLINE="1")
+        done = subprocess.run([sys.executable, "-B", script, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
         self.assertEqual(done.returncode, 0, done.stderr[-4000:])
         (result,) = json.loads(done.stdout)["results"]
         self.assertNotIn("error", result)
         self.assertEqual(result["unexpected"], [])
         return result
 
-    def ours(self, prompts, *words):
+    def ours(self, prompts, *words, model=("e.textproto", "--base")):
         """What run_logits writes."""
         ids, out = self.path("ids.json"), self.path("out")
         with open(ids, "w", encoding="utf-8") as file:
             json.dump(prompts, file)
-        done = subprocess.run([RUN_LOGITS, "--config", self.path("e.textproto"), "--base", "--ids", ids, "--out", out, *words],
+        done = subprocess.run([RUN_LOGITS, "--config", self.path(model[0]), *model[1:], "--ids", ids, "--out", out, *words],
                               env=harness.environment(), cwd=harness.SOURCE, stderr=subprocess.PIPE, text=True)
         self.assertEqual(done.returncode, 0, done.stderr[-4000:])
         return out
@@ -159,24 +175,45 @@ class SmolLM2(unittest.TestCase):
             len(prompts), sum(map(len, prompts)), largest, max(errors)), flush=True)
         self.assertLess(max(errors), BOUND)
 
-    def test_greedy_answers(self):
-        result = harness.pesc(0, "generate", "--config", self.path("e.textproto"), "--base", "--prompts", self.path("chats.jsonl"), seconds=3000)
-        self.assertEqual(result.code, harness.OK, str(result))
+    def greedy_answers(self, model, tokens, **job):
+        """Our answers to all chats, which transformers gives too, or parts from at a near tie."""
+        result = self.pesc("generate", model, "--prompts", self.path("chats.jsonl"))
         ours = [json.loads(line)["output"] for line in result.out.splitlines()]
-        theirs = self.theirs(self.prompts, greedy=TOKENS, logits=False)["answers"]
+        theirs = self.theirs(self.prompts, greedy=tokens, logits=False, **job)["answers"]
         self.assertEqual((len(ours), len(theirs)), (ANSWERS, ANSWERS))
         decoded = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in theirs]
         parted = [i for i in range(ANSWERS) if ours[i] != decoded[i]]
         if parted:
-            with open(self.ours([self.prompts[i] for i in parted], "--greedy", str(TOKENS)), encoding="utf-8") as file:
+            with open(self.ours([self.prompts[i] for i in parted], "--greedy", str(tokens), model=model), encoding="utf-8") as file:
                 again = json.load(file)
             for i, answer in zip(parted, again):
                 at = next((n for n, (a, b) in enumerate(zip(answer["ids"], theirs[i])) if a != b), None)
                 self.assertIsNotNone(at, "%r against %r, of the same tokens" % (ours[i], decoded[i]))
                 self.assertLess(answer["gaps"][at], NEAR_TIE, "%r against %r" % (ours[i], decoded[i]))
         print("greedy answers of %d chats, up to %d tokens: %d the same, %d first differ at a near tie; %r is answered with %r" % (
-            ANSWERS, TOKENS, ANSWERS - len(parted), len(parted), self.chats[0][0]["content"], ours[0]), flush=True)
-        self.assertIn("Paris", ours[0])
+            ANSWERS, tokens, ANSWERS - len(parted), len(parted), self.chats[0][0]["content"], ours[0]), flush=True)
+        return ours
+
+    def pesc(self, verb, model, *words):
+        result = harness.pesc(0, verb, "--config", self.path(model[0]), *model[1:], *words, seconds=3000)
+        self.assertEqual(result.code, harness.OK, str(result))
+        return result
+
+    def test_greedy_answers(self):
+        self.assertIn("Paris", self.greedy_answers(("e.textproto", "--base"), TOKENS)[0])
+
+    def test_greedy_answers_of_an_exported_model(self):
+        """The folder has experts; a few steps have changed what the model says."""
+        import numpy
+        tuned = ("tuned.textproto",)
+        self.pesc("train", tuned)
+        self.pesc("export", tuned, "--out", self.path("exported"), "--dtype", "F32")
+        base, after = (numpy.fromfile(self.ours(self.prompts[:1], model=model), dtype=numpy.float32)
+                       for model in (("e.textproto", "--base"), tuned))
+        self.assertGreater(float(numpy.abs(after - base).max()), 0.05 * float(numpy.abs(base).max()))
+        with open(self.path("exported", "config.json"), encoding="utf-8") as file:
+            self.assertTrue(json.load(file)["model_type"].startswith("pesc_"))
+        self.greedy_answers(tuned, TUNED_TOKENS, folder=self.path("exported"), trust=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,124 @@
+"""The tokens of chats: `pesc tokenize` gives the ids of `apply_chat_template(tokenize=True)` of transformers, for real vocabularies
+(vocabularies.py) with a published template of their family (from the llama-cpp-python sdist). templates_test.py compares the texts.
+
+Needs the network for its first run, and a Python with transformers: the program PESC_TRANSFORMERS_PYTHON, or the virtual environment
+that transformers_venv.sh makes beside this file.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import unittest
+
+import harness
+import vocabularies
+from templates_test import TEMPLATES, assistant, conversations, user
+from tokenizers_test import REQUIREMENTS
+from transformers_test import python_with_transformers
+
+# Vocabulary: (template, bos, eos), the two tokens by their names in the vocabulary.
+PAIRS = {
+    "llama-3": ("meta-llama-Llama-3.1-8B-Instruct", "<|begin_of_text|>", "<|eot_id|>"),
+    "qwen2": ("Qwen-Qwen2.5-7B-Instruct", None, "<|im_end|>"),
+    "command-r": ("CohereForAI-c4ai-command-r7b-12-2024-tool_use", "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>"),
+    "mistral-nemo": ("mistralai-Mistral-Nemo-Instruct-2407", "<s>", "</s>"),
+    "deepseek-v4": ("deepseek-ai-DeepSeek-V4", "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>"),
+}
+FEWEST = 10  # conversations of each
+MORE = [
+    [user("\u00bfQu\u00e9 es 12345 + 678?"), assistant("13023.")],
+    [user("\u65e5\u672c\u306e\u9996\u90fd\u306f?"), assistant("\u6771\u4eac\u3067\u3059\u3002"), user("\U0001f41d\u200d\U0001f3fd?"), assistant(" e\u0301 \u00e9 ")],
+    [user("def add(a, b):\n\treturn a  +   b\n\n\n"), assistant("```python\nadd(1, 2)\n```\n")],
+    [user("It's   HERE's\r\n\u2003  "), assistant("<b>&amp;</b> 'll 've")],
+]
+
+
+class TemplateTokens(unittest.TestCase):
+    """One test for each of PAIRS, added below."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = tempfile.mkdtemp(prefix="pesc-template-tokens-")
+        cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
+        with tarfile.open(vocabularies.fetched("llama-cpp-python")) as archive:
+            cls.templates = {os.path.basename(m.name): archive.extractfile(m).read().decode() for m in archive if "/%s/" % TEMPLATES in m.name}
+
+    def model(self, name):
+        """A folder with the vocabulary and the template."""
+        tests = os.path.join(harness.SOURCE, "tests")
+        python = subprocess.run([os.path.join(tests, "venv.sh"), *REQUIREMENTS], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+        made = subprocess.run([python, "-B", "-c", "import sys, vocabularies; print(vocabularies.folder_of(sys.argv[1]))", name],
+                              stdout=subprocess.PIPE, text=True, check=True, cwd=os.path.join(tests, "end_to_end"))
+        template, bos, eos = PAIRS[name]
+        folder = os.path.join(self.folder, name)
+        shutil.copytree(made.stdout.strip(), folder)
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos, "clean_up_tokenization_spaces": False,
+                  "chat_template": self.templates[template + ".jinja"]}
+        if bos:
+            config["bos_token"] = bos
+        with open(os.path.join(folder, "tokenizer_config.json"), "w", encoding="utf-8") as file:
+            json.dump(config, file)
+        return folder
+
+    def ours(self, folder, asked):
+        """What pesc makes of the chats. Those that are no training rows, by its message, are taken out of `asked`."""
+        rows = os.path.join(self.folder, "rows.jsonl")
+        while True:
+            with open(rows, "w", encoding="utf-8") as file:
+                file.write("".join(json.dumps({"messages": chat}) + "\n" for chat, _ in asked))
+            with open(rows, encoding="utf-8") as file:
+                result = harness.pesc(0, "tokenize", "--model", folder, stdin=file)
+            refused = re.search(r"standard input:(\d+)", result.message)
+            if result.code != harness.DATA or not refused:
+                self.assertEqual(result.code, harness.OK, str(result))
+                return [json.loads(line) for line in result.out.split("\n") if line]
+            print("refused: %s" % result.message.strip()[:300], flush=True)
+            asked.pop(int(refused.group(1)) - 1)
+
+    def one(self, name):
+        import jinja2
+        from transformers import PreTrainedTokenizerFast
+        folder = self.model(name)
+        reference = PreTrainedTokenizerFast.from_pretrained(folder)
+        special = [token for token in reference.get_added_vocab() if token.strip()]
+        chats = [messages for _, messages, tools, extra in conversations()
+                 if tools is None and not extra and messages[-1]["role"] == "assistant"
+                 and all(isinstance(message["content"], str) for message in messages)] + MORE
+        # In a message special tokens are plain text for pesc, which is safer, and the real tokens for transformers.
+        chats = [chat for chat in chats if not any(token in json.dumps(chat, ensure_ascii=False) for token in special)]
+        asked = []
+        for chat in chats:
+            try:
+                theirs = reference.apply_chat_template(chat, tokenize=True)
+            except jinja2.TemplateError:  # refused by the template; templates_test.py compares refusals
+                continue
+            asked.append((chat, list(theirs["input_ids"] if hasattr(theirs, "keys") else theirs)))
+        answers = self.ours(folder, asked)
+        for (chat, theirs), ours in zip(asked, answers):
+            self.assertEqual(ours["text"], reference.apply_chat_template(chat, tokenize=False))
+            self.assertEqual(ours["ids"], theirs, chat)
+        # The template's own tokens are in the vocabulary: otherwise a chat would be plain text.
+        self.assertTrue(set(theirs) & {reference.convert_tokens_to_ids(token) for token in special})
+        print("%s: %d chats, %d tokens are the same" % (name, len(asked), sum(len(theirs) for _, theirs in asked)), flush=True)
+        self.assertGreaterEqual(len(asked), FEWEST)
+
+
+def test_of(name):
+    return lambda self: self.one(name)
+
+
+for _name in PAIRS:
+    setattr(TemplateTokens, "test_" + _name.replace("-", "_"), test_of(_name))
+
+if __name__ == "__main__":
+    try:
+        import transformers  # noqa: F401
+    except ImportError:
+        python = python_with_transformers()
+        os.execv(python, [python, "-B", *sys.argv])
+    harness.main()
