@@ -155,6 +155,7 @@ class TrainingFields(Fields):
 
     @case("train.on_nonfinite", "debug.fault")
     def test_numbers_that_are_not_finite(self):
+        self.assertEqual([r.get("nonfinite") for r in self.trained({})[1] if "loss" in r], [None, None, None])
         fault = {"debug.fault": "step=2 action=nan_loss always"}
         ended, _, _ = self.train(fault, code=70)
         self.assertIn("step 2: the loss is nan", ended.err)
