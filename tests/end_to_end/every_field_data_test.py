@@ -142,14 +142,14 @@ class DataFields(Fields):
         undated, _, _ = self.train(common, code=harness.DATA)
         self.assertIn("data.template_date", undated.err)
         dated, records, _ = self.train({**common, **date}, words=("--show_rows", 1))
-        self.assertIn("2025<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n>>>b<|im_end|><<<", dated.err)
+        self.assertIn("2025⟦<|im_start|>⟧user\na⟦<|im_end|>⟧\n⟦<|im_start|>⟧assistant\n>>>b⟦<|im_end|>⟧<<<", dated.err)
         learned = lambda steps: [r["supervised_tokens"] for r in steps if "loss" in r]
         last = self.train({**common, **date, "data.train_on": "LAST"})[1]
         self.assertEqual([n - 8 for n in learned(records)], learned(last))  # "b" and its end, of four rows
         self.assertNotIn("has no effect", dated.err)
         published, other, _ = self.train({**common, **date, "data.chat_template": "published"}, words=("--show_rows", 1))
         self.assertIn("data.template_date has no effect: the published prompt", published.err)
-        self.assertIn("### Human:\na\n### Assistant:\n>>>b<|endoftext|><<<", published.err)
+        self.assertIn("### Human:\na\n### Assistant:\n>>>b⟦<|endoftext|>⟧<<<", published.err)
         self.assertNotEqual([r["loss"] for r in records if "loss" in r], [r["loss"] for r in other if "loss" in r])
 
     @case("data.cache_dir")

@@ -173,7 +173,8 @@ class VerbFields(Fields):
         expected = [[256 if b == 0 else b for b in row] for row in expected]
         self.assertEqual(ids(tokenize(folder, lines)), expected)
         for lines, what in ((["3"], "standard input:1: is number"), (['"a"', "{"], "standard input:2: is not valid JSON"),
-                            (['"\\ud800"'], "standard input:1: is no JSON")):
+                            (['"\\ud800"'], "standard input:1: is no JSON"),
+                            (['"a"', '"%s"' % ("x" * (17 << 20))], "standard input:2: a line of standard input has more than")):
             refused = tokenize(folder, lines)
             self.assertEqual(refused.code, harness.DATA, str(refused))
             self.assertIn(what, refused.err)
@@ -189,7 +190,7 @@ class VerbFields(Fields):
             with open(self.path("row.jsonl"), encoding="utf-8") as file:
                 result = harness.pesc(0, "tokenize", "--model", harness.BASE, *words, stdin=file, seconds=60)
             self.assertEqual(result.code, 0, str(result))
-            self.assertEqual("two</s><<<" in result.out, shown, result.out)
+            self.assertEqual("two⟦</s>⟧<<<" in result.out, shown, result.out)
 
     @case("bench --steps", "bench --shortest", "bench --shape", "bench --out")
     def test_flags_of_bench(self):
