@@ -62,6 +62,7 @@ class VerbFields(Fields):
         self.assertNotIn("sampled", result.out)
         self.assertEqual(answers(self.evaluate({})[1]), [])
         self.assertEqual(len(answers(self.evaluate({}, "--samples", "3")[1])), 3)
+        self.assertNotEqual(answers(self.evaluate({"generate.max_new_tokens": 2}, *many)[1]), answers(greedy))
         hot = {"generate.temperature": 3}
         result, sampled = self.evaluate(hot, *many)
         self.assertIn("the answers were sampled: temperature 3, top_p 1, seed 1", result.out)
@@ -227,14 +228,16 @@ class VerbFields(Fields):
         launch("setup", {"recovery.setup_limit_s": 8, "debug.fault": "section=setup action=stop"})
         launch("checkpoint", {"recovery.checkpoint_limit_s": 1, "debug.fault": hang % "checkpoint", "checkpoint.save_steps": 1})
         launch("eval", {"recovery.eval_limit_s": 1, "debug.fault": hang % "eval", "train.eval_steps": 1})
-        launch("stop", {"recovery.stop_limit_s": 1, "debug.fault": hang % "step", "recovery.step_limit_s": 1000})
+        for seconds in (1, 2):
+            launch("stop-%d" % seconds, {"recovery.stop_limit_s": seconds, "debug.fault": hang % "step",
+                                         "recovery.step_limit_s": 1000})
         launch("restarts", {"recovery.max_restarts": 2, "recovery.longest_pause_s": 0.25, "debug.fault": "step=2 action=kill"})
         launch("no-restarts", {"debug.fault": "step=2 action=kill"})
-        for name, answer in (("waits", "false"), ("smaller", "true")):
+        for name, seconds, answer in (("waits-1", 1, "false"), ("waits-2", 2, "false"), ("smaller", 1, "true")):
             hosts = cls.path("hosts-" + name)
             with open(hosts, "w", encoding="utf-8") as file:
                 file.write("localhost slots=1\nno-such-host.invalid slots=1\n")
-            launch(name, {"recovery.host_wait_s": 1, "recovery.smaller_layout": answer}, "-n", 2, "--hostfile", hosts)
+            launch(name, {"recovery.host_wait_s": seconds, "recovery.smaller_layout": answer}, "-n", 2, "--hostfile", hosts)
 
     @classmethod
     def end_those_that_wait(cls):
@@ -258,12 +261,14 @@ class VerbFields(Fields):
 
     @case("recovery.stop_limit_s")
     def test_z_stop_limit(self):
-        run, process = self.waiting["stop"]
-        harness.wait_for_step(process, run, 1)
-        time.sleep(0.2)
-        process.send_signal(signal.SIGTERM)
-        result, _ = self.ended("stop")
-        self.assertIn("the ranks have not ended within 1 s (recovery.stop_limit_s)", result.err)
+        for seconds in (1, 2):
+            run, process = self.waiting["stop-%d" % seconds]
+            harness.wait_for_step(process, run, 1)
+            time.sleep(0.2)
+            process.send_signal(signal.SIGTERM)
+        for seconds in (1, 2):
+            result, _ = self.ended("stop-%d" % seconds)
+            self.assertIn("the ranks have not ended within %d s (recovery.stop_limit_s)" % seconds, result.err)
 
     @case("recovery.max_restarts", "recovery.longest_pause_s")
     def test_z_restarts(self):
@@ -277,10 +282,11 @@ class VerbFields(Fields):
 
     @case("recovery.host_wait_s", "recovery.smaller_layout", "launch --hostfile", "launch --n")
     def test_z_hosts(self):
-        result, _ = self.ended("waits")
-        self.assertEqual(result.code, harness.IO, str(result))
-        self.assertIn("no-such-host.invalid", result.err)
-        self.assertIn("for 1 s (recovery.host_wait_s)", result.err)
+        for seconds in (1, 2):
+            result, _ = self.ended("waits-%d" % seconds)
+            self.assertEqual(result.code, harness.IO, str(result))
+            self.assertIn("no-such-host.invalid", result.err)
+            self.assertIn("for %d s (recovery.host_wait_s)" % seconds, result.err)
         result, _ = self.ended("smaller")
         self.assertEqual(result.code, 0, str(result))
         self.assertIn("SMALLER LAYOUT: 1 of 2 ranks", result.err)
