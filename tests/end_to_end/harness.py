@@ -30,6 +30,7 @@ NOT_TESTED = 77  # ctest says Skipped, which tests/run.sh takes only for want of
 CURVE = ("loss", "aux_loss", "grad_norm")
 # The default run of tests/run.sh: a script may name the cases of its sample in its test class (sample = [...]) and shorten others.
 SAMPLE = bool(os.environ.get("PESC_SAMPLE"))
+COMMANDS = []  # the arguments of each command that was made
 
 
 class Result:
@@ -54,7 +55,8 @@ class Result:
 def command(ranks, *arguments):
     """argv of `pesc arguments` on so many ranks; 0 ranks: without mpirun."""
     launch = MPIRUN + ["-np", str(ranks)] if ranks else []
-    return launch + [PESC] + [str(a) for a in arguments]
+    COMMANDS.append([str(a) for a in arguments])
+    return launch + [PESC] + COMMANDS[-1]
 
 
 def environment():

@@ -113,10 +113,19 @@ class Report(unittest.TestCase):
             self.assertEqual(len(result.complaints), 1, str(result))
         result = self.pesc("report", "--run", self.path("made"), "--out", out, code=harness.USAGE, config=False, ranks=2)
         self.assertIn("runs on one rank", result.message)
-        # A disk that fills: a file may have no more than 20 kB.
-        limited = ["sh", "-c", 'ulimit -f 40; trap "" XFSZ; exec "$@"', "sh"]
-        result = self.pesc("report", "--run", self.path("made"), "--out", out, code=harness.IO, config=False, prefix=limited)
+        # A disk that fills: a file may have 6 MiB, more than Open MPI's own of 4 MiB and less than the page of these runs.
+        words = []
+        for i in range(32):
+            run = self.path("large-%d" % i)
+            shutil.copytree(self.path("made"), run)
+            with open(os.path.join(run, "experiment.textproto"), "a", encoding="utf-8") as file:
+                file.write(("# " + "a long remark " * 70 + "\n") * 250)
+            words += ["--run", run]
+        limited = ["bash", "-c", 'ulimit -f 6144; trap "" XFSZ; exec "$@"', "bash"]  # KiB
+        result = self.pesc("report", *words, "--out", out, code=harness.IO, config=False, prefix=limited)
         self.assertEqual(len(result.complaints), 1, str(result))
+        self.assertIn("File too large", result.message)
+        self.assertNotIn("PMIX", result.err)
         self.assertEqual([n for n in os.listdir(self.folder) if "out.html" in n], [])
         # What is being written when it is read.
         with open(self.path("made", "metrics.jsonl"), "a", encoding="utf-8") as file:
