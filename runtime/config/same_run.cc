@@ -111,8 +111,15 @@ void drop_unused(proto::Experiment& e) {
   }
 }
 
+// The linears with LoRA are a set.
+void sort_target_modules(proto::Experiment& e) {
+  auto& names = *e.mutable_lora()->mutable_target_modules();
+  std::sort(names.begin(), names.end());
+}
+
 std::string comparable(const std::string& text) {
   proto::Experiment e = read_recorded_experiment(text);
+  sort_target_modules(e);
   resolve_compute(e);
   resolve_kernels(e);
   drop_unused(e);
