@@ -39,7 +39,8 @@ TEST(SameRun, WhatTheModelComputesIsRefusedByEveryVerb) {
       {"train.mode=LORA", "train.mode: PESC -> LORA"},
       {"train.mode=FULL", "train.mode: PESC -> FULL"},
   };
-  for (const CheckpointUse use : {CheckpointUse::kResume, CheckpointUse::kAnswer, CheckpointUse::kExport}) {
+  for (const CheckpointUse use :
+       {CheckpointUse::kResume, CheckpointUse::kEvaluate, CheckpointUse::kAnswer, CheckpointUse::kExport}) {
     for (const auto& [change, line] : changes) EXPECT_EQ(compare({}, {change}, use).refused, Lines{line});
     EXPECT_FALSE(compare({}, {"lora.target_modules=q_proj"}, use).refused.empty());
     for (const char* change :
