@@ -161,7 +161,7 @@ void read_train(const proto::Train& p, const FieldChecker& check, ExperimentConf
   if (p.recompute_granularity() == proto::RecomputeGranularity::FULL)
     t.recompute_granularity = Recompute::kFull;
   t.on_nonfinite = p.on_nonfinite() == proto::OnNonfinite::SKIP ? OnNonfinite::kSkip : OnNonfinite::kEnd;
-  check.not_negative("train.loss_spike_ratio", p.loss_spike_ratio());
+  check.above_one_or_zero("train.loss_spike_ratio", p.loss_spike_ratio());
   t.loss_spike_ratio = p.loss_spike_ratio();
   if (p.on_loss_spike() == proto::OnLossSpike::SKIP) t.on_loss_spike = OnLossSpike::kSkip;
   if (p.on_loss_spike() == proto::OnLossSpike::END) t.on_loss_spike = OnLossSpike::kEnd;
@@ -341,8 +341,7 @@ void check_runnable(const proto::Experiment& e, const FieldChecker& check) {
       (e.data().eval_size() > 0 || e.data().validation_fraction() > 0) && e.train().eval_steps() > 0;
   constexpr const char* kNeedsEvaluations =
       ", which looks at the evaluations of the run, and there are none; set train.eval_steps, and data.eval "
-      "or "
-      "data.validation_fraction";
+      "or data.validation_fraction";
   check.require(evaluates || !e.checkpoint().keep_best(), "checkpoint.keep_best",
                 str_cat("is true", kNeedsEvaluations));
   const int64_t patience = e.train().early_stopping_patience();
