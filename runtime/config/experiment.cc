@@ -184,9 +184,7 @@ void read_lora_and_moe(const proto::Experiment& e, const FieldChecker& check, Pe
   for (int i = 0; i < l.target_modules_size(); ++i) {
     const std::string field = str_cat("lora.target_modules[", i, "]");
     const auto found = std::find(names.begin(), names.end(), l.target_modules(i));
-    check.require(found != names.end(), field,
-                  str_cat("is '", l.target_modules(i), "', which is no linear of a layer; did you mean '",
-                          nearest_name(l.target_modules(i), names), "'? It is one of ", joined(names)));
+    check.require(found != names.end(), field, unknown_linear(l.target_modules(i), names));
     const auto linear = static_cast<Linear>(found - names.begin());
     check.require(std::find(out.lora.target_modules.begin(), out.lora.target_modules.end(), linear) ==
                       out.lora.target_modules.end(),

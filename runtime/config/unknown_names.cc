@@ -94,6 +94,14 @@ std::string unknown_value(const std::string& value, const std::string& field,
   return str_cat("'", value, "' is not a value of ", field, "; ", answer, " It is one of ", joined(names));
 }
 
+std::string unknown_linear(const std::string& name, const std::vector<std::string>& linears) {
+  if (name == "all-linear")  // of PEFT
+    return str_cat("is '", name, "'; leave it out: all ", linears.size(),
+                   " linears of a layer are the default");
+  return str_cat("is '", name, "', which is no linear of a layer; did you mean '",
+                 nearest_name(name, linears), "'? It is one of ", joined(linears));
+}
+
 std::vector<std::string> field_names(const Descriptor& message) {
   std::vector<std::string> names;
   for (int i = 0; i < message.field_count(); ++i) names.push_back(message.field(i)->name());

@@ -18,6 +18,9 @@ namespace pesc {
 [[nodiscard]] std::string unknown_value(const std::string& value, const std::string& field,
                                         const std::vector<std::string>& values);
 
+// The same for a linear of a layer, in lora.target_modules: "is 'q_prj', which is no linear of a layer; ...".
+[[nodiscard]] std::string unknown_linear(const std::string& name, const std::vector<std::string>& linears);
+
 // Whether an earlier version had this field and no other replaces it: a recorded configuration may have it.
 [[nodiscard]] bool is_gone_field(std::string_view message, std::string_view name);
 

@@ -80,6 +80,10 @@ TEST(Experiment, RefusesBadFilesWithFileLineAndTheNearestName) {
        "num_experts: 4 } lora { target_modules: \"q_prj\"",
        {"e.textproto:9: lora.target_modules[0] is 'q_prj'", "did you mean 'q_proj'?", "down_proj"}},
       {"num_experts: 4",
+       "num_experts: 4 } lora { target_modules: \"all-linear\"",
+       {"e.textproto:9: lora.target_modules[0] is 'all-linear'; leave it out: all 7 linears of a layer are "
+        "the default"}},
+      {"num_experts: 4",
        "num_experts: 4 } lora { target_modules: [\"q_proj\", \"q_proj\"]",
        {"lora.target_modules[1]", "second time"}},
       // Types and syntax.
