@@ -11,7 +11,7 @@ namespace pesc {
 
 // "no field 'learning_rte' in Train; did you mean 'learning_rate'?", or the right name of one that an older
 // pesc or another program calls so (runtime/config/field_aliases.h), or where in an experiment a field of
-// this name is.
+// this name is, or, where no name is near, all fields of the message.
 [[nodiscard]] std::string unknown_field(const std::string& name, const google::protobuf::Descriptor& message);
 
 // "'COSIN' is not a value of lr_scheduler_type; did you mean 'COSINE'? It is one of ...", or the right value.
