@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 
 #include "launcher/command_line.h"
@@ -57,11 +58,12 @@ void add_random_row(int64_t index, int64_t length, int64_t vocab, LocalBatch& ou
 
 class BatchSource {
  public:
-  BatchSource(Job& job, int64_t shortest) : job_(job), shortest_(shortest) {
+  // `shortest`: tokens, at least 1; absent: full rows.
+  BatchSource(Job& job, std::optional<int> shortest)
+      : job_(job), shortest_(shortest ? *shortest : job.config.data.max_seq_length) {
     const int64_t max_seq_length = job.config.data.max_seq_length;
-    if (shortest_ == 0) shortest_ = max_seq_length;
-    if (shortest_ < 1 || shortest_ > max_seq_length)
-      throw UsageError(str_cat("--shortest ", shortest,
+    if (shortest_ > max_seq_length)
+      throw UsageError(str_cat("--shortest ", shortest_,
                                ": a row has from 1 to data.max_seq_length = ", max_seq_length, " tokens"));
     if (job.config.data.train.empty()) {
       if (job.config.data.packing == PackingPolicy::kNone) return;
@@ -69,7 +71,7 @@ class BatchSource {
                                              [this](int64_t index) { return length(index); });
       return;
     }
-    if (shortest != 0)
+    if (shortest)
       throw UsageError("--shortest is for random rows, and data.train gives rows: leave one of them out");
     data_ = load_training_data(job);
     rows_ = make_row_stream(job, *data_);

@@ -106,6 +106,7 @@ void warn_of_unused(const ExperimentConfig& config, const CommandLine& command) 
   for (const UnusedSetting& u : config.unused) {
     const bool said = u.concerns == Concerns::kAll || (u.concerns == Concerns::kAnswers && answers) ||
                       (u.concerns == Concerns::kTraining && (trains || plans)) ||
+                      (u.concerns == Concerns::kEvaluations && (trains || command.verb == "eval")) ||
                       (u.concerns == Concerns::kWithoutLaunch && trains && !launched);
     if (said) LOG(WARNING) << u.text;
   }

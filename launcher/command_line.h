@@ -30,7 +30,7 @@ struct CommandLine {
   bool chat = false;              // --chat: a conversation with standard input
   int samples = 0;                // --samples N answers to show
   int steps = 20;                 // --steps N to time
-  int shortest = 0;               // --shortest T tokens of a random row to time; 0: full rows
+  std::optional<int> shortest;    // --shortest T tokens of a random row to time; absent: full rows
   std::string shape;              // --shape S instead of the experiment's model and data
   int ranks = 1;                  // --ranks N to plan for
   std::string gpu;                // --gpu NAME to plan for

@@ -133,7 +133,7 @@ int run_eval(const Process& process, const CommandLine& command) {
   const auto decoder = make_inference_decoder(job, batch_rows, c.data.max_seq_length, slots);
   int64_t step = 0;
   if (!command.base) {
-    step = load_trainable_weights(job, *decoder, command.checkpoint, CheckpointUse::kAnswer);
+    step = load_trainable_weights(job, *decoder, command.checkpoint, CheckpointUse::kEvaluate);
   } else if (job.adapter) {
     const BaseDigest digest = base_digest(job);
     run_collectively(process.world, [&] { check_adapter_base(job, digest); });

@@ -6,8 +6,8 @@
 #include <array>
 #include <cmath>
 #include <deque>
-#include <limits>
 #include <map>
+#include <optional>
 #include <type_traits>
 
 #include "ops/core/check.h"
@@ -35,7 +35,7 @@ constexpr std::array kFlags{
     Flag{"chat", "generate", "", "a conversation: each line of standard input is answered; /reset forgets what was said, /exit ends", &C::chat},
     Flag{"shape", "bench plan", "FOLDER", "a folder with config.json, a name of configs/models, 7B, 13B, 34B, 70B; by default the experiment's model and data", &C::shape, 0, "7B 13B 34B 70B"},
     Flag{"steps", "bench", "N", "steps to time", &C::steps, 1},
-    Flag{"shortest", "bench", "T", "random rows of T tokens to data.max_seq_length; by default all are full", &C::shortest, std::numeric_limits<int>::lowest()},
+    Flag{"shortest", "bench", "T", "random rows of T tokens to data.max_seq_length; by default all are full", &C::shortest, 1},
     Flag{"ranks", "plan", "N", "ranks of the job", &C::ranks, 1},
     Flag{"gpu", "plan", "NAME", "the GPU of each rank: A100-40, A100-80, H100-80, H200-141 (the default), B200-180", &C::gpu, 0, "A100-40 A100-80 H100-80 H200-141 B200-180"},
     Flag{"gemm_tflops", "plan", "T", "rate of a rank's GEMMs, TFLOP/s; by default that of --gpu", &C::gemm_tflops, kAboveZero},
@@ -66,7 +66,10 @@ class Values {
  public:
   Values() {
     for (const Flag& flag : kFlags) {
-      if (!std::holds_alternative<T C::*>(flag.target)) continue;
+      bool here = std::holds_alternative<T C::*>(flag.target);
+      if constexpr (std::is_same_v<T, int>)
+        here |= std::holds_alternative<std::optional<int> C::*>(flag.target);
+      if (!here) continue;
       T& value = values_[std::string(flag.name)];
       T& usual = usual_[std::string(flag.name)];
       names_.emplace_back(flag.name);
@@ -131,6 +134,8 @@ void set_flag(const Flag& flag, const std::string& value, CommandLine& c) {
     c.** on = parsed<bool>(flag, value, "is neither true nor false");
   } else if (const auto* count = std::get_if<int C::*>(&flag.target)) {
     c.** count = number<int>(flag, value, kWhole);
+  } else if (const auto* given = std::get_if<std::optional<int> C::*>(&flag.target)) {
+    c.** given = number<int>(flag, value, kWhole);
   } else if (const auto* rate = std::get_if<double C::*>(&flag.target)) {
     c.** rate = number<double>(flag, value, "is not a number");
   } else if (const auto* id = std::get_if<uint64_t C::*>(&flag.target)) {

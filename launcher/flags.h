@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -18,7 +19,8 @@ inline constexpr double kAboveZero = -1;  // as Flag::least: any number above 0
 struct Flag {
   using Target =
       std::variant<std::monostate, std::string CommandLine::*, std::vector<std::string> CommandLine::*,
-                   bool CommandLine::*, int CommandLine::*, double CommandLine::*, uint64_t CommandLine::*>;
+                   bool CommandLine::*, int CommandLine::*, std::optional<int> CommandLine::*,
+                   double CommandLine::*, uint64_t CommandLine::*>;
   std::string_view name;
   std::string_view verbs;  // that read it, parted by spaces
   // What stands for the value in the help; empty for a switch. FILE and PATH are completed with files, DIR and

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "runtime/config/unreached_settings.h"
 #include "runtime/data/row_record.h"
 #include "runtime/data/share.h"
 #include "runtime/data/show_row.h"
@@ -69,6 +70,11 @@ void Trainer::tell_length() const {
     LOG(WARNING) << "the warm-up (train.warmup_steps) of " << lr_.warmup << " steps does not end in a run of "
                  << steps_ << " steps: train.learning_rate is never reached";
   }
+  // Packed, an epoch has fewer rows; its packing is not waited for where nothing else needs its end.
+  const int64_t epoch_rows = t.max_steps == 0 ? row_stream_->rows_for(1) : train_->epoch_size();
+  for (const std::string& text :
+       unreached_settings(job_.config, {steps_, epoch_rows, job_.ranks->world().size()}))
+    LOG(WARNING) << text;
 }
 
 std::string Trainer::shown_row(int64_t number, Marks marks) const {

@@ -161,7 +161,7 @@ void read_train(const proto::Train& p, const FieldChecker& check, ExperimentConf
   if (p.recompute_granularity() == proto::RecomputeGranularity::FULL)
     t.recompute_granularity = Recompute::kFull;
   t.on_nonfinite = p.on_nonfinite() == proto::OnNonfinite::SKIP ? OnNonfinite::kSkip : OnNonfinite::kEnd;
-  check.not_negative("train.loss_spike_ratio", p.loss_spike_ratio());
+  check.above_one_or_zero("train.loss_spike_ratio", p.loss_spike_ratio());
   t.loss_spike_ratio = p.loss_spike_ratio();
   if (p.on_loss_spike() == proto::OnLossSpike::SKIP) t.on_loss_spike = OnLossSpike::kSkip;
   if (p.on_loss_spike() == proto::OnLossSpike::END) t.on_loss_spike = OnLossSpike::kEnd;
@@ -184,9 +184,7 @@ void read_lora_and_moe(const proto::Experiment& e, const FieldChecker& check, Pe
   for (int i = 0; i < l.target_modules_size(); ++i) {
     const std::string field = str_cat("lora.target_modules[", i, "]");
     const auto found = std::find(names.begin(), names.end(), l.target_modules(i));
-    check.require(found != names.end(), field,
-                  str_cat("is '", l.target_modules(i), "', which is no linear of a layer; did you mean '",
-                          nearest_name(l.target_modules(i), names), "'? It is one of ", joined(names)));
+    check.require(found != names.end(), field, unknown_linear(l.target_modules(i), names));
     const auto linear = static_cast<Linear>(found - names.begin());
     check.require(std::find(out.lora.target_modules.begin(), out.lora.target_modules.end(), linear) ==
                       out.lora.target_modules.end(),
@@ -341,8 +339,7 @@ void check_runnable(const proto::Experiment& e, const FieldChecker& check) {
       (e.data().eval_size() > 0 || e.data().validation_fraction() > 0) && e.train().eval_steps() > 0;
   constexpr const char* kNeedsEvaluations =
       ", which looks at the evaluations of the run, and there are none; set train.eval_steps, and data.eval "
-      "or "
-      "data.validation_fraction";
+      "or data.validation_fraction";
   check.require(evaluates || !e.checkpoint().keep_best(), "checkpoint.keep_best",
                 str_cat("is true", kNeedsEvaluations));
   const int64_t patience = e.train().early_stopping_patience();

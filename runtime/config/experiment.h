@@ -126,7 +126,13 @@ struct DebugSection {
 
 // A setting that nothing reads because of another one: said once, by those whom it concerns.
 struct UnusedSetting {
-  enum class Concerns { kAll, kTraining, kAnswers, kWithoutLaunch };  // the last: `pesc train` by itself
+  enum class Concerns {
+    kAll,
+    kTraining,
+    kAnswers,
+    kEvaluations,    // `pesc train` and `pesc eval`
+    kWithoutLaunch,  // `pesc train` by itself
+  };
   Concerns concerns = Concerns::kAll;
   std::string text;  // "e.textproto:9: moe.num_experts has no effect in train.mode LORA"
 };

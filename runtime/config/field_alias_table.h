@@ -91,6 +91,7 @@ inline constexpr Field kForeign[] = {
     {"", "validation_file", "data.eval", "write eval { path: \"...\" } in data"},
     {"", "eval_file", "data.eval", "write eval { path: \"...\" } in data"},
     {"", "val_set_size", "data.validation_fraction", "a share of the rows; a number of rows / all rows"},
+    {"", "test_size", "data.validation_fraction", "a share of the rows; a number of rows / all rows"},
     {"", "val_size", "data.validation_fraction", "a share of the rows; a number of rows / all rows"},
     {"", "validation_split_percentage", "data.validation_fraction", "its value is a hundredth of it"},
     {"", "load_best_model_at_end", "checkpoint.keep_best", "`--checkpoint best` then takes it"},
@@ -116,6 +117,7 @@ inline constexpr Field kForeign[] = {
     {"", "pad_to_multiple_of", "", "batches have no padding"},
     {"", "pad_to_sequence_len", "", "batches have no padding"},
     {"", "group_by_length", "", "batches have no padding; data.packing: BEST_FIT fills rows"},
+    {"", "shuffle", "", "rows are always shuffled, as a function of train.seed"},
     {"", "shuffle_dataset", "", "rows are always shuffled, as a function of train.seed"},
     {"", "chat_template_path", "data.chat_template", "a file: a path with a slash, or ending in .jinja"},
     {"", "chat_template_jinja", "data.chat_template", "the text of a template stands in a file of its own"},
@@ -156,6 +158,7 @@ inline constexpr Field kForeign[] = {
     {"", "load_in_8bit", "train.frozen_dtype", "FP8 has 8 bits; int8 is not supported"},
     {"", "bnb_4bit_quant_type", "train.frozen_dtype", "nf4 is NF4; fp4 is not supported"},
     {"", "bnb_4bit_compute_dtype", "train.compute_dtype", "bfloat16 is BF16, float32 is F32"},
+    {"", "quantization", "train.frozen_dtype", "FP8 or NF4"},
     {"", "quantization_config", "train.frozen_dtype", "FP8 or NF4"},
     {"", "fp8", "train.compute_dtype", "true is FP8"},
     {"", "fp16", "train.compute_dtype", "float16 is not supported, BF16 and F32 are"},
@@ -172,6 +175,7 @@ inline constexpr Field kForeign[] = {
     {"", "hidden_act", "", "SwiGLU is the only activation of the FFN"},
     {"", "attn_implementation", "", "the device decides on the attention's kernels"},
     {"", "use_flash_attention_2", "", "the device decides on the attention's kernels"},
+    {"", "resume_from_checkpoint", "", "a run resumes by itself from the newest checkpoint of its run_dir"},
     {"", "report_to", "metrics.tensorboard",
      "\"tensorboard\" is true, \"none\" is false; metrics.jsonl is always written"},
     {"", "num_local_experts", "moe.num_experts", ""},
@@ -252,6 +256,8 @@ inline constexpr Field kForeign[] = {
     {"", "betas", "train.adam_beta1", "the second one is train.adam_beta2"},
     {"", "eps", "train.adam_epsilon", ""},
     {"", "ep_size", "parallel.ep", ""},
+    {"", "deepspeed", "",
+     "it is not needed: what is trained is small, and frozen weights are split by parallel.tp"},
     {"", "zero_optimization", "", "what is trained is small, and frozen weights are split by parallel.tp"},
 };
 
@@ -260,6 +266,7 @@ struct Value {
   std::string_view advice;  // may be empty
 };
 inline constexpr Value kValues[] = {
+    {"mode", "QLORA", "LORA", "with train.frozen_dtype NF4"},
     {"recompute_granularity", "CHEAP", "SELECTIVE", ""},
     {"recompute_granularity", "BLOCK", "FULL", ""},
     {"recompute_granularity", "TRUE", "FULL", ""},

@@ -40,6 +40,10 @@ class FieldChecker {
     require(value >= 0 && std::isfinite(value), field,
             str_cat("is ", value, "; it must be finite and not negative"));
   }
+  void above_one_or_zero(const std::string& field, double value) const {
+    require(value == 0 || (value > 1 && std::isfinite(value)), field,
+            str_cat("is ", value, "; it must be above 1 and finite, or 0 for none"));
+  }
 
  private:
   const FieldPlaces& places_;

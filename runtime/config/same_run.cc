@@ -111,12 +111,24 @@ void drop_unused(proto::Experiment& e) {
   }
 }
 
+// The linears with LoRA are a set.
+void sort_target_modules(proto::Experiment& e) {
+  auto& names = *e.mutable_lora()->mutable_target_modules();
+  std::sort(names.begin(), names.end());
+}
+
 std::string comparable(const std::string& text) {
   proto::Experiment e = read_recorded_experiment(text);
+  sort_target_modules(e);
   resolve_compute(e);
   resolve_kernels(e);
   drop_unused(e);
   return resolved_text(std::move(e));
+}
+
+// Which rows were trained on follows from the fraction; files of data.eval are evaluated in place of it.
+bool evaluates_fraction(const std::string& now) {
+  return read_recorded_experiment(now).data().validation_fraction() > 0;
 }
 
 // The length may change where no learning rate depends on it.
@@ -146,6 +158,11 @@ RunDifferences compare_runs(const std::string& recorded, const std::string& now,
       continue;
     const Kind kind = kind_of(line);
     const bool resumes = use == CheckpointUse::kResume;
+    if (use == CheckpointUse::kEvaluate && line.starts_with("data.validation_fraction:") &&
+        evaluates_fraction(now)) {
+      found.refused.push_back(line + " (rows that were trained on would be evaluated)");
+      continue;
+    }
     if (kind == Kind::kModel || ((kind == Kind::kTraining || kind == Kind::kFrozen) && resumes))
       found.refused.push_back(line);
     if ((kind == Kind::kRounding && use != CheckpointUse::kExport) || (kind == Kind::kFrozen && !resumes))
@@ -160,6 +177,8 @@ void refuse_differences(const std::vector<std::string>& refused, CheckpointUse u
       use == CheckpointUse::kResume
           ? "the run directory holds a checkpoint of another configuration; use another run_dir, "
             "or put back (recorded -> now):"
+      : use == CheckpointUse::kEvaluate
+          ? "the checkpoint was trained as another model or on other rows; put back (recorded -> now):"
           : "the checkpoint was trained as another model; put back (recorded -> now):";
   for (const std::string& line : refused) text += "\n  " + line;
   throw UsageError(text);

@@ -7,7 +7,8 @@
 //              verb refuses another value.
 //   training   what else the run's loss curve depends on: data, batches, rates, seed, dropout,
 //              router_aux_loss_coef. A resumed run refuses another value; eval, generate and export do not
-//              read these fields.
+//              read these fields, except that eval refuses another data.validation_fraction where it
+//              evaluates one: its rows would be among those that were trained on.
 //   frozen     train.frozen_dtype. A resumed run refuses another value; eval, generate and export warn.
 //   rounding   device, compute type, layout, threads, chunks, timed kernels. Another value gives a warning.
 //   free       names, paths, columns, logging, saving, evaluation, early stopping, recovery. Paths and
@@ -27,9 +28,10 @@ namespace pesc {
 
 // What a checkpoint is loaded for.
 enum class CheckpointUse {
-  kResume,  // train
-  kAnswer,  // eval, generate
-  kExport,  // the values alone
+  kResume,    // train
+  kEvaluate,  // eval
+  kAnswer,    // generate
+  kExport,    // the values alone
 };
 
 struct RunDifferences {

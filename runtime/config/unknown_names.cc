@@ -32,6 +32,15 @@ size_t edit_distance(const std::string& a, const std::string& b) {
   return row[b.size()];
 }
 
+// "did you mean 'seed'?" of the nearest candidate; empty where even that one is another word: a typing mistake
+// changes at most a third of the letters.
+std::string guess(const std::string& name, const std::vector<std::string>& candidates) {
+  const std::string nearest = nearest_name(name, candidates);
+  const size_t most = std::max<size_t>(1, (name.size() + 1) / 3);
+  if (nearest.empty() || edit_distance(name, nearest) > most) return "";
+  return str_cat("did you mean '", nearest, "'?");
+}
+
 // A field that an earlier version had and that no other replaces. A recorded configuration may have it;
 // elsewhere it is an unknown name, about which more can be said than the nearest one.
 struct GoneField {
@@ -81,7 +90,8 @@ std::string unknown_field(const std::string& name, const Descriptor& message) {
   for (const std::string& path : paths_elsewhere(message, name))
     elsewhere += (elsewhere.empty() ? "" : " or ") + path;
   if (!elsewhere.empty()) return str_cat(what, "it stands elsewhere: ", elsewhere);
-  return str_cat(what, "did you mean '", nearest_name(name, field_names(message)), "'?");
+  const std::string near = guess(name, field_names(message));
+  return what + (near.empty() ? str_cat("it has ", joined(field_names(message))) : near);
 }
 
 std::string unknown_value(const std::string& value, const std::string& field,
@@ -89,9 +99,18 @@ std::string unknown_value(const std::string& value, const std::string& field,
   std::string upper = value;
   for (char& c : upper) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
   const std::string alias = value_alias_answer(field, value);
-  const std::string answer =
-      alias.empty() ? str_cat("did you mean '", nearest_name(upper, names), "'?") : alias + ".";
-  return str_cat("'", value, "' is not a value of ", field, "; ", answer, " It is one of ", joined(names));
+  const std::string answer = alias.empty() ? guess(upper, names) : alias + ".";
+  return str_cat("'", value, "' is not a value of ", field, "; ", answer,
+                 answer.empty() ? "it is one of " : " It is one of ", joined(names));
+}
+
+std::string unknown_linear(const std::string& name, const std::vector<std::string>& linears) {
+  if (name == "all-linear")  // of PEFT
+    return str_cat("is '", name, "'; leave it out: all ", linears.size(),
+                   " linears of a layer are the default");
+  const std::string near = guess(name, linears);
+  return str_cat("is '", name, "', which is no linear of a layer; ", near,
+                 near.empty() ? "it is one of " : " It is one of ", joined(linears));
 }
 
 std::vector<std::string> field_names(const Descriptor& message) {

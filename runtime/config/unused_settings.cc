@@ -4,10 +4,13 @@
 #include <google/protobuf/text_format.h>
 
 #include <cstdint>
+#include <map>
 #include <numeric>
+#include <string>
 
 #include "ops/core/check.h"
 #include "runtime/config/unknown_names.h"
+#include "runtime/data/tags.h"
 
 namespace pesc {
 namespace {
@@ -122,6 +125,27 @@ void look_at_kept_checkpoints(const proto::Checkpoint& c, Finder& find) {
                    "; take a multiple of ", saved));
 }
 
+// Rows of files with one tag are evaluated as one group, which is meant where both files say the tag.
+template <class Sources>
+void look_at_tags(const std::string& list, const Sources& sources, Finder& find) {
+  std::map<std::string, int> first;
+  for (int i = 0; i < sources.size(); ++i) {
+    const std::string tag = tag_of(sources[i].tag(), "", sources[i].path());
+    const auto [at, is_new] = first.emplace(tag, i);
+    const auto& other = sources[at->second];
+    if (is_new || (!other.tag().empty() && !sources[i].tag().empty())) continue;
+    find.say(Concerns::kEvaluations, str_cat(list, "[", i, "].path"),
+             str_cat("is '", sources[i].path(), "', and ", list, "[", at->second, "].path is '", other.path(),
+                     "': rows of both that have no tag of their own are reported together as '", tag,
+                     "'; give each file its tag"));
+  }
+}
+
+void look_at_evaluated_tags(const proto::Data& d, Finder& find) {
+  look_at_tags("data.eval", d.eval(), find);
+  if (d.validation_fraction() > 0) look_at_tags("data.train", d.train(), find);
+}
+
 }  // namespace
 
 std::vector<UnusedSetting> unused_settings(const proto::Experiment& e, const FieldPlaces& places) {
@@ -129,6 +153,7 @@ std::vector<UnusedSetting> unused_settings(const proto::Experiment& e, const Fie
   look_at_mode(e, find);
   look_at_training(e, find);
   look_at_kept_checkpoints(e.checkpoint(), find);
+  look_at_evaluated_tags(e.data(), find);
   if (e.parallel().device() == proto::Device::CPU)
     find.look(Concerns::kAll, "debug", e.debug(), {"share_gpu"}, "with parallel.device CPU");
   if (e.parallel().device() == proto::Device::CPU)

@@ -103,17 +103,17 @@ class PlanTest(harness.EndToEnd):
                              parallel__tp=1, parallel__ep=1,
                              parallel__num_threads=1)
         tokens = {}
-        for ranks, shortest, *packing in ((1, 0), (1, 5), (2, 5), (1, 128), (1, 5, "BEST_FIT"), (2, 5, "BEST_FIT")):
+        for ranks, shortest, *packing in ((1, None), (1, 5), (2, 5), (1, 128), (1, 5, "BEST_FIT"), (2, 5, "BEST_FIT")):
             with self.subTest(ranks=ranks, shortest=shortest, packing=packing):
                 packs = harness.sets(data__packing=packing[0]) if packing else ()
-                result = harness.pesc(ranks, "bench", "--config", QUICKSTART, *shape, *sizes, *packs, "--steps", 1, "--shortest",
-                                      shortest, "--out", self.path("bench.json"))
+                result = harness.pesc(ranks, "bench", "--config", QUICKSTART, *shape, *sizes, *packs, "--steps", 1,
+                                      *(("--shortest", shortest) if shortest else ()), "--out", self.path("bench.json"))
                 self.assertEqual(result.code, 0, str(result))
                 with open(self.path("bench.json"), encoding="utf-8") as file:
                     bench = json.load(file)
                 tokens[(ranks, shortest, *packing)] = round(bench["tokens_per_second_median"] * bench["step_seconds_median"])
         print(tokens)
-        self.assertEqual(tokens[1, 0], 16 * 128)
+        self.assertEqual(tokens[1, None], 16 * 128)
         self.assertEqual(tokens[1, 128], 16 * 128)
         self.assertEqual(tokens[2, 5], tokens[1, 5])
         self.assertTrue(16 * 5 < tokens[1, 5] < 16 * 128, tokens)
@@ -121,7 +121,8 @@ class PlanTest(harness.EndToEnd):
         self.assertEqual(tokens[2, 5, "BEST_FIT"], tokens[1, 5, "BEST_FIT"])
         config = ("--config", QUICKSTART)
         for words, flags in (("from 1 to data.max_seq_length = 128 tokens", (*config, *shape, "--shortest", 129)),
-                             ("from 1 to data.max_seq_length = 128 tokens", (*config, *shape, "--shortest", -1)),
+                             ("'0' is less than 1", (*config, *shape, "--shortest", 0)),
+                             ("'-1' is less than 1", (*config, *shape, "--shortest", -1)),
                              ("data.train gives rows", (*self.experiment("run"), "--shortest", 5))):
             result = harness.pesc(2, "bench", *flags, *sizes)
             self.assertEqual(result.code, 64, str(result))

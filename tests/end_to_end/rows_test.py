@@ -109,13 +109,19 @@ class Rows(harness.EndToEnd):
         for other in ("} validation_fraction: 0.2 } #", ""):
             result = self.go("shared", rows=rows, length="max_steps: 3", data=other)
             self.assert_refused(result, USAGE, "data.validation_fraction: 0.3 -> ")
+        evaluated = self.go("shared", verb="eval", rows=rows, data="} validation_fraction: 0.9 } #")
+        self.assert_refused(evaluated, USAGE, "data.validation_fraction: 0.3 -> 0.9 (rows that were trained on would be evaluated)")
         self.assert_refused(self.go("none", rows=rows, length="max_steps: 2", data="} validation_fraction: 1e-9 } #"), DATA,
                             "data.validation_fraction 1e-09 takes no row")
 
-    def test_a_warm_up_that_does_not_end_is_said(self):
+    def test_what_the_length_leaves_without_effect_is_said(self):
         rows = self.write("warm.jsonl", ROWS)
         self.assertIn("the warm-up (train.warmup_steps) of 10 steps does not end",
                       self.go("long", rows=rows, schedule="warmup_steps: 10").err)
+        flags = harness.sets(train__global_batch_size=16, checkpoint__save_steps=50)
+        said = self.go("beyond", rows=rows, flags=flags).err
+        self.assertIn("train.global_batch_size is 16, more than the 11 rows of an epoch", said)
+        self.assertIn("checkpoint.save_steps is 50, but the run has 2 steps: it saves at the end alone", said)
         result = self.go("short", rows=rows, length="max_steps: 4", schedule="warmup_ratio: 0.5")
         self.assertNotIn("does not end", result.err)
         rates = [step["lr"] for step in self.steps("short")]

@@ -84,6 +84,12 @@ TEST(Flags, ValuesAreReadWholeAndInRange) {
   for (const char* bad : {"--ranks=0", "--link_gbs=0", "--link_gbs=nan", "--link_gbs=inf", "--device_gib=-1"})
     EXPECT_FALSE(refusal({"plan", bad}).empty()) << bad;
   EXPECT_FALSE(refusal({"bench", "--steps=0"}).empty());
+  EXPECT_EQ(parse({"bench", "--config", "x", "--shortest", "5"}).shortest, 5);
+  EXPECT_EQ(parse({"bench", "--config", "x"}).shortest, std::nullopt);
+  for (const char* least : {"0", "-1"}) {
+    EXPECT_TRUE(refusal({"bench", "--config", "x", "--shortest", least})
+                    .starts_with(str_cat("--shortest: '", least, "' is less than 1")));
+  }
 }
 
 TEST(Flags, WhatIsGivenTwiceOrExcludesEachOtherIsRefused) {

@@ -113,6 +113,25 @@ TEST(DataSettings, OnlyWhatHasNoEffectIsSaidToHaveNone) {
                       said({"train.eval_steps=2"}));
 }
 
+// Another fraction is other rows, among them some that were trained on.
+TEST(DataSettings, AnEvaluationKeepsTheShareOfTheRun) {
+  using Lines = std::vector<std::string>;
+  const auto refused = [](const char* before, const std::vector<std::string>& now, CheckpointUse use) {
+    return compare_runs(parse({before}).text, parse(now).text, use).refused;
+  };
+  const char* some = "data.validation_fraction=0.2";
+  const char* most = "data.validation_fraction=0.9";
+  const char* why = " (rows that were trained on would be evaluated)";
+  EXPECT_EQ(refused(some, {most}, CheckpointUse::kEvaluate),
+            Lines{std::string("data.validation_fraction: 0.2 -> 0.9") + why});
+  EXPECT_EQ(refused("data.validation_fraction=0", {most}, CheckpointUse::kEvaluate),
+            Lines{std::string("data.validation_fraction: 0 -> 0.9") + why});
+  EXPECT_EQ(refused(some, {some, "train.seed=7"}, CheckpointUse::kEvaluate), Lines{});
+  EXPECT_EQ(refused(some, {"data.eval[0].path=e.jsonl"}, CheckpointUse::kEvaluate), Lines{});
+  for (const CheckpointUse use : {CheckpointUse::kAnswer, CheckpointUse::kExport})
+    EXPECT_EQ(refused(some, {most}, use), Lines{});
+}
+
 TEST(DataSettings, AResumedRunKeepsItsShareAndMayRenameColumns) {
   const auto refused = [](const std::vector<std::string>& before, const std::vector<std::string>& now,
                           CheckpointUse use) {
@@ -122,7 +141,8 @@ TEST(DataSettings, AResumedRunKeepsItsShareAndMayRenameColumns) {
   EXPECT_EQ(
       refused({"data.validation_fraction=0.1"}, {"data.validation_fraction=0.2"}, CheckpointUse::kResume),
       Lines{"data.validation_fraction: 0.1 -> 0.2"});
-  EXPECT_EQ(refused({"data.validation_fraction=0.1"}, {}, CheckpointUse::kAnswer), Lines{});
+  for (const CheckpointUse use : {CheckpointUse::kAnswer, CheckpointUse::kEvaluate, CheckpointUse::kExport})
+    EXPECT_EQ(refused({"data.validation_fraction=0.1"}, {}, use), Lines{});
   EXPECT_EQ(refused({}, {"data.train[0].columns.prompt=x"}, CheckpointUse::kResume), Lines{});
   EXPECT_EQ(refused({},
                     {"train.eval_steps=2", "data.eval[0].path=e.jsonl", "checkpoint.keep_best=true",

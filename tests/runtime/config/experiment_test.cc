@@ -80,6 +80,10 @@ TEST(Experiment, RefusesBadFilesWithFileLineAndTheNearestName) {
        "num_experts: 4 } lora { target_modules: \"q_prj\"",
        {"e.textproto:9: lora.target_modules[0] is 'q_prj'", "did you mean 'q_proj'?", "down_proj"}},
       {"num_experts: 4",
+       "num_experts: 4 } lora { target_modules: \"all-linear\"",
+       {"e.textproto:9: lora.target_modules[0] is 'all-linear'; leave it out: all 7 linears of a layer are "
+        "the default"}},
+      {"num_experts: 4",
        "num_experts: 4 } lora { target_modules: [\"q_proj\", \"q_proj\"]",
        {"lora.target_modules[1]", "second time"}},
       // Types and syntax.
@@ -118,6 +122,10 @@ TEST(Experiment, RefusesBadFilesWithFileLineAndTheNearestName) {
       {"max_steps: 10", "max_steps: 10 learning_rate: -1", {"e.textproto:5: train.learning_rate is -1"}},
       {"max_steps: 10", "max_steps: 10 learning_rate: nan", {"e.textproto:5: train.learning_rate is nan"}},
       {"max_steps: 10", "max_steps: 10 max_grad_norm: inf", {"e.textproto:5: train.max_grad_norm is inf"}},
+      {"max_steps: 10",
+       "max_steps: 10 loss_spike_ratio: 0.5",
+       {"e.textproto:5: train.loss_spike_ratio is 0.5", "above 1"}},
+      {"max_steps: 10", "max_steps: 10 loss_spike_ratio: 1", {"e.textproto:5: train.loss_spike_ratio is 1"}},
       {"max_steps: 10", "max_steps: 10 weight_decay: -0.1", {"e.textproto:5: train.weight_decay is -0.1"}},
       {"max_steps: 10",
        "max_steps: 10 adam_beta2: 1",

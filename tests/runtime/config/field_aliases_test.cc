@@ -134,6 +134,14 @@ TEST(FieldAliases, AreAnsweredInFilesAndOverrides) {
       {"train { lr_scheduler_type: cosine }", {"did you mean 'COSINE'?"}},
       {"train { lr_scheduler_type: \"cosine\" }", {"the value of an enum stands without quotes"}},
       {"train { compute_dtype: float16 }", {"the value is BF16; float16 is not supported"}},
+      {"data { test_size: 0.1 }", {"no field 'test_size' in Data; the name is data.validation_fraction"}},
+      {"train { mode: QLORA }",
+       {"'QLORA' is not a value of mode; the value is LORA; with train.frozen_dtype NF4. It is one of"}},
+      {"train { quantization: \"nf4\" }", {"the name is train.frozen_dtype; FP8 or NF4"}},
+      {"model { load_in_4bit: true }", {"the name is train.frozen_dtype; true is NF4"}},
+      {"train { deepspeed: \"ds.json\" }", {"leave it out: it is not needed"}},
+      {"train { resume_from_checkpoint: true }", {"leave it out: a run resumes by itself", "run_dir"}},
+      {"data { shuffle: true }", {"leave it out: rows are always shuffled", "train.seed"}},
       {"parallel { device: GPU }", {"the value is CUDA. It is one of CPU, CUDA"}},
   };
   for (const Case& c : cases) {
@@ -161,6 +169,15 @@ TEST(FieldAliases, AreAnsweredInFilesAndOverrides) {
 TEST(FieldAliases, ANearMissIsStillAnsweredWithTheNearestName) {
   EXPECT_EQ(field_alias_answer("Train", "learning_rte"), "");
   EXPECT_NE(refusal("train { learning_rte: 1 }").find("did you mean 'learning_rate'?"), std::string::npos);
+  // Another word is no near miss.
+  const std::string said = refusal("data { train { path: \"a\" wavelength: 1 } }");
+  EXPECT_NE(said.find("no field 'wavelength' in Source; it has path, tag, weight, columns"),
+            std::string::npos)
+      << said;
+  const std::string mode = refusal("train { mode: DISTILLATION }");
+  EXPECT_NE(mode.find("'DISTILLATION' is not a value of mode; it is one of PESC, LORA, FULL"),
+            std::string::npos)
+      << mode;
   EXPECT_EQ(name_since_renaming("Train", "steps"), "train.max_steps");
   EXPECT_EQ(name_since_renaming("Train", "max_length"), "");
 }

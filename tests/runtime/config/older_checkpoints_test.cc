@@ -59,7 +59,8 @@ TEST(OlderCheckpoints, AFieldAddedWithADefaultDoesNotRefuseOlderCheckpoints) {
     google::protobuf::TextFormat::PrintToString(e, &old);
     ASSERT_EQ(old.find("max_grad_norm"), std::string::npos);
     ASSERT_NE(text_of({}, base).find("max_grad_norm"), std::string::npos);
-    for (const CheckpointUse use : {CheckpointUse::kResume, CheckpointUse::kAnswer, CheckpointUse::kExport}) {
+    for (const CheckpointUse use :
+         {CheckpointUse::kResume, CheckpointUse::kEvaluate, CheckpointUse::kAnswer, CheckpointUse::kExport}) {
       const RunDifferences found = compare_runs(old, text_of({}, base), use);
       EXPECT_EQ(found.refused, Lines{});
       EXPECT_EQ(found.rounding, Lines{});
@@ -80,7 +81,8 @@ TEST(OlderCheckpoints, ACheckpointWithTheOldFieldNamesIsRefusedByName) {
       "run_dir: \"r\"\nmodel {\n  path: \"base\"\n}\ntrain {\n  steps: 10\n  seq_len: 64\n  schedule: "
       "CONSTANT\n}\n"
       "moe {\n  experts: 4\n}\n";
-  for (const CheckpointUse use : {CheckpointUse::kResume, CheckpointUse::kAnswer, CheckpointUse::kExport}) {
+  for (const CheckpointUse use :
+       {CheckpointUse::kResume, CheckpointUse::kEvaluate, CheckpointUse::kAnswer, CheckpointUse::kExport}) {
     try {
       (void)compare_runs(old, text_of(), use);
       FAIL() << "nothing was refused";

@@ -39,7 +39,8 @@ TEST(SameRun, WhatTheModelComputesIsRefusedByEveryVerb) {
       {"train.mode=LORA", "train.mode: PESC -> LORA"},
       {"train.mode=FULL", "train.mode: PESC -> FULL"},
   };
-  for (const CheckpointUse use : {CheckpointUse::kResume, CheckpointUse::kAnswer, CheckpointUse::kExport}) {
+  for (const CheckpointUse use :
+       {CheckpointUse::kResume, CheckpointUse::kEvaluate, CheckpointUse::kAnswer, CheckpointUse::kExport}) {
     for (const auto& [change, line] : changes) EXPECT_EQ(compare({}, {change}, use).refused, Lines{line});
     EXPECT_FALSE(compare({}, {"lora.target_modules=q_proj"}, use).refused.empty());
     for (const char* change :
@@ -103,6 +104,16 @@ TEST(SameRun, WhatChangesNoNumberIsFree) {
       compare({"train.mode=FULL"}, {"train.mode=FULL", "lora.r=2"}, CheckpointUse::kResume).refused.empty());
   EXPECT_TRUE(
       compare({"lora.r=0"}, {"lora.r=0", "lora.lora_alpha=2"}, CheckpointUse::kResume).refused.empty());
+  // The order of a set.
+  const auto targets = [](const char* first, const char* second) {
+    return Lines{str_cat("lora.target_modules=[\"", first, "\", \"", second, "\"]")};
+  };
+  const RunDifferences turned =
+      compare(targets("q_proj", "v_proj"), targets("v_proj", "q_proj"), CheckpointUse::kResume);
+  EXPECT_EQ(turned.refused, Lines{});
+  EXPECT_EQ(turned.rounding, Lines{});
+  EXPECT_FALSE(compare(targets("q_proj", "v_proj"), targets("k_proj", "q_proj"), CheckpointUse::kResume)
+                   .refused.empty());
 }
 
 TEST(SameRun, TheLengthIsPartOfAScheduleThatFallsAndOfAWarmUpThatIsAShareOfIt) {

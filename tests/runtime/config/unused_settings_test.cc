@@ -99,8 +99,41 @@ TEST(UnusedSettings, AreNamedWithTheirPlace) {
   EXPECT_FALSE(unused({"parallel.buffer_factor=0.5"}).empty());
   EXPECT_FALSE(unused({"parallel.dispatch_chunks=2"}).empty());
   EXPECT_FALSE(unused({"parallel.gemm_autotune=false"}).empty());
+  EXPECT_TRUE(unused({"data.eval[1].path=a.jsonl"}).empty());
   // The resolved text, every default spelled out, says nothing more than its source did.
   EXPECT_EQ(parse(parse(kGood, {"train.mode=LORA"}).text).unused.size(), 1U);
+}
+
+// Two files of one name are one group of rows in every report, unless a tag says otherwise.
+TEST(UnusedSettings, FilesThatAreReportedTogetherAreNamed) {
+  const auto said = [](const std::vector<std::string>& overrides) {
+    std::string all;
+    for (const UnusedSetting& u : parse(kGood, overrides).unused) {
+      EXPECT_EQ(u.concerns, UnusedSetting::Concerns::kEvaluations) << u.text;
+      all += u.text;
+    }
+    return all;
+  };
+  const std::vector<std::string> two{"data.eval[0].path=a/test.jsonl", "data.eval[1].path=b/test.jsonl.gz"};
+  const auto with = [&two](const std::vector<std::string>& more) {
+    std::vector<std::string> all = two;
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  EXPECT_EQ(said(two),
+            "--set data.eval[1].path=b/test.jsonl.gz: data.eval[1].path is 'b/test.jsonl.gz', and "
+            "data.eval[0].path is 'a/test.jsonl': rows of both that have no tag of their own are reported "
+            "together as 'test'; give each file its tag");
+  EXPECT_EQ(said(with({"data.eval[0].tag=a"})), "");
+  EXPECT_EQ(said(with({"data.eval[0].tag=a", "data.eval[1].tag=a"})), "");  // meant
+  EXPECT_NE(said(with({"data.eval[0].tag=test"})), "");
+  // The files of data.train are evaluated where a fraction of them is.
+  const std::vector<std::string> trained{"data.eval=[]", "data.train[0].path=a/t.jsonl",
+                                         "data.train[1].path=b/t.jsonl"};
+  EXPECT_EQ(said(trained), "");
+  std::vector<std::string> fraction = trained;
+  fraction.emplace_back("data.validation_fraction=0.1");
+  EXPECT_NE(said(fraction).find("data.train[0].path is 'a/t.jsonl'"), std::string::npos);
 }
 
 }  // namespace
