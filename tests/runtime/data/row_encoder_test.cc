@@ -258,6 +258,44 @@ TEST_F(RowEncoderTest, RowsThatTheTemplateRefusesAreBadRows) {
   EXPECT_EQ(data.report().bad, 1);
 }
 
+TEST_F(RowEncoderTest, FieldsThatTheTemplateNeverShowsAreSaidOnceAFile) {
+  const std::string file = folder_.write(
+      "rows.jsonl",
+      R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})"
+      "\n"
+      R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b",)"
+      R"( "reasoning_content": "\n hmm\nyes", "tool_calls": [{"function": {"name": "look", "arguments": {}}}]}]})"
+      "\n"
+      R"({"messages": [{"role": "user", "content": "look hmm"}, {"role": "assistant", "content": "c",)"
+      R"( "reasoning_content": "hmm"}]})"
+      "\n");
+  const auto warnings = [&](const std::string& name, const std::string& before_content) {
+    std::string text = kChatml;
+    text.replace(text.find("+ m.content + "), 14, "+ m.content }}" + before_content + "{{ ");
+    const RowEncoder made = encoder(folder_.write(name, text));
+    DatasetOptions options;
+    options.max_seq_length = 200;
+    options.rows.use = made.row_use();
+    const Dataset data({{file, "", 1}}, made, options);
+    EXPECT_EQ(data.rows(), 3);
+    std::string all;
+    for (const std::string& warning : data.report().warnings) all += warning + "\n";
+    return all;
+  };
+  const std::string thoughts = "{% if m.reasoning_content %}{{ m.reasoning_content|trim }}{% endif %}";
+  const std::string last = "{% if loop.last and m.reasoning_content %}{{ m.reasoning_content }}{% endif %}";
+  const std::string calls = "{% for c in m.tool_calls or [] %}{{ c|tojson }}{% endfor %}";
+  const std::string none = warnings("none.jinja", "");
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "rows.jsonl: 2 messages of the assistant have reasoning", none);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "rows.jsonl: 1 messages of the assistant have \"tool_calls\"",
+                      none);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "rows.jsonl:2", none);
+  EXPECT_EQ(warnings("both.jinja", thoughts + calls), "");
+  EXPECT_EQ(warnings("last.jinja", last + calls), "");
+  EXPECT_PRED_FORMAT2(::testing::IsNotSubstring, "reasoning", warnings("thoughts.jinja", thoughts));
+  EXPECT_PRED_FORMAT2(::testing::IsNotSubstring, "tool_calls", warnings("calls.jinja", calls));
+}
+
 TEST_F(RowEncoderTest, ATemplateOfAnotherTokenizerIsRefused) {
   const auto refused = [&](const std::string& setting, const char* what) {
     try {
