@@ -11,6 +11,7 @@ namespace {
 struct Refusal {
   std::string_view name;
   std::string_view why;
+  bool neutral = false;  // the boolean that changes nothing
 };
 
 constexpr std::string_view kShareGpt =
@@ -49,7 +50,7 @@ constexpr std::array kOfRows = std::to_array<Refusal>({
     {"chosen", kPreference},
     {"rejected", kPreference},
     {"kto_tag", kPreference},
-    {"label", kOfKto},
+    {"label", kOfKto, true},
     {"loss_weight", kOtherMask},
     {"sample_weight", kOtherMask},
     {"context", kSeen},
@@ -62,27 +63,36 @@ constexpr std::array kOfElements = std::to_array<Refusal>({
     {"video", kMedia},         {"videos", kMedia},       {"audio", kMedia},
     {"audios", kMedia},        {"reasoning", kThoughts}, {"reasoning_content", kThoughts},
     {"thinking", kThoughts},   {"thoughts", kThoughts},  {"reasoning_details", kThoughts},
-    {"tool_call", kTools},     {"system", kSeen},        {"loss", kOtherMask},
-    {"mask", kOtherMask},      {"masked", kOtherMask},   {"ignore", kOtherMask},
-    {"training", kOtherMask},
+    {"tool_call", kTools},     {"system", kSeen},        {"mask", kOtherMask},
+    {"masked", kOtherMask},    {"ignore", kOtherMask},
 });
 
 template <class List>
-std::string_view find(const List& list, std::string_view name) {
+const Refusal* find(const List& list, std::string_view name) {
   for (const Refusal& r : list) {
-    if (r.name == name) return r.why;
+    if (r.name == name) return &r;
   }
-  return {};
+  return nullptr;
+}
+
+std::string_view why(const Refusal* refusal) {
+  return refusal == nullptr ? std::string_view() : refusal->why;
 }
 
 }  // namespace
 
 std::string_view refused_row_field(std::string_view name) {
-  return find(kOfRows, name);
+  return why(find(kOfRows, name));
 }
 
 std::string_view refused_element_field(std::string_view name) {
-  return find(kOfElements, name);
+  return why(find(kOfElements, name));
+}
+
+bool neutral_boolean(std::string_view name) {
+  const Refusal* const of_row = find(kOfRows, name);
+  const Refusal* const found = of_row != nullptr ? of_row : find(kOfElements, name);
+  return found != nullptr && found->neutral;
 }
 
 void FieldCounts::add(const std::string& name, int64_t rows) {
