@@ -1,6 +1,7 @@
 #include "runtime/data/row_fields.h"
 
 #include <array>
+#include <optional>
 
 #include "ops/core/check.h"
 #include "runtime/text/printable.h"
@@ -11,7 +12,7 @@ namespace {
 struct Refusal {
   std::string_view name;
   std::string_view why;
-  bool neutral = false;  // the boolean that changes nothing
+  std::optional<bool> neutral = false;  // the boolean that changes nothing
 };
 
 constexpr std::string_view kShareGpt =
@@ -35,6 +36,10 @@ constexpr std::string_view kOfKto =
 constexpr std::string_view kSeen =
     "is not supported: it is text that would neither be seen nor learned; write it into \"input\" or "
     "\"system\"";
+constexpr std::string_view kOfTemplate =
+    "is not supported: it changes what a chat template writes; take it away, or write what it does into a "
+    "file "
+    "of your own, data.chat_template";
 
 constexpr std::array kOfRows = std::to_array<Refusal>({
     {"tools", kTools},
@@ -55,6 +60,11 @@ constexpr std::array kOfRows = std::to_array<Refusal>({
     {"sample_weight", kOtherMask},
     {"context", kSeen},
     {"system_prompt", kSeen},
+    {"suffix", kSeen},
+    {"documents", kSeen},
+    {"reasoning", kThoughts},
+    {"chat_template_kwargs", kOfTemplate},
+    {"enable_thinking", kOfTemplate, std::nullopt},
 });
 constexpr std::array kOfElements = std::to_array<Refusal>({
     {"from", kShareGpt},       {"value", kShareGpt},     {"tools", kTools},
@@ -89,10 +99,10 @@ std::string_view refused_element_field(std::string_view name) {
   return why(find(kOfElements, name));
 }
 
-bool neutral_boolean(std::string_view name) {
+std::optional<bool> neutral_boolean(std::string_view name) {
   const Refusal* const of_row = find(kOfRows, name);
   const Refusal* const found = of_row != nullptr ? of_row : find(kOfElements, name);
-  return found != nullptr && found->neutral;
+  return found == nullptr ? false : found->neutral;
 }
 
 void FieldCounts::add(const std::string& name, int64_t rows) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -15,8 +16,8 @@ namespace pesc {
 [[nodiscard]] std::string_view refused_element_field(std::string_view name);
 
 // The boolean with which a field changes nothing: of "label" true, of "mask" and of those without a meaning
-// of their own false.
-[[nodiscard]] bool neutral_boolean(std::string_view name);
+// of their own false; none of "enable_thinking".
+[[nodiscard]] std::optional<bool> neutral_boolean(std::string_view name);
 
 // Whether the field is as good as absent: null, an empty text or list, or its neutral boolean. Json is
 // nlohmann's, ordered or not.
@@ -33,6 +34,7 @@ class FieldCounts {
  public:
   void add(const std::string& name, int64_t rows = 1);
   void add(const FieldCounts& other);
+  void remove(const std::string& name) { rows_of_.erase(name); }
   [[nodiscard]] bool empty() const { return rows_of_.empty(); }
   // "\"inputs\" (1 row), \"messages[].name\" (20 rows)"
   [[nodiscard]] std::string text() const;

@@ -148,6 +148,27 @@ TEST(ChatRow, WhatNobodyReadsIsRefusedOrCounted) {
           RowUse::kTemplate));
 }
 
+// What a chat template would be told beside the messages, and texts of other tasks.
+TEST(ChatRow, WhatWouldChangeTheTemplatesTextIsRefusedByName) {
+  for (const char* field : {R"("chat_template_kwargs": {"enable_thinking": false})",
+                            R"("enable_thinking": true)", R"("enable_thinking": false)",
+                            R"("documents": [{"text": "d"}])", R"("suffix": "s")", R"("reasoning": "hm")"}) {
+    const std::string name = std::string(field).substr(0, std::string(field).find(':'));
+    for (const RowUse use : {RowUse::kTemplate, RowUse::kPublished}) {
+      for (const char* row :
+           {R"({"prompt": "a", "completion": "b", )", R"({"instruction": "a", "output": "b", )"})
+        EXPECT_PRED_FORMAT2(::testing::IsSubstring, name + " is not supported",
+                            refusal(row + std::string(field) + "}", use));
+    }
+  }
+  for (const char* none :
+       {R"("chat_template_kwargs": {})", R"("enable_thinking": null)", R"("documents": [])"}) {
+    EXPECT_EQ(refusal(R"({"prompt": "a", "completion": "b", )" + std::string(none) + "}", RowUse::kTemplate),
+              "no error")
+        << none;
+  }
+}
+
 // A mask changes something with one of its two values: "label": false is an answer that is not wanted.
 TEST(ChatRow, MasksHaveTheSameMeaningWhereverTheyStand) {
   const auto with_label = [](const std::string& value) {
