@@ -40,6 +40,7 @@ Value Interpreter::attribute(const Value& object, std::string_view name) {
   require_defined(object);
   if (changes_object(object, name)) return {};  // as the sandbox has it: not there
   if (has_method(object, name)) {
+    if (object.is(Type::kDict) && name != "get" && name != "keys") note_whole(object);
     auto* method = heap_.make<Method>();
     method->self = object;
     method->name = name;
@@ -48,6 +49,7 @@ Value Interpreter::attribute(const Value& object, std::string_view name) {
   const Value* found = nullptr;
   if (object.is(Type::kDict)) found = object.dict->find(name);
   if (object.is(Type::kNamespace)) found = object.ns->find(name);
+  if (found != nullptr && object.is(Type::kDict)) note_read(*object.dict, *found);
   if (found != nullptr) return *found;
   if (object.is(Type::kLoop)) return loop_attribute(*object.loop, name);
   return {};
@@ -76,7 +78,10 @@ Value Interpreter::loop_attribute(const LoopState& loop, std::string_view name) 
 Value Interpreter::item(const Value& object, const Value& key) {
   require_defined(object);
   if (object.is(Type::kDict)) {
-    if (const Value* found = object.dict->find(key); found != nullptr) return *found;
+    if (const Value* found = object.dict->find(key); found != nullptr) {
+      note_read(*object.dict, *found);
+      return *found;
+    }
     if (!key.is(Type::kString)) return {};
     return has_method(object, key.bytes()) ? attribute(object, key.bytes()) : Value::missing(&key.bytes());
   }
@@ -280,6 +285,8 @@ Value Interpreter::call_expression(const Expression& e) {
 Value Interpreter::apply_filter(std::string_view name, const Value& input, Arguments& arguments) {
   const FilterEntry* filter = find_filter(name, line_);
   if (filter == nullptr) fail(str_cat("there is no filter '", name, "'"));
+  if (name == "tojson" || name == "string" || name == "items" || name == "dictsort" || name == "pprint")
+    note_whole(input);
   const Value value = filter->apply(*this, input, arguments);
   arguments.end();
   return value;
