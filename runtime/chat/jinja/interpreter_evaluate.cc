@@ -34,13 +34,18 @@ Value element(Heap& heap, const Value& object, int64_t index) {
   return index < 0 || index >= size ? Value() : object.list->items[static_cast<size_t>(index)];
 }
 
+// Filters that write or give all fields of a mapping.
+bool writes_whole(std::string_view filter) {
+  return filter == "tojson" || filter == "string" || filter == "items" || filter == "dictsort" ||
+         filter == "pprint";
+}
+
 }  // namespace
 
 Value Interpreter::attribute(const Value& object, std::string_view name) {
   require_defined(object);
   if (changes_object(object, name)) return {};  // as the sandbox has it: not there
   if (has_method(object, name)) {
-    if (object.is(Type::kDict) && name != "get" && name != "keys") note_whole(object);
     auto* method = heap_.make<Method>();
     method->self = object;
     method->name = name;
@@ -190,6 +195,7 @@ Value Interpreter::evaluate_filter(const Expression& e, const Value& input) {
   if (e.filter == nullptr) fail(str_cat("there is no filter '", e.name, "'"));
   Arguments arguments = evaluate_arguments(e);
   line_ = e.line;
+  if (writes_whole(e.name)) note_whole(input);
   const Value value = e.filter->apply(*this, input, arguments);
   arguments.end();
   return value;
@@ -285,8 +291,7 @@ Value Interpreter::call_expression(const Expression& e) {
 Value Interpreter::apply_filter(std::string_view name, const Value& input, Arguments& arguments) {
   const FilterEntry* filter = find_filter(name, line_);
   if (filter == nullptr) fail(str_cat("there is no filter '", name, "'"));
-  if (name == "tojson" || name == "string" || name == "items" || name == "dictsort" || name == "pprint")
-    note_whole(input);
+  if (writes_whole(name)) note_whole(input);
   const Value value = filter->apply(*this, input, arguments);
   arguments.end();
   return value;

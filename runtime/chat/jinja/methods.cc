@@ -275,6 +275,7 @@ Value call_dict(Interpreter& in, const Dict& dict, std::string_view name, Argume
     if (found != nullptr) in.note_read(dict, *found);
     return found != nullptr ? *found : otherwise;
   }
+  if (name != "keys") in.note_whole(Value(&dict));
   if (name == "copy") {
     auto* copy = heap.make<Dict>();
     heap.charge(dict.items.size() * 2 * sizeof(Value));
