@@ -1,6 +1,7 @@
 #include "runtime/chat/chat_template.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "runtime/chat/chat_spans.h"
@@ -53,6 +54,7 @@ struct ChatTemplate::Impl {
   struct Rendering {
     jinja::Text text;
     std::vector<jinja::Stretch> stretches;
+    std::map<std::string, ShownFields::Count> read;
   };
 
   [[noreturn]] void rethrow(const jinja::Failure& failure, bool of_row) const {
@@ -68,13 +70,14 @@ struct ChatTemplate::Impl {
       jinja::Interpreter in(*program, heap, {limits.depth, limits.output_bytes}, options.date);
       in.set("documents", jinja::Value::none());
       in.set("tools", value_of(heap, conversation.tools, jinja::kFromData));
-      in.set("messages", messages_value(heap, conversation.messages));
+      const jinja::Value messages = messages_value(heap, conversation.messages);
+      in.set("messages", messages);
       in.set("add_generation_prompt", jinja::Value(add_generation_prompt));
       for (const auto& [name, text] : source.tokens.named) in.set(name, heap.string(text));
       for (const auto& [name, value] : options.extra.items())
         in.set(name, value_of(heap, value, jinja::kOwnText));
       in.run();
-      return {std::move(in.text()), in.stretches()};
+      return {std::move(in.text()), in.stretches(), read_fields(in, messages, conversation)};
     } catch (const jinja::Failure& failure) {
       rethrow(failure, true);
     }
@@ -190,6 +193,7 @@ RenderedChat ChatTemplate::render(const Conversation& conversation, TrainOn trai
   RenderedChat out;
   out.learned = spans.ranges;
   out.shown = shown_fields(conversation, rendered.text, rendered.stretches);
+  out.shown.others = std::move(rendered.read);
   out.data = data_ranges(rendered.text);
   out.text = std::move(rendered.text.bytes);
   return out;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -19,6 +20,7 @@ using jinja::Value;
 using Json = nlohmann::ordered_json;
 
 constexpr int kMaxJsonDepth = 100;
+constexpr size_t kLongestName = 64;
 constexpr std::array kThoughtFields = {"reasoning_content", "thinking", "reasoning"};
 
 Value converted(jinja::Heap& heap, const Json& json, jinja::Origin origin, int depth) {
@@ -146,6 +148,28 @@ Value messages_value(jinja::Heap& heap, const Json& messages) {
   std::vector<Value> items;
   for (size_t i = 0; i < messages.size(); ++i) items.push_back(message_value(heap, messages[i], i));
   return heap.list(std::move(items));
+}
+
+std::map<std::string, ShownFields::Count> read_fields(const jinja::Interpreter& in, const Value& messages,
+                                                      const Conversation& conversation) {
+  std::map<std::string, ShownFields::Count> out;
+  if (!conversation.tools.is_null()) out["tools"] = {1, in.has_read("tools") ? 1 : 0};
+  for (size_t i = 0; i < messages.list->items.size(); ++i) {
+    const jinja::Dict& message = *messages.list->items[i].dict;
+    const bool assistant = conversation.messages[i].value("role", "") == "assistant";
+    for (size_t place = 0; place < message.items.size(); ++place) {
+      const auto& [key, value] = message.items[place];
+      const std::string& name = key.bytes();
+      if (name == "role" || name == "content" || !jinja::truthy(value)) continue;
+      if (assistant &&
+          (name == "tool_calls" || std::ranges::find(kThoughtFields, name) != kThoughtFields.end()))
+        continue;
+      ShownFields::Count& count = out["messages[]." + name.substr(0, kLongestName)];
+      count.messages = 1;
+      if (in.has_read(message, place)) count.shown = 1;
+    }
+  }
+  return out;
 }
 
 ShownFields shown_fields(const Conversation& conversation, const jinja::Text& text,

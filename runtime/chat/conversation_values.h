@@ -1,10 +1,14 @@
 // A conversation as values of a template, with the origin of every text.
 #pragma once
 
+#include <map>
 #include <nlohmann/json.hpp>
+#include <string>
 
+#include "runtime/chat/jinja/interpreter.h"
 #include "runtime/chat/jinja/value.h"
 #include "runtime/chat/messages.h"
+#include "runtime/chat/shown_fields.h"
 
 namespace pesc {
 
@@ -17,5 +21,11 @@ namespace pesc {
 // what the assistant thought under each of its names (reasoning_content, thinking). What an assistant's
 // message holds comes from the assistant, but its role, name and ids; what others hold is data.
 [[nodiscard]] jinja::Value messages_value(jinja::Heap& heap, const nlohmann::ordered_json& messages);
+
+// Which fields of the messages, and whether the tools, were read while `in` ran; `messages` is what
+// messages_value gave. The role, the content, and what shown_fields() looks for are left out.
+[[nodiscard]] std::map<std::string, ShownFields::Count> read_fields(const jinja::Interpreter& in,
+                                                                    const jinja::Value& messages,
+                                                                    const Conversation& conversation);
 
 }  // namespace pesc

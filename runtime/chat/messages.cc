@@ -28,6 +28,9 @@ constexpr std::array kRoles = std::to_array<std::pair<std::string_view, std::str
     {"observation", "tool"},
 });
 
+// Of a message: whether it is learned.
+constexpr std::array kMarks = {"train", "weight", "training", "loss"};
+
 // One row, its fields by our names.
 class RowForms {
  public:
@@ -119,7 +122,7 @@ class RowForms {
           bad(str_cat(place, ".", name, " is no text"));
         add(role, turns[i].at(name).get<std::string>());
       }
-      for (const char* mark : {"weight", "train"}) {
+      for (const char* mark : kMarks) {
         if (turns[i].contains(mark)) out_.messages.back()[mark] = turns[i].at(mark);
       }
     }
@@ -207,10 +210,10 @@ class RowForms {
       bad("\"tools\" is no list of tools");
   }
 
-  // "train" and "weight" say whether an answer is learned; the template does not see them.
+  // These say whether an answer is learned; the template does not see them.
   void take_weight(size_t i) {
     Json& message = out_.messages[i];
-    for (const char* name : {"train", "weight"}) {
+    for (const char* name : kMarks) {
       if (!message.contains(name)) continue;
       const Json mark = message.at(name);
       message.erase(name);

@@ -13,8 +13,8 @@
 //
 // A "system" or "system_prompt" string of the row becomes a first message where there is none; "tools" (a
 // list, or JSON text of one) reaches the template. A null field counts as absent at every depth of a message.
-// An assistant's message with "train": false or "weight": 0 is shown and not learned; neither field reaches
-// the template.
+// An assistant's message with "train": false, "training": false, "loss": false or "weight": 0 is shown and
+// not learned; none of these fields reaches the template.
 #pragma once
 
 #include <map>

@@ -4,6 +4,8 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <string>
 #include <vector>
 
 namespace pesc {
@@ -26,9 +28,16 @@ struct ShownFields {
   };
   Count reasoning;   // "reasoning_content", "thinking" or "reasoning"
   Count tool_calls;  // appears: the name of one of its functions
+  // All other fields that a template may read, "tools" and "messages[].name": in how many rows they say
+  // something, and of these, in how many the template reads them. Of many different ones the first.
+  std::map<std::string, Count> others;
   void add(const ShownFields& other) {
     reasoning.add(other.reasoning);
     tool_calls.add(other.tool_calls);
+    constexpr size_t kMost = 32;
+    for (const auto& [name, count] : other.others) {
+      if (others.size() < kMost || others.contains(name)) others[name].add(count);
+    }
   }
 };
 

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "ops/core/check.h"
+#include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/json_file.h"
 
 namespace pesc {
@@ -15,6 +16,7 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kTemplateFile = "chat_template.jinja";
+constexpr const char* kProcessorTemplate = "chat_template.json";  // of a multimodal processor
 constexpr const char* kMoreTemplates = "additional_chat_templates";
 constexpr const char* kTokenizerConfig = "tokenizer_config.json";
 constexpr const char* kTokensMap = "special_tokens_map.json";
@@ -33,6 +35,7 @@ std::optional<json> read_if_there(const std::string& folder, const char* name, L
 
 std::string read_text(const std::string& path) {
   const MappedFile file(path);
+  check_first_bytes(file.first_bytes(), path, FileUse::kTemplate);
   if (file.size() > kMaxTemplateBytes)
     throw DataError(
         str_cat(path, ": has ", file.size(), " bytes; a chat template has at most ", kMaxTemplateBytes));
@@ -91,7 +94,7 @@ class TokenCollector {
   TemplateTokens out_;
 };
 
-// The template of tokenizer_config.json: a text, or one of a list of {"name", "template"}.
+// The template of tokenizer_config.json or chat_template.json: a text, or one of a list of {"name", "template"}.
 std::optional<TemplateSource> in_config(const json& config, const std::string& file, ForTools for_tools) {
   const auto found = config.find("chat_template");
   if (found == config.end() || found->is_null()) return std::nullopt;
@@ -128,6 +131,9 @@ std::optional<TemplateSource> in_folder(const std::string& folder, const std::op
   if (folder_has(folder, kTemplateFile)) {
     const std::string path = path_in_folder(folder, kTemplateFile, folder, links);
     return TemplateSource{path, read_text(path), {}};
+  }
+  if (const auto processor = read_if_there(folder, kProcessorTemplate, links)) {
+    if (auto own = in_config(*processor, folder + "/" + kProcessorTemplate, for_tools)) return own;
   }
   return config ? in_config(*config, folder + "/" + kTokenizerConfig, for_tools) : std::nullopt;
 }

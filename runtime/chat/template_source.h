@@ -32,9 +32,9 @@ enum class ForTools { kNo, kYes };
 
 // `setting` is data.chat_template: "auto", "published", "chatml", "llama3", "mistral", or a path (with a
 // slash or ending in .jinja).
-//   auto   the folder's own template where it has one: chat_template.jinja, else tokenizer_config.json's (a
-//   text, or a
-//          list of named ones, of which "default" is taken, or for tools "tool_use"). Else the published
+//   auto   the folder's own template where it has one: chat_template.jinja, else that of
+//          chat_template.json, else that of tokenizer_config.json (a text, or a list of named ones, of which
+//          "default" is taken, or for tools "tool_use"). Else the published
 //          prompt, or "mistral" where the folder has a tekken.json and no tokenizer.json.
 // `folder` is the tokenizer's and may be empty: "auto" is then the published prompt. `known` are the tokens
 // of the opened tokenizer; tokenizer_config.json and special_tokens_map.json of the folder are read on top of

@@ -24,8 +24,7 @@ constexpr int64_t kMaxValues = 1 << 20;
 constexpr size_t kMaxKeys = 4096;  // of one object
 constexpr std::array kMedia = std::to_array<std::string_view>(
     {"image", "images", "image_url", "video", "videos", "audio", "audios", "input_audio"});
-constexpr std::array kOtherMasks =
-    std::to_array<std::string_view>({"loss", "mask", "masked", "ignore", "training"});
+constexpr std::array kOtherMasks = std::to_array<std::string_view>({"mask", "masked", "ignore"});
 
 bool blank(std::string_view text) {
   return text.find_first_not_of(" \t\r\n") == std::string_view::npos;
@@ -91,11 +90,6 @@ class BoundedReader {
 bool has(const Json& row, const char* name) {
   const auto found = row.find(name);
   return found != row.end() && !found->is_null();
-}
-
-bool says_nothing(const Json& value) {
-  return value.is_null() || (value.is_string() && value.get_ref<const std::string&>().empty()) ||
-         (value.is_structured() && value.empty()) || (value.is_boolean() && !value.get<bool>());
 }
 
 // Texts alone, one after another.
@@ -168,13 +162,15 @@ class ChatRow {
                     "; rows have no weight of their own: leave the row out, or give its file a weight "
                     "(data.train.weight)"));
       }
-      if (name == "corpus" && !says_nothing(value)) bad("\"corpus\" has no place beside a conversation");
-      if (const std::string_view why = refused_row_field(name); !why.empty() && !says_nothing(value))
+      if (name == "corpus" && !says_nothing(name, value))
+        bad("\"corpus\" has no place beside a conversation");
+      if (const std::string_view why = refused_row_field(name); !why.empty() && !says_nothing(name, value))
         bad(str_cat("\"", name, "\" ", why));
-      if (fields != nullptr && !says_nothing(value)) fields->unused.add(printable(name));
+      if (fields != nullptr && !says_nothing(name, value)) fields->unused.add(printable(name));
     }
     for (const char* name : {"system", "system_prompt", "history", "tools"}) {
-      if (fields != nullptr && has(row_, name) && !says_nothing(row_.at(name))) fields->optional.add(name);
+      if (fields != nullptr && has(row_, name) && !says_nothing(name, row_.at(name)))
+        fields->optional.add(name);
     }
   }
 
@@ -194,7 +190,7 @@ class ChatRow {
   void check_message(const Json& message, size_t number, bool last) const {
     const std::string place = str_cat("message ", number);
     for (const auto& [name, value] : message.items()) {
-      if (says_nothing(value) || (!in(kMedia, name) && !in(kOtherMasks, name))) continue;
+      if (says_nothing(name, value) || (!in(kMedia, name) && !in(kOtherMasks, name))) continue;
       bad(str_cat(place, ": \"", name, "\" ",
                   refused_element_field(name).empty() ? std::string_view("is not supported: rows are text")
                                                       : refused_element_field(name)));
@@ -207,7 +203,7 @@ class ChatRow {
     }
     if (message.at("role") != "assistant" || (last && answers_ == Answers::kAllButLast)) return;
     const auto says = [&](const char* name) {
-      return message.contains(name) && !says_nothing(message.at(name));
+      return message.contains(name) && !says_nothing(name, message.at(name));
     };
     if (blank(content_of(message)) && !says("tool_calls") && !says("reasoning_content"))
       throw EmptyAnswer(

@@ -46,6 +46,8 @@ std::vector<RowItem>& RowEvents::list() {
 std::string_view RowEvents::key_name(int key) const {
   if (key == kItemWeight) return "weight";
   if (key == kItemTrain) return "train";
+  if (key == kItemTraining) return "training";
+  if (key == kItemLoss) return "loss";
   if (field_ == kHistory) return key == kFirst ? "0" : "1";
   if (field_ == kConversation) return key == kFirst ? "input" : "output";
   return key == kFirst ? "role" : "content";
@@ -136,8 +138,7 @@ bool RowEvents::scalar(std::string_view what) {
     return fail(place(),
                 " is a list of parts; only text is supported: write the text of its parts as one string, "
                 "\"content\": \"..\"");
-  if (in_value() && (key_ == kItemWeight || key_ == kItemTrain))
-    return fail(place(), " is ", what, ", not a number or a boolean");
+  if (in_mark()) return fail(place(), " is ", what, ", not a number or a boolean");
   if (in_value() && key_ != kOtherKey) return fail(place(), " is ", what, ", not a string");
   return true;
 }
@@ -150,7 +151,7 @@ bool RowEvents::null() {
   return scalar("null");
 }
 
-// `weight` and `train`: 1 and true learn an answer, 0 and false only show it.
+// `weight`, `train` and the like: 1 and true learn an answer, 0 and false only show it.
 bool RowEvents::take_weight(double value, std::string_view shown) {
   const bool one = value == 1;
   if (depth_ == 1) {
@@ -161,26 +162,25 @@ bool RowEvents::take_weight(double value, std::string_view shown) {
   }
   if (!one && value != 0) return fail(place(), " is ", shown, "; an answer is learned (1) or only shown (0)");
   std::optional<bool>& learned = list().back().learned;
-  if (learned && *learned != one) return fail(element(), ": \"weight\" and \"train\" contradict each other");
+  if (learned && *learned != one)
+    return fail(place(), " contradicts another of \"weight\", \"train\", \"training\" and \"loss\"");
   learned = one;
   count(str_cat(kFieldNames[static_cast<size_t>(field_)], "[].", key_name(key_)), counts.optional);
   return true;
 }
 
 bool RowEvents::boolean(bool value) {
-  if (!value_comes(!value)) return false;
+  if (!value_comes(value == neutral_boolean(other_))) return false;
   if (depth_ == 1 && (field_ == kTrain || field_ == kWeight))
     return take_weight(value ? 1 : 0, value ? "true" : "false");
-  if (in_value() && field_ != kHistory && (key_ == kItemTrain || key_ == kItemWeight))
-    return take_weight(value ? 1 : 0, value ? "true" : "false");
+  if (in_mark()) return take_weight(value ? 1 : 0, value ? "true" : "false");
   return scalar("a boolean");
 }
 
 bool RowEvents::number(double value) {
   if (!value_comes(false)) return false;
   const bool of_row = depth_ == 1 && (field_ == kTrain || field_ == kWeight);
-  const bool of_item = in_value() && field_ != kHistory && (key_ == kItemTrain || key_ == kItemWeight);
-  if (of_row || of_item) return take_weight(value, str_cat(value));
+  if (of_row || in_mark()) return take_weight(value, str_cat(value));
   return scalar("a number");
 }
 

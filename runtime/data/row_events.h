@@ -23,7 +23,7 @@ namespace pesc {
 // answer). A null text counts as absent.
 struct RowItem {
   std::array<std::optional<std::string>, 2> texts;
-  std::optional<bool> learned;  // `weight` 1 or 0, `train` true or false
+  std::optional<bool> learned;  // `weight`, `train`, `training`, `loss`: 1 or true, 0 or false
 };
 using RowItems = std::optional<std::vector<RowItem>>;
 
@@ -80,7 +80,17 @@ class RowEvents {
     kFields,
     kOther = kFields
   };
-  enum Key { kFirst, kSecond, kItemWeight, kItemTrain, kKeys, kOtherKey = kKeys };
+  enum Key {
+    kFirst,
+    kSecond,
+    kMarks,
+    kItemWeight = kMarks,
+    kItemTrain,
+    kItemTraining,
+    kItemLoss,
+    kKeys,
+    kOtherKey = kKeys
+  };
 
   template <class... Parts>
   bool fail(const Parts&... parts) {
@@ -95,6 +105,10 @@ class RowEvents {
   bool open();
   bool check_item();
   [[nodiscard]] bool in_value() const { return in_item_ && depth_ == 3; }
+  // Of an element: whether it is learned.
+  [[nodiscard]] bool in_mark() const {
+    return in_value() && field_ != kHistory && key_ >= kMarks && key_ < kKeys;
+  }
   [[nodiscard]] std::optional<std::string>& text_of(Field field);
   [[nodiscard]] std::vector<RowItem>& list();
   [[nodiscard]] std::string_view key_name(int key) const;

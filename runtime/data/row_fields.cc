@@ -1,6 +1,7 @@
 #include "runtime/data/row_fields.h"
 
 #include <array>
+#include <optional>
 
 #include "ops/core/check.h"
 #include "runtime/text/printable.h"
@@ -11,6 +12,7 @@ namespace {
 struct Refusal {
   std::string_view name;
   std::string_view why;
+  std::optional<bool> neutral = false;  // the boolean that changes nothing
 };
 
 constexpr std::string_view kShareGpt =
@@ -34,6 +36,10 @@ constexpr std::string_view kOfKto =
 constexpr std::string_view kSeen =
     "is not supported: it is text that would neither be seen nor learned; write it into \"input\" or "
     "\"system\"";
+constexpr std::string_view kOfTemplate =
+    "is not supported: it changes what a chat template writes; take it away, or write what it does into a "
+    "file "
+    "of your own, data.chat_template";
 
 constexpr std::array kOfRows = std::to_array<Refusal>({
     {"tools", kTools},
@@ -49,11 +55,16 @@ constexpr std::array kOfRows = std::to_array<Refusal>({
     {"chosen", kPreference},
     {"rejected", kPreference},
     {"kto_tag", kPreference},
-    {"label", kOfKto},
+    {"label", kOfKto, true},
     {"loss_weight", kOtherMask},
     {"sample_weight", kOtherMask},
     {"context", kSeen},
     {"system_prompt", kSeen},
+    {"suffix", kSeen},
+    {"documents", kSeen},
+    {"reasoning", kThoughts},
+    {"chat_template_kwargs", kOfTemplate},
+    {"enable_thinking", kOfTemplate, std::nullopt},
 });
 constexpr std::array kOfElements = std::to_array<Refusal>({
     {"from", kShareGpt},       {"value", kShareGpt},     {"tools", kTools},
@@ -62,27 +73,36 @@ constexpr std::array kOfElements = std::to_array<Refusal>({
     {"video", kMedia},         {"videos", kMedia},       {"audio", kMedia},
     {"audios", kMedia},        {"reasoning", kThoughts}, {"reasoning_content", kThoughts},
     {"thinking", kThoughts},   {"thoughts", kThoughts},  {"reasoning_details", kThoughts},
-    {"tool_call", kTools},     {"system", kSeen},        {"loss", kOtherMask},
-    {"mask", kOtherMask},      {"masked", kOtherMask},   {"ignore", kOtherMask},
-    {"training", kOtherMask},
+    {"tool_call", kTools},     {"system", kSeen},        {"mask", kOtherMask},
+    {"masked", kOtherMask},    {"ignore", kOtherMask},
 });
 
 template <class List>
-std::string_view find(const List& list, std::string_view name) {
+const Refusal* find(const List& list, std::string_view name) {
   for (const Refusal& r : list) {
-    if (r.name == name) return r.why;
+    if (r.name == name) return &r;
   }
-  return {};
+  return nullptr;
+}
+
+std::string_view why(const Refusal* refusal) {
+  return refusal == nullptr ? std::string_view() : refusal->why;
 }
 
 }  // namespace
 
 std::string_view refused_row_field(std::string_view name) {
-  return find(kOfRows, name);
+  return why(find(kOfRows, name));
 }
 
 std::string_view refused_element_field(std::string_view name) {
-  return find(kOfElements, name);
+  return why(find(kOfElements, name));
+}
+
+std::optional<bool> neutral_boolean(std::string_view name) {
+  const Refusal* const of_row = find(kOfRows, name);
+  const Refusal* const found = of_row != nullptr ? of_row : find(kOfElements, name);
+  return found == nullptr ? false : found->neutral;
 }
 
 void FieldCounts::add(const std::string& name, int64_t rows) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -14,12 +15,26 @@ namespace pesc {
 [[nodiscard]] std::string_view refused_row_field(std::string_view name);
 [[nodiscard]] std::string_view refused_element_field(std::string_view name);
 
+// The boolean with which a field changes nothing: of "label" true, of "mask" and of those without a meaning
+// of their own false; none of "enable_thinking".
+[[nodiscard]] std::optional<bool> neutral_boolean(std::string_view name);
+
+// Whether the field is as good as absent: null, an empty text or list, or its neutral boolean. Json is
+// nlohmann's, ordered or not.
+template <class Json>
+[[nodiscard]] bool says_nothing(std::string_view name, const Json& value) {
+  if (value.is_boolean()) return value.template get<bool>() == neutral_boolean(name);
+  if (value.is_string()) return value.template get_ref<const std::string&>().empty();
+  return value.empty();  // null, {} or []
+}
+
 // How many rows of a file have each of some fields: "inputs", "messages[].name". Bounded: of many different
 // ones the first are kept by name.
 class FieldCounts {
  public:
   void add(const std::string& name, int64_t rows = 1);
   void add(const FieldCounts& other);
+  void remove(const std::string& name) { rows_of_.erase(name); }
   [[nodiscard]] bool empty() const { return rows_of_.empty(); }
   // "\"inputs\" (1 row), \"messages[].name\" (20 rows)"
   [[nodiscard]] std::string text() const;

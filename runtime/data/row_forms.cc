@@ -49,9 +49,9 @@ void take_other_fields(const Json& message, const std::string& place, const std:
     if (name == "role" || name == "content") continue;
     const std::string shown = printable(std::string_view(name).substr(0, 64));
     const std::string_view why = refused_element_field(name);
-    if (!why.empty() && !value.empty() && value != "" && value != false)
+    if (!why.empty() && !says_nothing(name, value))
       throw DataError(str_cat(where, ": ", place, ".", shown, " ", why));
-    if (why.empty() && unused.size() < 16) unused.insert(shown);
+    if (why.empty() && !value.is_null() && unused.size() < 16) unused.insert(shown);
   }
 }
 

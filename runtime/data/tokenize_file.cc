@@ -11,6 +11,7 @@
 #include "ops/core/check.h"
 #include "runtime/data/ordered_work.h"
 #include "runtime/data/refused_rows.h"
+#include "runtime/data/row_fields.h"
 #include "runtime/data/row_texts.h"
 #include "runtime/data/tags.h"
 
@@ -100,6 +101,14 @@ class Losses {
     tell_unshown(shown_.reasoning, "reasoning (\"reasoning_content\", \"thinking\" or \"reasoning\")",
                  reasoning_example_);
     tell_unshown(shown_.tool_calls, "\"tool_calls\"", calls_example_);
+    FieldCounts unread;
+    for (const auto& [name, count] : shown_.others) {
+      if (count.shown == 0) unread.add(name, count.messages);
+    }
+    if (!unread.empty()) {
+      warnings.push_back(str_cat(path, ": fields that the chat template does not read: ", unread.text(),
+                                 "; what stands in them is neither seen nor learned"));
+    }
     if (unknown_ > 0) {
       warnings.push_back(str_cat(path, ": ", unknown_, " of ", rows_,
                                  " rows have characters that the tokenizer has no piece "
@@ -113,6 +122,12 @@ class Losses {
           "written (",
           changed_example_, "); what comes back is what is learned, and what exact match compares with"));
     }
+  }
+
+  // Whether there are tools, which the template never reads.
+  [[nodiscard]] bool tools_are_unread() const {
+    const auto tools = shown_.others.find("tools");
+    return tools != shown_.others.end() && tools->second.shown == 0;
   }
 
  private:
@@ -284,6 +299,7 @@ class FileTokenizer {
     }
     losses_.tell(file_.path, report_.warnings);
     report_.path = file_.path;
+    if (losses_.tools_are_unread()) read.fields.optional.remove("tools");
     report_.optional = read.fields.optional.text();
     report_.digest = digest_.value();
     sink_.finish(report_);

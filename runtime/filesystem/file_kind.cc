@@ -109,6 +109,8 @@ const char* needed(FileUse use) {
       return "a checkpoint's manifest is needed here";
     case FileUse::kText:
       return "protobuf text is needed here";
+    case FileUse::kTemplate:
+      return "a chat template is text, in Jinja";
     case FileUse::kHostfile:
       return "a hostfile is text with one host a line";
   }
@@ -138,7 +140,8 @@ std::string advice(std::string_view what, FileUse use) {
 std::string other_kind(std::string_view first, FileUse use) {
   if (first.empty()) {
     return str_cat("is empty (0 bytes); ", needed(use),
-                   use == FileUse::kText || use == FileUse::kRows || use == FileUse::kHostfile
+                   use == FileUse::kText || use == FileUse::kTemplate || use == FileUse::kRows ||
+                           use == FileUse::kHostfile
                        ? ""
                        : ", so copy or download it again");
   }

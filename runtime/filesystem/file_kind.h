@@ -16,6 +16,7 @@ enum class FileUse {
   kSentencePiece,  // tokenizer.model
   kManifest,       // of a checkpoint
   kText,           // protobuf text
+  kTemplate,       // a chat template
   kHostfile,       // of `pesc launch`
 };
 

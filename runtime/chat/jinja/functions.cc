@@ -17,6 +17,7 @@ void take_pairs(Interpreter& in, Arguments& arguments, const auto& set) {
   if (!arguments.positional.empty()) {
     const Value given = arguments.need("");
     if (!given.is(Type::kDict)) fail(str_cat("a mapping is made of a ", type_name(given)));
+    in.note_whole(given);
     for (const auto& [key, value] : given.dict->items) set(key, value);
   }
   for (const auto& [name, value] : arguments.named) set(in.heap().string(name), value);

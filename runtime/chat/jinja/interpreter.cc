@@ -10,6 +10,8 @@
 namespace pesc::jinja {
 namespace {
 
+constexpr size_t kLastBit = 63;
+
 // What the output is written into, and the scope, until the end of a block.
 template <class T>
 class Exchanged {
@@ -41,7 +43,8 @@ Interpreter::Interpreter(const Program& program, Heap& heap, const RenderLimits&
       limits_(limits),
       date_(date),
       root_(program.names.size()),
-      root_set_(program.names.size()) {
+      root_set_(program.names.size()),
+      root_read_(program.names.size()) {
   for (const Function& function : global_functions()) set(function.name, Value(&function));
 }
 
@@ -184,6 +187,7 @@ void Interpreter::switch_message(int64_t message) {
 }
 
 void Interpreter::write(const Value& value) {
+  note_whole(value);
   const auto append = [&](const Text& text) {
     heap_.charge(text.bytes.size());
     heap_.scan(text.bytes.size());
@@ -246,8 +250,38 @@ Value Interpreter::lookup(int slot) {
       if (known == slot) return held;
     }
   }
+  root_read_[static_cast<size_t>(slot)] = true;
   if (root_set_[static_cast<size_t>(slot)]) return root_[static_cast<size_t>(slot)];
   return Value::missing(&program_.names[static_cast<size_t>(slot)]);
+}
+
+bool Interpreter::has_read(std::string_view variable) const {
+  const int slot = program_.find_slot(variable);
+  return slot >= 0 && root_read_[static_cast<size_t>(slot)];
+}
+
+bool Interpreter::has_read(const Dict& message, size_t place) const {
+  const auto number = static_cast<size_t>(message.message);
+  return number < fields_read_.size() && ((fields_read_[number] >> std::min(place, kLastBit)) & 1) != 0;
+}
+
+void Interpreter::note_read(const Dict& dict, const Value& found) {
+  if (dict.message < 0) return;
+  const auto number = static_cast<size_t>(dict.message);
+  if (number >= fields_read_.size()) fields_read_.resize(number + 1);
+  size_t place = 0;
+  while (&dict.items[place].second != &found) ++place;
+  fields_read_[number] |= uint64_t{1} << std::min(place, kLastBit);
+}
+
+void Interpreter::note_whole(const Value& value) {
+  if (value.is(Type::kList)) {
+    for (const Value& item : value.list->items) {
+      if (item.is(Type::kDict)) note_whole(item);
+    }
+  }
+  if (!value.is(Type::kDict)) return;
+  for (const auto& [key, held] : value.dict->items) note_read(*value.dict, held);
 }
 
 Text Interpreter::captured(const Body& body) {

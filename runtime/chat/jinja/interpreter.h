@@ -53,7 +53,14 @@ class Interpreter {
   [[nodiscard]] Text& text() { return root_text_; }
   [[nodiscard]] const std::vector<Stretch>& stretches() const { return stretches_; }
 
+  // Whether the template, as far as it ran, has read a variable, and the field of a message at a place of its
+  // mapping. A test whether a message has a field reads nothing.
+  [[nodiscard]] bool has_read(std::string_view variable) const;
+  [[nodiscard]] bool has_read(const Dict& message, size_t place) const;
+
   // For filters, tests, methods and functions.
+  void note_read(const Dict& dict, const Value& found);
+  void note_whole(const Value& value);  // its messages are written, or gone through, whatever is in them
   [[nodiscard]] Heap& heap() { return heap_; }
   [[nodiscard]] std::string_view date() const { return date_; }  // "YYYY-MM-DD", or empty
   Value attribute(const Value& object, std::string_view name);   // object.name
@@ -113,6 +120,8 @@ class Interpreter {
   bool may_take_message_ = false;  // inside a loop's iteration over something else than messages
   int depth_ = 0;
   int line_ = 0;
+  std::vector<bool> root_read_;        // by slot
+  std::vector<uint64_t> fields_read_;  // of each message: bit i for place i, the last for all others
 };
 
 // The values by their place in `list`; of a mapping its keys, of a string its characters. Throws Failure for

@@ -34,6 +34,12 @@ Value element(Heap& heap, const Value& object, int64_t index) {
   return index < 0 || index >= size ? Value() : object.list->items[static_cast<size_t>(index)];
 }
 
+// Filters that write or give all fields of a mapping.
+bool writes_whole(std::string_view filter) {
+  return filter == "tojson" || filter == "string" || filter == "items" || filter == "dictsort" ||
+         filter == "pprint";
+}
+
 }  // namespace
 
 Value Interpreter::attribute(const Value& object, std::string_view name) {
@@ -48,6 +54,7 @@ Value Interpreter::attribute(const Value& object, std::string_view name) {
   const Value* found = nullptr;
   if (object.is(Type::kDict)) found = object.dict->find(name);
   if (object.is(Type::kNamespace)) found = object.ns->find(name);
+  if (found != nullptr && object.is(Type::kDict)) note_read(*object.dict, *found);
   if (found != nullptr) return *found;
   if (object.is(Type::kLoop)) return loop_attribute(*object.loop, name);
   return {};
@@ -76,7 +83,10 @@ Value Interpreter::loop_attribute(const LoopState& loop, std::string_view name) 
 Value Interpreter::item(const Value& object, const Value& key) {
   require_defined(object);
   if (object.is(Type::kDict)) {
-    if (const Value* found = object.dict->find(key); found != nullptr) return *found;
+    if (const Value* found = object.dict->find(key); found != nullptr) {
+      note_read(*object.dict, *found);
+      return *found;
+    }
     if (!key.is(Type::kString)) return {};
     return has_method(object, key.bytes()) ? attribute(object, key.bytes()) : Value::missing(&key.bytes());
   }
@@ -185,6 +195,7 @@ Value Interpreter::evaluate_filter(const Expression& e, const Value& input) {
   if (e.filter == nullptr) fail(str_cat("there is no filter '", e.name, "'"));
   Arguments arguments = evaluate_arguments(e);
   line_ = e.line;
+  if (writes_whole(e.name)) note_whole(input);
   const Value value = e.filter->apply(*this, input, arguments);
   arguments.end();
   return value;
@@ -280,6 +291,7 @@ Value Interpreter::call_expression(const Expression& e) {
 Value Interpreter::apply_filter(std::string_view name, const Value& input, Arguments& arguments) {
   const FilterEntry* filter = find_filter(name, line_);
   if (filter == nullptr) fail(str_cat("there is no filter '", name, "'"));
+  if (writes_whole(name)) note_whole(input);
   const Value value = filter->apply(*this, input, arguments);
   arguments.end();
   return value;

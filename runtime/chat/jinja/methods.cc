@@ -266,13 +266,16 @@ class StringMethods {
   Arguments& arguments_;
 };
 
-Value call_dict(Heap& heap, const Dict& dict, std::string_view name, Arguments& arguments) {
+Value call_dict(Interpreter& in, const Dict& dict, std::string_view name, Arguments& arguments) {
+  Heap& heap = in.heap();
   if (name == "get") {
     const Value key = arguments.need("");
     const Value otherwise = arguments.take("", Value::none());
     const Value* found = dict.find(key);
+    if (found != nullptr) in.note_read(dict, *found);
     return found != nullptr ? *found : otherwise;
   }
+  if (name != "keys") in.note_whole(Value(&dict));
   if (name == "copy") {
     auto* copy = heap.make<Dict>();
     heap.charge(dict.items.size() * 2 * sizeof(Value));
@@ -323,7 +326,7 @@ Value call_method(Interpreter& in, const Value& self, std::string_view name, Arg
     fail(str_cat("'", name, "' would change a ", type_name(self),
                  ", which the sandbox of chat templates forbids"));
   } else if (self.is(Type::kDict)) {
-    result = call_dict(in.heap(), *self.dict, name, arguments);
+    result = call_dict(in, *self.dict, name, arguments);
   } else if (self.is(Type::kList)) {
     result = call_list(in.heap(), *self.list, name, arguments);
   } else {

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "ops/core/check.h"
 
@@ -52,6 +53,34 @@ TEST_F(TemplateSourceTest, TheFileGoesBeforeTheConfiguration) {
   write("chat_template.jinja", "of the file\n");
   EXPECT_EQ(find().text, "of the file\n");
   EXPECT_EQ(find().name, folder_ + "/chat_template.jinja");
+}
+
+TEST_F(TemplateSourceTest, AProcessorsFileGoesBeforeTheConfiguration) {
+  write("tokenizer_config.json", R"({"chat_template": "of the configuration"})");
+  write("chat_template.json", R"({"chat_template": "of the processor"})");
+  EXPECT_EQ(find().text, "of the processor");
+  EXPECT_EQ(find().name, folder_ + "/chat_template.json (chat_template)");
+  write("chat_template.json", R"({"other": 1})");
+  EXPECT_EQ(find().text, "of the configuration");
+  write("chat_template.json", R"({"chat_template": 5})");
+  EXPECT_EQ(complaint(),
+            folder_ + "/chat_template.json: chat_template is neither a text nor a list of named ones");
+  write("chat_template.jinja", "of the file");
+  EXPECT_EQ(find().text, "of the file");
+}
+
+TEST_F(TemplateSourceTest, AFileThatIsNoTemplateIsCalledByItsName) {
+  for (const auto& [text, what] :
+       {std::pair{"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n",
+                  "is a Git LFS pointer"},
+        std::pair{"", "is empty (0 bytes); a chat template is text, in Jinja"},
+        std::pair{"<!DOCTYPE html><html></html>", "is a web page (HTML)"},
+        std::pair{"PK\x03\x04 and more", "is a zip archive, and a chat template is text, in Jinja"}}) {
+    write("chat_template.jinja", text);
+    const std::string path = folder_ + "/chat_template.jinja";
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, path + ": " + what, complaint());
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, path + ": " + what, complaint(path));
+  }
 }
 
 TEST_F(TemplateSourceTest, OfNamedOnesTheDefaultIsTakenAndForToolsItsOwn) {

@@ -142,10 +142,72 @@ TEST(ChatRow, WhatNobodyReadsIsRefusedOrCounted) {
           R"({"messages": [{"role": "user", "content": [{"type": "image"}]}, {"role": "assistant", "content": "b"}]})",
           RowUse::kTemplate));
   EXPECT_PRED_FORMAT2(
-      ::testing::IsSubstring, "message 1: \"loss\" is not supported",
+      ::testing::IsSubstring, "message 1: \"mask\" is not supported",
       refusal(
-          R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "loss": true}]})",
+          R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "mask": true}]})",
           RowUse::kTemplate));
+}
+
+// What a chat template would be told beside the messages, and texts of other tasks.
+TEST(ChatRow, WhatWouldChangeTheTemplatesTextIsRefusedByName) {
+  for (const char* field : {R"("chat_template_kwargs": {"enable_thinking": false})",
+                            R"("enable_thinking": true)", R"("enable_thinking": false)",
+                            R"("documents": [{"text": "d"}])", R"("suffix": "s")", R"("reasoning": "hm")"}) {
+    const std::string name = std::string(field).substr(0, std::string(field).find(':'));
+    for (const RowUse use : {RowUse::kTemplate, RowUse::kPublished}) {
+      for (const char* row :
+           {R"({"prompt": "a", "completion": "b", )", R"({"instruction": "a", "output": "b", )"})
+        EXPECT_PRED_FORMAT2(::testing::IsSubstring, name + " is not supported",
+                            refusal(row + std::string(field) + "}", use));
+    }
+  }
+  for (const char* none :
+       {R"("chat_template_kwargs": {})", R"("enable_thinking": null)", R"("documents": [])"}) {
+    EXPECT_EQ(refusal(R"({"prompt": "a", "completion": "b", )" + std::string(none) + "}", RowUse::kTemplate),
+              "no error")
+        << none;
+  }
+}
+
+// A mask changes something with one of its two values: "label": false is an answer that is not wanted.
+TEST(ChatRow, MasksHaveTheSameMeaningWhereverTheyStand) {
+  const auto with_label = [](const std::string& value) {
+    return R"({"prompt": "a", "completion": "b", "label": )" + value + "}";
+  };
+  const auto message = [](const char* form, const std::string& mark) {
+    const bool sharegpt = form == std::string("conversations");
+    const std::string role = sharegpt ? "from" : "role", content = sharegpt ? "value" : "content";
+    return "{\"" + std::string(form) + "\": [{\"" + role + "\": \"user\", \"" + content + "\": \"a\"}, {\"" +
+           role + "\": \"assistant\", \"" + content + "\": \"b\", " + mark + "}]}";
+  };
+  for (const RowUse use : {RowUse::kTemplate, RowUse::kPublished}) {
+    EXPECT_EQ(turns(read(with_label("true"), use)), "a/b+");
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, "\"label\" is not supported: it says whether",
+                        refusal(with_label("false"), use));
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, "\"label\" is not supported",
+                        refusal(R"({"instruction": "a", "output": "b", "label": false})", use));
+    for (const char* form : {"messages", "conversations"}) {
+      for (const char* mark : {"weight", "train", "training", "loss"}) {
+        const std::string name = "\"" + std::string(mark) + "\": ";
+        for (const char* no : {"false", "0"})
+          EXPECT_EQ(turns(read(message(form, name + no), use)), "a/b") << form << mark << no;
+        for (const char* yes : {"true", "1", "null"})
+          EXPECT_EQ(turns(read(message(form, name + yes), use)), "a/b+") << form << mark << yes;
+        EXPECT_NE(refusal(message(form, name + "0.5"), use), "no error") << form << mark;
+      }
+      for (const char* mark : {"mask", "masked", "ignore"}) {
+        const std::string name = "\"" + std::string(mark) + "\": ";
+        EXPECT_EQ(turns(read(message(form, name + "false"), use)), "a/b+") << form << mark;
+        EXPECT_PRED_FORMAT2(::testing::IsSubstring, "it says what is learned in other words",
+                            refusal(message(form, name + "true"), use))
+            << form << mark;
+      }
+    }
+    const Row published = read(
+        R"({"conversation": [{"input": "a", "output": "b", "loss": false}, {"input": "c", "output": "d"}]})",
+        use);
+    EXPECT_EQ(turns(published), "a/b c/d+");
+  }
 }
 
 TEST(ChatRow, SizesAreBounded) {

@@ -307,6 +307,52 @@ TEST_F(RowEncoderTest, FieldsThatTheTemplateNeverShowsAreSaidOnceAFile) {
   EXPECT_PRED_FORMAT2(::testing::IsNotSubstring, "tool_calls", warnings("calls.jinja", calls));
 }
 
+// What nothing reads is said, whichever of the two does not read it: the row's form, or the template.
+TEST_F(RowEncoderTest, FieldsThatTheTemplateDoesNotReadAreNamed) {
+  const std::string file = folder_.write(
+      "rows.jsonl",
+      R"({"messages": [{"role": "user", "content": "a", "name": "eve", "mood": ""}, )"
+      R"({"role": "assistant", "content": "b"}], "tools": [{"y": 2}], "id": 7})"
+      "\n"
+      R"({"messages": [{"role": "user", "content": "a", "mood": "gay"}, {"role": "assistant", "content": "b"}]})"
+      "\n");
+  const auto report = [&](const std::string& name, const std::string& before) {
+    const RowEncoder made = encoder(folder_.write(name, before + kChatml));
+    DatasetOptions options;
+    options.max_seq_length = 300;
+    options.rows.use = made.row_use();
+    const Dataset data({{file, "", 1}}, made, options);
+    EXPECT_EQ(data.rows(), 2);
+    std::string all;
+    for (const std::string& warning : data.report().warnings) all += warning + "\n";
+    return all;
+  };
+  const std::string unused =
+      file +
+      ": fields that nothing reads: \"id\" (1 row); what stands in them is neither seen "
+      "nor learned\n";
+  const auto unread = [&](const std::string& fields) {
+    return unused + file + ": fields that the chat template does not read: " + fields +
+           "; what stands in them is neither seen nor learned\n";
+  };
+  EXPECT_EQ(report("none.jinja", ""),
+            unread(R"("messages[].mood" (1 row), "messages[].name" (1 row), "tools" (1 row))"));
+  EXPECT_EQ(report("tools.jinja", "{% if tools %}{{ tools|length }}{% endif %}"),
+            unread(R"("messages[].mood" (1 row), "messages[].name" (1 row))"));
+  const std::string tools = "{% set t = tools %}";
+  // Whether a field is there says nothing of what stands in it.
+  EXPECT_EQ(report("there.jinja", tools + "{% if 'name' in messages[0] %}{% endif %}"),
+            unread(R"("messages[].mood" (1 row), "messages[].name" (1 row))"));
+  EXPECT_EQ(
+      report("get.jinja", tools + "{% set n = messages[0].get('name') %}{% set m = messages[0]['mood'] %}"),
+      unused);
+  EXPECT_EQ(report("attribute.jinja", tools + "{{ messages[0].name }}"),
+            unread(R"("messages[].mood" (1 row))"));
+  for (const char* whole : {"{{ messages[0] | tojson }}", "{{ messages | tojson }}", "{{ messages[0] }}",
+                            "{% for k, v in messages[0].items() %}{% endfor %}"})
+    EXPECT_EQ(report("whole.jinja", tools + whole), unused) << whole;
+}
+
 TEST_F(RowEncoderTest, ATemplateOfAnotherTokenizerIsRefused) {
   const auto refused = [&](const std::string& setting, const char* what) {
     try {

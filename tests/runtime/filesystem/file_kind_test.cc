@@ -16,7 +16,7 @@ using namespace std::string_literals;
 
 constexpr FileUse kUses[] = {FileUse::kJson,          FileUse::kRows,     FileUse::kSafetensors,
                              FileUse::kSentencePiece, FileUse::kManifest, FileUse::kText,
-                             FileUse::kHostfile};
+                             FileUse::kTemplate,      FileUse::kHostfile};
 
 struct Other {
   std::string bytes;
