@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "runtime/data/json_mistake.h"
+#include "runtime/text/json_mistake.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {

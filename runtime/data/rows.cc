@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "ops/core/check.h"
-#include "runtime/data/json_mistake.h"
 #include "runtime/data/row_events.h"
 #include "runtime/data/row_forms.h"
+#include "runtime/text/json_mistake.h"
 #include "runtime/text/printable.h"
 #include "runtime/text/utf8.h"
 
