@@ -124,7 +124,8 @@ bool RowEvents::scalar(std::string_view what) {
     return fail(place(), " is ", what, ", not ",
                 control           ? "a number or a boolean"
                 : field_ < kTexts ? "a string"
-                                  : "a list");
+                                  : "a list",
+                what == "an object" ? kPandasColumns : "");
   }
   if (in_list_ && depth_ == 2) {
     return fail(kFieldNames[static_cast<size_t>(field_)], "[", list().size(), "] is ", what, ", not ",
@@ -314,6 +315,7 @@ bool RowEvents::key(std::string& name) {
     if (seen) return fail(place(), " appears twice");
     seen = true;
   }
+  if (depth_ == 2 && !in_list_ && name == "0") holds_columns = true;
   return true;
 }
 

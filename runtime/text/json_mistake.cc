@@ -108,6 +108,13 @@ std::string about_rest(std::string_view text, size_t at, JsonText what) {
   if (c == ',')
     return "',' (a comma) stands behind the object; lines of JSON have none between them: take it away, or "
            "write the whole file as one JSON array, [{...}, {...}]";
+  const size_t closing = text.substr(0, at).find_last_not_of(" \t\r\n");
+  if (text.substr(0, at).find('\r', closing == std::string_view::npos ? 0 : closing) !=
+      std::string_view::npos)
+    return str_cat(
+        cited(text.substr(at)),
+        " stands behind the object on the same line, and a CR (U+000D) between them: the lines end "
+        "with CR alone; convert the file: tr '\\r' '\\n' < FILE > CONVERTED");
   if (c == '{' || c == '[')
     return str_cat(cited(text.substr(at)),
                    " stands behind the object on the same line: two objects on one line; "

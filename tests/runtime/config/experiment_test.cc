@@ -414,6 +414,9 @@ TEST_F(ExperimentPaths, UnreadableOnesAreRefusedByField) {
             std::string::npos);
   EXPECT_NE(refused("data.train[0].path=" + folder_ + "/link").find("is a dangling symbolic link"),
             std::string::npos);
+  std::filesystem::create_symlink("loop", folder_ + "/loop");
+  EXPECT_NE(refused("model.path=" + folder_ + "/loop").find("a symbolic link, to loop, that leads back to"),
+            std::string::npos);
   // In the file itself: its line.
   const std::string message =
       usage_error([&] { check_paths(load_experiment(folder_ + "/e.textproto", {}), DataUse::kAll); });

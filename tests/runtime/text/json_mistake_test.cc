@@ -29,6 +29,7 @@ TEST(JsonMistake, NamesWhatStandsThere) {
       {R"({"corpus": "a"} , )", "',' (a comma) stands behind the object"},
       {R"({"corpus": "a"}{"corpus": "b"})", "two objects on one line"},
       {R"({"corpus": "a"} {"corpus": "b"})", "two objects on one line"},
+      {"{\"corpus\": \"a\"}\r{\"corpus\": \"b\"}\r", "the lines end with CR alone; convert the file"},
       {R"({"corpus": "a"} text)", "'text' stands behind the object"},
       {R"({"corpus": "a"}})", "'}' stands behind the object"},
       {R"({"corpus": "a", "score": NaN})", "'NaN' is no JSON value"},
