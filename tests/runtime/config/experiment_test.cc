@@ -541,15 +541,15 @@ TEST(Experiment, TypesOfFrozenWeights) {
   EXPECT_FALSE(train({cuda, "train.frozen_dtype=BF16"}).frozen_dtype.has_value());
   // The CPU computes in float32 from the same bytes; a GPU in FP8 where it can.
   EXPECT_EQ(train({"train.frozen_dtype=FP8"}).frozen_dtype, FrozenFormat::kFP8);
-  EXPECT_EQ(train({"train.frozen_dtype=FP8"}).frozen_products, FrozenProducts::kDequantized);
+  EXPECT_EQ(train({"train.frozen_dtype=FP8"}).frozen_gemm, FrozenGemm::kDequantized);
   EXPECT_EQ(train({"train.frozen_dtype=NF4"}).frozen_dtype, FrozenFormat::kNF4);
-  EXPECT_EQ(train({cuda, "train.frozen_dtype=FP8"}).frozen_products, FrozenProducts::kFP8WhereSupported);
-  EXPECT_EQ(train({cuda, "train.frozen_dtype=FP8", "train.compute_dtype=BF16"}).frozen_products,
-            FrozenProducts::kDequantized);
-  EXPECT_EQ(train({cuda, "train.frozen_dtype=NF4"}).frozen_products, FrozenProducts::kDequantized);
+  EXPECT_EQ(train({cuda, "train.frozen_dtype=FP8"}).frozen_gemm, std::nullopt);
+  EXPECT_EQ(train({cuda, "train.frozen_dtype=FP8", "train.compute_dtype=BF16"}).frozen_gemm,
+            FrozenGemm::kDequantized);
+  EXPECT_EQ(train({cuda, "train.frozen_dtype=NF4"}).frozen_gemm, FrozenGemm::kDequantized);
   const auto fp8 = train({cuda, "train.compute_dtype=FP8"});
   EXPECT_EQ(fp8.frozen_dtype, FrozenFormat::kFP8);
-  EXPECT_EQ(fp8.frozen_products, FrozenProducts::kFP8);
+  EXPECT_EQ(fp8.frozen_gemm, FrozenGemm::kFP8);
   EXPECT_EQ(fp8.compute_dtype, DType::kBF16);
   EXPECT_EQ(train({cuda, "train.compute_dtype=FP8", "train.frozen_dtype=NF4"}).frozen_dtype,
             FrozenFormat::kNF4);
