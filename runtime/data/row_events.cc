@@ -125,7 +125,7 @@ bool RowEvents::scalar(std::string_view what) {
                 control           ? "a number or a boolean"
                 : field_ < kTexts ? "a string"
                                   : "a list",
-                what == "an object" ? kPandasColumns : "");
+                what == "an object" && text_.find("{\"0\":") != text_.npos ? kPandasColumns : "");
   }
   if (in_list_ && depth_ == 2) {
     return fail(kFieldNames[static_cast<size_t>(field_)], "[", list().size(), "] is ", what, ", not ",

@@ -218,11 +218,12 @@ TEST_F(RowFiles, FormsThatAreNoLinesOfRowsAreCalledByName) {
 
 TEST_F(RowFiles, ColumnsOfPandasAreCalledByName) {
   for (const char* text : {R"({"instruction":{"0":"a","1":"b"},"output":{"0":"c","1":"d"}})",
-                           R"({"question":{"0":"a"},"answer":{"0":"c"}})", R"({"messages":{"0":[]}})"})
+                           R"({"question":{"0":"a"},"answer":{"0":"c"}})", R"({"messages": {"0": []}})"})
     EXPECT_PRED_FORMAT2(::testing::IsSubstring, R"(df.to_json(path, orient="records", lines=True))",
                         refusal(text))
         << text;
-  EXPECT_PRED_FORMAT2(::testing::IsNotSubstring, "pandas", refusal(R"({"question":{"a":"b"}})"));
+  for (const char* text : {R"({"question":{"a":"b"}})", R"({"messages":{"role":"user"}})"})
+    EXPECT_PRED_FORMAT2(::testing::IsNotSubstring, "pandas", refusal(text)) << text;
 }
 
 TEST_F(RowFiles, AFileThatIsOneObjectIsRefusedWithItsKeys) {
