@@ -111,10 +111,11 @@ void warn_of_unused(const ExperimentConfig& config, const CommandLine& command) 
   using Concerns = UnusedSetting::Concerns;
   const bool answers = command.verb == "eval" || command.verb == "generate";
   const bool trains = command.verb == "train";
+  const bool plans = command.verb == "plan";    // of a training run
   const bool launched = command.launch_id > 0;  // `pesc launch` counts from 1
   for (const UnusedSetting& u : config.unused) {
     const bool said = u.concerns == Concerns::kAll || (u.concerns == Concerns::kAnswers && answers) ||
-                      (u.concerns == Concerns::kTraining && trains) ||
+                      (u.concerns == Concerns::kTraining && (trains || plans)) ||
                       (u.concerns == Concerns::kWithoutLaunch && trains && !launched);
     if (said) LOG(WARNING) << u.text;
   }

@@ -11,6 +11,7 @@
 
 #include "launcher/standard_output.h"
 #include "runtime/base_digest.h"
+#include "runtime/data/refused_rows.h"
 #include "runtime/data/row_file.h"
 #include "runtime/data/unknown_characters.h"
 #include "runtime/evaluation.h"
@@ -74,7 +75,7 @@ int run_generate(const Process& process, const CommandLine& command) {
   const ExperimentConfig& c = job.config;
   std::vector<Row> rows;
   std::vector<Prompt> prompts;
-  int64_t longest = 1;
+  int64_t longest = 1, answerable = 0;
   const Mesh& mesh = job.mesh();
   const int64_t limit = longest_text(job.model);
   RowsReport read;
@@ -84,7 +85,8 @@ int run_generate(const Process& process, const CommandLine& command) {
     reading.policy_field = "data.on_bad_row";
     reading.use = job.encoder->row_use();
     if (!command.prompts.empty()) rows = read_rows(command.prompts, reading, &read);
-    if (!command.prompt.empty()) rows.push_back({"", command.system, {{command.prompt, ""}}, ""});
+    if (!command.prompt.empty())
+      rows.push_back({"", command.system, {{command.prompt, ""}}, "", {}, "--prompt"});
     const auto plain = std::erase_if(rows, [](const Row& r) { return r.turns.empty(); });
     if (plain > 0 && job.first()) {
       LOG(WARNING) << command.prompts << ": " << plain
@@ -100,14 +102,25 @@ int run_generate(const Process& process, const CommandLine& command) {
                       ": holds no row with a question; a row needs \"messages\", or \"instruction\", "
                       "\"prompt\" or \"query\"");
     UnknownInPrompts unknown;
+    RefusedRows refused = command.prompt.empty() ? RefusedRows(reading.on_bad_row, reading.policy_field)
+                                                 : RefusedRows(OnBadRow::kFail, "");
     const Range mine = split_range(static_cast<int64_t>(rows.size()), mesh.dp(), mesh.dp_rank());
     for (int64_t i = 0; i < static_cast<int64_t>(rows.size()); ++i) {
-      Prompt p{i, job.encoder->encode_prompt(rows[static_cast<size_t>(i)], limit)};
+      Prompt p{i, {}};
+      try {
+        p.tokens = job.encoder->encode_prompt(rows[static_cast<size_t>(i)], limit);
+      } catch (const DataError& error) {
+        refused.add(rows[static_cast<size_t>(i)], error);
+        continue;
+      }
       longest = std::max(longest, static_cast<int64_t>(p.tokens.size()));
       if (std::ranges::any_of(p.tokens, [&](int32_t id) { return job.tokenizer->is_unknown(id); }))
         unknown.look(*job.tokenizer, rows[static_cast<size_t>(i)], i, limit);
       if (i >= mine.begin && i < mine.end) prompts.push_back(std::move(p));
     }
+    answerable = std::ssize(rows) - refused.rows();
+    if (answerable == 0) throw DataError(str_cat("no row is left to answer: ", refused.text()));
+    if (refused.rows() > 0 && job.first()) LOG(WARNING) << refused.text();
     if (unknown.rows > 0 && job.first())
       LOG(WARNING) << unknown.text(command.prompts.empty() ? "--prompt" : command.prompts, std::ssize(rows));
   });
@@ -139,9 +152,9 @@ int run_generate(const Process& process, const CommandLine& command) {
   const int64_t all_cut = cut_answers(job, cut);
   if (stream && on_token && !prompts.empty()) printer.finish();
   if (job.first() && all_cut > 0) {
-    std::fprintf(stderr, "%lld of %zu answers %s cut: prompt and answer have reached %s of %lld tokens\n",
-                 static_cast<long long>(all_cut), rows.size(), all_cut == 1 ? "is" : "are",
-                 text_limit_name(job.model), static_cast<long long>(length));
+    std::fprintf(stderr, "%lld of %lld answers %s cut: prompt and answer have reached %s of %lld tokens\n",
+                 static_cast<long long>(all_cut), static_cast<long long>(answerable),
+                 all_cut == 1 ? "is" : "are", text_limit_name(job.model), static_cast<long long>(length));
   }
   if (stream) return 0;
   std::string mine;

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <cstdio>
-#include <iostream>
 #include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -14,6 +13,7 @@
 
 #include "launcher/command_line.h"
 #include "launcher/help.h"
+#include "launcher/input_lines.h"
 #include "ops/core/check.h"
 #include "runtime/chat/model_templates.h"
 #include "runtime/data/row_encoder.h"
@@ -33,6 +33,20 @@ std::unique_ptr<Tokenizer> open_model_tokenizer(const std::string& folder) {
   return open_tokenizer(folder, read_special_tokens(any, folder, folder).pieces());
 }
 
+std::string place_of_line(int64_t number) {
+  return str_cat("standard input:", number);
+}
+
+// Names the place in what `work` refuses: neither the tokenizer nor the chat template knows it.
+template <class Work>
+auto at_place(const std::string& where, const Work& work) {
+  try {
+    return work();
+  } catch (const DataError& error) {
+    throw DataError(str_cat(where, ": ", error.what()));
+  }
+}
+
 class LineTokenizer {
  public:
   LineTokenizer(const CommandLine& command)
@@ -44,10 +58,11 @@ class LineTokenizer {
 
   // What to print of one line.
   std::string of(const std::string& line, int64_t number) {
-    const std::string where = str_cat("standard input:", number);
+    const std::string where = place_of_line(number);
     const size_t first = line.find_first_not_of(" \t\r");
     if (first != std::string::npos && line[first] == '{') return of_row(line, where);
-    return of_text(text_of_line(line, where));
+    const std::string text = text_of_line(line, where);
+    return at_place(where, [&] { return of_text(text); });
   }
 
  private:
@@ -76,12 +91,8 @@ class LineTokenizer {
   // As a run with the defaults of data.chat_template and data.train_on learns it, uncut.
   std::string of_row(const std::string& line, const std::string& where) {
     if (!encoder_) encoder_.emplace(*tokenizer_, open_templates({}, folder_, *tokenizer_, Links::kInside));
-    RowText row;
-    try {
-      row = encoder_->text_of(parse_any_row(line, where, Answers::kAll, encoder_->row_use()));
-    } catch (const TemplateError& error) {
-      throw DataError(str_cat(where, ": ", error.what()));
-    }
+    const Row parsed = parse_any_row(line, where, Answers::kAll, encoder_->row_use());
+    const RowText row = at_place(where, [&] { return encoder_->text_of(parsed); });
     if (show_) return shown_row(*tokenizer_, row.ids, row.learned, marks_) + "\n";
     ordered_json learned = ordered_json::array();
     for (const TokenRange& range : row.learned) learned.push_back({range.begin, range.end});
@@ -97,13 +108,16 @@ class LineTokenizer {
 
 void tokenize(const CommandLine& command) {
   LineTokenizer tokenizer(command);
-  std::ios::sync_with_stdio(false);
+  constexpr int kWait = 60;  // seconds; there is nothing else to do
+  InputLines lines(STDIN_FILENO);
   int64_t number = 0;
-  for (std::string line; std::getline(std::cin, line);) {
-    const std::string out = tokenizer.of(line, ++number);
+  while (!lines.ended()) {
+    const std::optional<std::string> line =
+        at_place(place_of_line(number + 1), [&] { return lines.next(kWait); });
+    if (!line) continue;
+    const std::string out = tokenizer.of(*line, ++number);
     std::fwrite(out.data(), 1, out.size(), stdout);
   }
-  if (std::cin.bad()) throw IoError("standard input cannot be read");
 }
 
 }  // namespace

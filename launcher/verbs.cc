@@ -210,6 +210,8 @@ const Verb* find_verb(std::string_view name) {
 
 const Verb& known_verb(const std::string& name) {
   if (const Verb* verb = find_verb(name)) return *verb;
+  if (name == "chat")
+    throw UsageError("unknown verb 'chat'; a conversation is held with `pesc generate --chat`");
   std::vector<std::string> names;
   for (const Verb& verb : kVerbs) names.emplace_back(verb.name);
   throw UsageError(str_cat("unknown verb '", name, "'; did you mean '", nearest_name(name, names),

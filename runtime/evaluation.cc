@@ -8,6 +8,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "runtime/data/refused_rows.h"
 #include "runtime/terminal/progress.h"
 #include "runtime/text/printable.h"
 
@@ -162,12 +163,24 @@ std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vect
   const Mesh& mesh = job.mesh();
   const Range mine = split_range(static_cast<int64_t>(rows.size()), mesh.dp(), mesh.dp_rank());
   std::vector<Prompt> prompts;
-  for (int64_t i = mine.begin; i < mine.end; ++i) {
-    const Row& row = rows[static_cast<size_t>(i)];
-    if (row.turns.empty()) continue;
-    Prompt p{i, job.encoder->encode_prompt(row, cache_length)};
-    if (static_cast<int64_t>(p.tokens.size()) < cache_length) prompts.push_back(std::move(p));
-  }
+  std::vector<bool> asked(rows.size());
+  run_collectively(job.ranks->world(), [&] {
+    RefusedRows refused(job.config.data.on_bad_row == BadRowPolicy::kSkip ? OnBadRow::kSkip : OnBadRow::kFail,
+                        "data.on_bad_row");
+    for (int64_t i = 0; i < std::ssize(rows); ++i) {
+      const Row& row = rows[static_cast<size_t>(i)];
+      if (row.turns.empty()) continue;
+      try {
+        Prompt p{i, job.encoder->encode_prompt(row, cache_length)};
+        asked[static_cast<size_t>(i)] = true;
+        if (i >= mine.begin && i < mine.end && std::ssize(p.tokens) < cache_length)
+          prompts.push_back(std::move(p));
+      } catch (const DataError& error) {
+        refused.add(row, error);
+      }
+    }
+    if (refused.rows() > 0 && job.first()) LOG(WARNING) << "answers: " << refused.text();
+  });
   int64_t cut = 0;
   std::vector<std::vector<int32_t>> answers;
   {
@@ -204,7 +217,7 @@ std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vect
   }
   std::vector<AnsweredRow> out;
   for (size_t i = 0; i < rows.size(); ++i) {
-    if (rows[i].turns.empty()) continue;
+    if (!asked[i]) continue;
     const Turn& last = rows[i].turns.back();
     out.push_back({rows[i].tag, last.prompt, last.answer, text_of[i],
                    job.encoder->canonical_answer(rows[i], cache_length)});

@@ -56,7 +56,8 @@ struct AnsweredRow {
 };
 // Generates the last answer of every row with the settings of `generate`; rows without turns (plain text) are
 // skipped. Returns the answers in row order, the same on every rank. Rows whose prompt leaves no room in the
-// cache count as wrong, and answers that the cache cuts are compared as they are; the log says so once.
+// cache count as wrong, and answers that the cache cuts are compared as they are; the log says so once. Rows
+// whose prompt is refused (runtime/data/refused_rows.h) end it, or with data.on_bad_row SKIP are left out.
 // Collective.
 [[nodiscard]] std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vector<Row>& rows,
                                                    const GenerateSection& generate, int64_t cache_slots,

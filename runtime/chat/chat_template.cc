@@ -189,6 +189,7 @@ RenderedChat ChatTemplate::render(const Conversation& conversation, TrainOn trai
   if (spans.without_end >= 0) impl_->no_end(str_cat("message ", spans.without_end), true);
   RenderedChat out;
   out.learned = spans.ranges;
+  out.shown = shown_fields(conversation, rendered.text, rendered.stretches);
   out.data = data_ranges(rendered.text);
   out.text = std::move(rendered.text.bytes);
   return out;

@@ -26,6 +26,7 @@
 
 #include "ops/core/check.h"
 #include "runtime/chat/messages.h"
+#include "runtime/chat/shown_fields.h"
 #include "runtime/chat/template_source.h"
 #include "runtime/chat/train_on.h"
 #include "runtime/tokenizer/tokenizer.h"
@@ -53,6 +54,8 @@ struct RenderedChat {
   // What comes from messages of the system, the user and tools, and from the tools' descriptions: in order,
   // disjoint. Special tokens are not matched in it (runtime/chat/chat_tokens.h).
   std::vector<TextRange> data;
+  // What of the assistant's messages the text shows. Of a prompt, nothing is counted.
+  ShownFields shown;
 };
 
 // The message names the template, the line, and what. `of_row`: it came up while a conversation was rendered,

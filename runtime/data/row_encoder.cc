@@ -62,11 +62,12 @@ std::string RowEncoder::why_no_date() const {
   return str_cat(name(), " does not ask for the date (strftime_now)");
 }
 
-ChatTokens RowEncoder::chat_tokens(const Conversation& conversation, TrainOn train_on,
-                                   std::string* text) const {
+ChatTokens RowEncoder::chat_tokens(const Conversation& conversation, TrainOn train_on, std::string* text,
+                                   ShownFields* shown) const {
   RenderedChat chat = templates_->of(conversation).render(conversation, train_on);
   ChatTokens tokens = tokens_of(tokenizer_, chat);
   if (text != nullptr) *text = std::move(chat.text);
+  if (shown != nullptr) *shown = chat.shown;
   return tokens;
 }
 
@@ -84,7 +85,8 @@ Sample RowEncoder::encode(const Row& row, int64_t max_seq_length, RowLosses* los
   }
   PESC_CHECK(max_seq_length > 0);
   std::string text;
-  ChatTokens tokens = chat_tokens(conversation_of_row(row), train_on_, &text);
+  ChatTokens tokens =
+      chat_tokens(conversation_of_row(row), train_on_, &text, losses != nullptr ? &losses->shown : nullptr);
   if (losses != nullptr) {
     losses->unknown =
         std::ranges::count_if(tokens.ids, [&](int32_t id) { return tokenizer_.is_unknown(id); });

@@ -60,8 +60,8 @@ class RowEncoder {
   [[nodiscard]] std::string identity() const;
 
  private:
-  [[nodiscard]] ChatTokens chat_tokens(const Conversation& conversation, TrainOn train_on,
-                                       std::string* text) const;
+  [[nodiscard]] ChatTokens chat_tokens(const Conversation& conversation, TrainOn train_on, std::string* text,
+                                       ShownFields* shown = nullptr) const;
   [[nodiscard]] bool by_template(const Row& row) const { return templates_ && row.corpus.empty(); }
   [[nodiscard]] Row with_last_alone(const Row& row) const;
 

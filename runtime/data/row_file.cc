@@ -109,8 +109,10 @@ RowsReport for_each_row(const std::string& path, const RowOptions& options, cons
 
 std::vector<Row> read_rows(const std::string& path, const RowOptions& options, RowsReport* report) {
   std::vector<Row> rows;
-  RowsReport result =
-      for_each_row(path, options, [&](Row&& row, const std::string&) { rows.push_back(std::move(row)); });
+  RowsReport result = for_each_row(path, options, [&](Row&& row, const std::string& where) {
+    rows.push_back(std::move(row));
+    rows.back().where = where;
+  });
   if (report != nullptr) *report = std::move(result);
   return rows;
 }

@@ -49,6 +49,7 @@ struct Row {
   std::vector<Turn> turns;
   std::string corpus;
   std::shared_ptr<const Conversation> chat{};
+  std::string where{};  // "file:line"; empty where no file was read
 };
 
 // Which answers a row must have: all of them for training and comparison; for generation the last answer may

@@ -16,6 +16,7 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/chat/shown_fields.h"
 #include "runtime/data/rows.h"
 #include "runtime/tokenizer/tokenizer.h"
 
@@ -37,6 +38,7 @@ struct RowLosses {
   bool changed = false;    // some text does not come back from the tokenizer as it went in
   bool unsayable = false;  // some answer has no token at all
   std::string example;     // of the first: "'caf\u00e9' becomes 'caf'", or a place
+  ShownFields shown{};     // what of the assistant's messages the chat template shows
 };
 
 // The first `max_seq_length` tokens of the row; text far beyond them is not tokenised. Throws DataError when

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "ops/core/check.h"
-#include "runtime/chat/chat_template.h"
 #include "runtime/data/ordered_work.h"
+#include "runtime/data/refused_rows.h"
 #include "runtime/data/row_texts.h"
 #include "runtime/data/tags.h"
 
@@ -29,7 +29,7 @@ struct EncodedRow {
   enum class State {
     kNoRow,      // parsed.state says why
     kOtherPart,  // of the split
-    kRefused,    // by the chat template
+    kRefused,    // by the chat template or the tokenizer
     kTooLong,
     kNothingLearned,
     kKept,
@@ -73,11 +73,15 @@ TokenRow token_row(Sample sample) {
   return row;
 }
 
-// Of one file: rows that the tokenizer cannot say as they are written.
+// Of one file: rows that the tokenizer cannot say as they are written, and fields that the chat template does
+// not show.
 class Losses {
  public:
   void add(const RowLosses& row, const std::string& where) {
     ++rows_;
+    if (shown_.reasoning.messages == 0 && row.shown.reasoning.messages > 0) reasoning_example_ = where;
+    if (shown_.tool_calls.messages == 0 && row.shown.tool_calls.messages > 0) calls_example_ = where;
+    shown_.add(row.shown);
     if (row.unknown > 0) {
       if (unknown_++ == 0) unknown_example_ = str_cat(where, ": ", row.example);
     } else if (row.changed) {
@@ -85,6 +89,17 @@ class Losses {
     }
   }
   void tell(const std::string& path, std::vector<std::string>& warnings) const {
+    // Where some are shown, the template drops the others on purpose, such as earlier thoughts.
+    const auto tell_unshown = [&](const ShownFields::Count& count, const char* what,
+                                  const std::string& example) {
+      if (count.messages == 0 || count.shown > 0) return;
+      warnings.push_back(str_cat(path, ": ", count.messages, " messages of the assistant have ", what,
+                                 ", and the chat template shows none of it (the first: ", example,
+                                 "); it is not learned"));
+    };
+    tell_unshown(shown_.reasoning, "reasoning (\"reasoning_content\", \"thinking\" or \"reasoning\")",
+                 reasoning_example_);
+    tell_unshown(shown_.tool_calls, "\"tool_calls\"", calls_example_);
     if (unknown_ > 0) {
       warnings.push_back(str_cat(path, ": ", unknown_, " of ", rows_,
                                  " rows have characters that the tokenizer has no piece "
@@ -104,7 +119,8 @@ class Losses {
   int64_t rows_ = 0;
   int64_t unknown_ = 0;  // rows
   int64_t changed_ = 0;  // rows, others than those
-  std::string unknown_example_, changed_example_;
+  ShownFields shown_;
+  std::string unknown_example_, changed_example_, reasoning_example_, calls_example_;
 };
 
 class FileTokenizer {
@@ -177,13 +193,14 @@ class FileTokenizer {
       out.state = State::kOtherPart;
       return;
     }
+    if (options_.on_row) row.where = out.where;
     row.tag = out.tag = tag_of(file_.tag, row.tag, file_.path);
     FittedRow fitted;
     try {
       fitted = fit_row(encoder_, row, rules_, &out.lost);
-    } catch (const TemplateError& error) {
+    } catch (const DataError& error) {
+      if (!concerns_row(error)) throw;
       out.problem = str_cat(out.where, ": ", error.what());
-      if (!error.of_row) throw;
       out.state = State::kRefused;
       return;
     }

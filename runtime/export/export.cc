@@ -4,13 +4,17 @@
 
 #include <algorithm>
 #include <cctype>
+#include <filesystem>
 #include <map>
+#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "model/families.h"
+#include "model/frozen_linear.h"
 #include "model/hf_names.h"
 #include "runtime/base_digest.h"
+#include "runtime/config/resolved.h"
 #include "runtime/export/export_config.h"
 #include "runtime/export/export_folder.h"
 #include "runtime/export/export_tensors.h"
@@ -107,6 +111,36 @@ std::map<std::string, std::string> peft_metadata(const CheckpointState& state) {
   return {{"format", "pt"}, {kPeftBaseDigest, weights_part(state.base_digest)}};
 }
 
+// A merged folder has the base's own weights, not what FP8 or NF4 makes of them.
+void check_plain_base(const Job& job, ExportFormat format) {
+  const TrainSection& train = job.config.train;
+  if (!train.frozen_dtype) return;
+  const bool fp8_products = train.frozen_products == FrozenProducts::kFP8;  // has FP8 weights by itself
+  throw UsageError(str_cat(
+      job.config.places.prefix("train.frozen_dtype"), "--format ", format_name(format),
+      ": train.frozen_dtype is ", frozen_format_name(*train.frozen_dtype),
+      ", so that the run computes with quantised weights of the base; this format has LoRA merged into the "
+      "unquantised ones, which is another model. Use --format PEFT; or have that other model, whose card "
+      "says "
+      "so, with --set train.frozen_dtype=AUTO",
+      fp8_products ? " --set train.compute_dtype=BF16" : ""));
+}
+
+// What the run itself was, whatever the experiment of the command says.
+ExperimentConfig recorded_config(const LoadedCheckpoint& checkpoint) {
+  const proto::Experiment recorded = read_recorded_experiment(checkpoint.state.config_text);
+  return parse_experiment(resolved_text(recorded), str_cat("the checkpoint '", checkpoint.directory, "'"),
+                          {});
+}
+
+// Of the run in whose folder the checkpoint lies.
+std::optional<RecordedEvaluation> run_evaluation_of(const LoadedCheckpoint& checkpoint) {
+  std::error_code error;
+  const std::filesystem::path folder = std::filesystem::canonical(checkpoint.directory, error);
+  if (error) return {};
+  return last_evaluation(folder.parent_path().string(), checkpoint.state.step);
+}
+
 // Of all entries of the format.
 int64_t bytes_of(const std::vector<SafetensorsWriteEntry>& entries) {
   int64_t bytes = 0;
@@ -131,7 +165,7 @@ void check_export(const Job& job, const ExportOptions& options) {
     const std::string why = why_not_camelidae(job.model, pesc);
     if (!why.empty()) throw UsageError(str_cat("--format CAMELIDAE: ", why, "; use --format HF"));
   }
-  if (options.format != ExportFormat::kPeft) return;
+  if (options.format != ExportFormat::kPeft) return check_plain_base(job, options.format);
   if (pesc.mode == TrainMode::kFull)
     throw UsageError("--format PEFT: a run of train.mode FULL has no adapter; use --format HF");
   if (pesc.lora.r == 0 || pesc.lora.target_modules.empty())
@@ -146,6 +180,12 @@ int64_t export_model(Job& job, const LoadedCheckpoint& checkpoint, const ExportO
   check_export(job, options);
   const DType dtype = dtype_of(job, options);
   const ExportModel model = export_model_of(job);
+  const ExperimentConfig recorded = recorded_config(checkpoint);
+  if (recorded.train.frozen_dtype && options.format != ExportFormat::kPeft) {
+    LOG(WARNING) << "the run computed with weights of the base that were quantised to "
+                 << frozen_format_name(*recorded.train.frozen_dtype)
+                 << "; the folder has the unquantised ones and is another model, as its README.md says";
+  }
   const bool experts = job.config.pesc.mode == TrainMode::kPesc;
   Stream stream(Device{.threads = job.device.threads});
   ProgressBar* progress = nullptr;
@@ -200,12 +240,13 @@ int64_t export_model(Job& job, const LoadedCheckpoint& checkpoint, const ExportO
   }
   ModelCard card;
   card.format = options.format;
-  card.config = job.config;
+  card.config = recorded;
   card.model_type = traits_of(job.model.family).model_type;
   card.dtype = dtype == DType::kBF16 ? "bfloat16" : "float32";
   card.prompt = job.encoder->name();
   card.published_prompt = job.encoder->templates() == nullptr;
-  card.evaluation = last_evaluation(job.config.run_dir, checkpoint.state.step);
+  card.loads_tokenizer = tokenizer.why_no_json().empty();
+  card.evaluation = run_evaluation_of(checkpoint);
   folder.add_file("README.md", model_card_text(card, checkpoint.state));
   folder.commit();
   return folder.bytes();

@@ -86,8 +86,13 @@ ExportFolder::ExportFolder(FileSystem& files, const std::string& target)
   check_absent(files_, target_);
   try {
     make_parents(parent_);
-    files_.remove_all(temporary_);  // of a process that died and had this id
     remove_leftovers(files_, parent_, path.filename().string());
+    if (files_.exists(temporary_)) {
+      throw UsageError(str_cat("--out ", in_quotes(target_), ": ", in_quotes(temporary_),
+                               " is there, which this export would write, and the export that left it is not "
+                               "known to have ended; remove it if none is running, or name another folder"));
+    }
+    made_temporary_ = true;
     files_.create_directory(temporary_);
     const auto owner = files_.create_file(join_path(temporary_, kOwnerFile));
     const std::string process = to_string(this_process());
@@ -114,7 +119,7 @@ void ExportFolder::make_parents(const std::string& parent) {
 
 void ExportFolder::clean_up() noexcept {
   try {
-    files_.remove_all(temporary_);
+    if (made_temporary_) files_.remove_all(temporary_);
     for (auto it = made_.rbegin(); it != made_.rend(); ++it) files_.remove(*it);
   } catch (const std::exception&) {
     // The disk does not let go of it. It has the temporary name, and the error that led here is told.

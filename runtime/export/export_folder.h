@@ -21,7 +21,7 @@ void check_absent(FileSystem& files, const std::string& target);
 class ExportFolder {
  public:
   // Makes the temporary folder, and the folders above it that are missing. Throws UsageError where there is
-  // anything at `target` already, IoError.
+  // anything at `target` already, or at the temporary folder's name what is not known to be left; IoError.
   ExportFolder(FileSystem& files, const std::string& target);
   ExportFolder(const ExportFolder&) = delete;
   ExportFolder& operator=(const ExportFolder&) = delete;
@@ -50,7 +50,7 @@ class ExportFolder {
   std::vector<std::string> folders_;  // inside of it
   std::vector<std::string> names_;
   int64_t bytes_ = 0;
-  bool committed_ = false;
+  bool made_temporary_ = false, committed_ = false;
 };
 
 // Writes `entries` in their order into model.safetensors, or, where they have more than `shard_bytes`, into

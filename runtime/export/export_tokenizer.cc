@@ -57,12 +57,20 @@ void copy_file(const std::string& folder, const std::string& name, const std::st
 
 ExportTokenizer::ExportTokenizer(const Job& job, TokenizerJson json)
     : job_(job), folder_(job.config.model.tokenizer), loads_json_(folder_has(folder_, kJson)) {
-  if (!loads_json_ && tokenizer_file(folder_) == kSentencePiece) make_json(json);
+  if (!loads_json_) make_json(json);
   make_template();
 }
 
 void ExportTokenizer::make_json(TokenizerJson wanted) {
   if (wanted == TokenizerJson::kNone) return;
+  if (const std::string file = tokenizer_file(folder_); file != kSentencePiece) {
+    why_no_json_ = str_cat("'", folder_, "' has ", file, " and no ", kJson, ", and none is made of it");
+    if (wanted == TokenizerJson::kIfExact) return;
+    throw DataError(str_cat(why_no_json_,
+                            ", so that transformers would not load the tokenizer; use --format PEFT, "
+                            "which brings ",
+                            file, " alone"));
+  }
   const MappedFile model(path_in_folder(folder_, kSentencePiece, folder_, job_.config.model.links));
   try {
     made_json_ = exact_tokenizer_json(read_text(model), *job_.tokenizer, model.path());

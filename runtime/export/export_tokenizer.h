@@ -13,9 +13,9 @@
 
 namespace pesc {
 
-// What becomes of a sentencepiece model, beside its tokenizer.model.
+// What becomes of a tokenizer without a tokenizer.json: a sentencepiece model, or a tekken.json.
 enum class TokenizerJson {
-  kRequired,  // a tokenizer.json that does the same; without one there is no export
+  kRequired,  // a tokenizer.json that does the same; without one (as of tekken.json) there is no export
   kIfExact,   // that, where there is one
   kNone,
 };

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "model/frozen_linear.h"
 #include "runtime/base_digest.h"
 #include "runtime/data/row_record.h"
 #include "runtime/hf/json_file.h"
@@ -66,6 +67,20 @@ void add_recipe(const ModelCard& card, const CheckpointState& state, std::string
   for (std::string line; std::getline(lines, line);) out += "    " + printable(line, kUncut) + "\n";
 }
 
+void add_quantisation(const ModelCard& card, std::string& out) {
+  const auto& frozen = card.config.train.frozen_dtype;
+  if (!frozen) return;
+  out += str_cat("\nThe run computed with frozen weights that were quantised to ",
+                 frozen_format_name(*frozen), " when the base was loaded. ");
+  out +=
+      card.format == ExportFormat::kPeft
+          ? "The adapter was trained on weights quantised so;\non the unquantised base it is not the model "
+            "that was trained.\n"
+          : "This folder has the base's unquantised weights, as the export\nwas told to "
+            "(`train.frozen_dtype`), and is not the model that was trained: the run's losses are not its "
+            "own.\n";
+}
+
 void add_data(const CheckpointState& state, std::string& out) {
   const auto record = state.extra.find(kTrainingRows);
   if (record == state.extra.end()) return;
@@ -101,10 +116,12 @@ void add_loading(const ModelCard& card, std::string& out) {
   out += "\n## Loading\n\n";
   const bool experts = card.config.pesc.mode == TrainMode::kPesc;
   const char* trust = experts ? ", trust_remote_code=True" : "";
-  const auto model_in_transformers = [&](const char* folder) {
-    return str_cat("    from transformers import AutoModelForCausalLM, AutoTokenizer\n",
-                   "    model = AutoModelForCausalLM.from_pretrained(\"", folder, "\"", trust, ")\n",
-                   "    tokenizer = AutoTokenizer.from_pretrained(\"", folder, "\")\n");
+  const auto model_in_transformers = [&](const std::string& folder) {
+    return str_cat(
+        "    from transformers import AutoModelForCausalLM", card.loads_tokenizer ? ", AutoTokenizer" : "",
+        "\n    model = AutoModelForCausalLM.from_pretrained(\"", folder, "\"", trust, ")\n",
+        card.loads_tokenizer ? str_cat("    tokenizer = AutoTokenizer.from_pretrained(\"", folder, "\")\n")
+                             : "");
   };
   switch (card.format) {
     case ExportFormat::kHf:
@@ -131,9 +148,19 @@ void add_loading(const ModelCard& card, std::string& out) {
         out += "With PEFT, on the dense base:\n\n" + model_in_transformers("BASE");
       }
       out += "    from peft import PeftModel\n    model = PeftModel.from_pretrained(model, \"FOLDER\")\n";
-      out += str_cat("\nWith lm-evaluation-harness:\n\n    lm_eval --model hf --model_args pretrained=",
-                     experts ? "FOLDER/base,peft=FOLDER,trust_remote_code=True" : "BASE,peft=FOLDER",
-                     " --tasks ...\n");
+      if (card.loads_tokenizer) {
+        out += str_cat("\nWith lm-evaluation-harness:\n\n    lm_eval --model hf --model_args pretrained=",
+                       experts ? "FOLDER/base,peft=FOLDER,trust_remote_code=True" : "BASE,peft=FOLDER",
+                       " --tasks ...\n");
+      } else {
+        out +=
+            "\nThe tokenizer has no tokenizer.json; transformers may give other tokens than the run was "
+            "trained on.\n";
+      }
+      out += experts
+                 ? "\nWith vLLM: by design, not run; it takes no experts from an adapter: use `pesc export "
+                   "--format HF`.\n"
+                 : "\nWith vLLM: by design, not run (`--enable-lora`).\n";
       break;
     case ExportFormat::kCamelidae:
       out +=
@@ -187,6 +214,7 @@ std::string model_card_text(const ModelCard& card, const CheckpointState& state)
     if (!card.config.model.adapter.empty())
       out += str_cat("The run began with the adapter ", code(card.config.model.adapter), ".\n");
   }
+  add_quantisation(card, out);
   add_evaluation(card.evaluation, out);
   add_prompt(card, out);
   add_loading(card, out);

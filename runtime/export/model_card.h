@@ -23,8 +23,9 @@ struct RecordedEvaluation {
 
 struct ModelCard {
   ExportFormat format = ExportFormat::kHf;
-  ExperimentConfig config;
-  std::string model_type;  // of the base
+  ExperimentConfig config;      // of the checkpoint
+  bool loads_tokenizer = true;  // transformers gives the tokens that the run was trained on
+  std::string model_type;       // of the base
   std::string dtype;
   std::string prompt;             // what conversations are written with: RowEncoder::name()
   bool published_prompt = false;  // which is no template

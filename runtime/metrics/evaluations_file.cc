@@ -2,12 +2,13 @@
 
 #include <cerrno>
 #include <cstring>
-#include <fstream>
+#include <string_view>
 #include <utility>
 
 #include "ops/core/check.h"
 #include "runtime/filesystem/filesystem.h"
 #include "runtime/metrics/line_file.h"
+#include "runtime/metrics/record_reader.h"
 #include "runtime/metrics/unix_time.h"
 
 namespace pesc {
@@ -47,13 +48,9 @@ void record_evaluation(const std::string& run_dir, nlohmann::json report) {
 
 std::vector<Evaluation> read_evaluations(const std::string& run_dir) {
   const std::string path = join_path(run_dir, kEvaluationsFile);
-  if (!posix_filesystem().exists(path)) return {};
-  std::ifstream in(path);
-  if (!in) throw IoError(str_cat("cannot read '", path, "': ", std::strerror(errno)));
+  if (posix_filesystem().kind(path) == FileKind::kNone) return {};
   std::map<std::pair<bool, int64_t>, Evaluation> newest;  // the base first
-  int64_t number = 0;
-  for (std::string line; std::getline(in, line) && !in.eof();) {
-    ++number;
+  for_each_record_line(path, [&](std::string_view line, int64_t number) {
     try {
       Evaluation e = evaluation_of(nlohmann::json::parse(line));
       newest[{!e.base, e.step}] = std::move(e);
@@ -61,7 +58,7 @@ std::vector<Evaluation> read_evaluations(const std::string& run_dir) {
       throw DataError(str_cat(path, ":", number, ": is no evaluation (", error.what(),
                               "); the file is damaged: mend or remove the line"));
     }
-  }
+  });
   std::vector<Evaluation> all;
   for (auto& [key, e] : newest) all.push_back(std::move(e));
   return all;

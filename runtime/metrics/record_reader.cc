@@ -46,6 +46,44 @@ bool has_part(std::string_view text, std::string_view part) {
   return ::memmem(text.data(), text.size(), part.data(), part.size()) != nullptr;
 }
 
+// Calls `use` with each whole line of the first `bytes` of the file, and its offset; `buffer` has readable
+// bytes behind the line, as simdjson wants. True where a last line has no end.
+bool read_lines(const std::string& path, int64_t bytes, std::vector<char>& buffer, const LineUse& use) {
+  const OpenRecords file(path);
+  int64_t at = 0;     // of the file: where buffer begins
+  size_t filled = 0;  // bytes of buffer that hold the file's
+  buffer.resize(kReadBytes + simdjson::SIMDJSON_PADDING);
+  for (;;) {
+    const size_t room = buffer.size() - simdjson::SIMDJSON_PADDING - filled;
+    const auto wanted = static_cast<size_t>(
+        std::min<int64_t>(static_cast<int64_t>(room), bytes - at - static_cast<int64_t>(filled)));
+    const ssize_t n =
+        wanted == 0 ? 0 : ::pread(file.fd, buffer.data() + filled, wanted, at + static_cast<int64_t>(filled));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) throw io_error("read", path, errno);
+    const size_t searched = filled;
+    filled += static_cast<size_t>(n);
+    size_t begin = 0;
+    for (size_t from = searched; from < filled;) {
+      const void* found = std::memchr(buffer.data() + from, '\n', filled - from);
+      if (found == nullptr) break;
+      const auto end = static_cast<size_t>(static_cast<const char*>(found) - buffer.data());
+      use(std::string_view(buffer.data() + begin, end - begin), at + static_cast<int64_t>(begin));
+      begin = from = end + 1;
+    }
+    std::memmove(buffer.data(), buffer.data() + begin, filled - begin);
+    filled -= begin;
+    at += static_cast<int64_t>(begin);
+    if (n == 0) break;
+    if (filled + simdjson::SIMDJSON_PADDING < buffer.size()) continue;
+    if (filled > kLongestLine)
+      throw DataError(str_cat(path, ": the line at byte ", at, " has more than ", kLongestLine,
+                              " bytes; this is no file of records"));
+    buffer.resize(2 * buffer.size());
+  }
+  return filled > 0;
+}
+
 int64_t step_of(const simdjson::dom::object& object) {
   int64_t step = 0;
   return object["step"].get(step) == simdjson::SUCCESS ? step : -1;
@@ -75,6 +113,13 @@ bool numbers_of(const simdjson::dom::element& array, std::vector<double>& out) {
   return true;
 }
 
+void for_each_record_line(const std::string& path, const LineUse& use) {
+  int64_t number = 0;
+  std::vector<char> buffer;
+  (void)read_lines(path, OpenRecords(path).size, buffer,
+                   [&](std::string_view line, int64_t) { use(line, ++number); });
+}
+
 RecordReader::RecordReader(std::string path) : path_(std::move(path)) {
   bytes_ = OpenRecords(path_).size;
   simdjson::dom::parser parser;
@@ -86,41 +131,8 @@ RecordReader::RecordReader(std::string path) : path_(std::move(path)) {
   });
 }
 
-void RecordReader::lines(const std::function<void(std::string_view, int64_t)>& use) {
-  const OpenRecords file(path_);
-  int64_t at = 0;     // of the file: where buffer_ begins
-  size_t filled = 0;  // bytes of buffer_ that hold the file's
-  buffer_.resize(kReadBytes + simdjson::SIMDJSON_PADDING);
-  for (;;) {
-    const size_t room = buffer_.size() - simdjson::SIMDJSON_PADDING - filled;
-    const auto wanted = static_cast<size_t>(
-        std::min<int64_t>(static_cast<int64_t>(room), bytes_ - at - static_cast<int64_t>(filled)));
-    const ssize_t n =
-        wanted == 0 ? 0
-                    : ::pread(file.fd, buffer_.data() + filled, wanted, at + static_cast<int64_t>(filled));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw io_error("read", path_, errno);
-    const size_t searched = filled;
-    filled += static_cast<size_t>(n);
-    size_t begin = 0;
-    for (size_t from = searched; from < filled;) {
-      const void* found = std::memchr(buffer_.data() + from, '\n', filled - from);
-      if (found == nullptr) break;
-      const auto end = static_cast<size_t>(static_cast<const char*>(found) - buffer_.data());
-      use(std::string_view(buffer_.data() + begin, end - begin), at + static_cast<int64_t>(begin));
-      begin = from = end + 1;
-    }
-    std::memmove(buffer_.data(), buffer_.data() + begin, filled - begin);
-    filled -= begin;
-    at += static_cast<int64_t>(begin);
-    if (n == 0) break;
-    if (filled + simdjson::SIMDJSON_PADDING < buffer_.size()) continue;
-    if (filled > kLongestLine)
-      throw DataError(str_cat(path_, ": the line at byte ", at, " has more than ", kLongestLine,
-                              " bytes; this is no file of metrics"));
-    buffer_.resize(2 * buffer_.size());
-  }
-  torn_ = filled > 0;
+void RecordReader::lines(const LineUse& use) {
+  torn_ = read_lines(path_, bytes_, buffer_, use);
 }
 
 void RecordReader::read(const std::function<void(const MetricsRecord&)>& use) {

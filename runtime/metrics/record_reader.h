@@ -12,6 +12,13 @@
 
 namespace pesc {
 
+using LineUse = std::function<void(std::string_view line, int64_t at)>;
+
+// Calls `use` with each line of a file of records and its number, from 1. A last line without a newline is left
+// out. Throws IoError where the file cannot be read or is no regular file (a pipe is not waited for), DataError
+// for a line of more than 256 MiB.
+void for_each_record_line(const std::string& path, const LineUse& use);
+
 struct MetricsRecord {
   std::string_view line;         // without its newline
   simdjson::dom::object object;  // of the line
@@ -40,7 +47,7 @@ class RecordReader {
     int64_t offset = 0, step = 0;
   };
   // Calls `use` with each whole line and its offset.
-  void lines(const std::function<void(std::string_view, int64_t)>& use);
+  void lines(const LineUse& use);
 
   std::string path_;
   int64_t bytes_ = 0;  // of the file when it was opened; what is appended later is not read

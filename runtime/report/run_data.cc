@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <map>
+#include <string_view>
 #include <utility>
 
 #include "configs/schema/experiment.pb.h"
@@ -200,17 +200,15 @@ void add_end(const nlohmann::json& j, std::vector<ReportedLaunch>& launches) {
 // How launches ended. `pesc launch` alone writes the file.
 void read_ends(RunData& run) {
   const std::string path = join_path(run.path, "launches.jsonl");
-  std::ifstream in(path);
-  int64_t number = 0;
-  for (std::string line; std::getline(in, line) && !in.eof();) {
-    ++number;
+  if (posix_filesystem().kind(path) == FileKind::kNone) return;
+  for_each_record_line(path, [&](std::string_view line, int64_t number) {
     try {
       add_end(nlohmann::json::parse(line), run.launches);
     } catch (const nlohmann::json::exception& error) {
       throw DataError(str_cat(path, ":", number, ": is no record of a launch (", error.what(),
                               "); the file is damaged: mend or remove the line"));
     }
-  }
+  });
 }
 
 void read_config(RunData& run) {

@@ -99,6 +99,8 @@ void AddedTokenFinder::cut(const Piece& piece, const EncodeOptions& options,
                            const std::function<void(const Piece&, int32_t)>& part) const {
   const std::string_view text = piece.text;
   size_t done = 0;
+  size_t run_begin = 1,
+         run_end = 0;  // the white space that was looked through last, for a run of such tokens
   if (!tokens_.empty() && options.added_tokens != AddedTokens::kNone) {
     for (size_t at = 0; at < text.size();) {
       if (!begins_[static_cast<unsigned char>(text[at])]) {
@@ -119,8 +121,14 @@ void AddedTokenFinder::cut(const Piece& piece, const EncodeOptions& options,
         const bool word_behind = end < text.size() && starts_with_word(text.substr(end));
         if (word_before || word_behind) continue;
       }
-      if (token.lstrip) begin = std::max(space_at_end(text.substr(0, begin)), done);
-      if (token.rstrip) end += space_at_start(text.substr(end));
+      if (token.lstrip) begin = done + (begin > done ? space_at_end(text.substr(done, begin - done)) : 0);
+      if (token.rstrip) {
+        if (end < run_begin || end > run_end) {
+          run_begin = end;
+          run_end = end + space_at_start(text.substr(end));
+        }
+        end = run_end;
+      }
       if (done < begin) part(piece.cut(done, begin), -1);
       part(piece.cut(begin, end), token.id);
       done = end;

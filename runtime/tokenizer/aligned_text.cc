@@ -40,11 +40,18 @@ const Alphabet& alphabet() {
 
 }  // namespace
 
+void check_growth(size_t bytes, size_t source, const char* maker) {
+  if (bytes <= most_bytes(source)) return;
+  throw DataError(str_cat(maker, ": makes ", bytes, " bytes or more of a text of ", source, "; at most ",
+                          most_bytes(source),
+                          " are supported; take the tokenizer's file from where the model came from"));
+}
+
 Piece Piece::cut(size_t from, size_t to) const {
   Piece part{text.substr(from, to - from), nullptr, 0, 0};
   if (origins != nullptr) {
     part.origins = origins + from;
-    part.origin = from < to ? origins[from].begin : origin;
+    part.origin = from < to ? origins[from].begin : from > 0 ? origins[from - 1].end : origin;
   } else {
     part.begin = begin + static_cast<uint32_t>(from);
     part.origin = part.begin;
@@ -53,6 +60,7 @@ Piece Piece::cut(size_t from, size_t to) const {
 }
 
 TextRange Piece::source_range(size_t from, size_t to) const {
+  if (text.empty()) return {origin, origin};
   if (origins != nullptr) return {origins[from].begin, origins[to - 1].end};
   return {begin + character_of(text, from).begin, begin + character_of(text, to - 1).end};
 }
@@ -98,13 +106,23 @@ void AlignedText::transform(std::span<const Changed> changed, size_t skipped) {
   origins_ = std::move(origins);
 }
 
-void AlignedText::prepend(std::string_view text) {
+void AlignedText::check_size(size_t bytes, const char* maker) const {
+  const bool some = !origins_.empty() && origins_.back().end > origins_.front().begin;
+  check_growth(bytes, some ? origins_.back().end - origins_.front().begin : 0, maker);
+}
+
+void AlignedText::prepend(std::string_view text, const char* maker) {
   if (text_.empty()) return;
+  check_size(text_.size() + text.size(), maker);
   text_.insert(0, text);
   origins_.insert(origins_.begin(), text.size(), ByteOrigin(origins_.front()));
 }
 
-void AlignedText::replace(std::span<const TextRange> ranges, std::string_view content) {
+void AlignedText::replace(std::span<const TextRange> ranges, std::string_view content, const char* maker) {
+  // No product of two sizes: it could be above SIZE_MAX.
+  size_t size = text_.size();
+  for (const TextRange& range : ranges) size -= range.end - range.begin;
+  for (size_t i = 0; i < ranges.size(); ++i) check_size(size += content.size(), maker);
   std::string text;
   std::vector<ByteOrigin> origins;
   size_t done = 0;
@@ -123,6 +141,7 @@ void AlignedText::replace(std::span<const TextRange> ranges, std::string_view co
 }
 
 void AlignedText::to_byte_level() {
+  check_size(text_.size(), "pre_tokenizer ByteLevel");  // each of several doubles the text
   std::string text;
   std::vector<ByteOrigin> origins;
   text.reserve(text_.size() * 2);

@@ -27,11 +27,20 @@ struct Piece {
   uint32_t origin = 0;  // where the piece began in the source when it was last cut out of another
 
   [[nodiscard]] Piece cut(size_t from, size_t to) const;
-  // What bytes [from, to) stand for, from < to.
+  // What bytes [from, to) stand for, from < to; of an empty piece, from and to being 0, its place.
   [[nodiscard]] TextRange source_range(size_t from, size_t to) const;
 };
 
-// A piece that was changed.
+// The bytes that a text of `source` bytes may grow to. Real tokenizers at most triple a text; a file that repeats
+// its replacements would fill any memory.
+[[nodiscard]] constexpr size_t most_bytes(size_t source) {
+  return (size_t{1} << 20) + 16 * source;
+}
+// Throws DataError where `bytes` is above most_bytes(source). `maker` names a part of the tokenizer's file.
+void check_growth(size_t bytes, size_t source, const char* maker);
+
+// A piece that was changed. `maker` is the part of the tokenizer's file that changes it; it is named in the DataError
+// that is thrown where the piece grows above most_bytes() of what it stands for.
 class AlignedText {
  public:
   AlignedText() = default;
@@ -42,13 +51,14 @@ class AlignedText {
 
   // The text becomes `changed`; `skipped` characters at its start are gone.
   void transform(std::span<const unicode::Changed> changed, size_t skipped = 0);
-  void prepend(std::string_view text);
+  void prepend(std::string_view text, const char* maker);
   // Ranges of the text, ascending, become `content` each.
-  void replace(std::span<const TextRange> ranges, std::string_view content);
+  void replace(std::span<const TextRange> ranges, std::string_view content, const char* maker);
   // Each byte becomes its character of the byte-level alphabet.
   void to_byte_level();
 
  private:
+  void check_size(size_t bytes, const char* maker) const;
   std::string text_;
   std::vector<ByteOrigin> origins_;
 };

@@ -18,6 +18,16 @@ std::string byte_name(int byte) {
 
 }  // namespace
 
+void MergeCount::add(size_t bytes) {
+  constexpr size_t kMost = size_t{1} << 21;
+  constexpr size_t kMostBytes = size_t{256} << 20;
+  bytes_ += bytes;
+  if (++count_ > kMost || bytes_ > kMostBytes)
+    throw DataError(str_cat("the vocabulary's pieces can be put together in more than ", count_ - 1,
+                            " ways (", bytes_, " bytes); at most ", kMost, " of ", kMostBytes,
+                            " bytes are supported; take the file from where the model came from"));
+}
+
 struct Bpe::Scratch {
   struct Candidate {
     uint32_t rank;

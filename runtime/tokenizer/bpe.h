@@ -26,6 +26,18 @@ struct BpeParts {
   bool ignore_merges = false;
 };
 
+// Counts merges that are made of a vocabulary, rather than read. Pieces that are long runs of one character make
+// millions.
+class MergeCount {
+ public:
+  // One merge, of a piece of so many bytes. Throws DataError where they are more, or longer, than is supported.
+  void add(size_t bytes);
+
+ private:
+  size_t count_ = 0;
+  size_t bytes_ = 0;
+};
+
 class Bpe {
  public:
   // `byte_level`: the last pre-tokenizer writes bytes in the byte-level alphabet. Throws DataError for merges

@@ -28,6 +28,12 @@ struct Component {
   [[noreturn]] void refuse_type(std::string_view supported) const {
     refuse(str_cat("is not supported; supported are ", supported));
   }
+  // `others`: the components of this kind before this one. A text passes through all of them, each calling the next.
+  void check_count(size_t others) const {
+    constexpr size_t kMost = 64;
+    if (others >= kMost)
+      refuse(str_cat("is one of more than ", kMost, " in a sequence; at most ", kMost, " are supported"));
+  }
   void check_depth(int depth) const {
     if (depth > 8) refuse("sequences are nested too deep");
   }

@@ -12,6 +12,7 @@
 #include "ops/core/check.h"
 #include "runtime/text/printable.h"
 #include "runtime/text/utf8.h"
+#include "runtime/tokenizer/bpe.h"
 #include "runtime/tokenizer/json_tokenizer.h"
 #include "runtime/tokenizer/sentencepiece_file.h"
 
@@ -102,11 +103,14 @@ json merges_of(const Model& model) {
     if (piece.type == PieceType::kNormal && !in_one_character(piece.text))
       by_score[piece.score].push_back(&piece);
   json merges = json::array();
+  MergeCount count;
   for (const auto& [score, pieces] : by_score) {
     std::vector<std::pair<std::string, std::string>> pairs;
     for (const SentencePiece* piece : pieces)
-      for (const size_t cut : cuts_of(model, piece->text))
+      for (const size_t cut : cuts_of(model, piece->text)) {
+        count.add(piece->text.size());
         pairs.emplace_back(piece->text.substr(0, cut), piece->text.substr(cut));
+      }
     // Runs of one character of one score grow from the left, each as far as it can.
     const auto sizes = [](const auto& pair) { return std::pair(pair.first.size(), pair.second.size()); };
     if (pieces.size() > 1) std::ranges::stable_sort(pairs, std::greater{}, sizes);
@@ -276,7 +280,12 @@ std::string exact_tokenizer_json(std::string_view bytes, const Tokenizer& tokeni
       model.normal.emplace(model.pieces[i].text, static_cast<int32_t>(i));
   if (const std::string why = why_not(sentencepiece_facts(bytes), model, tokenizer); !why.empty())
     refuse(why);
-  std::string text = document_of(model, tokenizer).dump() + "\n";
+  std::string text;
+  try {
+    text = document_of(model, tokenizer).dump() + "\n";
+  } catch (const DataError& error) {
+    refuse(error.what());
+  }
   const auto name = [&](int32_t id) { return id >= 0 ? tokenizer.piece(id) : std::string(); };
   const auto other = parse_json_tokenizer(text, path, {}, name(tokenizer.bos_id()), name(tokenizer.eos_id()));
   const std::string differs = difference_of(tokenizer, *other, Texts(model, tokenizer));

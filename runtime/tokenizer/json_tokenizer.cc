@@ -7,6 +7,7 @@
 #include "ops/core/check.h"
 #include "runtime/text/utf8.h"
 #include "runtime/tokenizer/added_tokens.h"
+#include "runtime/tokenizer/aligned_text.h"
 #include "runtime/tokenizer/bpe.h"
 #include "runtime/tokenizer/json_tokenizer_parts.h"
 #include "runtime/tokenizer/normalizer.h"
@@ -104,8 +105,8 @@ class JsonTokenizer : public Tokenizer {
   // The model, at the end of the pre-tokenizers.
   class ModelSink : public PieceSink {
    public:
-    ModelSink(const JsonTokenizer& tokenizer, bool ranges, bool spaces, size_t limit, Run& run)
-        : t_(tokenizer), ranges_(ranges), spaces_(spaces), limit_(limit), run_(run) {}
+    ModelSink(const JsonTokenizer& tokenizer, size_t source, bool ranges, bool spaces, size_t limit, Run& run)
+        : t_(tokenizer), source_(source), ranges_(ranges), spaces_(spaces), limit_(limit), run_(run) {}
     bool take(const Piece& piece) override {
       Encoding& out = run_.encoding;
       if (out.ids.size() > limit_) {
@@ -113,6 +114,8 @@ class JsonTokenizer : public Tokenizer {
         run_.bytes = piece.source_range(0, 1).begin;
         return false;
       }
+      taken_ += piece.text.size();
+      check_growth(taken_, source_, "normalizer and pre_tokenizer");
       const size_t before = out.ids.size();
       lengths_.clear();
       t_.p_.model.tokenize(piece.text, out.ids, ranges_ ? &lengths_ : nullptr);
@@ -128,6 +131,8 @@ class JsonTokenizer : public Tokenizer {
 
    private:
     const JsonTokenizer& t_;
+    size_t source_;     // bytes of all of the text
+    size_t taken_ = 0;  // bytes of the pieces
     bool ranges_, spaces_;
     size_t limit_;
     Run& run_;
@@ -150,7 +155,7 @@ class JsonTokenizer : public Tokenizer {
     check_text(text);
     Run out;
     const bool spaces = ranges && options.trim_offsets && p_.post_processor.trims();
-    ModelSink model(*this, ranges, spaces, limit, out);
+    ModelSink model(*this, text.size(), ranges, spaces, limit, out);
     std::vector<StepSink> steps;  // the last first
     steps.reserve(p_.pre_tokenizers.size());
     PieceSink* first = &model;
@@ -204,7 +209,9 @@ class JsonTokenizer : public Tokenizer {
       }
     }
     if (decodes_bytes_) return with_replacements(std::move(bytes));
-    for (const auto& decoder : p_.decoders) decoder->decode(names);
+    size_t source = 0;
+    for (const std::string& name : names) source += name.size();
+    for (const auto& decoder : p_.decoders) decoder->decode(names, source);
     std::string text;
     for (size_t i = 0; i < names.size(); ++i) {
       if (i > 0 && p_.decoders.empty()) text += ' ';

@@ -15,6 +15,7 @@ using nlohmann::json;
 
 constexpr size_t kLongestAddedToken = 4096;
 constexpr size_t kMostAddedTokens = 200'000;
+constexpr size_t kMostAddedBytes = size_t{16} << 20;  // of all of them, as the normalizer leaves them
 
 const json& part_of(const json& document, const char* name) {
   static const json none;
@@ -84,6 +85,7 @@ void read_added_tokens(const json& list, const SpecialPieces& special, JsonToken
   if (!list.is_array() || list.size() > kMostAddedTokens)
     throw DataError("added_tokens: is no list, or too long");
   auto next = static_cast<int32_t>(parts.model.pieces());
+  size_t bytes = 0;
   std::unordered_map<std::string, int32_t> ids;
   std::unordered_map<int32_t, size_t> places;
   for (const json& item : list) {
@@ -105,6 +107,11 @@ void read_added_tokens(const json& list, const SpecialPieces& special, JsonToken
       for (const auto& normalizer : parts.normalizers) piece = normalizer->normalize(piece, storage);
       token.matched = std::string(piece.text);
     }
+    bytes += token.matched.size();
+    if (bytes > kMostAddedBytes)
+      throw DataError(str_cat("added tokens up to '", printable(token.content), "': have ", bytes,
+                              " bytes as the normalizer leaves them; at most ", kMostAddedBytes,
+                              " are supported"));
     ids.insert_or_assign(token.content, token.id);
     if (const auto place = places.find(token.id); place != places.end()) {
       parts.added[place->second] = std::move(token);

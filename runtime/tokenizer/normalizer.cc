@@ -78,7 +78,7 @@ class Prepend : public Normalizer {
   explicit Prepend(std::string text) : text_(std::move(text)) {}
   [[nodiscard]] Piece normalize(const Piece& piece, AlignedText& storage) const override {
     if (piece.text.empty() || text_.empty()) return piece;
-    return changed(piece, storage, [&](AlignedText& text) { text.prepend(text_); });
+    return changed(piece, storage, [&](AlignedText& text) { text.prepend(text_, "normalizer Prepend"); });
   }
 
  private:
@@ -92,7 +92,8 @@ class Replace : public Normalizer {
   [[nodiscard]] Piece normalize(const Piece& piece, AlignedText& storage) const override {
     const std::vector<TextRange> found = all_matches(pattern_, piece.text);
     if (found.empty()) return piece;
-    return changed(piece, storage, [&](AlignedText& text) { text.replace(found, content_); });
+    return changed(piece, storage,
+                   [&](AlignedText& text) { text.replace(found, content_, "normalizer Replace"); });
   }
 
  private:
@@ -103,6 +104,7 @@ class Replace : public Normalizer {
 void append(const json& j, std::vector<std::unique_ptr<Normalizer>>& out, int depth) {
   const std::string type = component_type(j, "normalizer");
   const Component part{j, "normalizer", type};
+  part.check_count(out.size());
   if (type == "Sequence") {
     part.check_depth(depth);
     for (const json& inner : part.array("normalizers")) append(inner, out, depth + 1);

@@ -3,6 +3,8 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <ctime>
 
 #include "ops/core/check.h"
@@ -12,9 +14,10 @@
 namespace pesc {
 namespace {
 
-// One search ends in an error after so many steps back; of all searches in a text together, processor time
-// counts.
-constexpr uint32_t kMostSteps = 5'000'000;
+// One search ends in an error after so many steps back: one for each character of a run of spaces is usual, more
+// than a few are not. Of all searches in a text together, processor time counts.
+constexpr size_t kMostSteps = 5'000'000;
+constexpr size_t kStepsPerByte = 8;
 constexpr uint32_t kMostHeapKib = 64 << 10;
 constexpr size_t kStackStart = 32 << 10;
 constexpr size_t kStackMost = size_t{64} << 20;
@@ -35,7 +38,6 @@ struct MatchSpace {
         context(pcre2_match_context_create(nullptr)),
         stack(pcre2_jit_stack_create(kStackStart, kStackMost, nullptr)) {
     if (data == nullptr || context == nullptr) throw std::bad_alloc();
-    pcre2_set_match_limit(context, kMostSteps);
     pcre2_set_heap_limit(context, kMostHeapKib);
     if (stack != nullptr) pcre2_jit_stack_assign(context, nullptr, stack);
   }
@@ -133,6 +135,8 @@ bool Pattern::Matches::search(TextRange& match) {
   }
   if (searches_++ % kSearchesPerLook == 0) check_time();
   const MatchSpace& space = match_space();
+  pcre2_set_match_limit(space.context, static_cast<uint32_t>(std::min<size_t>(
+                                           kMostSteps + kStepsPerByte * text_.size(), UINT32_MAX)));
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(text_.data());
   const int result =
       pattern.jit ? pcre2_jit_match(pattern.code, subject, text_.size(), from_, 0, space.data, space.context)

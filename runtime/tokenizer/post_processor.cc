@@ -73,6 +73,7 @@ void PostProcessor::read(const json& j) {
 void PostProcessor::append(const json& j, int depth) {
   const std::string type = component_type(j, "post_processor");
   const Component part{j, "post_processor", type};
+  part.check_count(steps_.size());
   if (type == "Sequence") {
     part.check_depth(depth);
     for (const json& inner : part.array("processors")) append(inner, depth + 1);

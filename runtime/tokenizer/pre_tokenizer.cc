@@ -90,7 +90,7 @@ class ByteLevel : public PreTokenizer {
     PieceSink& next = keep_bytes_ ? sink : to_alphabet;
     if (!prefix_space_ || piece.text.starts_with(' ')) return split(piece, next);
     AlignedText text(piece);
-    text.prepend(" ");
+    text.prepend(" ", "pre_tokenizer ByteLevel");
     return split(text.piece(piece.origin), next);
   }
 
@@ -131,9 +131,10 @@ class Metaspace : public PreTokenizer {
   bool cut(const Piece& piece, PieceSink& sink) const override {
     const std::vector<TextRange> found = all_matches(spaces_, piece.text);
     AlignedText text(piece);
-    if (!found.empty()) text.replace(found, replacement_);
+    if (!found.empty()) text.replace(found, replacement_, "pre_tokenizer Metaspace");
     const bool wanted = prepend_ == Prepend::kAlways || (prepend_ == Prepend::kFirst && piece.origin == 0);
-    if (wanted && !text.text().starts_with(replacement_)) text.prepend(replacement_);
+    if (wanted && !text.text().starts_with(replacement_))
+      text.prepend(replacement_, "pre_tokenizer Metaspace");
     const Piece changed = text.piece(piece.origin);
     if (!split_) return sink.take(changed);
     return split_at_characters(
@@ -186,6 +187,7 @@ std::unique_ptr<PreTokenizer> read_metaspace(const Component& part) {
 void append(const json& j, std::vector<std::unique_ptr<PreTokenizer>>& out, int depth) {
   const std::string type = component_type(j, "pre_tokenizer");
   const Component part{j, "pre_tokenizer", type};
+  part.check_count(out.size());
   if (type == "Sequence") {
     part.check_depth(depth);
     for (const json& inner : part.array("pretokenizers")) append(inner, out, depth + 1);

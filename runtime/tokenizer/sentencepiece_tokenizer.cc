@@ -38,6 +38,7 @@ class SentencePieceTokenizer : public Tokenizer {
       : SentencePieceTokenizer(path, read_whole(path), special) {}
 
   [[nodiscard]] std::vector<int32_t> encode(std::string_view text) const override {
+    check_text(text);
     std::vector<int> ids;
     if (const auto status = processor_.Encode(text, &ids); !status.ok()) {
       throw DataError(str_cat("a text of ", text.size(), " bytes cannot be tokenised: ", status.ToString()));
@@ -69,10 +70,7 @@ class SentencePieceTokenizer : public Tokenizer {
   // Control pieces are this file's special added tokens; its user-defined pieces are always found.
   [[nodiscard]] Encoding encode_with_ranges(std::string_view text,
                                             const EncodeOptions& options) const override {
-    if (const size_t valid = valid_utf8_prefix(text); valid != text.size()) {
-      throw DataError(str_cat("a text cannot be tokenised: byte ", valid, " of ", text.size(),
-                              " begins no UTF-8 character; write it as UTF-8"));
-    }
+    check_text(text);
     Encoding out;
     if (options.post_processor && bos_id() >= 0) {
       out.ids.push_back(bos_id());
@@ -122,6 +120,13 @@ class SentencePieceTokenizer : public Tokenizer {
   }
 
  private:
+  static void check_text(std::string_view text) {
+    if (const size_t valid = valid_utf8_prefix(text); valid != text.size()) {
+      throw DataError(str_cat("a text cannot be tokenised: byte ", valid, " of ", text.size(),
+                              " begins no UTF-8 character; write it as UTF-8"));
+    }
+  }
+
   static std::string read_whole(const std::string& path) {
     const MappedFile file(path);
     check_first_bytes(file.first_bytes(), path, FileUse::kSentencePiece);

@@ -134,12 +134,15 @@ JsonTokenizerParts read_tekken_parts(std::string_view text) {
     if (!ranks.emplace(pieces.back(), i).second) throw DataError(str_cat("vocab: piece ", i, " comes twice"));
     model.names.push_back(in_alphabet(pieces.back()));
   }
+  MergeCount merges;
   for (const std::string& piece : pieces) {
     std::vector<std::pair<size_t, size_t>> halves;
     for (size_t cut = 1; cut < piece.size(); ++cut) {
       const auto left = ranks.find(piece.substr(0, cut));
       const auto right = left == ranks.end() ? left : ranks.find(piece.substr(cut));
-      if (right != ranks.end()) halves.emplace_back(left->second, right->second);
+      if (right == ranks.end()) continue;
+      merges.add(piece.size());
+      halves.emplace_back(left->second, right->second);
     }
     std::ranges::sort(halves);
     for (const auto& [left, right] : halves)

@@ -18,7 +18,7 @@ constexpr const char* kNoCharacter = "\xEF\xBF\xBD";
 
 class ByteLevelDecoder : public TokenDecoder {
  public:
-  void decode(std::vector<std::string>& names) const override {
+  void decode(std::vector<std::string>& names, size_t /*source*/) const override {
     std::string bytes;
     for (const std::string& name : names) append_byte_level(name, bytes);
     names.assign(1, with_replacements(std::move(bytes)));
@@ -30,17 +30,23 @@ class ReplaceDecoder : public TokenDecoder {
  public:
   ReplaceDecoder(Pattern pattern, std::string content)
       : pattern_(std::move(pattern)), content_(std::move(content)) {}
-  void decode(std::vector<std::string>& names) const override {
+  void decode(std::vector<std::string>& names, size_t source) const override {
+    size_t all = 0;
     for (std::string& name : names) {
       const std::vector<TextRange> found = all_matches(pattern_, name);
-      if (found.empty()) continue;
+      if (found.empty()) {
+        all += name.size();
+        continue;
+      }
       std::string out;
       size_t done = 0;
       for (const TextRange& match : found) {
+        check_growth(all + out.size() + content_.size(), source, "decoder Replace");
         out.append(name, done, match.begin - done).append(content_);
         done = match.end;
       }
       name = out.append(name, done);
+      all += name.size();
     }
   }
 
@@ -51,7 +57,7 @@ class ReplaceDecoder : public TokenDecoder {
 
 class FuseDecoder : public TokenDecoder {
  public:
-  void decode(std::vector<std::string>& names) const override {
+  void decode(std::vector<std::string>& names, size_t /*source*/) const override {
     std::string all;
     for (const std::string& name : names) all += name;
     names.assign(1, std::move(all));
@@ -60,7 +66,7 @@ class FuseDecoder : public TokenDecoder {
 
 class ByteFallbackDecoder : public TokenDecoder {
  public:
-  void decode(std::vector<std::string>& names) const override {
+  void decode(std::vector<std::string>& names, size_t /*source*/) const override {
     std::vector<std::string> out;
     std::string run;
     const auto end_run = [&] {
@@ -104,7 +110,7 @@ class StripDecoder : public TokenDecoder {
  public:
   StripDecoder(std::string content, size_t start, size_t stop)
       : content_(std::move(content)), start_(start), stop_(stop) {}
-  void decode(std::vector<std::string>& names) const override {
+  void decode(std::vector<std::string>& names, size_t /*source*/) const override {
     for (std::string& name : names) {
       std::string_view rest = name;
       for (size_t i = 0; i < start_ && rest.starts_with(content_); ++i) rest.remove_prefix(content_.size());
@@ -122,7 +128,7 @@ class MetaspaceDecoder : public TokenDecoder {
  public:
   MetaspaceDecoder(std::string mark, bool drops_first) : mark_(std::move(mark)), drops_first_(drops_first) {}
   // The first name loses all of its marks, not only the one at its start.
-  void decode(std::vector<std::string>& names) const override {
+  void decode(std::vector<std::string>& names, size_t /*source*/) const override {
     for (size_t i = 0; i < names.size(); ++i) {
       std::string out;
       for (size_t at = 0; at < names[i].size();) {
@@ -153,6 +159,7 @@ std::string one_character(const Component& part, const char* field) {
 void append(const json& j, std::vector<std::unique_ptr<TokenDecoder>>& out, int depth) {
   const std::string type = component_type(j, "decoder");
   const Component part{j, "decoder", type};
+  part.check_count(out.size());
   if (type == "Sequence") {
     part.check_depth(depth);
     for (const json& inner : part.array("decoders")) append(inner, out, depth + 1);

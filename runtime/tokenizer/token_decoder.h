@@ -2,6 +2,7 @@
 // Strip, ByteLevel, Metaspace and sequences of them.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
@@ -12,7 +13,9 @@ namespace pesc {
 class TokenDecoder {
  public:
   virtual ~TokenDecoder() = default;
-  virtual void decode(std::vector<std::string>& names) const = 0;
+  // `source`: bytes of the tokens' own names, before any decoder. Throws DataError where the names grow above
+  // most_bytes(source).
+  virtual void decode(std::vector<std::string>& names, size_t source) const = 0;
   [[nodiscard]] virtual bool is_byte_level() const { return false; }
 };
 

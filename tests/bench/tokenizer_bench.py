@@ -5,9 +5,9 @@
 
 Texts are the lines of published sources and translations (packages of PyPI), at least 50 MB of which no line comes
 twice; ours starts with an empty cache (32 MB at most). The original is given a part of them, by each of its calls, on one
-thread. Both are timed by the processor time that they take, so that a busy machine does not matter much. Bars, for
-llama-3: 20 MB/s, six times the original's fastest call, and half a second to open (a vocabulary of 128,256 and 280,147
-merges). Exits with 1 where one is missed.
+thread. Both are timed by the processor time that they take, so that a busy machine does not matter much. Bars: for
+llama-3 20 MB/s and six times the original's fastest call; for gemma-4 half a second by the clock to open (a vocabulary
+of 262,144). Exits with 1 where one is missed.
 """
 import json
 import os
@@ -101,7 +101,7 @@ def main():
                                 stdout=subprocess.PIPE, encoding="utf-8").stdout.strip()
         os.execv(python, [python, "-B", *sys.argv])
     import vocabularies
-    check, names = sys.argv[1], sys.argv[2:] or ["llama-3"]
+    check, names = sys.argv[1], sys.argv[2:] or ["llama-3", "gemma-4"]
     texts = lines()
     missed = False
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as file:
@@ -119,7 +119,9 @@ def main():
                       name, rate, mine["bytes"] / 1e6, len(texts), mine["bytes"] / mine["tokens"], others[fastest], fastest,
                       rate / others[fastest], mine["open_s"], mine["open_cpu_s"], mine["rss_mb"]), flush=True)
             print("   the original: " + ", ".join("%s %.2f" % pair for pair in others.items()), flush=True)
-            if name == "llama-3" and (rate < 20 or rate < 6 * others[fastest] or mine["open_cpu_s"] > 0.5):
+            if name == "llama-3" and (rate < 20 or rate < 6 * others[fastest]):
+                missed = True
+            if name == "gemma-4" and mine["open_s"] > 0.5:
                 missed = True
     sys.exit("a bar is missed" if missed else 0)
 

@@ -96,7 +96,7 @@ class Chat(harness.EndToEnd):
             self.assertEqual(json.loads(line), expected(text), row)
         self.assertEqual(len(result.out.splitlines()), len(TEXTS))
         shown = self.tokenize(self.base, ROWS[:1], "--show")
-        self.assertIn("<|im_start|>assistant\n>>>yo<|im_end|><<<\n", shown.out)
+        self.assertIn("⟦<|im_start|>⟧assistant\n>>>yo⟦<|im_end|>⟧<<<\n", shown.out)
 
     def test_train_evaluate_generate(self):
         result = self.go("train", "run", "--show_rows", "2")
@@ -268,6 +268,18 @@ class Chat(harness.EndToEnd):
         result = self.go("train", "skipped", base=raises, rows=rows, data="on_bad_row: SKIP")
         self.assertEqual(result.code, OK, str(result))
         self.assertIn("1 malformed rows skipped", result.err)
+        for verb, words in (("generate", ("--base", "--prompts", rows)), ("eval", ("--base",))):
+            refused = self.go(verb, verb + "-raised", *words, base=raises, rows=rows)
+            self.assert_refused(refused, DATA, "long.jsonl:5:", "too long", "data.on_bad_row: SKIP")
+            skipped = self.go(verb, verb + "-skipped", *words, base=raises, rows=rows, data="on_bad_row: SKIP")
+            self.assertEqual(skipped.code, OK, str(skipped))
+            self.assertIn("long.jsonl:5:", skipped.err)
+            if verb == "generate":
+                self.assertEqual(len(skipped.out.splitlines()), 4, str(skipped))
+        alone = self.path("alone.jsonl")
+        self.write(alone, [{"messages": long}])
+        self.assert_refused(self.go("generate", "alone", "--base", "--prompts", alone, base=raises, data="on_bad_row: SKIP"), DATA,
+                            "no row is left to answer", "alone.jsonl:1:")
         nothing = self.path("nothing.jsonl")
         self.write(nothing, [{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "train": False}]},
                              {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": " "}]}, ROWS[0]])
@@ -275,6 +287,32 @@ class Chat(harness.EndToEnd):
         self.assertEqual(result.code, OK, str(result))
         self.assertIn("nothing.jsonl:1: none of its answers is to be learned", result.err)
         self.assertIn("nothing.jsonl:2: message 1 is an empty answer", result.err)
+
+    def test_a_row_that_the_tokenizer_refuses_has_a_place(self):
+        base = self.path("unknown")
+        write_chat_base(base)
+        path = os.path.join(base, "tokenizer.json")
+        with open(path, encoding="utf-8") as file:
+            tokenizer = json.load(file)
+        vocab = tokenizer["model"]["vocab"]
+        vocab["ZZ"] = vocab.pop("Z")
+        tokenizer["model"]["unk_token"] = "<unk>"  # which is not in the vocabulary
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(tokenizer, file)
+        bad = {"query": "Z", "response": "r"}
+        rows = self.path("unknown.jsonl")
+        self.write(rows, ROWS[:4] + [bad])
+        for lines, place in ((["a", "Z"], 2), ([bad], 1)):
+            self.assert_refused(self.tokenize(base, lines), DATA, "standard input:%d: " % place, "unknown token '<unk>'")
+        for verb, words in (("train", ()), ("generate", ("--base", "--prompts", rows))):
+            refused = self.go(verb, verb + "-unknown", *words, base=base, rows=rows)
+            self.assert_refused(refused, DATA, "unknown.jsonl:5: ", "unknown token '<unk>'", "data.on_bad_row: SKIP")
+            skipped = self.go(verb, verb + "-known", *words, base=base, rows=rows, data="on_bad_row: SKIP")
+            self.assertEqual(skipped.code, OK, str(skipped))
+            self.assertIn("unknown.jsonl:5: ", skipped.err)
+        refused = self.go("generate", "prompt", "--base", "--prompt", "Z", base=base)
+        self.assert_refused(refused, DATA, "--prompt: ", "unknown token '<unk>'")
+        self.assertNotIn("SKIP", refused.err)
 
     def test_damaged_tokenizers(self):
         for name, change, what in (("cut", lambda text: text[:100], "tokenizer.json"),

@@ -589,7 +589,8 @@ class EveryField(unittest.TestCase):
         expected = [[256 if b == 0 else b for b in row] for row in expected]
         self.assertEqual(ids(tokenize(folder, lines)), expected)
         for lines, what in ((["3"], "standard input:1: is number"), (['"a"', "{"], "standard input:2: is not valid JSON"),
-                            (['"\\ud800"'], "standard input:1: is no JSON")):
+                            (['"\\ud800"'], "standard input:1: is no JSON"),
+                            (['"a"', '"%s"' % ("x" * (17 << 20))], "standard input:2: a line of standard input has more than")):
             refused = tokenize(folder, lines)
             self.assertEqual(refused.code, harness.DATA, str(refused))
             self.assertIn(what, refused.err)
@@ -605,7 +606,7 @@ class EveryField(unittest.TestCase):
             with open(self.path("row.jsonl"), encoding="utf-8") as file:
                 result = harness.pesc(0, "tokenize", "--model", harness.BASE, *words, stdin=file, seconds=60)
             self.assertEqual(result.code, 0, str(result))
-            self.assertEqual("two</s><<<" in result.out, shown, result.out)
+            self.assertEqual("two⟦</s>⟧<<<" in result.out, shown, result.out)
 
     @case("data.chat_template", "data.template_date", "data.train_on", "train --show_rows")
     def test_chat_templates(self):
@@ -621,14 +622,14 @@ class EveryField(unittest.TestCase):
         undated, _, _ = self.train(common, code=harness.DATA)
         self.assertIn("data.template_date", undated.err)
         dated, records, _ = self.train({**common, **date}, words=("--show_rows", 1))
-        self.assertIn("2025<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n>>>b<|im_end|><<<", dated.err)
+        self.assertIn("2025⟦<|im_start|>⟧user\na⟦<|im_end|>⟧\n⟦<|im_start|>⟧assistant\n>>>b⟦<|im_end|>⟧<<<", dated.err)
         learned = lambda steps: [r["supervised_tokens"] for r in steps if "loss" in r]
         last = self.train({**common, **date, "data.train_on": "LAST"})[1]
         self.assertEqual([n - 8 for n in learned(records)], learned(last))  # "b" and its end, of four rows
         self.assertNotIn("has no effect", dated.err)
         published, other, _ = self.train({**common, **date, "data.chat_template": "published"}, words=("--show_rows", 1))
         self.assertIn("data.template_date has no effect: the published prompt", published.err)
-        self.assertIn("### Human:\na\n### Assistant:\n>>>b<|endoftext|><<<", published.err)
+        self.assertIn("### Human:\na\n### Assistant:\n>>>b⟦<|endoftext|>⟧<<<", published.err)
         self.assertNotEqual([r["loss"] for r in records if "loss" in r], [r["loss"] for r in other if "loss" in r])
 
     @case("data.cache_dir")

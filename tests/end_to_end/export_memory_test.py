@@ -1,10 +1,12 @@
 """The memory of `pesc export` does not grow with the model: a base of 15 GB with tensors of 5 GB (sparse files of zeros) is exported
-with less than 1 GB of memory of its own, its pages of files not counted. Needs 16 GB of disk for the export.
+with less than 1 GB of memory of its own, its pages of files not counted. Before that it is killed while it writes: nothing stands in
+the target's place, and the next export removes what is left. Needs 16 GB of disk for the export.
 """
 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -60,7 +62,39 @@ def own_memory(pid):
     return int(found[0].split()[1]) * 1024 if found else 0
 
 
+def written(folder, name):
+    """Bytes of the weights in the temporary folders of folder/name, and these folders."""
+    left = [os.path.join(folder, n) for n in os.listdir(folder) if n.startswith(name + ".tmp.")]
+    try:
+        files = [os.path.join(f, n) for f in left for n in os.listdir(f) if n.endswith(".safetensors")]
+        return sum(os.path.getsize(f) for f in files), left
+    except FileNotFoundError:  # it is being removed
+        return 0, left
+
+
 class ExportMemory(unittest.TestCase):
+    def kill_while_it_writes(self, config, folder, least):
+        """After so many bytes of weights."""
+        before = set(written(folder, "out")[1])
+        process = harness.start(0, "export", "--config", config, "--out", os.path.join(folder, "out"))
+        end, seen = time.monotonic() + 600, set()
+        while process.poll() is None and time.monotonic() < end:
+            size, left = written(folder, "out")
+            seen = set(left) - before
+            if seen and size >= least:
+                break
+            time.sleep(0.01)
+        self.assertIsNone(process.poll(), "it ended before it was killed")
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        size, left = written(folder, "out")
+        self.assertFalse(os.path.exists(os.path.join(folder, "out")))
+        # Only what this one has left: it has removed what the one before left.
+        self.assertEqual(set(left), seen)
+        self.assertEqual(len(left), 1)
+        self.assertTrue(os.path.exists(os.path.join(left[0], ".exporting")))
+        self.assertGreaterEqual(size, least)
+
     def test_memory_does_not_grow_with_the_model(self):
         folder = tempfile.mkdtemp(prefix="pesc-export-memory-", dir=os.environ.get("PESC_LARGE_FILES"))
         self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
@@ -72,6 +106,8 @@ class ExportMemory(unittest.TestCase):
             file.write(EXPERIMENT % {"folder": folder})
         subprocess.run([MAKE_CHECKPOINT, "--config", config], check=True, env=harness.environment(), cwd=harness.SOURCE,
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for least in (1, LARGEST // 16, LARGEST + LARGEST // 50):  # the last one in a later file
+            self.kill_while_it_writes(config, folder, least)
         out, most, samples = os.path.join(folder, "out"), 0, 0
         process = harness.start(0, "export", "--config", config, "--out", out)
         while process.poll() is None:
@@ -84,6 +120,7 @@ class ExportMemory(unittest.TestCase):
         result = harness.finish(process, 60)
         self.assertEqual(result.code, 0, str(result))
         print("RssAnon: at most %.0f MB in %d looks" % (most / 1e6, samples), flush=True)
+        self.assertFalse(written(folder, "out")[1])
         self.assertGreater(samples, 20)
         self.assertLess(most, MOST)
         shards = [name for name in os.listdir(out) if name.endswith(".safetensors")]

@@ -2,6 +2,7 @@
 values are looked at here, without these programs (transformers_test.py loads them there). A folder is there whole or not at all.
 """
 
+import base64
 import json
 import math
 import os
@@ -178,14 +179,63 @@ class Export(unittest.TestCase):
                 self.assertEqual(rounded[name], ("BF16", shape, tuple(map(bf16, values))), name)
 
     def test_the_card(self):
-        with open(os.path.join(self.export("hf-card"), "README.md"), encoding="utf-8") as file:
-            card = file.read()
+        card = self.card(self.export("hf-card"))
         with open(self.path("run", "metrics.jsonl"), encoding="utf-8") as file:
             last = [r for r in map(json.loads, file) if r.get("kind") == "eval"][-1]
         self.assertEqual(last["step"], 4)
         for part in ("of step 4 of a run", "at step 4", "| all | %.4f |" % last["eval_loss_total"], self.path("base"), "rows.jsonl",
                      "r 3, alpha 7", "4 a layer, 2 for each token", "trust_remote_code=True", "| gemm |"):
             self.assertIn(part, card)
+
+    def card(self, out):
+        with open(os.path.join(out, "README.md"), encoding="utf-8") as file:
+            return file.read()
+
+    def test_the_card_is_of_the_checkpoint_and_not_of_the_experiment(self):
+        """Of its run, its name and its recipe, though the command names another run."""
+        self.train(0, "second", **{"name": "second", "train.learning_rate": 1e-3, "train.global_batch_size": 2, "train.max_steps": 2})
+        step = self.path("second", "step-2")
+        card = self.card(self.export("of-second", "--checkpoint", step))
+        last = [r for r in harness.read_jsonl(self.path("second", "metrics.jsonl")) if r.get("kind") == "eval"][-1]
+        other = [r for r in harness.read_jsonl(self.path("run", "metrics.jsonl")) if r.get("kind") == "eval" and r["step"] == 2][-1]
+        self.assertNotEqual("%.4f" % last["eval_loss_total"], "%.4f" % other["eval_loss_total"])
+        for part in ("# second\n", "2 rows of at most 48", "| all | %.4f |" % last["eval_loss_total"]):
+            self.assertIn(part, card)
+        # Away from its run nothing is known of its evaluations.
+        shutil.copytree(step, self.path("elsewhere", "step-2"))
+        self.assertNotIn("## Evaluation", self.card(self.export("of-elsewhere", "--checkpoint", self.path("elsewhere", "step-2"))))
+
+    def test_a_run_on_quantised_weights_is_not_merged_into_others(self):
+        for mode, frozen, form in (("LORA", "NF4", "HF"), ("PESC", "FP8", "CAMELIDAE")):
+            run = "quantised-" + mode
+            settings = {"train.mode": mode, "train.frozen_dtype": frozen, "train.max_steps": 1, "train.eval_steps": 0}
+            self.train(0, run, **settings)
+            for named in ("HF", form):
+                result = self.call("export", "--out", self.path("none"), "--format", named, run=run, settings=settings)
+                self.refused(result, harness.USAGE, "--format " + named, "train.frozen_dtype is " + frozen, "--format PEFT",
+                             "train.frozen_dtype=AUTO")
+            card = self.card(self.export(run + "-peft", "--format", "PEFT", run=run, settings=settings))
+            self.assertIn("quantised to " + frozen, card)
+            self.assertIn("The adapter was trained on weights quantised so", card)
+            card = self.card(self.export(run + "-hf", "--format", form, run=run, settings={**settings, "train.frozen_dtype": "AUTO"}))
+            self.assertIn("quantised to " + frozen, card)
+            self.assertIn("is not the model that was trained", card)
+
+    def test_a_tokenizer_that_transformers_cannot_load_is_refused(self):
+        base = self.path("tekken")
+        write_base(base, vocab=30 + 256)
+        os.remove(os.path.join(base, "tokenizer.model"))
+        vocab = [{"rank": b, "token_bytes": base64.b64encode(bytes([b])).decode(), "token_str": None} for b in range(256)]
+        with open(os.path.join(base, "tekken.json"), "w", encoding="utf-8") as file:
+            json.dump({"config": {"pattern": "\\p{L}+|\\P{L}+", "default_vocab_size": 30 + 256, "default_num_special_tokens": 30},
+                       "vocab": vocab}, file)
+        settings = {"train.mode": "LORA", "model.path": base, "train.max_steps": 1, "train.eval_steps": 0, "data.max_seq_length": 96}
+        self.train(0, "tekken-run", **settings)
+        result = self.call("export", "--out", self.path("none"), run="tekken-run", settings=settings)
+        self.refused(result, harness.DATA, base, "tekken.json", "tokenizer.json", "--format PEFT")
+        out = self.export("tekken-peft", "--format", "PEFT", run="tekken-run", settings=settings)
+        self.assertEqual(harness.digests(out)["tekken.json"], harness.digests(base)["tekken.json"])
+        self.assertNotIn("AutoTokenizer", self.card(out))
 
     def test_a_lora_run_is_merged_into_a_dense_folder(self):
         """Which this program reads again, and evaluates as the run did."""

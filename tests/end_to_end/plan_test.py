@@ -188,6 +188,13 @@ class PlanTest(harness.EndToEnd):
         self.assertTrue(j["fits"])
         self.assertNotIn("DOES NOT FIT", result.out)
 
+    def test_a_setting_without_effect_is_said(self):
+        config = os.path.join(EXPERIMENTS, "camelidae-8x7b.textproto")
+        _, result = self.plan(config, "--shape", "7B", "--ranks", 8, "--set", "train.eval_steps=5", "--set", "data.eval=[]")
+        self.assertIn("train.eval_steps has no effect without files in data.eval", result.err)
+        _, result = self.plan(config, "--shape", "7B", "--ranks", 8)
+        self.assertNotIn("no effect", result.err)
+
     def test_the_machine_is_named(self):
         config = os.path.join(EXPERIMENTS, "camelidae-8x7b.textproto")
         shape = ("--shape", "7B", "--ranks", 8)

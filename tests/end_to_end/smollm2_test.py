@@ -138,8 +138,8 @@ class SmolLM2(unittest.TestCase):
         with open(lines, encoding="utf-8") as file:
             shown = harness.pesc(0, "tokenize", "--model", self.base, "--show", stdin=file)
         self.assertEqual(shown.code, harness.OK, str(shown))
-        self.assertIn("<|im_start|>user\nWhat is the capital of France?<|im_end|>\n"
-                      "<|im_start|>assistant\n>>>An answer.<|im_end|><<<\n", shown.out)
+        self.assertIn("⟦<|im_start|>⟧user\nWhat is the capital of France?⟦<|im_end|>⟧\n"
+                      "⟦<|im_start|>⟧assistant\n>>>An answer.⟦<|im_end|>⟧<<<\n", shown.out)
         print(shown.out.split("\n\n")[0], flush=True)
 
     def test_logits(self):

@@ -207,6 +207,7 @@ TEST(Help, MistakesPointToIt) {
   EXPECT_NE(refusal({"eval", "--sample", "1"}).find("see `pesc eval --help`"), std::string::npos);
   EXPECT_NE(refusal({"eval", "again"}).find("see `pesc eval --help`"), std::string::npos);
   EXPECT_NE(refusal({"evall"}).find("did you mean 'eval'?"), std::string::npos);
+  EXPECT_NE(refusal({"chat"}).find("`pesc generate --chat`"), std::string::npos);
   EXPECT_NE(refusal({"help", "evall"}).find("did you mean 'eval'?"), std::string::npos);
   EXPECT_TRUE(refusal({}).starts_with("usage: pesc VERB"));
 }

@@ -108,6 +108,35 @@ TEST(Dataset, TokensMasksTagsAndReport) {
   EXPECT_EQ(data.longest_row(), std::ssize(sample.tokens));
 }
 
+// As a tokenizer refuses a text: beyond a limit, or without a token for unknown text.
+class RefusingTokenizer : public ByteTokenizer {
+ public:
+  [[nodiscard]] std::vector<int32_t> encode(std::string_view text) const override {
+    if (text.find('!') != std::string_view::npos) throw DataError("the text has a !");
+    return ByteTokenizer::encode(text);
+  }
+};
+
+TEST(Dataset, ARowThatTheTokenizerRefusesIsABadRow) {
+  const TokenizerFolder folder;
+  const std::string path =
+      folder.write("a.jsonl", row_text("abc") + row_text("d!") + row_text("e!") + row_text("fgh"));
+  DatasetOptions options = length(64);
+  options.rows.policy_field = "data.on_bad_row";
+  try {
+    const Dataset data({{path, "", 1}}, RefusingTokenizer(), options);
+    FAIL() << "is not refused";
+  } catch (const DataError& error) {
+    EXPECT_EQ(std::string(error.what()),
+              path + ":2: the text has a ! (data.on_bad_row: SKIP leaves such rows out)");
+  }
+  options.rows.on_bad_row = OnBadRow::kSkip;
+  const Dataset data({{path, "", 1}}, RefusingTokenizer(), options);
+  EXPECT_EQ(data.rows(), 2);
+  EXPECT_EQ(data.report().bad, 2);
+  EXPECT_EQ(data.report().messages.at(0), path + ":2: the text has a !; skipped");
+}
+
 TEST(Dataset, ARowWithNothingLeftToLearnIsReportedNotTrained) {
   const TokenizerFolder folder;
   const std::string longer(40, 'q');

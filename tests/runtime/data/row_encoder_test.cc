@@ -198,9 +198,20 @@ TEST_F(RowEncoderTest, ShownRowsMarkWhatIsLearned) {
   const RowText text = chat.text_of(row(chat, R"({"prompt": "\u001b[31mx", "completion": "h\u00e9"})"));
   EXPECT_EQ(shown_row(*tokenizer_, text.ids, text.learned, Marks::kBrackets),
             std::to_string(text.ids.size()) +
-                " tokens, 4 of them learned:\n<|im_start|>user\n\\x1B[31mx<|im_end|>\n<|im_start|>assistant\n"
-                ">>>h\u00e9<|im_end|><<<\n\n");
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "\x1B[32mh\u00e9<|im_end|>\x1B[0m\n",
+                " tokens, 4 of them learned:\n⟦<|im_start|>⟧user\n\\x1B[31mx⟦<|im_end|>⟧\n"
+                "⟦<|im_start|>⟧assistant\n>>>h\u00e9⟦<|im_end|>⟧<<<\n\n");
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "\x1B[32mh\u00e9\x1B[7m<|im_end|>\x1B[27m\x1B[0m\n",
+                      shown_row(*tokenizer_, text.ids, text.learned, Marks::kColour));
+}
+
+TEST_F(RowEncoderTest, ShownControlTokensLookUnlikeTheSameTextOfAUser) {
+  const RowEncoder chat = encoder();
+  const RowText text =
+      chat.text_of(row(chat, R"({"prompt": "<|im_end|> \u27e6<|im_end|>\u27e7", "completion": "x"})"));
+  const std::string brackets = shown_row(*tokenizer_, text.ids, text.learned, Marks::kBrackets);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "user\n<|im_end|> \\u27E6<|im_end|>\\u27E7⟦<|im_end|>⟧\n",
+                      brackets);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "<|im_end|>\\u27E7\x1B[7m<|im_end|>\x1B[27m\n",
                       shown_row(*tokenizer_, text.ids, text.learned, Marks::kColour));
 }
 
@@ -256,6 +267,44 @@ TEST_F(RowEncoderTest, RowsThatTheTemplateRefusesAreBadRows) {
   const Dataset data({{folder_ / "rows.jsonl", "", 1}}, strict, options);
   EXPECT_EQ(data.rows(), 1);
   EXPECT_EQ(data.report().bad, 1);
+}
+
+TEST_F(RowEncoderTest, FieldsThatTheTemplateNeverShowsAreSaidOnceAFile) {
+  const std::string file = folder_.write(
+      "rows.jsonl",
+      R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})"
+      "\n"
+      R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b",)"
+      R"( "reasoning_content": "\n hmm\nyes", "tool_calls": [{"function": {"name": "look", "arguments": {}}}]}]})"
+      "\n"
+      R"({"messages": [{"role": "user", "content": "look hmm"}, {"role": "assistant", "content": "c",)"
+      R"( "reasoning_content": "hmm"}]})"
+      "\n");
+  const auto warnings = [&](const std::string& name, const std::string& before_content) {
+    std::string text = kChatml;
+    text.replace(text.find("+ m.content + "), 14, "+ m.content }}" + before_content + "{{ ");
+    const RowEncoder made = encoder(folder_.write(name, text));
+    DatasetOptions options;
+    options.max_seq_length = 200;
+    options.rows.use = made.row_use();
+    const Dataset data({{file, "", 1}}, made, options);
+    EXPECT_EQ(data.rows(), 3);
+    std::string all;
+    for (const std::string& warning : data.report().warnings) all += warning + "\n";
+    return all;
+  };
+  const std::string thoughts = "{% if m.reasoning_content %}{{ m.reasoning_content|trim }}{% endif %}";
+  const std::string last = "{% if loop.last and m.reasoning_content %}{{ m.reasoning_content }}{% endif %}";
+  const std::string calls = "{% for c in m.tool_calls or [] %}{{ c|tojson }}{% endfor %}";
+  const std::string none = warnings("none.jinja", "");
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "rows.jsonl: 2 messages of the assistant have reasoning", none);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "rows.jsonl: 1 messages of the assistant have \"tool_calls\"",
+                      none);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "rows.jsonl:2", none);
+  EXPECT_EQ(warnings("both.jinja", thoughts + calls), "");
+  EXPECT_EQ(warnings("last.jinja", last + calls), "");
+  EXPECT_PRED_FORMAT2(::testing::IsNotSubstring, "reasoning", warnings("thoughts.jinja", thoughts));
+  EXPECT_PRED_FORMAT2(::testing::IsNotSubstring, "tool_calls", warnings("calls.jinja", calls));
 }
 
 TEST_F(RowEncoderTest, ATemplateOfAnotherTokenizerIsRefused) {

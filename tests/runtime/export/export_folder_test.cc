@@ -153,6 +153,34 @@ TEST(ExportFolder, WhatAKilledExportLeftIsRemovedByTheNext) {
                                                               "out.tmp.21", "out.tmp.mine", "out2.tmp.17"}));
 }
 
+// A process of another host may have the number of this one.
+TEST(ExportFolder, WhatHasItsOwnNameIsRemovedOnlyWhereItIsKnownToBeLeft) {
+  const std::string mine = "/exports/out.tmp." + std::to_string(::getpid());
+  ProcessIdentity gone = this_process(), elsewhere = this_process();
+  gone.start += "0";
+  elsewhere.host += "2";
+  for (const std::string& owner : {to_string(elsewhere), std::string("no owner"), std::string()}) {
+    MemoryFileSystem files;
+    files.create_directory("/exports");
+    leave(files, mine, owner);
+    const auto before = files.list(mine);
+    try {
+      write_all(files, "/exports/out");
+      FAIL() << owner;
+    } catch (const UsageError& error) {
+      EXPECT_NE(std::string(error.what()).find(mine), std::string::npos) << error.what();
+    }
+    EXPECT_EQ(files.list(mine), before) << owner;
+    EXPECT_FALSE(files.exists("/exports/out"));
+  }
+  MemoryFileSystem files;
+  files.create_directory("/exports");
+  leave(files, mine, to_string(gone));
+  write_all(files, "/exports/out");
+  EXPECT_EQ(files.list("/exports"), std::vector<std::string>{"out"});
+  EXPECT_EQ(files.list("/exports/out"), kWhole);
+}
+
 // As HfFolder, which reads every model folder, sees it.
 TEST(WeightFiles, AreReadBackThroughTheirIndex) {
   for (const int64_t limit : {int64_t{1}, int64_t{128}, kShardBytes}) {

@@ -92,10 +92,32 @@ TEST(ModelCard, OfAnAdapterSaysWhereTheDenseWeightsGo) {
   std::string text = model_card_text(card, small_state());
   EXPECT_NE(text.find("ln -s BASE/*.safetensors* FOLDER/base/"), std::string::npos);
   EXPECT_NE(text.find("library_name: peft"), std::string::npos);
+  EXPECT_NE(text.find("With vLLM: by design, not run; it takes no experts"), std::string::npos);
+  EXPECT_NE(text.find("AutoTokenizer.from_pretrained(\"FOLDER/base\")"), std::string::npos);
   card.config.pesc.mode = TrainMode::kLora;
   text = model_card_text(card, small_state());
   EXPECT_EQ(text.find("FOLDER/base"), std::string::npos);
   EXPECT_EQ(text.find("trust_remote_code"), std::string::npos);
+  EXPECT_NE(text.find("With vLLM: by design, not run"), std::string::npos);
+  card.loads_tokenizer = false;
+  text = model_card_text(card, small_state());
+  EXPECT_EQ(text.find("AutoTokenizer"), std::string::npos);
+  EXPECT_EQ(text.find("lm_eval"), std::string::npos);
+  EXPECT_NE(text.find("The tokenizer has no tokenizer.json"), std::string::npos);
+}
+
+TEST(ModelCard, SaysWhatTheFrozenWeightsWereQuantisedTo) {
+  ModelCard card = small_card();
+  EXPECT_EQ(model_card_text(card, small_state()).find("quantised"), std::string::npos);
+  card.config.train.frozen_dtype = FrozenFormat::kNF4;
+  std::string text = model_card_text(card, small_state());
+  EXPECT_NE(text.find("quantised to NF4"), std::string::npos) << text;
+  EXPECT_NE(text.find("has the base's unquantised weights"), std::string::npos) << text;
+  card.config.train.frozen_dtype = FrozenFormat::kFP8;
+  card.format = ExportFormat::kPeft;
+  text = model_card_text(card, small_state());
+  EXPECT_NE(text.find("quantised to FP8"), std::string::npos) << text;
+  EXPECT_NE(text.find("The adapter was trained on weights quantised so"), std::string::npos) << text;
 }
 
 TEST(ExportFormatName, IsOneOfThree) {

@@ -1,5 +1,6 @@
 // The page of `pesc report`: curves of any length in few points, what a run directory tells, and bad input.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
@@ -155,6 +156,30 @@ TEST_F(Report, TellsWhatCountsOfARunThatWasResumed) {
   EXPECT_EQ(phases.at("start of the steps"), 3 + 1);
   EXPECT_EQ(data.eval_losses.at("")[0], (std::pair<int64_t, double>(2, 1.25)));
   ASSERT_EQ(data.notes.size(), 2U);  // no configuration, a torn line
+}
+
+TEST_F(Report, APipeOrAFolderIsNotWaitedFor) {
+  const std::string path = run("run", step_line(1, "3", 2, 105));
+  for (const char* name : {"launches.jsonl", "evaluations.jsonl"}) {
+    const std::string file = path + "/" + name;
+    ASSERT_EQ(::mkfifo(file.c_str(), 0600), 0);
+    EXPECT_THROW((void)read_run(path, 1), IoError) << name;
+    std::filesystem::remove(file);
+    std::filesystem::create_directory(file);
+    EXPECT_THROW((void)read_run(path, 1), IoError) << name;
+    std::filesystem::remove(file);
+    std::ofstream(file) << "{}\nno json";
+    try {
+      (void)read_run(path, 1);
+      ADD_FAILURE() << name;
+    } catch (const DataError& error) {
+      EXPECT_NE(std::string(error.what()).find(str_cat(name, ":1: is no ")), std::string::npos)
+          << error.what();
+    }
+    std::ofstream(file) << "no line end";
+    EXPECT_EQ(read_run(path, 1).steps, 1) << name;
+    std::filesystem::remove(file);
+  }
 }
 
 TEST_F(Report, ThePageHoldsAllAndNothingOfTheRunIsMarkup) {

@@ -75,5 +75,22 @@ TEST_F(ExactTokenizerJson, OtherModelsAreRefusedByName) {
   has("\x0A\x0A\x0A\x03\xC3\xBF"s + "n\x15\x00\x00\x40\xC0"s, "a character that is no piece");
 }
 
+// Runs of one character, of one score: each of n can be cut into two in n - 1 ways.
+TEST_F(ExactTokenizerJson, AModelOfLongRunsIsRefused) {
+  const auto number = [](size_t n) {  // of two bytes, as protobuf writes it
+    return std::string{static_cast<char>(0x80 | (n & 0x7F)), static_cast<char>(n >> 7)};
+  };
+  std::string runs;
+  for (size_t n = 2; n <= 1000; ++n) {
+    const std::string piece =
+        "\x0A" + number(n) + std::string(n, 'a') + std::string("\x15\x00\x00\x00\xC7", 5);
+    runs += "\x0A" + number(piece.size()) + piece;
+  }
+  const std::string why = refusal(runs);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring,
+                      "tokenizer.model: there is no tokenizer.json that does the same: ", why);
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "can be put together in more than", why);
+}
+
 }  // namespace
 }  // namespace pesc

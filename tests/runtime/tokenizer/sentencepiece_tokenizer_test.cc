@@ -80,6 +80,15 @@ TEST_F(SentencePiece, RoundTripsAnyText) {
   EXPECT_TRUE(tokenizer_->encode("").empty());
 }
 
+TEST_F(SentencePiece, RefusesATextThatIsNoUtf8WithTheByte) {
+  for (const std::string text : {"abc\xFF", "abc\xE6\x97", "abc\xC0\x80z", "abc\xED\xA0\x80"}) {
+    const std::string error = data_error([&] { (void)tokenizer_->encode(text); });
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, "byte 3 of", error);
+    EXPECT_EQ(data_error([&] { (void)tokenizer_->encode_with_ranges(text, {}); }), error);
+    EXPECT_EQ(data_error([&] { (void)tokenizer_->encode_start(text, 100); }), error);
+  }
+}
+
 TEST_F(SentencePiece, NamesItsControlTokensAndNeverAddsThem) {
   EXPECT_EQ(tokenizer_->vocab_size(), 420);
   EXPECT_EQ(tokenizer_->bos_id(), 1);
