@@ -13,6 +13,7 @@
 #include "ops/core/check.h"
 #include "runtime/config/shapes.h"
 #include "runtime/config/unknown_names.h"
+#include "runtime/text/utf8.h"
 
 namespace pesc {
 namespace {
@@ -94,6 +95,15 @@ void check_flags_of_verb(const CommandLine& c, const std::vector<std::string>& g
   };
   exclude("base", "checkpoint", "the base model has no checkpoint");
   exclude("system", "prompts", "the rows of a file have their own system texts");
+  if (seen.contains("prompt") && c.prompt.empty())
+    throw UsageError("--prompt is empty; write the question behind it, or hold a conversation with --chat");
+  const auto check_utf8 = [](const char* name, const std::string& text) {
+    if (const size_t at = valid_utf8_prefix(text); at < text.size())
+      throw UsageError(
+          str_cat("--", name, " is not valid UTF-8 (byte ", at + 1, "); write it in a UTF-8 locale"));
+  };
+  check_utf8("prompt", c.prompt);
+  check_utf8("system", c.system);
 }
 
 // Once, by one rank: settings that nothing reads because of others.

@@ -195,6 +195,10 @@ std::string read_text(const std::string& path) {
   std::error_code ignored;
   if (std::filesystem::is_directory(path, ignored))
     throw UsageError(str_cat("--hostfile ", path, " is a folder; name a file with one host a line"));
+  // A FIFO would wait for a writer, and is empty for the second reader.
+  if (std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored))
+    throw UsageError(
+        str_cat("--hostfile ", path, " is not a regular file; name a text with one host a line"));
   errno = 0;
   std::ifstream in(path, std::ios::binary);
   if (!in) throw UsageError(str_cat("--hostfile ", path, " cannot be read: ", std::strerror(errno)));

@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 
 #include "launcher/help.h"
 #include "launcher/launch_checks.h"
@@ -72,9 +71,6 @@ LaunchOptions parse_launch(int argc, char** argv) {
   if (i + 1 >= argc || std::string(argv[i + 1]) != "train")
     throw UsageError(str_cat("pesc launch supervises `train`; write pesc launch -n N -- train --config FILE",
                              see_help("launch")));
-  // A FIFO would wait for a writer, and is empty for the second reader.
-  if (!o.hostfile.empty() && (!std::filesystem::is_regular_file(o.hostfile) || !std::ifstream(o.hostfile)))
-    throw UsageError(str_cat("--hostfile ", o.hostfile, " cannot be read"));
   if (!o.hostfile.empty()) {
     o.hosts = read_hostfile(o.hostfile);
     check_slots(o.hostfile, o.hosts, o.ranks);

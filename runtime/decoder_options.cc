@@ -18,20 +18,13 @@ Device device_of(const ExperimentConfig& config, int threads) {
 }
 
 bool multiplies_in_fp8(const ExperimentConfig& config, const Device& device) {
-  switch (config.train.frozen_products) {
-    case FrozenProducts::kDequantized:
-      return false;
-    case FrozenProducts::kFP8:
-      return true;
-    case FrozenProducts::kFP8WhereSupported:
-      return !cuda::built() || cuda::device_count() <= device.index ||
-             multiplies_fp8(cuda::device_info(device.index));
-  }
-  return false;
+  if (config.train.frozen_gemm) return *config.train.frozen_gemm == FrozenGemm::kFP8;
+  return !cuda::built() || cuda::device_count() <= device.index ||
+         multiplies_fp8(cuda::device_info(device.index));
 }
 
 void check_fp8(const ExperimentConfig& config, int index, const cuda::DeviceInfo& info) {
-  if (config.train.frozen_products != FrozenProducts::kFP8 || multiplies_fp8(info)) return;
+  if (config.train.frozen_gemm != FrozenGemm::kFP8 || multiplies_fp8(info)) return;
   throw UsageError(
       str_cat("train.compute_dtype is FP8, but the FP8 GEMMs of pesc are for compute capability 9.0 "
               "(H100, H200), and GPU ",

@@ -3,10 +3,20 @@
 #include <glog/logging.h>
 
 #include <algorithm>
+#include <cmath>
+#include <string>
 
 #include "runtime/trainer.h"
 
 namespace pesc {
+namespace {
+
+// Without the sign of a value that is not a number, which says nothing.
+std::string loss_text(double value) {
+  return std::isnan(value) ? "nan" : str_cat(value);
+}
+
+}  // namespace
 
 // All ranks see the same loss and norm, so all decide the same; nothing has been updated yet. The step is
 // first recomputed once, because a flipped bit does not repeat.
@@ -16,9 +26,9 @@ Update Trainer::guard(const StepMetrics& m, int retries) const {
   if (finite && !spikes_.is_spike(m.loss)) return Update::kApply;
   const int64_t behind = std::min(consumed_samples_ + t.global_batch_size, end_);
   const std::string rows = str_cat("rows ", consumed_samples_, " to ", behind - 1, " of the stream");
-  std::string what = str_cat("step ", step_ + 1, ": the loss is ", m.loss);
+  std::string what = str_cat("step ", step_ + 1, ": the loss is ", loss_text(m.loss));
   what += finite ? str_cat(", a spike: the usual is ", spikes_.usual())
-                 : str_cat(" and the gradient norm ", m.grad_norm);
+                 : str_cat(" and the gradient norm ", loss_text(m.grad_norm));
   if (finite && t.on_loss_spike == OnLossSpike::kWarn) {
     if (job_.first()) LOG(WARNING) << what << "; " << rows;
     return Update::kApply;
@@ -67,8 +77,8 @@ void Trainer::check_skipped(const StepMetrics& m) const {
   throw AgreedError(
       ExitCode::kInternal,
       str_cat("steps ", step_ - skipped + 1, " to ", step_, ": all ", skipped,
-              " batches in a row were left out, and no more are tried; the last loss is ", m.loss,
-              ", the gradient norm ", m.grad_norm, ". ",
+              " batches in a row were left out, and no more are tried; the last loss is ", loss_text(m.loss),
+              ", the gradient norm ", loss_text(m.grad_norm), ". ",
               where_to_look(str_cat("rows ", first, " to ", consumed_samples_ - 1, " of the stream"))),
       job_.first());
 }
@@ -79,7 +89,7 @@ void Trainer::check_updated(const TrainResult& result) const {
   throw AgreedError(
       ExitCode::kInternal,
       str_cat("all ", step_, " batches of the run were left out, and nothing was trained; the last loss is ",
-              result.loss, ". ",
+              loss_text(result.loss), ". ",
               where_to_look(str_cat("rows 0 to ", consumed_samples_ - 1, " of the stream"))),
       job_.first());
 }
@@ -94,7 +104,7 @@ bool Trainer::worth_saving(const StepMetrics& m) const {
 // run goes on from the last good checkpoint when it is started again; at its end it is no success.
 void Trainer::refuse_last_save(const TrainResult& result) const {
   const std::string what = str_cat("step ", step_, ": the last batch was left out, its loss being ",
-                                   result.loss, "; the weights may be broken and are not saved. ",
+                                   loss_text(result.loss), "; the weights may be broken and are not saved. ",
                                    where_to_look("the last rows of the stream"));
   if (result.preempted) {
     if (job_.first()) LOG(ERROR) << what;

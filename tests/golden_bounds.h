@@ -46,7 +46,7 @@ namespace pesc {
 struct GoldenNumbers {
   DType compute = DType::kF32;
   std::optional<FrozenFormat> frozen;
-  FrozenProducts products = FrozenProducts::kDequantized;
+  FrozenGemm frozen_gemm = FrozenGemm::kDequantized;
   [[nodiscard]] bool exact() const { return compute == DType::kF32 && !frozen; }
 };
 
@@ -66,7 +66,7 @@ struct GoldenBounds {
   [[nodiscard]] static GoldenBounds of_quantized(const GoldenNumbers& numbers, double layers) {
     constexpr double kFp8 = 0.0263, kNf4 = 0.0922;
     const double weight = *numbers.frozen == FrozenFormat::kFP8 ? kFp8 : kNf4;
-    const double token = numbers.products == FrozenProducts::kFP8 ? kFp8 : 0.0;
+    const double token = numbers.frozen_gemm == FrozenGemm::kFP8 ? kFp8 : 0.0;
     const double bf16 = numbers.compute == DType::kBF16 ? (12 * layers + 6) / (512.0 * 512.0) : 0.0;
     const double e = std::sqrt((weight * weight + token * token) * 4 * layers + bf16);
     const double moments = *numbers.frozen == FrozenFormat::kFP8 ? 0.5 : kAbsent;

@@ -69,7 +69,7 @@ GoldenNumbers numbers_of(const Arguments& a) {
   if (a.compute != "f32") n.compute = DType::kBF16;
   if (a.frozen == "fp8") n.frozen = FrozenFormat::kFP8;
   if (a.frozen == "nf4") n.frozen = FrozenFormat::kNF4;
-  if (a.compute == "fp8") n.products = FrozenProducts::kFP8;
+  if (a.compute == "fp8") n.frozen_gemm = FrozenGemm::kFP8;
   return n;
 }
 
@@ -114,7 +114,7 @@ class Check {
     c.pesc = pesc;
     c.train.compute_dtype = numbers.compute;
     c.train.frozen_dtype = numbers.frozen;
-    c.train.frozen_products = numbers.products;
+    c.train.frozen_gemm = numbers.frozen_gemm;
     c.parallel.buffer_factor = buffer_factor_;
     c.parallel.dispatch_chunks = chunks_;
     c.parallel.overlap_comm = Overlap::kOn;

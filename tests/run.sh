@@ -3,7 +3,7 @@
 # part took.
 #
 #   tests/run.sh unit      format, layering, links of the pages, and what needs one process: a minute after the build, on two cores
-#   tests/run.sh quick     and ranks, three golden layouts, bad input: four minutes after the build
+#   tests/run.sh quick     and ranks, five golden runs, bad input: four minutes after the build
 #   tests/run.sh           and all golden layouts, the program end to end, a sample of faults and layouts, sanitizers, fuzz corpora:
 #                          25 minutes from nothing are the aim; some 35 by its parts on two cores
 #   tests/run.sh full      and all layouts, the whole replay, every fault, hosts, Slurm, containers, the program under the sanitizers,
@@ -106,7 +106,7 @@ no_other_skips() {  # BUILD_DIRECTORY, which has the ctest.log
 part "tests of one process"
 run_tests "${serial[@]}" -j "$jobs"
 if [[ $tier != unit ]]; then
-  part "tests of several ranks, three golden layouts, bad input"
+  part "tests of several ranks, five golden runs, bad input"
   run_tests -L '^quick$' -j "$jobs"
 fi
 if [[ $tier == unit || $tier == quick ]]; then

@@ -18,6 +18,7 @@
 
 #include "ops/core/check.h"
 #include "runtime/checkpoint/store.h"
+#include "runtime/filesystem/file_kind.h"
 #include "runtime/filesystem/filesystem.h"
 
 namespace pesc {
@@ -27,6 +28,9 @@ namespace {
 // may not be read cannot be opened to sync it.
 void make_directories(const std::string& run_dir) {
   namespace fs = std::filesystem;
+  if (const std::string dead = dead_link(run_dir); !dead.empty())
+    throw UsageError(
+        str_cat("run_dir '", run_dir, "' ", dead, "; remove the link or mend it, or give another run_dir"));
   std::error_code error;
   std::vector<fs::path> parents;
   for (fs::path p = fs::absolute(run_dir); !fs::exists(p, error); p = p.parent_path())

@@ -45,9 +45,9 @@ void read_compute_types(const proto::Experiment& e, const FieldChecker& check, E
   check_frozen(frozen, out.train.compute_dtype, fp8, out.pesc.mode, check);
   if (frozen == Frozen::NF4) out.train.frozen_dtype = FrozenFormat::kNF4;
   if (frozen == Frozen::FP8 || (frozen == Frozen::AUTO && fp8)) out.train.frozen_dtype = FrozenFormat::kFP8;
-  if (fp8) out.train.frozen_products = FrozenProducts::kFP8;
+  if (fp8) out.train.frozen_gemm = FrozenGemm::kFP8;
   if (frozen == Frozen::FP8 && compute == Compute::AUTO && cuda)
-    out.train.frozen_products = FrozenProducts::kFP8WhereSupported;
+    out.train.frozen_gemm.reset();  // FP8 where the device supports it
 }
 
 }  // namespace pesc

@@ -34,9 +34,6 @@ struct ModelSection {
   double initializer_range = 0.02;
 };
 
-// How quantised frozen weights are multiplied.
-enum class FrozenProducts { kDequantized, kFP8, kFP8WhereSupported };
-
 enum class OnNonfinite { kEnd, kSkip };
 enum class OnLossSpike { kWarn, kSkip, kEnd };
 struct TrainSection {
@@ -50,7 +47,8 @@ struct TrainSection {
   uint64_t seed = 1;
   DType compute_dtype = DType::kF32;         // of activations: F32 or BF16
   std::optional<FrozenFormat> frozen_dtype;  // FP8 or NF4; absent: as compute_dtype
-  FrozenProducts frozen_products = FrozenProducts::kDequantized;
+  // What quantised frozen weights are multiplied as; absent: FP8 where the device supports it.
+  std::optional<FrozenGemm> frozen_gemm = FrozenGemm::kDequantized;
   Recompute recompute_granularity = Recompute::kNone;
   int64_t eval_steps = 0, max_eval_samples = 0, logging_steps = 10;
   int64_t early_stopping_patience = 0;  // evaluations; 0: the run does not end early

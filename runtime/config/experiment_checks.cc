@@ -9,6 +9,7 @@
 #include "ops/core/check.h"
 #include "runtime/chat/template_source.h"
 #include "runtime/config/experiment.h"
+#include "runtime/filesystem/file_kind.h"
 
 namespace pesc {
 namespace {
@@ -20,8 +21,7 @@ void check_readable(const ExperimentConfig& c, const std::string& field, const s
   const auto refuse = [&](const std::string& why) {
     throw UsageError(str_cat(c.places.prefix(field), field, ": '", path, "' ", why));
   };
-  if (const std::string target = dangling_target(path); !target.empty())
-    refuse(str_cat("is a dangling symbolic link, to ", target, ", where nothing is"));
+  if (const std::string dead = dead_link(path); !dead.empty()) refuse(dead);
   if (access(path.c_str(), R_OK) != 0) {
     refuse(str_cat("cannot be read: ", std::strerror(errno),
                    path.starts_with('/') ? "" : " (relative paths start at the current directory)"));

@@ -72,6 +72,8 @@ Explanation explain(const std::string& message, const Descriptor& root) {
     return {str_cat("'", parts[0], "' is set twice; leave one out"), parts[0]};
   } else if (message.starts_with("Expected integer or identifier, got: \"")) {
     return {"the value of an enum stands without quotes", ""};
+  } else if (message == "Expected integer, got: -") {
+    return {"the value is negative; this field takes whole numbers from 0 on", ""};
   }
   return {message, ""};
 }

@@ -10,7 +10,7 @@
 
 #include "ops/core/check.h"
 #include "runtime/chat/messages.h"
-#include "runtime/data/json_mistake.h"
+#include "runtime/text/json_mistake.h"
 #include "runtime/text/printable.h"
 #include "runtime/text/utf8.h"
 

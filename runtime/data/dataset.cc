@@ -43,8 +43,9 @@ std::string to_string(const DatasetReport& report) {
     text += str_cat("; ", report.dropped, " rows dropped, there being nothing to learn in them");
   if (report.bad > 0) text += str_cat("; ", report.bad, " malformed rows skipped");
   for (const SourceReport& source : report.sources) {
-    text += str_cat("\n  ", source.path, ": ", source.rows, " rows, weight ", source.weight, ": ",
-                    source.epoch_rows, " rows an epoch");
+    text += str_cat("\n  ", source.path, ": ", source.rows, " rows");
+    if (source.weight != 1)
+      text += str_cat(", weight ", source.weight, ": ", source.epoch_rows, " rows an epoch");
     if (!source.optional.empty()) text += str_cat("; read with them: ", source.optional);
   }
   for (const std::string& message : report.messages) text += "\n  " + message;

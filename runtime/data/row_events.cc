@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "runtime/data/json_mistake.h"
+#include "runtime/text/json_mistake.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {
@@ -126,7 +126,8 @@ bool RowEvents::scalar(std::string_view what) {
     return fail(place(), " is ", what, ", not ",
                 control           ? "a number or a boolean"
                 : field_ < kTexts ? "a string"
-                                  : "a list");
+                                  : "a list",
+                what == "an object" && text_.find("{\"0\":") != text_.npos ? kPandasColumns : "");
   }
   if (in_list_ && depth_ == 2) {
     return fail(kFieldNames[static_cast<size_t>(field_)], "[", list().size(), "] is ", what, ", not ",
@@ -314,6 +315,7 @@ bool RowEvents::key(std::string& name) {
     if (seen) return fail(place(), " appears twice");
     seen = true;
   }
+  if (depth_ == 2 && !in_list_ && name == "0") holds_columns = true;
   return true;
 }
 

@@ -27,6 +27,10 @@ struct RowItem {
 };
 using RowItems = std::optional<std::vector<RowItem>>;
 
+// What is told of an object of columns, {"instruction": {"0": ...}}, which pandas writes by default.
+inline constexpr const char* kPandasColumns =
+    "; with pandas, write rows: df.to_json(path, orient=\"records\", lines=True)";
+
 // `depth_` counts the containers that are open: at 1 stand the row's own values, at 2 the elements of its
 // lists, at 3 the elements' values.
 class RowEvents {
@@ -37,10 +41,11 @@ class RowEvents {
 
   std::optional<std::string> instruction, input, output, corpus, dataset, system;
   RowItems conversation, messages, history;
-  RowFields counts;        // each once
-  std::string fields;      // of the row, those that are not null: "\"a\", \"b\""; the first of them
-  std::string holds_rows;  // the first unknown field that holds a list of objects; empty: none does
-  std::string problem;     // empty when all is well
+  RowFields counts;            // each once
+  std::string fields;          // of the row, those that are not null: "\"a\", \"b\""; the first of them
+  bool holds_columns = false;  // an unknown field is an object with the key "0": a column of pandas
+  std::string holds_rows;      // the first unknown field that holds a list of objects; empty: none does
+  std::string problem;         // empty when all is well
 
   // Fields of other forms that are not null (runtime/data/row_forms.h), by their names here.
   std::set<std::string, std::less<>> of_other_forms;

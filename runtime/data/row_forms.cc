@@ -7,7 +7,7 @@
 
 #include "ops/core/check.h"
 #include "runtime/chat/messages.h"
-#include "runtime/data/json_mistake.h"
+#include "runtime/text/json_mistake.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {

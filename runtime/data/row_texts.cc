@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "ops/core/check.h"
-#include "runtime/data/json_mistake.h"
 #include "runtime/data/row_bytes.h"
 #include "runtime/filesystem/file_kind.h"
+#include "runtime/text/json_mistake.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {

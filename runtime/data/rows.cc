@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "ops/core/check.h"
-#include "runtime/data/json_mistake.h"
 #include "runtime/data/row_events.h"
 #include "runtime/data/row_forms.h"
+#include "runtime/text/json_mistake.h"
 #include "runtime/text/printable.h"
 #include "runtime/text/utf8.h"
 
@@ -89,6 +89,9 @@ void check_format(const RowEvents& events, bool alpaca, const std::vector<OtherF
                   const std::string& where) {
   const int formats = int{alpaca} + events.conversation.has_value() + events.messages.has_value() +
                       events.corpus.has_value() + static_cast<int>(others.size());
+  if (formats == 0 && events.holds_columns)
+    throw DataError(
+        str_cat(where, ": the row is an object of columns; its fields are ", events.fields, kPandasColumns));
   const std::string conversion = formats == 0 ? how_to_convert(events.fields) : "";
   if (formats == 0 && !events.holds_rows.empty() && conversion.empty()) {
     throw DataError(

@@ -115,7 +115,7 @@ std::map<std::string, std::string> peft_metadata(const CheckpointState& state) {
 void check_plain_base(const Job& job, ExportFormat format) {
   const TrainSection& train = job.config.train;
   if (!train.frozen_dtype) return;
-  const bool fp8_products = train.frozen_products == FrozenProducts::kFP8;  // has FP8 weights by itself
+  const bool fp8_gemms = train.frozen_gemm == FrozenGemm::kFP8;  // has FP8 weights by itself
   throw UsageError(str_cat(
       job.config.places.prefix("train.frozen_dtype"), "--format ", format_name(format),
       ": train.frozen_dtype is ", frozen_format_name(*train.frozen_dtype),
@@ -123,7 +123,7 @@ void check_plain_base(const Job& job, ExportFormat format) {
       "unquantised ones, which is another model. Use --format PEFT; or have that other model, whose card "
       "says "
       "so, with --set train.frozen_dtype=AUTO",
-      fp8_products ? " --set train.compute_dtype=BF16" : ""));
+      fp8_gemms ? " --set train.compute_dtype=BF16" : ""));
 }
 
 // What the run itself was, whatever the experiment of the command says.

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <filesystem>
+#include <system_error>
 
 #include "ops/core/check.h"
 #include "runtime/text/printable.h"
@@ -203,6 +205,18 @@ std::string other_kind(std::string_view first, FileUse use) {
 void check_first_bytes(std::string_view first, const std::string& path, FileUse use) {
   const std::string kind = other_kind(first, use);
   if (!kind.empty()) throw DataError(str_cat(path, ": ", kind));
+}
+
+std::string dead_link(const std::string& path) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  if (!fs::is_symlink(path, error)) return "";
+  const std::string target = fs::read_symlink(path, error).string();
+  (void)fs::status(path, error);
+  if (error == std::errc::too_many_symbolic_link_levels)
+    return str_cat("is a symbolic link, to ", target, ", that leads back to itself");
+  const bool nothing = error == std::errc::no_such_file_or_directory || error == std::errc::not_a_directory;
+  return nothing ? str_cat("is a dangling symbolic link, to ", target, ", where nothing is") : "";
 }
 
 std::string_view without_byte_order_mark(std::string_view text) {

@@ -40,4 +40,8 @@ void check_first_bytes(std::string_view first, const std::string& path, FileUse 
 // `text` less a UTF-8 byte order mark at its start, which JSON and protobuf text may carry.
 [[nodiscard]] std::string_view without_byte_order_mark(std::string_view text);
 
+// Says of a symbolic link at `path` that nothing is where it leads, or that it leads back to itself: "is a
+// dangling symbolic link, to X, where nothing is". Empty for everything else.
+[[nodiscard]] std::string dead_link(const std::string& path);
+
 }  // namespace pesc

@@ -1,13 +1,17 @@
 #include "runtime/hf/config_json.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "model/families.h"
 #include "ops/core/check.h"
 #include "runtime/hf/config_fields.h"
 #include "runtime/hf/config_parts.h"
 #include "runtime/hf/json_file.h"
+#include "runtime/hf/mapped_file.h"
 #include "runtime/hf/pesc_folder.h"
 #include "runtime/text/printable.h"
 
@@ -133,6 +137,29 @@ ModelConfig model_config_of(const nlohmann::json& whole, const std::string& file
   return config;
 }
 
+// A folder without config.json. In the Hugging Face cache the model stands below: models--X/snapshots/HASH.
+[[noreturn]] void refuse_no_config(const std::string& folder) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  const fs::path snapshots = fs::path(folder) / "snapshots";
+  if (!fs::is_directory(snapshots, ignored)) {
+    throw DataError(str_cat(folder, ": has no ", kConfig,
+                            "; the folder of a Hugging Face model holds config.json, *.safetensors and a "
+                            "tokenizer"));
+  }
+  std::vector<std::string> models;
+  for (const fs::directory_entry& entry : fs::directory_iterator(snapshots, ignored))
+    if (folder_has(entry.path().string(), kConfig)) models.push_back(entry.path().string());
+  std::ranges::sort(models);
+  const std::string model = models.empty() ? (snapshots / "HASH").string() : models.front();
+  throw DataError(
+      str_cat(folder, ": has no ", kConfig, "; it is a repository of the Hugging Face cache, ",
+              models.empty() ? "without a downloaded model; download it, and give the folder "
+                             : "whose model is the folder ",
+              printable(model),
+              models.size() > 1 ? str_cat(" or another of its ", models.size(), " snapshots") : ""));
+}
+
 }  // namespace
 
 ModelConfig parse_model_config(std::string_view text, const std::string& file_name) {
@@ -145,6 +172,7 @@ ModelConfig read_model_config(const std::string& folder, Links links) {
   if (!std::filesystem::is_directory(folder, error)) {
     throw DataError(str_cat(folder, ": is not a folder; give the folder of a Hugging Face model"));
   }
+  if (!folder_has(folder, kConfig)) refuse_no_config(folder);
   const nlohmann::json document = read_json_file(folder, kConfig, kMaxConfigBytes, links);
   return model_config_of(document, (std::filesystem::path(folder) / kConfig).string());
 }

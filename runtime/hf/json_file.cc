@@ -9,6 +9,7 @@
 #include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/mapped_file.h"
 #include "runtime/hf/safetensors.h"
+#include "runtime/text/json_mistake.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {
@@ -58,7 +59,8 @@ nlohmann::json parse_json_document(std::string_view text, const std::string& fil
   } catch (const json::parse_error& error) {
     const size_t at = std::min<size_t>(error.byte, text.size());
     const auto line = 1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n');
-    throw DataError(str_cat(file_name, ":", line, ": is not valid JSON near byte ", at));
+    throw DataError(str_cat(file_name, ":", line, ": is not valid JSON at byte ", at, ": ",
+                            json_mistake(text, error.byte, error.what(), JsonText::kFile)));
   } catch (const json::exception& error) {
     throw DataError(str_cat(file_name, ": is no usable JSON: ", in_quotes(error.what())));
   }

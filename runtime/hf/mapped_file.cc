@@ -123,9 +123,9 @@ std::string path_in_folder(const std::string& folder, std::string_view name, con
   std::error_code error;
   const fs::path real_folder = fs::canonical(folder, error);
   if (error) throw DataError(str_cat(folder, ": cannot be opened: ", error.message()));
-  if (const std::string target = dangling_target(path.string()); !target.empty()) {
-    throw DataError(str_cat(where, ": ", path.string(), " is a dangling symbolic link, to ", target,
-                            ", where there is no file; put the file there or download the model again"));
+  if (const std::string dead = dead_link(path.string()); !dead.empty()) {
+    throw DataError(
+        str_cat(where, ": ", path.string(), " ", dead, "; put the file there or download the model again"));
   }
   const fs::path real = fs::canonical(path, error);
   if (error) throw DataError(str_cat(where, ": ", path.string(), " cannot be opened: ", error.message()));
@@ -141,16 +141,6 @@ std::string path_in_folder(const std::string& folder, std::string_view name, con
   }
   require_regular(path.string(), info);
   return path.string();
-}
-
-std::string dangling_target(const std::string& path) {
-  std::error_code error;
-  if (!fs::is_symlink(path, error)) return "";
-  (void)fs::status(path, error);
-  if (!error || (error != std::errc::no_such_file_or_directory && error != std::errc::not_a_directory &&
-                 error != std::errc::too_many_symbolic_link_levels))
-    return "";
-  return fs::read_symlink(path, error).string();
 }
 
 bool folder_has(const std::string& folder, std::string_view name) {

@@ -51,8 +51,6 @@ enum class Links {
 // not allow. `named_by` says in messages where the name comes from. Throws DataError.
 [[nodiscard]] std::string path_in_folder(const std::string& folder, std::string_view name,
                                          const std::string& named_by, Links links = Links::kInside);
-// The target of the symbolic link `path` when nothing is there, or the link leads back to itself; else "".
-[[nodiscard]] std::string dangling_target(const std::string& path);
 // Whether the folder has an entry of that name, of whatever kind.
 [[nodiscard]] bool folder_has(const std::string& folder, std::string_view name);
 

@@ -432,10 +432,11 @@ class Launch(launch_stops.Stops, harness.EndToEnd):
         self.assert_nothing_left("twice")
 
     def test_usage(self):
+        absent = self.path("absent")
         for words, complaint in ((("-n", "two"), "no number of ranks"), (("--", "train"), "-n N"),
                                  (("-n", "2"), "-- train"), (("-n", "2", "--", "eval"), "-- train"),
-                                 (("-n", "2", "--hostfile", "/nowhere", "--", "train"), "/nowhere"),
-                                 (("-n", "2", "--", "train", "--config", "/nowhere"), "/nowhere")):
+                                 (("-n", "2", "--hostfile", absent, "--", "train"), absent + " cannot be read: No such file"),
+                                 (("-n", "2", "--", "train", "--config", absent), absent)):
             result = harness.pesc(0, "launch", *words)
             self.assertEqual(result.code, 64, str(result))
             self.assertIn(complaint, result.err)

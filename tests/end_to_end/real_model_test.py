@@ -131,7 +131,7 @@ class RealModel(unittest.TestCase):
         os.makedirs(self.path("empty"))
         for flags, words in ((("--mode", "FULL"), "--mode is PESC or LORA, not 'FULL'"), (("--device", "TPU"), "--device is CPU or CUDA"),
                              (("--eval", "201"), "--eval is at most 200"), (("--seed", "x"), "--seed is a number from 1 on, not 'x'"),
-                             (("--until", "dawn"), "no stage 'dawn'"), (("--assets", "/nowhere"), "no folder /nowhere"),
+                             (("--until", "dawn"), "no stage 'dawn'"), (("--assets", self.path("absent")), "no folder " + self.path("absent")),
                              (("--lr", "1"), "launcher/real-model.sh [--device CPU|CUDA]")):
             result = self.script(*flags, out="refused")
             self.assertEqual(result.code, harness.USAGE, str(result))

@@ -225,7 +225,7 @@ class Verbs(harness.EndToEnd):
         self.assert_refused(refused, harness.DATA, path + ":4")
 
     def test_answers_need_no_data(self):
-        fields = {"data.train[0].path": "/nowhere", "data.eval[0].path": "/nowhere"}
+        fields = dict.fromkeys(("data.train[0].path", "data.eval[0].path"), self.path("absent"))
         result = harness.pesc(1, "generate", *self.experiment("tuned", **fields), "--prompt", QUESTION)
         self.assertEqual(result.code, 0, str(result))
         fields.pop("data.eval[0].path")

@@ -100,6 +100,15 @@ TEST(Flags, WhatIsGivenTwiceOrExcludesEachOtherIsRefused) {
             std::string::npos);
 }
 
+TEST(Flags, APromptIsText) {
+  EXPECT_NE(refusal({"generate", "--prompt", ""}).find("--prompt is empty; write the question behind it"),
+            std::string::npos);
+  EXPECT_NE(refusal({"generate", "--prompt", "a\xFF"}).find("--prompt is not valid UTF-8 (byte 2)"),
+            std::string::npos);
+  EXPECT_NE(refusal({"generate", "--chat", "--system", "\xC3"}).find("--system is not valid UTF-8 (byte 1)"),
+            std::string::npos);
+}
+
 TEST(Flags, UnknownNamesAndVerbs) {
   EXPECT_NE(refusal({"eval", "--sample", "1"}).find("did you mean --samples?"), std::string::npos);
   EXPECT_NE(refusal({"evall"}).find("did you mean 'eval'?"), std::string::npos);

@@ -3,6 +3,7 @@
 #include "launcher/launch_hostfile.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -130,7 +131,17 @@ TEST_F(Hostfile, RefusesTheRestWithFileLineAndWhatToWrite) {
 }
 
 TEST_F(Hostfile, OfAFileThatIsNotThereOrHasNoEnd) {
-  EXPECT_THROW(static_cast<void>(read_hostfile((folder_ / "none").string())), UsageError);
+  const auto refused = [&](const char* name) {
+    try {
+      (void)read_hostfile((folder_ / name).string());
+    } catch (const UsageError& e) {
+      return std::string(e.what());
+    }
+    return std::string("read");
+  };
+  EXPECT_NE(refused("none").find("none cannot be read: No such file or directory"), std::string::npos);
+  ASSERT_EQ(::mkfifo((folder_ / "fifo").c_str(), 0600), 0);
+  EXPECT_NE(refused("fifo").find("fifo is not a regular file"), std::string::npos);
   EXPECT_NE(refusal(std::string(5 << 20, '\n')).find("too long"), std::string::npos);
 }
 

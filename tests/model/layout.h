@@ -21,7 +21,7 @@ struct Layout {
   Recompute recompute = Recompute::kNone;
   DType compute = DType::kF32;
   std::optional<FrozenFormat> frozen{};  // absent: as `compute`
-  FrozenProducts products = FrozenProducts::kDequantized;
+  FrozenGemm frozen_gemm = FrozenGemm::kDequantized;
 };
 
 // `tokens`: the most that a rank has, whose rows have any lengths up to model.max_positions. A few supervised
@@ -33,7 +33,7 @@ inline DecoderOptions options_of(const ModelConfig& model, const PescConfig& pes
   c.train.recompute_granularity = layout.recompute;
   c.train.compute_dtype = layout.compute;
   c.train.frozen_dtype = layout.frozen;
-  c.train.frozen_products = layout.products;
+  c.train.frozen_gemm = layout.frozen_gemm;
   c.parallel.buffer_factor = layout.buffer_factor;
   c.parallel.dispatch_chunks = layout.chunks;
   c.parallel.overlap_comm = layout.overlap;

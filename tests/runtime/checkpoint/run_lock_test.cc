@@ -55,6 +55,14 @@ class RunLockTest : public ::testing::Test {
   std::string root_;
 };
 
+TEST_F(RunLockTest, ALinkToNothingIsRefused) {
+  std::filesystem::create_symlink("gone", root_ + "/run");
+  std::filesystem::create_symlink("loop", root_ + "/loop");
+  EXPECT_TRUE(is_refused(root_ + "/run", system_lock_calls(),
+                         "is a dangling symbolic link, to gone, where nothing is"));
+  EXPECT_TRUE(is_refused(root_ + "/loop", system_lock_calls(), "to loop, that leads back to itself"));
+}
+
 TEST_F(RunLockTest, TheSecondHolderIsRefusedAndNamesTheFirst) {
   const std::string dir = root_ + "/runs/a";
   const RunLock lock = RunLock::acquire(dir);

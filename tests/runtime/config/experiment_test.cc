@@ -422,6 +422,9 @@ TEST_F(ExperimentPaths, UnreadableOnesAreRefusedByField) {
             std::string::npos);
   EXPECT_NE(refused("data.train[0].path=" + folder_ + "/link").find("is a dangling symbolic link"),
             std::string::npos);
+  std::filesystem::create_symlink("loop", folder_ + "/loop");
+  EXPECT_NE(refused("model.path=" + folder_ + "/loop").find("a symbolic link, to loop, that leads back to"),
+            std::string::npos);
   // In the file itself: its line.
   const std::string message =
       usage_error([&] { check_paths(load_experiment(folder_ + "/e.textproto", {}), DataUse::kAll); });
@@ -546,15 +549,15 @@ TEST(Experiment, TypesOfFrozenWeights) {
   EXPECT_FALSE(train({cuda, "train.frozen_dtype=BF16"}).frozen_dtype.has_value());
   // The CPU computes in float32 from the same bytes; a GPU in FP8 where it can.
   EXPECT_EQ(train({"train.frozen_dtype=FP8"}).frozen_dtype, FrozenFormat::kFP8);
-  EXPECT_EQ(train({"train.frozen_dtype=FP8"}).frozen_products, FrozenProducts::kDequantized);
+  EXPECT_EQ(train({"train.frozen_dtype=FP8"}).frozen_gemm, FrozenGemm::kDequantized);
   EXPECT_EQ(train({"train.frozen_dtype=NF4"}).frozen_dtype, FrozenFormat::kNF4);
-  EXPECT_EQ(train({cuda, "train.frozen_dtype=FP8"}).frozen_products, FrozenProducts::kFP8WhereSupported);
-  EXPECT_EQ(train({cuda, "train.frozen_dtype=FP8", "train.compute_dtype=BF16"}).frozen_products,
-            FrozenProducts::kDequantized);
-  EXPECT_EQ(train({cuda, "train.frozen_dtype=NF4"}).frozen_products, FrozenProducts::kDequantized);
+  EXPECT_EQ(train({cuda, "train.frozen_dtype=FP8"}).frozen_gemm, std::nullopt);
+  EXPECT_EQ(train({cuda, "train.frozen_dtype=FP8", "train.compute_dtype=BF16"}).frozen_gemm,
+            FrozenGemm::kDequantized);
+  EXPECT_EQ(train({cuda, "train.frozen_dtype=NF4"}).frozen_gemm, FrozenGemm::kDequantized);
   const auto fp8 = train({cuda, "train.compute_dtype=FP8"});
   EXPECT_EQ(fp8.frozen_dtype, FrozenFormat::kFP8);
-  EXPECT_EQ(fp8.frozen_products, FrozenProducts::kFP8);
+  EXPECT_EQ(fp8.frozen_gemm, FrozenGemm::kFP8);
   EXPECT_EQ(fp8.compute_dtype, DType::kBF16);
   EXPECT_EQ(train({cuda, "train.compute_dtype=FP8", "train.frozen_dtype=NF4"}).frozen_dtype,
             FrozenFormat::kNF4);

@@ -130,6 +130,7 @@ TEST(Overrides, RefusesWhatItCannotSet) {
       {"train.mode=PESK", {"'PESK' is not a value of mode", "did you mean 'PESC'?", "PESC, LORA, FULL"}},
       {"train.max_steps=abc", {"Expected integer"}},
       {"train.max_steps=1.5", {"Expected integer"}},
+      {"train.seed=-1", {"the value is negative", "whole numbers from 0 on"}},
       {"train.max_steps=", {"'max_steps' has no value"}},
       {"train.max_steps=5 seed: 7", {"more than one value"}},
       {"train.max_steps=5 max_steps: 7", {"'max_steps' is set twice"}},

@@ -226,7 +226,7 @@ TEST(Dataset, WhatIsReadOfSomeRowsOnlyIsSaid) {
       folder.write("a.jsonl", R"({"instruction": "a", "output": "b", "history": [["c", "d"]]})"
                               "\n" +
                                   row_text("e"));
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "2 rows an epoch; read with them: \"history\" (1 row)",
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, ": 2 rows; read with them: \"history\" (1 row)",
                       to_string(Dataset({{path, "", 1}}, ByteTokenizer(), length(200)).report()));
 }
 

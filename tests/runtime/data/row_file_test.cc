@@ -216,6 +216,16 @@ TEST_F(RowFiles, FormsThatAreNoLinesOfRowsAreCalledByName) {
                       refusal(row_text("a") + "\n" + row_text("b") + row_text("c") + "\n"));
 }
 
+TEST_F(RowFiles, ColumnsOfPandasAreCalledByName) {
+  for (const char* text : {R"({"instruction":{"0":"a","1":"b"},"output":{"0":"c","1":"d"}})",
+                           R"({"question":{"0":"a"},"answer":{"0":"c"}})", R"({"messages": {"0": []}})"})
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, R"(df.to_json(path, orient="records", lines=True))",
+                        refusal(text))
+        << text;
+  for (const char* text : {R"({"question":{"a":"b"}})", R"({"messages":{"role":"user"}})"})
+    EXPECT_PRED_FORMAT2(::testing::IsNotSubstring, "pandas", refusal(text)) << text;
+}
+
 TEST_F(RowFiles, AFileThatIsOneObjectIsRefusedWithItsKeys) {
   const std::string rows = "[" + row_text("a") + ", " + row_text("b") + "]";
   const std::string both =

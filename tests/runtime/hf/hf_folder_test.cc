@@ -416,6 +416,26 @@ TEST(HfFolder, LinksAreComparedResolved) {
                        "dangling symbolic link"));
 }
 
+TEST(HfFolder, SaysWhereTheModelOfAHubCacheIs) {
+  const TempFolder cache;
+  const fs::path model = fs::path(cache.path()) / "models--a--b";
+  fs::create_directories(model);
+  const auto refused = [&] { return data_error([&] { (void)read_model_config(model.string()); }); };
+  EXPECT_TRUE(contains(refused(), "holds config.json, *.safetensors and a tokenizer")) << refused();
+  fs::create_directories(model / "snapshots");
+  EXPECT_TRUE(contains(refused(), "download it, and give the folder " + (model / "snapshots/HASH").string()))
+      << refused();
+  fs::create_directories(model / "snapshots/0");
+  fs::create_directories(model / "snapshots/12ab");
+  write_file((model / "snapshots/12ab/config.json").string(), "{}");
+  EXPECT_TRUE(contains(refused(), "whose model is the folder " + (model / "snapshots/12ab").string()))
+      << refused();
+  EXPECT_FALSE(contains(refused(), "another of its")) << refused();
+  fs::create_directories(model / "snapshots/34cd");
+  write_file((model / "snapshots/34cd/config.json").string(), "{}");
+  EXPECT_TRUE(contains(refused(), "snapshots/12ab or another of its 2 snapshots")) << refused();
+}
+
 TEST(HfFolder, SaysWhatIsMissing) {
   const TempFolder folder;
   EXPECT_TRUE(contains(data_error([&] { HfFolder hf(folder / "absent"); }), "absent"));

@@ -1,10 +1,11 @@
-// What a row that is no JSON is told: what stands at the place, and what to do about it.
-#include "runtime/data/json_mistake.h"
+// What a text that is no JSON is told: what stands at the place, and what to do about it.
+#include "runtime/text/json_mistake.h"
 
 #include <gtest/gtest.h>
 
 #include "ops/core/check.h"
 #include "runtime/data/rows.h"
+#include "runtime/hf/json_file.h"
 
 namespace pesc {
 namespace {
@@ -28,6 +29,7 @@ TEST(JsonMistake, NamesWhatStandsThere) {
       {R"({"corpus": "a"} , )", "',' (a comma) stands behind the object"},
       {R"({"corpus": "a"}{"corpus": "b"})", "two objects on one line"},
       {R"({"corpus": "a"} {"corpus": "b"})", "two objects on one line"},
+      {"{\"corpus\": \"a\"}\r{\"corpus\": \"b\"}\r", "the lines end with CR alone; convert the file"},
       {R"({"corpus": "a"} text)", "'text' stands behind the object"},
       {R"({"corpus": "a"}})", "'}' stands behind the object"},
       {R"({"corpus": "a", "score": NaN})", "'NaN' is no JSON value"},
@@ -62,6 +64,32 @@ TEST(JsonMistake, NamesWhatStandsThere) {
     EXPECT_PRED_FORMAT2(::testing::IsSubstring, expected, message) << json;
     EXPECT_PRED_FORMAT2(::testing::IsSubstring, "not valid JSON at byte", message) << json;
     EXPECT_LT(message.size(), 400U) << json;
+  }
+}
+
+// A JSON file of a model: no word of rows, and the text that stands there.
+TEST(JsonMistake, SpeaksOfFiles) {
+  const std::pair<std::string, const char*> cases[] = {
+      {"", "is empty"},
+      {" \n", "f.json:2: is not valid JSON at byte 2: there is no text"},
+      {"Entry not found", "f.json:1: is not valid JSON at byte 1: the file begins with 'Entry not found'"},
+      {"{\n\"a\": NaN}", "f.json:2: is not valid JSON at byte 8: 'NaN' is no JSON value; write null"},
+      {R"({"a": True})", "write the file with json.dumps, which gives true"},
+      {R"({"a": 1)", "the file ends before its object does; it was cut: copy or download it again"},
+      {R"({"a": "b)", "the file ends within the string that begins at byte 7"},
+      {R"({"a": 1} {"b": 2})", R"('{"b": 2}' stands behind the object)"},
+      {R"({"a": 1,})", "a comma stands before the closing '}'"},
+      {"{\"a\": \"\xFF\"}", "is no UTF-8"},
+  };
+  for (const auto& [json, expected] : cases) {
+    std::string message = "accepted";
+    try {
+      (void)parse_json_document(json, "f.json");
+    } catch (const DataError& error) {
+      message = error.what();
+    }
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, expected, message) << json;
+    EXPECT_PRED_FORMAT2(::testing::IsNotSubstring, " row", message) << json;
   }
 }
 

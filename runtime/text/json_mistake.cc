@@ -1,4 +1,4 @@
-#include "runtime/data/json_mistake.h"
+#include "runtime/text/json_mistake.h"
 
 #include <algorithm>
 #include <array>
@@ -64,14 +64,15 @@ std::string_view word_at(std::string_view text, size_t at) {
   return text.substr(begin, end - begin);
 }
 
-std::string about_word(std::string_view word) {
+std::string about_word(std::string_view word, JsonText what) {
   for (const std::string_view number :
        {"NaN", "nan", "Infinity", "-Infinity", "inf", "-inf", "Inf", "-Inf"}) {
     if (word == number) return str_cat("'", word, "' is no JSON value; write null or leave it out");
   }
   for (const std::string_view python : {"None", "True", "False"}) {
     if (word == python)
-      return str_cat("'", word, "' is Python's notation; write the rows with json.dumps, which gives ",
+      return str_cat("'", word, "' is Python's notation; write the ",
+                     what == JsonText::kRow ? "rows" : "file", " with json.dumps, which gives ",
                      word == "None"   ? "null"
                      : word == "True" ? "true"
                                       : "false");
@@ -87,22 +88,33 @@ std::string about_bare_byte(char c) {
   return str_cat(name, " (", code, ") stands bare in a string; it is written ", written);
 }
 
-std::string about_end(std::string_view text, const Context& c) {
+std::string about_end(std::string_view text, const Context& c, JsonText what) {
+  const bool row = what == JsonText::kRow;
   if (text.find_first_not_of(" \t\r\n") == std::string_view::npos) return "there is no text";
   if (c.in_string) {
-    return str_cat("the row ends within the string that begins at byte ", c.string_start + 1, ", ",
-                   cited(text.substr(c.string_start)), ": its closing quote is missing");
+    return str_cat("the ", row ? "row" : "file", " ends within the string that begins at byte ",
+                   c.string_start + 1, ", ", cited(text.substr(c.string_start)),
+                   ": its closing quote is missing", row ? "" : "; it was cut: copy or download it again");
   }
+  if (!row) return "the file ends before its object does; it was cut: copy or download it again";
   return "the line ends before its object does. A row is one object on one line; objects over several lines "
          "are read as elements of one JSON array, [{...}, {...}], and a list of rows inside an object is to "
          "be taken out of it";
 }
 
-std::string about_rest(std::string_view text, size_t at) {
+std::string about_rest(std::string_view text, size_t at, JsonText what) {
   const char c = text[at];
+  if (what == JsonText::kFile) return str_cat(cited(text.substr(at)), " stands behind the object");
   if (c == ',')
     return "',' (a comma) stands behind the object; lines of JSON have none between them: take it away, or "
            "write the whole file as one JSON array, [{...}, {...}]";
+  const size_t closing = text.substr(0, at).find_last_not_of(" \t\r\n");
+  if (text.substr(0, at).find('\r', closing == std::string_view::npos ? 0 : closing) !=
+      std::string_view::npos)
+    return str_cat(
+        cited(text.substr(at)),
+        " stands behind the object on the same line, and a CR (U+000D) between them: the lines end "
+        "with CR alone; convert the file: tr '\\r' '\\n' < FILE > CONVERTED");
   if (c == '{' || c == '[')
     return str_cat(cited(text.substr(at)),
                    " stands behind the object on the same line: two objects on one line; "
@@ -112,13 +124,13 @@ std::string about_rest(std::string_view text, size_t at) {
 
 }  // namespace
 
-std::string json_mistake(std::string_view text, size_t position, std::string_view reason) {
+std::string json_mistake(std::string_view text, size_t position, std::string_view reason, JsonText what) {
   // Behind its own words the parser quotes the text.
   const std::string_view own = reason.substr(0, reason.find("; last read"));
   const auto says = [own](std::string_view words) { return own.find(words) != std::string_view::npos; };
   if (position == 0 || position > text.size()) {
     const Context c = context_before(text, text.size());
-    if (!c.closed) return about_end(text, c);
+    if (!c.closed) return about_end(text, c, what);
   }
   const size_t at = std::min(std::max<size_t>(position, 1), std::max<size_t>(text.size(), 1)) - 1;
   const Context c = context_before(text, at);
@@ -126,7 +138,7 @@ std::string json_mistake(std::string_view text, size_t position, std::string_vie
     // The parser may have read on into what stands there; the message shows it from its beginning.
     size_t rest = at;
     while (rest > 0 && of_word(text[rest]) && of_word(text[rest - 1])) --rest;
-    return about_rest(text, rest);
+    return about_rest(text, rest, what);
   }
   if (says("surrogate")) {
     const size_t escape = text.substr(0, at + 1).rfind("\\u");
@@ -134,6 +146,8 @@ std::string json_mistake(std::string_view text, size_t position, std::string_vie
                    cited(text.substr(escape == std::string_view::npos ? at : escape, 6)),
                    ": half of a character; the text was cut inside it");
   }
+  if (says("UTF-8"))
+    return str_cat(cited(text.substr(at)), " is no UTF-8, which JSON is written in; save the text as UTF-8");
   if (c.in_string) {
     if (static_cast<unsigned char>(text[at]) < 0x20) return about_bare_byte(text[at]);
     const size_t escape = text.substr(0, at + 1).rfind('\\');
@@ -143,7 +157,7 @@ std::string json_mistake(std::string_view text, size_t position, std::string_vie
     }
   }
   if (says("number overflow")) return str_cat(cited(word_at(text, at)), " is too large for a number");
-  if (const std::string about = about_word(word_at(text, at)); !about.empty()) return about;
+  if (const std::string about = about_word(word_at(text, at), what); !about.empty()) return about;
   const std::string_view rest = text.substr(at);
   if (rest.front() == '\'')
     return str_cat(cited(rest),
@@ -156,6 +170,9 @@ std::string json_mistake(std::string_view text, size_t position, std::string_vie
   if ((rest.front() == '}' || rest.front() == ']') && c.previous == ',')
     return str_cat("a comma stands before the closing '", rest.substr(0, 1), "'");
   if (rest.front() == '/' || rest.front() == '#') return str_cat(cited(rest), ": JSON has no comments");
+  if (c.depth == 0 && what == JsonText::kFile)
+    return str_cat("the file begins with ", cited(text),
+                   "; a JSON file begins with {: copy or download it again");
   if (c.depth == 0) return str_cat("the row begins with ", cited(text), "; a row is one JSON object, {...}");
   if (c.previous == '{' || c.previous == ',') {
     if (of_word(rest.front())) return str_cat(cited(rest), ": a name stands in double quotes");
