@@ -214,10 +214,10 @@ void print(const Job& job, const HostPlacement& placement, const nlohmann::json&
       "all", 1e3 * sum);
   std::printf(
       "\n%s: %d ranks (tp %d, ep %d) x %d threads, %s: %.1f ms a step, %.1fk tokens/s, %.3f of the speed of "
-      "light (GEMMs %.1f TFLOP/s in this run)%s, %.2f GiB of arenas",
+      "light (GEMMs in %s: %.1f TFLOP/s in this run)%s, %.2f GiB of arenas",
       job.config.name.c_str(), job.mesh().world(), job.mesh().tp(), job.mesh().ep(), placement.threads,
       dtype_name(job.config.train.compute_dtype), 1e3 * median(t.seconds), median(t.tokens) / 1e3,
-      median(t.flops_per_second) / rate, rate / 1e12,
+      median(t.flops_per_second) / rate, dtype_name(job.config.train.compute_dtype), rate / 1e12,
       mfu_text(peak > 0 ? median(t.flops_per_second) / peak : 0).c_str(),
       j["arena_bytes_rank0"].get<double>() / kGiB);
   if (j.contains("device_bytes_taken"))
