@@ -73,6 +73,13 @@ void ExportTokenizer::make_json(TokenizerJson wanted) {
   }
   const MappedFile model(path_in_folder(folder_, kSentencePiece, folder_, job_.config.model.links));
   try {
+    // Seen in transformers 5.24.0: other tokens than tokenizer.json gives.
+    if (job_.model.family == Family::kQwen2) {
+      throw DataError(str_cat(model.path(),
+                              ": transformers reads the tokenizer of a qwen2 model with a class of its own, "
+                              "which takes the vocabulary of ",
+                              kJson, " and not its other steps"));
+    }
     made_json_ = exact_tokenizer_json(read_text(model), *job_.tokenizer, model.path());
     loads_json_ = true;
   } catch (const DataError& error) {
