@@ -77,7 +77,8 @@ class InTransformers(unittest.TestCase):
                 base = cls.path(family, "base")
                 write_base(base, seed=5, begin=None, end=256, **config)
                 os.remove(os.path.join(base, "tokenizer.model"))
-                write_byte_tokenizer(base, {"</s>": 256, "<s>": 257, "<unk>": 258})
+                more = {"<extra_%d>" % i: i for i in range(259, VOCAB)}
+                write_byte_tokenizer(base, {"</s>": 256, "<s>": 257, "<unk>": 258, **more})
             else:
                 write_base(cls.path(family, "base"), seed=5, **config)
             write_rows(cls.path(family, "rows.jsonl"),
