@@ -5,9 +5,9 @@
 #   tests/run.sh unit      format, layering, links of the pages, and what needs one process: a minute after the build, on two cores
 #   tests/run.sh quick     and ranks, five golden runs, bad input: four minutes after the build
 #   tests/run.sh           and all golden layouts, the program end to end, a sample of faults and layouts, sanitizers, fuzz corpora:
-#                          25 minutes from nothing are the aim; some 35 by its parts on two cores
+#                          25 minutes from nothing, on two cores, are the aim; the last run that was timed took 22
 #   tests/run.sh full      and all layouts, the whole replay, every fault, hosts, Slurm, containers, the program under the sanitizers,
-#                          fuzzing
+#                          fuzzing, real models and vocabularies against the original libraries from PyPI: some 90 minutes
 #
 # Hosts, Slurm, containers and a full disk need root: run `full` as root or as a user who may sudo; containers need the network. Tests
 # of a GPU are skipped where there is none; tests/gpu/device.sh runs those.
