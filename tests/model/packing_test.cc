@@ -3,9 +3,10 @@
 // the tokens, bit for bit; on other layouts, where the ranks hold packed rows or single conversations, within
 // rounding; and also where each conversation has a batch of its own.
 //
-// How much rounding changes a gradient depends on these weights (the sums of softmax's gradient cancel) and on
-// the kernels that OpenBLAS has for the processor and for each shape, so there is no number for all machines.
-// It is found by the rule of tests/model/dropout_reference_test.cc: the same step runs sixteen times with every
+// GEMMs of a batch of one conversation have other shapes, and so other kernels than those of packed rows. How
+// much rounding changes a gradient depends on these weights (the sums of softmax's gradient cancel) and on the
+// kernels that OpenBLAS has for the processor and for each shape, so there is no number for all machines. It
+// is found by the rule of tests/model/dropout_reference_test.cc: the same step runs sixteen times with every
 // weight moved up or down to the next float32. That is two to four times what one rounding moves a term of a
 // GEMM by, and it gives all roundings behind it other signs. Another order of the sums is one more draw, of
 // smaller moves; the bound is kMargin times the furthest of the sixteen.
@@ -158,12 +159,9 @@ TEST(PackedRowsOfAModel, OnEveryLayoutAreTheirConversations) {
   const auto world = test_world(session);
   const auto own = alone(*world);
   PackedBatch data;
-  Rig reference(*own, byte_llama(), tiny_pesc(), data.tokens(), {});
-  reference.batch = data.conversations({0, data.count()});
-  Outcome want;
-  want.loss = reference.train();
-  want.gradients = reference.gradients();
-  const double bound = rounding_bound(reference, want.gradients);
+  const Outcome want = train(*own, data, {}, [&](const Mesh&) {
+    return data.conversations({0, data.count()});
+  });
   for (const int tp : {1, 2, 4}) {
     for (const int ep : {1, 2, 4}) {
       if (world->size() % tp != 0 || world->size() % ep != 0) continue;
@@ -176,8 +174,9 @@ TEST(PackedRowsOfAModel, OnEveryLayoutAreTheirConversations) {
       const Outcome apart = train(*world, data, layout, [&](const Mesh& mesh) {
         return data.conversations(split_range(data.count(), mesh.dp(), mesh.dp_rank()));
       });
-      expect_close(packed, apart, bound);
-      expect_close(packed, want, bound);
+      expect_close(packed, apart, 1e-5);
+      // Another layout sums in another order, packed or not: the bound of layouts_test.
+      expect_close(packed, want, 1e-4);
     }
   }
 }
