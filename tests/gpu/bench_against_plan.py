@@ -7,7 +7,7 @@
 Every arena has the planned size, and the device gave as much in all as planned, within 3 %; both name the same phases, and
 exactly those that have work in the plan took time. A step took as long as planned, within 15 %, on an H200, which the plan's
 rates are of; elsewhere that is printed alone. Both give the frozen linears the same bytes a weight. While the weights were made
-the host held a few tensors, not the model: at most HOST_GIB. --steps 3 goes to the bench. Reports go to $OUT where it is set,
+the host held a few tensors, not the model: at most HOST_GIB. --steps 5 goes to the bench. Reports go to $OUT where it is set,
 else to build/gpu. Exit code 0: all agree; 1: not.
 """
 
@@ -40,7 +40,7 @@ def main():
     folder = os.environ.get("OUT", os.path.join("build", "gpu"))
     os.makedirs(folder, exist_ok=True)
     plan = report("plan", program, flags, folder)
-    bench = report("bench", program, [*flags, "--steps", "3"], folder)
+    bench = report("bench", program, [*flags, "--steps", "5"], folder)
 
     wrong = []
     print("%-24s %16s %16s" % ("arena, bytes", "planned", "taken"))
