@@ -70,8 +70,10 @@ double made_before_gemms(const ExperimentConfig& c, const Terms& t, bool fp8) {
   // NF4 becomes FP8 first. The backward transposes the codes, which are read and written.
   const bool codes = *c.train.frozen_dtype == FrozenFormat::kFP8;
   const double of_weights = (codes ? 0 : (forwards + 1) * (t.weight + 1)) + 2;
-  // Inputs of q,k,v and o, of gate,up and down; the gradients of their outputs.
-  const double of_token = forwards * (2 * t.h + t.q + t.f) + (2 * t.h + t.q + 2 * t.kv + 2 * t.f);
+  // Inputs of q,k,v and o, of gate,up and down; the gradients of their outputs. Those of h columns are whole on
+  // every tp rank.
+  const double of_token =
+      forwards * (2 * t.h * t.tp + t.q + t.f) + (2 * t.h * t.tp + t.q + 2 * t.kv + 2 * t.f);
   return weights * of_weights + of_token * (t.element + 1) * t.per_rank * t.layers;
 }
 
