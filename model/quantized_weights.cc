@@ -12,6 +12,15 @@
 #include "ops/reduce.h"
 
 namespace pesc {
+
+void refuse_not_finite(const ShardSpec& tensor, FrozenFormat format, int64_t row, const float* values,
+                       int64_t at) {
+  throw DataError(str_cat("tensor '", tensor.name, "' holds ", values[at], " at [",
+                          row + at / tensor.global_cols, ", ", at % tensor.global_cols,
+                          "]; a weight that is held in ", frozen_format_name(format),
+                          " must be finite: mend the base, or take another"));
+}
+
 namespace {
 
 int64_t rows_of_slice(const Stream& stream, const ShardSpec& spec) {
@@ -61,11 +70,9 @@ bool is_finite(float v) {
 // For the first value of rows [row, ...) that is not finite. REQUIRES: there is one.
 [[noreturn]] void refuse(const ShardSpec& spec, FrozenFormat format, int64_t row,
                          const std::vector<float>& values) {
-  const int64_t at = std::find_if_not(values.begin(), values.end(), is_finite) - values.begin();
-  throw DataError(str_cat("tensor '", spec.name, "' holds ", values.at(static_cast<size_t>(at)), " at [",
-                          row + at / spec.global_cols, ", ", at % spec.global_cols,
-                          "]; a weight that is held in ", frozen_format_name(format),
-                          " must be finite: mend the base, or take another"));
+  const auto bad = std::find_if_not(values.begin(), values.end(), is_finite);
+  PESC_CHECK(bad != values.end(), spec.name);
+  refuse_not_finite(spec, format, row, values.data(), bad - values.begin());
 }
 
 bool holds_whole_rows(const ShardSpec& s) {

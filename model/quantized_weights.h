@@ -30,4 +30,8 @@ using FillRows = std::function<void(int64_t row, const Tensor& to)>;
 void write_quantized(Stream& stream, const ShardSpec& spec, const FillRows& fill, const FrozenLinear& to);
 void write_quantized(Stream& stream, const ShardSpec& spec, const ReadRows& read, const FrozenLinear& to);
 
+// Throws DataError that names the tensor and the place of value `at` of `values`, which begin with row `row`.
+[[noreturn]] void refuse_not_finite(const ShardSpec& tensor, FrozenFormat format, int64_t row,
+                                    const float* values, int64_t at);
+
 }  // namespace pesc

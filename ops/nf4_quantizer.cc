@@ -183,21 +183,21 @@ void Nf4Quantizer::quantize_absmax(const Stream& host) {
   PESC_CHECK(scanned_ == rows_, scanned_, " rows of ", rows_, " were seen");
   double sum = 0;
   for (const float a : absmax_) sum += static_cast<double>(a);
-  offset_ = static_cast<float>(sum / static_cast<double>(absmax_.size()));
+  scales_.offset = static_cast<float>(sum / static_cast<double>(absmax_.size()));
   const auto n = static_cast<int64_t>(absmax_.size());
   const int64_t runs = (n + kRun - 1) / kRun;
-  absmax_codes_.resize(absmax_.size());
-  nested_.resize(static_cast<size_t>(runs));
+  scales_.absmax_codes.resize(absmax_.size());
+  scales_.nested.resize(static_cast<size_t>(runs));
   const auto quantize_run = [&](int64_t run) {
     const int64_t end = std::min((run + 1) * kRun, n);
     float largest = 0;
     for (int64_t b = run * kRun; b < end; ++b)
-      largest = std::max(largest, std::abs(absmax_[static_cast<size_t>(b)] - offset_));
-    nested_[static_cast<size_t>(run)] = largest;
+      largest = std::max(largest, std::abs(absmax_[static_cast<size_t>(b)] - scales_.offset));
+    scales_.nested[static_cast<size_t>(run)] = largest;
     for (int64_t b = run * kRun; b < end; ++b) {
       // Where all are the offset, every code stands for it; that of 0 is taken.
-      const float normal = largest > 0 ? (absmax_[static_cast<size_t>(b)] - offset_) / largest : 0.0F;
-      absmax_codes_[static_cast<size_t>(b)] = dynamic_code_of(normal);
+      const float normal = largest > 0 ? (absmax_[static_cast<size_t>(b)] - scales_.offset) / largest : 0.0F;
+      scales_.absmax_codes[static_cast<size_t>(b)] = dynamic_code_of(normal);
     }
   };
   parallel_for(host, runs, 16, [&](int64_t begin, int64_t end) {
@@ -209,28 +209,10 @@ void Nf4Quantizer::write_scales(const Stream& host, int64_t row, int64_t col, co
   PESC_CHECK(row >= 0 && row + out.first.rows <= rows_ && col >= 0 && col + out.cols <= cols_, "rows ", row,
              " and ", out.first.rows, " more, columns ", col, " and ", out.cols, " more of ", rows_, "x",
              cols_);
-  PESC_CHECK(!nested_.empty(), "quantize_absmax() comes before");
+  PESC_CHECK(!scales_.nested.empty(), "quantize_absmax() comes before");
   parallel_for(host, out.first.rows, row_grain(out.absmax.cols), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) write_scales_of_row(row + r, col, out, r);
+    for (int64_t r = begin; r < end; ++r) scales_.write_row((row + r) * cols_ + col, out, r);
   });
-}
-
-void Nf4Quantizer::write_scales_of_row(int64_t row, int64_t col, const Nf4Matrix& out, int64_t to) const {
-  const int64_t first = row * cols_ + col;
-  const int64_t group0 = first / kNf4Group;
-  const int64_t block0 = first / kNf4Block;
-  out.first.i32()[to * out.first.ld] = static_cast<int32_t>(first % kNf4Group);
-
-  float* nested = out.nested.f32() + to * out.nested.ld;
-  nested[0] = offset_;
-  for (int64_t g = 0; g + 1 < out.nested.cols; ++g)
-    nested[1 + g] =
-        group0 + g < static_cast<int64_t>(nested_.size()) ? nested_[static_cast<size_t>(group0 + g)] : 0.0F;
-
-  uint8_t* absmax = out.absmax.u8() + to * out.absmax.ld;
-  const int64_t touched = (first + out.cols - 1) / kNf4Block - block0 + 1;
-  for (int64_t b = 0; b < out.absmax.cols; ++b)
-    absmax[b] = b < touched ? absmax_codes_[static_cast<size_t>(block0 + b)] : uint8_t{0};
 }
 
 void Nf4Quantizer::quantize(const Stream& host, int64_t row, int64_t col, const float* values,

@@ -12,6 +12,7 @@
 
 #include "ops/core/device.h"
 #include "ops/nf4.h"
+#include "ops/nf4_scales.h"
 
 namespace pesc {
 
@@ -21,7 +22,7 @@ struct Nf4Rows {
   int64_t row = 0;
 };
 [[nodiscard]] inline int64_t nf4_tensor_blocks(int64_t rows, int64_t cols) {
-  return (rows * cols + kNf4Block - 1) / kNf4Block;
+  return Nf4Scales::blocks(rows * cols);
 }
 // absmax [1, nf4_tensor_blocks of the tensor] F32: raised to the largest magnitude of each block of these
 // rows. It begins as 0. A block that is not finite gets infinity or NaN, and keeps it.
@@ -55,19 +56,17 @@ class Nf4Quantizer {
   void quantize(const Stream& host, int64_t row, int64_t col, const float* values,
                 const Nf4Matrix& out) const;
 
-  [[nodiscard]] float offset() const { return offset_; }
-  [[nodiscard]] const std::vector<uint8_t>& absmax_codes() const { return absmax_codes_; }
-  [[nodiscard]] const std::vector<float>& nested_absmax() const { return nested_; }
+  // After quantize_absmax().
+  [[nodiscard]] const Nf4Scales& scales() const { return scales_; }
+  [[nodiscard]] float offset() const { return scales_.offset; }
+  [[nodiscard]] const std::vector<uint8_t>& absmax_codes() const { return scales_.absmax_codes; }
+  [[nodiscard]] const std::vector<float>& nested_absmax() const { return scales_.nested; }
 
  private:
-  void write_scales_of_row(int64_t row, int64_t col, const Nf4Matrix& out, int64_t to) const;
-
   int64_t rows_, cols_;
   int64_t scanned_ = 0;  // rows
   std::vector<float> absmax_;
-  float offset_ = 0;
-  std::vector<uint8_t> absmax_codes_;
-  std::vector<float> nested_;
+  Nf4Scales scales_;
 };
 
 }  // namespace pesc
