@@ -1,16 +1,20 @@
 // pesc bench: times the training step of an experiment and compares it with the speed of light: the FLOP that
-// the mathematics needs, over the GEMM rate that the same ranks measure right after the timed steps
-// (tests/bench/README.md).
+// the mathematics needs, over the GEMM rates that the same ranks measure right after the timed steps, that of FP8
+// for what is multiplied in FP8 (tests/bench/README.md).
 //
 // The time by phase is measured in additional steps, by timing events on the stream.
 //
 // Rows come from data.train if the experiment has it. Otherwise they are random tokens: full rows, or rows of
 // random lengths from --shortest to data.max_seq_length. Either are packed as data.packing says. A model.shape, or the shape of --shape, has random
-// weights. Nothing is written except the report.
+// weights, which are made tensor by tensor and quantised at once where train.frozen_dtype says so. Nothing is
+// written except the report.
+#include <sys/resource.h>
+
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
@@ -22,9 +26,8 @@
 #include "runtime/data/packing.h"
 #include "runtime/data/row_stream.h"
 #include "runtime/decoder_options.h"
-#include "runtime/evaluation.h"
-#include "runtime/gemm_rate.h"
 #include "runtime/hf/atomic_file.h"
+#include "runtime/job_rates.h"
 #include "runtime/machine.h"
 #include "runtime/metrics.h"
 #include "runtime/training_step.h"
@@ -118,8 +121,9 @@ double median(std::vector<double> v) {
 }
 
 struct Timing {
-  std::vector<double> seconds, flops_per_second, tokens, sent;  // of each step
-  std::array<double, kPhases> phases{};                         // seconds of a step, of this rank
+  std::vector<double> seconds, tokens, sent;  // of each step
+  std::vector<double> flops, fp8_flops;       // likewise; fp8_flops are some of flops
+  std::array<double, kPhases> phases{};       // seconds of a step, of this rank
 };
 
 Timing time_steps(Communicator& world, Job& job, Decoder& decoder, const BatchSource& source,
@@ -144,7 +148,8 @@ Timing time_steps(Communicator& world, Job& job, Decoder& decoder, const BatchSo
     if (job.first()) std::fprintf(stderr, "step %lld: %.1f ms\n", static_cast<long long>(i), 1e3 * m.seconds);
     if (i < kWarmUp) continue;
     t.seconds.push_back(m.seconds);
-    t.flops_per_second.push_back(m.flops / m.seconds);
+    t.flops.push_back(m.flops);
+    t.fp8_flops.push_back(m.fp8_flops);
     t.tokens.push_back(m.tokens / m.seconds);
     t.sent.push_back(static_cast<double>(m.bytes_sent));
   }
@@ -155,8 +160,31 @@ Timing time_steps(Communicator& world, Job& job, Decoder& decoder, const BatchSo
   return t;
 }
 
-nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& decoder, const Timing& t,
-                       double rate, double peak) {
+// The median over the steps of the time that their FLOP take at the rates, over the time that they took; 0 where
+// the rates are not known.
+double median_share(const Timing& t, const GemmRates& rates) {
+  std::vector<double> shares;
+  for (size_t i = 0; i < t.seconds.size(); ++i)
+    shares.push_back(rates.seconds(t.flops[i], t.fp8_flops[i]) / t.seconds[i]);
+  return median(shares);
+}
+
+// The most memory that this process has had in the host's RAM so far.
+int64_t host_peak_bytes() {
+  rusage usage{};
+  return getrusage(RUSAGE_SELF, &usage) == 0 ? int64_t{usage.ru_maxrss} * 1024 : 0;
+}
+
+struct Measured {
+  Timing timing;
+  GemmRates rates, peaks;       // of all ranks
+  double load_seconds = 0;      // to make or read the weights
+  int64_t load_peak_bytes = 0;  // host_peak_bytes behind it
+};
+
+nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& decoder,
+                       const Measured& measured) {
+  const Timing& t = measured.timing;
   nlohmann::json j = {
       {"name", job.config.name},
       {"ranks", job.mesh().world()},
@@ -170,10 +198,17 @@ nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& 
       {"step_seconds_median", median(t.seconds)},
       {"step_seconds", t.seconds},
       {"tokens_per_second_median", median(t.tokens)},
-      {"gemm_flops_per_second", rate},
-      {"sol_fraction_median", median(t.flops_per_second) / rate},
-      {"bytes_sent_rank0_median", median(t.sent)}};
-  if (peak > 0) j["mfu_median"] = median(t.flops_per_second) / peak;
+      {"gemm_flops_per_second", measured.rates.compute},
+      {"sol_fraction_median", median_share(t, measured.rates)},
+      {"bytes_sent_rank0_median", median(t.sent)},
+      {"load_seconds", measured.load_seconds},
+      {"load_host_peak_bytes_rank0", measured.load_peak_bytes},
+      {"frozen_bytes_per_weight", decoder.parameters().frozen_bytes_per_weight()}};
+  if (measured.rates.fp8 > 0) {
+    j["fp8_gemm_flops_per_second"] = measured.rates.fp8;
+    j["fp8_flops_share"] = median(t.fp8_flops) / median(t.flops);
+  }
+  if (const double mfu = median_share(t, measured.peaks); mfu > 0) j["mfu_median"] = mfu;
   int64_t bytes = 0;
   for (const ArenaSize& a : decoder.arenas()) {
     j["arenas_rank0"][a.name] = a.bytes;
@@ -192,15 +227,28 @@ nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& 
     const DeviceMemory planned = device_memory(job.model, job.config.pesc, job.mesh(), options);
     j["stream_workspace_bytes_rank0"] = planned.stream_workspaces;
     j["device_bytes_planned"] = planned.all();
-    // Nothing is given back while a run lasts, so this is its peak; the context and what the libraries keep
-    // count.
+    // The steps give nothing back, so this is their peak; the context and what the libraries keep count. Memory
+    // of the loading and of the measured GEMM rates has been given back.
     j["device_bytes_taken"] = info.total_bytes - info.free_bytes;
   }
   return j;
 }
 
-void print(const Job& job, const HostPlacement& placement, const nlohmann::json& j, const Timing& t,
-           double rate, double peak) {
+// "GEMMs in BF16: 670.1 TFLOP/s in this run", and FP8's where some are in FP8.
+std::string rates_text(const Job& job, const nlohmann::json& j, const GemmRates& rates) {
+  char text[160];
+  std::snprintf(text, sizeof(text), "GEMMs in %s: %.1f TFLOP/s in this run",
+                dtype_name(job.config.train.compute_dtype), rates.compute / 1e12);
+  if (rates.fp8 == 0) return text;
+  const size_t n = std::strlen(text);
+  std::snprintf(text + n, sizeof(text) - n, "; in FP8: %.1f, for %.0f %% of the FLOP", rates.fp8 / 1e12,
+                100 * j["fp8_flops_share"].get<double>());
+  return text;
+}
+
+void print(const Job& job, const HostPlacement& placement, const nlohmann::json& j,
+           const Measured& measured) {
+  const Timing& t = measured.timing;
   double sum = 0;
   std::printf("\n%-24s %10s\n", "phase of a step", "ms");
   for (int p = 0; p < kPhases; ++p) {
@@ -214,17 +262,20 @@ void print(const Job& job, const HostPlacement& placement, const nlohmann::json&
       "all", 1e3 * sum);
   std::printf(
       "\n%s: %d ranks (tp %d, ep %d) x %d threads, %s: %.1f ms a step, %.1fk tokens/s, %.3f of the speed of "
-      "light (GEMMs in %s: %.1f TFLOP/s in this run)%s, %.2f GiB of arenas",
+      "light (%s)%s, %.2f GiB of arenas",
       job.config.name.c_str(), job.mesh().world(), job.mesh().tp(), job.mesh().ep(), placement.threads,
       dtype_name(job.config.train.compute_dtype), 1e3 * median(t.seconds), median(t.tokens) / 1e3,
-      median(t.flops_per_second) / rate, dtype_name(job.config.train.compute_dtype), rate / 1e12,
-      mfu_text(peak > 0 ? median(t.flops_per_second) / peak : 0).c_str(),
-      j["arena_bytes_rank0"].get<double>() / kGiB);
+      j["sol_fraction_median"].get<double>(), rates_text(job, j, measured.rates).c_str(),
+      mfu_text(j.value("mfu_median", 0.0)).c_str(), j["arena_bytes_rank0"].get<double>() / kGiB);
+  if (const double bytes = j["frozen_bytes_per_weight"].get<double>(); bytes > 0)
+    std::printf(" (frozen linears in %s: %.3f bytes a weight)", j["frozen_dtype"].get<std::string>().c_str(),
+                bytes);
   if (j.contains("device_bytes_taken"))
     std::printf(", %.2f GiB of the device taken, %.2f planned; attention: %s",
                 j["device_bytes_taken"].get<double>() / kGiB, j["device_bytes_planned"].get<double>() / kGiB,
                 j["attention"].get<std::string>().c_str());
-  std::printf("\n");
+  std::printf("; weights there after %.1f s, %.2f GiB of the host taken at most until then\n",
+              measured.load_seconds, static_cast<double>(measured.load_peak_bytes) / kGiB);
 }
 
 }  // namespace
@@ -235,23 +286,24 @@ int run_bench(const Process& process, const CommandLine& command) {
   Job job = open_job(process.world, placement, std::move(config), DataUse::kAll, BaseWeights::kRandom);
   std::unique_ptr<BatchSource> source;
   run_collectively(process.world, [&] { source = std::make_unique<BatchSource>(job, command.shortest); });
+  Measured measured;
+  const auto start = std::chrono::steady_clock::now();
   const auto decoder =
       make_training_decoder(job, job.config.train.micro_batch_rows(), job.config.data.max_seq_length);
+  decoder->stream().synchronize();
+  measured.load_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  measured.load_peak_bytes = host_peak_bytes();
   TrainingStep training(job, *decoder, source->tags());
 
-  const Timing t = time_steps(process.world, job, *decoder, *source, training, std::max(command.steps, 1));
-  process.world.barrier();
-  double rate = 0;
-  for (const double r : sum_over_ranks(
-           process.world, {measured_gemm_rate(decoder->stream(), job.config.train.compute_dtype, 2.0)}))
-    rate += r;
-  const double peak = peak_rate(job);
+  measured.timing = time_steps(process.world, job, *decoder, *source, training, std::max(command.steps, 1));
+  measured.rates = measure_rates(job, *decoder, 2.0);
+  measured.peaks = peak_rates(job);
 
   run_collectively(process.world, [&] {
     if (!job.first()) return;
-    const nlohmann::json j = to_json(job, placement, *decoder, t, rate, peak);
+    const nlohmann::json j = to_json(job, placement, *decoder, measured);
     std::printf("%s\n", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
-    print(job, placement, j, t, rate, peak);
+    print(job, placement, j, measured);
     if (command.out.empty()) return;
     AtomicFile file(command.out);
     file.write(j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");

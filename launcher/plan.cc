@@ -34,8 +34,10 @@ std::vector<std::string> take_figures(const CommandLine& command, MachineRates& 
     to = value * unit;
   };
   const double attention = r.attention / r.gemm;
+  const double fp8 = r.fp8_gemm / r.gemm;
   set("gemm_tflops", command.gemm_tflops, 1e12, r.gemm);
-  r.attention = attention * r.gemm;  // keeps its share of the GEMMs' rate
+  r.attention = attention * r.gemm;  // keeps its share of the GEMMs' rate, as FP8 does
+  r.fp8_gemm = fp8 * r.gemm;
   set("memory_gbs", command.memory_gbs, 1e9, r.memory);
   set("link_gbs", command.link_gbs, 1e9, r.link);
   set("device_gib", command.device_gib, kGiB, r.device_memory);
@@ -49,12 +51,13 @@ Machine gpu_machine(const ExperimentConfig& config, const CommandLine& command) 
   m.rates = gpu_rates(m.gpu, config.train.compute_dtype);
   const std::vector<std::string> given = take_figures(command, m.rates);
   m.room.bytes = m.rates.device_memory;
+  if (m.rates.fp8_gemm > 0) m.room.fp8 = MemoryRoom::Fp8::kMultiplied;
   const std::string but = given.empty() ? "" : str_cat(", but for ", joined(given));
   if (!command.gpu.empty()) {
     m.text = str_cat("each rank: one ", m.gpu, but);
   } else if (given.size() == kFigures) {
     m.gpu.clear();
-    m.rates.peak = 0;
+    m.rates.peak = m.rates.fp8_peak = 0;
     m.text = str_cat("each rank: a GPU of the figures given, ", joined(given));
   } else {
     m.assumed = true;
@@ -80,7 +83,7 @@ Machine cpu_machine(const ExperimentConfig& config, const CommandLine& command) 
   m.room.bytes = m.rates.device_memory;
   m.assumed = config.parallel.num_threads == 0 || command.device_gib == 0;
   if (command.device_gib > 0) return m;
-  m.room = {host_memory(), MemoryRoom::Of::kHost, MemoryRoom::Against::kAll};
+  m.room = {host_memory(), MemoryRoom::Of::kHost, MemoryRoom::Against::kAll, MemoryRoom::Fp8::kNo};
   m.text += "; assuming all ranks on this host; give the memory of each with --device_gib";
   return m;
 }
@@ -88,6 +91,17 @@ Machine cpu_machine(const ExperimentConfig& config, const CommandLine& command) 
 Machine machine_of(const ExperimentConfig& config, const CommandLine& command) {
   return config.parallel.device == DeviceKind::kCuda ? gpu_machine(config, command)
                                                      : cpu_machine(config, command);
+}
+
+// What train.compute_dtype AUTO stands for on the machine. Throws UsageError where FP8 is asked for and it has
+// none.
+ExperimentConfig with_gemms_of(const Machine& machine, ExperimentConfig config) {
+  if (config.parallel.device != DeviceKind::kCuda) return config;
+  const bool fp8 = machine.rates.fp8_gemm > 0;
+  if (!config.train.frozen_gemm) config.train.frozen_gemm = fp8 ? FrozenGemm::kFP8 : FrozenGemm::kDequantized;
+  if (config.train.frozen_gemm == FrozenGemm::kFP8 && !fp8)
+    refuse_fp8(str_cat("they do not run on the ", machine.gpu, " of --gpu"));
+  return config;
 }
 
 // Whether it fits, and what would where it does not.
@@ -100,7 +114,7 @@ struct Fit {
 Fit judge(const ExperimentConfig& config, const ModelConfig& model, int world, const Machine& machine) {
   const DecoderUse use = training_use(config);
   Fit v;
-  v.needed = needed_bytes(config, model, world, use, machine.room.against);
+  v.needed = needed_bytes(with_gemms_of(machine, config), model, world, use, machine.room.against);
   v.known = machine.room.bytes > 0;
   v.fits = !v.known || v.needed <= machine.room.of_rank(world);
   if (!v.fits) v.changes = what_would_fit(config, model, world, use, machine.room);
@@ -126,11 +140,14 @@ nlohmann::json to_json(const ExperimentConfig& config, const Plan& p, const Mach
                       {"host_bytes", p.host_bytes},
                       {"tokens_per_step", p.tokens},
                       {"flops_per_step", p.flops},
+                      {"fp8_flops_per_step", p.fp8_flops},
+                      {"frozen_bytes_per_weight", p.bytes_per_weight},
                       {"exchanged_bytes_per_token", p.exchanged_per_token},
                       {"step_seconds", p.seconds},
                       {"sol_fraction", p.sol_seconds / p.seconds},
                       {"rates",
                        {{"gemm", rates.gemm},
+                        {"fp8_gemm", rates.fp8_gemm},
                         {"attention", rates.attention},
                         {"memory", rates.memory},
                         {"link", rates.link},
@@ -139,6 +156,7 @@ nlohmann::json to_json(const ExperimentConfig& config, const Plan& p, const Mach
   if (p.peak_seconds > 0) {
     j["mfu"] = p.peak_seconds / p.seconds;
     j["rates"]["peak"] = rates.peak;
+    if (rates.fp8_peak > 0) j["rates"]["fp8_peak"] = rates.fp8_peak;
   }
   for (const ArenaSize& a : p.memory.arenas) j["arenas"][a.name] = a.bytes;
   for (const PlanPhase& phase : p.phases) {
@@ -162,6 +180,8 @@ void print(const Plan& p, const Machine& machine) {
   for (const ArenaSize& a : p.memory.arenas) {
     if (a.bytes > 0) std::printf("  %-22s %12.3f\n", a.name.c_str(), static_cast<double>(a.bytes) / kGiB);
   }
+  if (p.bytes_per_weight > 0)
+    std::printf("  %-22s %12.3f  bytes each\n", "frozen linears' weights", p.bytes_per_weight);
   std::printf("  %-22s %12.3f\n", "beside the arenas", static_cast<double>(p.memory.overhead()) / kGiB);
   if (p.memory.connections > 0)
     std::printf("  %-22s %12.3f\n", "NCCL", static_cast<double>(p.memory.connections) / kGiB);
@@ -177,12 +197,14 @@ void print(const Plan& p, const Machine& machine) {
   std::printf("  %-22s %12.4f %12s %12s %10.2f  %.1fk tokens/s, %.2f of the speed of light%s\n", "all",
               p.flops / 1e12 / p.world, "", "", 1e3 * p.seconds, p.tokens / p.seconds / 1e3,
               p.sol_seconds / p.seconds, mfu_text(p.peak_seconds / p.seconds).c_str());
+  char fp8[48] = "";
+  if (p.fp8_flops > 0) std::snprintf(fp8, sizeof(fp8), ", %.4g of FP8 GEMMs", rates.fp8_gemm / 1e12);
   std::printf(
-      "\n%s\nat %.4g TFLOP/s of GEMMs, %.4g of attention, %.4g GB/s of memory, %.4g GB/s of links, a rank "
+      "\n%s\nat %.4g TFLOP/s of GEMMs%s, %.4g of attention, %.4g GB/s of memory, %.4g GB/s of links, a rank "
       "each\n"
       "a token's rows travel %.0f bytes to their experts and back\n",
-      machine.text.c_str(), rates.gemm / 1e12, rates.attention / 1e12, rates.memory / 1e9, rates.link / 1e9,
-      p.exchanged_per_token);
+      machine.text.c_str(), rates.gemm / 1e12, fp8, rates.attention / 1e12, rates.memory / 1e9,
+      rates.link / 1e9, p.exchanged_per_token);
 }
 
 void print(const Fit& fit, const MemoryRoom& room, int ranks) {
@@ -200,7 +222,8 @@ void print(const Fit& fit, const MemoryRoom& room, int ranks) {
   }
   std::printf("\nDOES NOT FIT: %.1f GiB of %.1f GiB%s.%s\n", needed, room.bytes / kGiB, whose.c_str(),
               fit.changes.empty()
-                  ? str_cat(" No recomputation, batch, length or layout makes it fit, on up to ",
+                  ? str_cat(" No recomputation, batch, length, format of the frozen weights or layout makes "
+                            "it fit, on up to ",
                             kMostRanks * ranks, " ranks.")
                         .c_str()
               : shared ? " Any of these, for a rank:"
@@ -221,7 +244,7 @@ int run_plan(const Process& process, const CommandLine& command) {
                                   : read_model_config(config.model.path, config.model.links);
     check_against_model(config, model, command.ranks);
     const Machine machine = machine_of(config, command);
-    const Plan p = make_plan(config, model, command.ranks, machine.rates);
+    const Plan p = make_plan(with_gemms_of(machine, config), model, command.ranks, machine.rates);
     const Fit fit = judge(config, model, command.ranks, machine);
     print(p, machine);
     print(fit, machine.room, command.ranks);

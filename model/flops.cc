@@ -1,6 +1,21 @@
 #include "model/flops.h"
 
 namespace pesc {
+namespace {
+
+// Weights of the linears of a layer.
+double linear_weights(const ModelConfig& m) {
+  const double q = static_cast<double>(m.num_attention_heads * m.head_dim);
+  const double kv = static_cast<double>(m.num_key_value_heads * m.head_dim);
+  return static_cast<double>(m.hidden_size) * (2 * q + 2 * kv + 3 * static_cast<double>(m.intermediate_size));
+}
+
+}  // namespace
+
+double frozen_linear_flops(const ModelConfig& m, const PescConfig& pesc, double tokens) {
+  if (pesc.mode == TrainMode::kFull) return 0;
+  return static_cast<double>(m.num_hidden_layers) * 4 * linear_weights(m) * tokens;
+}
 
 double training_flops(const ModelConfig& m, const PescConfig& pesc, const StepTokens& step) {
   const double h = static_cast<double>(m.hidden_size);
@@ -8,8 +23,7 @@ double training_flops(const ModelConfig& m, const PescConfig& pesc, const StepTo
   const double kv = static_cast<double>(m.num_key_value_heads * m.head_dim);
   const double f = static_cast<double>(m.intermediate_size);
   const bool full = pesc.mode == TrainMode::kFull;
-  const double linears = h * (2 * q + 2 * kv + 3 * f);
-  double per_token = (full ? 6 : 4) * linears;
+  double per_token = (full ? 6 : 4) * linear_weights(m);
   if (!full && pesc.lora.r > 0) {
     const double in[kLinears] = {h, h, h, q, h, h, f};
     const double out[kLinears] = {q, kv, kv, h, f, f, h};

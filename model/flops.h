@@ -18,5 +18,7 @@ struct StepTokens {
   double squared_lengths = 0;  // sum over sequences of length^2
 };
 [[nodiscard]] double training_flops(const ModelConfig& model, const PescConfig& pesc, const StepTokens& step);
+// Those of the frozen linears, which quantised formats may multiply in FP8. 0 in mode FULL.
+[[nodiscard]] double frozen_linear_flops(const ModelConfig& model, const PescConfig& pesc, double tokens);
 
 }  // namespace pesc

@@ -42,6 +42,20 @@ int64_t ModelParameters::frozen_bytes() const {
   return n;
 }
 
+double ModelParameters::frozen_bytes_per_weight() const {
+  int64_t bytes = 0, weights = 0;
+  for (const Parameter& p : all_) {
+    if (p.held.out == 0) continue;
+    bytes += p.held.bytes();
+    weights += p.spec.size();
+  }
+  return weights > 0 ? static_cast<double>(bytes) / static_cast<double>(weights) : 0;
+}
+
+FrozenGemm ModelParameters::frozen_gemm() const {
+  return layers.empty() ? FrozenGemm::kDequantized : layers.front().o.base.type.gemm;
+}
+
 int64_t ModelParameters::expert_bytes() const {
   int64_t n = 0;
   for (const Parameter& p : all_) n += p.trainable && p.group == ReplicaGroup::kExpert ? p.master.bytes() : 0;

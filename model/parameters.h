@@ -145,6 +145,10 @@ class ModelParameters {
   // Bytes of this rank's frozen values, which tp divides, and of its adapters, which ep divides.
   [[nodiscard]] int64_t frozen_bytes() const;
   [[nodiscard]] int64_t expert_bytes() const;
+  // Bytes of the frozen linears over their weights, scales included: 2 in BF16. 0 in mode FULL.
+  [[nodiscard]] double frozen_bytes_per_weight() const;
+  // What the frozen linears are multiplied as.
+  [[nodiscard]] FrozenGemm frozen_gemm() const;
 
   Tensor embedding, dembedding;  // [V, H]
   Tensor head, dhead;            // [V, H]; the embedding itself where they are tied

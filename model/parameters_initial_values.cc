@@ -55,24 +55,27 @@ void load(Stream& stream, WeightSource& source, const Parameter& p,
 void ModelParameters::initialise_quantized(Stream& stream, const Parameter& p, WeightSource* source,
                                            uint64_t seed, double initializer_range) {
   const ShardSpec& s = p.spec;
-  Stream host(Device{.threads = stream.threads()});
-  // NF4 reads a tensor twice: random values, which take longer to make than to quantise, are kept.
-  std::vector<float> kept;
-  const auto random = [&](int64_t row, int64_t rows, float* to) {
-    init_normal(host, {tensor_of(to, rows, s.global_cols), seed, hash_name(s.name), row, 0, s.global_cols},
+  if (source != nullptr) {
+    const ReadRows read = [&](int64_t row, int64_t rows, float* to) {
+      source->read({s.name, s.global_rows, s.global_cols, row, rows, 0, s.global_cols}, to);
+    };
+    return write_quantized(stream, s, read, p.held);
+  }
+  const auto random = [&](int64_t row, const Tensor& to) {
+    init_normal(stream, {to, seed, hash_name(s.name), row, 0, s.global_cols},
                 static_cast<float>(initializer_range));
   };
-  const ReadRows read = [&](int64_t row, int64_t rows, float* to) {
-    if (source != nullptr)
-      return source->read({s.name, s.global_rows, s.global_cols, row, rows, 0, s.global_cols}, to);
-    if (p.held.type.format != FrozenFormat::kNF4) return random(row, rows, to);
+  // NF4 reads a tensor twice. On the CPU, which makes values more slowly than it quantises them, they are kept.
+  std::vector<float> kept;
+  const FillRows fill = [&](int64_t row, const Tensor& to) {
+    if (stream.on_cuda() || p.held.type.format != FrozenFormat::kNF4) return random(row, to);
     if (kept.empty()) {
       kept.resize(static_cast<size_t>(s.global_rows * s.global_cols));
-      random(0, s.global_rows, kept.data());
+      random(0, tensor_of(kept.data(), s.global_rows, s.global_cols));
     }
-    std::copy_n(kept.data() + row * s.global_cols, rows * s.global_cols, to);
+    copy_from_host(stream, kept.data() + row * s.global_cols, to);
   };
-  write_quantized(stream, s, read, p.held);
+  write_quantized(stream, s, fill, p.held);
 }
 
 void ModelParameters::initialise(Stream& stream, WeightSource* source, uint64_t seed,

@@ -2,49 +2,81 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "ops/core/check.h"
-#include "ops/core/e4m3.h"
 #include "ops/fp8.h"
 #include "ops/nf4_quantizer.h"
+#include "ops/reduce.h"
 
 namespace pesc {
+
+void refuse_not_finite(const ShardSpec& tensor, FrozenFormat format, int64_t row, const float* values,
+                       int64_t at) {
+  throw DataError(str_cat("tensor '", tensor.name, "' holds ", values[at], " at [",
+                          row + at / tensor.global_cols, ", ", at % tensor.global_cols,
+                          "]; a weight that is held in ", frozen_format_name(format),
+                          " must be finite: mend the base, or take another"));
+}
+
 namespace {
 
-constexpr int64_t kSliceValues = int64_t{1} << 20;
+int64_t rows_of_slice(const Stream& stream, const ShardSpec& spec) {
+  const int64_t rows = quantized_slice_values(stream) / std::max<int64_t>(spec.global_cols, 1);
+  return std::clamp<int64_t>(rows, 1, std::max<int64_t>(spec.global_rows, 1));
+}
 
 // Slices of whole rows: at least one row each.
 class Slices {
  public:
-  Slices(const ShardSpec& spec, const ReadRows& read)
-      : read_(read), rows_(std::max<int64_t>(1, kSliceValues / std::max<int64_t>(spec.global_cols, 1))) {
-    values_.resize(static_cast<size_t>(rows_ * spec.global_cols));
-  }
+  Slices(Stream& stream, const ShardSpec& spec, const FillRows& fill)
+      : stream_(stream),
+        fill_(fill),
+        rows_(rows_of_slice(stream, spec)),
+        memory_("values to quantise", stream.device(),
+                rows_ * spec.global_cols * int64_t{sizeof(float)} + Arena::kAlignment),
+        values_(memory_.allocate(rows_, spec.global_cols)) {}
   [[nodiscard]] int64_t most_rows() const { return rows_; }
-  // Calls use(row, rows, values) for rows [begin, end) of the tensor.
+  // Calls use(row, values) for rows [begin, end) of the tensor. `use` may overwrite the values.
   template <class Use>
   void for_rows(int64_t begin, int64_t end, Use use) {
     for (int64_t row = begin; row < end; row += rows_) {
-      const int64_t n = std::min(rows_, end - row);
-      read_(row, n, values_.data());
-      use(row, n, values_.data());
+      const Tensor some = values_.row_range(0, std::min(rows_, end - row));
+      fill_(row, some);
+      use(row, some);
     }
+  }
+  // A copy on the host.
+  [[nodiscard]] std::vector<float> host(const Tensor& values) {
+    std::vector<float> out;
+    copy_to_host(stream_, values, out);
+    return out;
   }
 
  private:
-  const ReadRows& read_;
+  Stream& stream_;
+  const FillRows& fill_;
   int64_t rows_;
-  std::vector<float> values_;
+  Arena memory_;
+  Tensor values_;
 };
 
-[[noreturn]] void refuse(const ShardSpec& spec, FrozenFormat format, int64_t row, const float* values,
-                         int64_t at) {
-  throw DataError(str_cat("tensor '", spec.name, "' holds ", values[at], " at [", row + at / spec.global_cols,
-                          ", ", at % spec.global_cols, "]; a weight that is held in ",
-                          frozen_format_name(format), " must be finite: mend the base, or take another"));
+bool is_finite(float v) {
+  return std::isfinite(v);
+}
+
+// For the first value of rows [row, ...) that is not finite. REQUIRES: there is one.
+[[noreturn]] void refuse(const ShardSpec& spec, FrozenFormat format, int64_t row,
+                         const std::vector<float>& values) {
+  const auto bad = std::find_if_not(values.begin(), values.end(), is_finite);
+  PESC_CHECK(bad != values.end(), spec.name);
+  refuse_not_finite(spec, format, row, values.data(), bad - values.begin());
+}
+
+bool holds_whole_rows(const ShardSpec& s) {
+  return s.col == 0 && s.cols == s.global_cols;
 }
 
 // A view with all columns that the memory has.
@@ -54,98 +86,133 @@ Tensor with_padding(const Tensor& t) {
   return all;
 }
 
-void write_fp8(Stream& stream, const Stream& threads, const ShardSpec& s, Slices& slices,
-               const FrozenLinear& to) {
-  Stream host(threads);
-  const int64_t width = to.weight.ld;
-  std::vector<uint8_t> whole(static_cast<size_t>(slices.most_rows() * s.global_cols));
-  std::vector<uint8_t> mine(static_cast<size_t>(slices.most_rows() * width), 0);
-  std::vector<float> scales(static_cast<size_t>(slices.most_rows()));
-  slices.for_rows(s.row, s.row + s.rows, [&](int64_t row, int64_t n, float* values) {
-    fp8_quantize(host, {.x = tensor_of(values, n, s.global_cols),
-                        .codes = {whole.data(), DType::kE4M3, n, s.global_cols, s.global_cols},
-                        .scales = tensor_of(scales.data(), n, 1)});
-    for (int64_t r = 0; r < n; ++r) {
-      if (std::isnan(scales[static_cast<size_t>(r)])) {
-        const float* bad = std::find_if(values + r * s.global_cols, values + n * s.global_cols,
-                                        [](float v) { return !std::isfinite(v); });
-        refuse(s, to.type.format, row, values, bad - values);
-      }
-      std::memcpy(mine.data() + r * width, whole.data() + r * s.global_cols + s.col,
-                  static_cast<size_t>(s.cols));
-    }
-    const int64_t at = row - s.row;
-    copy_from_host(stream, mine.data(), with_padding(to.weight.row_range(at, at + n)));
-    copy_from_host(stream, scales.data(), to.scales.row_range(at, at + n));
+void write_fp8(Stream& stream, const ShardSpec& s, Slices& slices, const FrozenLinear& to) {
+  const int64_t cut = holds_whole_rows(s) ? 0 : slices.most_rows();  // rows of codes on their way
+  Arena memory("FP8 on its way", stream.device(), cut * s.global_cols + Arena::kAlignment);
+  const Tensor whole = memory.allocate(cut, s.global_cols, DType::kE4M3);
+  std::vector<float> scales;
+  slices.for_rows(s.row, s.row + s.rows, [&](int64_t row, const Tensor& values) {
+    const Tensor mine = to.weight.row_range(row - s.row, row - s.row + values.rows);
+    const Tensor my_scales = to.scales.row_range(row - s.row, row - s.row + values.rows);
+    const Tensor codes = cut == 0 ? with_padding(mine) : whole.row_range(0, values.rows);
+    fp8_quantize(stream, {.x = values, .codes = codes, .scales = my_scales});
+    if (cut > 0) copy(stream, codes.col_range(s.col, s.col + s.cols), mine);
+    copy_to_host(stream, my_scales, scales);
+    if (!std::all_of(scales.begin(), scales.end(), is_finite))
+      refuse(s, to.type.format, row, slices.host(values));
   });
 }
 
-// The FP8 scales of rows of NF4: those of their dequantised values, whole rows.
-void fp8_scales_of(Stream& host, const Nf4Matrix& whole, std::vector<float>& values, float* scales) {
-  nf4_dequantize(host, whole, 0, tensor_of(values.data(), whole.rows(), whole.cols));
-  for (int64_t r = 0; r < whole.rows(); ++r) {
-    float largest = 0;
-    for (int64_t i = 0; i < whole.cols; ++i)
-      largest = std::max(largest, std::abs(values[static_cast<size_t>(r * whole.cols + i)]));
-    scales[r] = e4m3_scale(largest);
+// Writes rows of NF4: codes on the stream's device, scales from the host.
+class Nf4Pieces {
+ public:
+  Nf4Pieces(Stream& stream, const Nf4Quantizer& quantizer)
+      : stream_(stream), threads_(Device{.threads = stream.threads()}), quantizer_(quantizer) {}
+  // Columns [col, col + to.cols) of the rows of a slice.
+  void write(const Nf4Rows& from, int64_t col, const Tensor& absmax, const Nf4Matrix& to) {
+    nf4_quantize(stream_, from, col, absmax, to);
+    Nf4Matrix here = to;  // its scales, on the host
+    Arena plan = Arena::planning("scales");
+    allocate_scales(plan, here);
+    if (!scales_ || scales_->capacity() < plan.used())
+      scales_.emplace("scales", threads_.device(), plan.used());
+    Arena::Scope scope(*scales_);
+    allocate_scales(*scales_, here);
+    quantizer_.write_scales(threads_, from.row, col, here);
+    copy_from_host(stream_, here.absmax.data, to.absmax);
+    copy_from_host(stream_, here.nested.data, to.nested);
+    copy_from_host(stream_, here.first.data, to.first);
   }
-}
 
-void write_nf4(Stream& stream, const Stream& threads, const ShardSpec& s, Slices& slices,
-               const FrozenLinear& to) {
-  Nf4Quantizer quantizer(s.global_rows, s.global_cols);
-  slices.for_rows(0, s.global_rows, [&](int64_t row, int64_t n, float* values) {
-    const int64_t bad = quantizer.scan(threads, n, values);
-    if (bad >= 0) refuse(s, to.type.format, row, values, bad);
-  });
-  quantizer.quantize_absmax();
+ private:
+  static void allocate_scales(Arena& arena, Nf4Matrix& m) {
+    for (Tensor* t : {&m.absmax, &m.nested, &m.first}) *t = arena.allocate(t->rows, t->cols, t->dtype);
+  }
+  Stream& stream_;
+  Stream threads_;
+  const Nf4Quantizer& quantizer_;
+  std::optional<Arena> scales_;
+};
 
-  Stream host(threads);
-  const int64_t rows = std::min(slices.most_rows(), s.rows);
-  Arena plan = Arena::planning("NF4 on its way");
-  (void)Nf4Matrix::allocate(plan, rows, s.cols);
-  (void)Nf4Matrix::allocate(plan, rows, s.global_cols);
-  Arena memory("NF4 on its way", host.device(), plan.used());
-  const Nf4Matrix mine = Nf4Matrix::allocate(memory, rows, s.cols);
-  const Nf4Matrix whole = Nf4Matrix::allocate(memory, rows, s.global_cols);
+void write_nf4(Stream& stream, const ShardSpec& s, Slices& slices, const FrozenLinear& to) {
+  // FP8 scales are those of the dequantised values, whole rows.
   const bool scaled = to.type.gemm == FrozenGemm::kFP8;
-  std::vector<float> scales(static_cast<size_t>(rows));
-  std::vector<float> dequantized(scaled ? static_cast<size_t>(rows * s.global_cols) : 0);
-  slices.for_rows(s.row, s.row + s.rows, [&](int64_t row, int64_t n, float* values) {
+  const int64_t cut = scaled && !holds_whole_rows(s) ? slices.most_rows() : 0;
+  const int64_t blocks = nf4_tensor_blocks(s.global_rows, s.global_cols);
+  struct Layout {
+    Tensor absmax, fp8;
+    Nf4Matrix whole;
+  };
+  const auto allocate = [&](Arena& arena) {
+    return Layout{arena.allocate(1, blocks),
+                  arena.allocate(scaled ? slices.most_rows() : 0, s.global_cols, DType::kE4M3),
+                  Nf4Matrix::allocate(arena, cut, s.global_cols)};
+  };
+  Arena plan = Arena::planning("NF4 on its way");
+  (void)allocate(plan);
+  Arena memory("NF4 on its way", stream.device(), plan.used());
+  const Layout l = allocate(memory);
+
+  slices.for_rows(0, s.global_rows, [&](int64_t row, const Tensor& values) {
+    nf4_absmax(stream, {values, row}, l.absmax);
+  });
+  Nf4Quantizer quantizer(s.global_rows, s.global_cols);
+  const int64_t bad = quantizer.set_absmax(slices.host(l.absmax));
+  if (bad >= 0) {
+    slices.for_rows(bad / s.global_cols, s.global_rows, [&](int64_t row, const Tensor& values) {
+      const std::vector<float> host = slices.host(values);
+      if (!std::all_of(host.begin(), host.end(), is_finite)) refuse(s, to.type.format, row, host);
+    });
+  }
+  quantizer.quantize_absmax(Stream(Device{.threads = stream.threads()}));
+
+  Nf4Pieces pieces(stream, quantizer);
+  slices.for_rows(s.row, s.row + s.rows, [&](int64_t row, const Tensor& values) {
     const int64_t at = row - s.row;
-    const Nf4Matrix from = mine.row_range(0, n);
-    const Nf4Matrix into = to.nf4.row_range(at, at + n);
-    quantizer.quantize(threads, row, s.col, values, from);
-    copy_from_host(stream, from.codes.data, into.codes);
-    copy_from_host(stream, from.absmax.data, into.absmax);
-    copy_from_host(stream, from.nested.data, into.nested);
-    copy_from_host(stream, from.first.data, into.first);
+    const Nf4Matrix mine = to.nf4.row_range(at, at + values.rows);
+    pieces.write({values, row}, s.col, l.absmax, mine);
     if (!scaled) return;
-    const Nf4Matrix all = whole.row_range(0, n);
-    quantizer.quantize(threads, row, 0, values, all);
-    fp8_scales_of(host, all, dequantized, scales.data());
-    copy_from_host(stream, scales.data(), to.scales.row_range(at, at + n));
+    const Nf4Matrix all = cut == 0 ? mine : l.whole.row_range(0, values.rows);
+    if (cut > 0) pieces.write({values, row}, 0, l.absmax, all);
+    nf4_dequantize(stream, all, 0, values);
+    fp8_quantize(stream, {.x = values,
+                          .codes = l.fp8.row_range(0, values.rows),
+                          .scales = to.scales.row_range(at, at + values.rows)});
   });
 }
 
 }  // namespace
 
-void write_quantized(Stream& stream, const ShardSpec& spec, const ReadRows& read, const FrozenLinear& to) {
+int64_t quantized_slice_values(const Stream& stream) {
+  return int64_t{1} << (stream.on_cuda() ? 22 : 20);
+}
+
+void write_quantized(Stream& stream, const ShardSpec& spec, const FillRows& fill, const FrozenLinear& to) {
   PESC_CHECK(to.out == spec.rows && to.in == spec.cols, spec.name, " ", spec.rows, "x", spec.cols, " into ",
              to.out, "x", to.in);
   if (spec.size() == 0) return;
-  const Stream threads(Device{.threads = stream.threads()});
-  Slices slices(spec, read);
+  Slices slices(stream, spec, fill);
   switch (to.type.format) {
     case FrozenFormat::kFP8:
-      return write_fp8(stream, threads, spec, slices, to);
+      return write_fp8(stream, spec, slices, to);
     case FrozenFormat::kNF4:
-      return write_nf4(stream, threads, spec, slices, to);
+      return write_nf4(stream, spec, slices, to);
     case FrozenFormat::kF32:
     case FrozenFormat::kBF16:
       break;
   }
   throw InternalError(str_cat(frozen_format_name(to.type.format), " is no quantised format"));
+}
+
+void write_quantized(Stream& stream, const ShardSpec& spec, const ReadRows& read, const FrozenLinear& to) {
+  std::vector<float> host;
+  const FillRows fill = [&](int64_t row, const Tensor& values) {
+    if (!stream.on_cuda()) return read(row, values.rows, values.f32());
+    host.resize(static_cast<size_t>(values.size()));
+    read(row, values.rows, host.data());
+    copy_from_host(stream, host.data(), values);
+  };
+  write_quantized(stream, spec, fill, to);
 }
 
 }  // namespace pesc

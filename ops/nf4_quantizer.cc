@@ -8,6 +8,7 @@
 
 #include "ops/core/check.h"
 #include "ops/core/threads.h"
+#include "ops/cuda_ops.h"
 
 namespace pesc {
 namespace {
@@ -19,8 +20,7 @@ uint32_t magnitude_bits(float v) {
   return std::bit_cast<uint32_t>(v) & 0x7FFFFFFFU;
 }
 
-// bitsandbytes takes the code whose distance in float32 is the least, and of two equal ones the lower. Border i
-// is the largest value in [-1, 1] that goes to code i and not to code i + 1.
+// bitsandbytes takes the code whose distance in float32 is the least, and of two equal ones the lower.
 std::array<float, 15> make_borders() {
   const auto& code = nf4_code();
   std::array<float, 15> out{};
@@ -67,31 +67,110 @@ uint8_t dynamic_code_of(float normal) {
   return grid[static_cast<size_t>(std::clamp(point, 0.0, static_cast<double>(kGrid)))];
 }
 
+// Raises the absmaxes of the blocks that `count` values touch, which begin at index `first` of the tensor.
+void raise_absmax(const Stream& host, const float* values, int64_t first, int64_t count, float* absmaxes) {
+  const int64_t last = first + count;
+  const int64_t block0 = first / kNf4Block;
+  const int64_t blocks = (last + kNf4Block - 1) / kNf4Block - block0;
+  parallel_for(host, blocks, 256, [&](int64_t begin, int64_t end) {
+    for (int64_t b = block0 + begin; b < block0 + end; ++b) {
+      uint32_t largest = magnitude_bits(absmaxes[b]);
+      const int64_t to = std::min((b + 1) * kNf4Block, last);
+      for (int64_t i = std::max(b * kNf4Block, first); i < to; ++i)
+        largest = std::max(largest, magnitude_bits(values[i - first]));
+      absmaxes[b] = std::bit_cast<float>(largest);
+    }
+  });
+}
+
+// The codes of a row of n values, which begin at index `first` of the tensor.
+void quantize_nf4_row(const float* values, int64_t first, int64_t n, const float* absmaxes, uint8_t* codes) {
+  const std::array<float, 15>& borders = nf4_borders();
+  std::array<uint8_t, 2 * kNf4Block> run;
+  for (int64_t i = 0; i < n; i += 2 * kNf4Block) {
+    const int64_t here = std::min<int64_t>(2 * kNf4Block, n - i);
+    for (int64_t j = 0; j < here;) {  // block by block
+      const int64_t at = first + i + j;
+      const int64_t end = std::min(here, j + kNf4Block - at % kNf4Block);
+      const float largest = absmaxes[at / kNf4Block];
+      const float inverse = largest > 0 ? 1.0F / largest : 0.0F;
+      for (; j < end; ++j) {
+        const float normal = std::clamp(values[i + j] * inverse, -1.0F, 1.0F);
+        run[static_cast<size_t>(j)] = nearest(borders, normal);
+      }
+    }
+    for (int64_t j = 0; j < here; j += 2) {
+      const uint8_t low = j + 1 < here ? run[static_cast<size_t>(j + 1)] : uint8_t{0};
+      codes[(i + j) / 2] = static_cast<uint8_t>(run[static_cast<size_t>(j)] << 4 | low);
+    }
+  }
+}
+
+void quantize_nf4_rows(const Stream& host, const float* values, int64_t row, int64_t cols, int64_t col,
+                       const float* absmaxes, const Nf4Matrix& to) {
+  uint8_t* codes = to.codes.u8();
+  parallel_for(host, to.codes.rows, row_grain(4 * to.cols), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
+      quantize_nf4_row(values + r * cols + col, (row + r) * cols + col, to.cols, absmaxes,
+                       codes + r * to.codes.ld);
+  });
+}
+
+void check_nf4_rows(const Nf4Rows& rows, const Tensor& absmax) {
+  const Tensor& v = rows.values;
+  PESC_CHECK(v.dtype == DType::kF32 && v.contiguous(), "values ", dtype_name(v.dtype), " ", v.rows, "x",
+             v.cols, " with rows ", v.ld, " apart");
+  PESC_CHECK(absmax.dtype == DType::kF32 && absmax.rows == 1 && rows.row >= 0 &&
+                 absmax.cols >= nf4_tensor_blocks(rows.row + v.rows, v.cols),
+             absmax.rows, "x", absmax.cols, " absmaxes for rows ", rows.row, "..", rows.row + v.rows, " of ",
+             v.cols, " columns");
+}
+
 }  // namespace
+
+const std::array<float, 15>& nf4_borders() {
+  static const std::array<float, 15> borders = make_borders();
+  return borders;
+}
+
+void nf4_absmax(Stream& stream, const Nf4Rows& rows, const Tensor& absmax) {
+  check_nf4_rows(rows, absmax);
+  if (stream.on_cuda()) return cuda_ops().nf4_absmax(stream, rows, absmax);
+  raise_absmax(stream, rows.values.f32(), rows.row * rows.values.cols, rows.values.size(), absmax.f32());
+}
+
+void nf4_quantize(Stream& stream, const Nf4Rows& rows, int64_t col, const Tensor& absmax,
+                  const Nf4Matrix& to) {
+  check_nf4_rows(rows, absmax);
+  PESC_CHECK(to.codes.rows == rows.values.rows && to.codes.cols == (to.cols + 1) / 2 && col >= 0 &&
+                 col + to.cols <= rows.values.cols,
+             "columns ", col, " and ", to.cols, " more of ", rows.values.rows, "x", rows.values.cols, " to ",
+             to.codes.rows, "x", to.codes.cols, " bytes");
+  if (stream.on_cuda()) return cuda_ops().nf4_quantize(stream, rows, col, absmax, to);
+  quantize_nf4_rows(stream, rows.values.f32(), rows.row, rows.values.cols, col, absmax.f32(), to);
+}
 
 Nf4Quantizer::Nf4Quantizer(int64_t rows, int64_t cols) : rows_(rows), cols_(cols) {
   PESC_CHECK(rows > 0 && cols > 0, "a tensor of ", rows, "x", cols);
-  absmax_.assign(static_cast<size_t>((rows * cols + kNf4Block - 1) / kNf4Block), 0.0F);
+  absmax_.assign(static_cast<size_t>(nf4_tensor_blocks(rows, cols)), 0.0F);
+}
+
+int64_t Nf4Quantizer::set_absmax(std::vector<float> absmax) {
+  PESC_CHECK(absmax.size() == absmax_.size(), absmax.size(), " absmaxes of ", absmax_.size());
+  absmax_ = std::move(absmax);
+  scanned_ = rows_;
+  for (size_t b = 0; b < absmax_.size(); ++b)
+    if (magnitude_bits(absmax_[b]) >= kInfinity) return static_cast<int64_t>(b) * kNf4Block;
+  return -1;
 }
 
 int64_t Nf4Quantizer::scan(const Stream& host, int64_t rows, const float* values) {
   PESC_CHECK(scanned_ + rows <= rows_, scanned_ + rows, " rows of ", rows_);
   const int64_t first = scanned_ * cols_;
   const int64_t last = first + rows * cols_;
-  const int64_t block0 = first / kNf4Block;
-  const int64_t blocks = (last + kNf4Block - 1) / kNf4Block - block0;
-  parallel_for(host, blocks, 256, [&](int64_t begin, int64_t end) {
-    for (int64_t b = block0 + begin; b < block0 + end; ++b) {
-      float& absmax = absmax_[static_cast<size_t>(b)];
-      uint32_t largest = magnitude_bits(absmax);
-      const int64_t to = std::min((b + 1) * kNf4Block, last);
-      for (int64_t i = std::max(b * kNf4Block, first); i < to; ++i)
-        largest = std::max(largest, magnitude_bits(values[i - first]));
-      absmax = std::bit_cast<float>(largest);
-    }
-  });
+  raise_absmax(host, values, first, rows * cols_, absmax_.data());
   scanned_ += rows;
-  for (int64_t b = block0; b < block0 + blocks; ++b) {
+  for (int64_t b = first / kNf4Block; b * kNf4Block < last; ++b) {
     if (magnitude_bits(absmax_[static_cast<size_t>(b)]) < kInfinity) continue;
     const float* bad =
         std::find_if(values, values + rows * cols_, [](float v) { return magnitude_bits(v) >= kInfinity; });
@@ -100,76 +179,47 @@ int64_t Nf4Quantizer::scan(const Stream& host, int64_t rows, const float* values
   return -1;
 }
 
-void Nf4Quantizer::quantize_absmax() {
+void Nf4Quantizer::quantize_absmax(const Stream& host) {
   PESC_CHECK(scanned_ == rows_, scanned_, " rows of ", rows_, " were seen");
   double sum = 0;
   for (const float a : absmax_) sum += static_cast<double>(a);
-  offset_ = static_cast<float>(sum / static_cast<double>(absmax_.size()));
+  scales_.offset = static_cast<float>(sum / static_cast<double>(absmax_.size()));
   const auto n = static_cast<int64_t>(absmax_.size());
-  absmax_codes_.resize(absmax_.size());
-  nested_.clear();
-  for (int64_t begin = 0; begin < n; begin += kRun) {
-    const int64_t end = std::min(begin + kRun, n);
+  const int64_t runs = (n + kRun - 1) / kRun;
+  scales_.absmax_codes.resize(absmax_.size());
+  scales_.nested.resize(static_cast<size_t>(runs));
+  const auto quantize_run = [&](int64_t run) {
+    const int64_t end = std::min((run + 1) * kRun, n);
     float largest = 0;
-    for (int64_t b = begin; b < end; ++b)
-      largest = std::max(largest, std::abs(absmax_[static_cast<size_t>(b)] - offset_));
-    nested_.push_back(largest);
-    for (int64_t b = begin; b < end; ++b) {
+    for (int64_t b = run * kRun; b < end; ++b)
+      largest = std::max(largest, std::abs(absmax_[static_cast<size_t>(b)] - scales_.offset));
+    scales_.nested[static_cast<size_t>(run)] = largest;
+    for (int64_t b = run * kRun; b < end; ++b) {
       // Where all are the offset, every code stands for it; that of 0 is taken.
-      const float normal = largest > 0 ? (absmax_[static_cast<size_t>(b)] - offset_) / largest : 0.0F;
-      absmax_codes_[static_cast<size_t>(b)] = dynamic_code_of(normal);
+      const float normal = largest > 0 ? (absmax_[static_cast<size_t>(b)] - scales_.offset) / largest : 0.0F;
+      scales_.absmax_codes[static_cast<size_t>(b)] = dynamic_code_of(normal);
     }
-  }
+  };
+  parallel_for(host, runs, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t run = begin; run < end; ++run) quantize_run(run);
+  });
+}
+
+void Nf4Quantizer::write_scales(const Stream& host, int64_t row, int64_t col, const Nf4Matrix& out) const {
+  PESC_CHECK(row >= 0 && row + out.first.rows <= rows_ && col >= 0 && col + out.cols <= cols_, "rows ", row,
+             " and ", out.first.rows, " more, columns ", col, " and ", out.cols, " more of ", rows_, "x",
+             cols_);
+  PESC_CHECK(!scales_.nested.empty(), "quantize_absmax() comes before");
+  parallel_for(host, out.first.rows, row_grain(out.absmax.cols), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) scales_.write_row((row + r) * cols_ + col, out, r);
+  });
 }
 
 void Nf4Quantizer::quantize(const Stream& host, int64_t row, int64_t col, const float* values,
                             const Nf4Matrix& out) const {
-  PESC_CHECK(row >= 0 && row + out.rows() <= rows_ && col >= 0 && col + out.cols <= cols_, "rows ", row,
-             " and ", out.rows(), " more, columns ", col, " and ", out.cols, " more of ", rows_, "x", cols_);
-  PESC_CHECK(!nested_.empty(), "quantize_absmax() comes before");
-  parallel_for(host, out.rows(), row_grain(4 * out.cols), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) quantize_row(row + r, col, values + r * cols_, out, r);
-  });
-}
-
-void Nf4Quantizer::quantize_row(int64_t row, int64_t col, const float* values, const Nf4Matrix& out,
-                                int64_t to) const {
-  static const std::array<float, 15> borders = make_borders();
-  const int64_t first = row * cols_ + col;
-  const int64_t group0 = first / kNf4Group;
-  const int64_t block0 = first / kNf4Block;
-  out.first.i32()[to * out.first.ld] = static_cast<int32_t>(first % kNf4Group);
-
-  float* nested = out.nested.f32() + to * out.nested.ld;
-  nested[0] = offset_;
-  for (int64_t g = 0; g + 1 < out.nested.cols; ++g)
-    nested[1 + g] =
-        group0 + g < static_cast<int64_t>(nested_.size()) ? nested_[static_cast<size_t>(group0 + g)] : 0.0F;
-
-  uint8_t* absmax = out.absmax.u8() + to * out.absmax.ld;
-  const int64_t touched = (first + out.cols - 1) / kNf4Block - block0 + 1;
-  for (int64_t b = 0; b < out.absmax.cols; ++b)
-    absmax[b] = b < touched ? absmax_codes_[static_cast<size_t>(block0 + b)] : uint8_t{0};
-
-  uint8_t* codes = out.codes.u8() + to * out.codes.ld;
-  std::array<uint8_t, 2 * kNf4Block> run;
-  for (int64_t i = 0; i < out.cols; i += 2 * kNf4Block) {
-    const int64_t n = std::min<int64_t>(2 * kNf4Block, out.cols - i);
-    for (int64_t j = 0; j < n;) {  // block by block
-      const int64_t at = first + i + j;
-      const int64_t end = std::min(n, j + kNf4Block - at % kNf4Block);
-      const float largest = absmax_[static_cast<size_t>(at / kNf4Block)];
-      const float inverse = largest > 0 ? 1.0F / largest : 0.0F;
-      for (; j < end; ++j) {
-        const float normal = std::clamp(values[col + i + j] * inverse, -1.0F, 1.0F);
-        run[static_cast<size_t>(j)] = nearest(borders, normal);
-      }
-    }
-    for (int64_t j = 0; j < n; j += 2) {
-      const uint8_t low = j + 1 < n ? run[static_cast<size_t>(j + 1)] : uint8_t{0};
-      codes[(i + j) / 2] = static_cast<uint8_t>(run[static_cast<size_t>(j)] << 4 | low);
-    }
-  }
+  PESC_CHECK(out.rows() == out.first.rows, out.rows(), " rows of codes, ", out.first.rows, " of scales");
+  write_scales(host, row, col, out);
+  quantize_nf4_rows(host, values, row, cols_, col, absmax_.data(), out);
 }
 
 }  // namespace pesc

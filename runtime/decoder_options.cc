@@ -25,11 +25,14 @@ bool multiplies_in_fp8(const ExperimentConfig& config, const Device& device) {
 
 void check_fp8(const ExperimentConfig& config, int index, const cuda::DeviceInfo& info) {
   if (config.train.frozen_gemm != FrozenGemm::kFP8 || multiplies_fp8(info)) return;
+  refuse_fp8(str_cat("GPU ", index, " (", info.name, ") has ", info.major, ".", info.minor));
+}
+
+void refuse_fp8(const std::string& reason) {
   throw UsageError(
       str_cat("train.compute_dtype is FP8, but the FP8 GEMMs of pesc are for compute capability 9.0 "
-              "(H100, H200), and GPU ",
-              index, " (", info.name, ") has ", info.major, ".", info.minor,
-              "; leave train.compute_dtype out, or set it to BF16: train.frozen_dtype may stay"));
+              "(H100, H200), and ",
+              reason, "; leave train.compute_dtype out, or set it to BF16: train.frozen_dtype may stay"));
 }
 
 DecoderOptions decoder_options(const ExperimentConfig& c, const Mesh& mesh, const Device& device,

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "model/decoder.h"
 #include "runtime/config/experiment.h"
@@ -27,6 +28,8 @@ struct DecoderUse {
 [[nodiscard]] bool multiplies_in_fp8(const ExperimentConfig& config, const Device& device);
 // Throws UsageError, naming the GPU, where train.compute_dtype FP8 is set and it cannot.
 void check_fp8(const ExperimentConfig& config, int index, const cuda::DeviceInfo& info);
+// The same of a GPU that is not there: "--gpu A100-80 has no FP8 GEMMs that pesc can use".
+[[noreturn]] void refuse_fp8(const std::string& reason);
 
 [[nodiscard]] DecoderOptions decoder_options(const ExperimentConfig& config, const Mesh& mesh,
                                              const Device& device, const DecoderUse& use);

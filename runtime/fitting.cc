@@ -3,17 +3,22 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <optional>
 #include <tuple>
 
 #include "ops/core/check.h"
+#include "ops/fp8_gemm.h"
 #include "runtime/machine.h"
 
 namespace pesc {
 namespace {
 
+using HeldFormat = std::optional<FrozenFormat>;  // absent: the compute type
+
 // The fields that decide about memory, and the number of ranks.
 struct Choice {
   Recompute recompute;
+  HeldFormat frozen;
   int64_t micro_batch_rows, max_seq_length;
   int tp, ep, world;
 };
@@ -24,6 +29,7 @@ class Search {
          const MemoryRoom& room)
       : config_(config), model_(model), use_(use), room_(room) {
     now_ = {config.train.recompute_granularity,
+            config.train.frozen_dtype,
             config.train.micro_batch_rows(),
             config.data.max_seq_length,
             config.parallel.tp,
@@ -31,6 +37,13 @@ class Search {
             world};
   }
 
+  // Of train.frozen_dtype alone.
+  [[nodiscard]] std::vector<std::string> other_formats() {
+    first_that_fits(formats(), [](Choice& c, const HeldFormat& format) { c.frozen = format; });
+    return found_;
+  }
+
+  // Of every other field.
   [[nodiscard]] std::vector<std::string> single_changes() {
     if (training()) {
       first_that_fits(recomputations(), [](Choice& c, Recompute r) { c.recompute = r; });
@@ -51,7 +64,12 @@ class Search {
   }
 
   // The fewest ranks; then a layout before recomputation before a micro-batch: the aux loss comes last.
-  [[nodiscard]] std::vector<std::string> combined_changes() {
+  // Without formats of the frozen weights, or with the first of them that fits on so few ranks.
+  enum class Formats { kKept, kOthers };
+  [[nodiscard]] std::vector<std::string> combined_changes(Formats which) {
+    const std::vector<HeldFormat> some =
+        which == Formats::kKept ? std::vector<HeldFormat>{now_.frozen} : formats();
+    if (some.empty()) return {};
     std::vector<int64_t> rows{now_.micro_batch_rows};
     std::vector<Recompute> levels{now_.recompute};
     if (training()) {
@@ -69,7 +87,11 @@ class Search {
       // With the least of everything; where that does not fit, nothing does.
       c.micro_batch_rows = rows.back();
       c.recompute = levels.back();
-      if (!some_layout_fits()) continue;
+      const auto format = std::find_if(some.begin(), some.end(), [&](const HeldFormat& f) {
+        c.frozen = f;
+        return some_layout_fits();
+      });
+      if (format == some.end()) continue;
       found_.clear();
       for (const int64_t n : rows) {
         for (const Recompute r : levels) {
@@ -93,6 +115,20 @@ class Search {
     for (const Recompute r : {Recompute::kSelective, Recompute::kFull})
       if (r > now_.recompute) all.push_back(r);
     return all;
+  }
+  // Those that hold less than now, the largest first. Evaluation and answers keep what was trained with.
+  [[nodiscard]] std::vector<HeldFormat> formats() const {
+    std::vector<HeldFormat> all;
+    if (!training() || config_.pesc.mode == TrainMode::kFull) return all;
+    if (!now_.frozen && room_.fp8 == MemoryRoom::Fp8::kMultiplied) all.emplace_back(FrozenFormat::kFP8);
+    if (now_.frozen != FrozenFormat::kNF4) all.emplace_back(FrozenFormat::kNF4);
+    return all;
+  }
+  [[nodiscard]] FrozenGemm gemm_of(const HeldFormat& frozen) const {
+    if (config_.train.frozen_gemm == FrozenGemm::kFP8)
+      return FrozenGemm::kFP8;  // train.compute_dtype says so
+    const bool fp8 = frozen == FrozenFormat::kFP8 && room_.fp8 == MemoryRoom::Fp8::kMultiplied;
+    return fp8 ? FrozenGemm::kFP8 : FrozenGemm::kDequantized;
   }
   [[nodiscard]] std::vector<int64_t> smaller_micro_batches() const {
     std::vector<int64_t> all;
@@ -137,6 +173,10 @@ class Search {
   bool consider(const Choice& c) {
     ExperimentConfig changed = config_;
     changed.train.recompute_granularity = c.recompute;
+    if (c.frozen != now_.frozen || !changed.train.frozen_gemm) {
+      changed.train.frozen_dtype = c.frozen;
+      changed.train.frozen_gemm = gemm_of(c.frozen);
+    }
     changed.train.gradient_accumulation_steps = changed.train.global_batch_size / c.micro_batch_rows;
     changed.data.max_seq_length = c.max_seq_length;
     changed.parallel.tp = c.tp;
@@ -171,14 +211,32 @@ class Search {
     if (c.tp != now_.tp) add("parallel.tp: ", c.tp);
     if (c.ep != now_.ep) add("parallel.ep: ", c.ep);
     if (c.world != now_.world) add("ranks: ", c.world);
+    if (c.frozen != now_.frozen) add("train.frozen_dtype: ", frozen_format_name(*c.frozen));
     if (c.recompute != now_.recompute) add("train.recompute_granularity: ", recompute_name(c.recompute));
     return all;
   }
+  // What the choice changes in the results.
   [[nodiscard]] std::string remark(const Choice& c) const {
+    std::string all;
+    const auto add = [&all](const char* text) { all += str_cat(all.empty() ? " (" : "; ", text); };
     if (c.micro_batch_rows != now_.micro_batch_rows && pesc() && config_.pesc.moe.router_aux_loss_coef > 0)
-      return " (changes the aux loss, moe.router_aux_loss_coef, which is taken of each micro-batch)";
-    if (c.max_seq_length != now_.max_seq_length) return " (cuts longer rows)";
-    return "";
+      add("changes the aux loss, moe.router_aux_loss_coef, which is taken of each micro-batch");
+    if (c.max_seq_length != now_.max_seq_length) add("cuts longer rows");
+    if (c.frozen != now_.frozen) {
+      const bool fp8 = gemm_of(c.frozen) == FrozenGemm::kFP8;
+      if (c.frozen == FrozenFormat::kNF4) {
+        add(fp8 ? "changes the mathematics: rounds the frozen weights to 4 bits, and what is multiplied with "
+                  "them to 8"
+                : "changes the mathematics: rounds the frozen weights to 4 bits");
+      } else {
+        add(fp8 ? "changes the mathematics: rounds the frozen weights, and what is multiplied with them, to "
+                  "8 "
+                  "bits"
+                : "changes the mathematics: rounds the frozen weights to 8 bits");
+      }
+      add("a run that has checkpoints keeps its format");
+    }
+    return all.empty() ? "" : all + ")";
   }
 
   const ExperimentConfig& config_;
@@ -235,15 +293,21 @@ double needed_bytes(const ExperimentConfig& config, const ModelConfig& model, in
 
 std::vector<std::string> what_would_fit(const ExperimentConfig& config, const ModelConfig& model, int world,
                                         const DecoderUse& use, const MemoryRoom& room) {
-  std::vector<std::string> found = Search(config, model, world, use, room).single_changes();
-  if (found.empty()) found = Search(config, model, world, use, room).combined_changes();
+  const auto search = [&] { return Search(config, model, world, use, room); };
+  std::vector<std::string> found = search().single_changes();
+  const bool none_alone = found.empty();
+  if (none_alone) found = search().combined_changes(Search::Formats::kKept);
+  std::vector<std::string> formats = search().other_formats();
+  if (none_alone && formats.empty()) formats = search().combined_changes(Search::Formats::kOthers);
+  found.insert(found.end(), formats.begin(), formats.end());
   return found;
 }
 
 void check_memory(const ExperimentConfig& config, const ModelConfig& model, int world, const DecoderUse& use,
                   const GpuToLoad& gpu) {
   const MemoryRoom room{static_cast<double>(gpu.info.free_bytes / gpu.ranks), MemoryRoom::Of::kRank,
-                        MemoryRoom::Against::kToCome};
+                        MemoryRoom::Against::kToCome,
+                        multiplies_fp8(gpu.info) ? MemoryRoom::Fp8::kMultiplied : MemoryRoom::Fp8::kNo};
   const double bytes = needed_bytes(config, model, world, use, room.against);
   if (bytes <= room.bytes) return;
   const std::string what = gpu.ranks == 1
@@ -253,7 +317,7 @@ void check_memory(const ExperimentConfig& config, const ModelConfig& model, int 
       cuda::too_little_memory(gpu.index, gpu.info, what, static_cast<int64_t>(bytes) * gpu.ranks);
   text +=
       "; use train.recompute_granularity, more train.gradient_accumulation_steps, a smaller "
-      "data.max_seq_length, or more ranks (tp, ep)";
+      "data.max_seq_length, train.frozen_dtype, or more ranks (tp, ep)";
   const std::vector<std::string> changes = what_would_fit(config, model, world, use, room);
   text += changes.empty() ? str_cat("; none of these makes it fit on up to ", kMostRanks * world, " ranks")
                           : ". Any of these fits: ";

@@ -19,9 +19,14 @@ struct MemoryRoom {
     kAll,     // all memory of the rank counts
     kToCome,  // only DeviceMemory::to_come counts
   };
+  enum class Fp8 {
+    kNo,
+    kMultiplied,  // the device multiplies FP8: weights may be held and multiplied in it
+  };
   double bytes = 0;  // 0: not known; then everything fits
   Of of = Of::kRank;
   Against against = Against::kAll;
+  Fp8 fp8 = Fp8::kNo;
   [[nodiscard]] double of_rank(int world) const { return of == Of::kHost ? bytes / world : bytes; }
 };
 
@@ -39,8 +44,10 @@ struct MemoryRoom {
 // Changes each of which makes the run fit: "train.recompute_granularity: SELECTIVE needs 63.5 GiB",
 // "parallel.tp: 2 and parallel.ep: 8 needs 40.1 GiB". For each field the smallest sufficient change: the next
 // level of recomputation, the largest smaller micro-batch (with a note that it changes the aux loss), shorter
-// rows, other layouts, more ranks. Where no single change suffices, the smallest combination. Empty when
-// nothing fits on up to kMostRanks times as many ranks.
+// rows, frozen weights in FP8 (where the device multiplies it) or NF4 (with a note of what is rounded), other
+// layouts, more ranks. Where no single change of another field than train.frozen_dtype suffices, the smallest
+// combination of them; and where that format suffices only with others, the smallest combination with it. Empty
+// when nothing fits on up to kMostRanks times as many ranks.
 inline constexpr int kMostRanks = 64;
 [[nodiscard]] std::vector<std::string> what_would_fit(const ExperimentConfig& config,
                                                       const ModelConfig& model, int world,

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <functional>
-#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -295,24 +294,6 @@ std::unique_ptr<Decoder> make_training_decoder(Job& job, int64_t rows, int64_t s
 std::unique_ptr<Decoder> make_inference_decoder(Job& job, int64_t rows, int64_t sequence,
                                                 int64_t cache_slots) {
   return make_decoder(job, {Purpose::kInference, rows, sequence, cache_slots});
-}
-
-double peak_rate(const Job& job) {
-  if (job.device.kind != DeviceKind::kCuda) return 0;
-  Communicator& world = job.ranks->world();
-  cuda::DeviceInfo mine;
-  run_collectively(world, [&] { mine = cuda::device_info(job.device.index); });
-  const std::vector<std::string> ids = world.host_all_gather(mine.id);
-  const std::vector<std::string> names = world.host_all_gather(mine.name);
-  std::map<std::string, double> peaks;  // of each board
-  for (size_t i = 0; i < ids.size(); ++i)
-    peaks[ids[i]] = peak_flops(names[i], job.config.train.compute_dtype);
-  double sum = 0;
-  for (const auto& [id, peak] : peaks) {
-    if (peak == 0) return 0;
-    sum += peak;
-  }
-  return sum;
 }
 
 int64_t inference_slots(int64_t length) {

@@ -69,9 +69,6 @@ void log_data(const Job& job, const char* what, const Dataset& data);
 // per dp rank (0: no cache).
 [[nodiscard]] std::unique_ptr<Decoder> make_inference_decoder(Job& job, int64_t rows, int64_t sequence,
                                                               int64_t cache_slots);
-// FLOP/s, by their data sheets, of the GPUs that the ranks use, one that several ranks share counted once; 0
-// where that of one is not known, and on the CPU. Collective.
-[[nodiscard]] double peak_rate(const Job& job);
 // The number of sequences of `length` tokens per rank in one inference pass: at most 32, and about 8k tokens
 // in total.
 [[nodiscard]] int64_t inference_slots(int64_t length);

@@ -16,6 +16,7 @@ namespace {
 struct Gpu {
   const char* name;
   double bf16_gemm, bf16_attention;  // TFLOP/s
+  double fp8_gemm;                   // TFLOP/s; 0 where the FP8 GEMMs do not run (ops/fp8_gemm.h)
   double f32_gemm, f32_attention;    // TFLOP/s, without TF32
   double memory, link;               // GB/s
   double usable;                     // GiB
@@ -24,28 +25,28 @@ struct Gpu {
 // data sheets' peaks, which are 0.67 of the GEMMs' FLOP/s (0.77 on A100, which keeps its clock), 0.79 of
 // the memory's and 0.67 of NVLink's rate in one direction. Usable memory is what the driver reports to
 // programs.
-constexpr std::array<Gpu, 5> kGpus{{{"A100-40", 240, 145, 15, 4, 1230, 200, 39.4},
-                                    {"A100-80", 240, 145, 15, 4, 1610, 200, 79.2},
-                                    {"H100-80", 650, 390, 45, 10, 2650, 300, 79.6},
-                                    {"H200-141", 660, 400, 45, 10, 3800, 300, 139},
-                                    {"B200-180", 1500, 900, 50, 11, 6300, 600, 178}}};
+constexpr std::array<Gpu, 5> kGpus{{{"A100-40", 240, 145, 0, 15, 4, 1230, 200, 39.4},
+                                    {"A100-80", 240, 145, 0, 15, 4, 1610, 200, 79.2},
+                                    {"H100-80", 650, 390, 1200, 45, 10, 2650, 300, 79.6},
+                                    {"H200-141", 660, 400, 1220, 45, 10, 3800, 300, 139},
+                                    {"B200-180", 1500, 900, 0, 50, 11, 6300, 600, 178}}};
 
-// TFLOP/s of one GPU in NVIDIA's data sheets: BF16 on tensor cores and FP32 without them. Where a sheet gives
-// BF16 with sparsity alone, the figure is half of it. Of the rows whose name is in the device's, the first
+// TFLOP/s of one GPU in NVIDIA's data sheets: BF16 and FP8 on tensor cores and FP32 without them; 0 where it has
+// no FP8. Where a sheet gives them with sparsity alone, the figure is half of it. Of the rows whose name is in the device's, the first
 // one counts.
 struct Peak {
   std::string_view name;
-  double bf16, f32;
+  double bf16, f32, fp8;
 };
 constexpr std::array<Peak, 8> kPeaks{{
-    {"A100", 312, 19.5},     // "NVIDIA A100 Tensor Core GPU", 40 and 80 GB, PCIe and SXM
-    {"H100 PCIe", 756, 51},  // "NVIDIA H100 Tensor Core GPU" of 2022, H100 PCIe: 1513 with sparsity
-    {"H100 NVL", 835, 60},   // "NVIDIA H100 Tensor Core GPU" of 2024, H100 NVL: 1671 with sparsity
-    {"H100", 989, 67},       // the same, H100 SXM: 1979 with sparsity
-    {"H200 NVL", 835, 60},   // "NVIDIA H200 Tensor Core GPU", H200 NVL: 1671 with sparsity
-    {"H200", 989, 67},       // the same, H200 SXM: 1979 with sparsity
-    {"GB200", 2500, 80},     // "NVIDIA Blackwell", a GPU of GB200 NVL72: 5000 with sparsity
-    {"B200", 2250, 75},      // the same, a GPU of HGX B200: 4500 with sparsity
+    {"A100", 312, 19.5, 0},        // "NVIDIA A100 Tensor Core GPU", 40 and 80 GB, PCIe and SXM
+    {"H100 PCIe", 756, 51, 1513},  // "NVIDIA H100 Tensor Core GPU" of 2022, H100 PCIe: 1513 with sparsity
+    {"H100 NVL", 835, 60, 1671},   // "NVIDIA H100 Tensor Core GPU" of 2024, H100 NVL: 1671 with sparsity
+    {"H100", 989, 67, 1979},       // the same, H100 SXM: 1979 with sparsity
+    {"H200 NVL", 835, 60, 1671},   // "NVIDIA H200 Tensor Core GPU", H200 NVL: 1671 with sparsity
+    {"H200", 989, 67, 1979},       // the same, H200 SXM: 1979 with sparsity
+    {"GB200", 2500, 80, 5000},     // "NVIDIA Blackwell", a GPU of GB200 NVL72: 5000 with sparsity
+    {"B200", 2250, 75, 4500},      // the same, a GPU of HGX B200: 4500 with sparsity
 }};
 
 const Gpu& gpu(const std::string& name) {
@@ -83,7 +84,9 @@ MachineRates gpu_rates(const std::string& name, DType compute) {
   const Gpu& g = gpu(name);
   const bool narrow = compute == DType::kBF16;
   return {1e12 * (narrow ? g.bf16_gemm : g.f32_gemm),
+          1e12 * g.fp8_gemm,
           peak_flops(g.name, compute),
+          peak_flops(g.name, DType::kE4M3),
           1e12 * (narrow ? g.bf16_attention : g.f32_attention),
           1e9 * g.memory,
           1e9 * g.link,
@@ -97,14 +100,14 @@ double peak_flops(std::string_view device, DType compute) {
     if (at == std::string_view::npos) continue;
     const std::string_view rest = device.substr(at + p.name.size());
     if (!rest.empty() && rest.front() >= '0' && rest.front() <= '9') continue;  // A1000
-    return 1e12 * (compute == DType::kBF16 ? p.bf16 : p.f32);
+    return 1e12 * (compute == DType::kE4M3 ? p.fp8 : compute == DType::kBF16 ? p.bf16 : p.f32);
   }
   return 0;
 }
 
 MachineRates cpu_rates(int threads) {
   const double n = std::max(threads, 1);
-  return {80e9 * n, 0, 30e9 * n, 8e9 * n, 3e9, 0};
+  return {80e9 * n, 0, 0, 0, 30e9 * n, 8e9 * n, 3e9, 0};
 }
 
 double host_memory() {

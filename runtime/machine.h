@@ -15,7 +15,9 @@ inline constexpr double kGiB = 1024.0 * 1024 * 1024;
 // Of one rank. FLOP/s, bytes/s, bytes.
 struct MachineRates {
   double gemm = 0;           // large GEMMs in the compute type
+  double fp8_gemm = 0;       // large FP8 GEMMs with fast accumulation; 0: pesc does not multiply FP8 there
   double peak = 0;           // of the data sheet, as peak_flops
+  double fp8_peak = 0;       // the same in FP8
   double attention = 0;      // causal attention, forward and backward
   double memory = 0;         // reading and writing device memory
   double link = 0;           // sending to another rank
@@ -31,8 +33,8 @@ inline constexpr const char* kAssumedGpu = "H200-141";
 // Of a rank that has such a GPU to itself. Throws as known_gpu.
 [[nodiscard]] MachineRates gpu_rates(const std::string& name, DType compute);
 
-// FLOP/s that the data sheet of a GPU gives for dense GEMMs in the compute type (BF16, or F32 without TF32):
-// what MFU is a share of. `device` is a name of the table or the driver's ("NVIDIA H200"). 0: not known.
+// FLOP/s that the data sheet of a GPU gives for dense GEMMs in BF16, FP8 (E4M3), or F32 without TF32: what MFU
+// is a share of. `device` is a name of the table or the driver's ("NVIDIA H200"). 0: not known.
 [[nodiscard]] double peak_flops(std::string_view device, DType compute);
 
 // Two thirds of a core of a 2024 server for each thread. No memory: a host's is shared by its ranks.

@@ -46,6 +46,7 @@ nlohmann::json to_json(const StepMetrics& m) {
   j["sol_fraction"] = m.seconds > 0 ? m.sol_seconds / m.seconds : 0.0;
   if (m.peak_seconds > 0 && m.seconds > 0) j["mfu"] = m.peak_seconds / m.seconds;
   j["flops"] = m.flops;
+  if (m.fp8_flops > 0) j["fp8_flops"] = m.fp8_flops;
   j["bytes_sent_rank0"] = m.bytes_sent;
   j["dispatch_rounds"] = m.dispatch_rounds;
   if (m.memory_bytes > 0) j["memory_bytes"] = m.memory_bytes;

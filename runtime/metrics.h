@@ -26,7 +26,8 @@ struct StepMetrics {
   double fill_rate = 0;      // tokens over rows * data.max_seq_length
   double seconds = 0;        // of the step
   double flops = 0;          // training_flops of the global batch
-  double sol_seconds = 0;    // flops over the measured GEMM rate of all ranks: the speed of light
+  double fp8_flops = 0;      // of them, those of frozen linears that are multiplied in FP8
+  double sol_seconds = 0;    // flops over the measured GEMM rates of all ranks: the speed of light
   double peak_seconds = 0;   // flops over the data sheets' FLOP/s of all GPUs, for MFU; 0: not known
   int64_t bytes_sent = 0;    // payload of rank 0 in this step
   int64_t memory_bytes = 0;  // in use on rank 0's GPU, or by its process, after the step; 0: not known

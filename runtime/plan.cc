@@ -5,13 +5,16 @@
 #include "model/flops.h"
 #include "model/frozen_linear.h"
 #include "model/parameters.h"
+#include "ops/core/check.h"
 #include "runtime/fitting.h"
+#include "runtime/gemm_rate.h"
 
 namespace pesc {
 namespace {
 
-// FP8 GEMMs with a scale for each row, in FLOP a second of those in bf16: 1230 to 680 TFLOP/s on a hot H200.
-constexpr double kFp8Speed = 1.8;
+// FP8 GEMMs with full accumulation, which the backward takes, in FLOP a second of those with fast accumulation:
+// 1120 to 1150 and 1220 to 1250 TFLOP/s on a hot H200.
+constexpr double kFp8Full = 0.92;
 
 // Of a linear that is large beside its scales.
 double bytes_of_weight(const ExperimentConfig& c) {
@@ -53,20 +56,43 @@ struct Terms {
         attention_recompute(c.train.recompute_granularity == Recompute::kNone ? 0 : 1 - 1 / layers),
         forward_recompute(c.train.recompute_granularity == Recompute::kFull ? 1 - 1 / layers : 0),
         qk_norms(m.norms_qk() ? q + kv : 0) {}
+
+  // Of all layers.
+  [[nodiscard]] double linear_weights() const { return layers * h * (2 * q + 2 * kv + 3 * f); }
 };
 
+// Bytes of what is made from quantised weights and from tokens before the GEMMs read it.
+double made_before_gemms(const ExperimentConfig& c, const Terms& t, bool fp8) {
+  if (!c.train.frozen_dtype) return 0;
+  const double weights = t.linear_weights() / t.tp * t.micros;
+  const double forwards = 1 + t.forward_recompute;
+  if (!fp8) return (forwards + 1) * weights * (t.weight + t.element);
+  // NF4 becomes FP8 first. The backward transposes the codes, which are read and written.
+  const bool codes = *c.train.frozen_dtype == FrozenFormat::kFP8;
+  const double of_weights = (codes ? 0 : (forwards + 1) * (t.weight + 1)) + 2;
+  // Inputs of q,k,v and o, of gate,up and down; the gradients of their outputs. Those of h columns are whole on
+  // every tp rank.
+  const double of_token =
+      forwards * (2 * t.h * t.tp + t.q + t.f) + (2 * t.h * t.tp + t.q + 2 * t.kv + 2 * t.f);
+  return weights * of_weights + of_token * (t.element + 1) * t.per_rank * t.layers;
+}
+
 PlanPhase gemm_phase(const ExperimentConfig& c, const Terms& t, bool fp8) {
-  const double weights = t.layers * t.h * (2 * t.q + 2 * t.kv + 3 * t.f);
-  const double passes = (c.pesc.mode == TrainMode::kFull ? 3 : 2) + t.forward_recompute;
-  double bytes = passes * weights / t.tp * t.weight * t.micros;
-  if (c.train.frozen_dtype) {
-    // What is read is made from the weight first: dequantised, or in the backward of FP8 transposed. Quantised
-    // tokens are written and read.
-    const double made = fp8 ? 1 : t.element;
-    bytes += passes * weights / t.tp * 2 * made * t.micros;
-    if (fp8) bytes += passes * (3 * t.h + t.q + t.f + t.kv) * t.per_rank * t.layers * (t.element + 2);
+  const double forwards = 1 + t.forward_recompute;
+  const double backwards = c.pesc.mode == TrainMode::kFull ? 2 : 1;
+  const double pass = 2 * t.linear_weights() * t.per_rank;
+  // A GEMM reads the weight as it is multiplied.
+  const double read = !c.train.frozen_dtype ? t.weight : fp8 ? 1 : t.element;
+  PlanPhase phase;
+  phase.name = "GEMM";
+  phase.flops = (forwards + backwards) * pass;
+  phase.made = made_before_gemms(c, t, fp8);
+  phase.bytes = (forwards + backwards) * t.linear_weights() / t.tp * read * t.micros + phase.made;
+  if (fp8) {
+    phase.fp8_fast = forwards * pass;
+    phase.fp8_full = backwards * pass;
   }
-  return {"GEMM", 2 * passes * weights * t.per_rank / (fp8 ? kFp8Speed : 1), bytes, 0, 0};
+  return phase;
 }
 
 PlanPhase attention_phase(const ExperimentConfig& c, const Terms& t) {
@@ -171,10 +197,14 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
 
   const Terms t(c, model, world);
   p.tokens = t.tokens;
+  p.bytes_per_weight = parameters.frozen_bytes_per_weight();
+  const bool fp8 = parameters.frozen_gemm() == FrozenGemm::kFP8;
+  PESC_CHECK(!fp8 || rates.fp8_gemm > 0, "FP8 GEMMs on a device that has none");
+  if (fp8) p.fp8_flops = frozen_linear_flops(model, c.pesc, t.tokens);
   p.flops = training_flops(model, c.pesc,
                            {t.tokens, t.tokens, t.tokens * static_cast<double>(c.data.max_seq_length)});
   p.exchanged_per_token = dispatch_bytes(c, t);
-  p.phases = {gemm_phase(c, t, options.frozen_gemm == FrozenGemm::kFP8),
+  p.phases = {gemm_phase(c, t, fp8),
               attention_phase(c, t),
               lora_phase(c, t),
               adapter_phase(c, t),
@@ -188,15 +218,18 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
   const int chunks = options.capacity.dispatch_chunks;
   for (PlanPhase& phase : p.phases) {
     const double rate = phase.name == "attention" ? rates.attention : rates.gemm;
+    double arithmetic = (phase.flops - phase.fp8_fast - phase.fp8_full) / rate;
+    if (fp8) arithmetic += (phase.fp8_fast + phase.fp8_full / kFp8Full) / rates.fp8_gemm;
     double exposed = 1;
     if (overlaps && phase.name == "token exchange") exposed = 1.0 / chunks;
     if (overlaps && phase.name == "gradient reduction") exposed = 1.0 / t.layers;
     phase.seconds =
-        std::max({phase.flops / rate, phase.bytes / rates.memory, exposed * phase.sent / rates.link});
+        phase.made / rates.memory +
+        std::max({arithmetic, (phase.bytes - phase.made) / rates.memory, exposed * phase.sent / rates.link});
     p.seconds += phase.seconds;
   }
-  p.sol_seconds = p.flops / (rates.gemm * world);
-  if (rates.peak > 0) p.peak_seconds = p.flops / (rates.peak * world);
+  p.sol_seconds = GemmRates{rates.gemm * world, rates.fp8_gemm * world}.seconds(p.flops, p.fp8_flops);
+  p.peak_seconds = GemmRates{rates.peak * world, rates.fp8_peak * world}.seconds(p.flops, p.fp8_flops);
   return p;
 }
 

@@ -2,7 +2,8 @@
 // without its device.
 //
 // The time is a sum of phases. A phase takes the larger of its FLOP over the arithmetic rate and its bytes
-// over the memory or link rate. Where collectives overlap (parallel.overlap_comm on CUDA), the plan assumes
+// over the memory or link rate. With quantised weights the GEMMs take longer by what is made before each of
+// them: dequantised or transposed weights, quantised tokens. Where collectives overlap (parallel.overlap_comm on CUDA), the plan assumes
 // that the reduction of all gradients but those of layer 0 is hidden by the backward, and half of a token
 // exchange in two chunks by the FFN. It assumes balanced experts and full rows.
 #pragma once
@@ -20,9 +21,12 @@ namespace pesc {
 struct PlanPhase {
   std::string name;
   double flops = 0;    // of one rank and step
-  double bytes = 0;    // of device memory
+  double bytes = 0;    // of device memory, what is made first included
   double sent = 0;     // by one rank
   double seconds = 0;  // from the rates, without what overlaps with other phases
+  double made = 0;     // of `bytes`, those of what is made first
+  // FLOP at the rate of FP8: of `flops`, those of sums with fast accumulation, and with full.
+  double fp8_fast = 0, fp8_full = 0;
 };
 
 struct Plan {
@@ -32,9 +36,11 @@ struct Plan {
   int64_t trainable = 0, frozen = 0;  // parameters of the whole model
   double tokens = 0;                  // of a step, over all ranks
   double flops = 0;                   // of a step, over all ranks: training_flops
+  double fp8_flops = 0;               // of them, those of frozen linears that are multiplied in FP8
+  double bytes_per_weight = 0;        // of the frozen linears, scales included
   std::vector<PlanPhase> phases;
   double seconds = 0;              // of a step
-  double sol_seconds = 0;          // flops over the GEMM rate of all ranks: speed of light
+  double sol_seconds = 0;          // flops over the GEMM rates of all ranks: speed of light
   double peak_seconds = 0;         // flops over the data sheets' FLOP/s of all ranks: MFU; 0: not known
   double exchanged_per_token = 0;  // bytes sent per token for the token exchange, forward and backward
 };

@@ -14,8 +14,8 @@
 #include "runtime/clock.h"
 #include "runtime/data/row_record.h"
 #include "runtime/evaluation.h"
-#include "runtime/gemm_rate.h"
 #include "runtime/hf/atomic_file.h"
+#include "runtime/job_rates.h"
 #include "runtime/machine.h"
 #include "runtime/same_run.h"
 #include "runtime/terminal/terminal.h"
@@ -65,7 +65,8 @@ void Trainer::prepare() {
   resume();
   run_collectively(job_.ranks->world(),
                    [&] { store_->reserve(job_.device, trainable_tensors(*decoder_, true)); });
-  measure_rates();
+  peak_rates_ = peak_rates(job_);
+  gemm_rates_ = measure_rates(job_, *decoder_, 0.3);
 }
 
 void Trainer::identify_adapter() {
@@ -209,17 +210,6 @@ RoutingOwner Trainer::check_routing(const LoadedCheckpoint* resumed) {
   return owner;
 }
 
-void Trainer::measure_rates() {
-  peak_rate_ = peak_rate(job_);
-  gemm_rate_ = 0;
-  job_.ranks->world().barrier();
-  for (const double rate :
-       sum_over_ranks(job_.ranks->world(),
-                      {measured_gemm_rate(decoder_->stream(), job_.config.train.compute_dtype, 0.3)})) {
-    gemm_rate_ += rate;
-  }
-}
-
 StepMetrics Trainer::train_step() {
   const TrainSection& t = job_.config.train;
   const Mesh& mesh = job_.mesh();
@@ -276,8 +266,8 @@ StepMetrics Trainer::train_step() {
   preempt_agreed_ = out.flagged;
   out.metrics.steps = steps_;
   if (job_.first()) out.metrics.memory_bytes = memory_in_use(job_.device);
-  out.metrics.sol_seconds = gemm_rate_ > 0 ? out.metrics.flops / gemm_rate_ : 0;
-  out.metrics.peak_seconds = peak_rate_ > 0 ? out.metrics.flops / peak_rate_ : 0;
+  out.metrics.sol_seconds = gemm_rates_.seconds(out.metrics.flops, out.metrics.fp8_flops);
+  out.metrics.peak_seconds = peak_rates_.seconds(out.metrics.flops, out.metrics.fp8_flops);
   return out.metrics;
 }
 

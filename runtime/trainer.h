@@ -21,6 +21,7 @@
 #include "runtime/data/row_stream.h"
 #include "runtime/data/show_row.h"
 #include "runtime/evaluation_history.h"
+#include "runtime/gemm_rate.h"
 #include "runtime/job.h"
 #include "runtime/loss_spike.h"
 #include "runtime/metrics.h"
@@ -76,7 +77,6 @@ class Trainer {
   void prepare_run_directory();
   void resume();
   [[nodiscard]] RoutingOwner check_routing(const LoadedCheckpoint* resumed);
-  void measure_rates();
   StepMetrics train_step();
   [[nodiscard]] Update guard(const StepMetrics& m, int retries) const;
   void check_skipped(const StepMetrics& m) const;
@@ -134,8 +134,8 @@ class Trainer {
   int64_t end_ = 0;               // of the data order: rows from this number on are not trained on
   int64_t started_save_ = -1;     // step of the newest save that has not failed
   int64_t committed_step_ = -1;   // of the newest committed checkpoint
-  double gemm_rate_ = 0;          // FLOP/s, the sum over all ranks
-  double peak_rate_ = 0;          // peak_rate()
+  GemmRates gemm_rates_;          // measure_rates()
+  GemmRates peak_rates_;          // peak_rates()
   double mean_seconds_ = 0;
   bool claimed_ = false;  // no longer refused: the run directory is this launch's
   bool preempt_agreed_ = false;

@@ -96,6 +96,37 @@ class PlanTest(harness.EndToEnd):
                 else:
                     self.assertAlmostEqual(bench["bytes_sent_rank0_median"] / sent, 1, delta=0.15)
 
+    def test_quantised_weights_are_made_tensor_by_tensor(self):
+        """What a bench holds while it makes random weights is the quantised ones and a few tensors; and the bytes a weight are
+        planned."""
+        with tempfile.NamedTemporaryFile("w", suffix=".textproto") as shape:
+            shape.write("family: LLAMA vocab_size: 256 hidden_size: 1024 intermediate_size: 4096 num_hidden_layers: 10 "
+                        "num_attention_heads: 8 max_position_embeddings: 256\n")
+            shape.flush()
+            weights = 10 * 1024 * (4 * 1024 + 3 * 4096)
+            tensor = 4 * 1024 * 4096  # the largest, in float32
+            for held, each in (("NF4", 0.52), ("FP8", 1)):
+                with self.subTest(held):
+                    flags = ("--config", QUICKSTART, "--shape", shape.name, *harness.sets(
+                        train__frozen_dtype=held, train__global_batch_size=1, train__gradient_accumulation_steps=1,
+                        data__max_seq_length=16, parallel__tp=1, parallel__ep=1, parallel__num_threads=2))
+                    j, _ = self.plan(*flags[1:])
+                    result = harness.pesc(0, "bench", *flags, "--steps", 1, "--out", self.path("bench.json"))
+                    self.assertEqual(result.code, 0, str(result))
+                    with open(self.path("bench.json"), encoding="utf-8") as file:
+                        bench = json.load(file)
+                    peak, planned = bench["load_host_peak_bytes_rank0"], j["device_bytes"] + j["overhead_bytes"]
+                    print("%s: %.0f MB at most while loading, %.0f planned for all, %.0f in float32" %
+                          (held, peak / 1e6, planned / 1e6, 4 * weights / 1e6))
+                    self.assertEqual(bench["frozen_dtype"], held)
+                    self.assertEqual(bench["frozen_bytes_per_weight"], j["frozen_bytes_per_weight"])
+                    self.assertAlmostEqual(bench["frozen_bytes_per_weight"], each, delta=0.01)
+                    self.assertIn("%.3f bytes a weight" % bench["frozen_bytes_per_weight"], result.out)
+                    self.assertLess(planned + 5 * tensor, 4 * weights)  # else this would show nothing
+                    self.assertLess(peak, planned + 5 * tensor)
+                    # Float32 is multiplied: one rate.
+                    self.assertNotIn("fp8_gemm_flops_per_second", bench)
+
     def test_bench_of_uneven_rows(self):
         """Rows of --shortest to max_seq_length tokens, packed or not, the same ones on any layout."""
         shape = ("--shape", os.path.join(BASE, "config.json"))
@@ -221,6 +252,33 @@ class PlanTest(harness.EndToEnd):
         self.assertFalse(j["assumed"])
         self.assertNotIn("gpu", j)
         self.assertIn("a GPU of the figures given, --gemm_tflops 100, --memory_gbs 1000, --link_gbs 50, --device_gib 60", result.out)
+
+    def test_frozen_formats_on_gpus_with_and_without_fp8(self):
+        config = os.path.join(EXPERIMENTS, "bench-7b.textproto")
+        held = ("--set", "train.frozen_dtype=FP8")
+        computed = (*held, "--set", "train.compute_dtype=FP8")
+        for gpu in ("A100-80", "B200-180"):
+            self.assert_refused(harness.pesc(0, "plan", "--config", config, *computed, "--gpu", gpu), 64, "train.compute_dtype is FP8",
+                                "H100, H200", "they do not run on the " + gpu, "set it to BF16")
+            j, result = self.plan(config, *held, "--gpu", gpu)  # AUTO: BF16
+            self.assertEqual((j["fp8_flops_per_step"], j["rates"]["fp8_gemm"]), (0, 0))
+            self.assertNotIn("FP8 GEMMs", result.out)
+        seconds = {}
+        for name, flags in (("bf16", ()), ("fp8", held), ("fp8, said", computed)):
+            j, result = self.plan(config, *flags, "--gpu", "H100-80")
+            seconds[name] = j["step_seconds"]
+            self.assertEqual("FP8 GEMMs" in result.out, name != "bf16")
+            self.assertEqual(j["fp8_flops_per_step"] > 0.8 * j["flops_per_step"], name != "bf16")
+            self.assertLess(j["sol_fraction"], 1)
+        self.assertEqual(seconds["fp8"], seconds["fp8, said"])
+        self.assertLess(seconds["fp8"], 0.8 * seconds["bf16"])
+        # What does not fit: FP8 where the GPU multiplies it.
+        for gpu, named in (("H100-80", "FP8"), ("A100-80", "NF4")):
+            j, result = self.plan(config, "--gpu", gpu, "--device_gib", 68)
+            (change,) = [c for c in j["would_fit"] if c.startswith("train.frozen_dtype: ")]
+            self.assertIn("train.frozen_dtype: %s needs" % named, change)
+            self.assertIn("changes the mathematics", change)
+            self.assertIn(change, result.out)
 
     def test_the_host_of_a_cpu(self):
         """All ranks share its memory, and that is said."""

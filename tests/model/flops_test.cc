@@ -40,6 +40,17 @@ TEST(Flops, FloorOf7BOnOneH200) {
   EXPECT_NEAR(flops / 787e12, 0.614, 1e-3);
 }
 
+// What FP8 may multiply: all of the frozen linears, none of the head, LoRA or attention.
+TEST(Flops, ThoseOfTheFrozenLinearsOf7B) {
+  PescConfig p = pesc_64();
+  const double linears = 32 * 4 * (4.0 * 4096 * 4096 + 3.0 * 4096 * 11008) * 16384;
+  EXPECT_DOUBLE_EQ(frozen_linear_flops(llama_7b(), p, 16384), linears);
+  EXPECT_DOUBLE_EQ(frozen_linear_flops(llama_7b(), p, 1), linears / 16384);
+  EXPECT_NEAR(linears / training_flops(llama_7b(), p, kFullRows), 0.88, 0.005);
+  p.mode = TrainMode::kFull;
+  EXPECT_EQ(frozen_linear_flops(llama_7b(), p, 16384), 0);
+}
+
 TEST(Flops, TermByTermOf7B) {
   constexpr double kTokens = 8.0 * 2048;
   constexpr double kLinears = 4.0 * 4096 * 4096 + 3.0 * 4096 * 11008;                // of a layer

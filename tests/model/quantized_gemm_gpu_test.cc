@@ -70,6 +70,36 @@ class QuantizedGemmGpu : public GpuTwin {
                                     {33, 40, 56, 3},  {1, 16, 16, 8},    {5, 37, 29, 0}};
 };
 
+// Where they are quantised does not matter, cut as tensor parallelism cuts them: one, some or all columns.
+TEST_F(QuantizedGemmGpu, QuantisedThereAreTheBytesOfTheCpu) {
+  const auto bytes = [](Stream& stream, const Tensor& t) {
+    std::vector<uint8_t> out(static_cast<size_t>(t.bytes()));
+    if (t.size() > 0) copy_to_host(stream, t, out.data());
+    return out;
+  };
+  for (const FrozenFormat format : {FrozenFormat::kFP8, FrozenFormat::kNF4}) {
+    for (const FrozenGemm gemm : {FrozenGemm::kDequantized, FrozenGemm::kFP8}) {
+      for (const auto& [out, in] : {std::pair<int64_t, int64_t>{1100, 4096}, {90, 300}, {64, 129}}) {
+        const HostMatrix w = uneven_weight(out, in, 1);
+        for (const Cut& cut : {Cut{}, {out / 3, out / 2, 0, in}, {0, out, in / 2, in / 4}, {0, out, 5, 1}}) {
+          SCOPED_TRACE(str_cat(frozen_format_name(format), gemm == FrozenGemm::kFP8 ? " for FP8 " : " ", out,
+                               "x", in, ", from [", cut.row, ", ", cut.col, "]"));
+          const QuantizedLinear here(cpu, {format, DType::kF32, gemm}, w, 0, cut);
+          const QuantizedLinear there(gpu(), {format, DType::kBF16, gemm}, w, 0, cut);
+          const FrozenLinear &a = here.linear, &b = there.linear;
+          for (const auto& [want, got] : {std::pair(a.weight, b.weight),
+                                          {a.scales, b.scales},
+                                          {a.nf4.codes, b.nf4.codes},
+                                          {a.nf4.absmax, b.nf4.absmax},
+                                          {a.nf4.nested, b.nf4.nested},
+                                          {a.nf4.first, b.nf4.first}})
+            EXPECT_EQ(bytes(gpu(), got), bytes(cpu, want));
+        }
+      }
+    }
+  }
+}
+
 TEST_F(QuantizedGemmGpu, DequantisedAgreesWithTheCpu) {
   for (const FrozenFormat format : {FrozenFormat::kFP8, FrozenFormat::kNF4}) {
     for (const Case& c : cases_) {

@@ -58,6 +58,29 @@ TEST(QuantizedWeights, AreTheSameBytesOnEveryLayout) {
   }
 }
 
+// So that neither the host nor the device ever holds more than a slice of a tensor unquantised.
+TEST(QuantizedWeights, AreAskedForSliceBySlice) {
+  Stream stream(Device{.threads = 2});
+  constexpr int64_t kOut = 1200, kIn = 4096;
+  for (const FrozenType& type : kTypes) {
+    Arena memory("weight", Device{}, int64_t{1} << 24);
+    const FrozenLinear linear = FrozenLinear::allocate(memory, type, kOut, kIn, 0);
+    const ShardSpec spec{"weight", kOut, kIn, 0, kOut, 0, kIn, 0, 1};
+    int64_t largest = 0, rows = 0;
+    const FillRows fill = [&](int64_t row, const Tensor& to) {
+      EXPECT_EQ(to.cols, kIn);
+      EXPECT_LE(row + to.rows, kOut);
+      largest = std::max(largest, to.size());
+      rows += to.rows;
+      std::fill_n(to.f32(), to.size(), 0.5F);
+    };
+    write_quantized(stream, spec, fill, linear);
+    EXPECT_LE(largest, quantized_slice_values(stream));
+    EXPECT_LT(largest, kOut * kIn / 4);
+    EXPECT_EQ(rows, type.format == FrozenFormat::kNF4 ? 2 * kOut : kOut);
+  }
+}
+
 TEST(QuantizedWeights, RowsOfZerosStayZeros) {
   Stream stream((Device()));
   for (const FrozenType& type : kTypes) {

@@ -107,6 +107,52 @@ TEST(Nf4, APieceHasTheBytesOfTheWhole) {
   }
 }
 
+// What a device does with slices of rows, and the scales from the host, are the bytes of the quantiser.
+TEST(Nf4, SlicesOnADeviceGiveTheBytesOfTheWhole) {
+  for (const int64_t cols : {128, 100, 33}) {
+    SCOPED_TRACE(str_cat(cols, " columns"));
+    const int64_t rows = 24000 / cols;
+    HostMatrix w = weight(rows, cols);
+    const Piece whole(scanned(w), w, 0, rows, 5, cols - 9);
+    Stream stream(Device{.threads = 2});
+    HostMatrix absmax(1, nf4_tensor_blocks(rows, cols));
+    absmax.fill(0);
+    const auto slice = [&](int64_t row) {
+      return Nf4Rows{w.view.row_range(row, std::min(row + 17, rows)), row};
+    };
+    for (int64_t r = 0; r < rows; r += 17) nf4_absmax(stream, slice(r), absmax.view);
+    Nf4Quantizer q(rows, cols);
+    EXPECT_THROW(q.quantize_absmax(), InternalError);
+    ASSERT_EQ(q.set_absmax(absmax.data), -1);
+    q.quantize_absmax(stream);
+    Piece got(q, w, 0, rows, 5, cols - 9);
+    for (Tensor* t : {&got.held.codes, &got.held.absmax, &got.held.nested, &got.held.first})
+      std::memset(t->data, 0x55, static_cast<size_t>(t->bytes()));
+    for (int64_t r = 0; r < rows; r += 17) {
+      const Nf4Matrix some = got.held.row_range(r, std::min(r + 17, rows));
+      nf4_quantize(stream, slice(r), 5, absmax.view, some);
+      q.write_scales(stream, r, 5, some);
+    }
+    for (const auto& [a, b] : {std::pair(got.held.codes, whole.held.codes),
+                               {got.held.absmax, whole.held.absmax},
+                               {got.held.nested, whole.held.nested},
+                               {got.held.first, whole.held.first}})
+      EXPECT_EQ(std::memcmp(a.data, b.data, static_cast<size_t>(a.bytes())), 0);
+  }
+}
+
+TEST(Nf4, ABlockThatIsNotFiniteKeepsItsAbsmaxAndIsFound) {
+  Stream stream((Device()));
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+    HostMatrix w = weight(6, 100), absmax(1, nf4_tensor_blocks(6, 100));
+    absmax.fill(0);
+    w(4, 31) = bad;
+    for (int64_t r = 0; r < 6; ++r) nf4_absmax(stream, {w.view.row_range(r, r + 1), r}, absmax.view);
+    Nf4Quantizer q(6, 100);
+    EXPECT_EQ(q.set_absmax(absmax.data), 431 / 64 * 64);
+  }
+}
+
 TEST(Nf4, AnyColumnsOfAPieceAreDequantised) {
   const HostMatrix w = weight(6, 333);
   const Nf4Quantizer q = scanned(w);

@@ -6,6 +6,7 @@
 
 #include "ops/fp8.h"
 #include "ops/nf4_quantizer.h"
+#include "ops/reduce.h"
 #include "tests/ops/fp8_reference.h"
 #include "tests/ops/gpu_twin.h"
 
@@ -105,10 +106,27 @@ TEST_F(QuantizersGpu, Nf4IsBitForBit) {
     const Nf4Matrix here = Nf4Matrix::allocate(memory, s.rows, s.width);
     const Nf4Matrix there = Nf4Matrix::allocate(device, s.rows, s.width);
     q.quantize(cpu, 0, s.col, w.data.data(), here);
-    for (const auto& [from, to] : {std::pair(here.codes, there.codes),
-                                   {here.absmax, there.absmax},
-                                   {here.nested, there.nested},
-                                   {here.first, there.first}})
+    // Quantised there, in two slices.
+    const OnGpu values(gpu(), w), absmax(gpu(), HostMatrix(1, nf4_tensor_blocks(s.rows, s.cols)));
+    fill_zero(gpu(), absmax.view);
+    const auto slice = [&](int64_t begin, int64_t end) {
+      return Nf4Rows{values.view.row_range(begin, end), begin};
+    };
+    nf4_absmax(gpu(), slice(0, 19), absmax.view);
+    nf4_absmax(gpu(), slice(19, s.rows), absmax.view);
+    Nf4Quantizer from_gpu(s.rows, s.cols);
+    ASSERT_EQ(from_gpu.set_absmax(absmax.host().data), -1);
+    from_gpu.quantize_absmax(cpu);
+    EXPECT_EQ(from_gpu.absmax_codes(), q.absmax_codes());
+    EXPECT_EQ(from_gpu.nested_absmax(), q.nested_absmax());
+    nf4_quantize(gpu(), slice(0, 19), s.col, absmax.view, there.row_range(0, 19));
+    nf4_quantize(gpu(), slice(19, s.rows), s.col, absmax.view, there.row_range(19, s.rows));
+    std::vector<uint8_t> codes(static_cast<size_t>(there.codes.bytes()));
+    copy_to_host(gpu(), there.codes, codes.data());
+    const uint8_t* want_codes = here.codes.u8();
+    EXPECT_EQ(codes, std::vector<uint8_t>(want_codes, want_codes + codes.size()));
+    for (const auto& [from, to] :
+         {std::pair(here.absmax, there.absmax), {here.nested, there.nested}, {here.first, there.first}})
       copy_from_host(gpu(), from.data, to);
     for (const int64_t col : {int64_t{0}, int64_t{5}}) {
       for (const DType type : {DType::kF32, DType::kBF16}) {

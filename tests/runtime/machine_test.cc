@@ -34,6 +34,13 @@ TEST(Machine, EveryGpuHasAllFigures) {
     EXPECT_GT(narrow.device_memory, 0.96 * nominal * 1e9);
     EXPECT_GE(narrow.device_memory, before);  // the table rises
     before = narrow.device_memory;
+    // The FP8 GEMMs are for Hopper, whatever the data sheets of others say.
+    EXPECT_EQ(narrow.fp8_gemm > 0, name[0] == 'H');
+    EXPECT_EQ(narrow.fp8_peak > 0, name[0] != 'A');
+    if (narrow.fp8_gemm > 0) {
+      EXPECT_GT(narrow.fp8_gemm, 1.7 * narrow.gemm);
+      EXPECT_LT(narrow.fp8_gemm, narrow.fp8_peak);
+    }
   }
   EXPECT_EQ(gpu_rates("H200-141", DType::kBF16).device_memory, 139 * kGiB);
   EXPECT_DOUBLE_EQ(gpu_rates("H100-80", DType::kBF16).device_memory, 79.6 * kGiB);
@@ -73,7 +80,11 @@ TEST(Machine, ThePeakIsThatOfTheDriversNameOrNotKnown) {
     EXPECT_DOUBLE_EQ(peak_flops(device, DType::kBF16), 1e12 * tflops) << device;
   EXPECT_DOUBLE_EQ(peak_flops("NVIDIA H200", DType::kF32), 67e12);
   EXPECT_DOUBLE_EQ(peak_flops("NVIDIA B200", DType::kF32), 75e12);
+  EXPECT_DOUBLE_EQ(peak_flops("NVIDIA H200", DType::kE4M3), 1979e12);
+  EXPECT_DOUBLE_EQ(peak_flops("NVIDIA H100 NVL", DType::kE4M3), 1671e12);
+  EXPECT_EQ(peak_flops("NVIDIA A100-SXM4-80GB", DType::kE4M3), 0);
   EXPECT_EQ(cpu_rates(4).peak, 0);
+  EXPECT_EQ(cpu_rates(4).fp8_gemm, 0);
 }
 
 TEST(Machine, TheRatesOfACpuGrowWithItsThreads) {

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <fstream>
+#include <iterator>
 #include <regex>
 
 #include "ops/attention_library.h"
@@ -164,6 +166,95 @@ TEST(DeviceMemory, CountsQuantisedWeights) {
   EXPECT_LT(static_cast<double>(memory_of(large, 1).all()) / kGiB, 107);
 }
 
+// A file of configs/experiments, with its own shape.
+Case bench_of(const std::string& name, const Words& overrides = {}) {
+  Case c;
+  const std::string path = PESC_SOURCE_DIR "/configs/experiments/" + name + ".textproto";
+  std::ifstream in(path);
+  const std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  c.config = parse_experiment(text, path, overrides, ExperimentUse::kBench);
+  c.model = c.config.model.shape;
+  return c;
+}
+
+// The bars of the project on one card. An H100 has 79.6 GiB.
+TEST(DeviceMemory, OfLargeModelsOnOneCard) {
+  const auto gib = [](const Case& c) { return static_cast<double>(memory_of(c, 1).all()) / kGiB; };
+  EXPECT_LE(gib(bench_of("bench-70b")), 78);
+  EXPECT_LE(gib(bench_of("bench-70b", {"train.frozen_dtype=FP8"})), 107);
+  EXPECT_LE(gib(bench_of("bench-34b", {"train.frozen_dtype=FP8"})), 91);
+}
+
+Plan plan_of(const Case& c) {
+  return make_plan(c.config, c.model, 1, gpu_rates("H200-141", DType::kBF16));
+}
+
+// Medians of tests/bench/h200.md, and the GEMM phase, in ms: the plan is of them within 15 %.
+TEST(Plan, OfFrozenFormatsTakesTheTimeThatWasMeasured) {
+  struct Measured {
+    Words overrides;
+    double step, gemm;
+  };
+  for (const Measured& m : {Measured{{}, 894.4, 621.9},
+                            {{"train.frozen_dtype=FP8", "train.compute_dtype=FP8"}, 686.1, 406.9},
+                            {{"train.frozen_dtype=NF4"}, 914.2, 642.1}}) {
+    const Plan p = plan_of(bench_of("bench-7b", m.overrides));
+    SCOPED_TRACE(m.step);
+    EXPECT_NEAR(1e3 * p.seconds / m.step, 1, 0.15);
+    EXPECT_EQ(p.phases.front().name, "GEMM");
+    EXPECT_NEAR(1e3 * p.phases.front().seconds / m.gemm, 1, 0.1);
+  }
+}
+
+TEST(Plan, CountsWhatQuantisedWeightsAreMadeInto) {
+  const auto gemm = [](const Words& overrides) {
+    return plan_of(bench_of("bench-7b", overrides)).phases.front();
+  };
+  const PlanPhase bf16 = gemm({}), nf4 = gemm({"train.frozen_dtype=NF4"});
+  const PlanPhase fp8 = gemm({"train.compute_dtype=FP8"});
+  const PlanPhase both = gemm({"train.frozen_dtype=NF4", "train.compute_dtype=FP8"});
+  const double weights = 32.0 * 4096 * (4 * 4096 + 3 * 11008);
+  const double rate = 3800e9;
+  EXPECT_EQ(bf16.made, 0);
+  EXPECT_EQ(bf16.flops, 4 * weights * 16384);
+  for (const PlanPhase& p : {nf4, fp8, both}) EXPECT_EQ(p.flops, bf16.flops);
+  // Read in about half a byte and written in two, for the forward and the backward.
+  EXPECT_NEAR(nf4.made / weights, 2 * (0.52 + 2), 0.02);
+  EXPECT_NEAR(nf4.seconds - bf16.seconds, nf4.made / rate, 1e-6);
+  // FP8 held is transposed for the backward alone; NF4 becomes FP8 twice besides.
+  EXPECT_NEAR((both.made - fp8.made) / weights, 2 * (0.52 + 1), 0.02);
+  // The rest are tokens: inputs of 4 linears' columns, and gradients of their outputs.
+  const double columns = 32.0 * (3 * 4096 + 11008) + 32.0 * (5 * 4096 + 2 * 11008);
+  EXPECT_NEAR((fp8.made - 2 * weights) / (columns * 16384 * 3), 1, 0.001);
+  EXPECT_EQ(fp8.fp8_fast, fp8.flops / 2);
+  EXPECT_EQ(fp8.fp8_full, fp8.flops / 2);
+  EXPECT_LT(fp8.seconds, 0.65 * bf16.seconds);
+  // Recomputed layers multiply forward twice.
+  const PlanPhase again = gemm({"train.compute_dtype=FP8", "train.recompute_granularity=FULL"});
+  EXPECT_NEAR(again.fp8_fast / again.fp8_full, 2 - 1.0 / 32, 1e-9);
+}
+
+// The share of the speed of light is of the rate that each part is multiplied at.
+TEST(Plan, TheSpeedOfLightOfFp8HasTwoRates) {
+  const Plan bf16 = plan_of(bench_of("bench-7b"));
+  const Plan fp8 = plan_of(bench_of("bench-7b", {"train.compute_dtype=FP8"}));
+  const MachineRates rates = gpu_rates("H200-141", DType::kBF16);
+  EXPECT_EQ(bf16.fp8_flops, 0);
+  EXPECT_DOUBLE_EQ(bf16.sol_seconds, bf16.flops / rates.gemm);
+  EXPECT_EQ(fp8.flops, bf16.flops);
+  EXPECT_DOUBLE_EQ(fp8.fp8_flops, fp8.phases.front().flops);
+  EXPECT_DOUBLE_EQ(fp8.sol_seconds,
+                   (fp8.flops - fp8.fp8_flops) / rates.gemm + fp8.fp8_flops / rates.fp8_gemm);
+  EXPECT_LT(fp8.sol_seconds / fp8.seconds, 1);
+  EXPECT_DOUBLE_EQ(fp8.peak_seconds, (fp8.flops - fp8.fp8_flops) / 989e12 + fp8.fp8_flops / 1979e12);
+  EXPECT_DOUBLE_EQ(bf16.bytes_per_weight, 2);
+  EXPECT_NEAR(fp8.bytes_per_weight, 1, 0.001);
+  EXPECT_NEAR(plan_of(bench_of("bench-7b", {"train.frozen_dtype=NF4"})).bytes_per_weight, 0.52, 0.005);
+  // Held in FP8 and multiplied in BF16: one rate.
+  EXPECT_EQ(plan_of(bench_of("bench-7b", {"train.frozen_dtype=FP8", "train.compute_dtype=BF16"})).fp8_flops,
+            0);
+}
+
 // GEMMs are timed in the arenas: a gradient of the head is the largest that is added to.
 TEST(DeviceMemory, HasRoomForGemmAutotuning) {
   const Words full{"train.mode=FULL", "train.gradient_accumulation_steps=32", "data.max_seq_length=128"};
@@ -263,11 +354,49 @@ TEST(WhatWouldFit, NamesLayoutsAlsoInCombination) {
 TEST(WhatWouldFit, CombinesWhereNothingDoesAlone) {
   const Case c = seven_billion({}, "70B");
   const Words found = would_fit(c, 1, 79.6);  // one rank cannot hold the weights
-  ASSERT_EQ(found.size(), 1U);
+  ASSERT_EQ(found.size(), 2U);
   EXPECT_NE(found[0].find("parallel.tp: "), std::string::npos) << found[0];
   EXPECT_NE(found[0].find("ranks: "), std::string::npos) << found[0];
+  EXPECT_EQ(found[0].find("train.frozen_dtype"), std::string::npos) << found[0];
   expect_true(c, 1, found[0], 79.6);
+  EXPECT_NE(found[1].find("train.frozen_dtype: NF4"), std::string::npos) << found[1];
+  expect_true(c, 1, found[1], 79.6);
   EXPECT_TRUE(would_fit(c, 1, 0.5).empty());  // less than a context
+}
+
+// FP8 where the device multiplies it, else NF4; with what that changes.
+TEST(WhatWouldFit, NamesAFormatOfTheFrozenWeights) {
+  const Words base{"train.global_batch_size=8", "train.gradient_accumulation_steps=1", "lora.r=64",
+                   "moe.adapter_dim=64"};
+  const auto with = [&](const Words& more) {
+    Words all = base;
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  const auto found = [&](double gib, MemoryRoom::Fp8 fp8, const Words& more = {}) {
+    const Case c = seven_billion(with(more));
+    const MemoryRoom room{gib * kGiB, MemoryRoom::Of::kRank, MemoryRoom::Against::kAll, fp8};
+    const Words all = what_would_fit(c.config, c.model, 1, training_use(c.config), room);
+    const std::string named = starting_with(all, "train.frozen_dtype: ");
+    if (!named.empty()) {
+      EXPECT_EQ(std::count_if(all.begin(), all.end(),
+                              [](const std::string& text) { return text.starts_with("train.frozen_dtype"); }),
+                1);
+      expect_true(c, 1, named, gib, with(more));
+      EXPECT_NE(named.find("changes the mathematics: rounds the frozen weights"), std::string::npos) << named;
+      EXPECT_NE(named.find("a run that has checkpoints keeps its format"), std::string::npos) << named;
+    }
+    return named.substr(0, named.find(" needs"));
+  };
+  using Fp8 = MemoryRoom::Fp8;
+  // 7B takes 71 GiB in BF16, 65 in FP8, 62 in NF4.
+  EXPECT_EQ(found(68, Fp8::kMultiplied), "train.frozen_dtype: FP8");
+  EXPECT_EQ(found(68, Fp8::kNo), "train.frozen_dtype: NF4");
+  EXPECT_EQ(found(63.5, Fp8::kMultiplied), "train.frozen_dtype: NF4");
+  EXPECT_EQ(found(63.5, Fp8::kMultiplied, {"train.frozen_dtype=FP8"}), "train.frozen_dtype: NF4");
+  EXPECT_EQ(found(61, Fp8::kMultiplied, {"train.frozen_dtype=NF4"}), "");
+  EXPECT_EQ(found(50, Fp8::kMultiplied), "");
+  EXPECT_EQ(found(68, Fp8::kMultiplied, {"train.mode=FULL"}), "");
 }
 
 TEST(WhatWouldFit, OfWhatCannotBeRecomputedOrCutNamesNothing) {
@@ -322,12 +451,21 @@ TEST(CheckMemory, SaysInOneLineWhatWouldFit) {
   for (const std::string word :
        {"this rank's model, activations and workspaces needs ",
         " of GPU 3 (NVIDIA A100-SXM4-80GB), which has ", "50.00 GiB free of 79.20 GiB",
-        "more train.gradient_accumulation_steps, a smaller data.max_seq_length, or more ranks (tp, ep)",
+        "more train.gradient_accumulation_steps, a smaller data.max_seq_length, train.frozen_dtype, or more "
+        "ranks "
+        "(tp, ep)",
         "train.recompute_granularity: ", "train.gradient_accumulation_steps: ", "changes the aux loss",
         "data.max_seq_length: ", "ranks: "})
     EXPECT_NE(text.find(word), std::string::npos) << word << ": " << text;
   EXPECT_EQ(text.find('\n'), std::string::npos);
   EXPECT_NE(said(c, 4, {3, info, 2}).find("workspaces of 2 ranks needs"), std::string::npos);
+  // FP8 where that GPU multiplies it.
+  const Case fitting = bench_of("bench-7b");
+  info.free_bytes = static_cast<int64_t>(67 * kGiB);
+  EXPECT_NE(said(fitting, 1, {0, info, 1}).find("train.frozen_dtype: NF4 needs"), std::string::npos);
+  info.name = "NVIDIA H100 80GB HBM3";
+  info.major = 9;
+  EXPECT_NE(said(fitting, 1, {0, info, 1}).find("train.frozen_dtype: FP8 needs"), std::string::npos);
   // What no layout makes fit says so.
   info.free_bytes = static_cast<int64_t>(0.2 * kGiB);
   const std::string none = said(seven_billion({}, "70B"), 1, {0, info, 1});
