@@ -51,6 +51,7 @@ void column_forward(const ForwardContext& ctx, const ColumnLinears& w, const Con
 
 struct ColumnBackward {
   Tensor dy;          // [P, out]
+  Fp8Rows codes{};    // of the block's dy, from w.base.output_grad_codes, or absent
   Tensor x, dropped;  // [S, H] as in the forward; x is read with trainable weights only
   Tensor a;           // [P, R] of the forward
   Tensor da{};        // [P, R] written where it is not concatenated to dx; absent: in ws.lora_full
@@ -97,6 +98,8 @@ void column_forward_block(const ForwardContext& ctx, const ColumnLinears& w, con
 
 struct RowForward {
   Tensor residual, y, a;  // [S, H] or absent, [S, H], [S, r]
+  // Of the block's x, from w.base.input_codes, or absent. With them x.x is not read.
+  Fp8Rows codes{};
 };
 // x and dropped of the block. With several tp ranks the partial sums are written to ws.gathered, over the
 // tokens of the block; the last block reduces them.

@@ -20,7 +20,7 @@ struct Fp8Gemm {
   Tensor b_scales;  // [n, 1] F32; absent: 1
   Tensor c;         // [m, n] F32; on CUDA BF16
   float beta = 0.0F;
-  Fp8Accumulation accumulation = Fp8Accumulation::kFull;
+  Fp8Accumulation accumulation = Fp8Accumulation::kFast;
 };
 // REQUIRES on a GPU: k, n and the row strides of A and B are multiples of 16, that of C is of 8; addresses are
 // multiples of 16 bytes.

@@ -42,27 +42,32 @@ Matrix matrix(const Nf4Matrix& w) {
           static_cast<int>(w.cols)};
 }
 
-template <class T>
-__device__ __forceinline__ T rounded(float v, float) {
-  return from_float<T>(v);
-}
-template <>
-__device__ __forceinline__ uint8_t rounded<uint8_t>(float v, float inverse) {
-  return to_e4m3(v * inverse);
+constexpr int kUnrolled = 4;  // packs that a thread has on their way at once
+
+// The absmax of the block of a value; `at` counts from the first value of the row's first group.
+__device__ __forceinline__ float absmax_of(const uint8_t* absmax, const float* nested, const float* dynamic,
+                                           int first_block, int at) {
+  const float group = nested[1 + at / static_cast<int>(kNf4Group)];
+  return __fadd_rn(__fmul_rn(dynamic[absmax[at / static_cast<int>(kNf4Block) - first_block]], group),
+                   nested[0]);
 }
 
-// Writes columns [col, col + to.cols) of w; those behind its last with 0. `scales` of E4M3. N is 8 or 1.
+// Writes columns [col, col + to.cols) of w; those behind its last with 0. `scales` of E4M3. N is 8 or 1. A block
+// goes over many rows, so that it copies the tables once.
 // REQUIRES with N = 8: col, the columns of w and of `to` are multiples of 8, rows of codes are aligned to 4
 // bytes, rows of `to` to packs; a block has kThreads threads.
 template <int N, class T>
-__global__ void dequantize_kernel(Matrix w, int col, View<T> to, const float* scales,
-                                  const __grid_constant__ Tables all) {
+__global__ void __launch_bounds__(kThreads)
+    dequantize_kernel(Matrix w, int col, View<T> to, const float* scales,
+                      const __grid_constant__ Tables all) {
   __shared__ float code[16];
   __shared__ float dynamic[256];
   const int thread = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x);
   dynamic[thread] = all.dynamic[thread];
   if (thread < 16) code[thread] = all.code[thread];
   __syncthreads();
+  const int packs = static_cast<int>(to.cols / N);
+  const int step = static_cast<int>(blockDim.x);
   PESC_FOR_ROWS(r, to.rows) {
     const uint8_t* codes = w.codes + r * w.codes_ld;
     const uint8_t* absmax = w.absmax + r * w.absmax_ld;
@@ -70,31 +75,44 @@ __global__ void dequantize_kernel(Matrix w, int col, View<T> to, const float* sc
     const int first = w.first[r * w.first_ld];
     const int first_block = first / static_cast<int>(kNf4Block);
     const float inverse = scales == nullptr ? 1.0F : inverse_power_of_two(scales[r]);
-    PESC_FOR_COLUMNS(pack, to.cols / N) {
-      const int c = col + static_cast<int>(pack) * N;
-      Pack<T, N> out{};
-      if (c < w.cols) {
-        uint32_t bytes = 0;
-        if constexpr (N == 8) {
-          bytes = *reinterpret_cast<const uint32_t*>(codes + c / 2);
-        } else {
-          bytes = c % 2 == 0 ? codes[c / 2] : static_cast<uint32_t>(codes[c / 2]) << 4;
-        }
-        int block = -1;
-        float scale = 0;
+    const bool whole = first % N == 0;  // no pack reaches over the end of a block
+    for (int pack = static_cast<int>(threadIdx.x); pack < packs; pack += kUnrolled * step) {
+      uint32_t bytes[kUnrolled];
+      float scale[kUnrolled];
 #pragma unroll
-        for (int j = 0; j < N; ++j) {
-          const int at = first + c + j;
-          if (at / static_cast<int>(kNf4Block) != block) {
-            block = at / static_cast<int>(kNf4Block);
-            const float group = nested[1 + at / static_cast<int>(kNf4Group)];
-            scale = __fadd_rn(__fmul_rn(dynamic[absmax[block - first_block]], group), nested[0]);
+      for (int u = 0; u < kUnrolled; ++u) {
+        const int c = col + (pack + u * step) * N;
+        bytes[u] = 0;
+        scale[u] = 0;
+        if (pack + u * step >= packs || c >= w.cols) continue;
+        if constexpr (N == 8) {
+          bytes[u] = *reinterpret_cast<const uint32_t*>(codes + c / 2);
+        } else {
+          bytes[u] = c % 2 == 0 ? codes[c / 2] : static_cast<uint32_t>(codes[c / 2]) << 4;
+        }
+        scale[u] = absmax_of(absmax, nested, dynamic, first_block, first + c);
+      }
+#pragma unroll
+      for (int u = 0; u < kUnrolled; ++u) {
+        const int c = col + (pack + u * step) * N;
+        if (pack + u * step >= packs) break;
+        float values[N] = {};
+        if (c < w.cols) {
+#pragma unroll
+          for (int j = 0; j < N; ++j) {
+            if (!whole && (first + c + j) % static_cast<int>(kNf4Block) == 0)
+              scale[u] = absmax_of(absmax, nested, dynamic, first_block, first + c + j);
+            const uint32_t four = bytes[u] >> (j % 2 == 0 ? 4 * j + 4 : 4 * j - 4) & 15U;
+            values[j] = __fmul_rn(code[four], scale[u]);
           }
-          const uint32_t four = bytes >> (j % 2 == 0 ? 4 * j + 4 : 4 * j - 4) & 15U;
-          out.v[j] = rounded<T>(__fmul_rn(code[four], scale), inverse);
+        }
+        T* out = to.row(r) + int64_t{pack + u * step} * N;
+        if constexpr (std::is_same_v<T, uint8_t>) {
+          store_pack<N>(out, to_e4m3<N>(values, inverse));
+        } else {
+          store_floats<N>(out, values);
         }
       }
-      store_pack<N>(to.row(r) + pack * N, out);
     }
   }
 }
@@ -106,15 +124,10 @@ void launch(Stream& stream, const Nf4Matrix& w, int64_t col, const Tensor& to, c
   const View<T> out = view<T>(to);
   const bool wide = col % 8 == 0 && w.cols % 8 == 0 && packs(to, 8) && w.codes.ld % 4 == 0 &&
                     reinterpret_cast<uintptr_t>(w.codes.data) % 4 == 0;
-  // A thread takes several packs of a row, so that the tables are copied less often.
-  const WholeRowGrid g(to.rows, to.cols / (wide ? 8 : 1));
-  if (wide) {
-    dequantize_kernel<8, T>
-        <<<g.grid, g.block, 0, stream_of(stream)>>>(m, static_cast<int>(col), out, scales, tables());
-  } else {
-    dequantize_kernel<1, T>
-        <<<g.grid, g.block, 0, stream_of(stream)>>>(m, static_cast<int>(col), out, scales, tables());
-  }
+  WholeRowGrid g(to.rows, to.cols / (wide ? 8 : 1));
+  const auto kernel = wide ? dequantize_kernel<8, T> : dequantize_kernel<1, T>;
+  g.grid.y = resident_blocks(stream, kernel, g.grid.y, kThreads, 0);
+  kernel<<<g.grid, g.block, 0, stream_of(stream)>>>(m, static_cast<int>(col), out, scales, tables());
   PESC_LAUNCHED("nf4_dequantize");
 }
 
