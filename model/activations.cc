@@ -249,7 +249,10 @@ int64_t scratch_bytes(const ModelPart& part, const Capacity& c, const Device& de
                                                   moe.adapter_dim, n.compute) +
                                 trials.adapters);
   }
-  return bytes + 64 * Arena::kAlignment;
+  // The codes of a norm's output lie below all that its layer's forward takes of the scratch.
+  Arena inputs = Arena::planning("codes of the norms' outputs");
+  if (tp == 1) (void)p.gate_up.base.input_codes(inputs, n.slice);
+  return bytes + inputs.peak() + 64 * Arena::kAlignment;
 }
 
 }  // namespace pesc

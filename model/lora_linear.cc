@@ -34,7 +34,7 @@ ColumnForward column_forward_gather(const ForwardContext& ctx, const ColumnLinea
   const Tensor all = ctx.tp.start_gather(s, x.all, ctx.ws.gathered.leading(y.rows, x.all.cols));
   if (overlapped_work) overlapped_work();
   ctx.tp.finish(s);
-  return {ConcatView(all, x.x.cols), concat ? Tensor{} : mine, y, a};
+  return {ConcatView(all, x.x.cols), {}, concat ? Tensor{} : mine, y, a};
 }
 
 void column_forward_block(const ForwardContext& ctx, const ColumnLinears& w, const TokenBlock& block,
@@ -44,7 +44,7 @@ void column_forward_block(const ForwardContext& ctx, const ColumnLinears& w, con
   const Tensor y = block.of(forward.y);
   {
     const PhaseScope phase(s, Phase::kGemm);
-    linear_forward(s, w.base, x, y, ctx.scratch);
+    linear_forward(s, w.base, x, y, ctx.scratch, {}, forward.codes.rows(block.rows.begin, block.rows.end));
   }
   if (w.bias.cols > 0) add_bias(s, w.bias, y);
   if (w.lora_columns() == 0) return;
@@ -59,9 +59,9 @@ void column_forward_block(const ForwardContext& ctx, const ColumnLinears& w, con
 }
 
 void column_forward(const ForwardContext& ctx, const ColumnLinears& w, const ConcatView& x,
-                    const Tensor& dropped, const Tensor& y, const Tensor& a,
-                    const OverlappedWork& overlapped_work) {
-  const ColumnForward forward = column_forward_gather(ctx, w, x, dropped, y, a, overlapped_work);
+                    const Fp8Rows& codes, const Tensor& dropped, const Tensor& y, const Tensor& a) {
+  ColumnForward forward = column_forward_gather(ctx, w, x, dropped, y, a, {});
+  forward.codes = codes;
   column_forward_block(ctx, w, TokenBlock::all(y.rows), forward);
 }
 

@@ -9,7 +9,9 @@
 //   backward: dx = diag(sg) (Gq Q)              Gq, sg: dy diag(s) quantised
 // The scales of outputs lie along the sum of dx, so they are multiplied into dy before it is quantised; they are
 // powers of two, so that this rounds nothing. The gradient is thus that of the weights which the forward used.
-// LoRA's product B a and the residual are added in the compute type.
+// LoRA's product B a and the residual are added in the compute type. Both directions use fast accumulation
+// (ops/fp8_gemm.h says what it costs). Xq and Gq may come from the operation that made x or dy (Fp8Rows), which saves
+// reading x and dy once more.
 #pragma once
 
 #include "model/frozen_linear.h"

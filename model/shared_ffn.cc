@@ -51,9 +51,10 @@ void shared_ffn_forward(const ForwardContext& ctx, int64_t layer, const LayerPar
   const Batch& b = ctx.batch;
   const Workspace& ws = ctx.ws;
   const int64_t columns = p.down.base.in;
-  const ColumnForward gate_up =
+  ColumnForward gate_up =
       column_forward_gather(ctx, p.gate_up, args.x, args.dropped, saved.gate_up.row_range(0, b.padded),
                             saved.a_gate_up.row_range(0, b.padded), overlapped_work);
+  gate_up.codes = args.codes;
   RowForward down{args.residual, args.f, saved.a_down.row_range(0, b.slice)};
   const Dropout mask = ctx.full_dropout(layer, DropoutSite::kDown, p.down.column0);
   for_blocks(b.padded, ffn_blocks(ctx, p), [&](const TokenBlock& block) {

@@ -1,6 +1,8 @@
 // FP8 rows on a GPU: see ops/fp8.h. A block quantises row after row: it keeps a row in registers until its scale
-// is known, and the next one is on its way meanwhile, so that memory is read once. Rows that are longer than the
+// is known, and the next ones are on their way meanwhile, so that memory is read once. Rows that are longer than the
 // registers, or that do not come in packs, are read twice; the second read comes from the cache.
+#include <cuda_pipeline.h>
+
 #include "ops/core/e4m3.cuh"
 #include "ops/cuda_ops.h"
 #include "ops/fp8.h"
@@ -43,100 +45,84 @@ __global__ void long_quantize_kernel(View<const T> x, const float* factors, View
   }
 }
 
-// Threads of a block whose rows stay in registers, for packs of a row that a thread holds.
-constexpr unsigned most_threads(int held) {
-  return held <= 4 ? 768 : 640;
-}
+constexpr int kStages = 3;              // rows of the ring
+constexpr int kHeld = 4;                // packs of a row that a thread holds
+constexpr unsigned kMostThreads = 768;  // of a block
 
-// The same with rows of at most kHeld packs a thread. The column scales stay in shared memory, of x.cols floats.
-template <int kHeld, bool kFactors, int N, class T>
-__global__ void __launch_bounds__(most_threads(kHeld), 1)
+// The same with rows of at most kHeld packs a thread. A block copies rows ahead into a ring in shared memory; a thread
+// reads only the packs that it copied, and keeps their values until the row's scale is known.
+template <int N, class T>
+__global__ void __launch_bounds__(kMostThreads, 1)
     quantize_kernel(View<const T> x, const float* factors, View<uint8_t> codes, float* scales) {
-  extern __shared__ __align__(16) float own_factors[];
+  extern __shared__ __align__(16) unsigned char memory[];
   __shared__ uint32_t partial[2][kWarp];
   const int packs = static_cast<int>(x.cols / N);
   const int written = static_cast<int>(codes.cols / N);
   const int threads = static_cast<int>(blockDim.x);
   const int first = static_cast<int>(threadIdx.x);
-  Pack<T, N> held[kHeld], next[kHeld];
-  const auto fetch = [&](int64_t r) {
+  const int64_t step = gridDim.x;
+  const auto slot = [&](int stage, int k) {
+    return reinterpret_cast<Pack<T, N>*>(memory) + (stage * kHeld + k) * threads + first;
+  };
+  const auto fetch = [&](int64_t r, int stage) {
+    if (r < x.rows) {
 #pragma unroll
-    for (int k = 0; k < kHeld; ++k) {
-      const int i = first + k * threads;
-      next[k] = i < packs ? load_pack<N>(x.row(r) + int64_t{i} * N) : Pack<T, N>{};
+      for (int k = 0; k < kHeld; ++k) {
+        const int i = first + k * threads;
+        if (i < packs) __pipeline_memcpy_async(slot(stage, k), x.row(r) + int64_t{i} * N, sizeof(Pack<T, N>));
+      }
     }
+    __pipeline_commit();
   };
-  const auto values = [&](int k, float(&v)[N]) {
+  int64_t ahead = blockIdx.x;
 #pragma unroll
-    for (int j = 0; j < N; ++j) v[j] = as_float(held[k].v[j]);
-    const int i = first + k * threads;
-    if (!kFactors || i >= packs) return;
-    float factor[N];
-    load_floats<N>(own_factors + i * N, factor);
-#pragma unroll
-    for (int j = 0; j < N; ++j) v[j] *= factor[j];
-  };
-  if (blockIdx.x < x.rows) fetch(blockIdx.x);
-  if constexpr (kFactors) {
-    for (int i = first; i < packs; i += threads)
-      store_pack<N>(own_factors + i * N, load_pack<N>(factors + int64_t{i} * N));
-    __syncthreads();
-  }
+  for (int stage = 0; stage + 1 < kStages; ++stage, ahead += step) fetch(ahead, stage);
+  int stage = 0;
   int turn = 0;
-  for (int64_t r = blockIdx.x; r < x.rows; r += gridDim.x, turn = 1 - turn) {
-#pragma unroll
-    for (int k = 0; k < kHeld; ++k) held[k] = next[k];
-    if (r + gridDim.x < x.rows) fetch(r + gridDim.x);
+  for (int64_t r = blockIdx.x; r < x.rows; r += step, ahead += step, turn = 1 - turn) {
+    fetch(ahead, stage == 0 ? kStages - 1 : stage - 1);
+    __pipeline_wait_prior(kStages - 1);
+    float v[kHeld][N];
     uint32_t largest = 0;
 #pragma unroll
     for (int k = 0; k < kHeld; ++k) {
-      float v[N];
-      values(k, v);
-      largest = largest_bits<N>(v, largest);
+      const int i = first + k * threads;
+#pragma unroll
+      for (int j = 0; j < N; ++j) v[k][j] = 0;
+      if (i >= packs) continue;
+      load_floats<N>(reinterpret_cast<const T*>(slot(stage, k)), v[k]);
+      if (factors != nullptr) {
+        float factor[N];
+        load_floats<N>(factors + i * N, factor);
+#pragma unroll
+        for (int j = 0; j < N; ++j) v[k][j] *= factor[j];
+      }
+      largest = largest_bits<N>(v[k], largest);
     }
     const RowScale scale(block_largest(largest, partial[turn]));
     if (first == 0) scales[r] = scale.scale;
 #pragma unroll
     for (int k = 0; k < kHeld; ++k) {
       const int i = first + k * threads;
-      if (i >= written) break;
-      float v[N];
-      values(k, v);
-      store_pack<N>(codes.row(r) + int64_t{i} * N, scale.codes<N>(v));
+      if (i < written) store_pack<N>(codes.row(r) + int64_t{i} * N, scale.codes<N>(v[k]));
     }
+    stage = stage + 1 == kStages ? 0 : stage + 1;
   }
 }
 
-struct QuantizeArguments {
-  const Tensor &x, &factors, &codes, &scales;
-};
-
-template <int kHeld, bool kFactors, int N, class T>
-void launch_held(Stream& stream, const QuantizeArguments& args) {
-  const auto kernel = quantize_kernel<kHeld, kFactors, N, T>;
+// Returns whether a row fits, and then launches.
+template <int N, class T>
+bool launch_ring(Stream& stream, const Fp8Quantize& args) {
+  const auto kernel = quantize_kernel<N, T>;
   const int64_t packs = args.codes.cols / N;
+  if (packs > int64_t{kHeld} * kMostThreads) return false;
   const auto threads = static_cast<unsigned>((packs + kHeld * kWarp - 1) / (kHeld * kWarp) * kWarp);
-  const int64_t bytes = kFactors ? args.x.cols * dtype_bytes(DType::kF32) : 0;
+  const auto bytes = static_cast<int64_t>(kStages * kHeld * threads * sizeof(Pack<T, N>));
   const unsigned blocks = resident_blocks(stream, kernel, args.x.rows, threads, bytes);
   kernel<<<blocks, threads, static_cast<size_t>(bytes), stream_of(stream)>>>(
-      view<const T>(args.x), kFactors ? pointer<const float>(args.factors) : nullptr,
+      view<const T>(args.x), args.column_scales.cols > 0 ? pointer<const float>(args.column_scales) : nullptr,
       view<uint8_t>(args.codes), pointer<float>(args.scales));
   PESC_LAUNCHED("fp8_quantize");
-}
-
-// Returns whether a row fits the registers, and then launches.
-template <bool kFactors, int N, class T>
-bool launch_held(Stream& stream, const QuantizeArguments& args) {
-  constexpr int64_t kMostFactors = 160 * 1024;  // bytes of shared memory
-  if (kFactors && args.x.cols * dtype_bytes(DType::kF32) > kMostFactors) return false;
-  const int64_t packs = args.codes.cols / N;
-  if (packs <= 4 * most_threads(4)) {
-    launch_held<4, kFactors, N, T>(stream, args);
-  } else if (packs <= 6 * most_threads(6)) {
-    launch_held<6, kFactors, N, T>(stream, args);
-  } else {
-    return false;
-  }
   return true;
 }
 
@@ -248,15 +234,12 @@ void fp8_quantize(Stream& stream, const Fp8Quantize& args) {
     using T = decltype(t);
     with_pack<T>({x, factors, codes}, [&](auto width) {
       constexpr int kWidth = decltype(width)::value;
-      const bool scaled = factors.cols > 0;
       if constexpr (kWidth > 1) {
-        const QuantizeArguments held{x, factors, codes, scales};
-        if (scaled ? launch_held<true, kWidth, T>(stream, held) : launch_held<false, kWidth, T>(stream, held))
-          return;
+        if (launch_ring<kWidth, T>(stream, args)) return;
       }
       const auto blocks = static_cast<unsigned>(std::min<int64_t>(x.rows, 1 << 20));
       long_quantize_kernel<kWidth, T><<<blocks, kThreads, 0, stream_of(stream)>>>(
-          view<const T>(x), scaled ? pointer<const float>(factors) : nullptr, view<uint8_t>(codes),
+          view<const T>(x), factors.cols > 0 ? pointer<const float>(factors) : nullptr, view<uint8_t>(codes),
           pointer<float>(scales));
       PESC_LAUNCHED("fp8_quantize");
     });

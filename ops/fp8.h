@@ -30,6 +30,11 @@ struct Fp8Rows {
   Tensor column_scales{};  // [1, K] F32, optional, as in Fp8Quantize
 
   [[nodiscard]] bool present() const { return codes.present(); }
+  // Of some rows.
+  [[nodiscard]] Fp8Rows rows(int64_t begin, int64_t end) const {
+    if (!present()) return {};
+    return {codes.row_range(begin, end), scales.row_range(begin, end), column_scales};
+  }
 };
 
 // The scale of a row is that of its largest magnitude. A row that is not finite gets the scale NaN and codes 0:

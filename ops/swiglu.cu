@@ -3,9 +3,11 @@
 // T tokens, F columns; all tensors have one element type and any row stride. With a LoRA path the backward
 // first computes the gradient before the mask (a GEMM); one kernel then does everything elementwise and
 // leaves dropout(h) in dh, for the weight gradient (a GEMM).
-#include "ops/core/e4m3.cuh"
+#include <cuda_pipeline.h>
+
 #include "ops/cuda_ops.h"
 #include "ops/dropout_mask.cuh"
+#include "ops/fp8_rows.cuh"
 #include "ops/swiglu.h"
 
 namespace pesc::cuda {
@@ -103,26 +105,50 @@ __device__ __forceinline__ void keep(const float (&v)[N], Pack<T, N>& kept, T* t
   largest = largest_bits<N>(rounded, largest);
 }
 
-template <int N, class T>
+// kStages - 1 rows of gate and up are on their way while one is worked on. h stays where its gate was.
+template <int kStages, int N, class T>
 __global__ void __launch_bounds__(kCodesThreads, 2)
     forward_codes_kernel(View<const T> gate_up, int64_t cols, View<T> h, Mask mask, View<T> dropped,
                          View<uint8_t> codes, float* scales) {
   extern __shared__ __align__(16) unsigned char memory[];
   __shared__ uint32_t partial[2][kWarp];
-  auto* kept = reinterpret_cast<Pack<T, N>*>(memory);
   const int packs = static_cast<int>(cols / N);
   const int written = static_cast<int>(codes.cols / N);
   const int threads = static_cast<int>(blockDim.x);
+  const auto ring = [&](int stage) { return reinterpret_cast<Pack<T, N>*>(memory) + stage * 2 * packs; };
+  const auto fetch = [&](int64_t r, int stage) {
+    if (r < gate_up.rows) {
+      const T* row = gate_up.row(r);
+      for (int i = static_cast<int>(threadIdx.x); i < packs; i += threads) {
+        if constexpr (sizeof(Pack<T, N>) >= 4) {
+          __pipeline_memcpy_async(ring(stage) + i, row + int64_t{i} * N, sizeof(Pack<T, N>));
+          __pipeline_memcpy_async(ring(stage) + packs + i, row + cols + int64_t{i} * N, sizeof(Pack<T, N>));
+        } else {
+          ring(stage)[i] = load_pack<N>(row + int64_t{i} * N);
+          ring(stage)[packs + i] = load_pack<N>(row + cols + int64_t{i} * N);
+        }
+      }
+    }
+    __pipeline_commit();
+  };
+  if constexpr (kStages == 2) fetch(blockIdx.x, 0);
+  int stage = 0;
   int turn = 0;
   for (int64_t r = blockIdx.x; r < gate_up.rows; r += gridDim.x, turn = 1 - turn) {
     const RowMask row(mask, r);
+    if constexpr (kStages == 2) {
+      fetch(r + gridDim.x, 1 - stage);
+    } else {
+      fetch(r, 0);
+    }
+    __pipeline_wait_prior(kStages - 1);
+    Pack<T, N>* kept = ring(stage);
     uint32_t largest = 0;
-#pragma unroll 2
     for (int i = static_cast<int>(threadIdx.x); i < packs; i += threads) {
       const int64_t column = int64_t{i} * N;
       float gate[N], up[N];
-      load_floats<N>(gate_up.row(r) + column, gate);
-      load_floats<N>(gate_up.row(r) + cols + column, up);
+      load_floats<N>(reinterpret_cast<const T*>(kept + i), gate);
+      load_floats<N>(reinterpret_cast<const T*>(kept + packs + i), up);
 #pragma unroll
       for (int j = 0; j < N; ++j) up[j] *= gate[j] * sigmoid(gate[j]);
       keep<N, T>(up, kept[i], h.data != nullptr ? h.row(r) + column : nullptr, largest);
@@ -137,6 +163,7 @@ __global__ void __launch_bounds__(kCodesThreads, 2)
       if (i < packs) load_floats<N>(reinterpret_cast<const T*>(&kept[i]), v);
       store_pack<N>(codes.row(r) + int64_t{i} * N, scale.codes<N>(v));
     }
+    if constexpr (kStages == 2) stage = 1 - stage;
   }
 }
 
@@ -219,15 +246,6 @@ void check(const Tensor& gate_up, const Tensor& h) {
              gate_up.cols, " for ", h.rows, "x", h.cols);
 }
 
-void check_codes(const Fp8Rows& codes, int64_t rows, int64_t cols) {
-  if (!codes.present()) return;
-  PESC_CHECK(codes.codes.rows == rows && codes.codes.cols >= cols && codes.scales.rows == rows &&
-                 codes.scales.cols == 1 && codes.scales.contiguous(),
-             "codes ", codes.codes.rows, "x", codes.codes.cols, " of ", rows, "x", cols);
-  PESC_CHECK(codes.column_scales.cols == 0 || codes.column_scales.cols == cols, codes.column_scales.cols,
-             " column scales of ", cols);
-}
-
 // Gate and up as separate tensors, to test their alignment.
 Tensor gate_of(const Tensor& t) {
   return t.col_range(0, t.cols / 2);
@@ -252,9 +270,12 @@ void swiglu_forward(Stream& stream, const Tensor& gate_up, const Tensor& h, cons
         dropped.mask, {gate_of(gate_up), up_of(gate_up), h, dropped.y, codes.codes}, [&](auto width) {
           constexpr int kWidth = decltype(width)::value;
           if (codes.present()) {
-            const auto kernel = forward_codes_kernel<kWidth, T>;
-            const int64_t bytes = cols * dtype_bytes(gate_up.dtype);
-            PESC_CHECK(bytes <= kSharedBytes, cols, " columns with codes");
+            const int64_t row = 2 * cols * dtype_bytes(gate_up.dtype);
+            PESC_CHECK(row <= kSharedBytes, cols, " columns with codes");
+            const bool ahead = 2 * row <= kSharedBytes;
+            const int64_t bytes = ahead ? 2 * row : row;
+            const auto kernel =
+                ahead ? forward_codes_kernel<2, kWidth, T> : forward_codes_kernel<1, kWidth, T>;
             const CodesGrid g(stream, kernel, gate_up.rows, cols / kWidth, bytes);
             kernel<<<g.blocks, g.threads, static_cast<size_t>(bytes), stream_of(stream)>>>(
                 view<const T>(gate_up), cols, view_or_none<T>(h), Mask(dropped.mask),

@@ -1,7 +1,6 @@
 // Times of the GPU operations on the shapes of the Llama-2 7B model with 8 x 2048 tokens, in bf16: one line
 // per operation with milliseconds and the rate of the bytes that it must move (each tensor once), or of the
 // GEMMs that it must make. Takes some ten seconds and 5 GiB of GPU memory.
-#include <chrono>
 #include <cstdio>
 #include <random>
 #include <string>
@@ -12,108 +11,18 @@
 #include "ops/adapter_scratch.h"
 #include "ops/cross_entropy.h"
 #include "ops/embedding.h"
-#include "ops/fp8.h"
-#include "ops/fp8_gemm.h"
 #include "ops/head_norm.h"
-#include "ops/init.h"
 #include "ops/lora.h"
 #include "ops/low_rank.h"
-#include "ops/nf4.h"
 #include "ops/reduce.h"
 #include "ops/rmsnorm.h"
 #include "ops/rope.h"
 #include "ops/router.h"
 #include "ops/swiglu.h"
+#include "tests/bench/gpu_bench.h"
 
 namespace pesc {
 namespace {
-
-constexpr int64_t kTokens = 16384;
-constexpr int64_t kHidden = 4096;
-constexpr int64_t kFfn = 11008;
-constexpr int64_t kHeadDim = 128;
-constexpr int64_t kVocab = 32000;
-constexpr int64_t kHeadChunk = 1024;
-constexpr int64_t kExperts = 8;
-constexpr int64_t kTopK = 2;
-constexpr int64_t kRank = 64;
-constexpr float kDropout = 0.1F;
-
-enum class Rate { kBytes, kFlops };
-
-class Bench {
- public:
-  explicit Bench(Stream& stream) : s(stream), memory("bench", stream.device(), int64_t{5} << 30) {}
-
-  Stream& s;
-  Arena memory;
-
-  // Normal values of deviation 1, or of the one given.
-  Tensor random(int64_t rows, int64_t cols, DType t = DType::kBF16, float deviation = 1) {
-    const Tensor out = memory.allocate(rows, cols, t);
-    init_normal(s, {out, 1, ++tensors_, 0, 0, cols}, deviation);
-    return out;
-  }
-  Tensor zero(int64_t rows, int64_t cols, DType t = DType::kBF16) {
-    const Tensor out = memory.allocate(rows, cols, t);
-    fill_zero(s, out);
-    return out;
-  }
-  template <class T>
-  Tensor array(const std::vector<T>& values, DType t) {
-    const Tensor out = memory.allocate(1, static_cast<int64_t>(values.size()), t);
-    copy_from_host(s, values.data(), out);
-    return out;
-  }
-
-  // Runs `op` for 0.2 s after three runs that do not count.
-  template <class Op>
-  void time(const std::string& name, Rate rate, double amount, const Op& op) {
-    using Clock = std::chrono::steady_clock;
-    for (int i = 0; i < 3; ++i) op();
-    s.synchronize();
-    int runs = 0;
-    const Clock::time_point start = Clock::now();
-    double seconds = 0;
-    do {
-      for (int i = 0; i < 5; ++i) op();
-      s.synchronize();
-      runs += 5;
-      seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    } while (seconds < 0.2);
-    const double each = seconds / runs;
-    if (rate == Rate::kBytes) {
-      std::printf("%-34s %9.4f ms %9.0f GB/s\n", name.c_str(), each * 1e3, amount / each / 1e9);
-    } else {
-      std::printf("%-34s %9.4f ms %9.1f TFLOP/s\n", name.c_str(), each * 1e3, amount / each / 1e12);
-    }
-    std::fflush(stdout);
-  }
-
- private:
-  uint64_t tensors_ = 0;
-};
-
-double bytes_of(std::initializer_list<Tensor> tensors) {
-  double total = 0;
-  for (const Tensor& t : tensors) total += static_cast<double>(t.bytes());
-  return total;
-}
-
-Dropout mask_of(Bench& b) {
-  std::vector<int64_t> samples;
-  std::vector<int32_t> positions;
-  for (int64_t t = 0; t < kTokens; ++t) {
-    samples.push_back(t / 2048);
-    positions.push_back(static_cast<int32_t>(t % 2048));
-  }
-  Dropout d;
-  d.rate = kDropout;
-  d.seed = 5;
-  d.samples = b.array(samples, DType::kI64);
-  d.positions = b.array(positions, DType::kI32);
-  return d;
-}
 
 void norms(Bench& b) {
   const Arena::Scope scope(b.memory);
@@ -312,104 +221,6 @@ void adapter(Bench& b, int64_t dim) {
   });
 }
 
-Fp8Rows codes_of(Bench& b, int64_t rows, int64_t cols) {
-  return {b.memory.allocate(rows, cols, DType::kE4M3), b.memory.allocate(rows, 1)};
-}
-
-void quantizers(Bench& b) {
-  for (const int64_t cols : {kHidden, kFfn, 3 * kHidden, 2 * kFfn}) {
-    const Arena::Scope scope(b.memory);
-    const Tensor x = b.random(kTokens, cols);
-    Fp8Rows rows = codes_of(b, kTokens, cols);
-    const double bytes = bytes_of({x, rows.codes});
-    b.time(str_cat("fp8_quantize ", cols), Rate::kBytes, bytes, [&] { fp8_quantize_rows(b.s, x, rows); });
-    rows.column_scales =
-        b.array(std::vector<float>(static_cast<size_t>(cols), 0.5F), DType::kF32).reshaped(1, cols);
-    b.time(str_cat("fp8_quantize ", cols, ", column scales"), Rate::kBytes, bytes,
-           [&] { fp8_quantize_rows(b.s, x, rows); });
-  }
-  const Dropout mask = mask_of(b);
-  {
-    const Arena::Scope scope(b.memory);
-    const Tensor gate_up = b.random(kTokens, 2 * kFfn), h = b.random(kTokens, kFfn),
-                 dropped = b.random(kTokens, kFfn);
-    Fp8Rows rows = codes_of(b, kTokens, 2 * kFfn);
-    Fp8Rows of_h = rows;
-    of_h.codes = rows.codes.leading(kTokens, kFfn);
-    b.time("swiglu_forward, dropped, codes", Rate::kBytes, bytes_of({gate_up, dropped, of_h.codes}), [&] {
-      swiglu_forward(b.s, gate_up, {}, {mask, dropped}, of_h);
-    });
-    rows.column_scales = b.array(std::vector<float>(2 * kFfn, 0.5F), DType::kF32).reshaped(1, 2 * kFfn);
-    const Tensor dout = b.random(kTokens, kRank), a = b.random(kRank, kFfn, DType::kBF16, 0.1F);
-    const Tensor da = b.zero(kRank, kFfn, DType::kF32);
-    const LoraBranch branch{dout, a, 0.25F, mask, da};
-    b.time("swiglu_backward, LoRA", Rate::kBytes, bytes_of({gate_up, gate_up, h, h, h}), [&] {
-      swiglu_backward(b.s, {h, gate_up, gate_up, branch}, b.memory);
-    });
-    b.time("swiglu_backward, LoRA, codes", Rate::kBytes, bytes_of({gate_up, gate_up, h, h, h, rows.codes}),
-           [&] {
-             swiglu_backward(b.s, {h, gate_up, gate_up, branch, rows}, b.memory);
-           });
-  }
-  for (const auto& [out, in] :
-       {std::pair{kHidden, kHidden}, std::pair{2 * kFfn, kHidden}, std::pair{kHidden, kFfn}}) {
-    const Arena::Scope scope(b.memory);
-    const Nf4Matrix w = Nf4Matrix::allocate(b.memory, out, in);
-    std::mt19937 random(3);
-    std::vector<uint8_t> bytes(static_cast<size_t>(w.codes.bytes()));
-    for (uint8_t& v : bytes) v = static_cast<uint8_t>(random());
-    copy_from_host(b.s, bytes.data(), w.codes);
-    copy_from_host(b.s, bytes.data(), w.absmax);
-    copy_from_host(b.s, std::vector<float>(static_cast<size_t>(w.nested.size()), 0.01F).data(), w.nested);
-    std::vector<int32_t> first(static_cast<size_t>(out));
-    for (size_t r = 0; r < first.size(); ++r)
-      first[r] = static_cast<int32_t>(static_cast<int64_t>(r) * in % kNf4Group);
-    copy_from_host(b.s, first.data(), w.first);
-    const std::string shape = str_cat(" ", out, "x", in);
-    const Tensor wide = b.memory.allocate(out, in + kRank, DType::kBF16);
-    b.time("nf4_dequantize" + shape, Rate::kBytes, static_cast<double>(w.bytes() + 2 * out * in),
-           [&] { nf4_dequantize(b.s, w, 0, wide.col_range(0, in)); });
-    const Tensor scales = b.memory.allocate(out, 1);
-    copy_from_host(b.s, std::vector<float>(static_cast<size_t>(out), 0.5F).data(), scales);
-    const Tensor codes = b.memory.allocate(out, in, DType::kE4M3);
-    b.time("nf4_to_fp8" + shape, Rate::kBytes, static_cast<double>(w.bytes() + out * in),
-           [&] { nf4_to_fp8(b.s, w, scales, codes); });
-    const Tensor turned = b.memory.allocate(in, out, DType::kE4M3);
-    b.time("fp8_transpose" + shape, Rate::kBytes, bytes_of({codes, codes}),
-           [&] { fp8_transpose(b.s, codes, turned); });
-  }
-}
-
-void fp8_gemms(Bench& b) {
-  if (!multiplies_fp8(cuda::device_info(0))) return;
-  const std::vector<int64_t> shapes[] = {
-      {3 * kHidden, kHidden}, {kHidden, kHidden}, {2 * kFfn, kHidden}, {kHidden, kFfn}};
-  for (const auto& shape : shapes) {
-    for (const bool backward : {false, true}) {
-      const Arena::Scope scope(b.memory);
-      const int64_t n = shape[backward ? 1 : 0], k = shape[backward ? 0 : 1];
-      const Fp8Rows x = codes_of(b, kTokens, k), w = codes_of(b, n, k);
-      {
-        const Arena::Scope inner(b.memory);
-        fp8_quantize_rows(b.s, b.random(kTokens, k), x);
-        fp8_quantize_rows(b.s, b.random(n, k), w);
-      }
-      const Tensor y = b.zero(kTokens, n);
-      for (const auto accumulation : {Fp8Accumulation::kFull, Fp8Accumulation::kFast}) {
-        for (const float beta : {0.0F, 1.0F}) {
-          if (backward && beta != 0) continue;
-          b.time(
-              str_cat("fp8_gemm n ", n, " k ", k, accumulation == Fp8Accumulation::kFull ? " full" : " fast",
-                      beta != 0 ? " added" : ""),
-              Rate::kFlops, 2.0 * static_cast<double>(kTokens * n * k), [&] {
-                fp8_gemm(b.s, {x.codes, x.scales, w.codes, w.scales, y, beta, accumulation}, b.memory);
-              });
-        }
-      }
-    }
-  }
-}
-
 int run() {
   if (!cuda::built() || cuda::device_count() == 0) {
     std::printf("ops_gpu_bench: there is no GPU here; nothing to time\n");
@@ -419,8 +230,6 @@ int run() {
   std::printf("%s; %s\n", info.name.c_str(), info.versions.c_str());
   Stream stream(Device{.kind = DeviceKind::kCuda});
   Bench b(stream);
-  quantizers(b);
-  fp8_gemms(b);
   norms(b);
   elementwise(b);
   rows_and_sums(b);

@@ -6,6 +6,7 @@
 
 #include "ops/fp8.h"
 #include "ops/nf4_quantizer.h"
+#include "ops/rmsnorm.h"
 #include "ops/swiglu.h"
 #include "tests/ops/fp8_reference.h"
 #include "tests/ops/gpu_twin.h"
@@ -180,6 +181,42 @@ TEST_F(QuantizersGpu, SwigluWritesTheCodesOfItsRows) {
           EXPECT_EQ(got(r, 0), expected(r, 0));
         }
       }
+      const HostMatrix got = scales.host(), expected = want_scales.host();
+      for (int64_t r = 0; r < s.rows; ++r)
+        EXPECT_TRUE(r == 1 ? std::isnan(got(r, 0)) : got(r, 0) == expected(r, 0)) << r;
+    }
+  }
+}
+
+TEST_F(QuantizersGpu, RmsNormWritesTheCodesOfItsRows) {
+  struct Shape {
+    int64_t rows, cols, more;
+  };
+  for (const Shape& s : {Shape{70, 256, 0}, {9, 4096, 0}, {9, 5120, 16}, {5, 10240, 0}, {5, 37, 11}}) {
+    for (const DType type : {DType::kBF16, DType::kF32}) {
+      SCOPED_TRACE(shape_name(type, s.rows, s.cols, s.more));
+      HostMatrix x = rounded(uneven_rows(s.rows, s.cols, 5), type);
+      for (int64_t i = 0; i < s.cols; ++i) x(2, i) = 0;
+      x(1, 3) = std::numeric_limits<float>::quiet_NaN();
+      const HostMatrix w = rounded(HostMatrix::normal(1, s.cols, 6), type);
+      const OnGpu gx(gpu(), x, type), gw(gpu(), w, type), y(gpu(), x, type), plain(gpu(), x, type);
+      const OnGpu dropped(gpu(), x, type), rstd(gpu(), HostMatrix(1, s.rows));
+      const OnGpu scales(gpu(), HostMatrix(s.rows, 1)), want_scales(gpu(), HostMatrix(s.rows, 1));
+      const Codes none(s.rows, s.cols + s.more, 0x55);
+      const BytesOnGpu codes(gpu(), none.view, none.bytes().data());
+      const BytesOnGpu alone(gpu(), none.view, none.bytes().data());
+      const BytesOnGpu want(gpu(), none.view, none.bytes().data());
+      rmsnorm_forward(gpu(), {gx.view, {}, {}, gw.view, 1e-5F, plain.view, rstd.view});
+      fp8_quantize_rows(gpu(), plain.view, {want.view, want_scales.view});
+      rmsnorm_forward(gpu(),
+                      {gx.view, {}, {}, gw.view, 1e-5F, y.view, rstd.view, {}, {codes.view, scales.view}});
+      EXPECT_TRUE(same_bits(y.host(), plain.host()));
+      EXPECT_EQ(codes.host(), want.host());
+      rmsnorm_forward(
+          gpu(),
+          {gx.view, {}, {}, gw.view, 1e-5F, {}, rstd.view, {{}, dropped.view}, {alone.view, scales.view}});
+      EXPECT_EQ(alone.host(), want.host());
+      EXPECT_TRUE(same_bits(dropped.host(), plain.host()));
       const HostMatrix got = scales.host(), expected = want_scales.host();
       for (int64_t r = 0; r < s.rows; ++r)
         EXPECT_TRUE(r == 1 ? std::isnan(got(r, 0)) : got(r, 0) == expected(r, 0)) << r;
