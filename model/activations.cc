@@ -238,8 +238,10 @@ int64_t scratch_bytes(const ModelPart& part, const Capacity& c, const Device& de
   bytes = std::max(
       bytes, lora_scratch_bytes(device, n.padded, shape.q_heads * m.head_dim, n.compute) + trials.lora_a);
   const int64_t swiglu = swiglu_scratch_bytes(device, n.padded, m.intermediate_size / tp, n.compute);
-  bytes = std::max(
-      bytes, std::max(swiglu, frozen) + ffn_blocks_scratch_bytes(device, pesc, n.padded) + trials.lora_a);
+  Arena codes = Arena::planning("codes of the gradient of gate and up");
+  (void)p.gate_up.base.output_grad_codes(codes, n.padded);
+  bytes = std::max(bytes, std::max(codes.peak() + swiglu, frozen) +
+                              ffn_blocks_scratch_bytes(device, pesc, n.padded) + trials.lora_a);
   if (pesc.mode == TrainMode::kPesc) {
     const MoeConfig& moe = pesc.moe;
     bytes = std::max(bytes, router_scratch_bytes(device, n.slice, moe.num_experts, m.hidden_size, n.compute));
@@ -247,7 +249,10 @@ int64_t scratch_bytes(const ModelPart& part, const Capacity& c, const Device& de
                                                   moe.adapter_dim, n.compute) +
                                 trials.adapters);
   }
-  return bytes + 64 * Arena::kAlignment;
+  // The codes of a norm's output lie below all that its layer's forward takes of the scratch.
+  Arena inputs = Arena::planning("codes of the norms' outputs");
+  if (tp == 1) (void)p.gate_up.base.input_codes(inputs, n.slice);
+  return bytes + inputs.peak() + 64 * Arena::kAlignment;
 }
 
 }  // namespace pesc

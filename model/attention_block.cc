@@ -165,15 +165,21 @@ void attention_block_forward(const ForwardContext& ctx, int64_t layer, const Lay
   const Dropout mask = ctx.slice_dropout(layer, DropoutSite::kQkv);
   const Tensor second =
       drops(p.qkv.lora_columns(), mask) ? ctx.ws.dropout_out.row_range(0, b.slice) : Tensor{};
+  const Arena::Scope scope(ctx.scratch);
+  const Fp8Rows codes = column_input_codes(ctx, p.qkv, b.slice);
+  // Of h its codes and its dropped copy are read, where there are both.
+  const bool unread = codes.present() && second.cols > 0;
   rmsnorm_forward(s, {.x = x,
                       .residual = {},
                       .x_out = {},
                       .weight = p.input_norm,
                       .eps = eps,
-                      .y = h.x,
+                      .y = unread ? Tensor{} : h.x,
                       .rstd = saved.rstd1.col_range(0, b.slice),
-                      .dropped = {mask, second}});
-  column_forward(ctx, p.qkv, h, second.cols > 0 ? second : h.x, qkv, saved.a_qkv.row_range(0, b.padded));
+                      .dropped = {mask, second},
+                      .codes = codes});
+  column_forward(ctx, p.qkv, h, codes, second.cols > 0 ? second : h.x, qkv,
+                 saved.a_qkv.row_range(0, b.padded));
   const Tensor qk = queries_and_keys(ctx, layer, p, rope, heads, qkv, Qkv::kFresh);
 
   AttentionForward args{heads.shape(),

@@ -174,6 +174,8 @@ void Decoder::layer_forward(const ForwardContext& p, int64_t i, RouterReplay* ro
   const Tensor second =
       drops(w.gate_up.lora_columns(), mask) ? m.ws.dropout_out.row_range(0, batch_.slice) : Tensor{};
   const Tensor dropped = second.cols > 0 ? second : h.x;
+  const Arena::Scope scope(m.arenas.scratch);
+  const Fp8Rows codes = column_input_codes(p, w.gate_up, batch_.slice);
   rmsnorm_forward(stream_, {.x = x2,
                             .residual = {},
                             .x_out = {},
@@ -181,15 +183,18 @@ void Decoder::layer_forward(const ForwardContext& p, int64_t i, RouterReplay* ro
                             .eps = static_cast<float>(model_.rms_norm_eps),
                             .y = h.x,
                             .rstd = saved.rstd2.col_range(0, batch_.slice),
-                            .dropped = {mask, second}});
+                            .dropped = {mask, second},
+                            .codes = codes});
   if (dispatcher_ == nullptr)
-    return shared_ffn_forward(p, i, w, saved, {.x = h, .dropped = dropped, .residual = x2, .f = next});
+    return shared_ffn_forward(p, i, w, saved,
+                              {.x = h, .codes = codes, .dropped = dropped, .residual = x2, .f = next});
   const MoeLayer moe(p, i, w.moe, *dispatcher_, chunks_, saved.moe);
   const auto route = [&] { return moe.route(h.x, m.saved.stats.row_range(2 * i, 2 * i + 2), router_replay); };
   const auto ffn = [&](size_t c, const OverlappedWork& overlapped) {
     const auto& [begin, end] = chunks_[c].rows;
     shared_ffn_forward(p.over(chunks_[c].batch), i, w, ffn_rows(saved, chunks_[c]),
                        {.x = h.rows({begin, end}),
+                        .codes = codes.rows(begin, end),
                         .dropped = dropped.row_range(begin, end),
                         .f = saved.moe.f.row_range(begin, end)},
                        overlapped);

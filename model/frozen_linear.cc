@@ -125,6 +125,16 @@ Tensor FrozenLinear::lora_b(const Range& rows, const Range& columns) const {
   return weight_and_lora_b.row_range(rows.begin, rows.end).col_range(in + columns.begin, in + columns.end);
 }
 
+Fp8Rows FrozenLinear::input_codes(Arena& scratch, int64_t tokens) const {
+  if (!is_quantized(type.format)) return {};
+  return quantized_input_codes(*this, scratch, tokens);
+}
+
+Fp8Rows FrozenLinear::output_grad_codes(Arena& scratch, int64_t tokens) const {
+  if (!is_quantized(type.format)) return {};
+  return quantized_output_grad_codes(*this, scratch, tokens);
+}
+
 FrozenLinear FrozenLinear::rows(int64_t begin, int64_t end) const {
   FrozenLinear some = *this;
   some.out = end - begin;
@@ -135,7 +145,7 @@ FrozenLinear FrozenLinear::rows(int64_t begin, int64_t end) const {
 }
 
 void linear_forward(Stream& stream, const FrozenLinear& w, const ConcatView& x, const Tensor& y,
-                    Arena& scratch, const Tensor& residual) {
+                    Arena& scratch, const Tensor& residual, const Fp8Rows& codes) {
   switch (w.type.format) {
     case FrozenFormat::kF32:
     case FrozenFormat::kBF16:
@@ -147,19 +157,19 @@ void linear_forward(Stream& stream, const FrozenLinear& w, const ConcatView& x, 
                            .from = residual});
     case FrozenFormat::kFP8:
     case FrozenFormat::kNF4:
-      return quantized_forward(stream, w, x, y, scratch, residual);
+      return quantized_forward(stream, w, x, y, scratch, residual, codes);
   }
 }
 
 void linear_backward_input(Stream& stream, const FrozenLinear& w, const Tensor& dy, const ConcatView& dx,
-                           Arena& scratch) {
+                           Arena& scratch, const Fp8Rows& codes) {
   switch (w.type.format) {
     case FrozenFormat::kF32:
     case FrozenFormat::kBF16:
       return linear_backward_input(stream, dy, matrix(w, dx.a), dx.all);
     case FrozenFormat::kFP8:
     case FrozenFormat::kNF4:
-      return quantized_backward_input(stream, w, dy, dx, scratch);
+      return quantized_backward_input(stream, w, dy, dx, scratch, codes);
   }
 }
 

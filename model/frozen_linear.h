@@ -15,6 +15,7 @@
 #include "ops/core/arena.h"
 #include "ops/core/device.h"
 #include "ops/core/tensor.h"
+#include "ops/fp8.h"
 #include "ops/nf4.h"
 #include "parallel/shard_spec.h"
 
@@ -86,18 +87,24 @@ struct FrozenLinear {
   }
   // The part of the concatenated B in `rows` and `columns`; absent where B is a matrix of its own.
   [[nodiscard]] Tensor lora_b(const Range& rows, const Range& columns) const;
+  // Memory for the codes of `tokens` rows of the input, or of the gradient of the output, where the GEMMs multiply
+  // codes: an operation that makes these rows can then write their codes with them, in one pass, and linear_forward
+  // or linear_backward_input is given those. Absent in other formats; then nothing is allocated.
+  [[nodiscard]] Fp8Rows input_codes(Arena& scratch, int64_t tokens) const;
+  [[nodiscard]] Fp8Rows output_grad_codes(Arena& scratch, int64_t tokens) const;
   // The same memory, of some outputs.
   [[nodiscard]] FrozenLinear rows(int64_t begin, int64_t end) const;
   [[nodiscard]] int64_t bytes() const { return weight.bytes() + scales.bytes() + nf4.bytes(); }
 };
 
 // y [T, out] = W x + B a + residual, written. a [T, R] is concatenated to x [T, in], or has no columns: then
-// the caller adds B a. residual [T, out] may be absent.
+// the caller adds B a. residual [T, out] may be absent. codes: of x.x, which is then not read; or absent.
 void linear_forward(Stream& stream, const FrozenLinear& w, const ConcatView& x, const Tensor& y,
-                    Arena& scratch, const Tensor& residual = {});
-// dx.x [T, in] = dy W, written, dy [T, out]; and dx.a [T, R] = dy B where dx has these columns.
+                    Arena& scratch, const Tensor& residual = {}, const Fp8Rows& codes = {});
+// dx.x [T, in] = dy W, written, dy [T, out]; and dx.a [T, R] = dy B where dx has these columns. codes: of dy, or
+// absent.
 void linear_backward_input(Stream& stream, const FrozenLinear& w, const Tensor& dy, const ConcatView& dx,
-                           Arena& scratch);
+                           Arena& scratch, const Fp8Rows& codes = {});
 // Scratch bytes of either.
 [[nodiscard]] int64_t linear_scratch_bytes(const Device& device, const FrozenLinear& w, int64_t tokens);
 

@@ -34,7 +34,7 @@ ColumnForward column_forward_gather(const ForwardContext& ctx, const ColumnLinea
   const Tensor all = ctx.tp.start_gather(s, x.all, ctx.ws.gathered.leading(y.rows, x.all.cols));
   if (overlapped_work) overlapped_work();
   ctx.tp.finish(s);
-  return {ConcatView(all, x.x.cols), concat ? Tensor{} : mine, y, a};
+  return {ConcatView(all, x.x.cols), {}, concat ? Tensor{} : mine, y, a};
 }
 
 void column_forward_block(const ForwardContext& ctx, const ColumnLinears& w, const TokenBlock& block,
@@ -44,7 +44,7 @@ void column_forward_block(const ForwardContext& ctx, const ColumnLinears& w, con
   const Tensor y = block.of(forward.y);
   {
     const PhaseScope phase(s, Phase::kGemm);
-    linear_forward(s, w.base, x, y, ctx.scratch);
+    linear_forward(s, w.base, x, y, ctx.scratch, {}, forward.codes.rows(block.rows.begin, block.rows.end));
   }
   if (w.bias.cols > 0) add_bias(s, w.bias, y);
   if (w.lora_columns() == 0) return;
@@ -59,9 +59,9 @@ void column_forward_block(const ForwardContext& ctx, const ColumnLinears& w, con
 }
 
 void column_forward(const ForwardContext& ctx, const ColumnLinears& w, const ConcatView& x,
-                    const Tensor& dropped, const Tensor& y, const Tensor& a,
-                    const OverlappedWork& overlapped_work) {
-  const ColumnForward forward = column_forward_gather(ctx, w, x, dropped, y, a, overlapped_work);
+                    const Fp8Rows& codes, const Tensor& dropped, const Tensor& y, const Tensor& a) {
+  ColumnForward forward = column_forward_gather(ctx, w, x, dropped, y, a, {});
+  forward.codes = codes;
   column_forward_block(ctx, w, TokenBlock::all(y.rows), forward);
 }
 
@@ -77,7 +77,8 @@ void column_backward_block(const ForwardContext& ctx, const ColumnLinears& w, co
   const Tensor partial = ctx.tp.size() == 1 ? dx.all : ctx.ws.gathered.leading(block.tokens, dx.all.cols);
   {
     const PhaseScope phase(s, Phase::kGemm);
-    linear_backward_input(s, w.base, dy, ConcatView(block.of(partial), dx.x.cols), ctx.scratch);
+    linear_backward_input(s, w.base, dy, ConcatView(block.of(partial), dx.x.cols), ctx.scratch,
+                          backward.codes);
   }
   if (block.last()) ctx.tp.start_reduce_scatter(s, partial, dx.all);
   if (w.lora_columns() == 0) return;
@@ -118,7 +119,7 @@ Tensor column_backward(const ForwardContext& ctx, const ColumnLinears& w, Column
 void row_forward_block(const ForwardContext& ctx, const RowLinear& w, const TokenBlock& block,
                        const ConcatView& x, const Tensor& dropped, const RowForward& forward) {
   Stream& s = ctx.stream;
-  const auto& [residual, y, a] = forward;
+  const auto& [residual, y, a, codes] = forward;
   const bool alone = ctx.tp.size() == 1;
   const int64_t r = w.lora_columns();
   if (x.a.cols > 0) {  // one GEMM, and the residual with it
@@ -130,12 +131,12 @@ void row_forward_block(const ForwardContext& ctx, const RowLinear& w, const Toke
     }
     const PhaseScope phase(s, Phase::kGemm);
     return linear_forward(s, w.base, x, block.of(y), ctx.scratch,
-                          residual.present() ? block.of(residual) : residual);
+                          residual.present() ? block.of(residual) : residual, codes);
   }
   const Tensor partial = alone ? y : ctx.ws.gathered.leading(block.tokens, y.cols);
   {
     const PhaseScope phase(s, Phase::kGemm);
-    linear_forward(s, w.base, x, block.of(partial), ctx.scratch);
+    linear_forward(s, w.base, x, block.of(partial), ctx.scratch, {}, codes);
   }
   if (block.last()) ctx.tp.start_reduce_scatter(s, partial, y);
   if (r > 0) {

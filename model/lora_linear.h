@@ -43,14 +43,21 @@ namespace pesc {
 // Work that does not need the other ranks' tokens; it is enqueued while they are gathered.
 using OverlappedWork = std::function<void()>;
 
-// x [S, H] with concat_columns() more columns; dropped [S, H] = dropout(x), or x itself -> y [P, out]
-// written, and a [P, R] written for the backward.
+// Memory for the codes of x [S, H], which the operation that makes x can write; absent also where x is gathered from
+// several ranks.
+[[nodiscard]] inline Fp8Rows column_input_codes(const ForwardContext& ctx, const ColumnLinears& w,
+                                                int64_t tokens) {
+  return ctx.tp.size() == 1 ? w.base.input_codes(ctx.scratch, tokens) : Fp8Rows{};
+}
+
+// x [S, H] with concat_columns() more columns; codes: from column_input_codes, with which x.x is not read; dropped
+// [S, H] = dropout(x), or x itself -> y [P, out] written, and a [P, R] written for the backward.
 void column_forward(const ForwardContext& ctx, const ColumnLinears& w, const ConcatView& x,
-                    const Tensor& dropped, const Tensor& y, const Tensor& a,
-                    const OverlappedWork& overlapped_work = {});
+                    const Fp8Rows& codes, const Tensor& dropped, const Tensor& y, const Tensor& a);
 
 struct ColumnBackward {
   Tensor dy;          // [P, out]
+  Fp8Rows codes{};    // of the block's dy, from w.base.output_grad_codes, or absent
   Tensor x, dropped;  // [S, H] as in the forward; x is read with trainable weights only
   Tensor a;           // [P, R] of the forward
   Tensor da{};        // [P, R] written where it is not concatenated to dx; absent: in ws.lora_full
@@ -86,6 +93,7 @@ struct TokenBlock {
 
 struct ColumnForward {
   ConcatView x;    // [P, H + concat_columns()] gathered; may be in ws.gathered
+  Fp8Rows codes;   // of x, or absent; set by the caller of column_forward_gather
   Tensor a_slice;  // [S, R] where `a` is not concatenated to x: gathered by the first block
   Tensor y, a;     // [P, out], [P, R] written block by block
 };
@@ -97,6 +105,8 @@ void column_forward_block(const ForwardContext& ctx, const ColumnLinears& w, con
 
 struct RowForward {
   Tensor residual, y, a;  // [S, H] or absent, [S, H], [S, r]
+  // Of the block's x, from w.base.input_codes, or absent. With them x.x is not read.
+  Fp8Rows codes{};
 };
 // x and dropped of the block. With several tp ranks the partial sums are written to ws.gathered, over the
 // tokens of the block; the last block reduces them.

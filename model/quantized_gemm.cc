@@ -96,8 +96,25 @@ void multiply(Stream& stream, Fp8Gemm g, const Tensor& y, Into into, Arena& scra
   into == Into::kAdd ? add(stream, product, y) : copy(stream, product, y);
 }
 
+// Memory for tokens of `columns` columns, up to a multiple of 16.
+Fp8Rows allocate_rows(Arena& scratch, int64_t tokens, int64_t columns, const Tensor& column_scales) {
+  return {scratch.allocate(tokens, fp8_padded(columns), DType::kE4M3), scratch.allocate(tokens, 1),
+          column_scales};
+}
+
+// The codes that the caller has, or else those of x.
+Fp8Rows quantized_rows(Stream& stream, const Fp8Rows& made, const Tensor& x, const Fp8Rows& memory) {
+  if (made.present()) {
+    PESC_CHECK(made.codes.rows == x.rows && made.codes.cols == fp8_padded(x.cols) && made.codes.contiguous(),
+               "codes ", made.codes.rows, "x", made.codes.cols, " of ", x.rows, "x", x.cols);
+    return made;
+  }
+  fp8_quantize_rows(stream, x, memory);
+  return memory;
+}
+
 void fp8_forward(Stream& stream, const FrozenLinear& w, const ConcatView& x, const Tensor& y, Arena& scratch,
-                 const Tensor& residual) {
+                 const Tensor& residual, const Fp8Rows& made) {
   Arena::Scope scope(scratch);
   const Into into = x.a.cols > 0 || residual.present() ? Into::kAdd : Into::kWrite;
   if (x.a.cols > 0) {
@@ -111,50 +128,52 @@ void fp8_forward(Stream& stream, const FrozenLinear& w, const ConcatView& x, con
     copy(stream, residual, y);
   }
   const Tensor codes = fp8_codes(stream, w, scratch);
-  const Tensor tokens = scratch.allocate(y.rows, codes.cols, DType::kE4M3);
-  const Tensor scales = scratch.allocate(y.rows, 1);
-  fp8_quantize(stream, {.x = x.x, .codes = tokens, .scales = scales});
+  const Fp8Rows tokens = quantized_rows(
+      stream, made, x.x, made.present() ? Fp8Rows{} : quantized_input_codes(w, scratch, y.rows));
   const Tensor out_scales{w.scales.data, DType::kF32, codes.rows, 1, 1};
   multiply(stream,
-           {.a = tokens,
-            .a_scales = scales,
-            .b = codes,
-            .b_scales = out_scales,
-            .c = {},
-            .accumulation = Fp8Accumulation::kFast},
-           y, into, scratch);
+           {.a = tokens.codes, .a_scales = tokens.scales, .b = codes, .b_scales = out_scales, .c = {}}, y,
+           into, scratch);
 }
 
 void fp8_backward(Stream& stream, const FrozenLinear& w, const Tensor& dy, const ConcatView& dx,
-                  Arena& scratch) {
+                  Arena& scratch, const Fp8Rows& made) {
   Arena::Scope scope(scratch);
   if (dx.a.cols > 0) linear_backward_input(stream, dy, w.lora_b_alone, dx.a);
   const Tensor codes = fp8_codes(stream, w, scratch);
   // Hopper multiplies rows by rows: Q^T, its columns summed over.
   const Tensor transposed = scratch.allocate(codes.cols, codes.rows, DType::kE4M3);
   fp8_transpose(stream, codes.row_range(0, w.out), transposed);
-  const Tensor tokens = scratch.allocate(dy.rows, codes.rows, DType::kE4M3);
-  const Tensor scales = scratch.allocate(dy.rows, 1);
-  fp8_quantize(stream,
-               {.x = dy, .column_scales = w.scales.reshaped(1, w.out), .codes = tokens, .scales = scales});
-  multiply(stream, {.a = tokens, .a_scales = scales, .b = transposed, .b_scales = {}, .c = {}}, dx.x,
-           Into::kWrite, scratch);
+  const Fp8Rows tokens = quantized_rows(
+      stream, made, dy, made.present() ? Fp8Rows{} : quantized_output_grad_codes(w, scratch, dy.rows));
+  multiply(stream, {.a = tokens.codes, .a_scales = tokens.scales, .b = transposed, .b_scales = {}, .c = {}},
+           dx.x, Into::kWrite, scratch);
 }
 
 }  // namespace
 
 void quantized_forward(Stream& stream, const FrozenLinear& w, const ConcatView& x, const Tensor& y,
-                       Arena& scratch, const Tensor& residual) {
+                       Arena& scratch, const Tensor& residual, const Fp8Rows& codes) {
   check_beside(w, x.a);
-  if (w.type.gemm == FrozenGemm::kFP8) return fp8_forward(stream, w, x, y, scratch, residual);
+  if (w.type.gemm == FrozenGemm::kFP8) return fp8_forward(stream, w, x, y, scratch, residual, codes);
   dequantized_forward(stream, w, x, y, scratch, residual);
 }
 
 void quantized_backward_input(Stream& stream, const FrozenLinear& w, const Tensor& dy, const ConcatView& dx,
-                              Arena& scratch) {
+                              Arena& scratch, const Fp8Rows& codes) {
   check_beside(w, dx.a);
-  if (w.type.gemm == FrozenGemm::kFP8) return fp8_backward(stream, w, dy, dx, scratch);
+  if (w.type.gemm == FrozenGemm::kFP8) return fp8_backward(stream, w, dy, dx, scratch, codes);
   dequantized_backward(stream, w, dy, dx, scratch);
+}
+
+Fp8Rows quantized_input_codes(const FrozenLinear& w, Arena& scratch, int64_t tokens) {
+  if (w.type.gemm != FrozenGemm::kFP8) return {};
+  return allocate_rows(scratch, tokens, w.in, {});
+}
+
+Fp8Rows quantized_output_grad_codes(const FrozenLinear& w, Arena& scratch, int64_t tokens) {
+  if (w.type.gemm != FrozenGemm::kFP8) return {};
+  return allocate_rows(scratch, tokens, w.out, w.scales.reshaped(1, w.out));
 }
 
 int64_t quantized_scratch_bytes(const Device& device, const FrozenLinear& w, int64_t tokens) {

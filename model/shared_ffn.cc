@@ -51,18 +51,23 @@ void shared_ffn_forward(const ForwardContext& ctx, int64_t layer, const LayerPar
   const Batch& b = ctx.batch;
   const Workspace& ws = ctx.ws;
   const int64_t columns = p.down.base.in;
-  const ColumnForward gate_up =
+  ColumnForward gate_up =
       column_forward_gather(ctx, p.gate_up, args.x, args.dropped, saved.gate_up.row_range(0, b.padded),
                             saved.a_gate_up.row_range(0, b.padded), overlapped_work);
-  const RowForward down{args.residual, args.f, saved.a_down.row_range(0, b.slice)};
+  gate_up.codes = args.codes;
+  RowForward down{args.residual, args.f, saved.a_down.row_range(0, b.slice)};
   const Dropout mask = ctx.full_dropout(layer, DropoutSite::kDown, p.down.column0);
   for_blocks(b.padded, ffn_blocks(ctx, p), [&](const TokenBlock& block) {
     const int64_t n = block.rows.size();
     const ConcatView h(ws.ffn_act, n, columns, concat_input_columns(p.down, ctx.tp.size()));
     const Tensor second = drops(p.down.lora_columns(), mask) ? ws.ffn_grad.leading(n, columns) : Tensor{};
     column_forward_block(ctx, p.gate_up, block, gate_up);
-    swiglu_forward(ctx.stream, block.of(gate_up.y), h.x,
-                   {mask.rows(block.rows.begin, block.rows.end), second});
+    const Arena::Scope scope(ctx.scratch);
+    down.codes = p.down.base.input_codes(ctx.scratch, n);
+    // Of h its codes and its dropped copy are read, where there are both.
+    const bool unread = down.codes.present() && second.cols > 0;
+    swiglu_forward(ctx.stream, block.of(gate_up.y), unread ? Tensor{} : h.x,
+                   {mask.rows(block.rows.begin, block.rows.end), second}, down.codes);
     row_forward_block(ctx, p.down, block, h, second.cols > 0 ? second : h.x, down);
   });
 }
@@ -83,20 +88,22 @@ Tensor shared_ffn_backward(const ForwardContext& ctx, int64_t layer, const Layer
   const int64_t r = p.gate_up.lora_columns();
   const Tensor da =
       blocks > 1 ? ctx.scratch.allocate(b.padded, r, args.df.dtype) : ws.lora_full.leading(b.padded, r);
-  const ColumnBackward back{.dy = gate_up,
-                            .x = args.x,
-                            .dropped = args.dropped,
-                            .a = saved.a_gate_up.row_range(0, b.padded),
-                            .da = da,
-                            .dx = args.dx,
-                            .through_a = args.through_a};
+  ColumnBackward back{.dy = gate_up,
+                      .x = args.x,
+                      .dropped = args.dropped,
+                      .a = saved.a_gate_up.row_range(0, b.padded),
+                      .da = da,
+                      .dx = args.dx,
+                      .through_a = args.through_a};
   const Dropout mask = ctx.full_dropout(layer, DropoutSite::kDown, p.down.column0);
   for_blocks(b.padded, blocks, [&](const TokenBlock& block) {
     const ConcatView dh(ws.ffn_grad, block.rows.size(), columns, p.down.concat_columns());
     const Tensor rows = block.of(gate_up);
     const LoraBranch lora =
         row_backward_block(ctx, p.down, block, down, mask.rows(block.rows.begin, block.rows.end), h, dh);
-    swiglu_backward(ctx.stream, {dh.x, rows, rows, lora}, ctx.scratch);
+    const Arena::Scope of_block(ctx.scratch);
+    back.codes = p.gate_up.base.output_grad_codes(ctx.scratch, rows.rows);
+    swiglu_backward(ctx.stream, {dh.x, rows, rows, lora, back.codes}, ctx.scratch);
     column_backward_block(ctx, p.gate_up, block, back);
   });
   return column_backward_finish(ctx, p.gate_up, back);

@@ -21,6 +21,7 @@ namespace pesc {
 
 struct SharedFfnForward {
   ConcatView x;       // [S, H] with gate_up.concat_columns() more columns
+  Fp8Rows codes{};    // of x, from column_input_codes, or absent
   Tensor dropped;     // [S, H] = dropout(x), or x itself
   Tensor residual{};  // [S, H], or absent
   Tensor f;           // [S, H] = down(...) + residual written

@@ -22,9 +22,27 @@ struct Fp8Quantize {
   Tensor codes;            // [T, K or more] E4M3, written
   Tensor scales;           // [T, 1] F32, contiguous, written
 };
+// A second output of an operation that makes rows: their codes, the same bytes as those that fp8_quantize makes of
+// the rows once they are rounded to their type. Optional: unused when `codes` has no data.
+struct Fp8Rows {
+  Tensor codes;            // [T, K or more] E4M3, written
+  Tensor scales;           // [T, 1] F32, contiguous, written
+  Tensor column_scales{};  // [1, K] F32, optional, as in Fp8Quantize
+
+  [[nodiscard]] bool present() const { return codes.present(); }
+  // Of some rows.
+  [[nodiscard]] Fp8Rows rows(int64_t begin, int64_t end) const {
+    if (!present()) return {};
+    return {codes.row_range(begin, end), scales.row_range(begin, end), column_scales};
+  }
+};
+
 // The scale of a row is that of its largest magnitude. A row that is not finite gets the scale NaN and codes 0:
 // what is multiplied with it is NaN.
 void fp8_quantize(Stream& stream, const Fp8Quantize& args);
+inline void fp8_quantize_rows(Stream& stream, const Tensor& x, const Fp8Rows& to) {
+  fp8_quantize(stream, Fp8Quantize{x, to.column_scales, to.codes, to.scales});
+}
 
 // to [T, K] F32, on CUDA also BF16, written: codes [T, K] times scales [T, 1].
 void fp8_dequantize(Stream& stream, const Tensor& codes, const Tensor& scales, const Tensor& to);

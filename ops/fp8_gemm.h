@@ -10,7 +10,10 @@
 namespace pesc {
 
 // How Hopper's tensor cores add up products. kFast keeps about 14 bits of a sum along all of k; kFull adds
-// partial sums of 128 products in float32, at 0.92 of the speed.
+// partial sums of 128 products in float32, at 0.92 of the speed. Against float64 sums of the same operands kFull is
+// off by 0.013 %, kFast by 0.13 % (k = 4096) to 0.37 % (k = 22016), of which 0.02 to 0.07 % make all sums smaller;
+// rounding both operands to e4m3 costs 3.7 to 3.8 % (tests/ops/fp8_gemm_gpu_test.cc). So kFast adds less than a
+// hundredth to the error, and the model uses it in both directions.
 enum class Fp8Accumulation { kFull, kFast };
 
 struct Fp8Gemm {
@@ -20,7 +23,7 @@ struct Fp8Gemm {
   Tensor b_scales;  // [n, 1] F32; absent: 1
   Tensor c;         // [m, n] F32; on CUDA BF16
   float beta = 0.0F;
-  Fp8Accumulation accumulation = Fp8Accumulation::kFull;
+  Fp8Accumulation accumulation = Fp8Accumulation::kFast;
 };
 // REQUIRES on a GPU: k, n and the row strides of A and B are multiples of 16, that of C is of 8; addresses are
 // multiples of 16 bytes.

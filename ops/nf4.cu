@@ -42,59 +42,119 @@ Matrix matrix(const Nf4Matrix& w) {
           static_cast<int>(w.cols)};
 }
 
+constexpr int kUnrolled = 4;  // packs that a thread has on their way at once
+
+// Values that are read and written at once: 16 bytes are written.
 template <class T>
-__device__ __forceinline__ T rounded(float v, float) {
-  return from_float<T>(v);
-}
-template <>
-__device__ __forceinline__ uint8_t rounded<uint8_t>(float v, float inverse) {
-  return to_e4m3(v * inverse);
+inline constexpr int kValues = std::is_same_v<T, float> ? 8 : static_cast<int>(16 / sizeof(T));
+
+struct SharedTables {
+  float code[16];
+  float dynamic[256];
+};
+
+// The absmax of the block of a value; `at` counts from the first value of the row's first group.
+__device__ __forceinline__ float absmax_of(const uint8_t* absmax, const float* nested, const float* dynamic,
+                                           uint32_t first_block, uint32_t at) {
+  const float group = nested[1 + at / static_cast<uint32_t>(kNf4Group)];
+  return __fadd_rn(__fmul_rn(dynamic[absmax[at / static_cast<uint32_t>(kNf4Block) - first_block]], group),
+                   nested[0]);
 }
 
-// Writes columns [col, col + to.cols) of w; those behind its last with 0. `scales` of E4M3. N is 8 or 1.
-// REQUIRES with N = 8: col, the columns of w and of `to` are multiples of 8, rows of codes are aligned to 4
-// bytes, rows of `to` to packs; a block has kThreads threads.
-template <int N, class T>
-__global__ void dequantize_kernel(Matrix w, int col, View<T> to, const float* scales,
-                                  const __grid_constant__ Tables all) {
-  __shared__ float code[16];
-  __shared__ float dynamic[256];
+// The code of value j of a run whose bytes are in `words`: two a byte, the first in the high half.
+template <int kWords>
+__device__ __forceinline__ uint32_t code_of(const uint32_t (&words)[kWords], int j) {
+  const int k = j % 8;
+  return words[j / 8] >> (k % 2 == 0 ? 4 * k + 4 : 4 * k - 4) & 15U;
+}
+
+// One row whose packs of kValues<T> stay within blocks, the columns [col, col + N packs) of w; `factor` is multiplied
+// into a block's absmax, which is exact for powers of two while nothing falls below the normal numbers.
+template <class T>
+__device__ __forceinline__ void dequantize_packs(const SharedTables& tables, const uint8_t* codes,
+                                                 const uint8_t* absmax, const float* nested, uint32_t first,
+                                                 int col, int packs, float factor, T* to) {
+  constexpr int N = kValues<T>;
+  const uint32_t first_block = first / static_cast<uint32_t>(kNf4Block);
+  const int step = static_cast<int>(blockDim.x);
+  for (int pack = static_cast<int>(threadIdx.x); pack < packs; pack += kUnrolled * step) {
+    Pack<uint32_t, N / 8> in[kUnrolled];
+    float scale[kUnrolled];
+#pragma unroll
+    for (int u = 0; u < kUnrolled; ++u) {
+      const int p = pack + u * step;
+      if (p >= packs) break;
+      const uint32_t c = static_cast<uint32_t>(col) + static_cast<uint32_t>(p) * N;
+      in[u] = *reinterpret_cast<const Pack<uint32_t, N / 8>*>(codes + c / 2);
+      scale[u] = absmax_of(absmax, nested, tables.dynamic, first_block, first + c);
+    }
+#pragma unroll
+    for (int u = 0; u < kUnrolled; ++u) {
+      const int p = pack + u * step;
+      if (p >= packs) break;
+      const float absolute = scale[u] * factor;
+      float values[N];
+#pragma unroll
+      for (int j = 0; j < N; ++j) values[j] = __fmul_rn(tables.code[code_of(in[u].v, j)], absolute);
+      if constexpr (std::is_same_v<T, uint8_t>) {
+        store_pack<N>(to + p * N, to_e4m3<N>(values, 1.0F));
+      } else if constexpr (std::is_same_v<T, float>) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          float four[4];
+#pragma unroll
+          for (int j = 0; j < 4; ++j) four[j] = values[4 * half + j];
+          store_floats<4>(to + p * N + 4 * half, four);
+        }
+      } else {
+        store_floats<N>(to + p * N, values);
+      }
+    }
+  }
+}
+
+// Writes columns [col, col + to.cols) of w; those behind its last with 0. `scales` of E4M3. A block goes over many rows,
+// so that it copies the tables once. kWide: rows by dequantize_packs where they can.
+// REQUIRES with kWide: col and the columns of w are multiples of kValues<T>, rows of codes and of `to` are aligned to
+// packs; a block has kThreads threads.
+template <bool kWide, class T>
+__global__ void __launch_bounds__(kThreads)
+    dequantize_kernel(Matrix w, int col, View<T> to, const float* scales,
+                      const __grid_constant__ Tables all) {
+  __shared__ SharedTables tables;
   const int thread = static_cast<int>(threadIdx.y * blockDim.x + threadIdx.x);
-  dynamic[thread] = all.dynamic[thread];
-  if (thread < 16) code[thread] = all.code[thread];
+  tables.dynamic[thread] = all.dynamic[thread];
+  if (thread < 16) tables.code[thread] = all.code[thread];
   __syncthreads();
+  const int cols = static_cast<int>(to.cols);
   PESC_FOR_ROWS(r, to.rows) {
     const uint8_t* codes = w.codes + r * w.codes_ld;
     const uint8_t* absmax = w.absmax + r * w.absmax_ld;
     const float* nested = w.nested + r * w.nested_ld;
-    const int first = w.first[r * w.first_ld];
-    const int first_block = first / static_cast<int>(kNf4Block);
+    const auto first = static_cast<uint32_t>(w.first[r * w.first_ld]);
     const float inverse = scales == nullptr ? 1.0F : inverse_power_of_two(scales[r]);
-    PESC_FOR_COLUMNS(pack, to.cols / N) {
-      const int c = col + static_cast<int>(pack) * N;
-      Pack<T, N> out{};
-      if (c < w.cols) {
-        uint32_t bytes = 0;
-        if constexpr (N == 8) {
-          bytes = *reinterpret_cast<const uint32_t*>(codes + c / 2);
-        } else {
-          bytes = c % 2 == 0 ? codes[c / 2] : static_cast<uint32_t>(codes[c / 2]) << 4;
-        }
-        int block = -1;
-        float scale = 0;
-#pragma unroll
-        for (int j = 0; j < N; ++j) {
-          const int at = first + c + j;
-          if (at / static_cast<int>(kNf4Block) != block) {
-            block = at / static_cast<int>(kNf4Block);
-            const float group = nested[1 + at / static_cast<int>(kNf4Group)];
-            scale = __fadd_rn(__fmul_rn(dynamic[absmax[block - first_block]], group), nested[0]);
-          }
-          const uint32_t four = bytes >> (j % 2 == 0 ? 4 * j + 4 : 4 * j - 4) & 15U;
-          out.v[j] = rounded<T>(__fmul_rn(code[four], scale), inverse);
-        }
+    int done = 0;
+    if constexpr (kWide) {
+      // A row of so small values could have ones that are not normal.
+      if (first % kValues<T> == 0 && inverse < 0x1p100F) {
+        done = min(cols, w.cols - col) / kValues<T> * kValues<T>;
+        dequantize_packs<T>(tables, codes, absmax, nested, first, col, done / kValues<T>, inverse, to.row(r));
       }
-      store_pack<N>(to.row(r) + pack * N, out);
+    }
+    const uint32_t first_block = first / static_cast<uint32_t>(kNf4Block);
+    for (int i = done + static_cast<int>(threadIdx.x); i < cols; i += static_cast<int>(blockDim.x)) {
+      const int c = col + i;
+      float value = 0;
+      if (c < w.cols) {
+        const uint32_t four = (c % 2 == 0 ? codes[c / 2] >> 4 : codes[c / 2]) & 15U;
+        value = __fmul_rn(tables.code[four], absmax_of(absmax, nested, tables.dynamic, first_block,
+                                                       first + static_cast<uint32_t>(c)));
+      }
+      if constexpr (std::is_same_v<T, uint8_t>) {
+        to.row(r)[i] = to_e4m3(value * inverse);
+      } else {
+        to.row(r)[i] = from_float<T>(value);
+      }
     }
   }
 }
@@ -102,19 +162,20 @@ __global__ void dequantize_kernel(Matrix w, int col, View<T> to, const float* sc
 template <class T>
 void launch(Stream& stream, const Nf4Matrix& w, int64_t col, const Tensor& to, const float* scales) {
   if (to.size() == 0) return;
+  constexpr int64_t kWidth = kValues<T>;
   const Matrix m = matrix(w);
   const View<T> out = view<T>(to);
-  const bool wide = col % 8 == 0 && w.cols % 8 == 0 && packs(to, 8) && w.codes.ld % 4 == 0 &&
-                    reinterpret_cast<uintptr_t>(w.codes.data) % 4 == 0;
-  // A thread takes several packs of a row, so that the tables are copied less often.
-  const WholeRowGrid g(to.rows, to.cols / (wide ? 8 : 1));
-  if (wide) {
-    dequantize_kernel<8, T>
-        <<<g.grid, g.block, 0, stream_of(stream)>>>(m, static_cast<int>(col), out, scales, tables());
-  } else {
-    dequantize_kernel<1, T>
-        <<<g.grid, g.block, 0, stream_of(stream)>>>(m, static_cast<int>(col), out, scales, tables());
-  }
+  // Rows start on packs of codes and of `to`; w may end within a pack of `to`.
+  const auto aligned = [](const Tensor& t, int64_t elements) {
+    const int64_t bytes = std::min<int64_t>(elements * dtype_bytes(t.dtype), 16);
+    return (t.rows <= 1 || t.ld * dtype_bytes(t.dtype) % bytes == 0) &&
+           reinterpret_cast<uintptr_t>(t.data) % static_cast<uintptr_t>(bytes) == 0;
+  };
+  const bool wide = col % kWidth == 0 && aligned(w.codes, kWidth / 2) && aligned(to, kWidth);
+  const auto kernel = wide ? dequantize_kernel<true, T> : dequantize_kernel<false, T>;
+  WholeRowGrid g(to.rows, to.cols / (wide ? kWidth : 1));
+  g.grid.y = resident_blocks(stream, kernel, g.grid.y, kThreads, 0);
+  kernel<<<g.grid, g.block, 0, stream_of(stream)>>>(m, static_cast<int>(col), out, scales, tables());
   PESC_LAUNCHED("nf4_dequantize");
 }
 

@@ -89,6 +89,13 @@ void check(const Tensor& x, const Tensor& weight, const Tensor& rstd, const Tens
 
 void rmsnorm_forward(Stream& stream, const RmsNormForward& args) {
   if (stream.on_cuda()) return cuda_ops().rmsnorm_forward(stream, args);
+  if (!args.y.present()) {  // made where the copy is going to stand
+    RmsNormForward both = args;
+    both.y = args.dropped.y;
+    both.dropped = {};
+    rmsnorm_forward(stream, both);
+    return dropout(stream, args.dropped.mask, args.dropped.y, args.dropped.y);
+  }
   check(args.x, args.weight, args.rstd, args.y);
   const int64_t n = args.x.cols;
   const bool fused = args.residual.present();
@@ -110,6 +117,7 @@ void rmsnorm_forward(Stream& stream, const RmsNormForward& args) {
       apply_row(x, args.weight.f32(), r, n, args.y.f32() + t * args.y.ld);
     }
   });
+  if (args.codes.present()) fp8_quantize_rows(stream, args.y, args.codes);
   if (args.dropped.y.present()) dropout(stream, args.dropped.mask, args.y, args.dropped.y);
 }
 

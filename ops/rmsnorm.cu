@@ -9,6 +9,7 @@
 #include "ops/core/column_sums.cuh"
 #include "ops/cuda_ops.h"
 #include "ops/dropout_mask.cuh"
+#include "ops/fp8_rows.cuh"
 #include "ops/rmsnorm.h"
 #include "ops/rmsnorm_backward.cuh"
 
@@ -49,9 +50,15 @@ __device__ __forceinline__ Pack<T, N> residual_pack(const View<const T>& x, cons
   return a;
 }
 
-template <int N, int kHeld, class T, class W>
+// The codes of y, in a kernel with them.
+struct CodesOf {
+  View<uint8_t> codes;
+  float* scales;
+};
+
+template <int N, int kHeld, bool kCodes, class T, class W>
 __global__ void forward_kernel(View<const T> x, View<const T> residual, View<T> x_out, const W* w, float eps,
-                               View<T> y, float* rstd, Mask mask, View<T> dropped) {
+                               View<T> y, float* rstd, Mask mask, View<T> dropped, CodesOf to) {
   const int64_t t = blockIdx.x;
   const int packs = static_cast<int>(x.cols / N);
   const int threads = static_cast<int>(blockDim.x);
@@ -87,8 +94,45 @@ __global__ void forward_kernel(View<const T> x, View<const T> residual, View<T> 
     write(held[k], i);
   }
   // What a thread reads now, it wrote itself.
-  for (int i = first + kHeld * threads; i < packs; i += threads)
-    write(load_pack<N>((residual.data != nullptr ? x_out.row(t) : x.row(t)) + int64_t{i} * N), i);
+  const auto again = [&](int i) {
+    return load_pack<N>((residual.data != nullptr ? x_out.row(t) : x.row(t)) + int64_t{i} * N);
+  };
+  for (int i = first + kHeld * threads; i < packs; i += threads) write(again(i), i);
+  if constexpr (kCodes) {
+    // The normalised row is made anew, for its maximum and for the codes: that costs less than to keep it.
+    __shared__ uint32_t partial[kWarp];
+    const auto rounded = [&](const Pack<T, N>& a, int i, float(&out)[N]) {
+      normalise<N, T, W>(a, w + int64_t{i} * N, r, out);
+#pragma unroll
+      for (int j = 0; j < N; ++j) out[j] = as_float(from_float<T>(out[j]));
+    };
+    uint32_t largest = 0;
+    const auto add_largest = [&](const Pack<T, N>& a, int i) {
+      float out[N];
+      rounded(a, i, out);
+      largest = largest_bits<N>(out, largest);
+    };
+#pragma unroll
+    for (int k = 0; k < kHeld; ++k) {
+      const int i = first + k * threads;
+      if (i < packs) add_largest(held[k], i);
+    }
+    for (int i = first + kHeld * threads; i < packs; i += threads) add_largest(again(i), i);
+    const RowScale scale(block_largest(largest, partial));
+    if (first == 0) to.scales[t] = scale.scale;
+    const auto write_codes = [&](const Pack<T, N>& a, int i) {
+      float out[N];
+      rounded(a, i, out);
+      store_pack<N>(to.codes.row(t) + int64_t{i} * N, scale.codes<N>(out));
+    };
+#pragma unroll
+    for (int k = 0; k < kHeld; ++k) {
+      const int i = first + k * threads;
+      if (i < packs) write_codes(held[k], i);
+    }
+    for (int i = first + kHeld * threads; i < packs; i += threads) write_codes(again(i), i);
+    for (int64_t i = x.cols + first; i < to.codes.cols; i += threads) to.codes.row(t)[i] = 0;
+  }
 }
 
 template <int N, class T, class W>
@@ -155,7 +199,11 @@ void with_held(int64_t packs, unsigned threads, F f) {
 
 void rmsnorm_forward(Stream& stream, const RmsNormForward& args) {
   check(args.x, args.weight, args.rstd);
-  check_like(args.y, args.x, "y");
+  const Fp8Rows& codes = args.codes;
+  PESC_CHECK(args.y.present() || (args.dropped.y.present() && codes.present()), "no y");
+  PESC_CHECK(codes.column_scales.cols == 0, "codes of a norm with column scales");
+  if (args.y.present()) check_like(args.y, args.x, "y");
+  check_codes(codes, args.x.rows, args.x.cols);
   const Tensor& residual = args.residual;
   if (residual.present()) {
     check_like(residual, args.x, "residual");
@@ -169,16 +217,21 @@ void rmsnorm_forward(Stream& stream, const RmsNormForward& args) {
     using T = decltype(t);
     using W = decltype(w);
     with_masked_pack<T>(
-        args.dropped.mask, {args.x, residual, x_out, args.weight, args.y, dropped}, [&](auto width) {
+        args.dropped.mask, {args.x, residual, x_out, args.weight, args.y, dropped, codes.codes},
+        [&](auto width) {
           constexpr int kWidth = decltype(width)::value;
           const int64_t packs = args.x.cols / kWidth;
           const unsigned threads = threads_for(packs, kForward);
           with_held(packs, threads, [&](auto held) {
-            forward_kernel<kWidth, decltype(held)::value, T, W>
-                <<<blocks_of(args.x.rows), threads, 0, stream_of(stream)>>>(
-                    view<const T>(args.x), view_or_none<const T>(residual), view_or_none<T>(x_out),
-                    pointer<const W>(args.weight), args.eps, view<T>(args.y), args.rstd.f32(),
-                    Mask(args.dropped.mask), view_or_none<T>(dropped));
+            constexpr int kHeld = decltype(held)::value;
+            const auto kernel = codes.present() ? forward_kernel<kWidth, kHeld, true, T, W>
+                                                : forward_kernel<kWidth, kHeld, false, T, W>;
+            const CodesOf to{view_or_none<uint8_t>(codes.codes),
+                             codes.present() ? pointer<float>(codes.scales) : nullptr};
+            kernel<<<blocks_of(args.x.rows), threads, 0, stream_of(stream)>>>(
+                view<const T>(args.x), view_or_none<const T>(residual), view_or_none<T>(x_out),
+                pointer<const W>(args.weight), args.eps, view_or_none<T>(args.y), args.rstd.f32(),
+                Mask(args.dropped.mask), view_or_none<T>(dropped), to);
             PESC_LAUNCHED("rmsnorm_forward");
           });
         });

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "ops/dropout.h"
+#include "ops/fp8.h"
 #include "ops/low_rank.h"
 
 namespace pesc {
@@ -15,9 +16,10 @@ struct RmsNormForward {
   Tensor x_out;     // [T, H], written when residual is given
   Tensor weight;    // [1, H]
   float eps = 1e-5F;
-  Tensor y;               // [T, H] written, any row stride
+  Tensor y;               // [T, H] written, any row stride; optional where dropped and codes are given
   Tensor rstd;            // [1, T] written
   DroppedCopy dropped{};  // [T, H]: dropout(y), optional
+  Fp8Rows codes{};        // [T, H]: of y, optional
 };
 void rmsnorm_forward(Stream& stream, const RmsNormForward& args);
 

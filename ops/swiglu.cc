@@ -41,10 +41,11 @@ void check(const Tensor& gate_up, const Tensor& h) {
 
 }  // namespace
 
-void swiglu_forward(Stream& stream, const Tensor& gate_up, const Tensor& h, const DroppedCopy& dropped) {
-  if (stream.on_cuda()) return cuda_ops().swiglu_forward(stream, gate_up, h, dropped);
+void swiglu_forward(Stream& stream, const Tensor& gate_up, const Tensor& h, const DroppedCopy& dropped,
+                    const Fp8Rows& codes) {
+  if (stream.on_cuda()) return cuda_ops().swiglu_forward(stream, gate_up, h, dropped, codes);
   if (h.cols == 0) {  // the copy alone: made where it stands
-    swiglu_forward(stream, gate_up, dropped.y);
+    swiglu_forward(stream, gate_up, dropped.y, {}, codes);
     return dropout(stream, dropped.mask, dropped.y, dropped.y);
   }
   check(gate_up, h);
@@ -54,6 +55,7 @@ void swiglu_forward(Stream& stream, const Tensor& gate_up, const Tensor& h, cons
       forward_row(gate, gate + h.cols, h.cols, h.f32() + t * h.ld);
     }
   });
+  if (codes.present()) fp8_quantize_rows(stream, h, codes);
   if (dropped.y.present()) dropout(stream, dropped.mask, h, dropped.y);
 }
 
@@ -84,6 +86,7 @@ void swiglu_backward(Stream& stream, const SwigluBackward& args, Arena& scratch)
       }
     });
   }
+  if (args.codes.present()) fp8_quantize_rows(stream, args.dgate_up, args.codes);
 }
 
 int64_t swiglu_scratch_bytes(const Device& device, int64_t tokens, int64_t columns, DType activations) {

@@ -2,12 +2,15 @@
 // gate_up [T, 2F] holds gate in columns [0, F) and up in [F, 2F).
 #pragma once
 
+#include "ops/fp8.h"
 #include "ops/lora.h"
 
 namespace pesc {
 
-// Writes h [T, F] and dropped.y = dropout(h). Either is optional.
-void swiglu_forward(Stream& stream, const Tensor& gate_up, const Tensor& h, const DroppedCopy& dropped = {});
+// Writes h [T, F], dropped.y = dropout(h), and the codes of h. Each is optional. REQUIRES with codes, on the CPU: h
+// or dropped.y.
+void swiglu_forward(Stream& stream, const Tensor& gate_up, const Tensor& h, const DroppedCopy& dropped = {},
+                    const Fp8Rows& codes = {});
 
 // The backward. `lora` is the A projection of the down projection, whose input is h: its gradient is added to
 // dh, and its da is added to.
@@ -16,6 +19,7 @@ struct SwigluBackward {
   Tensor gate_up;   // [T, 2F]
   Tensor dgate_up;  // [T, 2F] written; may alias gate_up
   LoraBranch lora{};
+  Fp8Rows codes{};  // of dgate_up, optional
 };
 void swiglu_backward(Stream& stream, const SwigluBackward& args, Arena& scratch);
 

@@ -84,6 +84,19 @@ struct WholeRowGrid {
     grid = dim3(1, static_cast<unsigned>(std::clamp<int64_t>((rows + block.y - 1) / block.y, 1, 65535)));
   }
 };
+// For kernels that stride over rows by a grid that the GPU holds at once: its number of blocks, at most `rows`. Takes
+// care of shared memory above 48 KiB.
+template <class Kernel>
+[[nodiscard]] unsigned resident_blocks(const Stream& stream, Kernel kernel, int64_t rows, unsigned threads,
+                                       int64_t shared_bytes) {
+  int blocks = 0;
+  PESC_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shared_bytes)));
+  PESC_CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, static_cast<int>(threads),
+                                                          static_cast<size_t>(shared_bytes)));
+  const int64_t most = int64_t{std::max(blocks, 1)} * stream.cuda_stream().multiprocessors;
+  return static_cast<unsigned>(std::clamp<int64_t>(rows, 1, most));
+}
 #define PESC_FOR_ROWS(r, count)                                                              \
   for (int64_t r = static_cast<int64_t>(blockIdx.y) * blockDim.y + threadIdx.y; r < (count); \
        r += static_cast<int64_t>(gridDim.y) * blockDim.y)

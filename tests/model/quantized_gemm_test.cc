@@ -74,6 +74,21 @@ TEST(QuantizedGemm, InFp8IsTheProductOfBothQuantisedOperands) {
       linear_forward(stream, w.linear, ConcatView(x.view, c.in), y.view, scratch);
       linear_forward(stream, w.linear, ConcatView(x.view, c.in), sum.view, scratch, residual.view);
       linear_backward_input(stream, w.linear, dy.view, ConcatView(dx.view, c.in), scratch);
+      {
+        // With codes that an operation made before, x and dy are not read.
+        Arena more("scratch", Device{}, 2 * linear_scratch_bytes(stream.device(), w.linear, c.tokens));
+        const Fp8Rows of_x = w.linear.input_codes(more, c.tokens);
+        const Fp8Rows of_dy = w.linear.output_grad_codes(more, c.tokens);
+        fp8_quantize_rows(stream, x.view, of_x);
+        fp8_quantize_rows(stream, dy.view, of_dy);
+        HostMatrix unread_x(c.tokens, c.in, 3, NAN), unread_dy(c.tokens, c.out, 1, NAN);
+        HostMatrix same_y(c.tokens, c.out, 5, NAN), same_dx(c.tokens, c.in, 2, NAN);
+        linear_forward(stream, w.linear, ConcatView(unread_x.view, c.in), same_y.view, scratch, {}, of_x);
+        linear_backward_input(stream, w.linear, unread_dy.view, ConcatView(same_dx.view, c.in), scratch,
+                              of_dy);
+        EXPECT_EQ(same_y.values(), y.values());
+        EXPECT_EQ(same_dx.values(), dx.values());
+      }
 
       // NF4 is rounded to FP8 with the scales of its rows.
       HostMatrix values(c.out, c.in);

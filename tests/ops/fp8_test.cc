@@ -11,6 +11,8 @@
 
 #include "ops/core/e4m3.h"
 #include "ops/fp8_gemm.h"
+#include "ops/rmsnorm.h"
+#include "ops/swiglu.h"
 #include "tests/ops/fp8_reference.h"
 #include "tests/ops/reference.h"
 
@@ -137,6 +139,47 @@ TEST(Fp8, DequantisesAndTransposes) {
     for (int64_t i = 0; i < s.cols; ++i)
       for (int64_t r = s.rows; r < s.rows + s.more; ++r) EXPECT_EQ(turned(i, r), 0);
   }
+}
+
+// Operations that write codes with their rows write what fp8_quantize makes of these, also where the rows themselves
+// are not asked for.
+TEST(Fp8, OperationsWriteTheCodesOfTheirRows) {
+  Stream stream(Device{.threads = 2});
+  constexpr int64_t kRows = 7, kCols = 19, kMore = 13;
+  const HostMatrix x = HostMatrix::normal(kRows, 2 * kCols, 1), dh = HostMatrix::normal(kRows, kCols, 2);
+  HostMatrix weight = HostMatrix::normal(1, kCols, 3), factors(1, 2 * kCols), rstd(1, kRows);
+  for (int64_t i = 0; i < 2 * kCols; ++i) factors(0, i) = std::ldexp(1.0F, static_cast<int>(i % 5) - 2);
+  const auto expect = [&](const HostMatrix& rows, const Fp8Rows& got, const Tensor& column_scales) {
+    Codes want(kRows, got.codes.cols, 0x55);
+    HostMatrix scales(kRows, 1);
+    fp8_quantize(stream,
+                 {.x = rows.view, .column_scales = column_scales, .codes = want.view, .scales = scales.view});
+    for (int64_t r = 0; r < kRows; ++r) {
+      EXPECT_EQ(got.scales.f32()[r], scales(r, 0));
+      for (int64_t i = 0; i < got.codes.cols; ++i)
+        EXPECT_EQ(got.codes.e4m3()[r * got.codes.ld + i], want(r, i));
+    }
+  };
+  Arena nothing("scratch", Device{}, 1);
+  HostMatrix h(kRows, kCols), copy(kRows, kCols), dx(kRows, 2 * kCols), scales(kRows, 1);
+  const Codes codes(kRows, kCols + kMore, 0x55), dcodes(kRows, 2 * kCols + kMore, 0x55),
+      alone(kRows, kCols + kMore, 0x55);
+  swiglu_forward(stream, x.view, h.view, {}, {codes.view, scales.view});
+  expect(h, {codes.view, scales.view}, {});
+  swiglu_forward(stream, x.view, {}, {{}, copy.view}, {alone.view, scales.view});
+  expect(h, {alone.view, scales.view}, {});
+  EXPECT_EQ(copy.values(), h.values());
+  swiglu_backward(stream, {dh.view, x.view, dx.view, {}, {dcodes.view, scales.view, factors.view}}, nothing);
+  expect(dx, {dcodes.view, scales.view}, factors.view);
+
+  rmsnorm_forward(stream,
+                  {dh.view, {}, {}, weight.view, 1e-5F, h.view, rstd.view, {}, {codes.view, scales.view}});
+  expect(h, {codes.view, scales.view}, {});
+  rmsnorm_forward(
+      stream,
+      {dh.view, {}, {}, weight.view, 1e-5F, {}, rstd.view, {{}, copy.view}, {alone.view, scales.view}});
+  expect(h, {alone.view, scales.view}, {});
+  EXPECT_EQ(copy.values(), h.values());
 }
 
 TEST(Fp8, RefusesOtherShapes) {

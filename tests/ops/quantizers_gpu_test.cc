@@ -7,6 +7,8 @@
 #include "ops/fp8.h"
 #include "ops/nf4_quantizer.h"
 #include "ops/reduce.h"
+#include "ops/rmsnorm.h"
+#include "ops/swiglu.h"
 #include "tests/ops/fp8_reference.h"
 #include "tests/ops/gpu_twin.h"
 
@@ -47,7 +49,20 @@ TEST_F(QuantizersGpu, Fp8RowsAreBitForBit) {
     int64_t rows, cols, gap, more;
   };
   for (const Shape& s :
-       {Shape{3, 17, 2, 15}, {65, 304, 0, 0}, {1, 8, 0, 8}, {9, 5000, 8, 8}, {0, 16, 0, 0}}) {
+       {Shape{3, 17, 2, 15},
+        {65, 304, 0, 0},
+        {1, 8, 0, 8},
+        {9, 5000, 8, 8},
+        {0, 16, 0, 0},
+        // Rows that stay in registers, one pack a thread and all that fit; longer ones; unaligned ones.
+        {1500, 256, 0, 0},
+        {301, 4096, 0, 0},
+        {7, 11008, 64, 0},
+        {6, 24584, 8, 8},
+        {6, 30720, 0, 0},
+        {6, 41024, 0, 0},
+        {6, 4097, 0, 15},
+        {6, 4096, 1, 0}}) {
     for (const DType type : {DType::kF32, DType::kBF16}) {
       for (const bool factors : {false, true}) {
         SCOPED_TRACE(shape_name(type, s.rows, s.cols, s.gap) + (factors ? " with column scales" : ""));
@@ -91,11 +106,136 @@ TEST_F(QuantizersGpu, Fp8RowsAreBitForBit) {
   }
 }
 
+// Whole tiles of 128 and parts of them, codes by sixteen and one by one.
+TEST_F(QuantizersGpu, Fp8TransposeIsExact) {
+  struct Shape {
+    int64_t rows, cols, to_cols;
+  };
+  for (const Shape& s : {Shape{128, 128, 128},
+                         {256, 384, 256},
+                         {272, 144, 272},
+                         {16, 4096, 16},
+                         {1008, 48, 1008},
+                         {250, 144, 256},
+                         {37, 29, 48},
+                         {130, 131, 130},
+                         {1, 1, 1}}) {
+    SCOPED_TRACE(str_cat(s.rows, "x", s.cols, " to ", s.to_cols, " columns"));
+    std::vector<uint8_t> bytes;
+    for (int64_t i = 0; i < s.rows * s.cols; ++i)
+      bytes.push_back(static_cast<uint8_t>(i * 7919 % 251 + i / 256 % 5));
+    const Tensor from{bytes.data(), DType::kE4M3, s.rows, s.cols, s.cols};
+    Codes want(s.cols, s.to_cols, 0x55);
+    fp8_transpose(cpu, from, want.view);
+    const BytesOnGpu there(gpu(), from, bytes.data()), got(gpu(), want.view, nullptr);
+    fp8_transpose(gpu(), there.view, got.view);
+    EXPECT_EQ(got.host(), want.bytes());
+  }
+}
+
+// An operation that writes codes with its rows writes what fp8_quantize makes of these.
+TEST_F(QuantizersGpu, SwigluWritesTheCodesOfItsRows) {
+  struct Shape {
+    int64_t rows, cols, more;
+  };
+  for (const Shape& s : {Shape{700, 264, 8}, {9, 11008, 0}, {5, 13824, 0}, {3, 37, 11}, {3, 28672, 0}}) {
+    for (const DType type : {DType::kBF16, DType::kF32}) {
+      SCOPED_TRACE(shape_name(type, s.rows, s.cols, s.more));
+      HostMatrix gate_up = rounded(uneven_rows(s.rows, 2 * s.cols, 5), type);
+      gate_up(1, 3) = std::numeric_limits<float>::infinity();
+      for (int64_t i = 0; i < 2 * s.cols; ++i) gate_up(2, i) = 0;
+      const HostMatrix dh = rounded(HostMatrix::normal(s.rows, s.cols, 6), type);
+      HostMatrix powers(1, 2 * s.cols);
+      for (int64_t i = 0; i < 2 * s.cols; ++i) powers(0, i) = std::ldexp(1.0F, static_cast<int>(i % 9) - 4);
+      const OnGpu in(gpu(), gate_up, type), grad(gpu(), dh, type), factors(gpu(), powers);
+      const OnGpu h(gpu(), dh, type), plain(gpu(), dh, type);
+      const OnGpu din(gpu(), gate_up, type), dplain(gpu(), gate_up, type);
+      const int64_t wide = 2 * s.cols + s.more;
+      const Codes none(s.rows, s.cols + s.more, 0), none2(s.rows, wide, 0);
+      const BytesOnGpu codes(gpu(), none.view, nullptr), want(gpu(), none.view, nullptr);
+      const BytesOnGpu alone(gpu(), none.view, nullptr);
+      const BytesOnGpu dcodes(gpu(), none2.view, nullptr), dwant(gpu(), none2.view, nullptr);
+      const OnGpu scales(gpu(), HostMatrix(s.rows, 1)), want_scales(gpu(), HostMatrix(s.rows, 1));
+      const OnGpu dscales(gpu(), HostMatrix(s.rows, 1)), dwant_scales(gpu(), HostMatrix(s.rows, 1));
+      Arena nothing = scratch(1);
+
+      swiglu_forward(gpu(), in.view, plain.view);
+      fp8_quantize(gpu(), {.x = plain.view, .codes = want.view, .scales = want_scales.view});
+      swiglu_forward(gpu(), in.view, h.view, {}, {codes.view, scales.view});
+      EXPECT_TRUE(same_bits(h.host(), plain.host()));
+      EXPECT_EQ(codes.host(), want.host());
+      swiglu_forward(gpu(), in.view, {}, {}, {alone.view, scales.view});
+      EXPECT_EQ(alone.host(), want.host());
+
+      for (const bool scaled : {false, true}) {
+        const Tensor by = scaled ? factors.view : Tensor{};
+        swiglu_backward(gpu(), {grad.view, in.view, dplain.view}, nothing);
+        fp8_quantize(
+            gpu(), {.x = dplain.view, .column_scales = by, .codes = dwant.view, .scales = dwant_scales.view});
+        swiglu_backward(gpu(), {grad.view, in.view, din.view, {}, {dcodes.view, dscales.view, by}}, nothing);
+        EXPECT_TRUE(same_bits(din.host(), dplain.host()));
+        EXPECT_EQ(dcodes.host(), dwant.host());
+        const HostMatrix got = dscales.host(), expected = dwant_scales.host();
+        for (int64_t r = 0; r < s.rows; ++r) {
+          EXPECT_EQ(std::isnan(got(r, 0)), std::isnan(expected(r, 0)));
+          if (std::isnan(expected(r, 0))) continue;
+          EXPECT_EQ(got(r, 0), expected(r, 0));
+        }
+      }
+      const HostMatrix got = scales.host(), expected = want_scales.host();
+      for (int64_t r = 0; r < s.rows; ++r)
+        EXPECT_TRUE(r == 1 ? std::isnan(got(r, 0)) : got(r, 0) == expected(r, 0)) << r;
+    }
+  }
+}
+
+TEST_F(QuantizersGpu, RmsNormWritesTheCodesOfItsRows) {
+  struct Shape {
+    int64_t rows, cols, more;
+  };
+  for (const Shape& s : {Shape{70, 256, 0}, {9, 4096, 0}, {9, 5120, 16}, {5, 10240, 0}, {5, 37, 11}}) {
+    for (const DType type : {DType::kBF16, DType::kF32}) {
+      SCOPED_TRACE(shape_name(type, s.rows, s.cols, s.more));
+      HostMatrix x = rounded(uneven_rows(s.rows, s.cols, 5), type);
+      for (int64_t i = 0; i < s.cols; ++i) x(2, i) = 0;
+      x(1, 3) = std::numeric_limits<float>::quiet_NaN();
+      const HostMatrix w = rounded(HostMatrix::normal(1, s.cols, 6), type);
+      const OnGpu gx(gpu(), x, type), gw(gpu(), w, type), y(gpu(), x, type), plain(gpu(), x, type);
+      const OnGpu dropped(gpu(), x, type), rstd(gpu(), HostMatrix(1, s.rows));
+      const OnGpu scales(gpu(), HostMatrix(s.rows, 1)), want_scales(gpu(), HostMatrix(s.rows, 1));
+      const Codes none(s.rows, s.cols + s.more, 0x55);
+      const BytesOnGpu codes(gpu(), none.view, none.bytes().data());
+      const BytesOnGpu alone(gpu(), none.view, none.bytes().data());
+      const BytesOnGpu want(gpu(), none.view, none.bytes().data());
+      rmsnorm_forward(gpu(), {gx.view, {}, {}, gw.view, 1e-5F, plain.view, rstd.view});
+      fp8_quantize_rows(gpu(), plain.view, {want.view, want_scales.view});
+      rmsnorm_forward(gpu(),
+                      {gx.view, {}, {}, gw.view, 1e-5F, y.view, rstd.view, {}, {codes.view, scales.view}});
+      EXPECT_TRUE(same_bits(y.host(), plain.host()));
+      EXPECT_EQ(codes.host(), want.host());
+      rmsnorm_forward(
+          gpu(),
+          {gx.view, {}, {}, gw.view, 1e-5F, {}, rstd.view, {{}, dropped.view}, {alone.view, scales.view}});
+      EXPECT_EQ(alone.host(), want.host());
+      EXPECT_TRUE(same_bits(dropped.host(), plain.host()));
+      const HostMatrix got = scales.host(), expected = want_scales.host();
+      for (int64_t r = 0; r < s.rows; ++r)
+        EXPECT_TRUE(r == 1 ? std::isnan(got(r, 0)) : got(r, 0) == expected(r, 0)) << r;
+    }
+  }
+}
+
 TEST_F(QuantizersGpu, Nf4IsBitForBit) {
   struct Shape {
     int64_t rows, cols, col, width;
   };
-  for (const Shape& s : {Shape{96, 256, 0, 256}, {33, 65, 0, 65}, {70, 333, 50, 201}, {40, 1024, 512, 512}}) {
+  for (const Shape& s : {Shape{96, 256, 0, 256},
+                         {33, 65, 0, 65},
+                         {70, 333, 50, 201},
+                         {40, 1024, 512, 512},
+                         {40, 8192, 0, 8192},
+                         {2500, 72, 0, 72},
+                         {40, 152, 16, 88}}) {
     SCOPED_TRACE(str_cat(s.rows, "x", s.cols, ", columns from ", s.col));
     HostMatrix w = HostMatrix::normal(s.rows, s.cols, 1, 0, 0.02F);
     for (int64_t i = 0; i < s.cols; ++i) w(2, i) = 0;
