@@ -36,16 +36,4 @@ int64_t ModelParameters::trainable_elements() const {
   return n;
 }
 
-int64_t ModelParameters::frozen_bytes() const {
-  int64_t n = 0;
-  for (const Parameter& p : all_) n += p.trainable ? 0 : p.held.out > 0 ? p.held.bytes() : p.master.bytes();
-  return n;
-}
-
-int64_t ModelParameters::expert_bytes() const {
-  int64_t n = 0;
-  for (const Parameter& p : all_) n += p.trainable && p.group == ReplicaGroup::kExpert ? p.master.bytes() : 0;
-  return n;
-}
-
 }  // namespace pesc

@@ -142,9 +142,6 @@ class ModelParameters {
   [[nodiscard]] Tensor layer_grads(ReplicaGroup group, int64_t begin, int64_t end) const;
   [[nodiscard]] Tensor other_grads(ReplicaGroup group) const;
   [[nodiscard]] int64_t trainable_elements() const;  // of this rank
-  // Bytes of this rank's frozen values, which tp divides, and of its adapters, which ep divides.
-  [[nodiscard]] int64_t frozen_bytes() const;
-  [[nodiscard]] int64_t expert_bytes() const;
 
   Tensor embedding, dembedding;  // [V, H]
   Tensor head, dhead;            // [V, H]; the embedding itself where they are tied
