@@ -140,17 +140,16 @@ int run_generate(const Process& process, const CommandLine& command) {
     run_collectively(process.world, [&] { check_adapter_base(job, digest); });
   }
 
-  const SamplingOptions options = sampling_options(job, c.generate);
+  GenerateOptions options{
+      .sampling = sampling_options(job, c.generate), .cache_slots = slots, .cache_length = length};
   const bool stream = !command.prompt.empty();
   AnswerPrinter printer(*job.tokenizer);
-  TokenCallback on_token;
   if (stream && mesh.tp_rank() == 0) {
-    on_token = [&](const Prompt&, int32_t token) { printer.push(token); };
+    options.on_token = [&](const Prompt&, int32_t token) { printer.push(token); };
   }
-  int64_t cut = 0;
-  const auto answers = generate(*decoder, process.world, prompts, options, slots, length, on_token, &cut);
+  const auto [answers, cut] = generate(*decoder, process.world, prompts, options);
   const int64_t all_cut = cut_answers(job, cut);
-  if (stream && on_token && !prompts.empty()) printer.finish();
+  if (stream && options.on_token && !prompts.empty()) printer.finish();
   if (job.first() && all_cut > 0) {
     std::fprintf(stderr, "%lld of %lld answers %s cut: prompt and answer have reached %s of %lld tokens\n",
                  static_cast<long long>(all_cut), static_cast<long long>(answerable),

@@ -147,14 +147,12 @@ int run_chat(const Process& process, const CommandLine& command, Job& job) {
   const ChatLimits limits{length - 1, length - std::clamp<int64_t>(g.max_new_tokens, 1, (length + 1) / 2)};
   const auto decoder = make_inference_decoder(job, job.mesh().dp(), length, 1);
   if (!command.base) load_trainable_weights(job, *decoder, command.checkpoint, CheckpointUse::kAnswer);
-  const SamplingOptions options = sampling_options(job, g);
-
   std::optional<Speaker> conversation;
   AnswerPrinter printer(*job.tokenizer);
-  TokenCallback on_token;
+  GenerateOptions options{.sampling = sampling_options(job, g), .cache_slots = 1, .cache_length = length};
   if (job.first()) {
     conversation.emplace(job, command.system, limits);
-    on_token = [&](const Prompt&, int32_t token) { printer.push(token); };
+    options.on_token = [&](const Prompt&, int32_t token) { printer.push(token); };
   }
   for (int64_t turn = 0;;) {
     std::string mine;
@@ -170,11 +168,10 @@ int run_chat(const Process& process, const CommandLine& command, Job& job) {
     std::vector<Prompt> prompts;
     if (job.mesh().dp_rank() == 0) prompts.push_back({turn, unpacked(message)});
     ++turn;  // the random draws of every turn are others
-    int64_t cut = 0;
-    const auto answers = generate(*decoder, process.world, prompts, options, 1, length, on_token, &cut);
+    const Generated generated = generate(*decoder, process.world, prompts, options);
     if (!conversation) continue;
     printer.finish();
-    conversation->answered(answers.front(), cut > 0);
+    conversation->answered(generated.answers.front(), generated.cut > 0);
   }
 }
 

@@ -36,12 +36,6 @@ int64_t ModelParameters::trainable_elements() const {
   return n;
 }
 
-int64_t ModelParameters::frozen_bytes() const {
-  int64_t n = 0;
-  for (const Parameter& p : all_) n += p.trainable ? 0 : p.held.out > 0 ? p.held.bytes() : p.master.bytes();
-  return n;
-}
-
 double ModelParameters::frozen_bytes_per_weight() const {
   int64_t bytes = 0, weights = 0;
   for (const Parameter& p : all_) {
@@ -54,12 +48,6 @@ double ModelParameters::frozen_bytes_per_weight() const {
 
 FrozenGemm ModelParameters::frozen_gemm() const {
   return layers.empty() ? FrozenGemm::kDequantized : layers.front().o.base.type.gemm;
-}
-
-int64_t ModelParameters::expert_bytes() const {
-  int64_t n = 0;
-  for (const Parameter& p : all_) n += p.trainable && p.group == ReplicaGroup::kExpert ? p.master.bytes() : 0;
-  return n;
 }
 
 }  // namespace pesc

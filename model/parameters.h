@@ -142,9 +142,6 @@ class ModelParameters {
   [[nodiscard]] Tensor layer_grads(ReplicaGroup group, int64_t begin, int64_t end) const;
   [[nodiscard]] Tensor other_grads(ReplicaGroup group) const;
   [[nodiscard]] int64_t trainable_elements() const;  // of this rank
-  // Bytes of this rank's frozen values, which tp divides, and of its adapters, which ep divides.
-  [[nodiscard]] int64_t frozen_bytes() const;
-  [[nodiscard]] int64_t expert_bytes() const;
   // Bytes of the frozen linears over their weights, scales included: 2 in BF16. 0 in mode FULL.
   [[nodiscard]] double frozen_bytes_per_weight() const;
   // What the frozen linears are multiplied as.

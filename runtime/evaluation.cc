@@ -181,16 +181,18 @@ std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vect
     }
     if (refused.rows() > 0 && job.first()) LOG(WARNING) << "answers: " << refused.text();
   });
-  int64_t cut = 0;
-  std::vector<std::vector<int32_t>> answers;
+  Generated generated;
   {
     // Of this rank's own part; those of the others are as large.
     ProgressBar bar("answering", static_cast<int64_t>(prompts.size()), ProgressUnit::kCount,
                     job.first() ? ProgressShown::kYes : ProgressShown::kNo, "questions");
-    answers = generate(decoder, job.ranks->world(), prompts, sampling_options(job, how), cache_slots,
-                       cache_length, {}, &cut, [&bar] { bar.add(1); });
+    generated = generate(decoder, job.ranks->world(), prompts,
+                         {.sampling = sampling_options(job, how),
+                          .cache_slots = cache_slots,
+                          .cache_length = cache_length,
+                          .on_end = [&bar] { bar.add(1); }});
   }
-  if (const int64_t all = cut_answers(job, cut); job.first() && all > 0) {
+  if (const int64_t all = cut_answers(job, generated.cut); job.first() && all > 0) {
     LOG(WARNING) << all << " answers are cut where question and answer have the " << cache_length
                  << " tokens of data.max_seq_length; they are compared as they are";
   }
@@ -198,7 +200,7 @@ std::vector<AnsweredRow> answer_rows(Job& job, Decoder& decoder, const std::vect
   // One tp rank of each dp rank tells the others: index, length, text.
   std::string bytes;
   for (size_t i = 0; mesh.tp_rank() == 0 && i < prompts.size(); ++i) {
-    const std::string text = job.tokenizer->decode(answers[i]);
+    const std::string text = job.tokenizer->decode(generated.answers[i]);
     const int64_t head[2] = {prompts[i].index, static_cast<int64_t>(text.size())};
     bytes.append(reinterpret_cast<const char*>(head), sizeof(head));
     bytes += text;

@@ -116,21 +116,19 @@ int32_t sample_token(const float* logits, int64_t vocab, const SamplingOptions& 
   return order[kept - 1];
 }
 
-std::vector<std::vector<int32_t>> generate(Decoder& decoder, Communicator& world,
-                                           const std::vector<Prompt>& prompts, const SamplingOptions& options,
-                                           int64_t cache_slots, int64_t cache_length,
-                                           const TokenCallback& on_token, int64_t* cut,
-                                           const std::function<void()>& on_end) {
-  std::vector<std::vector<int32_t>> out(prompts.size());
-  run_collectively(world, [&] { check_prompts(prompts, cache_length); });
+Generated generate(Decoder& decoder, Communicator& world, const std::vector<Prompt>& prompts,
+                   const GenerateOptions& how) {
+  const SamplingOptions& options = how.sampling;
+  Generated out;
+  out.answers.resize(prompts.size());
+  run_collectively(world, [&] { check_prompts(prompts, how.cache_length); });
   const int64_t vocab = decoder.model().vocab_size;
   size_t next_prompt = 0;
   std::vector<Active> active;
-  std::vector<int32_t> free_slots(static_cast<size_t>(cache_slots));
+  std::vector<int32_t> free_slots(static_cast<size_t>(how.cache_slots));
   std::iota(free_slots.begin(), free_slots.end(), 0);
   std::vector<int32_t> last_rows;
   std::string wrong;
-  int64_t cut_here = 0;
   while (true) {
     while (next_prompt < prompts.size() && !free_slots.empty()) {
       active.push_back({next_prompt, free_slots.back(), 0, prompts[next_prompt].tokens});
@@ -144,7 +142,7 @@ std::vector<std::vector<int32_t>> generate(Decoder& decoder, Communicator& world
     for (size_t i = 0; i < active.size(); ++i) {
       Active& a = active[i];
       const Prompt& prompt = prompts[a.prompt];
-      std::vector<int32_t>& answer = out[a.prompt];
+      std::vector<int32_t>& answer = out.answers[a.prompt];
       a.length += static_cast<int64_t>(a.next.size());
       const std::span row(logits.data() + static_cast<int64_t>(i) * vocab, static_cast<size_t>(vocab));
       if (!all_finite(row)) {
@@ -161,12 +159,12 @@ std::vector<std::vector<int32_t>> generate(Decoder& decoder, Communicator& world
       const int32_t token = sample_token(row.data(), vocab, options, philox_uniform(bits[0]));
       const bool stop = std::find(options.stop.begin(), options.stop.end(), token) != options.stop.end();
       if (!stop) answer.push_back(token);
-      if (!stop && on_token) on_token(prompt, token);
+      if (!stop && how.on_token) how.on_token(prompt, token);
       const bool whole = stop || static_cast<int64_t>(answer.size()) >= options.max_tokens;
-      if (whole || a.length + 1 >= cache_length) {
-        cut_here += whole ? 0 : 1;
+      if (whole || a.length + 1 >= how.cache_length) {
+        out.cut += whole ? 0 : 1;
         free_slots.push_back(a.slot);
-        if (on_end) on_end();
+        if (how.on_end) how.on_end();
         continue;
       }
       a.next = {token};
@@ -174,7 +172,6 @@ std::vector<std::vector<int32_t>> generate(Decoder& decoder, Communicator& world
     }
     active = std::move(still);
   }
-  if (cut != nullptr) *cut = cut_here;
   return out;
 }
 

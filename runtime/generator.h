@@ -34,14 +34,24 @@ struct Prompt {
 // is none of it.
 using TokenCallback = std::function<void(const Prompt&, int32_t token)>;
 
-// Continues this dp rank's prompts (the same list on its tp ranks; may be empty). Returns the generated
-// tokens of each, without the stopping one. Collective over world. Prompts must fit the decoder's cache; one
-// whose generation reaches the end of the cache stops there, and `cut` gets the number of such prompts of
-// this rank. `on_end` is called after the last token of each. Throws AgreedError, naming prompt and token, where
-// logits are not finite.
-[[nodiscard]] std::vector<std::vector<int32_t>> generate(
-    Decoder& decoder, Communicator& world, const std::vector<Prompt>& prompts, const SamplingOptions& options,
-    int64_t cache_slots, int64_t cache_length, const TokenCallback& on_token = {}, int64_t* cut = nullptr,
-    const std::function<void()>& on_end = {});
+struct GenerateOptions {
+  SamplingOptions sampling;
+  // Of the decoder's KV cache: prompts at one time, and tokens of one.
+  int64_t cache_slots = 0;
+  int64_t cache_length = 0;
+  TokenCallback on_token{};
+  std::function<void()> on_end{};  // after the last token of each answer
+};
+
+struct Generated {
+  std::vector<std::vector<int32_t>> answers;  // of each prompt, without the stopping token
+  int64_t cut = 0;                            // of them, those that the end of the cache cut
+};
+
+// Continues this dp rank's prompts (the same list on its tp ranks; may be empty). Collective over world. Prompts must fit
+// the decoder's cache; an answer that reaches the end of the cache stops there. Throws AgreedError, naming prompt and
+// token, where logits are not finite.
+[[nodiscard]] Generated generate(Decoder& decoder, Communicator& world, const std::vector<Prompt>& prompts,
+                                 const GenerateOptions& options);
 
 }  // namespace pesc

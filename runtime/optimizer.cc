@@ -69,10 +69,6 @@ double GradientReducer::finish(Communicator& world) {
   return std::sqrt(squares);
 }
 
-double reduce_gradients(Decoder& decoder, Communicator& world, const GradientReduction& reduction) {
-  return GradientReducer(decoder, reduction, Reduce::kAtEnd).finish(world);
-}
-
 namespace {
 
 bool follows(const Tensor& a, const Tensor& b) {

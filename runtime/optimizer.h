@@ -40,10 +40,6 @@ class GradientReducer {
   int64_t left_;           // layers [0, left_) are not reduced yet
 };
 
-// Reduces all gradients after the backward, and returns the norm. Collective over world.
-[[nodiscard]] double reduce_gradients(Decoder& decoder, Communicator& world,
-                                      const GradientReduction& reduction);
-
 // One AdamW update; `update` is 1 at the first. The clipping factor is min(1, clip / (norm + 1e-6)).
 void optimizer_step(Decoder& decoder, const AdamWConfig& config, double lr, int64_t update, double norm);
 

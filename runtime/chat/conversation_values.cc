@@ -10,6 +10,7 @@
 
 #include "ops/core/check.h"
 #include "runtime/chat/jinja/interpreter.h"
+#include "runtime/chat/jinja/printing.h"
 #include "runtime/chat/messages.h"
 #include "runtime/chat/shown_fields.h"
 
@@ -148,6 +149,18 @@ Value messages_value(jinja::Heap& heap, const Json& messages) {
   std::vector<Value> items;
   for (size_t i = 0; i < messages.size(); ++i) items.push_back(message_value(heap, messages[i], i));
   return heap.list(std::move(items));
+}
+
+int64_t message_with_printed_parts(const Json& messages, std::string_view text) {
+  for (size_t i = 0; i < messages.size(); ++i) {
+    const auto content = messages[i].find("content");
+    if (content == messages[i].end() || !content->is_array()) continue;
+    constexpr int64_t kMemory = int64_t{1} << 30;
+    jinja::Heap heap(kMemory, kMemory);  // the template has rendered as much
+    const jinja::Text printed = jinja::to_text(heap, value_of(heap, *content, jinja::kOwnText));
+    if (text.find(printed.bytes) != std::string_view::npos) return static_cast<int64_t>(i);
+  }
+  return -1;
 }
 
 std::map<std::string, ShownFields::Count> read_fields(const jinja::Interpreter& in, const Value& messages,

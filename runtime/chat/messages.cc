@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "ops/core/check.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -48,12 +49,6 @@ class RowForms {
   }
   [[nodiscard]] bool has(const std::string& name) const { return field(name) != nullptr; }
 
-  [[nodiscard]] bool any() const {
-    return has("messages") || has("conversations") || has("conversation") ||
-           (has("prompt") && has("completion")) || (has("query") && has("response")) ||
-           (has("instruction") && (has("response") || has("output")));
-  }
-
   Conversation conversation() {
     if (has("messages")) {
       messages(*field("messages"), "messages");
@@ -73,7 +68,9 @@ class RowForms {
     } else {
       bad("the row has none of the known forms (messages; conversations; prompt and completion; query and "
           "response; "
-          "instruction and response or output); data.train.columns says which field is which");
+          "instruction and response or output); data.train.columns says which field is which; its fields "
+          "are " +
+          field_names());
     }
     add_system();
     take_tools();
@@ -89,6 +86,16 @@ class RowForms {
     const Json& value = *field(name);
     if (!value.is_string()) bad(str_cat("\"", name, "\" is no text"));
     return value.get<std::string>();
+  }
+
+  // Of those that are not null, the first.
+  [[nodiscard]] std::string field_names() const {
+    std::string names;
+    for (const auto& [name, value] : row_.items()) {
+      if (!value.is_null() && names.size() < 200)
+        names += str_cat(names.empty() ? "\"" : ", \"", printable(name), "\"");
+    }
+    return names.empty() ? "none" : names;
   }
 
   void add(const char* role, std::string content) {
@@ -117,6 +124,11 @@ class RowForms {
     for (size_t i = 0; i < turns.size(); ++i) {
       const std::string place = str_cat("conversation[", i, "]");
       if (!turns[i].is_object()) bad(str_cat(place, " is no object"));
+      for (const auto& [mark, form] : {std::pair{"from", "conversations"}, std::pair{"role", "messages"}}) {
+        if (turns[i].contains(mark))
+          bad(str_cat(place, " is a message with \"", mark, "\"; call the list \"", form,
+                      "\", or name it at the file: columns { ", form, ": \"conversation\" }"));
+      }
       for (const auto& [name, role] : {std::pair{"input", "user"}, std::pair{"output", "assistant"}}) {
         if (!turns[i].contains(name) || !turns[i].at(name).is_string())
           bad(str_cat(place, ".", name, " is no text"));
@@ -236,10 +248,6 @@ class RowForms {
 };
 
 }  // namespace
-
-bool has_conversation(const Json& row, const ColumnNames& columns) {
-  return row.is_object() && RowForms(row, "", columns).any();
-}
 
 Conversation conversation_of(const Json& row, const std::string& where, const ColumnNames& columns) {
   if (!row.is_object()) throw DataError(str_cat(where, ": the row is no JSON object"));

@@ -33,9 +33,6 @@ struct Conversation {
 // data.columns: from the name that the file uses to ours ("question" -> "prompt").
 using ColumnNames = std::map<std::string, std::string>;
 
-// Whether the row has one of the forms above (a row that has none may be plain text).
-[[nodiscard]] bool has_conversation(const nlohmann::ordered_json& row, const ColumnNames& columns = {});
-
 // Throws DataError, beginning with `where`.
 [[nodiscard]] Conversation conversation_of(const nlohmann::ordered_json& row, const std::string& where,
                                            const ColumnNames& columns = {});

@@ -24,7 +24,9 @@ constexpr int64_t kMaxValues = 1 << 20;
 constexpr size_t kMaxKeys = 4096;  // of one object
 constexpr std::array kMedia = std::to_array<std::string_view>(
     {"image", "images", "image_url", "video", "videos", "audio", "audios", "input_audio"});
-constexpr std::array kOtherMasks = std::to_array<std::string_view>({"mask", "masked", "ignore"});
+constexpr std::array kOtherMasks =
+    std::to_array<std::string_view>({"mask", "masked", "ignore", "trainable", "loss_weight", "loss_scale",
+                                     "train_detail", "training_detail", "label"});
 
 bool blank(std::string_view text) {
   return text.find_first_not_of(" \t\r\n") == std::string_view::npos;
@@ -126,8 +128,11 @@ class ChatRow {
     if (conversation.messages.empty()) bad("has no message");
     for (size_t i = 0; i < conversation.messages.size(); ++i)
       check_message(conversation.messages[i], i, i + 1 == conversation.messages.size());
-    if (answers_ == Answers::kAll && conversation.messages.back().at("role") != "assistant")
-      bad("the last message is not the assistant's; nothing would be learned behind it");
+    if (const auto& role = conversation.messages.back().at("role");
+        answers_ == Answers::kAll && role != "assistant") {
+      bad(str_cat("the last message is not the assistant's (its role is \"",
+                  role.get_ref<const std::string&>(), "\"); nothing would be learned behind it"));
+    }
     take_texts(conversation, out);
     out.chat = std::make_shared<const Conversation>(std::move(conversation));
     return out;
@@ -201,6 +206,8 @@ class ChatRow {
           bad(str_cat(place, ": a part of its content is no text; rows are text"));
       }
     }
+    if (message.contains("content") && message.at("content").is_object() && message.at("role") != "tool")
+      bad(str_cat(place, ": its content is an object; write its text"));
     if (message.at("role") != "assistant" || (last && answers_ == Answers::kAllButLast)) return;
     const auto says = [&](const char* name) {
       return message.contains(name) && !says_nothing(name, message.at(name));

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "ops/core/check.h"
+#include "runtime/chat/conversation_values.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {
@@ -32,6 +33,15 @@ Conversation question_of(const Row& row) {
     asked.learned.pop_back();
   }
   return asked;
+}
+
+// Transformers writes such a text too; but nobody wants a model to learn it.
+void refuse_printed_parts(const Conversation& conversation, const std::string& text) {
+  const int64_t message = message_with_printed_parts(conversation.messages, text);
+  if (message < 0) return;
+  throw DataError(str_cat("message ", message,
+                          ": its content is a list of parts, which this chat template writes as a list, with "
+                          "brackets and quotes; write the text of the parts as one string"));
 }
 
 Sample sample_of(ChatTokens tokens, int64_t max_seq_length) {
@@ -65,6 +75,7 @@ std::string RowEncoder::why_no_date() const {
 ChatTokens RowEncoder::chat_tokens(const Conversation& conversation, TrainOn train_on, std::string* text,
                                    ShownFields* shown) const {
   RenderedChat chat = templates_->of(conversation).render(conversation, train_on);
+  refuse_printed_parts(conversation, chat.text);
   ChatTokens tokens = tokens_of(tokenizer_, chat);
   if (text != nullptr) *text = std::move(chat.text);
   if (shown != nullptr) *shown = chat.shown;
@@ -101,7 +112,9 @@ std::vector<int32_t> RowEncoder::encode_prompt(const Row& row, int64_t limit) co
   if (!by_template(row)) return pesc::encode_prompt(tokenizer_, row, limit);
   const Conversation asked = question_of(row);
   if (asked.messages.empty()) throw DataError("the row has no message before the answer that is to be given");
-  return tokens_of(tokenizer_, templates_->of(asked).render_prompt(asked)).ids;
+  const RenderedChat chat = templates_->of(asked).render_prompt(asked);
+  refuse_printed_parts(asked, chat.text);
+  return tokens_of(tokenizer_, chat).ids;
 }
 
 RowText RowEncoder::text_of(const Row& row) const {

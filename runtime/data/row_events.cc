@@ -92,8 +92,8 @@ bool RowEvents::open() {
   return depth_ <= kMaxDepth || fail("the row is nested deeper than ", kMaxDepth, " levels");
 }
 
-// Before every value but null: a field that nothing reads is refused or counted. Empty texts and lists say
-// nothing, so they are not refused.
+// Before every value but null: a field that nothing reads is refused or counted. What is as good as absent
+// (row_fields.h) is not refused.
 bool RowEvents::value_comes(bool empty) {
   if (!refusal_.empty()) return fail(refusal_);
   const bool of_row = depth_ == 1;
@@ -179,7 +179,7 @@ bool RowEvents::boolean(bool value) {
 }
 
 bool RowEvents::number(double value) {
-  if (!value_comes(false)) return false;
+  if (!value_comes(neutral_number(other_, value))) return false;
   const bool of_row = depth_ == 1 && (field_ == kTrain || field_ == kWeight);
   if (of_row || in_mark()) return take_weight(value, str_cat(value));
   return scalar("a number");

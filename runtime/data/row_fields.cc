@@ -13,6 +13,7 @@ struct Refusal {
   std::string_view name;
   std::string_view why;
   std::optional<bool> neutral = false;  // the boolean that changes nothing
+  bool mark = false;                    // 0 and 1 mean false and true
 };
 
 constexpr std::string_view kShareGpt =
@@ -32,7 +33,11 @@ constexpr std::string_view kOtherMask =
     "is not supported: it says what is learned in other words; write \"train\": false, or \"weight\": 0, at "
     "the message";
 constexpr std::string_view kOfKto =
-    "is not supported: it says whether the answer is wanted; leave out the rows that are not";
+    "is not supported: it says whether the answer is wanted; leave out the rows whose answer is not, and the "
+    "field in the others";
+constexpr std::string_view kWeightOfRow =
+    "is not supported: rows have no weight of their own; leave out the rows that are not to be learned, and "
+    "the field in the others; a file may have a weight (data.train.weight)";
 constexpr std::string_view kSeen =
     "is not supported: it is text that would neither be seen nor learned; write it into \"input\" or "
     "\"system\"";
@@ -54,10 +59,12 @@ constexpr std::array kOfRows = std::to_array<Refusal>({
     {"audios", kMedia},
     {"chosen", kPreference},
     {"rejected", kPreference},
-    {"kto_tag", kPreference},
-    {"label", kOfKto, true},
-    {"loss_weight", kOtherMask},
-    {"sample_weight", kOtherMask},
+    {"kto_tag", kOfKto, true, true},
+    {"label", kOfKto, true, true},
+    {"loss_weight", kWeightOfRow, true, true},
+    {"sample_weight", kWeightOfRow, true, true},
+    {"training", kWeightOfRow, true, true},
+    {"loss", kWeightOfRow, true, true},
     {"context", kSeen},
     {"system_prompt", kSeen},
     {"suffix", kSeen},
@@ -67,14 +74,35 @@ constexpr std::array kOfRows = std::to_array<Refusal>({
     {"enable_thinking", kOfTemplate, std::nullopt},
 });
 constexpr std::array kOfElements = std::to_array<Refusal>({
-    {"from", kShareGpt},       {"value", kShareGpt},     {"tools", kTools},
-    {"functions", kTools},     {"tool_calls", kTools},   {"tool_call_id", kTools},
-    {"function_call", kTools}, {"image", kMedia},        {"images", kMedia},
-    {"video", kMedia},         {"videos", kMedia},       {"audio", kMedia},
-    {"audios", kMedia},        {"reasoning", kThoughts}, {"reasoning_content", kThoughts},
-    {"thinking", kThoughts},   {"thoughts", kThoughts},  {"reasoning_details", kThoughts},
-    {"tool_call", kTools},     {"system", kSeen},        {"mask", kOtherMask},
-    {"masked", kOtherMask},    {"ignore", kOtherMask},
+    {"from", kShareGpt},
+    {"value", kShareGpt},
+    {"tools", kTools},
+    {"functions", kTools},
+    {"tool_calls", kTools},
+    {"tool_call_id", kTools},
+    {"function_call", kTools},
+    {"image", kMedia},
+    {"images", kMedia},
+    {"video", kMedia},
+    {"videos", kMedia},
+    {"audio", kMedia},
+    {"audios", kMedia},
+    {"reasoning", kThoughts},
+    {"reasoning_content", kThoughts},
+    {"thinking", kThoughts},
+    {"thoughts", kThoughts},
+    {"reasoning_details", kThoughts},
+    {"tool_call", kTools},
+    {"system", kSeen},
+    {"mask", kOtherMask, false, true},
+    {"masked", kOtherMask, false, true},
+    {"ignore", kOtherMask, false, true},
+    {"trainable", kOtherMask, true, true},
+    {"loss_weight", kOtherMask, true, true},
+    {"loss_scale", kOtherMask, true, true},
+    {"train_detail", kOtherMask},
+    {"training_detail", kOtherMask},
+    {"label", kOfKto, true, true},
 });
 
 template <class List>
@@ -83,6 +111,12 @@ const Refusal* find(const List& list, std::string_view name) {
     if (r.name == name) return &r;
   }
   return nullptr;
+}
+
+// A name that rows and elements have means the same in both.
+const Refusal* find_anywhere(std::string_view name) {
+  const Refusal* const of_row = find(kOfRows, name);
+  return of_row != nullptr ? of_row : find(kOfElements, name);
 }
 
 std::string_view why(const Refusal* refusal) {
@@ -100,9 +134,13 @@ std::string_view refused_element_field(std::string_view name) {
 }
 
 std::optional<bool> neutral_boolean(std::string_view name) {
-  const Refusal* const of_row = find(kOfRows, name);
-  const Refusal* const found = of_row != nullptr ? of_row : find(kOfElements, name);
+  const Refusal* const found = find_anywhere(name);
   return found == nullptr ? false : found->neutral;
+}
+
+bool neutral_number(std::string_view name, double value) {
+  const Refusal* const found = find_anywhere(name);
+  return found != nullptr && found->mark && value == (found->neutral == true ? 1 : 0);
 }
 
 void FieldCounts::add(const std::string& name, int64_t rows) {

@@ -18,11 +18,14 @@ namespace pesc {
 // The boolean with which a field changes nothing: of "label" true, of "mask" and of those without a meaning
 // of their own false; none of "enable_thinking".
 [[nodiscard]] std::optional<bool> neutral_boolean(std::string_view name);
+// Whether the number changes nothing: 1 for true and 0 for false, of marks such as "label" and "mask".
+[[nodiscard]] bool neutral_number(std::string_view name, double value);
 
-// Whether the field is as good as absent: null, an empty text or list, or its neutral boolean. Json is
+// Whether the field is as good as absent: null, an empty text or list, or its neutral boolean or number. Json is
 // nlohmann's, ordered or not.
 template <class Json>
 [[nodiscard]] bool says_nothing(std::string_view name, const Json& value) {
+  if (value.is_number()) return neutral_number(name, value.template get<double>());
   if (value.is_boolean()) return value.template get<bool>() == neutral_boolean(name);
   if (value.is_string()) return value.template get_ref<const std::string&>().empty();
   return value.empty();  // null, {} or []

@@ -1,6 +1,5 @@
 #include "runtime/data/row_file.h"
 
-#include <chrono>
 #include <string_view>
 #include <utility>
 
@@ -86,19 +85,8 @@ RowsReport RowTally::finish() {
 }
 
 RowsReport for_each_row(const std::string& path, const RowOptions& options, const RowCallback& callback) {
-  using Clock = std::chrono::steady_clock;
   RowTexts texts = open_row_texts(path, options);
   RowTally tally(path, options, texts);
-  Clock::time_point told = Clock::now();
-  if (options.progress) {
-    texts.set_on_block([&] {
-      const Clock::time_point now = Clock::now();
-      if (std::chrono::duration<double>(now - told).count() < options.progress_seconds) return;
-      told = now;
-      options.progress(str_cat(path, ": ", texts.bytes_read() >> 20, " of ", texts.file_size() >> 20,
-                               " MB read, ", tally.rows(), " rows"));
-    });
-  }
   for (RawRow text; texts.next(text);) {
     const std::string where = place_of(path, text);
     ParsedRow row = parse_row_text(text, where, options);

@@ -23,10 +23,7 @@ struct RowOptions {
   RowUse use = RowUse::kPublished;
   int64_t max_messages = 8;    // rows that the report quotes
   std::string policy_field{};  // of the experiment, which sets on_bad_row: named where a bad row is refused
-  // Called every `progress_seconds` or so while a file is read, with "PATH: 512 of 4000 MB read, 12000 rows".
-  std::function<void(const std::string&)> progress{};
-  double progress_seconds = 10;
-  RowColumns columns{};  // what the file calls the fields
+  RowColumns columns{};        // what the file calls the fields
 };
 
 struct RowsReport {
@@ -79,7 +76,6 @@ class RowTally {
   // Counts the row. False where it is left out. Throws as for_each_row.
   [[nodiscard]] bool take(const ParsedRow& row, const std::string& where);
   [[nodiscard]] RowsReport finish();
-  [[nodiscard]] int64_t rows() const { return report_.rows; }
 
  private:
   void refuse_one_object(const ParsedRow& row, const std::string& where);

@@ -61,14 +61,11 @@ class ByteReader {
   [[nodiscard]] uint64_t bytes_read() const { return bytes_->bytes_read(); }
   [[nodiscard]] uint64_t file_size() const { return bytes_->file_size(); }
 
-  std::function<void()> on_block;
-
  private:
   static constexpr size_t kBlock = size_t{1} << 18;
 
   bool fill() {
     if (ended_) return false;
-    if (size_ > 0 && on_block) on_block();
     at_ = 0;
     size_ = bytes_->read(block_);
     ended_ = size_ == 0;
@@ -266,10 +263,6 @@ uint64_t RowTexts::bytes_read() const {
 
 uint64_t RowTexts::file_size() const {
   return reader_->in().file_size();
-}
-
-void RowTexts::set_on_block(std::function<void()> on_block) {
-  reader_->in().on_block = std::move(on_block);
 }
 
 }  // namespace pesc

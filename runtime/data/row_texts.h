@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 
@@ -38,8 +37,6 @@ class RowTexts {
   [[nodiscard]] bool in_lines() const;
   [[nodiscard]] uint64_t bytes_read() const;  // of the file, compressed as it is
   [[nodiscard]] uint64_t file_size() const;
-  // Called while the file is read, before each block but the first.
-  void set_on_block(std::function<void()> on_block);
 
  private:
   class Reader;

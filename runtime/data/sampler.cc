@@ -36,12 +36,6 @@ int64_t Sampler::rows_for(double epochs) const {
   return share_of(epochs, n_);
 }
 
-int64_t Sampler::steps_for(double epochs, int64_t global_batch_size) const {
-  PESC_CHECK(global_batch_size > 0, "steps of ", global_batch_size, " rows");
-  // Rounded to whole rows first: 0.1 of 30 rows is 3 of them, not a little more and so a step more.
-  return (rows_for(epochs) + global_batch_size - 1) / global_batch_size;
-}
-
 std::string beyond_all_rows(const std::vector<int64_t>& sizes, int64_t limit) {
   const int64_t total = std::reduce(sizes.begin(), sizes.end(), int64_t{0});
   if (limit <= total) return "";
@@ -124,16 +118,6 @@ LocalBatch make_local_batch(const Dataset& dataset, const Sampler& sampler, int6
   for (int64_t index = first; index < first + count; ++index)
     add_conversation(dataset, sampler, index, batch);
   return batch;
-}
-
-int64_t supervised_tokens(const Dataset& dataset, const Sampler& sampler, int64_t first, int64_t count) {
-  int64_t sum = 0;
-  for (int64_t index = first; index < first + count; ++index) {
-    const Sampler::Place at = sampler.place(index);
-    const auto marks = dataset.read(dataset.entry_row(at.entry, at.epoch, sampler.seed())).supervised;
-    sum += std::reduce(marks.begin(), marks.end(), int64_t{0});
-  }
-  return sum;
 }
 
 }  // namespace pesc

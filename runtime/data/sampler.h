@@ -37,8 +37,6 @@ class Sampler {
   // The number of rows of `epochs` epochs, which may be a fraction (see share_of). No row appears more than
   // ceil(epochs) times in them.
   [[nodiscard]] int64_t rows_for(double epochs) const;
-  // ceil(rows_for(epochs) / global_batch_size); the last step may have fewer rows.
-  [[nodiscard]] int64_t steps_for(double epochs, int64_t global_batch_size) const;
 
   [[nodiscard]] int64_t epoch_size() const { return n_; }
   [[nodiscard]] uint64_t seed() const { return seed_; }
@@ -90,9 +88,5 @@ void add_conversation(const Dataset& dataset, const Sampler& sampler, int64_t in
 // Each is one conversation (packed rows: runtime/data/row_stream.h).
 [[nodiscard]] LocalBatch make_local_batch(const Dataset& dataset, const Sampler& sampler, int64_t first,
                                           int64_t count);
-
-// The number of supervised tokens of these global indices, over all dp ranks.
-[[nodiscard]] int64_t supervised_tokens(const Dataset& dataset, const Sampler& sampler, int64_t first,
-                                        int64_t count);
 
 }  // namespace pesc

@@ -12,7 +12,7 @@ namespace pesc {
 
 // To be raised whenever rows are read, split, fitted or tokenised otherwise than before in a way that no other
 // part of the key shows.
-inline constexpr int kTokenizingVersion = 2;
+inline constexpr int kTokenizingVersion = 3;
 
 struct TokenCacheKey {
   std::string text;  // a line a part; printable

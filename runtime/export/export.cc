@@ -191,7 +191,7 @@ int64_t export_model(Job& job, const LoadedCheckpoint& checkpoint, const ExportO
   ProgressBar* progress = nullptr;
   ExportTensors tensors(job.model, job.config.pesc,
                         job.config.pesc.mode == TrainMode::kFull ? nullptr : job.base.get(), files,
-                        checkpoint, stream, [&](int64_t bytes) { progress->add(bytes); });
+                        checkpoint, stream, {.progress = [&](int64_t bytes) { progress->add(bytes); }});
   if (job.base) check_base_weights(job, tensors.dense_names());
 
   std::vector<SafetensorsWriteEntry> entries;

@@ -36,7 +36,7 @@ std::string lora_name(const std::string& weight, std::string_view part) {
 
 ExportTensors::ExportTensors(const ModelConfig& model, const PescConfig& pesc, WeightSource* base,
                              FileSystem& files, const LoadedCheckpoint& checkpoint, Stream& stream,
-                             std::function<void(int64_t)> progress, int64_t slice_bytes)
+                             ExportTensorsOptions options)
     : model_(model),
       lora_config_(pesc.lora),
       lora_scale_(pesc.lora.r > 0
@@ -45,8 +45,7 @@ ExportTensors::ExportTensors(const ModelConfig& model, const PescConfig& pesc, W
       base_(base),
       reader_(files, checkpoint, stream, PieceReader::Values::kFinite),
       stream_(stream),
-      progress_(std::move(progress)),
-      slice_bytes_(slice_bytes) {
+      options_(std::move(options)) {
   PESC_CHECK(base != nullptr || pesc.mode == TrainMode::kFull, "no base of a run that freezes it");
   Arena weights = Arena::planning("weights"), compute = Arena::planning("compute weights");
   const ModelParameters parameters(model, pesc, Mesh(1, 0, 1, 1), DType::kF32, {weights, compute, nullptr});
@@ -133,7 +132,8 @@ SafetensorsWriteEntry ExportTensors::fused_lora_b(const PeftModule& module, int6
                                                   std::string_view prefix) {
   const int64_t r = lora_config_.r, rank = module.blocks * r;
   const auto write = [this, module, layer, dtype, r, rank](const ByteSink& sink) {
-    const int64_t at_once = std::max<int64_t>(1, slice_bytes_ / (rank * static_cast<int64_t>(sizeof(float))));
+    const int64_t at_once =
+        std::max<int64_t>(1, options_.slice_bytes / (rank * static_cast<int64_t>(sizeof(float))));
     std::vector<float> block, values;
     for (const PeftModule::Part& part : module.parts) {
       for (int64_t row = 0; row < part.rows; row += at_once) {
@@ -178,7 +178,7 @@ SafetensorsWriteEntry ExportTensors::fused_entry(const std::string& name, const 
 
 void ExportTensors::produce(const ShardSpec& spec, bool trainable, DType dtype, const ByteSink& sink) {
   const int64_t row_bytes = spec.global_cols * static_cast<int64_t>(sizeof(float));
-  const int64_t at_once = std::max<int64_t>(1, slice_bytes_ / std::max<int64_t>(1, row_bytes));
+  const int64_t at_once = std::max<int64_t>(1, options_.slice_bytes / std::max<int64_t>(1, row_bytes));
   std::vector<float> values;
   for (int64_t row = 0; row < spec.global_rows; row += at_once) {
     const int64_t rows = std::min(at_once, spec.global_rows - row);
@@ -197,7 +197,7 @@ void ExportTensors::put(const std::vector<float>& values, DType dtype, const Byt
     bytes = std::as_bytes(std::span(rounded));
   }
   sink(bytes);
-  if (progress_) progress_(static_cast<int64_t>(bytes.size()));
+  if (options_.progress) options_.progress(static_cast<int64_t>(bytes.size()));
 }
 
 void ExportTensors::read(const ShardSpec& whole, bool trainable, int64_t row, int64_t rows,

@@ -1,5 +1,5 @@
 // The tensors of an exported model, from the frozen base and a checkpoint of any layout, on one rank and without
-// a decoder: each is read, merged and given out in slices of at most kSliceBytes, so that the memory that this
+// a decoder: each is read, merged and given out in slices of at most 64 MiB, so that the memory that this
 // takes does not depend on the model.
 #pragma once
 
@@ -20,15 +20,18 @@
 
 namespace pesc {
 
+struct ExportTensorsOptions {
+  static constexpr int64_t kSliceBytes = int64_t{64} << 20;
+  int64_t slice_bytes = kSliceBytes;        // of float32 values; one row where it has more
+  std::function<void(int64_t)> progress{};  // called with the bytes of each slice that was given out
+};
+
 class ExportTensors {
  public:
-  static constexpr int64_t kSliceBytes = int64_t{64} << 20;  // of float32 values; one row where it has more
-
   // All outlive this object, and this object the entries that it gives. `base` may be null in TrainMode::kFull,
-  // where the checkpoint has every weight. `progress` is called with the bytes of each slice that was given out.
+  // where the checkpoint has every weight.
   ExportTensors(const ModelConfig& model, const PescConfig& pesc, WeightSource* base, FileSystem& files,
-                const LoadedCheckpoint& checkpoint, Stream& stream,
-                std::function<void(int64_t)> progress = {}, int64_t slice_bytes = kSliceBytes);
+                const LoadedCheckpoint& checkpoint, Stream& stream, ExportTensorsOptions options = {});
   ExportTensors(const ExportTensors&) = delete;
   ExportTensors& operator=(const ExportTensors&) = delete;
 
@@ -71,8 +74,7 @@ class ExportTensors {
   WeightSource* base_;
   PieceReader reader_;
   Stream& stream_;
-  std::function<void(int64_t)> progress_;
-  int64_t slice_bytes_;
+  ExportTensorsOptions options_;
   std::vector<Row> rows_;
   std::map<std::string, ShardSpec> lora_;  // A and B by name
   // A of the linear that is being written.

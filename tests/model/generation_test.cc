@@ -28,6 +28,12 @@ SamplingOptions greedy(int64_t max_tokens) {
   return o;
 }
 
+GenerateOptions in_cache(const Rig& rig, const SamplingOptions& sampling) {
+  return {.sampling = sampling,
+          .cache_slots = kSlots,
+          .cache_length = rig.decoder->model().max_position_embeddings};
+}
+
 // Every rank's own prompts, by the same rule as rows of a batch.
 std::vector<Prompt> prompts_of(const Rows& rows, const Mesh& mesh) {
   std::vector<Prompt> mine;
@@ -39,8 +45,8 @@ std::vector<Prompt> prompts_of(const Rows& rows, const Mesh& mesh) {
 // The tokens generated for all prompts, in order, on every rank.
 std::vector<std::vector<int32_t>> generate_all(Rig& rig, const SamplingOptions& options) {
   const Mesh& mesh = rig.ranks.mesh();
-  const auto mine = generate(*rig.decoder, rig.ranks.world(), prompts_of(rig.rows, mesh), options, kSlots,
-                             rig.decoder->model().max_position_embeddings);
+  const auto mine =
+      generate(*rig.decoder, rig.ranks.world(), prompts_of(rig.rows, mesh), in_cache(rig, options)).answers;
   std::string bytes;
   for (const auto& answer : mine) {
     bytes.push_back(static_cast<char>(answer.size()));
@@ -165,9 +171,9 @@ TEST(Generation, TheCallbackGetsTheAnswerAndNotTheTokenThatStopsIt) {
   for (int64_t id = 0; id < tiny_llama().vocab_size; id += 3) options.stop.push_back(id);
   std::map<int64_t, std::vector<int32_t>> told;
   const auto prompts = prompts_of(rig.rows, rig.ranks.mesh());
-  const auto answers = generate(
-      *rig.decoder, rig.ranks.world(), prompts, options, kSlots, rig.decoder->model().max_position_embeddings,
-      [&](const Prompt& prompt, int32_t token) { told[prompt.index].push_back(token); });
+  GenerateOptions how = in_cache(rig, options);
+  how.on_token = [&](const Prompt& prompt, int32_t token) { told[prompt.index].push_back(token); };
+  const auto answers = generate(*rig.decoder, rig.ranks.world(), prompts, how).answers;
   for (size_t i = 0; i < prompts.size(); ++i) EXPECT_EQ(told[prompts[i].index], answers[i]);
 }
 
@@ -206,10 +212,7 @@ TEST(Generation, TellsHowManyAnswersTheCacheCut) {
   Rig rig(*world, tiny_llama(), tiny_pesc(), rows, {.cache_slots = kSlots});
   const auto mine = prompts_of(rows, rig.ranks.mesh());
   const auto cut_of = [&](int64_t max_tokens) {
-    int64_t cut = -1;
-    (void)generate(*rig.decoder, rig.ranks.world(), mine, greedy(max_tokens), kSlots,
-                   rig.decoder->model().max_position_embeddings, {}, &cut);
-    return cut;
+    return generate(*rig.decoder, rig.ranks.world(), mine, in_cache(rig, greedy(max_tokens))).cut;
   };
   EXPECT_EQ(cut_of(1), 0);
   EXPECT_EQ(cut_of(1000), static_cast<int64_t>(mine.size()));

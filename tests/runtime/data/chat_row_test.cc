@@ -43,6 +43,14 @@ std::string refusal(const std::string& json, RowUse use, Answers answers = Answe
   return "no error";
 }
 
+// The published prompt's errors have messages[1].label without quotes.
+std::string refusal_with_quotes(const std::string& json, RowUse use, const std::string& name) {
+  std::string said = refusal(json, use);
+  if (const size_t at = said.find("." + name + " "); at != std::string::npos)
+    said.replace(at, name.size() + 2, " \"" + name + "\" ");
+  return said;
+}
+
 struct Form {
   const char* json;
   const char* messages;
@@ -181,9 +189,21 @@ TEST(ChatRow, MasksHaveTheSameMeaningWhereverTheyStand) {
            role + "\": \"assistant\", \"" + content + "\": \"b\", " + mark + "}]}";
   };
   for (const RowUse use : {RowUse::kTemplate, RowUse::kPublished}) {
-    EXPECT_EQ(turns(read(with_label("true"), use)), "a/b+");
-    EXPECT_PRED_FORMAT2(::testing::IsSubstring, "\"label\" is not supported: it says whether",
-                        refusal(with_label("false"), use));
+    for (const char* wanted : {"true", "1", "1.0", "null"})
+      EXPECT_EQ(turns(read(with_label(wanted), use)), "a/b+") << wanted;
+    for (const char* other : {"false", "0", "0.0", "2", "\"bad\"", "[1]"})
+      EXPECT_PRED_FORMAT2(::testing::IsSubstring, "\"label\" is not supported: it says whether",
+                          refusal(with_label(other), use))
+          << other;
+    for (const char* of_row : {"kto_tag", "training", "loss", "loss_weight", "sample_weight"}) {
+      const std::string row = R"({"prompt": "a", "completion": "b", ")" + std::string(of_row) + "\": ";
+      for (const char* neutral : {"true", "1", "1.0", "null"})
+        EXPECT_EQ(turns(read(row + neutral + "}", use)), "a/b+") << of_row << neutral;
+      for (const char* other : {"false", "0", "0.5"})
+        EXPECT_PRED_FORMAT2(::testing::IsSubstring, "\"" + std::string(of_row) + "\" is not supported",
+                            refusal(row + other + "}", use))
+            << of_row << other;
+    }
     EXPECT_PRED_FORMAT2(::testing::IsSubstring, "\"label\" is not supported",
                         refusal(R"({"instruction": "a", "output": "b", "label": false})", use));
     for (const char* form : {"messages", "conversations"}) {
@@ -197,16 +217,88 @@ TEST(ChatRow, MasksHaveTheSameMeaningWhereverTheyStand) {
       }
       for (const char* mark : {"mask", "masked", "ignore"}) {
         const std::string name = "\"" + std::string(mark) + "\": ";
-        EXPECT_EQ(turns(read(message(form, name + "false"), use)), "a/b+") << form << mark;
-        EXPECT_PRED_FORMAT2(::testing::IsSubstring, "it says what is learned in other words",
-                            refusal(message(form, name + "true"), use))
-            << form << mark;
+        for (const char* neutral : {"false", "0"})
+          EXPECT_EQ(turns(read(message(form, name + neutral), use)), "a/b+") << form << mark << neutral;
+        for (const char* other : {"true", "1"})
+          EXPECT_PRED_FORMAT2(::testing::IsSubstring, "it says what is learned in other words",
+                              refusal(message(form, name + other), use))
+              << form << mark << other;
       }
+      for (const char* mark : {"label", "trainable", "loss_weight", "loss_scale"}) {
+        const std::string name = "\"" + std::string(mark) + "\": ";
+        for (const char* neutral : {"true", "1"})
+          EXPECT_EQ(turns(read(message(form, name + neutral), use)), "a/b+") << form << mark << neutral;
+        for (const char* other : {"false", "0", "0.5"})
+          EXPECT_PRED_FORMAT2(::testing::IsSubstring, "\"" + std::string(mark) + "\" is not supported",
+                              refusal_with_quotes(message(form, name + other), use, mark))
+              << form << mark << other;
+      }
+      EXPECT_PRED_FORMAT2(
+          ::testing::IsSubstring, "in other words",
+          refusal(message(form, R"("train_detail": [{"begin_offset": 0, "train": false}])"), use));
     }
     const Row published = read(
         R"({"conversation": [{"input": "a", "output": "b", "loss": false}, {"input": "c", "output": "d"}]})",
         use);
     EXPECT_EQ(turns(published), "a/b c/d+");
+  }
+}
+
+// The forms of published data sets: each is read, or the error says what to do.
+TEST(ChatRow, FormsOfDataSetsAreReadOrRefusedByName) {
+  struct Case {
+    const char* row;
+    const char* chat;       // what the error for a template says; empty: the row is read
+    const char* published;  // and for the published prompt
+  };
+  const Case cases[] = {
+      // KTO
+      {R"({"prompt": "q", "completion": "a", "label": true})", "", ""},
+      {R"({"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}], "label": 1})",
+       "", ""},
+      // DPO
+      {R"({"prompt": "q", "chosen": "a", "rejected": "b"})", "\"chosen\" is not supported: preferences",
+       "\"chosen\" is not supported: preferences"},
+      {R"({"chosen": [{"role": "user", "content": "q"}], "rejected": []})",
+       "\"chosen\" is not supported: preferences", "\"chosen\" is not supported: preferences"},
+      // ShareGPT
+      {R"({"id": "1", "conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]})",
+       "", ""},
+      {R"({"conversation": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]})",
+       "columns { conversations: \"conversation\" }", "is of another form"},
+      {R"({"conversation": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]})",
+       "columns { messages: \"conversation\" }", "has no \"input\""},
+      // Alpaca
+      {R"({"instruction": "q", "input": "", "output": "a", "text": "Below is"})", "", ""},
+      {R"({"instruction": "q", "input": null, "output": "a"})", "", ""},
+      {R"({"instruction": "q", "output": 5})", "\"output\" is no text", "\"output\" is a number"},
+      {R"({"instruction": "q", "instances": [{"input": "", "output": "a"}]})",
+       "its fields are \"instruction\", \"instances\"", "its fields are \"instruction\", \"instances\""},
+      // OpenAI
+      {R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, {"role": "assistant", "content": "a"}]})",
+       "", "write the text of its parts as one string"},
+      {R"({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, {"role": "assistant", "content": "a"}]})",
+       "a part of its content is no text", "write the text of its parts as one string"},
+      {R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": {"text": "a"}}]})",
+       "message 1: its content is an object; write its text", "messages[1].content is an object"},
+      {R"({"messages": [{"role": "human", "content": "q"}, {"role": "gpt", "content": "a"}]})",
+       "(its role is \"gpt\")", "roles are system, user and assistant"},
+      // Others
+      {R"({"query": "q", "response": "a", "type": "x"})", "", ""},
+      {R"({"prompt": "q", "response": "a"})", "its fields are \"prompt\", \"response\"",
+       "columns { instruction: \"prompt\" output: \"response\" }"},
+      {R"({"question": "q", "answer": "a"})", "columns { instruction: \"question\" output: \"answer\" }",
+       "columns { instruction: \"question\" output: \"answer\" }"},
+      {R"({"text": "t", "label": 1})", "columns { corpus: \"text\" }", "columns { corpus: \"text\" }"},
+      {R"({"text": "t", "label": 0})", "\"label\" is not supported", "\"label\" is not supported"},
+  };
+  for (const Case& c : cases) {
+    const auto expect = [&](RowUse use, const std::string& what) {
+      const std::string said = refusal(c.row, use);
+      EXPECT_PRED_FORMAT2(::testing::IsSubstring, what.empty() ? "no error" : what, said) << c.row;
+    };
+    expect(RowUse::kTemplate, c.chat);
+    expect(RowUse::kPublished, c.published);
   }
 }
 

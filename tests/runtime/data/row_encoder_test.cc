@@ -269,6 +269,42 @@ TEST_F(RowEncoderTest, RowsThatTheTemplateRefusesAreBadRows) {
   EXPECT_EQ(data.report().bad, 1);
 }
 
+// {{ content }} of a list writes [{'type': 'text', ...}], in transformers too.
+TEST_F(RowEncoderTest, PartsThatATemplateWritesAsAListAreRefused) {
+  const char* parts =
+      R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "it's"}, {"type": "text", "text": "q"}]},
+          {"role": "assistant", "content": "a"}]})";
+  const auto turn = [](const std::string& content) {
+    return "{% for m in messages %}<|im_start|>{{ m.role }} " + content + "<|im_end|>{% endfor %}";
+  };
+  for (const char* content : {"{{ m.content }}", "{{ m.content | trim }}", "{{ m.content ~ '' }}"}) {
+    folder_.write("prints.jinja", turn(content));
+    const RowEncoder prints = encoder(folder_ / "prints.jinja");
+    EXPECT_EQ(written(prints.encode(row(prints, R"({"prompt": "q", "completion": "a"})"), 1000)).find("[{"),
+              std::string::npos);
+    for (const bool asked : {false, true}) {
+      try {
+        const Row read = row(prints, parts);
+        if (asked) {
+          (void)prints.encode_prompt(read, 1000);
+        } else {
+          (void)prints.encode(read, 1000);
+        }
+        FAIL() << content << " was taken";
+      } catch (const DataError& error) {
+        EXPECT_PRED_FORMAT2(::testing::IsSubstring, "message 0: its content is a list of parts",
+                            error.what());
+      }
+    }
+  }
+  folder_.write(
+      "loops.jinja",
+      turn("{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}{{ p.text }}"
+           "{% endfor %}{% endif %}"));
+  const RowEncoder loops = encoder(folder_ / "loops.jinja");
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "it'sq", written(loops.encode(row(loops, parts), 1000)));
+}
+
 TEST_F(RowEncoderTest, FieldsThatTheTemplateNeverShowsAreSaidOnceAFile) {
   const std::string file = folder_.write(
       "rows.jsonl",

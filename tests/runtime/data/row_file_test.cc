@@ -186,22 +186,6 @@ TEST_F(RowFiles, FieldsThatNothingReadsAreNamedOnce) {
   EXPECT_EQ(report_.unused_warning, "");
 }
 
-TEST_F(RowFiles, ProgressIsToldWhileALongFileIsRead) {
-  std::string lines;
-  for (int i = 0; i < 3000; ++i) lines += row_text(std::string(1000, 'x')) + "\n";
-  std::vector<std::string> told;
-  RowOptions options;
-  options.progress = [&](const std::string& text) { told.push_back(text); };
-  options.progress_seconds = 0;
-  EXPECT_EQ(read(lines, options).size(), 3000U);
-  ASSERT_GT(told.size(), 5U);
-  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "data.json: 2 of 2 MB read, 3000 rows", told.back());
-  told.clear();
-  options.progress_seconds = 3600;
-  (void)read(lines, options);
-  EXPECT_TRUE(told.empty());
-}
-
 TEST_F(RowFiles, FormsThatAreNoLinesOfRowsAreCalledByName) {
   EXPECT_PRED_FORMAT2(::testing::IsSubstring,
                       ":1: is not valid JSON at byte 2 of the row: the line ends before",

@@ -78,8 +78,9 @@ class ExportTensorsTest : public ::testing::TestWithParam<Family> {
 
 // Whole, and in slices of a few rows, of which the last is short.
 TEST_P(ExportTensorsTest, LoraIsMergedInFloat32) {
-  for (const int64_t slice : {ExportTensors::kSliceBytes, int64_t{5} * 16 * 4}) {
-    ExportTensors tensors(model_, pesc_, &base_, run_.files(), run_.checkpoint(), run_.stream(), {}, slice);
+  for (const int64_t slice : {ExportTensorsOptions::kSliceBytes, int64_t{5} * 16 * 4}) {
+    ExportTensors tensors(model_, pesc_, &base_, run_.files(), run_.checkpoint(), run_.stream(),
+                          {.slice_bytes = slice});
     int64_t with_lora = 0;
     for (const auto& entry : tensors.dense(DType::kF32)) {
       const std::vector<float> got = produced<float>(entry);
@@ -144,7 +145,8 @@ TEST_P(ExportTensorsTest, Bf16RoundsTheMergedValueOnce) {
 }
 
 TEST_P(ExportTensorsTest, WhatIsTrainedKeepsItsBits) {
-  ExportTensors tensors(model_, pesc_, &base_, run_.files(), run_.checkpoint(), run_.stream(), {}, 64);
+  ExportTensors tensors(model_, pesc_, &base_, run_.files(), run_.checkpoint(), run_.stream(),
+                        {.slice_bytes = 64});
   const auto experts = tensors.moe_adapters(DType::kF32, DType::kF32), lora = tensors.lora(DType::kF32, "p.");
   const int64_t layers = model_.num_hidden_layers;
   EXPECT_EQ(static_cast<int64_t>(experts.size()), layers * (1 + 2 * pesc_.moe.num_experts));
@@ -177,9 +179,8 @@ TEST_P(ExportTensorsTest, RoutersMayBeWiderThanTheAdapters) {
 // A full model's slices are of 64 MiB; here of some rows.
 TEST_P(ExportTensorsTest, NoMoreThanASliceIsReadAtOnce) {
   int64_t told = 0;
-  ExportTensors tensors(
-      model_, pesc_, &base_, run_.files(), run_.checkpoint(), run_.stream(), [&](int64_t n) { told += n; },
-      256);
+  ExportTensors tensors(model_, pesc_, &base_, run_.files(), run_.checkpoint(), run_.stream(),
+                        {.slice_bytes = 256, .progress = [&](int64_t n) { told += n; }});
   int64_t bytes = 0;
   for (const auto& entry : tensors.dense(DType::kF32))
     bytes += static_cast<int64_t>(produced<float>(entry).size() * sizeof(float));

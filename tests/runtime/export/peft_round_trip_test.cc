@@ -51,7 +51,8 @@ class PeftFolderTest : public ::testing::Test {
   void write(const ModelConfig& model, const PescConfig& pesc) {
     SmallRun run(model, pesc);
     SmallBase base;
-    ExportTensors tensors(model, pesc, &base, run.files(), run.checkpoint(), run.stream(), {}, 128);
+    ExportTensors tensors(model, pesc, &base, run.files(), run.checkpoint(), run.stream(),
+                          {.slice_bytes = 128});
     const Adapter adapter = exported(tensors, pesc.mode == TrainMode::kPesc);
     for (const auto& [name, bytes] : adapter.bytes) bytes_[name] = bytes;
     for (const SafetensorsWriteEntry& entry : adapter.entries) shapes_[entry.name] = entry.shape;
@@ -148,7 +149,7 @@ TEST(PeftOfFusedLinears, IsOneLoraOfAHigherRank) {
   EXPECT_EQ(config["alpha_pattern"], json({{"qkv_proj", 14}}));
   SmallRun run(model, pesc);
   SmallBase base;
-  ExportTensors tensors(model, pesc, &base, run.files(), run.checkpoint(), run.stream(), {}, 64);
+  ExportTensors tensors(model, pesc, &base, run.files(), run.checkpoint(), run.stream(), {.slice_bytes = 64});
   const Adapter adapter = exported(tensors, false);
   const auto floats = [&](const std::string& name) {
     const std::vector<std::byte>& bytes = adapter.bytes.at(kPeftPrefix + name);
