@@ -6,9 +6,12 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 
 #include "launcher/launch_process.h"
 #include "ops/core/check.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -68,6 +71,22 @@ void check_one_copy(const SlurmJob& job) {
   throw UsageError(str_cat("srun started pesc launch ", job.copies,
                            " times (SLURM_STEP_NUM_TASKS=", job.copies,
                            "); it starts mpirun and all ranks itself, so start it once, without srun"));
+}
+
+std::string left_over_grid_engine(const Variables& variable, const std::string& host) {
+  for (const char* name : {"SGE_ROOT", "ARC", "JOB_ID", "PE_HOSTFILE"})
+    if (variable(name) == nullptr) return "";
+  const std::string path = variable("PE_HOSTFILE");
+  const std::string shown = str_cat("PE_HOSTFILE=", printable(path));
+  std::error_code ignored;
+  std::ifstream in;
+  if (std::filesystem::is_regular_file(path, ignored)) in.open(path);
+  if (!in.is_open()) return shown + " cannot be read";
+  const auto short_name = [](const std::string& name) { return name.substr(0, name.find('.')); };
+  for (std::string line; std::getline(in, line);) {
+    if (short_name(line.substr(0, line.find_first_of(" \t"))) == short_name(host)) return "";
+  }
+  return str_cat(shown, " does not name this host, ", host);
 }
 
 std::string open_mpi_version(const std::string& text) {

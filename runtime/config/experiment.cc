@@ -173,6 +173,7 @@ void read_lora_and_moe(const proto::Experiment& e, const FieldChecker& check, Pe
   check.range<int64_t>("lora.r", l.r(), 0, 1 << 16);
   check.require(std::isfinite(l.lora_alpha()), "lora.lora_alpha",
                 str_cat("is ", l.lora_alpha(), "; it must be finite"));
+  check.in_float32("lora.lora_alpha", l.lora_alpha());
   check.share("lora.lora_dropout", l.lora_dropout());
   out.lora.r = l.r();
   out.lora.lora_alpha = l.lora_alpha();
@@ -201,6 +202,7 @@ void read_lora_and_moe(const proto::Experiment& e, const FieldChecker& check, Pe
   check.range<int64_t>("moe.adapter_dim", m.adapter_dim(), 1, 1 << 20);
   check.require(std::isfinite(m.adapter_scaling()), "moe.adapter_scaling",
                 str_cat("is ", m.adapter_scaling(), "; it must be finite"));
+  check.in_float32("moe.adapter_scaling", m.adapter_scaling());
   check.share("moe.adapter_dropout", m.adapter_dropout());
   check.not_negative("moe.router_aux_loss_coef", m.router_aux_loss_coef());
   out.moe = {m.num_experts(),     m.num_experts_per_tok(), m.adapter_dim(),

@@ -83,6 +83,9 @@ TEST(UnusedSettings, AreNamedWithTheirPlace) {
        Concerns::kAnswers,
        "generate.top_p has no effect with generate.temperature 0"},
       {{"generate.seed=2"}, Concerns::kAnswers, "generate.seed has no effect"},
+      {{"train.learning_rate=1e-400"}, Concerns::kTraining, "train.learning_rate is 0: no step"},
+      {{"lora.lora_alpha=0"}, Concerns::kAll, "lora.lora_alpha is 0: LoRA changes nothing"},
+      {{"moe.adapter_scaling=0"}, Concerns::kAll, "moe.adapter_scaling is 0: the experts change nothing"},
   };
   for (const Case& c : cases) {
     const auto found = unused(c.overrides);
