@@ -167,6 +167,7 @@ void tokenize(const CommandLine& command) {
     if (!line) continue;
     const std::string out = tokenizer.of(*line, ++number);
     std::fwrite(out.data(), 1, out.size(), stdout);
+    if (std::ferror(stdout) != 0) return;  // nobody reads on; the exit code says so
   }
   if (!tokenizer.unused().empty()) {
     LOG(WARNING) << "standard input: fields that nothing reads: " << tokenizer.unused().text()

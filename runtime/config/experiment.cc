@@ -242,6 +242,7 @@ void read_template(const proto::Data& p, const FieldChecker& check, ExperimentCo
 void read_data(const proto::Data& p, const FieldChecker& check, ExperimentConfig& out) {
   check.range<int64_t>("data.max_seq_length", p.max_seq_length(), 2, 1 << 24);
   out.data.max_seq_length = p.max_seq_length();
+  check.folder_to_make("data.cache_dir", p.cache_dir());
   out.data.cache_dir = p.cache_dir();
   const auto check_tag = [&check](const std::string& tag, const std::string& source) {
     check.require(is_printable(tag), source + ".tag",
@@ -303,6 +304,7 @@ void read_rest(const proto::Experiment& e, const FieldChecker& check, Experiment
   out.metrics.tensorboard = e.metrics().tensorboard();
   check.require(e.debug().routing_record().empty() || e.debug().routing_replay().empty(),
                 "debug.routing_record", "and debug.routing_replay exclude each other; leave one out");
+  check.folder_to_make("debug.routing_record", e.debug().routing_record());
   out.debug.routing_record = e.debug().routing_record();
   out.debug.routing_replay = e.debug().routing_replay();
   out.debug.share_gpu = e.debug().share_gpu();
@@ -360,6 +362,7 @@ ExperimentConfig parse_experiment(const std::string& text, const std::string& wh
       is_printable(e.name()), "name",
       str_cat("is '", printable(e.name()), "'; a name is text in UTF-8 without control characters"));
   out.name = e.name();
+  check.folder_to_make("run_dir", e.run_dir());
   out.run_dir = e.run_dir();
   read_train(e.train(), check, out);
   read_model(e, check, out);

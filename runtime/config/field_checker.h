@@ -49,6 +49,12 @@ class FieldChecker {
             str_cat("is ", value, "; it must be finite and not negative"));
     in_float32(field, value);
   }
+  // Under a name that only a shell replaces it would be made where nobody looks for it.
+  void folder_to_make(const std::string& field, const std::string& path) const {
+    require(!path.starts_with('~') && !path.starts_with('$'), field,
+            str_cat("is '", path, "'; ~ and the variables of a shell are not replaced here: write the whole ",
+                    "path, or ./", path, " for a folder of that name"));
+  }
   void above_one_or_zero(const std::string& field, double value) const {
     require(value == 0 || (value > 1 && std::isfinite(value)), field,
             str_cat("is ", value, "; it must be above 1 and finite, or 0 for none"));

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "ops/core/check.h"
 #include "runtime/config/experiment.h"
 
 namespace pesc {
@@ -27,6 +28,25 @@ constexpr const char* kGood =
 ExperimentConfig parse(const std::string& text, const std::vector<std::string>& overrides = {}) {
   return parse_experiment(text, "e.textproto", overrides);
 }
+
+// A folder of such a name would be made where nobody looks for it.
+TEST(FoldersToMake, HaveNoNameThatAShellReplaces) {
+  for (const char* field : {"run_dir", "data.cache_dir", "debug.routing_record"}) {
+    for (const char* path : {"~/runs/x", "~", "~me/x", "$HOME/x", "${SCRATCH}/x"}) {
+      const std::string set = str_cat(field, "=\"", path, "\"");
+      try {
+        (void)parse(kGood, {set});
+        ADD_FAILURE() << set;
+      } catch (const UsageError& error) {
+        EXPECT_NE(std::string(error.what()).find(str_cat(field, " is '", path, "'")), std::string::npos)
+            << error.what();
+      }
+    }
+    for (const char* path : {"./~/x", "/data/~me/$x", "a~b", "runs/$USER"})
+      EXPECT_NO_THROW((void)parse(kGood, {str_cat(field, "=\"", path, "\"")})) << field << " " << path;
+  }
+}
+
 // One line for each reason, naming the place; values that are the defaults change nothing and say nothing.
 TEST(UnusedSettings, AreNamedWithTheirPlace) {
   using Concerns = UnusedSetting::Concerns;
