@@ -189,6 +189,12 @@ class Launch(launch_stops.Stops, harness.EndToEnd):
         self.assertIn("was started inside mpirun", result.err)
         self.refused("inside", prefix=("env", "PESC_LAUNCH=1-2-3"))
 
+    def test_copies_that_are_no_ranks(self):
+        for variable in ("SLURM_STEP_NUM_TASKS", "PMI_SIZE"):
+            result = harness.pesc(0, "train", *self.flags("copies"), prefix=("env", variable + "=2"))
+            self.assert_refused(result, 64, variable + "=2", "mpirun")
+            self.assertFalse(os.path.exists(self.path("copies")))
+
     def test_another_mpi(self):
         """Open MPI 5 has no settings of these names, and others no such command line."""
         for name, version in (("five", "mpirun (Open MPI) 5.0.3"), ("hydra", "HYDRA build details:")):

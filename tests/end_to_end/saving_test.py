@@ -50,7 +50,7 @@ class Saving(harness.EndToEnd):
             with self.subTest(verb=words[0]):
                 done = subprocess.run(["bash", "-c", 'line=$1; shift; yes "$line" | "$@" | head -1; exit ${PIPESTATUS[1]}', "bash",
                                        line, *harness.command(0, *words)], text=True, capture_output=True, timeout=120,
-                                      env=harness.environment(), check=False)
+                                      env=harness.environment(), check=False, cwd=harness.SOURCE)
                 self.assertEqual(done.returncode, IO, done.stderr)
                 self.assertIn("standard output cannot be written", done.stderr)
 

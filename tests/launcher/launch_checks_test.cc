@@ -39,6 +39,26 @@ TEST(OpenMpi, FourIsSupportedAndOthersAreRefusedByName) {
   }
 }
 
+TEST(Copies, OfWhichMpiKnowsNothingAreRefused) {
+  const auto with = [](const char* name, const char* value) {
+    return [=](const char* n) { return std::string(n) == name ? value : nullptr; };
+  };
+  EXPECT_THROW(check_one_world(with("SLURM_STEP_NUM_TASKS", "4"), 1), UsageError);
+  EXPECT_THROW(check_one_world(with("PMI_SIZE", "2"), 1), UsageError);
+  EXPECT_NO_THROW(check_one_world(with("SLURM_STEP_NUM_TASKS", "4"), 4));
+  EXPECT_NO_THROW(check_one_world(with("SLURM_STEP_NUM_TASKS", "1"), 1));
+  EXPECT_NO_THROW(check_one_world(with("PMI_SIZE", "x"), 1));
+  EXPECT_NO_THROW(check_one_world(with("SLURM_NTASKS", "4"), 1));  // a shell of a job
+  // A rank that mpirun started through srun.
+  EXPECT_NO_THROW(check_one_world(
+      [](const char* name) {
+        return std::string(name) == "OMPI_COMM_WORLD_SIZE"   ? "1"
+               : std::string(name) == "SLURM_STEP_NUM_TASKS" ? "2"
+                                                             : nullptr;
+      },
+      1));
+}
+
 TEST(GridEngine, ItsVariablesCountWhereTheyNameThisHost) {
   const std::string path =
       (std::filesystem::temp_directory_path() / str_cat("pesc-pe-", ::getpid())).string();
