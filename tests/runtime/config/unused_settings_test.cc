@@ -47,6 +47,21 @@ TEST(FoldersToMake, HaveNoNameThatAShellReplaces) {
   }
 }
 
+// Files of other kinds of configuration.
+TEST(OtherText, IsToldWhatAnExperimentIs) {
+  for (const auto& [text, expected] :
+       {std::pair{"{\"name\": \"x\"}", "e.textproto:1:1: '{' stands where"},
+        std::pair{"name: x\ntrain:\n  max_steps: 2\n",
+                  "e.textproto:1:7: a text stands in double quotes, not as x"}}) {
+    try {
+      (void)parse(text);
+      ADD_FAILURE() << text;
+    } catch (const UsageError& error) {
+      EXPECT_NE(std::string(error.what()).find(expected), std::string::npos) << error.what();
+    }
+  }
+}
+
 // One line for each reason, naming the place; values that are the defaults change nothing and say nothing.
 TEST(UnusedSettings, AreNamedWithTheirPlace) {
   using Concerns = UnusedSetting::Concerns;
