@@ -43,6 +43,10 @@ class Speaker {
 
   // The tokens of the next prompt. Nothing where no message has come yet, and at the end.
   [[nodiscard]] std::optional<std::vector<int32_t>> next() {
+    if (std::ferror(stdout) != 0) {  // nobody reads the answers any more; the exit code says so
+      ended_ = true;
+      return std::nullopt;
+    }
     if (terminal_ && !prompted_) std::fputs("> ", stderr);
     prompted_ = true;
     const std::optional<std::string> line = lines_.next(kSignOfLife);

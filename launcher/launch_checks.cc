@@ -5,10 +5,15 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <utility>
 
 #include "launcher/launch_process.h"
 #include "ops/core/check.h"
+#include "runtime/text/printable.h"
 
 namespace pesc {
 namespace {
@@ -68,6 +73,35 @@ void check_one_copy(const SlurmJob& job) {
   throw UsageError(str_cat("srun started pesc launch ", job.copies,
                            " times (SLURM_STEP_NUM_TASKS=", job.copies,
                            "); it starts mpirun and all ranks itself, so start it once, without srun"));
+}
+
+void check_one_world(const Variables& variable, int world_size) {
+  if (world_size > 1 || variable("OMPI_COMM_WORLD_SIZE") != nullptr) return;
+  for (const auto& [name, starter] :
+       {std::pair{"SLURM_STEP_NUM_TASKS", "srun"}, std::pair{"PMI_SIZE", "the mpiexec of another MPI"}}) {
+    const char* copies = variable(name);
+    if (copies == nullptr || std::atoi(copies) < 2) continue;
+    throw UsageError(str_cat(starter, " started pesc ", std::atoi(copies), " times (", name, "=",
+                             printable(copies),
+                             "), and MPI knows of one rank: each copy would be a job of its ",
+                             "own. Start the ranks with Open MPI's mpirun, or with pesc launch"));
+  }
+}
+
+std::string left_over_grid_engine(const Variables& variable, const std::string& host) {
+  for (const char* name : {"SGE_ROOT", "ARC", "JOB_ID", "PE_HOSTFILE"})
+    if (variable(name) == nullptr) return "";
+  const std::string path = variable("PE_HOSTFILE");
+  const std::string shown = str_cat("PE_HOSTFILE=", printable(path));
+  std::error_code ignored;
+  std::ifstream in;
+  if (std::filesystem::is_regular_file(path, ignored)) in.open(path);
+  if (!in.is_open()) return shown + " cannot be read";
+  const auto short_name = [](const std::string& name) { return name.substr(0, name.find('.')); };
+  for (std::string line; std::getline(in, line);) {
+    if (short_name(line.substr(0, line.find_first_of(" \t"))) == short_name(host)) return "";
+  }
+  return str_cat(shown, " does not name this host, ", host);
 }
 
 std::string open_mpi_version(const std::string& text) {

@@ -13,6 +13,14 @@ namespace pesc {
 void check_not_inside_a_launch(const Variables& variable);
 void check_one_copy(const SlurmJob& job);
 
+// Throws UsageError where srun or the mpiexec of another MPI started several copies of which MPI knows nothing: each
+// would be a job of one rank, on the same files.
+void check_one_world(const Variables& variable, int world_size);
+
+// mpirun takes hosts and slots from Grid Engine where SGE_ROOT, ARC, JOB_ID and PE_HOSTFILE are set. Why they are
+// not those of a job on `host` ("PE_HOSTFILE=/x cannot be read"); empty where they may be, or are not all set.
+[[nodiscard]] std::string left_over_grid_engine(const Variables& variable, const std::string& host);
+
 // "Open MPI 4.1.4", found in the output of `mpirun --version` or MPI_Get_library_version; empty when it is
 // not there.
 [[nodiscard]] std::string open_mpi_version(const std::string& text);

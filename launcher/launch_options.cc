@@ -68,6 +68,11 @@ LaunchOptions parse_launch(int argc, char** argv) {
                              ignored.empty() ? "" : "; " + ignored, see_help("launch")));
   }
   if (!ignored.empty()) std::fprintf(stderr, "pesc launch: %s\n", ignored.c_str());
+  if (const std::string why = left_over_grid_engine(variable, host_name()); !why.empty()) {
+    std::fprintf(stderr, "pesc launch: this is no job of Grid Engine: %s; its variables are ignored\n",
+                 why.c_str());
+    ::unsetenv("PE_HOSTFILE");  // without it mpirun looks at none of them
+  }
   if (i + 1 >= argc || std::string(argv[i + 1]) != "train")
     throw UsageError(str_cat("pesc launch supervises `train`; write pesc launch -n N -- train --config FILE",
                              see_help("launch")));

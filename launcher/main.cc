@@ -60,6 +60,7 @@ int run(int argc, char** argv) {
     CommandLine command;
     run_collectively(*world, [&] {
       check_open_mpi("the MPI library", MpiSession::library_version());
+      check_one_world([](const char* name) { return std::getenv(name); }, world->size());
       command = parse_command_line(argc, argv);
     });
     return dispatch({*world, session.local_rank(), session.local_size(), watch, session.cores()}, command);

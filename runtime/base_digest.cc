@@ -47,8 +47,10 @@ BaseDigest base_digest(Job& job) {
   std::string mine;  // of parts rank, rank + ranks, ...
   std::string tokenizer;
   run_collectively(world, [&] {
-    for (size_t part = static_cast<size_t>(world.rank()); part < parts; part += ranks)
+    for (size_t part = static_cast<size_t>(world.rank()); part < parts; part += ranks) {
+      if (job.still_wanted) job.still_wanted();
       mine += part + 1 == parts ? job.base->raw_config_digest() : job.base->part_digest(part);
+    }
     tokenizer = tokenizer_digest(job.config.model.tokenizer, job.config.model.links);
   });
   const std::vector<std::string> all = world.host_all_gather(mine);

@@ -160,6 +160,7 @@ std::unique_ptr<Dataset> load_dataset(const Job& job, const std::vector<DatasetF
   options.rows.use = job.encoder->row_use();
   options.threads = job.placement.threads;
   options.alive = alive;
+  options.still_wanted = job.still_wanted;
   if (!config.data.cache_dir.empty()) options.cache = cache_options(job);
   if (job.first() || options.cache) {  // without a cache all ranks tokenise the same
     options.progress = tokenizing_bars();
@@ -212,7 +213,10 @@ void load_parameters(Job& job, Decoder& decoder) {
   ProgressBar bar("loading the model", values * bytes, ProgressUnit::kBytes,
                   source != nullptr && job.first() ? ProgressShown::kYes : ProgressShown::kNo);
   decoder.parameters().initialise(decoder.stream(), source, job.config.train.seed,
-                                  job.config.model.initializer_range, [&](int64_t n) { bar.add(n * bytes); });
+                                  job.config.model.initializer_range, [&](int64_t n) {
+                                    bar.add(n * bytes);
+                                    if (job.still_wanted) job.still_wanted();
+                                  });
 }
 
 std::unique_ptr<Decoder> make_decoder(Job& job, const DecoderUse& use) {

@@ -34,6 +34,8 @@ struct Job {
   Device device;                            // of this rank
   std::unique_ptr<Communicator> gpu_world;  // the world of `ranks` on CUDA devices
   std::unique_ptr<Ranks> ranks;
+  // Called often while rows, weights and digests are read; may throw an Error to end that. Nothing: no call.
+  std::function<void()> still_wanted;
 
   [[nodiscard]] bool first() const { return ranks->first(); }
   [[nodiscard]] const Mesh& mesh() const { return ranks->mesh(); }

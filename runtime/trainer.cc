@@ -29,6 +29,14 @@ constexpr const char* kGemmChoices = "gemm_choices.";
 
 volatile std::sig_atomic_t preemption_requested = 0;
 
+// Of a launch that has done no step there is nothing to save: the signal ends its set-up.
+void end_set_up_if_stopped() {
+  if (preemption_requested == 0) return;
+  throw Error(ExitCode::kPreempted,
+              "stopped by a signal before the first step of this launch, so that there is nothing to save; "
+              "start it again to go on");
+}
+
 }  // namespace
 
 void request_preemption() {
@@ -53,6 +61,7 @@ Trainer::Trainer(Job& job, RankWatch& watch, uint64_t launch_id)
 }
 
 void Trainer::prepare() {
+  job_.still_wanted = end_set_up_if_stopped;
   prepare_run_directory();  // first: a directory that is taken or not ours ends the run before any work
   load_data();
   decoder_ =
@@ -62,6 +71,8 @@ void Trainer::prepare() {
   identify_adapter();
   job_.base.reset();  // its mapped pages would stay resident beside the arenas
   job_.adapter.reset();
+  run_collectively(job_.ranks->world(), end_set_up_if_stopped);
+  job_.still_wanted = {};
   resume();
   run_collectively(job_.ranks->world(),
                    [&] { store_->reserve(job_.device, trainable_tensors(*decoder_, true)); });

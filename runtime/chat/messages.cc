@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -135,7 +136,8 @@ class RowForms {
         add(role, turns[i].at(name).get<std::string>());
       }
       for (const char* mark : kMarks) {
-        if (turns[i].contains(mark)) out_.messages.back()[mark] = turns[i].at(mark);
+        if (turns[i].contains(mark) && !turns[i].at(mark).is_null())
+          out_.messages.back()[mark] = turns[i].at(mark);
       }
     }
   }
@@ -225,6 +227,7 @@ class RowForms {
   // These say whether an answer is learned; the template does not see them.
   void take_weight(size_t i) {
     Json& message = out_.messages[i];
+    std::optional<bool> said;
     for (const char* name : kMarks) {
       if (!message.contains(name)) continue;
       const Json mark = message.at(name);
@@ -233,6 +236,10 @@ class RowForms {
       if (!number && !mark.is_boolean())
         bad(str_cat("\"", name, "\" of message ", i, " is neither 0 nor 1 nor true nor false"));
       const bool wanted = mark.is_boolean() ? mark.get<bool>() : mark == 1;
+      if (said.value_or(wanted) != wanted)
+        bad(str_cat("\"", name, "\" of message ", i,
+                    " contradicts another of \"weight\", \"train\", \"training\" and \"loss\""));
+      said = wanted;
       if (!wanted) out_.learned[i] = false;
       if (wanted && !out_.learned[i] && message.at("role") != "assistant")
         bad(str_cat("message ", i, " is to be learned (\"", name, "\"), but only the assistant's are"));

@@ -173,6 +173,7 @@ void read_lora_and_moe(const proto::Experiment& e, const FieldChecker& check, Pe
   check.range<int64_t>("lora.r", l.r(), 0, 1 << 16);
   check.require(std::isfinite(l.lora_alpha()), "lora.lora_alpha",
                 str_cat("is ", l.lora_alpha(), "; it must be finite"));
+  check.in_float32("lora.lora_alpha", l.lora_alpha());
   check.share("lora.lora_dropout", l.lora_dropout());
   out.lora.r = l.r();
   out.lora.lora_alpha = l.lora_alpha();
@@ -201,6 +202,7 @@ void read_lora_and_moe(const proto::Experiment& e, const FieldChecker& check, Pe
   check.range<int64_t>("moe.adapter_dim", m.adapter_dim(), 1, 1 << 20);
   check.require(std::isfinite(m.adapter_scaling()), "moe.adapter_scaling",
                 str_cat("is ", m.adapter_scaling(), "; it must be finite"));
+  check.in_float32("moe.adapter_scaling", m.adapter_scaling());
   check.share("moe.adapter_dropout", m.adapter_dropout());
   check.not_negative("moe.router_aux_loss_coef", m.router_aux_loss_coef());
   out.moe = {m.num_experts(),     m.num_experts_per_tok(), m.adapter_dim(),
@@ -240,6 +242,7 @@ void read_template(const proto::Data& p, const FieldChecker& check, ExperimentCo
 void read_data(const proto::Data& p, const FieldChecker& check, ExperimentConfig& out) {
   check.range<int64_t>("data.max_seq_length", p.max_seq_length(), 2, 1 << 24);
   out.data.max_seq_length = p.max_seq_length();
+  check.folder_to_make("data.cache_dir", p.cache_dir());
   out.data.cache_dir = p.cache_dir();
   const auto check_tag = [&check](const std::string& tag, const std::string& source) {
     check.require(is_printable(tag), source + ".tag",
@@ -301,6 +304,7 @@ void read_rest(const proto::Experiment& e, const FieldChecker& check, Experiment
   out.metrics.tensorboard = e.metrics().tensorboard();
   check.require(e.debug().routing_record().empty() || e.debug().routing_replay().empty(),
                 "debug.routing_record", "and debug.routing_replay exclude each other; leave one out");
+  check.folder_to_make("debug.routing_record", e.debug().routing_record());
   out.debug.routing_record = e.debug().routing_record();
   out.debug.routing_replay = e.debug().routing_replay();
   out.debug.share_gpu = e.debug().share_gpu();
@@ -358,6 +362,7 @@ ExperimentConfig parse_experiment(const std::string& text, const std::string& wh
       is_printable(e.name()), "name",
       str_cat("is '", printable(e.name()), "'; a name is text in UTF-8 without control characters"));
   out.name = e.name();
+  check.folder_to_make("run_dir", e.run_dir());
   out.run_dir = e.run_dir();
   read_train(e.train(), check, out);
   read_model(e, check, out);

@@ -1,6 +1,7 @@
 // Checks of an experiment's values, for the readers of its messages.
 #pragma once
 
+#include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -32,13 +33,27 @@ class FieldChecker {
   void share(const std::string& field, double value) const {
     require(value >= 0 && value < 1, field, str_cat("is ", value, "; it must be at least 0 and less than 1"));
   }
+  // Neither infinite nor rounded to 0 in the type that steps compute in.
+  void in_float32(const std::string& field, double value) const {
+    const double size = std::abs(value);
+    require(size == 0 || (size >= double{FLT_MIN} && size <= double{FLT_MAX}), field,
+            str_cat("is ", value, "; in float32 a number is 0, or between ", FLT_MIN, " and ", FLT_MAX));
+  }
   void positive(const std::string& field, double value) const {
     require(value > 0 && std::isfinite(value), field,
             str_cat("is ", value, "; it must be positive and finite"));
+    in_float32(field, value);
   }
   void not_negative(const std::string& field, double value) const {
     require(value >= 0 && std::isfinite(value), field,
             str_cat("is ", value, "; it must be finite and not negative"));
+    in_float32(field, value);
+  }
+  // Under a name that only a shell replaces it would be made where nobody looks for it.
+  void folder_to_make(const std::string& field, const std::string& path) const {
+    require(!path.starts_with('~') && !path.starts_with('$'), field,
+            str_cat("is '", path, "'; ~ and the variables of a shell are not replaced here: write the whole ",
+                    "path, or ./", path, " for a folder of that name"));
   }
   void above_one_or_zero(const std::string& field, double value) const {
     require(value == 0 || (value > 1 && std::isfinite(value)), field,

@@ -5,6 +5,7 @@
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 
 #include <compare>
+#include <string_view>
 
 #include "ops/core/check.h"
 #include "runtime/config/field_aliases.h"
@@ -72,6 +73,14 @@ Explanation explain(const std::string& message, const Descriptor& root) {
     return {str_cat("'", parts[0], "' is set twice; leave one out"), parts[0]};
   } else if (message.starts_with("Expected integer or identifier, got: \"")) {
     return {"the value of an enum stands without quotes", ""};
+  } else if (message == "Expected identifier, got: {") {
+    return {
+        "'{' stands where a field's name is expected; an experiment is protobuf text, not JSON: "
+        "name: \"x\" train { max_steps: 5 }",
+        ""};
+  } else if (constexpr std::string_view kNoString = "Expected string, got: ";
+             message.starts_with(kNoString)) {
+    return {str_cat("a text stands in double quotes, not as ", message.substr(kNoString.size())), ""};
   } else if (message == "Expected integer, got: -") {
     return {"the value is negative; this field takes whole numbers from 0 on", ""};
   }

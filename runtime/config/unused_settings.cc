@@ -108,6 +108,17 @@ void look_at_training(const proto::Experiment& e, Finder& find) {
             "without `pesc launch`, which alone restarts and stops the ranks");
 }
 
+// Factors of 0: what they multiply is computed and changes nothing.
+void look_at_zeros(const proto::Experiment& e, Finder& find) {
+  const auto mode = e.train().mode();
+  if (e.train().learning_rate() == 0)
+    find.say(Concerns::kTraining, "train.learning_rate", "is 0: no step changes a weight");
+  if (mode != proto::Mode::FULL && e.lora().r() > 0 && e.lora().lora_alpha() == 0)
+    find.say(Concerns::kAll, "lora.lora_alpha", "is 0: LoRA changes nothing, and learns nothing");
+  if (mode == proto::Mode::PESC && e.moe().adapter_scaling() == 0)
+    find.say(Concerns::kAll, "moe.adapter_scaling", "is 0: the experts change nothing, and learn nothing");
+}
+
 // Only a step that is saved can be kept.
 void look_at_kept_checkpoints(const proto::Checkpoint& c, Finder& find) {
   const int64_t saved = c.save_steps();
@@ -152,6 +163,7 @@ std::vector<UnusedSetting> unused_settings(const proto::Experiment& e, const Fie
   Finder find(places);
   look_at_mode(e, find);
   look_at_training(e, find);
+  look_at_zeros(e, find);
   look_at_kept_checkpoints(e.checkpoint(), find);
   look_at_evaluated_tags(e.data(), find);
   if (e.parallel().device() == proto::Device::CPU)

@@ -48,6 +48,8 @@ struct DatasetOptions {
   std::function<void(const TokenizingProgress&)> progress{};
   // Called at times while the work goes on, be it another process's that this one waits for.
   std::function<void()> alive{};
+  // Called often, in the same places and while this process waits; may throw an Error to end the work.
+  std::function<void()> still_wanted{};
 };
 
 }  // namespace pesc

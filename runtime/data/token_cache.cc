@@ -201,6 +201,7 @@ class TokenCache {
     auto pause = std::chrono::milliseconds(20);
     while (lock == nullptr) {
       std::this_thread::sleep_for(pause);
+      if (options_.still_wanted) options_.still_wanted();
       pause = std::min(2 * pause, std::chrono::milliseconds(500));
       std::string now;
       lock = try_acquire(now);

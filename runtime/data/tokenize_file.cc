@@ -325,6 +325,7 @@ class FileTokenizer {
 
   void tell_progress(uint64_t bytes, bool ended) {
     using Clock = std::chrono::steady_clock;
+    if (options_.still_wanted) options_.still_wanted();
     if (options_.progress) options_.progress({file_.path, bytes, texts_.file_size(), report_.rows, ended});
     constexpr auto kAlive = std::chrono::seconds(2);
     const Clock::time_point now = Clock::now();

@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "ops/core/check.h"
+#include "runtime/text/json_mistake.h"
 #include "runtime/text/printable.h"
 #include "runtime/tokenizer/json_tokenizer_parts.h"
 
@@ -98,9 +99,13 @@ std::vector<AddedToken> read_controls(const json& document, size_t count) {
 }  // namespace
 
 JsonTokenizerParts read_tekken_parts(std::string_view text) {
+  if (text.find('\0') != std::string_view::npos) throw DataError("holds a zero byte");
   json document;
   try {
     document = json::parse(text);
+  } catch (const json::parse_error& error) {
+    throw DataError(str_cat("is not valid JSON at byte ", error.byte, ": ",
+                            json_mistake(text, error.byte, error.what(), JsonText::kFile)));
   } catch (const json::exception& error) {
     throw DataError(str_cat("is no JSON: ", printable(error.what())));
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "ops/core/check.h"
+#include "runtime/text/json_mistake.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {
@@ -18,7 +19,7 @@ enum class Part { kDocument, kVocabulary, kMerges, kMergePair };
 
 class TokenizerFileReader : public nlohmann::json_sax<json> {
  public:
-  explicit TokenizerFileReader(TokenizerFile& file) : file_(file) {}
+  TokenizerFileReader(TokenizerFile& file, std::string_view text) : file_(file), text_(text) {}
 
   bool null() override { return value(nullptr, "null"); }
   bool boolean(bool v) override { return value(v, "true or false"); }
@@ -114,7 +115,8 @@ class TokenizerFileReader : public nlohmann::json_sax<json> {
     return true;
   }
   bool parse_error(size_t at, const std::string&, const json::exception& e) override {
-    refuse(str_cat("is no JSON at byte ", at, ": ", e.what()));
+    refuse(
+        str_cat("is not valid JSON at byte ", at, ": ", json_mistake(text_, at, e.what(), JsonText::kFile)));
   }
 
  private:
@@ -159,6 +161,7 @@ class TokenizerFileReader : public nlohmann::json_sax<json> {
   }
 
   TokenizerFile& file_;
+  std::string_view text_;
   Part part_ = Part::kDocument;
   std::vector<json*> open_;
   std::string key_, name_;
@@ -169,8 +172,10 @@ class TokenizerFileReader : public nlohmann::json_sax<json> {
 }  // namespace
 
 TokenizerFile parse_tokenizer_file(std::string_view text) {
+  // The JSON reader would take a zero byte for the end of its input and accept anything behind it.
+  if (text.find('\0') != std::string_view::npos) throw DataError("holds a zero byte");
   TokenizerFile file;
-  TokenizerFileReader reader(file);
+  TokenizerFileReader reader(file, text);
   (void)json::sax_parse(text.begin(), text.end(), &reader);
   if (!file.rest.is_object()) throw DataError("is no JSON object");
   return file;

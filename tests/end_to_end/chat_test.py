@@ -1,6 +1,7 @@
 """A model with a tokenizer.json and a chat template: what is learned of a row, training, evaluation and generation with that
 template, and what is refused."""
 
+import gzip
 import json
 import os
 import re
@@ -97,6 +98,30 @@ class Chat(harness.EndToEnd):
         self.assertEqual(len(result.out.splitlines()), len(TEXTS))
         shown = self.tokenize(self.base, ROWS[:1], "--show")
         self.assertIn("⟦<|im_start|>⟧assistant\n>>>yo⟦<|im_end|>⟧<<<\n", shown.out)
+
+    def tokenize_bytes(self, data):
+        with open(self.path("lines"), "wb") as file:
+            file.write(data)
+        with open(self.path("lines"), encoding="utf-8", errors="replace") as file:
+            return harness.pesc(0, "tokenize", "--model", self.base, stdin=file, seconds=60)
+
+    def test_lines_are_read_as_those_of_a_file_of_rows(self):
+        row = json.dumps(ROWS[0]).encode() + b"\n"
+        result = self.tokenize_bytes(b"\xef\xbb\xbf" + row + b"\n  \r\n" + row[:-2] + b', "inputs": "lost"}\n\n')
+        self.assertEqual(result.code, OK, str(result))
+        self.assertEqual([json.loads(line) for line in result.out.splitlines()], [expected(TEXTS[0])] * 2)
+        self.assertRegex(result.err, r'fields that nothing reads: "inputs" \(1 row\)')
+        for data, *words in (
+                (gzip.compress(row), ":1: the input is compressed with gzip", "decompress it first"),
+                (row.decode().encode("utf-16"), ":1: the input is text in UTF-16", "UTF-8"),
+                (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", ":1: the input is a Git LFS pointer"),
+                (b'"ab"\0more\n', ":1: holds a NUL byte (byte 5)"),
+                (b'"ab" "cd"\n', ":1: is not valid JSON at byte ", "'\"cd\"' stands behind the string"),
+                (row + b"'ab'\n", ":2: is not valid JSON at byte ", "double quotes"),
+                (b'"\\ud800"\n', "a lone surrogate"), (b'"a\xff"\n', "is no UTF-8"), (b'"ab\n', "its closing quote is missing"),
+                (b"ab\n", "it begins with 'ab'")):
+            result = self.tokenize_bytes(data)
+            self.assert_refused(result, DATA, "standard input:", *words)
 
     def test_train_evaluate_generate(self):
         result = self.go("train", "run", "--show_rows", "2")

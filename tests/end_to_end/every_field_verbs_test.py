@@ -174,7 +174,7 @@ class VerbFields(Fields):
         expected = [[256 if b == 0 else b for b in row] for row in expected]
         self.assertEqual(ids(tokenize(folder, lines)), expected)
         for lines, what in ((["3"], "standard input:1: is number"), (['"a"', "{"], "standard input:2: is not valid JSON"),
-                            (['"\\ud800"'], "standard input:1: is no JSON"),
+                            (['"\\ud800"'], "standard input:1: is not valid JSON"),
                             (['"a"', '"%s"' % ("x" * (17 << 20))], "standard input:2: a line of standard input has more than")):
             refused = tokenize(folder, lines)
             self.assertEqual(refused.code, harness.DATA, str(refused))

@@ -177,12 +177,23 @@ class Launch(launch_stops.Stops, harness.EndToEnd):
         result = harness.pesc(0, "launch", "--", "train", *self.flags("left-over-tasks"), prefix=("env", "SLURM_JOB_ID=1",
                                                                                                "SLURM_NTASKS=2"))
         self.assert_refused(result, 64, "needs -n N", "SLURM_JOB_ID=1")
+        result = self.finish(self.start("left-over-sge", prefix=("env", "SGE_ROOT=/sge", "ARC=lx", "JOB_ID=1",
+                                                                 "PE_HOSTFILE=" + self.path("no-such-file")),
+                                        train__max_steps=2))
+        self.assertEqual(result.code, 0, str(result))
+        self.assertEqual(result.err.count("no job of Grid Engine: PE_HOSTFILE="), 1, str(result))
 
     def test_a_launch_inside_mpirun_or_a_launch(self):
         result = harness.pesc(1, "launch", "-n", "1", "--", "train", *self.flags("inside"))
         self.assertEqual(result.code, 64, str(result))
         self.assertIn("was started inside mpirun", result.err)
         self.refused("inside", prefix=("env", "PESC_LAUNCH=1-2-3"))
+
+    def test_copies_that_are_no_ranks(self):
+        for variable in ("SLURM_STEP_NUM_TASKS", "PMI_SIZE"):
+            result = harness.pesc(0, "train", *self.flags("copies"), prefix=("env", variable + "=2"))
+            self.assert_refused(result, 64, variable + "=2", "mpirun")
+            self.assertFalse(os.path.exists(self.path("copies")))
 
     def test_another_mpi(self):
         """Open MPI 5 has no settings of these names, and others no such command line."""

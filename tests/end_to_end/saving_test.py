@@ -43,6 +43,17 @@ class Saving(harness.EndToEnd):
                 self.assertEqual(done.returncode, IO, done.stderr)
                 self.assertIn("standard output cannot be written: No space left on device", done.stderr)
 
+    def test_a_reader_that_goes_away_ends_what_only_prints(self):
+        """Lines without end come in, and nobody reads what comes out."""
+        self.trained("shown", train__max_steps=1)
+        for line, words in (('"a"', ["tokenize", "--model", harness.BASE]), ("hi", ["generate", *self.flags("shown"), "--chat"])):
+            with self.subTest(verb=words[0]):
+                done = subprocess.run(["bash", "-c", 'line=$1; shift; yes "$line" | "$@" | head -1; exit ${PIPESTATUS[1]}', "bash",
+                                       line, *harness.command(0, *words)], text=True, capture_output=True, timeout=120,
+                                      env=harness.environment(), check=False, cwd=harness.SOURCE)
+                self.assertEqual(done.returncode, IO, done.stderr)
+                self.assertIn("standard output cannot be written", done.stderr)
+
     def test_an_output_file_is_looked_at_before_the_work(self):
         for out, code in ((self.path("none", "x.json"), IO), (self.folder, USAGE), ("/dev/null", USAGE)):
             with self.subTest(out=out):

@@ -1,5 +1,6 @@
 """data.cache_dir: rows are tokenised once, a run from the cache is a run without, whoever dies or starts at the same time."""
 
+import fcntl
 import os
 import random
 import signal
@@ -103,6 +104,24 @@ class TokenCache(harness.EndToEnd):
         self.assertEqual(self.outcome("first"), self.outcome("second"))
         for one, plain in zip(self.outcome("first"), self.reference()):
             self.assertEqual(one.get("tokens"), plain.get("tokens"))
+
+    def test_a_signal_ends_the_set_up(self):
+        # For as long as another process has the cache's lock, the set-up does not end by itself.
+        os.makedirs(self.path("held"))
+        with open(self.path("held", "pesc.tokens.lock"), "w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for run, ranks, number in (("one", 0, signal.SIGTERM), ("two", 2, signal.SIGUSR1)):
+                process = self.start("stopped-" + run, "held", ranks=ranks)
+                seen = ""
+                while "waiting for the process that tokenises" not in seen:
+                    line = process.stderr.readline()
+                    self.assertTrue(line, seen)
+                    seen += line
+                process.send_signal(number)  # mpirun passes SIGUSR1 on
+                result = harness.finish(process, 30)
+                self.assertEqual(result.code, harness.PREEMPTED, seen + str(result))
+                self.assertEqual(result.err.count("before the first step"), 1, str(result))
+                self.assertFalse(os.path.exists(self.path("stopped-" + run)), "a start that did nothing leaves nothing")
 
     def test_after_a_kill_the_next_start_is_right(self):
         for together in (1, 2):

@@ -6,6 +6,8 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <string>
 
 #include "launcher/launch_process.h"
 #include "ops/core/check.h"
@@ -35,6 +37,46 @@ TEST(OpenMpi, FourIsSupportedAndOthersAreRefusedByName) {
       EXPECT_NE(std::string(e.what()).find("supports Open MPI 4"), std::string::npos) << e.what();
     }
   }
+}
+
+TEST(Copies, OfWhichMpiKnowsNothingAreRefused) {
+  const auto with = [](const char* name, const char* value) {
+    return [=](const char* n) { return std::string(n) == name ? value : nullptr; };
+  };
+  EXPECT_THROW(check_one_world(with("SLURM_STEP_NUM_TASKS", "4"), 1), UsageError);
+  EXPECT_THROW(check_one_world(with("PMI_SIZE", "2"), 1), UsageError);
+  EXPECT_NO_THROW(check_one_world(with("SLURM_STEP_NUM_TASKS", "4"), 4));
+  EXPECT_NO_THROW(check_one_world(with("SLURM_STEP_NUM_TASKS", "1"), 1));
+  EXPECT_NO_THROW(check_one_world(with("PMI_SIZE", "x"), 1));
+  EXPECT_NO_THROW(check_one_world(with("SLURM_NTASKS", "4"), 1));  // a shell of a job
+  // A rank that mpirun started through srun.
+  EXPECT_NO_THROW(check_one_world(
+      [](const char* name) {
+        return std::string(name) == "OMPI_COMM_WORLD_SIZE"   ? "1"
+               : std::string(name) == "SLURM_STEP_NUM_TASKS" ? "2"
+                                                             : nullptr;
+      },
+      1));
+}
+
+TEST(GridEngine, ItsVariablesCountWhereTheyNameThisHost) {
+  const std::string path =
+      (std::filesystem::temp_directory_path() / str_cat("pesc-pe-", ::getpid())).string();
+  std::map<std::string, std::string> set{
+      {"SGE_ROOT", "/sge"}, {"ARC", "lx"}, {"JOB_ID", "7"}, {"PE_HOSTFILE", path}};
+  const Variables variable = [&set](const char* name) {
+    const auto found = set.find(name);
+    return found == set.end() ? nullptr : found->second.c_str();
+  };
+  EXPECT_EQ(left_over_grid_engine(variable, "node1"), "PE_HOSTFILE=" + path + " cannot be read");
+  std::ofstream(path) << "node2.cluster 4 all.q@node2 UNDEFINED\nnode1.cluster 4 all.q@node1 UNDEFINED\n";
+  EXPECT_EQ(left_over_grid_engine(variable, "node1"), "");
+  EXPECT_EQ(left_over_grid_engine(variable, "node2.elsewhere"), "");
+  EXPECT_EQ(left_over_grid_engine(variable, "node"),
+            "PE_HOSTFILE=" + path + " does not name this host, node");
+  std::filesystem::remove(path);
+  set.erase("ARC");  // mpirun does not look either
+  EXPECT_EQ(left_over_grid_engine(variable, "node1"), "");
 }
 
 TEST(Room, IsLookedAtBeforeTheStart) {

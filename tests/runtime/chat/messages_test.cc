@@ -92,6 +92,10 @@ TEST(Messages, WhatIsNotToBeLearned) {
   const Conversation turns = read(
       R"({"instruction": "", "conversation": [{"input": "q", "output": "a", "train": false}, {"input": "r", "output": "b"}]})");
   EXPECT_EQ(turns.learned, (std::vector<bool>{false, false, false, true}));
+  const Conversation nulls = read(
+      R"({"instruction": null, "conversation": [{"input": "q", "output": "a", "weight": null, "train": null}]})");
+  EXPECT_EQ(nulls.learned, (std::vector<bool>{false, true}));
+  EXPECT_EQ(nulls.messages.dump(), Json::parse(kPair).dump());
 }
 
 TEST(Messages, ColumnsNameTheFieldsOfARow) {
@@ -123,6 +127,8 @@ TEST(Messages, MistakesAreSaidWithTheirPlace) {
       {R"({"messages": [{"role": "user", "content": "q", "train": true}]})", "only the assistant's are"},
       {R"({"messages": [{"role": "assistant", "content": "q", "weight": 0.5}]})",
        "\"weight\" of message 0 is neither"},
+      {R"({"messages": [{"role": "assistant", "content": "q", "weight": 1, "train": false}]})",
+       "\"weight\" of message 0 contradicts another"},
   };
   for (const auto& [row, expected] : cases) {
     try {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "ops/core/check.h"
 #include "runtime/config/experiment.h"
 
 namespace pesc {
@@ -27,6 +28,40 @@ constexpr const char* kGood =
 ExperimentConfig parse(const std::string& text, const std::vector<std::string>& overrides = {}) {
   return parse_experiment(text, "e.textproto", overrides);
 }
+
+// A folder of such a name would be made where nobody looks for it.
+TEST(FoldersToMake, HaveNoNameThatAShellReplaces) {
+  for (const char* field : {"run_dir", "data.cache_dir", "debug.routing_record"}) {
+    for (const char* path : {"~/runs/x", "~", "~me/x", "$HOME/x", "${SCRATCH}/x"}) {
+      const std::string set = str_cat(field, "=\"", path, "\"");
+      try {
+        (void)parse(kGood, {set});
+        ADD_FAILURE() << set;
+      } catch (const UsageError& error) {
+        EXPECT_NE(std::string(error.what()).find(str_cat(field, " is '", path, "'")), std::string::npos)
+            << error.what();
+      }
+    }
+    for (const char* path : {"./~/x", "/data/~me/$x", "a~b", "runs/$USER"})
+      EXPECT_NO_THROW((void)parse(kGood, {str_cat(field, "=\"", path, "\"")})) << field << " " << path;
+  }
+}
+
+// Files of other kinds of configuration.
+TEST(OtherText, IsToldWhatAnExperimentIs) {
+  for (const auto& [text, expected] :
+       {std::pair{"{\"name\": \"x\"}", "e.textproto:1:1: '{' stands where"},
+        std::pair{"name: x\ntrain:\n  max_steps: 2\n",
+                  "e.textproto:1:7: a text stands in double quotes, not as x"}}) {
+    try {
+      (void)parse(text);
+      ADD_FAILURE() << text;
+    } catch (const UsageError& error) {
+      EXPECT_NE(std::string(error.what()).find(expected), std::string::npos) << error.what();
+    }
+  }
+}
+
 // One line for each reason, naming the place; values that are the defaults change nothing and say nothing.
 TEST(UnusedSettings, AreNamedWithTheirPlace) {
   using Concerns = UnusedSetting::Concerns;
@@ -83,6 +118,9 @@ TEST(UnusedSettings, AreNamedWithTheirPlace) {
        Concerns::kAnswers,
        "generate.top_p has no effect with generate.temperature 0"},
       {{"generate.seed=2"}, Concerns::kAnswers, "generate.seed has no effect"},
+      {{"train.learning_rate=1e-400"}, Concerns::kTraining, "train.learning_rate is 0: no step"},
+      {{"lora.lora_alpha=0"}, Concerns::kAll, "lora.lora_alpha is 0: LoRA changes nothing"},
+      {{"moe.adapter_scaling=0"}, Concerns::kAll, "moe.adapter_scaling is 0: the experts change nothing"},
   };
   for (const Case& c : cases) {
     const auto found = unused(c.overrides);

@@ -43,6 +43,20 @@ std::string limit_error(const Call& call) {
   return "no error";
 }
 
+TEST(JsonTokenizerLimits, WhatIsNoJsonIsSaidWithItsPlace) {
+  const std::string whole = gpt2_document().dump();
+  const auto refused = [](const std::string& text, const std::string& expected) {
+    const std::string error =
+        limit_error([&] { (void)parse_json_tokenizer(text, "FOLDER/tokenizer.json", {}, "", ""); });
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, "FOLDER/tokenizer.json: ", error);
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, expected, error);
+  };
+  refused(whole.substr(0, whole.size() / 2), "it was cut: copy or download it again");
+  refused(whole + std::string("\0}", 2), "holds a zero byte");
+  refused(whole + "}", "'}' stands behind the object");
+  refused("{\"a\": nan}", "is not valid JSON at byte 8: 'nan' is no JSON value");
+}
+
 TEST(JsonTokenizerLimits, LongSequencesOfComponentsAreRefused) {
   const auto refused = [](const char* kind, const json& part, const std::string& expected) {
     json document = gpt2_document();
