@@ -55,6 +55,7 @@ void load(Stream& stream, WeightSource& source, const Parameter& p,
 void ModelParameters::initialise_quantized(Stream& stream, const Parameter& p, WeightSource* source,
                                            uint64_t seed, double initializer_range) {
   const ShardSpec& s = p.spec;
+  if (source != nullptr && source->write_quantized(stream, s, p.held)) return;
   Stream host(Device{.threads = stream.threads()});
   // NF4 reads a tensor twice: random values, which take longer to make than to quantise, are kept.
   std::vector<float> kept;

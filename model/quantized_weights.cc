@@ -12,6 +12,25 @@
 #include "ops/nf4_quantizer.h"
 
 namespace pesc {
+
+void refuse_not_finite(const ShardSpec& tensor, FrozenFormat format, int64_t row, const float* values,
+                       int64_t at) {
+  throw DataError(str_cat("tensor '", tensor.name, "' holds ", values[at], " at [",
+                          row + at / tensor.global_cols, ", ", at % tensor.global_cols,
+                          "]; a weight that is held in ", frozen_format_name(format),
+                          " must be finite: mend the base, or take another"));
+}
+
+void fp8_scales_of_nf4(Stream& host, const Nf4Matrix& whole, std::vector<float>& values, float* scales) {
+  nf4_dequantize(host, whole, 0, tensor_of(values.data(), whole.rows(), whole.cols));
+  for (int64_t r = 0; r < whole.rows(); ++r) {
+    float largest = 0;
+    for (int64_t i = 0; i < whole.cols; ++i)
+      largest = std::max(largest, std::abs(values[static_cast<size_t>(r * whole.cols + i)]));
+    scales[r] = e4m3_scale(largest);
+  }
+}
+
 namespace {
 
 constexpr int64_t kSliceValues = int64_t{1} << 20;
@@ -40,13 +59,6 @@ class Slices {
   std::vector<float> values_;
 };
 
-[[noreturn]] void refuse(const ShardSpec& spec, FrozenFormat format, int64_t row, const float* values,
-                         int64_t at) {
-  throw DataError(str_cat("tensor '", spec.name, "' holds ", values[at], " at [", row + at / spec.global_cols,
-                          ", ", at % spec.global_cols, "]; a weight that is held in ",
-                          frozen_format_name(format), " must be finite: mend the base, or take another"));
-}
-
 // A view with all columns that the memory has.
 Tensor with_padding(const Tensor& t) {
   Tensor all = t;
@@ -69,7 +81,7 @@ void write_fp8(Stream& stream, const Stream& threads, const ShardSpec& s, Slices
       if (std::isnan(scales[static_cast<size_t>(r)])) {
         const float* bad = std::find_if(values + r * s.global_cols, values + n * s.global_cols,
                                         [](float v) { return !std::isfinite(v); });
-        refuse(s, to.type.format, row, values, bad - values);
+        refuse_not_finite(s, to.type.format, row, values, bad - values);
       }
       std::memcpy(mine.data() + r * width, whole.data() + r * s.global_cols + s.col,
                   static_cast<size_t>(s.cols));
@@ -80,23 +92,12 @@ void write_fp8(Stream& stream, const Stream& threads, const ShardSpec& s, Slices
   });
 }
 
-// The FP8 scales of rows of NF4: those of their dequantised values, whole rows.
-void fp8_scales_of(Stream& host, const Nf4Matrix& whole, std::vector<float>& values, float* scales) {
-  nf4_dequantize(host, whole, 0, tensor_of(values.data(), whole.rows(), whole.cols));
-  for (int64_t r = 0; r < whole.rows(); ++r) {
-    float largest = 0;
-    for (int64_t i = 0; i < whole.cols; ++i)
-      largest = std::max(largest, std::abs(values[static_cast<size_t>(r * whole.cols + i)]));
-    scales[r] = e4m3_scale(largest);
-  }
-}
-
 void write_nf4(Stream& stream, const Stream& threads, const ShardSpec& s, Slices& slices,
                const FrozenLinear& to) {
   Nf4Quantizer quantizer(s.global_rows, s.global_cols);
   slices.for_rows(0, s.global_rows, [&](int64_t row, int64_t n, float* values) {
     const int64_t bad = quantizer.scan(threads, n, values);
-    if (bad >= 0) refuse(s, to.type.format, row, values, bad);
+    if (bad >= 0) refuse_not_finite(s, to.type.format, row, values, bad);
   });
   quantizer.quantize_absmax();
 
@@ -123,7 +124,7 @@ void write_nf4(Stream& stream, const Stream& threads, const ShardSpec& s, Slices
     if (!scaled) return;
     const Nf4Matrix all = whole.row_range(0, n);
     quantizer.quantize(threads, row, 0, values, all);
-    fp8_scales_of(host, all, dequantized, scales.data());
+    fp8_scales_of_nf4(host, all, dequantized, scales.data());
     copy_from_host(stream, scales.data(), to.scales.row_range(at, at + n));
   });
 }

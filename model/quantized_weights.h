@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "model/frozen_linear.h"
 #include "parallel/shard_spec.h"
@@ -19,5 +20,12 @@ using ReadRows = std::function<void(int64_t row, int64_t rows, float* to)>;
 // Writes this rank's piece of the tensor to `to`. REQUIRES: a quantised format. Throws DataError, naming the
 // tensor and the place, for a value that is not finite, also in what other ranks hold of the rows that are read.
 void write_quantized(Stream& stream, const ShardSpec& spec, const ReadRows& read, const FrozenLinear& to);
+
+// Throws DataError that names the tensor and the place of value `at` of `values`, which begin with row `row`.
+[[noreturn]] void refuse_not_finite(const ShardSpec& tensor, FrozenFormat format, int64_t row,
+                                    const float* values, int64_t at);
+// Writes a scale for each row of NF4: that of FP8 codes of its dequantised values. REQUIRES: whole rows of the tensor;
+// `values`, which is overwritten, has room for them.
+void fp8_scales_of_nf4(Stream& host, const Nf4Matrix& whole, std::vector<float>& values, float* scales);
 
 }  // namespace pesc

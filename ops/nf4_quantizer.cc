@@ -104,20 +104,20 @@ void Nf4Quantizer::quantize_absmax() {
   PESC_CHECK(scanned_ == rows_, scanned_, " rows of ", rows_, " were seen");
   double sum = 0;
   for (const float a : absmax_) sum += static_cast<double>(a);
-  offset_ = static_cast<float>(sum / static_cast<double>(absmax_.size()));
+  scales_.offset = static_cast<float>(sum / static_cast<double>(absmax_.size()));
   const auto n = static_cast<int64_t>(absmax_.size());
-  absmax_codes_.resize(absmax_.size());
-  nested_.clear();
+  scales_.absmax_codes.resize(absmax_.size());
+  scales_.nested.clear();
   for (int64_t begin = 0; begin < n; begin += kRun) {
     const int64_t end = std::min(begin + kRun, n);
     float largest = 0;
     for (int64_t b = begin; b < end; ++b)
-      largest = std::max(largest, std::abs(absmax_[static_cast<size_t>(b)] - offset_));
-    nested_.push_back(largest);
+      largest = std::max(largest, std::abs(absmax_[static_cast<size_t>(b)] - scales_.offset));
+    scales_.nested.push_back(largest);
     for (int64_t b = begin; b < end; ++b) {
       // Where all are the offset, every code stands for it; that of 0 is taken.
-      const float normal = largest > 0 ? (absmax_[static_cast<size_t>(b)] - offset_) / largest : 0.0F;
-      absmax_codes_[static_cast<size_t>(b)] = dynamic_code_of(normal);
+      const float normal = largest > 0 ? (absmax_[static_cast<size_t>(b)] - scales_.offset) / largest : 0.0F;
+      scales_.absmax_codes[static_cast<size_t>(b)] = dynamic_code_of(normal);
     }
   }
 }
@@ -126,7 +126,7 @@ void Nf4Quantizer::quantize(const Stream& host, int64_t row, int64_t col, const 
                             const Nf4Matrix& out) const {
   PESC_CHECK(row >= 0 && row + out.rows() <= rows_ && col >= 0 && col + out.cols <= cols_, "rows ", row,
              " and ", out.rows(), " more, columns ", col, " and ", out.cols, " more of ", rows_, "x", cols_);
-  PESC_CHECK(!nested_.empty(), "quantize_absmax() comes before");
+  PESC_CHECK(!scales_.nested.empty(), "quantize_absmax() comes before");
   parallel_for(host, out.rows(), row_grain(4 * out.cols), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) quantize_row(row + r, col, values + r * cols_, out, r);
   });
@@ -136,20 +136,7 @@ void Nf4Quantizer::quantize_row(int64_t row, int64_t col, const float* values, c
                                 int64_t to) const {
   static const std::array<float, 15> borders = make_borders();
   const int64_t first = row * cols_ + col;
-  const int64_t group0 = first / kNf4Group;
-  const int64_t block0 = first / kNf4Block;
-  out.first.i32()[to * out.first.ld] = static_cast<int32_t>(first % kNf4Group);
-
-  float* nested = out.nested.f32() + to * out.nested.ld;
-  nested[0] = offset_;
-  for (int64_t g = 0; g + 1 < out.nested.cols; ++g)
-    nested[1 + g] =
-        group0 + g < static_cast<int64_t>(nested_.size()) ? nested_[static_cast<size_t>(group0 + g)] : 0.0F;
-
-  uint8_t* absmax = out.absmax.u8() + to * out.absmax.ld;
-  const int64_t touched = (first + out.cols - 1) / kNf4Block - block0 + 1;
-  for (int64_t b = 0; b < out.absmax.cols; ++b)
-    absmax[b] = b < touched ? absmax_codes_[static_cast<size_t>(block0 + b)] : uint8_t{0};
+  scales_.write_row(first, out, to);
 
   uint8_t* codes = out.codes.u8() + to * out.codes.ld;
   std::array<uint8_t, 2 * kNf4Block> run;

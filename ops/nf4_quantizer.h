@@ -10,6 +10,7 @@
 
 #include "ops/core/device.h"
 #include "ops/nf4.h"
+#include "ops/nf4_scales.h"
 
 namespace pesc {
 
@@ -29,9 +30,11 @@ class Nf4Quantizer {
   void quantize(const Stream& host, int64_t row, int64_t col, const float* values,
                 const Nf4Matrix& out) const;
 
-  [[nodiscard]] float offset() const { return offset_; }
-  [[nodiscard]] const std::vector<uint8_t>& absmax_codes() const { return absmax_codes_; }
-  [[nodiscard]] const std::vector<float>& nested_absmax() const { return nested_; }
+  // After quantize_absmax().
+  [[nodiscard]] const Nf4Scales& scales() const { return scales_; }
+  [[nodiscard]] float offset() const { return scales_.offset; }
+  [[nodiscard]] const std::vector<uint8_t>& absmax_codes() const { return scales_.absmax_codes; }
+  [[nodiscard]] const std::vector<float>& nested_absmax() const { return scales_.nested; }
 
  private:
   void quantize_row(int64_t row, int64_t col, const float* values, const Nf4Matrix& out, int64_t to) const;
@@ -39,9 +42,7 @@ class Nf4Quantizer {
   int64_t rows_, cols_;
   int64_t scanned_ = 0;  // rows
   std::vector<float> absmax_;
-  float offset_ = 0;
-  std::vector<uint8_t> absmax_codes_;
-  std::vector<float> nested_;
+  Nf4Scales scales_;
 };
 
 }  // namespace pesc
