@@ -115,31 +115,28 @@ std::map<std::string, std::string> peft_metadata(const CheckpointState& state) {
   return {{"format", "pt"}, {kPeftBaseDigest, weights_part(state.base_digest)}};
 }
 
-// Before the checkpoint is read, which says what the run was.
-void check_merge_is_said(const Job& job, const ExportOptions& options) {
-  const auto& frozen = job.config.train.frozen_dtype;
-  if (!frozen || options.merge_into) return;
-  throw UsageError(
-      str_cat(job.config.places.prefix("train.frozen_dtype"), "--format ", format_name(options.format),
-              ": the run computed with weights of the base that were ", "quantised to ",
-              frozen_format_name(*frozen), "; say what LoRA is merged into: ", kMergeIntoChoices));
+// `frozen`: what the run held its frozen weights in.
+bool must_say_merge(const ExportOptions& options, const std::optional<FrozenFormat>& frozen) {
+  return options.format != ExportFormat::kPeft && frozen.has_value();
 }
 
-// `frozen`: what the run of the checkpoint held its frozen weights in.
+// `place`: of what says so.
+void check_merge_is_said(const ExportOptions& options, const std::optional<FrozenFormat>& frozen,
+                         const std::string& place) {
+  if (!must_say_merge(options, frozen) || options.merge_into) return;
+  throw UsageError(str_cat(place, "--format ", format_name(options.format),
+                           ": the run computed with weights of the base that were quantised to ",
+                           frozen_format_name(*frozen),
+                           "; say what LoRA is merged into: ", kMergeIntoChoices));
+}
+
+// `frozen`: as the checkpoint has it.
 void check_merge(const ExportOptions& options, const std::optional<FrozenFormat>& frozen) {
-  if (options.format == ExportFormat::kPeft) return;
-  if (frozen && !options.merge_into) {
-    throw UsageError(str_cat("--format ", format_name(options.format),
-                             ": the checkpoint is of a run that computed with weights of the base that were "
-                             "quantised to ",
-                             frozen_format_name(*frozen),
-                             "; say what LoRA is merged into: ", kMergeIntoChoices));
-  }
-  if (!frozen && options.merge_into) {
-    throw UsageError(str_cat("--merge_into ", merge_into_name(*options.merge_into),
-                             ": the run of the checkpoint did not quantise the base's weights "
-                             "(train.frozen_dtype), so that there is nothing to choose; leave the flag out"));
-  }
+  check_merge_is_said(options, frozen, "");
+  if (!options.merge_into || must_say_merge(options, frozen)) return;
+  throw UsageError(str_cat("--merge_into ", merge_into_name(*options.merge_into),
+                           ": the run of the checkpoint did not quantise the base's weights "
+                           "(train.frozen_dtype), so that there is nothing to choose; leave the flag out"));
 }
 
 // What the run itself was, whatever the experiment of the command says.
@@ -189,7 +186,10 @@ void check_export(const Job& job, const ExportOptions& options) {
     const std::string why = why_not_camelidae(job.model, pesc);
     if (!why.empty()) throw UsageError(str_cat("--format CAMELIDAE: ", why, "; use --format HF"));
   }
-  if (options.format != ExportFormat::kPeft) return check_merge_is_said(job, options);
+  if (options.format != ExportFormat::kPeft) {
+    return check_merge_is_said(options, job.config.train.frozen_dtype,
+                               job.config.places.prefix("train.frozen_dtype"));
+  }
   if (options.merge_into) {
     throw UsageError(
         str_cat("--merge_into ", merge_into_name(*options.merge_into),
