@@ -24,6 +24,7 @@ struct CommandLine {
   std::vector<std::string> runs;  // --run DIR, any number of times
   std::string format;             // --format HF, PEFT or CAMELIDAE; HF by default
   std::string dtype;              // --dtype BF16 or F32
+  std::string merge_into;         // --merge_into ORIGINAL or DEQUANTISED
   std::string prompt;             // --prompt TEXT
   std::string system;             // --system TEXT
   std::string prompts;            // --prompts FILE of rows

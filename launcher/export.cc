@@ -17,6 +17,7 @@ int run_export(const Process& process, const CommandLine& command) {
     options.out = command.out;
     options.dtype = export_dtype(command.dtype);
     if (!command.format.empty()) options.format = export_format(command.format);
+    if (!command.merge_into.empty()) options.merge_into = merge_into(command.merge_into);
     // Any checkpoint loads on any layout, so one rank reads all of it, and without a GPU.
     config.parallel.tp = 1;
     config.parallel.ep = 1;

@@ -87,7 +87,9 @@ constexpr std::array kVerbs{
                         "for transformers; a PESC model loads with trust_remote_code=True"},
                        {"pesc export --config my.textproto --checkpoint best --format PEFT --out adapter",
                         "the best checkpoint as an adapter folder"},
-                       {"pesc export --config my.textproto --dtype F32 --out exported-f32", "in 32 bits"}}},
+                       {"pesc export --config my.textproto --dtype F32 --out exported-f32", "in 32 bits"},
+                       {"pesc export --config my.textproto --merge_into DEQUANTISED --out exported",
+                        "of a run on quantised weights"}}},
          .exit_codes = "0 64 65 70 74",
          .run = run_export},
     Verb{

@@ -21,6 +21,16 @@ const Parameter& ModelParameters::find(const std::string& name) const {
   throw InternalError(str_cat("no parameter '", name, "' on this rank"));
 }
 
+std::vector<ShardSpec> ModelParameters::quantized_tensors() const {
+  std::vector<ShardSpec> all;
+  for (const Parameter& p : all_) {
+    const ShardSpec& s = p.spec;
+    if (p.held.out == 0 || !is_quantized(p.held.type.format)) continue;
+    all.push_back({s.name, s.global_rows, s.global_cols, 0, s.global_rows, 0, s.global_cols});
+  }
+  return all;
+}
+
 Tensor ModelParameters::layer_grads(ReplicaGroup group, int64_t begin, int64_t end) const {
   const std::vector<int64_t>& at = layer_begin_[static_cast<size_t>(group)];
   return flat_grad(group).col_range(at.at(static_cast<size_t>(begin)), at.at(static_cast<size_t>(end)));

@@ -138,6 +138,8 @@ class ModelParameters {
   [[nodiscard]] const Tensor& flat_grad(ReplicaGroup group) const {
     return flat_grad_[static_cast<int>(group)];
   }
+  // The names and global shapes of the frozen weights that are held quantised, in the table's order.
+  [[nodiscard]] std::vector<ShardSpec> quantized_tensors() const;
   // The parts of flat_grad of layers [begin, end), and of no layer; [1, n].
   [[nodiscard]] Tensor layer_grads(ReplicaGroup group, int64_t begin, int64_t end) const;
   [[nodiscard]] Tensor other_grads(ReplicaGroup group) const;

@@ -56,6 +56,7 @@ void ModelParameters::initialise_quantized(Stream& stream, const Parameter& p, W
                                            uint64_t seed, double initializer_range) {
   const ShardSpec& s = p.spec;
   if (source != nullptr) {
+    if (source->write_quantized(stream, s, p.held)) return;
     const ReadRows read = [&](int64_t row, int64_t rows, float* to) {
       source->read({s.name, s.global_rows, s.global_cols, row, rows, 0, s.global_cols}, to);
     };

@@ -21,6 +21,16 @@ void refuse_not_finite(const ShardSpec& tensor, FrozenFormat format, int64_t row
                           " must be finite: mend the base, or take another"));
 }
 
+void fp8_scales_of_nf4(Stream& host, const Nf4Matrix& whole, std::vector<float>& values, float* scales) {
+  nf4_dequantize(host, whole, 0, tensor_of(values.data(), whole.rows(), whole.cols));
+  for (int64_t r = 0; r < whole.rows(); ++r) {
+    float largest = 0;
+    for (int64_t i = 0; i < whole.cols; ++i)
+      largest = std::max(largest, std::abs(values[static_cast<size_t>(r * whole.cols + i)]));
+    scales[r] = e4m3_scale(largest);
+  }
+}
+
 namespace {
 
 int64_t rows_of_slice(const Stream& stream, const ShardSpec& spec) {

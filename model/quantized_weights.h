@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "model/frozen_linear.h"
 #include "parallel/shard_spec.h"
@@ -33,5 +34,8 @@ void write_quantized(Stream& stream, const ShardSpec& spec, const ReadRows& read
 // Throws DataError that names the tensor and the place of value `at` of `values`, which begin with row `row`.
 [[noreturn]] void refuse_not_finite(const ShardSpec& tensor, FrozenFormat format, int64_t row,
                                     const float* values, int64_t at);
+// Writes a scale for each row of NF4: that of FP8 codes of its dequantised values. REQUIRES: whole rows of the tensor;
+// `values`, which is overwritten, has room for them.
+void fp8_scales_of_nf4(Stream& host, const Nf4Matrix& whole, std::vector<float>& values, float* scales);
 
 }  // namespace pesc

@@ -8,6 +8,9 @@
 
 namespace pesc {
 
+class Stream;
+struct FrozenLinear;
+
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
@@ -19,6 +22,12 @@ class WeightSource {
   // [1, global_cols], whatever its rank in the file). Throws DataError naming the tensor, file and both
   // shapes otherwise.
   virtual void read(const ShardSpec& piece, float* to) = 0;
+  // Writes the codes and scales of the piece, in the quantised format of `to`, where the source has them; else it
+  // returns false, and whoever asks quantises what read() gives.
+  [[nodiscard]] virtual bool write_quantized(Stream& /*stream*/, const ShardSpec& /*piece*/,
+                                             const FrozenLinear& /*to*/) {
+    return false;
+  }
 };
 
 }  // namespace pesc

@@ -1,5 +1,6 @@
 #include "runtime/base_digest.h"
 
+#include <memory>
 #include <string_view>
 #include <vector>
 
@@ -39,7 +40,9 @@ void check_adapter_base(const Job& job, const BaseDigest& base) {
       job.adapter->base().empty() ? "" : in_quotes(job.adapter->base()), "); set model.path to that base"));
 }
 
-BaseDigest base_digest(Job& job) {
+namespace {
+
+BaseDigest take_base_digest(Job& job) {
   Communicator& world = job.ranks->world();
   // One more than the folder has: config.json as an older pesc took it.
   const size_t parts = job.base == nullptr ? 0 : job.base->digest_parts() + 1;
@@ -69,6 +72,13 @@ BaseDigest base_digest(Job& job) {
   digests.front() = raw_config;
   both.of_raw_config = HfFolder::content_digest(digests) + end;
   return both;
+}
+
+}  // namespace
+
+BaseDigest base_digest(Job& job) {
+  if (job.digest == nullptr) job.digest = std::make_shared<const BaseDigest>(take_base_digest(job));
+  return *job.digest;
 }
 
 }  // namespace pesc

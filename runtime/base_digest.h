@@ -14,7 +14,7 @@ struct BaseDigest {
   [[nodiscard]] const std::string& to_compare(const std::string& saved) const;
 };
 // The digest of the base's files (HfFolder::content_digest; "random" for random weights) and of the
-// tokenizer, the same on every rank. Collective.
+// tokenizer, the same on every rank. Reads all of the base the first time. Collective.
 [[nodiscard]] BaseDigest base_digest(Job& job);
 
 // Throws UsageError where the adapter (model.adapter) says that it was trained on another base.

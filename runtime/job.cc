@@ -27,6 +27,7 @@
 #include "runtime/same_run.h"
 #include "runtime/terminal/progress.h"
 #include "runtime/text/printable.h"
+#include "runtime/weight_cache/weight_cache.h"
 
 namespace pesc {
 
@@ -200,11 +201,36 @@ void check_free_memory(const Job& job, const DecoderUse& use) {
   });
 }
 
+// Random weights are not kept.
+bool caches_weights(const Job& job) {
+  return job.base != nullptr && job.config.train.frozen_dtype && !job.config.model.cache_dir.empty();
+}
+
+// After base_digest().
+WeightCacheOptions weight_cache_options(const Job& job) {
+  WeightCacheOptions cache;
+  cache.directory = job.config.model.cache_dir;
+  cache.base_digest = weights_part(job.digest->value);
+  cache.format = *job.config.train.frozen_dtype;
+  cache.threads = job.device.threads;
+  cache.rank = job.ranks->world().rank();
+  cache.ranks = job.ranks->world().size();
+  cache.patience_seconds = job.config.recovery.setup_limit;
+  cache.announces = job.first();
+  return cache;
+}
+
 // The first rank says how far its own part has come; the others read as much.
 void load_parameters(Job& job, Decoder& decoder) {
+  WeightSource* source = job.base.get();
+  std::optional<WeightCache> cache;
+  if (caches_weights(job)) {
+    cache.emplace(*job.base, weight_cache_options(job));
+    cache->fill(decoder.parameters().quantized_tensors());
+    source = &*cache;
+  }
   std::optional<AdaptedBase> adapted;
-  if (job.adapter) adapted.emplace(*job.base, job.adapter.get());
-  WeightSource* source = adapted ? static_cast<WeightSource*>(&*adapted) : job.base.get();
+  if (job.adapter) source = &adapted.emplace(*source, job.adapter.get());
   int64_t values = 0;
   for (const Parameter& p : decoder.parameters().all())
     if (source != nullptr && (p.dense || source->has(p.spec.name))) values += p.spec.size();
@@ -224,6 +250,7 @@ std::unique_ptr<Decoder> make_decoder(Job& job, const DecoderUse& use) {
   const Mesh& mesh = job.mesh();
   const DecoderOptions o = decoder_options(job.config, mesh, job.device, use);
   std::unique_ptr<Decoder> decoder;
+  if (caches_weights(job)) static_cast<void>(base_digest(job));
   run_collectively(job.ranks->world(), [&] {
     decoder = std::make_unique<Decoder>(job.model, job.config.pesc, mesh, job.ranks->groups(), o);
     if (job.base) {

@@ -21,18 +21,21 @@
 
 namespace pesc {
 
+struct BaseDigest;  // runtime/base_digest.h
+
 struct Job {
   ExperimentConfig config;
   ModelConfig model;
   HostPlacement placement;
-  std::unique_ptr<HfFolder> base;           // null: random weights of config.model.shape
-  std::unique_ptr<PeftFolder> adapter;      // that training goes on from; null: none
-  std::string adapter_digest;               // of the same, in a training run; empty: none
-  std::unique_ptr<Tokenizer> tokenizer;     // null: a benchmark of random tokens
-  std::unique_ptr<RowEncoder> encoder;      // of rows, with that tokenizer; null where there is none
-  SpecialTokens special;                    // of the tokenizer
-  Device device;                            // of this rank
-  std::unique_ptr<Communicator> gpu_world;  // the world of `ranks` on CUDA devices
+  std::unique_ptr<HfFolder> base;            // null: random weights of config.model.shape
+  std::unique_ptr<PeftFolder> adapter;       // that training goes on from; null: none
+  std::shared_ptr<const BaseDigest> digest;  // of base and tokenizer, once base_digest() has taken it
+  std::string adapter_digest;                // of the same, in a training run; empty: none
+  std::unique_ptr<Tokenizer> tokenizer;      // null: a benchmark of random tokens
+  std::unique_ptr<RowEncoder> encoder;       // of rows, with that tokenizer; null where there is none
+  SpecialTokens special;                     // of the tokenizer
+  Device device;                             // of this rank
+  std::unique_ptr<Communicator> gpu_world;   // the world of `ranks` on CUDA devices
   std::unique_ptr<Ranks> ranks;
   // Called often while rows, weights and digests are read; may throw an Error to end that. Nothing: no call.
   std::function<void()> still_wanted;

@@ -29,6 +29,7 @@ struct ModelSection {
   std::string path;       // empty: random weights of `shape`
   std::string tokenizer;  // folder
   std::string adapter;    // folder of PEFT; empty: none
+  std::string cache_dir;  // of quantised weights; empty: none
   Links links = Links::kInside;
   ModelConfig shape;
   double initializer_range = 0.02;

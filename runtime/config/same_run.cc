@@ -35,6 +35,7 @@ constexpr std::array kRules{
     Rule{"model.path:", Kind::kFree},
     Rule{"model.tokenizer:", Kind::kFree},
     Rule{"model.follow_links:", Kind::kFree},
+    Rule{"model.cache_dir:", Kind::kFree},
     Rule{"model.adapter:", Kind::kFree},  // the adapter itself is compared
     Rule{"train.eval_steps:", Kind::kFree},
     Rule{"train.max_eval_samples:", Kind::kFree},

@@ -119,6 +119,20 @@ void look_at_zeros(const proto::Experiment& e, Finder& find) {
     find.say(Concerns::kAll, "moe.adapter_scaling", "is 0: the experts change nothing, and learn nothing");
 }
 
+void look_at_weight_cache(const proto::Experiment& e, Finder& find) {
+  const auto frozen = e.train().frozen_dtype();
+  const bool fp8 = e.train().compute_dtype() == proto::ComputeDtype::FP8;
+  const bool quantised = frozen == proto::FrozenDtype::FP8 || frozen == proto::FrozenDtype::NF4 ||
+                         (frozen == proto::FrozenDtype::AUTO && fp8);
+  if (e.model().has_shape())
+    find.look(Concerns::kAll, "model", e.model(), {"cache_dir"},
+              "with model.shape, whose weights are made at random and not kept");
+  else if (!quantised)
+    find.look(Concerns::kAll, "model", e.model(), {"cache_dir"},
+              str_cat("with train.frozen_dtype ", proto::FrozenDtype::Value_Name(frozen),
+                      ", which quantises nothing"));
+}
+
 // Only a step that is saved can be kept.
 void look_at_kept_checkpoints(const proto::Checkpoint& c, Finder& find) {
   const int64_t saved = c.save_steps();
@@ -164,6 +178,7 @@ std::vector<UnusedSetting> unused_settings(const proto::Experiment& e, const Fie
   look_at_mode(e, find);
   look_at_training(e, find);
   look_at_zeros(e, find);
+  look_at_weight_cache(e, find);
   look_at_kept_checkpoints(e.checkpoint(), find);
   look_at_evaluated_tags(e.data(), find);
   if (e.parallel().device() == proto::Device::CPU)

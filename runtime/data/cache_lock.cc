@@ -22,9 +22,14 @@ bool is_held(int error) {
 
 std::unique_ptr<CacheLock> CacheLock::try_acquire(const std::string& directory, std::string& why,
                                                   const LockCalls& calls) {
-  const std::string path = join_path(directory, kTokensLock);
-  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
-  if (fd < 0) throw io_error("open", path, errno);
+  const CacheLockFile file{join_path(directory, kTokensLock), str_cat("cache_dir '", directory, "'")};
+  return try_acquire(file, why, calls);
+}
+
+std::unique_ptr<CacheLock> CacheLock::try_acquire(const CacheLockFile& file, std::string& why,
+                                                  const LockCalls& calls) {
+  const int fd = ::open(file.path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+  if (fd < 0) throw io_error("open", file.path, errno);
   std::unique_ptr<CacheLock> lock(new CacheLock(fd));
   int error = calls.flock(fd);
   if (error != 0 && !is_held(error)) error = calls.fcntl(fd);
@@ -34,7 +39,7 @@ std::unique_ptr<CacheLock> CacheLock::try_acquire(const std::string& directory, 
   }
   if (error != 0) {
     try {
-      lock->held_ = std::make_unique<HeldFile>(path + ".held", str_cat("cache_dir '", directory, "'"));
+      lock->held_ = std::make_unique<HeldFile>(file.path + ".held", file.what);
     } catch (const UsageError& held) {
       why = held.what();
       return nullptr;

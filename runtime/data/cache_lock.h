@@ -1,7 +1,8 @@
-// One process at a time writes into a folder of tokenised rows.
+// One process at a time writes into a folder of tokenised rows, or makes a file of the weight cache
+// (runtime/weight_cache/weight_cache.h).
 //
-// `pesc.tokens.lock` in the folder is held by flock(2), which over NFS holds on all hosts; where the file system
-// does not have it, by fcntl(2), and without that either, by the file `pesc.tokens.lock.held`
+// A file of the folder, for tokenised rows `pesc.tokens.lock`, is held by flock(2), which over NFS holds on all hosts; where the file system
+// does not have it, by fcntl(2), and without that either, by the file of that name with `.held`
 // (runtime/checkpoint/held_file.h). The lock of a process that dies is gone with it. In the file stands who has
 // it, how far the work is, and how it ended: what those who wait for it read.
 #pragma once
@@ -14,10 +15,18 @@
 
 namespace pesc {
 
+struct CacheLockFile {
+  std::string path;
+  std::string what;  // is held by it: "cache_dir 'tokens'"
+};
+
 class CacheLock {
  public:
   // Null where another process has it; `why` then says what is known of that. Throws IoError.
   [[nodiscard]] static std::unique_ptr<CacheLock> try_acquire(const std::string& directory, std::string& why,
+                                                              const LockCalls& calls = system_lock_calls());
+  // The same of another file than that of tokenised rows.
+  [[nodiscard]] static std::unique_ptr<CacheLock> try_acquire(const CacheLockFile& file, std::string& why,
                                                               const LockCalls& calls = system_lock_calls());
   ~CacheLock();
   CacheLock(const CacheLock&) = delete;

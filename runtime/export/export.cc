@@ -10,9 +10,13 @@
 #include <utility>
 #include <vector>
 
+#include "model/dequantized_weights.h"
 #include "model/families.h"
 #include "model/frozen_linear.h"
 #include "model/hf_names.h"
+#include "model/parameters.h"
+#include "ops/core/arena.h"
+#include "parallel/mesh.h"
 #include "runtime/base_digest.h"
 #include "runtime/config/resolved.h"
 #include "runtime/export/export_config.h"
@@ -111,19 +115,28 @@ std::map<std::string, std::string> peft_metadata(const CheckpointState& state) {
   return {{"format", "pt"}, {kPeftBaseDigest, weights_part(state.base_digest)}};
 }
 
-// A merged folder has the base's own weights, not what FP8 or NF4 makes of them.
-void check_plain_base(const Job& job, ExportFormat format) {
-  const TrainSection& train = job.config.train;
-  if (!train.frozen_dtype) return;
-  const bool fp8_gemms = train.frozen_gemm == FrozenGemm::kFP8;  // has FP8 weights by itself
-  throw UsageError(str_cat(
-      job.config.places.prefix("train.frozen_dtype"), "--format ", format_name(format),
-      ": train.frozen_dtype is ", frozen_format_name(*train.frozen_dtype),
-      ", so that the run computes with quantised weights of the base; this format has LoRA merged into the "
-      "unquantised ones, which is another model. Use --format PEFT; or have that other model, whose card "
-      "says "
-      "so, with --set train.frozen_dtype=AUTO",
-      fp8_gemms ? " --set train.compute_dtype=BF16" : ""));
+// `frozen`: what the run held its frozen weights in.
+bool must_say_merge(const ExportOptions& options, const std::optional<FrozenFormat>& frozen) {
+  return options.format != ExportFormat::kPeft && frozen.has_value();
+}
+
+// `place`: of what says so.
+void check_merge_is_said(const ExportOptions& options, const std::optional<FrozenFormat>& frozen,
+                         const std::string& place) {
+  if (!must_say_merge(options, frozen) || options.merge_into) return;
+  throw UsageError(str_cat(place, "--format ", format_name(options.format),
+                           ": the run computed with weights of the base that were quantised to ",
+                           frozen_format_name(*frozen),
+                           "; say what LoRA is merged into: ", kMergeIntoChoices));
+}
+
+// `frozen`: as the checkpoint has it.
+void check_merge(const ExportOptions& options, const std::optional<FrozenFormat>& frozen) {
+  check_merge_is_said(options, frozen, "");
+  if (!options.merge_into || must_say_merge(options, frozen)) return;
+  throw UsageError(str_cat("--merge_into ", merge_into_name(*options.merge_into),
+                           ": the run of the checkpoint did not quantise the base's weights "
+                           "(train.frozen_dtype), so that there is nothing to choose; leave the flag out"));
 }
 
 // What the run itself was, whatever the experiment of the command says.
@@ -139,6 +152,14 @@ std::optional<RecordedEvaluation> run_evaluation_of(const LoadedCheckpoint& chec
   const std::filesystem::path folder = std::filesystem::canonical(checkpoint.directory, error);
   if (error) return {};
   return last_evaluation(folder.parent_path().string(), checkpoint.state.step);
+}
+
+// Of a run that held its frozen weights in this format.
+std::vector<ShardSpec> quantized_tensors(const Job& job, FrozenFormat format) {
+  Arena weights = Arena::planning("weights"), compute = Arena::planning("compute weights");
+  return ModelParameters(job.model, job.config.pesc, Mesh(1, 0, 1, 1), {DType::kF32, format},
+                         {weights, compute, nullptr})
+      .quantized_tensors();
 }
 
 // Of all entries of the format.
@@ -165,7 +186,15 @@ void check_export(const Job& job, const ExportOptions& options) {
     const std::string why = why_not_camelidae(job.model, pesc);
     if (!why.empty()) throw UsageError(str_cat("--format CAMELIDAE: ", why, "; use --format HF"));
   }
-  if (options.format != ExportFormat::kPeft) return check_plain_base(job, options.format);
+  if (options.format != ExportFormat::kPeft) {
+    return check_merge_is_said(options, job.config.train.frozen_dtype,
+                               job.config.places.prefix("train.frozen_dtype"));
+  }
+  if (options.merge_into) {
+    throw UsageError(
+        str_cat("--merge_into ", merge_into_name(*options.merge_into),
+                ": --format PEFT merges LoRA into nothing; leave the flag out, or use --format HF"));
+  }
   if (pesc.mode == TrainMode::kFull)
     throw UsageError("--format PEFT: a run of train.mode FULL has no adapter; use --format HF");
   if (pesc.lora.r == 0 || pesc.lora.target_modules.empty())
@@ -181,17 +210,18 @@ int64_t export_model(Job& job, const LoadedCheckpoint& checkpoint, const ExportO
   const DType dtype = dtype_of(job, options);
   const ExportModel model = export_model_of(job);
   const ExperimentConfig recorded = recorded_config(checkpoint);
-  if (recorded.train.frozen_dtype && options.format != ExportFormat::kPeft) {
-    LOG(WARNING) << "the run computed with weights of the base that were quantised to "
-                 << frozen_format_name(*recorded.train.frozen_dtype)
-                 << "; the folder has the unquantised ones and is another model, as its README.md says";
-  }
+  check_merge(options, recorded.train.frozen_dtype);
   const bool experts = job.config.pesc.mode == TrainMode::kPesc;
   Stream stream(Device{.threads = job.device.threads});
   ProgressBar* progress = nullptr;
-  ExportTensors tensors(job.model, job.config.pesc,
-                        job.config.pesc.mode == TrainMode::kFull ? nullptr : job.base.get(), files,
-                        checkpoint, stream, {.progress = [&](int64_t bytes) { progress->add(bytes); }});
+  std::optional<DequantizedWeights> dequantized;
+  if (options.merge_into == MergeInto::kDequantised) {
+    const FrozenFormat format = *recorded.train.frozen_dtype;
+    dequantized.emplace(*job.base, stream, format, quantized_tensors(job, format));
+  }
+  WeightSource* base = dequantized ? static_cast<WeightSource*>(&*dequantized) : job.base.get();
+  ExportTensors tensors(job.model, job.config.pesc, job.config.pesc.mode == TrainMode::kFull ? nullptr : base,
+                        files, checkpoint, stream, {.progress = [&](int64_t bytes) { progress->add(bytes); }});
   if (job.base) check_base_weights(job, tensors.dense_names());
 
   std::vector<SafetensorsWriteEntry> entries;
@@ -242,6 +272,7 @@ int64_t export_model(Job& job, const LoadedCheckpoint& checkpoint, const ExportO
   card.format = options.format;
   card.config = recorded;
   card.model_type = traits_of(job.model.family).model_type;
+  card.merge_into = options.merge_into;
   card.dtype = dtype == DType::kBF16 ? "bfloat16" : "float32";
   card.prompt = job.encoder->name();
   card.published_prompt = job.encoder->templates() == nullptr;

@@ -68,17 +68,33 @@ void add_recipe(const ModelCard& card, const CheckpointState& state, std::string
 }
 
 void add_quantisation(const ModelCard& card, std::string& out) {
-  const auto& frozen = card.config.train.frozen_dtype;
-  if (!frozen) return;
+  const TrainSection& train = card.config.train;
+  if (!train.frozen_dtype) return;
   out += str_cat("\nThe run computed with frozen weights that were quantised to ",
-                 frozen_format_name(*frozen), " when the base was loaded. ");
+                 frozen_format_name(*train.frozen_dtype), " when the base was loaded.\n");
+  if (!card.merge_into) {
+    out +=
+        "The adapter was trained on weights quantised so; on the unquantised base it is not the model that "
+        "was "
+        "trained.\n";
+    return;
+  }
+  if (*card.merge_into == MergeInto::kOriginal) {
+    out +=
+        "LoRA was merged into the base's own, unquantised weights (`--merge_into ORIGINAL`). This is not the "
+        "model "
+        "that was\ntrained: it differs by the error of quantising, and the run's losses are not its own.\n";
+    return;
+  }
   out +=
-      card.format == ExportFormat::kPeft
-          ? "The adapter was trained on weights quantised so;\non the unquantised base it is not the model "
-            "that was trained.\n"
-          : "This folder has the base's unquantised weights, as the export\nwas told to "
-            "(`train.frozen_dtype`), and is not the model that was trained: the run's losses are not its "
-            "own.\n";
+      "LoRA was merged into the values that the quantised weights stand for (`--merge_into DEQUANTISED`): "
+      "but for "
+      "rounding\nthis is the model that was trained.\n";
+  if (train.frozen_gemm != FrozenGemm::kDequantized) {
+    out +=
+        "Where the run multiplied in FP8 it quantised activations too, which this folder does not ask "
+        "for.\n";
+  }
 }
 
 void add_data(const CheckpointState& state, std::string& out) {

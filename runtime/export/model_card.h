@@ -23,9 +23,10 @@ struct RecordedEvaluation {
 
 struct ModelCard {
   ExportFormat format = ExportFormat::kHf;
-  ExperimentConfig config;      // of the checkpoint
-  bool loads_tokenizer = true;  // transformers gives the tokens that the run was trained on
-  std::string model_type;       // of the base
+  ExperimentConfig config;              // of the checkpoint
+  std::optional<MergeInto> merge_into;  // of a run on quantised frozen weights, unless the format is PEFT
+  bool loads_tokenizer = true;          // transformers gives the tokens that the run was trained on
+  std::string model_type;               // of the base
   std::string dtype;
   std::string prompt;             // what conversations are written with: RowEncoder::name()
   bool published_prompt = false;  // which is no template

@@ -79,6 +79,10 @@ class AdaptedBase : public WeightSource {
   }
   [[nodiscard]] bool has(const std::string& name) const override { return source(name).has(name); }
   void read(const ShardSpec& piece, float* to) override { source(piece.name).read(piece, to); }
+  [[nodiscard]] bool write_quantized(Stream& stream, const ShardSpec& piece,
+                                     const FrozenLinear& to) override {
+    return source(piece.name).write_quantized(stream, piece, to);
+  }
 
  private:
   [[nodiscard]] WeightSource& source(const std::string& name) const {

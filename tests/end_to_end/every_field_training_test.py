@@ -132,6 +132,17 @@ class TrainingFields(Fields):
         self.assertEqual(result.code, 0, str(result))
         self.assertNotEqual(self.curve(self.trained({})), self.curve(self.train({"model.adapter": out})))
 
+    @case("model.cache_dir")
+    def test_cache_of_weights(self):
+        cache, frozen = self.path("weights"), {"train.frozen_dtype": "NF4"}
+        plain = self.trained(frozen)
+        for said in ("weights are quantised to NF4 into '%s/NF4-", "in NF4 are read from '%s/NF4-"):
+            cached = self.train({**frozen, "model.cache_dir": cache})
+            self.assertIn(said % cache, cached[0].err)
+            self.assertEqual(self.curve(cached), self.curve(plain))
+        unused = self.train({"model.cache_dir": cache})[0]
+        self.assertIn("model.cache_dir has no effect with train.frozen_dtype AUTO", unused.err)
+
     @case("run_dir", "name")
     def test_names(self):
         run = self.trained({})[2]

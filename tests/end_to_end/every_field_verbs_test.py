@@ -116,6 +116,17 @@ class VerbFields(Fields):
             weights.append(harness.digests(out)["model.safetensors"])
         self.assertNotEqual(*weights)
 
+    @case("export --merge_into")
+    def test_what_export_merges_into(self):
+        frozen = {"train.frozen_dtype": "NF4", "run_dir": self.trained({"train.frozen_dtype": "NF4"})[2]}
+        weights = []
+        for into in ("ORIGINAL", "DEQUANTISED"):
+            out = self.path("into-" + into)
+            result = self.call("export", frozen, "--out", out, "--merge_into", into)
+            self.assertEqual(result.code, 0, str(result))
+            weights.append(harness.digests(out)["model.safetensors"])
+        self.assertNotEqual(*weights)
+
     @case("export --format", "export --dtype")
     def test_forms_of_export(self):
         _, _, run = self.trained({})

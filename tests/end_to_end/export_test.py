@@ -205,22 +205,6 @@ class Export(unittest.TestCase):
         shutil.copytree(step, self.path("elsewhere", "step-2"))
         self.assertNotIn("## Evaluation", self.card(self.export("of-elsewhere", "--checkpoint", self.path("elsewhere", "step-2"))))
 
-    def test_a_run_on_quantised_weights_is_not_merged_into_others(self):
-        for mode, frozen, form in (("LORA", "NF4", "HF"), ("PESC", "FP8", "CAMELIDAE")):
-            run = "quantised-" + mode
-            settings = {"train.mode": mode, "train.frozen_dtype": frozen, "train.max_steps": 1, "train.eval_steps": 0}
-            self.train(0, run, **settings)
-            for named in ("HF", form):
-                result = self.call("export", "--out", self.path("none"), "--format", named, run=run, settings=settings)
-                self.refused(result, harness.USAGE, "--format " + named, "train.frozen_dtype is " + frozen, "--format PEFT",
-                             "train.frozen_dtype=AUTO")
-            card = self.card(self.export(run + "-peft", "--format", "PEFT", run=run, settings=settings))
-            self.assertIn("quantised to " + frozen, card)
-            self.assertIn("The adapter was trained on weights quantised so", card)
-            card = self.card(self.export(run + "-hf", "--format", form, run=run, settings={**settings, "train.frozen_dtype": "AUTO"}))
-            self.assertIn("quantised to " + frozen, card)
-            self.assertIn("is not the model that was trained", card)
-
     def test_a_tokenizer_that_transformers_cannot_load_is_refused(self):
         base = self.path("tekken")
         write_base(base, vocab=30 + 256)

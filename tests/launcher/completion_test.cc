@@ -78,6 +78,7 @@ TEST(Completion, TheScriptHasEveryVerbAndFlag) {
     }
   }
   EXPECT_NE(script.find("['--format']='HF PEFT CAMELIDAE'"), std::string::npos);
+  EXPECT_NE(script.find("['--merge_into']='ORIGINAL DEQUANTISED'"), std::string::npos);
   EXPECT_NE(script.find("['--checkpoint']='best D'"), std::string::npos);
   EXPECT_NE(script.find("['--config']='F'"), std::string::npos);
   EXPECT_NE(script.find("\ncomplete -F _pesc pesc\n"), std::string::npos);

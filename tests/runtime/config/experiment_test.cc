@@ -267,6 +267,8 @@ TEST(Experiment, DefaultsAreThePapersRecipe) {
   EXPECT_EQ(c.data.template_date, "");
   EXPECT_EQ(c.data.cache_dir, "");
   EXPECT_EQ(parse(kGood, {"data.cache_dir=tokens/here"}).data.cache_dir, "tokens/here");
+  EXPECT_EQ(c.model.cache_dir, "");
+  EXPECT_EQ(parse(kGood, {"model.cache_dir=weights/here"}).model.cache_dir, "weights/here");
   EXPECT_EQ(c.data.train_on, TrainOn::kAll);
   EXPECT_EQ(parse(kGood, {"data.train_on=LAST"}).data.train_on, TrainOn::kLast);
   EXPECT_EQ(c.data.on_long_row, LongRowPolicy::kCut);

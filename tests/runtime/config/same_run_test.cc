@@ -64,7 +64,8 @@ TEST(SameRun, WhatOnlyTrainingReadsIsRefusedThereAlone) {
       EXPECT_TRUE(compare({}, {change}, use).refused.empty()) << change;
   }
   // The rows themselves are compared.
-  for (const char* change : {"data.on_bad_row=SKIP", "data.on_long_row=DROP", "data.cache_dir=tokens"})
+  for (const char* change :
+       {"data.on_bad_row=SKIP", "data.on_long_row=DROP", "data.cache_dir=tokens", "model.cache_dir=weights"})
     EXPECT_TRUE(compare({}, {change}, CheckpointUse::kResume).refused.empty()) << change;
   EXPECT_EQ(compare({}, {"model.shape.initializer_range=1"}, CheckpointUse::kResume, kShape).refused.size(),
             1U);

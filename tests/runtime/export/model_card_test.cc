@@ -110,14 +110,36 @@ TEST(ModelCard, SaysWhatTheFrozenWeightsWereQuantisedTo) {
   ModelCard card = small_card();
   EXPECT_EQ(model_card_text(card, small_state()).find("quantised"), std::string::npos);
   card.config.train.frozen_dtype = FrozenFormat::kNF4;
+  card.merge_into = MergeInto::kOriginal;
   std::string text = model_card_text(card, small_state());
   EXPECT_NE(text.find("quantised to NF4"), std::string::npos) << text;
-  EXPECT_NE(text.find("has the base's unquantised weights"), std::string::npos) << text;
+  EXPECT_NE(text.find("(`--merge_into ORIGINAL`). This is not the model"), std::string::npos) << text;
+  card.merge_into = MergeInto::kDequantised;
+  text = model_card_text(card, small_state());
+  EXPECT_NE(text.find("(`--merge_into DEQUANTISED`): but for rounding"), std::string::npos) << text;
+  EXPECT_EQ(text.find("ORIGINAL"), std::string::npos) << text;
+  EXPECT_EQ(text.find("quantised activations"), std::string::npos) << text;
+  card.config.train.frozen_gemm = FrozenGemm::kFP8;
+  text = model_card_text(card, small_state());
+  EXPECT_NE(text.find("quantised activations"), std::string::npos) << text;
+  card.merge_into.reset();
   card.config.train.frozen_dtype = FrozenFormat::kFP8;
   card.format = ExportFormat::kPeft;
   text = model_card_text(card, small_state());
   EXPECT_NE(text.find("quantised to FP8"), std::string::npos) << text;
   EXPECT_NE(text.find("The adapter was trained on weights quantised so"), std::string::npos) << text;
+}
+
+TEST(MergeIntoName, IsOneOfTwo) {
+  EXPECT_EQ(merge_into("original"), MergeInto::kOriginal);
+  EXPECT_EQ(merge_into("DEQUANTISED"), MergeInto::kDequantised);
+  try {
+    (void)merge_into("BASE");
+    ADD_FAILURE() << "no error";
+  } catch (const UsageError& error) {
+    for (const char* part : {"--merge_into 'BASE'", "--merge_into DEQUANTISED (", "--merge_into ORIGINAL ("})
+      EXPECT_PRED_FORMAT2(::testing::IsSubstring, part, error.what());
+  }
 }
 
 TEST(ExportFormatName, IsOneOfThree) {
