@@ -221,7 +221,8 @@ int64_t export_model(Job& job, const LoadedCheckpoint& checkpoint, const ExportO
   }
   WeightSource* base = dequantized ? static_cast<WeightSource*>(&*dequantized) : job.base.get();
   ExportTensors tensors(job.model, job.config.pesc, job.config.pesc.mode == TrainMode::kFull ? nullptr : base,
-                        files, checkpoint, stream, {.progress = [&](int64_t bytes) { progress->add(bytes); }});
+                        files, checkpoint, stream,
+                        {.progress = [&](int64_t bytes) { progress->add(bytes); }});
   if (job.base) check_base_weights(job, tensors.dense_names());
 
   std::vector<SafetensorsWriteEntry> entries;
