@@ -9,6 +9,7 @@
 #include <functional>
 
 #include "model/frozen_linear.h"
+#include "model/weight_source.h"
 #include "parallel/shard_spec.h"
 
 namespace pesc {
@@ -19,5 +20,9 @@ using ReadRows = std::function<void(int64_t row, int64_t rows, float* to)>;
 // Writes this rank's piece of the tensor to `to`. REQUIRES: a quantised format. Throws DataError, naming the
 // tensor and the place, for a value that is not finite, also in what other ranks hold of the rows that are read.
 void write_quantized(Stream& stream, const ShardSpec& spec, const ReadRows& read, const FrozenLinear& to);
+
+// The same of a tensor that the source holds quantised in the format of `to`: nothing is quantised, and this
+// rank's piece alone is read (of NF4 that is computed in FP8 whole rows). Throws DataError as the source does.
+void copy_quantized(Stream& stream, const ShardSpec& spec, WeightSource& source, const FrozenLinear& to);
 
 }  // namespace pesc

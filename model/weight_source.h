@@ -2,8 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
+#include "model/frozen_linear.h"
+#include "ops/core/check.h"
 #include "parallel/shard_spec.h"
 
 namespace pesc {
@@ -19,6 +22,18 @@ class WeightSource {
   // [1, global_cols], whatever its rank in the file). Throws DataError naming the tensor, file and both
   // shapes otherwise.
   virtual void read(const ShardSpec& piece, float* to) = 0;
+  // The format of a tensor that the source holds quantised; read() dequantises it. Absent: it holds values.
+  [[nodiscard]] virtual std::optional<FrozenFormat> quantized(const std::string& /*name*/) const {
+    return std::nullopt;
+  }
+  // Writes codes and scales of the piece, as the source has them, to `to`: [piece.rows, piece.cols] in host
+  // memory, of the format that quantized() says. Columns behind its last are left as they are. Throws DataError
+  // as read() does.
+  virtual void read_codes(const ShardSpec& piece, const FrozenLinear& to);
 };
+
+inline void WeightSource::read_codes(const ShardSpec& piece, const FrozenLinear& /*to*/) {
+  throw InternalError(str_cat(piece.name, " is not quantised"));
+}
 
 }  // namespace pesc

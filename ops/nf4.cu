@@ -21,19 +21,22 @@ Tables tables() {
 // As Nf4Matrix, typed.
 struct Matrix {
   const uint8_t* codes;
-  const uint8_t* absmax;
+  const uint8_t* absmax;       // null where they are F32
+  const float* absmax_values;  // F32
   const float* nested;
   const int32_t* first;
   int64_t codes_ld, absmax_ld, nested_ld, first_ld;
   int cols;
 };
 Matrix matrix(const Nf4Matrix& w) {
-  PESC_CHECK(w.codes.dtype == DType::kU8 && w.absmax.dtype == DType::kU8, dtype_name(w.codes.dtype),
-             " codes");
+  const bool plain = w.absmax.dtype == DType::kF32;
+  PESC_CHECK(w.codes.dtype == DType::kU8 && (plain || w.absmax.dtype == DType::kU8),
+             dtype_name(w.codes.dtype), " codes, ", dtype_name(w.absmax.dtype), " absmaxes");
   PESC_CHECK(w.cols < (int64_t{1} << 30), w.cols, " columns");
   return {static_cast<const uint8_t*>(w.codes.data),
-          static_cast<const uint8_t*>(w.absmax.data),
-          pointer<const float>(w.nested),
+          plain ? nullptr : static_cast<const uint8_t*>(w.absmax.data),
+          plain ? pointer<const float>(w.absmax) : nullptr,
+          plain ? nullptr : pointer<const float>(w.nested),
           pointer<const int32_t>(w.first),
           w.codes.ld,
           w.absmax.ld,
@@ -65,7 +68,7 @@ __global__ void dequantize_kernel(Matrix w, int col, View<T> to, const float* sc
   __syncthreads();
   PESC_FOR_ROWS(r, to.rows) {
     const uint8_t* codes = w.codes + r * w.codes_ld;
-    const uint8_t* absmax = w.absmax + r * w.absmax_ld;
+    const int64_t absmax = r * w.absmax_ld;
     const float* nested = w.nested + r * w.nested_ld;
     const int first = w.first[r * w.first_ld];
     const int first_block = first / static_cast<int>(kNf4Block);
@@ -87,8 +90,12 @@ __global__ void dequantize_kernel(Matrix w, int col, View<T> to, const float* sc
           const int at = first + c + j;
           if (at / static_cast<int>(kNf4Block) != block) {
             block = at / static_cast<int>(kNf4Block);
-            const float group = nested[1 + at / static_cast<int>(kNf4Group)];
-            scale = __fadd_rn(__fmul_rn(dynamic[absmax[block - first_block]], group), nested[0]);
+            if (w.absmax_values != nullptr) {
+              scale = w.absmax_values[absmax + block - first_block];
+            } else {
+              const float group = nested[1 + at / static_cast<int>(kNf4Group)];
+              scale = __fadd_rn(__fmul_rn(dynamic[w.absmax[absmax + block - first_block]], group), nested[0]);
+            }
           }
           const uint32_t four = bytes >> (j % 2 == 0 ? 4 * j + 4 : 4 * j - 4) & 15U;
           out.v[j] = rounded<T>(__fmul_rn(code[four], scale), inverse);

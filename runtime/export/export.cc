@@ -115,6 +115,16 @@ std::map<std::string, std::string> peft_metadata(const CheckpointState& state) {
 void check_plain_base(const Job& job, ExportFormat format) {
   const TrainSection& train = job.config.train;
   if (!train.frozen_dtype) return;
+  if (job.model.quantized) {
+    throw UsageError(
+        str_cat(job.config.places.prefix("model.path"), "--format ", format_name(format),
+                ": the folder of model.path holds ", frozen_format_text(job.model.quantized->format),
+                ", and this format has LoRA merged into weights that are not quantised. Have it merged into "
+                "the dequantised "
+                "ones with --set train.frozen_dtype=",
+                train.compute_dtype == DType::kBF16 ? "BF16 --set train.compute_dtype=BF16" : "F32",
+                job.config.pesc.mode == TrainMode::kLora ? "; or use --format PEFT" : ""));
+  }
   const bool fp8_gemms = train.frozen_gemm == FrozenGemm::kFP8;  // has FP8 weights by itself
   throw UsageError(str_cat(
       job.config.places.prefix("train.frozen_dtype"), "--format ", format_name(format),
@@ -171,6 +181,13 @@ void check_export(const Job& job, const ExportOptions& options) {
   if (pesc.lora.r == 0 || pesc.lora.target_modules.empty())
     throw UsageError(
         "--format PEFT: the run has no LoRA (lora.r is 0), which such a folder must have; use --format HF");
+  if (job.model.quantized && pesc.mode == TrainMode::kPesc)
+    throw UsageError(str_cat(
+        "--format PEFT: the base is quantised, and transformers would quantise the routers and adapters with "
+        "it; use "
+        "--format HF with --set train.frozen_dtype=",
+        job.config.train.compute_dtype == DType::kBF16 ? "BF16 --set train.compute_dtype=BF16" : "F32",
+        ", which dequantises the base"));
   if (const std::string why = why_not_peft(job); !why.empty())
     throw UsageError(str_cat("--format PEFT: ", why, "; use --format HF"));
 }
@@ -182,9 +199,14 @@ int64_t export_model(Job& job, const LoadedCheckpoint& checkpoint, const ExportO
   const ExportModel model = export_model_of(job);
   const ExperimentConfig recorded = recorded_config(checkpoint);
   if (recorded.train.frozen_dtype && options.format != ExportFormat::kPeft) {
-    LOG(WARNING) << "the run computed with weights of the base that were quantised to "
-                 << frozen_format_name(*recorded.train.frozen_dtype)
-                 << "; the folder has the unquantised ones and is another model, as its README.md says";
+    const char* format = frozen_format_name(*recorded.train.frozen_dtype);
+    if (job.model.quantized) {
+      LOG(WARNING) << "the run computed with the base's " << format
+                   << " weights as they are; the folder has what they are when dequantised";
+    } else {
+      LOG(WARNING) << "the run computed with weights of the base that were quantised to " << format
+                   << "; the folder has the unquantised ones and is another model, as its README.md says";
+    }
   }
   const bool experts = job.config.pesc.mode == TrainMode::kPesc;
   Stream stream(Device{.threads = job.device.threads});
@@ -241,6 +263,7 @@ int64_t export_model(Job& job, const LoadedCheckpoint& checkpoint, const ExportO
   ModelCard card;
   card.format = options.format;
   card.config = recorded;
+  card.quantized_base = job.model.quantized.has_value();
   card.model_type = traits_of(job.model.family).model_type;
   card.dtype = dtype == DType::kBF16 ? "bfloat16" : "float32";
   card.prompt = job.encoder->name();

@@ -70,6 +70,14 @@ void add_recipe(const ModelCard& card, const CheckpointState& state, std::string
 void add_quantisation(const ModelCard& card, std::string& out) {
   const auto& frozen = card.config.train.frozen_dtype;
   if (!frozen) return;
+  if (card.quantized_base) {
+    out += str_cat("\nThe base's linears are quantised to ", frozen_format_name(*frozen),
+                   ", and the run computed with them as they are. ",
+                   card.format == ExportFormat::kPeft
+                       ? "The adapter belongs to that\nbase.\n"
+                       : "This folder has the values that\nthey stand for, with LoRA merged into them.\n");
+    return;
+  }
   out += str_cat("\nThe run computed with frozen weights that were quantised to ",
                  frozen_format_name(*frozen), " when the base was loaded. ");
   out +=

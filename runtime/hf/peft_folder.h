@@ -79,6 +79,12 @@ class AdaptedBase : public WeightSource {
   }
   [[nodiscard]] bool has(const std::string& name) const override { return source(name).has(name); }
   void read(const ShardSpec& piece, float* to) override { source(piece.name).read(piece, to); }
+  [[nodiscard]] std::optional<FrozenFormat> quantized(const std::string& name) const override {
+    return source(name).quantized(name);
+  }
+  void read_codes(const ShardSpec& piece, const FrozenLinear& to) override {
+    source(piece.name).read_codes(piece, to);
+  }
 
  private:
   [[nodiscard]] WeightSource& source(const std::string& name) const {
