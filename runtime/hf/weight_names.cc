@@ -190,7 +190,7 @@ WeightReport compare_weights(HfFolder& folder, const ModelConfig& model,
     const auto held = std::ranges::count_if(
         wanted, [&](const std::string& name) { return folder.quantized(name).has_value(); });
     report.summary +=
-        str_cat("; ", held, " of them are held quantised: ", frozen_format_text(model.quantized->format));
+        str_cat("; ", held, " of them stand there quantised: ", frozen_format_text(model.quantized->format));
   }
   if (!left.skipped.empty()) {
     report.summary +=

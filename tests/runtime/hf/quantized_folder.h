@@ -10,6 +10,7 @@
 
 #include "model/hf_names.h"
 #include "ops/core/e4m3.h"
+#include "ops/nf4.h"
 #include "runtime/hf/hf_folder.h"
 #include "runtime/hf/safetensors_write.h"
 #include "tests/runtime/hf/temp_folder.h"
@@ -90,6 +91,52 @@ struct StoredWeight {
   w.tensors[".weight"] = stored(DType::kE4M3, {rows, cols}, codes);
   w.tensors[".weight_scale_inv"] = stored(DType::kF32, {down, across}, scales);
   return w;
+}
+
+// NF4 as bitsandbytes writes it, of any codes; with double quantisation or without.
+[[nodiscard]] inline StoredWeight nf4_weight(int64_t rows, int64_t cols, FrozenFormat format,
+                                             unsigned seed = 1) {
+  const bool nested = format == FrozenFormat::kNF4;
+  StoredWeight w{rows, cols, {}, {}};
+  const int64_t n = rows * cols, blocks = (n + kNf4Block - 1) / kNf4Block;
+  const std::vector<uint8_t> packed = e4m3_codes((n + 1) / 2, seed), codes = e4m3_codes(blocks, seed + 1);
+  const float offset = 0.2F;
+  std::vector<float> groups, absmax;
+  for (int64_t g = 0; g * kNf4Group < n; ++g) groups.push_back(0.1F + 0.013F * static_cast<float>(g));
+  for (int64_t b = 0; b < blocks; ++b) {
+    const volatile float product = dynamic_code()[codes[static_cast<size_t>(b)]] *
+                                   groups[static_cast<size_t>(b * kNf4Block / kNf4Group)];
+    absmax.push_back(product + offset);
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    const uint8_t two = packed[static_cast<size_t>(i / 2)];
+    w.values.push_back(nf4_code()[i % 2 == 0 ? two >> 4 : two & 15] *
+                       absmax[static_cast<size_t>(i / kNf4Block)]);
+  }
+  const auto size = [](const auto& values) { return static_cast<int64_t>(values.size()); };
+  w.tensors[".weight"] = stored(DType::kU8, {size(packed), 1}, packed);
+  w.tensors[".weight.quant_map"] =
+      stored(DType::kF32, {16}, std::vector<float>(nf4_code().begin(), nf4_code().end()));
+  std::string more;
+  if (nested) {
+    w.tensors[".weight.absmax"] = stored(DType::kU8, {blocks}, codes);
+    w.tensors[".weight.nested_absmax"] = stored(DType::kF32, {size(groups)}, groups);
+    w.tensors[".weight.nested_quant_map"] =
+        stored(DType::kF32, {256}, std::vector<float>(dynamic_code().begin(), dynamic_code().end()));
+    more = R"(, "nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.20000000298023224)";
+  } else {
+    w.tensors[".weight.absmax"] = stored(DType::kF32, {blocks}, absmax);
+  }
+  w.tensors[".weight.quant_state.bitsandbytes__nf4"] =
+      stored_text(str_cat(R"({"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": [)", rows,
+                          ", ", cols, "]", more, "}"));
+  return w;
+}
+
+[[nodiscard]] inline StoredWeight quantized_weight(FrozenFormat format, int64_t rows, int64_t cols,
+                                                   unsigned seed) {
+  if (is_nf4(format)) return nf4_weight(rows, cols, format, seed);
+  return format == FrozenFormat::kFP8 ? fp8_rows(rows, cols, seed) : fp8_blocks(rows, cols, seed);
 }
 
 }  // namespace pesc

@@ -78,6 +78,8 @@ std::vector<Case> cases() {
   std::vector<Case> out{{"rows", FrozenFormat::kFP8, fp8_rows(37, 75)},
                         {"blocks", FrozenFormat::kFP8Blocks, fp8_blocks(300, 410)},
                         {"small blocks", FrozenFormat::kFP8Blocks, fp8_blocks(20, 36)}};
+  for (const FrozenFormat format : {FrozenFormat::kNF4, FrozenFormat::kNF4Single})
+    out.push_back({"three groups", format, nf4_weight(301, 131, format)});
   for (const char* name : {"bf16", "f32", "odd", "many", "outliers", "zeros"}) {
     for (const FrozenFormat format : {FrozenFormat::kNF4, FrozenFormat::kNF4Single})
       out.push_back({name, format, bitsandbytes(name, format), std::string(name) != "f32"});
