@@ -14,7 +14,7 @@ namespace pesc {
 namespace {
 
 constexpr std::string_view kRegular = "re:";
-constexpr uint32_t kMostSteps = 1'000'000;
+constexpr uint32_t kMostMatchSteps = 1'000'000;
 
 struct FreeCode {
   void operator()(pcre2_code* code) const { pcre2_code_free(code); }
@@ -63,7 +63,7 @@ bool ModulePatterns::match(const std::string& module) const {
         pcre2_match_data_create(1, nullptr), pcre2_match_data_free);
     const std::unique_ptr<pcre2_match_context, decltype(&pcre2_match_context_free)> limits(
         pcre2_match_context_create(nullptr), pcre2_match_context_free);
-    pcre2_set_match_limit(limits.get(), kMostSteps);
+    pcre2_set_match_limit(limits.get(), kMostMatchSteps);
     const int found = pcre2_match(e.code.get(), reinterpret_cast<PCRE2_SPTR>(module.data()), module.size(), 0,
                                   0, data.get(), limits.get());
     if (found >= 0) return true;

@@ -118,11 +118,11 @@ FrozenFormat read_format(const ConfigFields& fields) {
 
 // The names that the module of a linear may have in a published folder.
 std::vector<std::string> published_modules(const ModelConfig& model, int64_t layer, Linear linear) {
-  constexpr std::string_view kWeight = ".weight";
+  constexpr std::string_view kEnd = ".weight";
   std::vector<std::string> names{hf::module(layer, linear)};
   for (const hf::Fused& fused : hf::fused_weights(traits_of(model.family).fused_linears, layer)) {
     if (std::ranges::find(fused.parts, linear) != fused.parts.end())
-      names.push_back(fused.name.substr(0, fused.name.size() - kWeight.size()));
+      names.push_back(fused.name.substr(0, fused.name.size() - kEnd.size()));
   }
   const size_t own = names.size();
   for (size_t i = 0; i < own; ++i) {

@@ -24,7 +24,7 @@ namespace {
 
 using namespace std::string_view_literals;
 
-constexpr std::string_view kWeight = ".weight";
+constexpr std::string_view kOfModule = ".weight";
 constexpr const char* kState = ".quant_state.bitsandbytes__nf4";
 
 // What stands after the name of a module.
@@ -48,8 +48,8 @@ constexpr std::array kOtherParts = {".weight.quant_state.bitsandbytes__fp4"sv,
                                     "_scales"sv};
 
 std::string module_of(const std::string& weight) {
-  PESC_CHECK(weight.ends_with(kWeight), weight, " is no weight of a module");
-  return weight.substr(0, weight.size() - kWeight.size());
+  PESC_CHECK(weight.ends_with(kOfModule), weight, " is no weight of a module");
+  return weight.substr(0, weight.size() - kOfModule.size());
 }
 
 std::string where(const StoredTensor& t) {
