@@ -173,9 +173,9 @@ class QuantizedFolder(unittest.TestCase):
                 self.call("train", form + "-values", form + "-run-values")
                 result = self.call("train", form, form + "-run")
                 self.assertIn("; %d of them stand there quantised" % count, result.err)
-                self.agree(form + "-run-values", form + "-run", 1e-5)
+                self.agree(form + "-run-values", form + "-run", 1e-4)
                 self.call("train", form, form + "-run-2", ranks=2, parallel__tp=2)
-                self.agree(form + "-run-values", form + "-run-2", 1e-4)
+                self.agree(form + "-run-values", form + "-run-2", 1e-3)
                 # Dequantised when it is read it is the very run on the values.
                 self.call("train", form, form + "-run-f32", train__frozen_dtype="F32")
                 self.agree(form + "-run-values", form + "-run-f32", 0)
@@ -251,7 +251,7 @@ class QuantizedFolder(unittest.TestCase):
         with open(self.path("out.json"), encoding="utf-8") as one, open(self.path("in.json"), encoding="utf-8") as other:
             a, b = json.load(one)["total"]["loss"], json.load(other)["total"]["loss"]
         # LoRA is merged with one rounding of the weights to float32.
-        self.assertLess(abs(a - b) / b, 1e-5)
+        self.assertLess(abs(a - b) / b, 1e-4)
 
     def test_a_plan_counts_what_is_held(self):
         def weights(model):
