@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "launcher/command_line.h"
+#include "runtime/config/compute_types.h"
 #include "runtime/config/unknown_names.h"
 #include "runtime/fitting.h"
 #include "runtime/hf/atomic_file.h"
@@ -234,7 +235,7 @@ void print(const Fit& fit, const MemoryRoom& room, int ranks) {
 }  // namespace
 
 int run_plan(const Process& process, const CommandLine& command) {
-  const ExperimentConfig config = read_experiment(process, command);
+  ExperimentConfig config = read_experiment(process, command);
   run_collectively(process.world, [&] {
     if (process.world.size() != 1) throw UsageError("pesc plan runs on one rank; start it without mpirun");
     if (command.ranks < 1) throw UsageError(str_cat("--ranks is ", command.ranks, "; it must be at least 1"));
@@ -242,6 +243,7 @@ int run_plan(const Process& process, const CommandLine& command) {
     const ModelConfig model = config.model.path.empty()
                                   ? config.model.shape
                                   : read_model_config(config.model.path, config.model.links);
+    use_folder_format(config, model);
     check_against_model(config, model, command.ranks);
     const Machine machine = machine_of(config, command);
     const Plan p = make_plan(with_gemms_of(machine, config), model, command.ranks, machine.rates);

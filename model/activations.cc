@@ -231,9 +231,11 @@ int64_t scratch_bytes(const ModelPart& part, const Capacity& c, const Device& de
                              m.head_dim, 1.0F};
   int64_t bytes = attention_scratch_bytes(device, shape, n.padded, c.max_sequence, n.compute);
   int64_t frozen = 0;  // of the GEMMs with frozen weights
-  const LayerParameters& p = parameters.layers.front();
-  for (const FrozenLinear* w : {&p.qkv.base, &p.o.base, &p.gate_up.base, &p.down.base})
-    frozen = std::max(frozen, linear_scratch_bytes(device, *w, n.padded));
+  // Layers of a quantised folder may have different formats.
+  for (const LayerParameters& p : parameters.layers) {
+    for (const FrozenLinear* w : {&p.qkv.base, &p.o.base, &p.gate_up.base, &p.down.base})
+      frozen = std::max(frozen, linear_scratch_bytes(device, *w, n.padded));
+  }
   bytes = std::max({bytes, frozen + trials.alone, trials.lora_a});
   bytes = std::max(
       bytes, lora_scratch_bytes(device, n.padded, shape.q_heads * m.head_dim, n.compute) + trials.lora_a);

@@ -52,6 +52,10 @@ int64_t output_rows(const ModelConfig& m, Linear linear) {
   throw InternalError("output_rows: no such linear");
 }
 
+bool QuantizedBase::holds(int64_t layer, Linear linear) const {
+  return !std::binary_search(plain.begin(), plain.end(), layer * kLinears + static_cast<int64_t>(linear));
+}
+
 bool ModelConfig::rotates(int64_t layer) const {
   return !std::binary_search(layers_without_rope.begin(), layers_without_rope.end(), layer);
 }

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "model/families.h"
+#include "model/frozen_format.h"
 
 namespace pesc {
 
@@ -18,6 +20,18 @@ struct RopeConfig {
   double low_freq_factor = 1.0;
   double high_freq_factor = 4.0;
   int64_t original_max_positions = 0;
+};
+
+// The seven linears of a layer that LoRA may sit on, in the order of the table in model/parameters.h.
+enum class Linear { kQ, kK, kV, kO, kGate, kUp, kDown };
+inline constexpr int kLinears = 7;
+[[nodiscard]] const char* linear_name(Linear linear);  // "q_proj", ... as Hugging Face names the module
+
+// What a folder that is quantised holds its linears in.
+struct QuantizedBase {
+  FrozenFormat format = FrozenFormat::kFP8;
+  std::vector<int64_t> plain;  // layer * kLinears + linear of those that it left unquantised, rising
+  [[nodiscard]] bool holds(int64_t layer, Linear linear) const;  // whether this linear is quantised
 };
 
 // The dense decoder, as `config.json` of a Hugging Face folder describes it.
@@ -43,6 +57,7 @@ struct ModelConfig {
   // implements it: the callers that know the sequence length refuse a longer one; up to this length the
   // window changes nothing.
   int64_t sliding_window = 0;
+  std::optional<QuantizedBase> quantized;  // absent: the folder holds values
 
   [[nodiscard]] bool rotates(int64_t layer) const;  // whether the layer rotates q and k
   [[nodiscard]] bool norms_qk() const { return traits_of(family).qk_norm == QkNorm::kPerHead; }
@@ -54,10 +69,6 @@ enum class TrainMode {
   kFull,  // every dense parameter, nothing added
 };
 
-// The seven linears of a layer that LoRA may sit on, in the order of the table in model/parameters.h.
-enum class Linear { kQ, kK, kV, kO, kGate, kUp, kDown };
-inline constexpr int kLinears = 7;
-[[nodiscard]] const char* linear_name(Linear linear);  // "q_proj", ... as Hugging Face names the module
 [[nodiscard]] int64_t output_rows(const ModelConfig& model, Linear linear);  // rows of its whole weight
 
 struct LoraConfig {

@@ -23,6 +23,8 @@ DType plain_type(FrozenFormat format) {
       return DType::kBF16;
     case FrozenFormat::kFP8:
     case FrozenFormat::kNF4:
+    case FrozenFormat::kFP8Blocks:
+    case FrozenFormat::kNF4Single:
       break;
   }
   throw InternalError("a frozen format without a type");
@@ -50,9 +52,28 @@ const char* frozen_format_name(FrozenFormat format) {
     case FrozenFormat::kBF16:
       return "BF16";
     case FrozenFormat::kFP8:
+    case FrozenFormat::kFP8Blocks:
       return "FP8";
     case FrozenFormat::kNF4:
+    case FrozenFormat::kNF4Single:
       return "NF4";
+  }
+  return "?";
+}
+
+const char* frozen_format_text(FrozenFormat format) {
+  switch (format) {
+    case FrozenFormat::kF32:
+    case FrozenFormat::kBF16:
+      return frozen_format_name(format);
+    case FrozenFormat::kFP8:
+      return "FP8 with a scale for each row";
+    case FrozenFormat::kNF4:
+      return "NF4 with double quantisation";
+    case FrozenFormat::kFP8Blocks:
+      return "FP8 with blocks of 128 x 128";
+    case FrozenFormat::kNF4Single:
+      return "NF4 without double quantisation";
   }
   return "?";
 }
@@ -69,6 +90,8 @@ bool is_quantized(FrozenFormat format) {
       return false;
     case FrozenFormat::kFP8:
     case FrozenFormat::kNF4:
+    case FrozenFormat::kFP8Blocks:
+    case FrozenFormat::kNF4Single:
       return true;
   }
   return false;
@@ -101,8 +124,15 @@ FrozenLinear FrozenLinear::allocate(Arena& arena, const FrozenType& type, int64_
           arena.allocate(fp8_padded(out), fp8_padded(in), DType::kE4M3).row_range(0, out).col_range(0, in);
       allocate_scales();
       break;
+    case FrozenFormat::kFP8Blocks:
+      PESC_CHECK(type.gemm == FrozenGemm::kDequantized, "FP8 in blocks is dequantised");
+      w.weight = arena.allocate(out, in, DType::kE4M3);
+      w.scales = arena.allocate(out, fp8_blocks(in));
+      break;
     case FrozenFormat::kNF4:
-      w.nf4 = Nf4Matrix::allocate(arena, out, in);
+    case FrozenFormat::kNF4Single:
+      w.nf4 = Nf4Matrix::allocate(
+          arena, out, in, type.format == FrozenFormat::kNF4 ? Nf4Absmax::kQuantized : Nf4Absmax::kF32);
       if (type.gemm == FrozenGemm::kFP8) allocate_scales();
       break;
   }
@@ -157,6 +187,8 @@ void linear_forward(Stream& stream, const FrozenLinear& w, const ConcatView& x, 
                            .from = residual});
     case FrozenFormat::kFP8:
     case FrozenFormat::kNF4:
+    case FrozenFormat::kFP8Blocks:
+    case FrozenFormat::kNF4Single:
       return quantized_forward(stream, w, x, y, scratch, residual, codes);
   }
 }
@@ -169,6 +201,8 @@ void linear_backward_input(Stream& stream, const FrozenLinear& w, const Tensor& 
       return linear_backward_input(stream, dy, matrix(w, dx.a), dx.all);
     case FrozenFormat::kFP8:
     case FrozenFormat::kNF4:
+    case FrozenFormat::kFP8Blocks:
+    case FrozenFormat::kNF4Single:
       return quantized_backward_input(stream, w, dy, dx, scratch, codes);
   }
 }
@@ -180,6 +214,8 @@ int64_t linear_scratch_bytes(const Device& device, const FrozenLinear& w, int64_
       return 0;
     case FrozenFormat::kFP8:
     case FrozenFormat::kNF4:
+    case FrozenFormat::kFP8Blocks:
+    case FrozenFormat::kNF4Single:
       return quantized_scratch_bytes(device, w, tokens);
   }
   return 0;
@@ -206,6 +242,8 @@ int64_t FrozenWriter::write(int64_t begin, int64_t rows, const float* values) {
     }
     case FrozenFormat::kFP8:
     case FrozenFormat::kNF4:
+    case FrozenFormat::kFP8Blocks:
+    case FrozenFormat::kNF4Single:
       break;
   }
   return -1;

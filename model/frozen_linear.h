@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "model/frozen_format.h"
 #include "ops/core/arena.h"
 #include "ops/core/device.h"
 #include "ops/core/tensor.h"
@@ -21,14 +22,8 @@
 
 namespace pesc {
 
-// kF32, kBF16: the values themselves, in the compute type. kFP8: E4M3 with a power of two for each output
-// (ops/fp8.h). kNF4: ops/nf4.h.
-enum class FrozenFormat : uint8_t { kF32, kBF16, kFP8, kNF4 };
-[[nodiscard]] const char* frozen_format_name(FrozenFormat format);  // "F32", "BF16", "FP8", "NF4"
 // The format of weights in the compute type.
 [[nodiscard]] FrozenFormat plain_format(DType compute);
-// Whether the format holds codes, which a tensor is quantised to as a whole.
-[[nodiscard]] bool is_quantized(FrozenFormat format);
 
 // What a quantised weight is multiplied as.
 enum class FrozenGemm : uint8_t {
@@ -68,7 +63,9 @@ struct FrozenLinear {
   FrozenType type;
   int64_t out = 0, in = 0;   // of the linear, whatever the shape of `weight`
   Tensor weight;             // [out, in] the values, or the codes of FP8; absent in NF4
-  Tensor scales;             // [out, 1] F32: of FP8 codes, and of NF4 where the GEMM is FP8
+  Tensor scales;             // [out, 1] F32: of FP8 codes, and of NF4 where the GEMM is FP8;
+                             // [out, fp8_blocks(in)] of FP8 in blocks
+  int64_t block_offset = 0;  // of FP8 in blocks: index of column 0 in the first block that the columns touch
   Nf4Matrix nf4;             // [out, in] of NF4
   Tensor weight_and_lora_b;  // [out, in + R] the weight and LoRA's B; absent where B is a matrix of its own
   // [out, R] in the compute type: LoRA's B beside a quantised weight, which the GEMMs concatenate to what they

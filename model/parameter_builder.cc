@@ -6,6 +6,7 @@
 
 #include "model/hf_names.h"
 #include "ops/core/check.h"
+#include "ops/fp8.h"
 
 namespace pesc {
 namespace {
@@ -97,14 +98,21 @@ ParameterBuilder::Held ParameterBuilder::matrix(int64_t rows, int64_t cols, Kind
   return {value, arenas_.compute_weights.allocate(rows, cols, precision_.compute)};
 }
 
-ParameterBuilder::Held ParameterBuilder::base(int64_t out, int64_t in, int64_t lora_columns,
-                                              FrozenLinear& base) {
+FrozenType ParameterBuilder::held_as(int64_t layer, std::span<const Linear> linears) const {
+  const bool plain = model_.quantized && !std::ranges::all_of(linears, [&](Linear linear) {
+                       return model_.quantized->holds(layer, linear);
+                     });
+  return plain ? FrozenType(plain_format(precision_.compute), precision_.compute) : precision_.frozen;
+}
+
+ParameterBuilder::Held ParameterBuilder::base(const FrozenType& type, int64_t out, int64_t in,
+                                              int64_t lora_columns, FrozenLinear& base) {
   if (full_) {
     const Held held = matrix(out, in, Kind::kTrainable);
     base = FrozenLinear::of(held.used);
     return held;
   }
-  base = FrozenLinear::allocate(arenas_.weights, precision_.frozen, out, in, lora_columns);
+  base = FrozenLinear::allocate(arenas_.weights, type, out, in, lora_columns);
   if (is_quantized(base.type.format)) {
     const Tensor absent{nullptr, DType::kF32, out, in, in};
     return {absent, absent};
@@ -175,7 +183,7 @@ void ParameterBuilder::build_columns(int64_t layer, std::span<const Linear> line
   }
   const int64_t h = model_.hidden_size;
   const bool biased = bias == BiasTerm::kPresent;
-  Stack weight{base(rows, h, with_lora * pesc_.lora.r, out.base)};
+  Stack weight{base(held_as(layer, linears), rows, h, with_lora * pesc_.lora.r, out.base)};
   Stack biases{biased ? exact(rows, 1) : Held{}};
   out.parts.resize(linears.size());  // before slots point into it
   for (size_t i = 0; i < linears.size(); ++i) {
@@ -221,7 +229,9 @@ void ParameterBuilder::build_row(int64_t layer, Linear linear, int64_t global_in
   out.linear = linear;
   out.column0 = in * mesh_.tp_rank();
   dense(cols_of(hf::weight(layer, linear), model_.hidden_size, global_in, out.column0, in), ReplicaGroup::kDp,
-        base(model_.hidden_size, in, lora(linear) ? r : 0, out.base), out.dweight);
+        base(held_as(layer, {&linear, 1}), model_.hidden_size, in, lora(linear) ? r : 0, out.base),
+        out.dweight);
+  out.base.block_offset = out.column0 % kFp8Block;
   if (!full_) out_.all_.back().held = out.base;
   if (!lora(linear)) return;
   out.lora_a = add(cols_of(hf::lora_a(layer, linear), r, global_in, out.column0, in), ReplicaGroup::kDp,

@@ -50,9 +50,11 @@ class ParameterBuilder {
 
   // A matrix that GEMMs read.
   Held matrix(int64_t rows, int64_t cols, Kind kind);
+  // How the weights of linears that are stacked are held: plain where a quantised folder left one of them so.
+  [[nodiscard]] FrozenType held_as(int64_t layer, std::span<const Linear> linears) const;
   // The weight of a linear with so many columns of LoRA's B: frozen, or trainable in mode FULL. Without data
   // where it is quantised.
-  Held base(int64_t out, int64_t in, int64_t lora_columns, FrozenLinear& base);
+  Held base(const FrozenType& type, int64_t out, int64_t in, int64_t lora_columns, FrozenLinear& base);
   // LoRA's B. Its compute weight is in `place` if that has data.
   Held lora_b(int64_t rows, const Tensor& place);
   // A norm, a bias or a router: F32 whatever the compute type.

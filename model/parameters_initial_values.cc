@@ -85,7 +85,11 @@ void ModelParameters::initialise(Stream& stream, WeightSource* source, uint64_t 
   for (const Parameter& p : all_) {
     const ShardSpec& s = p.spec;
     if (p.held.out > 0 && is_quantized(p.held.type.format)) {
-      initialise_quantized(stream, p, source, seed, initializer_range);
+      if (source != nullptr && source->quantized(s.name)) {
+        copy_quantized(stream, s, *source, p.held);
+      } else {
+        initialise_quantized(stream, p, source, seed, initializer_range);
+      }
       if (loaded && source != nullptr) loaded(s.size());
       continue;
     }

@@ -26,12 +26,6 @@ void check_beside(const FrozenLinear& w, const Tensor& a) {
              w.lora_columns(), " beside the weight");
 }
 
-// Columns [col, col + to.cols) of the weight.
-void dequantize(Stream& stream, const FrozenLinear& w, int64_t col, const Tensor& to) {
-  if (w.type.format == FrozenFormat::kNF4) return nf4_dequantize(stream, w.nf4, col, to);
-  fp8_dequantize(stream, w.weight.col_range(col, col + to.cols), w.scales, to);
-}
-
 void dequantized_forward(Stream& stream, const FrozenLinear& w, const ConcatView& x, const Tensor& y,
                          Arena& scratch, const Tensor& residual) {
   const int64_t step = tile(stream.device(), w.out, w.in);
@@ -40,7 +34,7 @@ void dequantized_forward(Stream& stream, const FrozenLinear& w, const ConcatView
     Arena::Scope scope(scratch);
     const FrozenLinear some = w.rows(begin, end);
     const ConcatView both(scratch.allocate(end - begin, w.in + x.a.cols, w.type.compute), w.in);
-    dequantize(stream, some, 0, both.x);
+    dequantize_frozen(stream, some, 0, both.x);
     if (x.a.cols > 0) copy(stream, some.lora_b_alone, both.a);
     gemm(stream, {.a = x.all,
                   .b = both.all,
@@ -58,7 +52,7 @@ void dequantized_backward(Stream& stream, const FrozenLinear& w, const Tensor& d
     const int64_t end = std::min(begin + step, w.in);
     Arena::Scope scope(scratch);
     const ConcatView both(scratch.allocate(w.out, end - begin + dx.a.cols, w.type.compute), end - begin);
-    dequantize(stream, w, begin, both.x);
+    dequantize_frozen(stream, w, begin, both.x);
     if (dx.a.cols > 0) copy(stream, w.lora_b_alone, both.a);
     linear_backward_input(stream, dy, both.all, dx.a.cols > 0 ? dx.all : dx.x.col_range(begin, end));
   }
@@ -152,6 +146,15 @@ void fp8_backward(Stream& stream, const FrozenLinear& w, const Tensor& dy, const
 
 }  // namespace
 
+void dequantize_frozen(Stream& stream, const FrozenLinear& w, int64_t col, const Tensor& to) {
+  if (is_nf4(w.type.format)) return nf4_dequantize(stream, w.nf4, col, to);
+  const Tensor codes = w.weight.col_range(col, col + to.cols);
+  if (w.type.format == FrozenFormat::kFP8) return fp8_dequantize(stream, codes, w.scales, to);
+  const int64_t first = w.block_offset + col;
+  const Tensor scales = w.scales.col_range(first / kFp8Block, w.scales.cols);
+  fp8_dequantize_blocks(stream, {codes, scales, first % kFp8Block}, to);
+}
+
 void quantized_forward(Stream& stream, const FrozenLinear& w, const ConcatView& x, const Tensor& y,
                        Arena& scratch, const Tensor& residual, const Fp8Rows& codes) {
   check_beside(w, x.a);
@@ -196,7 +199,7 @@ int64_t quantized_scratch_bytes(const Device& device, const FrozenLinear& w, int
     if (to != result) (void)plan.allocate(tokens, to, compute);
     (void)plan.allocate(1, fp8_gemm_scratch_bytes(device, to), DType::kU8);
   };
-  if (w.type.format == FrozenFormat::kNF4) (void)plan.allocate(rows, cols, DType::kE4M3);
+  if (is_nf4(w.type.format)) (void)plan.allocate(rows, cols, DType::kE4M3);
   {
     Arena::Scope scope(plan);
     allocate(cols, rows, w.out);

@@ -7,17 +7,20 @@
 // FrozenGemm::kFP8: W ~ diag(s) Q, with one copy Q for both directions.
 //   forward:  y  = diag(sx) (Xq Q^T) diag(s)    Xq, sx: x quantised, a scale for each token
 //   backward: dx = diag(sg) (Gq Q)              Gq, sg: dy diag(s) quantised
-// The scales of outputs lie along the sum of dx, so they are multiplied into dy before it is quantised; they are
-// powers of two, so that this rounds nothing. The gradient is thus that of the weights which the forward used.
-// LoRA's product B a and the residual are added in the compute type. Both directions use fast accumulation
-// (ops/fp8_gemm.h says what it costs). Xq and Gq may come from the operation that made x or dy (Fp8Rows), which saves
-// reading x and dy once more.
+// The scales of outputs lie along the sum of dx, so they are multiplied into dy before it is quantised. Those that are
+// made here are powers of two, so that this rounds nothing; those of a folder may be any. The gradient is thus that of
+// the weights which the forward used. LoRA's product B a and the residual are added in the compute type. Both
+// directions use fast accumulation (ops/fp8_gemm.h says what it costs). Xq and Gq may come from the operation that made
+// x or dy (Fp8Rows), which saves reading x and dy once more.
 #pragma once
 
 #include "model/frozen_linear.h"
 
 namespace pesc {
 
+// to [out, n] in the compute type, written with columns [col, col + n) of the weight. REQUIRES: a quantised
+// format.
+void dequantize_frozen(Stream& stream, const FrozenLinear& w, int64_t col, const Tensor& to);
 // As linear_forward, linear_backward_input, linear_scratch_bytes and the members of FrozenLinear. REQUIRES: a
 // quantised format.
 void quantized_forward(Stream& stream, const FrozenLinear& w, const ConcatView& x, const Tensor& y,

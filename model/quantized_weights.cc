@@ -33,6 +33,13 @@ void fp8_scales_of_nf4(Stream& host, const Nf4Matrix& whole, std::vector<float>&
 
 namespace {
 
+void copy_nf4(Stream& stream, const Nf4Matrix& from, const Nf4Matrix& to) {
+  copy_from_host(stream, from.codes.data, to.codes);
+  copy_from_host(stream, from.absmax.data, to.absmax);
+  if (to.nested.cols > 0) copy_from_host(stream, from.nested.data, to.nested);
+  copy_from_host(stream, from.first.data, to.first);
+}
+
 int64_t rows_of_slice(const Stream& stream, const ShardSpec& spec) {
   const int64_t rows = quantized_slice_values(stream) / std::max<int64_t>(spec.global_cols, 1);
   return std::clamp<int64_t>(rows, 1, std::max<int64_t>(spec.global_rows, 1));
@@ -209,9 +216,53 @@ void write_quantized(Stream& stream, const ShardSpec& spec, const FillRows& fill
       return write_nf4(stream, spec, slices, to);
     case FrozenFormat::kF32:
     case FrozenFormat::kBF16:
+    case FrozenFormat::kFP8Blocks:
+    case FrozenFormat::kNF4Single:
       break;
   }
-  throw InternalError(str_cat(frozen_format_name(to.type.format), " is no quantised format"));
+  throw InternalError(str_cat("nothing is quantised to ", frozen_format_text(to.type.format)));
+}
+
+void copy_quantized(Stream& stream, const ShardSpec& spec, WeightSource& source, const FrozenLinear& to) {
+  PESC_CHECK(source.quantized(spec.name) == to.type.format && to.out == spec.rows && to.in == spec.cols,
+             spec.name, " ", spec.rows, "x", spec.cols, " into ", frozen_format_text(to.type.format), " ",
+             to.out, "x", to.in);
+  if (spec.size() == 0) return;
+  const bool scaled = is_nf4(to.type.format) && to.type.gemm == FrozenGemm::kFP8;
+  Stream host(Device{.threads = stream.threads()});
+  const int64_t rows = std::clamp<int64_t>(quantized_slice_values(host) / spec.global_cols, 1, spec.rows);
+  const FrozenType type(to.type.format);
+  Arena plan = Arena::planning("codes on their way");
+  (void)FrozenLinear::allocate(plan, type, rows, spec.cols, 0);
+  if (scaled) (void)FrozenLinear::allocate(plan, type, rows, spec.global_cols, 0);
+  Arena memory("codes on their way", host.device(), plan.used());
+  const FrozenLinear mine = FrozenLinear::allocate(memory, type, rows, spec.cols, 0);
+  const FrozenLinear whole =
+      scaled ? FrozenLinear::allocate(memory, type, rows, spec.global_cols, 0) : FrozenLinear();
+  std::vector<float> scales(static_cast<size_t>(rows));
+  std::vector<float> values(scaled ? static_cast<size_t>(rows * spec.global_cols) : 0);
+  ShardSpec piece = spec;
+  for (int64_t at = 0; at < spec.rows; at += rows) {
+    piece.row = spec.row + at;
+    piece.rows = std::min(rows, spec.rows - at);
+    const FrozenLinear from = mine.rows(0, piece.rows);
+    const FrozenLinear into = to.rows(at, at + piece.rows);
+    source.read_codes(piece, from);
+    if (is_nf4(type.format)) {
+      copy_nf4(stream, from.nf4, into.nf4);
+    } else {
+      copy_from_host(stream, from.weight.data, with_padding(into.weight));
+      copy_from_host(stream, from.scales.data, into.scales);
+    }
+    if (!scaled) continue;
+    ShardSpec all = piece;
+    all.col = 0;
+    all.cols = all.global_cols;
+    const FrozenLinear wide = whole.rows(0, piece.rows);
+    source.read_codes(all, wide);
+    fp8_scales_of_nf4(host, wide.nf4, values, scales.data());
+    copy_from_host(stream, scales.data(), into.scales);
+  }
 }
 
 void write_quantized(Stream& stream, const ShardSpec& spec, const ReadRows& read, const FrozenLinear& to) {

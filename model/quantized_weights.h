@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "model/frozen_linear.h"
+#include "model/weight_source.h"
 #include "parallel/shard_spec.h"
 
 namespace pesc {
@@ -30,6 +31,10 @@ using FillRows = std::function<void(int64_t row, const Tensor& to)>;
 // tensor and the place, for a value that is not finite, also in what other ranks hold of the rows that are read.
 void write_quantized(Stream& stream, const ShardSpec& spec, const FillRows& fill, const FrozenLinear& to);
 void write_quantized(Stream& stream, const ShardSpec& spec, const ReadRows& read, const FrozenLinear& to);
+
+// The same of a tensor that the source holds quantised in the format of `to`: nothing is quantised, and this
+// rank's piece alone is read (of NF4 that is computed in FP8 whole rows). Throws DataError as the source does.
+void copy_quantized(Stream& stream, const ShardSpec& spec, WeightSource& source, const FrozenLinear& to);
 
 // Throws DataError that names the tensor and the place of value `at` of `values`, which begin with row `row`.
 [[noreturn]] void refuse_not_finite(const ShardSpec& tensor, FrozenFormat format, int64_t row,

@@ -2,14 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
+#include "model/frozen_linear.h"
+#include "ops/core/check.h"
 #include "parallel/shard_spec.h"
 
 namespace pesc {
-
-class Stream;
-struct FrozenLinear;
 
 class WeightSource {
  public:
@@ -28,6 +28,18 @@ class WeightSource {
                                              const FrozenLinear& /*to*/) {
     return false;
   }
+  // The format of a tensor that the source holds quantised; read() dequantises it. Absent: it holds values.
+  [[nodiscard]] virtual std::optional<FrozenFormat> quantized(const std::string& /*name*/) const {
+    return std::nullopt;
+  }
+  // Writes codes and scales of the piece, as the source has them, to `to`: [piece.rows, piece.cols] in host
+  // memory, of the format that quantized() says. Columns behind its last are left as they are. Throws DataError
+  // as read() does.
+  virtual void read_codes(const ShardSpec& piece, const FrozenLinear& to);
 };
+
+inline void WeightSource::read_codes(const ShardSpec& piece, const FrozenLinear& /*to*/) {
+  throw InternalError(str_cat(piece.name, " is not quantised"));
+}
 
 }  // namespace pesc

@@ -30,8 +30,8 @@
   OP(adamw) OP(adapter_forward) OP(adapter_backward) OP(adapter_pre_act) OP(attention_forward)                \
   OP(attention_backward) OP(cross_entropy_max) OP(cross_entropy_sums) OP(cross_entropy_grad)                 \
   OP(cross_entropy_loss) OP(dropout) OP(dropout_sum) OP(dropout_residual) OP(embedding_forward) OP(embedding_backward) OP(gemm)   \
-  OP(fp8_dequantize) OP(fp8_gemm) OP(fp8_quantize) OP(fp8_transpose) OP(nf4_absmax) OP(nf4_dequantize)        \
-  OP(nf4_quantize) OP(nf4_to_fp8)                                                                            \
+  OP(fp8_dequantize) OP(fp8_dequantize_blocks) OP(fp8_gemm) OP(fp8_quantize) OP(fp8_transpose) OP(nf4_absmax)  \
+  OP(nf4_dequantize) OP(nf4_quantize) OP(nf4_to_fp8)                                                         \
   OP(gemm_choices) OP(set_gemm_choices) OP(set_gemm_trials)                                                  \
   OP(head_norm_forward) OP(head_norm_backward) OP(init_uniform) OP(init_normal) OP(fill_zero) OP(copy)       \
   OP(cast) OP(add) OP(add_bias) OP(bias_backward) OP(gather_rows) OP(scatter_add_rows) OP(sum_squares) OP(sum)        \

@@ -96,6 +96,24 @@ void fp8_dequantize(Stream& stream, const Tensor& codes, const Tensor& scales, c
   });
 }
 
+void fp8_dequantize_blocks(Stream& stream, const Fp8Blocks& blocks, const Tensor& to) {
+  const auto& [codes, scales, first] = blocks;
+  PESC_CHECK(codes.rows == to.rows && codes.cols == to.cols && scales.rows == to.rows && first >= 0 &&
+                 first + to.cols <= scales.cols * kFp8Block,
+             "codes ", codes.rows, "x", codes.cols, " from column ", first, " of ", scales.rows, "x",
+             scales.cols, " scales to ", to.rows, "x", to.cols);
+  if (stream.on_cuda()) return cuda_ops().fp8_dequantize_blocks(stream, blocks, to);
+  const float* values = e4m3_values();
+  parallel_for(stream, to.rows, row_grain(to.cols), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const uint8_t* row = blocks.codes.e4m3() + r * blocks.codes.ld;
+      const float* scale = blocks.scales.f32() + r * blocks.scales.ld;
+      float* out = to.f32() + r * to.ld;
+      for (int64_t i = 0; i < to.cols; ++i) out[i] = values[row[i]] * scale[(blocks.first + i) / kFp8Block];
+    }
+  });
+}
+
 void fp8_transpose(Stream& stream, const Tensor& from, const Tensor& to) {
   if (stream.on_cuda()) return cuda_ops().fp8_transpose(stream, from, to);
   PESC_CHECK(to.rows == from.cols && to.cols >= from.rows, "transpose of ", from.rows, "x", from.cols, " to ",

@@ -140,6 +140,21 @@ __global__ void dequantize_kernel(View<const uint8_t> codes, const float* scales
   }
 }
 
+template <int N, class T>
+__global__ void dequantize_blocks_kernel(View<const uint8_t> codes, View<const float> scales, int64_t first,
+                                         View<T> to) {
+  PESC_FOR_ROWS(r, to.rows) {
+    const float* scale = scales.row(r);
+    PESC_FOR_COLUMNS(i, to.cols / N) {
+      const Pack<uint8_t, N> in = load_pack<N>(codes.row(r) + i * N);
+      float v[N];
+#pragma unroll
+      for (int j = 0; j < N; ++j) v[j] = from_e4m3(in.v[j]) * scale[(first + i * N + j) / kFp8Block];
+      store_floats<N>(to.row(r) + i * N, v);
+    }
+  }
+}
+
 constexpr int kTile = 128;  // rows and columns of a tile of a transpose
 constexpr int kChunk = 16;  // codes that are read and written at once
 constexpr int kTileChunks = kTile / kChunk;
@@ -259,6 +274,20 @@ void fp8_dequantize(Stream& stream, const Tensor& codes, const Tensor& scales, c
       dequantize_kernel<kWidth, T><<<g.grid, g.block, 0, stream_of(stream)>>>(
           view<const uint8_t>(codes), pointer<const float>(scales), view<T>(to));
       PESC_LAUNCHED("fp8_dequantize");
+    });
+  });
+}
+
+void fp8_dequantize_blocks(Stream& stream, const Fp8Blocks& from, const Tensor& to) {
+  if (to.size() == 0) return;
+  with_element(to.dtype, [&](auto t) {
+    using T = decltype(t);
+    with_pack<T>({from.codes, to}, [&](auto width) {
+      constexpr int kWidth = decltype(width)::value;
+      const RowGrid g(to.rows, to.cols / kWidth);
+      dequantize_blocks_kernel<kWidth, T><<<g.grid, g.block, 0, stream_of(stream)>>>(
+          view<const uint8_t>(from.codes), view<const float>(from.scales), from.first, view<T>(to));
+      PESC_LAUNCHED("fp8_dequantize_blocks");
     });
   });
 }

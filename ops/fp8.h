@@ -18,7 +18,7 @@ inline constexpr int64_t kFp8Multiple = 16;
 
 struct Fp8Quantize {
   Tensor x;                // [T, K] F32; on CUDA also BF16
-  Tensor column_scales{};  // [1, K] F32, optional: x diag(column_scales) is quantised. Powers of two.
+  Tensor column_scales{};  // [1, K] F32, optional: x diag(column_scales), rounded to float32, is quantised.
   Tensor codes;            // [T, K or more] E4M3, written
   Tensor scales;           // [T, 1] F32, contiguous, written
 };
@@ -46,6 +46,21 @@ inline void fp8_quantize_rows(Stream& stream, const Tensor& x, const Fp8Rows& to
 
 // to [T, K] F32, on CUDA also BF16, written: codes [T, K] times scales [T, 1].
 void fp8_dequantize(Stream& stream, const Tensor& codes, const Tensor& scales, const Tensor& to);
+
+// The side of the blocks of published folders that share a scale.
+inline constexpr int64_t kFp8Block = 128;
+// The largest number of blocks that `cols` columns touch, wherever in a block they begin.
+[[nodiscard]] constexpr int64_t fp8_blocks(int64_t cols) {
+  return (cols + kFp8Block - 2) / kFp8Block + 1;
+}
+
+struct Fp8Blocks {
+  Tensor codes;       // [T, K] E4M3
+  Tensor scales;      // [T, blocks] F32: of each row, those of the blocks that its columns touch
+  int64_t first = 0;  // index of column 0 in the first of these blocks
+};
+// to [T, K] F32, on CUDA also BF16, written: each code times the scale of its block.
+void fp8_dequantize_blocks(Stream& stream, const Fp8Blocks& from, const Tensor& to);
 
 // to [K, T or more] written with the transpose of `from` [T, K]; both E4M3.
 void fp8_transpose(Stream& stream, const Tensor& from, const Tensor& to);

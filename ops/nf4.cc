@@ -46,16 +46,20 @@ std::array<float, 256> make_dynamic_code() {
 template <class Write>
 void dequantize_row(const Nf4Matrix& w, int64_t row, int64_t col, int64_t n, Write write) {
   const uint8_t* codes = w.codes.u8() + row * w.codes.ld;
-  const uint8_t* absmax = w.absmax.u8() + row * w.absmax.ld;
-  const float* nested = w.nested.f32() + row * w.nested.ld;
+  const bool plain = w.absmax.dtype == DType::kF32;
+  const float* values_of = plain ? w.absmax.f32() + row * w.absmax.ld : nullptr;
+  const uint8_t* absmax = plain ? nullptr : w.absmax.u8() + row * w.absmax.ld;
+  const float* nested = plain ? nullptr : w.nested.f32() + row * w.nested.ld;
   const int64_t first = w.first.i32()[row * w.first.ld];
   const auto& values = nf4_code();
   const int64_t first_block = first / kNf4Block;
   for (int64_t i = 0; i < n;) {
     const int64_t at = first + col + i;
     const int64_t end = std::min(n, i + kNf4Block - at % kNf4Block);
-    const float scale =
-        product(dynamic_code()[absmax[at / kNf4Block - first_block]], nested[1 + at / kNf4Group]) + nested[0];
+    const int64_t block = at / kNf4Block - first_block;
+    const float scale = plain
+                            ? values_of[block]
+                            : product(dynamic_code()[absmax[block]], nested[1 + at / kNf4Group]) + nested[0];
     for (; i < end; ++i) {
       const uint8_t two = codes[(col + i) / 2];
       write(i, values[(col + i) % 2 == 0 ? two >> 4 : two & 15] * scale);
@@ -64,9 +68,10 @@ void dequantize_row(const Nf4Matrix& w, int64_t row, int64_t col, int64_t n, Wri
 }
 
 void check_matrix(const Nf4Matrix& w) {
-  PESC_CHECK(w.codes.cols == (w.cols + 1) / 2 && w.absmax.rows == w.rows() && w.nested.rows == w.rows() &&
-                 w.first.rows == w.rows() && w.absmax.cols == Nf4Matrix::blocks(w.cols) &&
-                 w.nested.cols == 1 + Nf4Matrix::groups(w.cols),
+  const bool nested = w.absmax.dtype == DType::kF32 ||
+                      (w.nested.rows == w.rows() && w.nested.cols == 1 + Nf4Matrix::groups(w.cols));
+  PESC_CHECK(w.codes.cols == (w.cols + 1) / 2 && w.absmax.rows == w.rows() && nested &&
+                 w.first.rows == w.rows() && w.absmax.cols == Nf4Matrix::blocks(w.cols),
              "NF4 ", w.rows(), "x", w.cols, " with ", w.absmax.rows, "x", w.absmax.cols, " absmaxes and ",
              w.nested.rows, "x", w.nested.cols, " nested ones");
 }
@@ -100,15 +105,21 @@ const std::array<float, 256>& dynamic_code() {
   return code;
 }
 
-Nf4Matrix Nf4Matrix::allocate(Arena& arena, int64_t rows, int64_t cols) {
+Nf4Matrix Nf4Matrix::allocate(Arena& arena, int64_t rows, int64_t cols, Nf4Absmax absmax) {
+  if (absmax == Nf4Absmax::kF32)
+    return {cols,
+            arena.allocate(rows, (cols + 1) / 2, DType::kU8),
+            arena.allocate(rows, blocks(cols)),
+            {},
+            arena.allocate(rows, 1, DType::kI32)};
   return {cols, arena.allocate(rows, (cols + 1) / 2, DType::kU8),
           arena.allocate(rows, blocks(cols), DType::kU8), arena.allocate(rows, 1 + groups(cols)),
           arena.allocate(rows, 1, DType::kI32)};
 }
 
 Nf4Matrix Nf4Matrix::row_range(int64_t begin, int64_t end) const {
-  return {cols, codes.row_range(begin, end), absmax.row_range(begin, end), nested.row_range(begin, end),
-          first.row_range(begin, end)};
+  return {cols, codes.row_range(begin, end), absmax.row_range(begin, end),
+          nested.cols > 0 ? nested.row_range(begin, end) : nested, first.row_range(begin, end)};
 }
 
 int64_t Nf4Matrix::bytes() const {

@@ -5,7 +5,8 @@
 //
 //   absmax = dynamic_code[absmax_code] * nested_absmax + offset;   w = nf4_code[code] * absmax
 //
-// each operation rounded to float32. A rank holds columns [col0, col0 + cols) of some rows of the tensor. Blocks
+// each operation rounded to float32. Without double quantisation the absmaxes are float32 values themselves,
+// which published folders may have. A rank holds columns [col0, col0 + cols) of some rows of the tensor. Blocks
 // run over the flattened tensor, so a block or a group may begin in the middle of these rows: each row therefore
 // has the absmaxes that its columns need, and the index of its first value. On every layout a value has the same
 // code, the same absmax and the same dequantised bits.
@@ -29,15 +30,20 @@ inline constexpr int64_t kNf4Group = 256 * kNf4Block;  // values that share a ne
 // bitsandbytes' dynamic_map of 8 bits with a sign (Dettmers et al., 2022, arXiv 2110.02861), rising.
 [[nodiscard]] const std::array<float, 256>& dynamic_code();
 
+// How absmaxes are held: quantised to 8 bits, or as they are.
+enum class Nf4Absmax { kQuantized, kF32 };
+
 struct Nf4Matrix {
   int64_t cols = 0;
   Tensor codes;   // [R, (K + 1) / 2] U8: two codes a byte, the first in the high half
-  Tensor absmax;  // [R, blocks] U8, of the blocks that the row touches
-  Tensor
-      nested;  // [R, 1 + groups] F32: the offset, and the nested absmaxes of the groups that the row touches
+  Tensor absmax;  // [R, blocks] U8 or F32, of the blocks that the row touches
+  // [R, 1 + groups] F32: the offset, and the nested absmaxes of the groups that the row touches; absent where
+  // absmaxes are F32
+  Tensor nested;
   Tensor first;  // [R, 1] I32: index of the row's first value within its group
 
-  [[nodiscard]] static Nf4Matrix allocate(Arena& arena, int64_t rows, int64_t cols);
+  [[nodiscard]] static Nf4Matrix allocate(Arena& arena, int64_t rows, int64_t cols,
+                                          Nf4Absmax absmax = Nf4Absmax::kQuantized);
   // The largest numbers of blocks and of groups that `cols` values in a row touch.
   [[nodiscard]] static int64_t blocks(int64_t cols) { return (cols + kNf4Block - 2) / kNf4Block + 1; }
   [[nodiscard]] static int64_t groups(int64_t cols) { return (cols + kNf4Group - 2) / kNf4Group + 1; }

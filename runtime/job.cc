@@ -12,6 +12,7 @@
 #include "ops/core/cuda.h"
 #include "runtime/base_digest.h"
 #include "runtime/checkpoint/best_checkpoint.h"
+#include "runtime/config/compute_types.h"
 #include "runtime/control_tokens.h"
 #include "runtime/data/token_cache_key.h"
 #include "runtime/data/tokenizing_progress.h"
@@ -87,6 +88,8 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
     }
     check_paths(c, use);
     job.model = c.model.path.empty() ? c.model.shape : read_model_config(c.model.path, c.model.links);
+    if (weights == BaseWeights::kRandom) job.model.quantized.reset();  // made as the experiment says
+    use_folder_format(job.config, job.model);
     check_against_model(c, job.model, world.size());
     if (const auto experts =
             c.model.path.empty() ? std::nullopt : read_folder_experts(c.model.path, c.model.links))

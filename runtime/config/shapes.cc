@@ -36,13 +36,19 @@ ModelConfig read_shape_file(const fs::path& path) {
       .model.shape;
 }
 
+// A shape has no weights, so none that are quantised.
+ModelConfig shape_of_folder(const std::string& folder, Links links) {
+  ModelConfig shape = read_model_config(folder, links);
+  shape.quantized.reset();
+  return shape;
+}
+
 }  // namespace
 
 ModelConfig load_shape(const std::string& name, Links links) {
   std::error_code ignored;
-  if (fs::is_directory(name, ignored)) return read_model_config(name, links);
-  if (fs::path(name).filename() == "config.json")
-    return read_model_config(fs::path(name).parent_path(), links);
+  if (fs::is_directory(name, ignored)) return shape_of_folder(name, links);
+  if (fs::path(name).filename() == "config.json") return shape_of_folder(fs::path(name).parent_path(), links);
   if (name.ends_with(kSuffix)) return read_shape_file(name);
   std::vector<std::string> known;
   for (const auto& entry : fs::directory_iterator(PESC_SHAPES, ignored)) {

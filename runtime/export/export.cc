@@ -187,8 +187,14 @@ void check_export(const Job& job, const ExportOptions& options) {
     if (!why.empty()) throw UsageError(str_cat("--format CAMELIDAE: ", why, "; use --format HF"));
   }
   if (options.format != ExportFormat::kPeft) {
-    return check_merge_is_said(options, job.config.train.frozen_dtype,
-                               job.config.places.prefix("train.frozen_dtype"));
+    check_merge_is_said(options, job.config.train.frozen_dtype,
+                        job.config.places.prefix("train.frozen_dtype"));
+    if (job.model.quantized && options.merge_into == MergeInto::kOriginal) {
+      throw UsageError(str_cat("--merge_into ORIGINAL: the folder of model.path holds ",
+                               frozen_format_text(job.model.quantized->format),
+                               " and no other weights; use --merge_into DEQUANTISED"));
+    }
+    return;
   }
   if (options.merge_into) {
     throw UsageError(
@@ -200,6 +206,10 @@ void check_export(const Job& job, const ExportOptions& options) {
   if (pesc.lora.r == 0 || pesc.lora.target_modules.empty())
     throw UsageError(
         "--format PEFT: the run has no LoRA (lora.r is 0), which such a folder must have; use --format HF");
+  if (job.model.quantized && pesc.mode == TrainMode::kPesc)
+    throw UsageError(str_cat(
+        "--format PEFT: the base is quantised, and transformers would quantise the routers and adapters with "
+        "it; use --format HF --merge_into DEQUANTISED, which dequantises the base"));
   if (const std::string why = why_not_peft(job); !why.empty())
     throw UsageError(str_cat("--format PEFT: ", why, "; use --format HF"));
 }
@@ -214,8 +224,9 @@ int64_t export_model(Job& job, const LoadedCheckpoint& checkpoint, const ExportO
   const bool experts = job.config.pesc.mode == TrainMode::kPesc;
   Stream stream(Device{.threads = job.device.threads});
   ProgressBar* progress = nullptr;
+  // A folder that is quantised itself reads what its codes stand for.
   std::optional<DequantizedWeights> dequantized;
-  if (options.merge_into == MergeInto::kDequantised) {
+  if (options.merge_into == MergeInto::kDequantised && !job.model.quantized) {
     const FrozenFormat format = *recorded.train.frozen_dtype;
     dequantized.emplace(*job.base, stream, format, quantized_tensors(job, format));
   }
@@ -272,6 +283,7 @@ int64_t export_model(Job& job, const LoadedCheckpoint& checkpoint, const ExportO
   ModelCard card;
   card.format = options.format;
   card.config = recorded;
+  card.quantized_base = job.model.quantized.has_value();
   card.model_type = traits_of(job.model.family).model_type;
   card.merge_into = options.merge_into;
   card.dtype = dtype == DType::kBF16 ? "bfloat16" : "float32";

@@ -19,8 +19,9 @@ namespace {
 using nlohmann::ordered_json;
 
 // Keys of the base's config.json that say of the base what does not hold of the export.
-const std::set<std::string, std::less<>> kOfTheBaseAlone{"_name_or_path", "transformers_version", "auto_map",
-                                                         "torch_dtype", "dtype"};
+const std::set<std::string, std::less<>> kOfTheBaseAlone{
+    "_name_or_path", "transformers_version", "auto_map",          "torch_dtype",
+    "dtype",         "quantization_config",  "compression_config"};
 // Which layers have a window is known in the base's words only. (A longer sequence than the window is not trained on.)
 const std::set<std::string, std::less<>> kWindow{"sliding_window", "use_sliding_window", "max_window_layers",
                                                  "layer_types"};

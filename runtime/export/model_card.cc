@@ -70,6 +70,14 @@ void add_recipe(const ModelCard& card, const CheckpointState& state, std::string
 void add_quantisation(const ModelCard& card, std::string& out) {
   const TrainSection& train = card.config.train;
   if (!train.frozen_dtype) return;
+  if (card.quantized_base) {
+    out += str_cat("\nThe base's linears are quantised to ", frozen_format_name(*train.frozen_dtype),
+                   ", and the run computed with them as they are. ",
+                   card.format == ExportFormat::kPeft
+                       ? "The adapter belongs to that\nbase.\n"
+                       : "This folder has the values that\nthey stand for, with LoRA merged into them.\n");
+    return;
+  }
   out += str_cat("\nThe run computed with frozen weights that were quantised to ",
                  frozen_format_name(*train.frozen_dtype), " when the base was loaded.\n");
   if (!card.merge_into) {

@@ -31,6 +31,7 @@ struct ModelCard {
   std::string prompt;             // what conversations are written with: RowEncoder::name()
   bool published_prompt = false;  // which is no template
   std::optional<RecordedEvaluation> evaluation;
+  bool quantized_base = false;  // the base's folder is quantised
 };
 [[nodiscard]] std::string model_card_text(const ModelCard& card, const CheckpointState& state);
 

@@ -13,6 +13,7 @@
 #include "runtime/hf/json_file.h"
 #include "runtime/hf/mapped_file.h"
 #include "runtime/hf/pesc_folder.h"
+#include "runtime/hf/quantization_config.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {
@@ -125,7 +126,8 @@ ModelConfig model_config_of(const nlohmann::json& whole, const std::string& file
   config.max_position_embeddings =
       fields.integer("max_position_embeddings", 1).value_or(defaults.max_position_embeddings);
   config.rms_norm_eps = fields.positive("rms_norm_eps").value_or(defaults.rms_norm_eps);
-  refuse_quantised(file.whole);
+  const bool own = fields.has("quantization_config") || fields.has("compression_config");
+  config.quantized = read_quantization(own ? fields : file.whole, config);
   refuse_unsupported(fields, config);
   config.rope = read_rope(fields, traits, config.max_position_embeddings);
   config.layers_without_rope = read_layers_without_rope(fields, traits, config.num_hidden_layers);

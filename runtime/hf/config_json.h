@@ -1,7 +1,8 @@
 // config.json of a Hugging Face model folder, in the words of transformers 4 (rope_theta, rope_scaling) and 5
 // (rope_parameters).
 //
-// Supported are the dense decoders of the families in model/families.h, without quantisation. Anything else
+// Supported are the dense decoders of the families in model/families.h, with the quantised weights that
+// quantization_config.h lists or without. Anything else
 // is refused by name: a model that loads is computed as transformers computes it. A key that is absent means
 // what it means there.
 #pragma once

@@ -50,8 +50,6 @@ namespace pesc {
 
 // config_unsupported.cc
 
-// Refuses a file that says that its weights are quantised.
-void refuse_quantised(const ConfigFields& fields);
 // Refuses keys that change what the model computes and ask for something else than the family's row has or
 // than anything here computes. `model` has its family and sizes. Throws DataError naming the key, its value
 // and the value that is supported.

@@ -198,15 +198,7 @@ void refuse_beyond_row(const ConfigFields& fields, const char* key, const std::s
                            "; supported: ", supported));
 }
 
-void refuse_quantised(const ConfigFields& fields) {
-  for (const char* key : {"quantization_config", "compression_config"}) {
-    if (fields.has(key))
-      fields.fail(key, "quantised checkpoints are not supported; give the unquantised model");
-  }
-}
-
 void refuse_unsupported(const ConfigFields& fields, const ModelConfig& model) {
-  refuse_quantised(fields);
   const FamilyTraits& traits = traits_of(model.family);
   refuse_activations(fields, traits);
   refuse_other_epsilons(fields);

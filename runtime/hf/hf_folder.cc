@@ -123,7 +123,7 @@ void HfFolder::open_single() {
   add_file(kSingle, folder_);
   const SafetensorsFile& file = files_.at(kSingle);
   for (const SafetensorsEntry& entry : file.header().tensors)
-    places_.emplace(entry.name, Place{&file, &entry});
+    places_.emplace(entry.name, Place{&file, &entry, 0, -1, nullptr});
 }
 
 HfFolder::WeightMap HfFolder::read_index() {
@@ -160,7 +160,7 @@ void HfFolder::open_index(const WeightMap& map) {
         throw DataError(str_cat(file.path(), ": there is no tensor ", in_quotes(tensor), ", which ", where,
                                 " places there"));
       }
-      places_.emplace(tensor, Place{&file, entry});
+      places_.emplace(tensor, Place{&file, entry, 0, -1, nullptr});
     }
   }
   std::vector<std::string> twice;
@@ -218,7 +218,7 @@ const HfFolder::Place* HfFolder::locate(const std::string& name) const {
   return it == places_.end() ? nullptr : &it->second;
 }
 
-void HfFolder::read(const ShardSpec& piece, float* to) {
+const HfFolder::Place& HfFolder::place_of(const ShardSpec& piece) const {
   const auto& [name, global_rows, global_cols, row, rows, col, cols, replica, replicas] = piece;
   PESC_CHECK(0 <= row && 0 <= rows && row + rows <= global_rows && 0 <= col && 0 <= cols &&
                  col + cols <= global_cols,
@@ -230,19 +230,60 @@ void HfFolder::read(const ShardSpec& piece, float* to) {
     throw DataError(str_cat(folder_, ": there is no tensor ", in_quotes(name),
                             " (the model needs one of shape ", shape_text(want), ")"));
   }
-  const auto& [file, entry, first_row, part_rows] = *place;
-  const std::string where = str_cat(file->path(), ": tensor ", in_quotes(entry->name));
-  std::vector<int64_t> shape = entry->shape;
-  if (part_rows >= 0) shape.front() = part_rows;
+  std::vector<int64_t> shape = place->shape();
+  if (place->rows >= 0) shape.front() = place->rows;
   const bool matches = (shape.size() == 1 && global_rows == 1 && shape[0] == global_cols) ||
                        (shape.size() == 2 && shape[0] == global_rows && shape[1] == global_cols);
   if (!matches) {
-    throw DataError(
-        str_cat(where, " has shape ", shape_text(shape), ", but config.json asks for ", shape_text(want)));
+    throw DataError(str_cat(place->file->path(), ": tensor ", in_quotes(place->entry->name), " has shape ",
+                            shape_text(shape), ", but config.json asks for ", shape_text(want)));
   }
-  bytes_read_ += read_tensor_slice(
-      *file, *entry, {first_row + row, rows, col, cols},
-      "download the base again, or take one that was saved before its training diverged", to);
+  return *place;
+}
+
+void HfFolder::read(const ShardSpec& piece, float* to) {
+  const Place& place = place_of(piece);
+  const TensorSlice slice{place.row + piece.row, piece.rows, piece.col, piece.cols};
+  bytes_read_ +=
+      place.quantized
+          ? place.quantized->read_values(slice, to)
+          : read_tensor_slice(
+                *place.file, *place.entry, slice,
+                "download the base again, or take one that was saved before its training diverged", to);
+}
+
+std::optional<FrozenFormat> HfFolder::quantized(const std::string& name) const {
+  const Place* place = locate(name);
+  if (place == nullptr || !place->quantized) return std::nullopt;
+  return place->quantized->format();
+}
+
+void HfFolder::read_codes(const ShardSpec& piece, const FrozenLinear& to) {
+  const Place& place = place_of(piece);
+  PESC_CHECK(place.quantized, piece.name, " is not quantised");
+  bytes_read_ += place.quantized->read_codes({place.row + piece.row, piece.rows, piece.col, piece.cols}, to);
+}
+
+void HfFolder::use_quantization(FrozenFormat format) {
+  const char* codes = is_nf4(format) ? "U8" : "F8_E4M3";
+  const auto find = [&](const std::string& name) {
+    const Place* place = locate(name);
+    return place == nullptr ? StoredTensor{} : StoredTensor{place->file, place->entry};
+  };
+  std::vector<std::string> weights;
+  for (const auto& [name, place] : places_) {
+    const bool linear = name.starts_with("model.layers.") || name.starts_with("lm_head.");
+    if (!linear || !name.ends_with(".weight")) continue;
+    const std::vector<std::string> parts = QuantizedTensor::companions(format, name);
+    const auto there = [&](const std::string& part) {
+      return !part.ends_with(".input_scale_ub") && places_.contains(part);
+    };
+    if (place.entry->type == codes || std::ranges::any_of(parts, there)) weights.push_back(name);
+  }
+  for (const std::string& name : weights) {
+    places_.at(name).quantized = std::make_shared<const QuantizedTensor>(format, name, find);
+    for (const std::string& part : QuantizedTensor::companions(format, name)) places_.erase(part);
+  }
 }
 
 const SafetensorsEntry* HfFolder::entry(const std::string& name) const {
@@ -270,7 +311,7 @@ void HfFolder::split(const std::string& name, const std::vector<Part>& parts) {
     rows += part.rows;
     text += str_cat(text.empty() ? "" : ", ", part.rows, " of ", in_quotes(part.name));
   }
-  const std::vector<int64_t>& shape = whole.entry->shape;
+  const std::vector<int64_t> shape = whole.shape();
   if (shape.size() != 2 || shape.front() != rows) {
     throw DataError(str_cat(whole.file->path(), ": tensor ", in_quotes(name), " has shape ",
                             shape_text(shape), ", but config.json asks for ", rows, " rows: ", text));
@@ -278,8 +319,9 @@ void HfFolder::split(const std::string& name, const std::vector<Part>& parts) {
   places_.erase(name);
   int64_t row = 0;
   for (const Part& part : parts) {
-    PESC_CHECK(places_.emplace(part.name, Place{whole.file, whole.entry, row, part.rows}).second, part.name,
-               " of ", name);
+    PESC_CHECK(
+        places_.emplace(part.name, Place{whole.file, whole.entry, row, part.rows, whole.quantized}).second,
+        part.name, " of ", name);
     row += part.rows;
   }
 }

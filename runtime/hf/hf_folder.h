@@ -9,10 +9,13 @@
 #include <atomic>
 #include <cstdint>
 #include <map>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "model/weight_source.h"
+#include "runtime/hf/quantized_tensor.h"
 #include "runtime/hf/safetensors.h"
 
 namespace pesc {
@@ -37,6 +40,12 @@ class HfFolder : public WeightSource {
   // See WeightSource. Takes F32, BF16 and F16 tensors, [rows, cols] or [n] (which is [1, n]), and refuses
   // values that are not finite. May be called from several threads.
   void read(const ShardSpec& piece, float* to) override;
+
+  // From now on weights of linears that stand in the folder as codes and scales of this format are read as
+  // QuantizedTensors, under the name of the weight alone. Throws DataError where one is not whole.
+  void use_quantization(FrozenFormat format);
+  [[nodiscard]] std::optional<FrozenFormat> quantized(const std::string& name) const override;
+  void read_codes(const ShardSpec& piece, const FrozenLinear& to) override;
 
   // The names of all tensors, sorted.
   [[nodiscard]] std::vector<std::string> names() const;
@@ -73,7 +82,14 @@ class HfFolder : public WeightSource {
     const SafetensorsFile* file;
     const SafetensorsEntry* entry;
     int64_t row = 0, rows = -1;  // of the entry; -1: all of it
+    std::shared_ptr<const QuantizedTensor> quantized;
+    // Of the whole tensor, not of the part.
+    [[nodiscard]] std::vector<int64_t> shape() const {
+      return quantized ? std::vector<int64_t>{quantized->rows(), quantized->cols()} : entry->shape;
+    }
   };
+  // The place of a tensor that has this shape, or is the part that has it.
+  [[nodiscard]] const Place& place_of(const ShardSpec& piece) const;
   using WeightMap = std::map<std::string, std::vector<std::string>>;  // tensors by file
   [[nodiscard]] WeightMap read_index();
   void open_single();

@@ -83,6 +83,12 @@ class AdaptedBase : public WeightSource {
                                      const FrozenLinear& to) override {
     return source(piece.name).write_quantized(stream, piece, to);
   }
+  [[nodiscard]] std::optional<FrozenFormat> quantized(const std::string& name) const override {
+    return source(name).quantized(name);
+  }
+  void read_codes(const ShardSpec& piece, const FrozenLinear& to) override {
+    source(piece.name).read_codes(piece, to);
+  }
 
  private:
   [[nodiscard]] WeightSource& source(const std::string& name) const {

@@ -53,11 +53,34 @@ void split_fused(HfFolder& folder, const ModelConfig& model) {
   }
 }
 
+// config.json and the files agree on which linears are quantised.
+void check_quantized(const HfFolder& folder, const ModelConfig& model) {
+  for (int64_t i = 0; i < model.num_hidden_layers * kLinears; ++i) {
+    const int64_t layer = i / kLinears;
+    const auto linear = static_cast<Linear>(i % kLinears);
+    const std::string name = hf::weight(layer, linear);
+    if (!folder.has(name)) continue;  // named as missing: weight_names.h
+    const bool listed = !model.quantized->holds(layer, linear);
+    const bool plain = !folder.quantized(name);
+    if (listed == plain) continue;
+    const SafetensorsEntry& entry = *folder.entry(name);
+    throw DataError(
+        str_cat(folder.folder(), ": tensor ", in_quotes(entry.name), " is ",
+                plain ? "not quantised (" : "quantised (", printable(entry.type), "), but config.json ",
+                plain ? "does not list" : "lists",
+                " its module among those that are left as they are (ignore, modules_to_not_convert or "
+                "llm_int8_skip_modules of quantization_config): config.json belongs to other weights, or a "
+                "file does"));
+  }
+}
+
 }  // namespace
 
 void use_model_names(HfFolder& folder, const ModelConfig& model) {
   take_prefixes_off(folder);
+  if (model.quantized) folder.use_quantization(model.quantized->format);
   split_fused(folder, model);
+  if (model.quantized) check_quantized(folder, model);
 }
 
 }  // namespace pesc

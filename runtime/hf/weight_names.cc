@@ -120,7 +120,16 @@ int64_t layer_of(std::string_view name) {
   std::string why = str_cat("config.json describes a ", traits_of(model.family).model_type,
                             " model, which has no such tensors: it belongs to other weights");
   const auto beyond = std::ranges::max_element(left, {}, layer_of);
-  if (std::ranges::any_of(left, is_adapter)) {
+  if (std::ranges::any_of(left, QuantizedTensor::is_companion)) {
+    why =
+        model.quantized
+            ? str_cat("config.json says that the linears are ", frozen_format_text(model.quantized->format),
+                      " (quantization_config), which has no such parts: another form of quantisation is not "
+                      "read; give the unquantised model")
+            : std::string(
+                  "they are parts of quantised weights, but config.json has no quantization_config: take the "
+                  "config.json that belongs to the folder");
+  } else if (std::ranges::any_of(left, is_adapter)) {
     why = "merge the adapter into the base first (PEFT: merge_and_unload)";
   } else if (layer_of(*beyond) >= model.num_hidden_layers) {
     why = str_cat("config.json says num_hidden_layers ", model.num_hidden_layers,
@@ -177,6 +186,12 @@ WeightReport compare_weights(HfFolder& folder, const ModelConfig& model,
   WeightReport report;
   report.summary = str_cat("base ", folder.folder(), ": ", wanted.size(), " tensors of ", folder.files_text(),
                            "; ", embeddings_text(folder, model));
+  if (model.quantized) {
+    const auto held = std::ranges::count_if(
+        wanted, [&](const std::string& name) { return folder.quantized(name).has_value(); });
+    report.summary +=
+        str_cat("; ", held, " of them stand there quantised: ", frozen_format_text(model.quantized->format));
+  }
   if (!left.skipped.empty()) {
     report.summary +=
         str_cat("; ", left.skipped.size(), " tensors of parts that are not for text are skipped, such as ",

@@ -144,6 +144,9 @@ inline float weight_noise(const ShardSpec& s, int64_t row, int64_t col) {
 
 inline void randomise(Decoder& d, const Parameter& p) {
   const ShardSpec& s = p.spec;
+  // These are read from a folder alone.
+  if (p.held.type.format == FrozenFormat::kFP8Blocks || p.held.type.format == FrozenFormat::kNF4Single)
+    return;
   if (p.held.out > 0 && is_quantized(p.held.type.format)) {
     const ReadRows read = [&s](int64_t row, int64_t rows, float* to) {
       for (int64_t r = row; r < row + rows; ++r)

@@ -223,5 +223,24 @@ TEST(Fp8Gemm, IsTheProductOfTheDequantisedOperands) {
   }
 }
 
+TEST(Fp8, DequantisesBlocksFromAnyColumnOfOne) {
+  Stream stream(Device{.threads = 2});
+  for (const int64_t first : {0, 1, 100, 127}) {
+    const HostMatrix x = uneven_rows(9, 300, 4);
+    Codes codes(9, 300, 0);
+    HostMatrix ones(9, 1), scales(9, fp8_blocks(300)), back(9, 300, 5);
+    fp8_quantize(stream, {.x = x.view, .codes = codes.view, .scales = ones.view});
+    for (size_t i = 0; i < scales.data.size(); ++i) scales.data[i] = 0.1F * static_cast<float>(i + 1);
+    fp8_dequantize_blocks(stream, {codes.view, scales.view, first}, back.view);
+    EXPECT_TRUE(back.gaps_untouched());
+    for (int64_t r = 0; r < 9; ++r)
+      for (int64_t i = 0; i < 300; ++i)
+        ASSERT_EQ(back(r, i), static_cast<float>(e4m3_value(codes.view.e4m3()[r * codes.view.ld + i])) *
+                                  scales(r, (first + i) / 128));
+    EXPECT_THROW(fp8_dequantize_blocks(stream, {codes.view, scales.view, 128 * 4 - 299}, back.view),
+                 InternalError);
+  }
+}
+
 }  // namespace
 }  // namespace pesc

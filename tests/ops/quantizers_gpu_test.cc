@@ -288,5 +288,46 @@ TEST_F(QuantizersGpu, Nf4IsBitForBit) {
   }
 }
 
+// The formats of folders alone: FP8 with a scale for each block, and NF4 whose absmaxes are float32 values.
+TEST_F(QuantizersGpu, FormatsOfFoldersAreBitForBit) {
+  struct Shape {
+    int64_t rows, cols, first;
+  };
+  for (const Shape& s : {Shape{5, 256, 0}, {33, 300, 0}, {9, 520, 100}, {7, 37, 127}, {3, 64, 4}}) {
+    SCOPED_TRACE(str_cat(s.rows, "x", s.cols, ", columns from ", s.first));
+    Codes codes(s.rows, s.cols, 0);
+    HostMatrix ones(s.rows, 1), scales(s.rows, fp8_blocks(s.cols));
+    fp8_quantize(cpu, {.x = uneven_rows(s.rows, s.cols, 3).view, .codes = codes.view, .scales = ones.view});
+    for (size_t i = 0; i < scales.data.size(); ++i) scales.data[i] = 0.01F * static_cast<float>(1 + i % 13);
+    const BytesOnGpu gcodes(gpu(), codes.view, codes.bytes().data());
+    const OnGpu gscales(gpu(), scales);
+
+    Arena memory("host", Device{}, 1 << 20), device = scratch(1 << 20);
+    const Nf4Matrix here = Nf4Matrix::allocate(memory, s.rows, s.cols, Nf4Absmax::kF32);
+    const Nf4Matrix there = Nf4Matrix::allocate(device, s.rows, s.cols, Nf4Absmax::kF32);
+    for (int64_t r = 0; r < s.rows; ++r) {
+      here.first.i32()[r] = static_cast<int32_t>((r * s.cols + s.first) % kNf4Group);
+      for (int64_t i = 0; i < here.codes.cols; ++i)
+        here.codes.u8()[r * here.codes.ld + i] = static_cast<uint8_t>(r * 31 + i * 7);
+      for (int64_t i = 0; i < here.absmax.cols; ++i)
+        here.absmax.f32()[r * here.absmax.ld + i] = 0.01F * static_cast<float>(1 + (r + i) % 17);
+    }
+    for (const auto& [from, to] :
+         {std::pair(here.codes, there.codes), {here.absmax, there.absmax}, {here.first, there.first}})
+      copy_from_host(gpu(), from.data, to);
+    for (const DType type : {DType::kF32, DType::kBF16}) {
+      HostMatrix want(s.rows, s.cols);
+      fp8_dequantize_blocks(cpu, {codes.view, scales.view, s.first}, want.view);
+      const OnGpu blocks(gpu(), HostMatrix(s.rows, s.cols), type);
+      fp8_dequantize_blocks(gpu(), {gcodes.view, gscales.view, s.first}, blocks.view);
+      EXPECT_TRUE(same_bits(blocks.host(), rounded(want, type))) << dtype_name(type);
+      nf4_dequantize(cpu, here, 0, want.view);
+      const OnGpu single(gpu(), HostMatrix(s.rows, s.cols), type);
+      nf4_dequantize(gpu(), there, 0, single.view);
+      EXPECT_TRUE(same_bits(single.host(), rounded(want, type))) << dtype_name(type);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace pesc
