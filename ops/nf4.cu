@@ -44,7 +44,7 @@ Matrix matrix(const Nf4Matrix& w) {
 
 constexpr int kUnrolled = 4;  // packs that a thread has on their way at once
 
-// Values that are read and written at once: 16 bytes are written.
+// Values that are read and written at once: 16 bytes are written, 32 of float32.
 template <class T>
 inline constexpr int kValues = std::is_same_v<T, float> ? 8 : static_cast<int>(16 / sizeof(T));
 
@@ -68,47 +68,51 @@ __device__ __forceinline__ uint32_t code_of(const uint32_t (&words)[kWords], int
   return words[j / 8] >> (k % 2 == 0 ? 4 * k + 4 : 4 * k - 4) & 15U;
 }
 
-// One row whose packs of kValues<T> stay within blocks, the columns [col, col + N packs) of w; `factor` is multiplied
-// into a block's absmax, which is exact for powers of two while nothing falls below the normal numbers.
+// A row whose packs of kValues<T> stay within blocks. `factor` is multiplied into a block's absmax, which is exact for
+// powers of two while nothing falls below the normal numbers.
 template <class T>
-__device__ __forceinline__ void dequantize_packs(const SharedTables& tables, const uint8_t* codes,
-                                                 const uint8_t* absmax, const float* nested, uint32_t first,
-                                                 int col, int packs, float factor, T* to) {
+struct RowOfPacks {
+  const SharedTables& tables;
+  const uint8_t* codes;
+  const uint8_t* absmax;
+  const float* nested;
+  uint32_t first;
+  uint32_t col;  // of the first pack
+  float factor;
+  T* to;
+};
+
+// kPacks packs, `step` apart: all of them are read before the first is used.
+template <int kPacks, class T>
+__device__ __forceinline__ void dequantize_packs(const RowOfPacks<T>& row, int pack, int step) {
   constexpr int N = kValues<T>;
-  const uint32_t first_block = first / static_cast<uint32_t>(kNf4Block);
-  const int step = static_cast<int>(blockDim.x);
-  for (int pack = static_cast<int>(threadIdx.x); pack < packs; pack += kUnrolled * step) {
-    Pack<uint32_t, N / 8> in[kUnrolled];
-    float scale[kUnrolled];
+  constexpr int kWords = N / 8;
+  const uint32_t first_block = row.first / static_cast<uint32_t>(kNf4Block);
+  uint32_t words[kPacks][kWords];
+  float scale[kPacks];
 #pragma unroll
-    for (int u = 0; u < kUnrolled; ++u) {
-      const int p = pack + u * step;
-      if (p >= packs) break;
-      const uint32_t c = static_cast<uint32_t>(col) + static_cast<uint32_t>(p) * N;
-      in[u] = *reinterpret_cast<const Pack<uint32_t, N / 8>*>(codes + c / 2);
-      scale[u] = absmax_of(absmax, nested, tables.dynamic, first_block, first + c);
+  for (int u = 0; u < kPacks; ++u) {
+    const uint32_t c = row.col + static_cast<uint32_t>(pack + u * step) * N;
+    if constexpr (kWords == 2) {
+      const uint2 two = *reinterpret_cast<const uint2*>(row.codes + c / 2);
+      words[u][0] = two.x;
+      words[u][1] = two.y;
+    } else {
+      words[u][0] = *reinterpret_cast<const uint32_t*>(row.codes + c / 2);
     }
+    scale[u] = absmax_of(row.absmax, row.nested, row.tables.dynamic, first_block, row.first + c);
+  }
 #pragma unroll
-    for (int u = 0; u < kUnrolled; ++u) {
-      const int p = pack + u * step;
-      if (p >= packs) break;
-      const float absolute = scale[u] * factor;
-      float values[N];
+  for (int u = 0; u < kPacks; ++u) {
+    const float absolute = scale[u] * row.factor;
+    T* to = row.to + int64_t{pack + u * step} * N;
+    float values[N];
 #pragma unroll
-      for (int j = 0; j < N; ++j) values[j] = __fmul_rn(tables.code[code_of(in[u].v, j)], absolute);
-      if constexpr (std::is_same_v<T, uint8_t>) {
-        store_pack<N>(to + p * N, to_e4m3<N>(values, 1.0F));
-      } else if constexpr (std::is_same_v<T, float>) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          float four[4];
-#pragma unroll
-          for (int j = 0; j < 4; ++j) four[j] = values[4 * half + j];
-          store_floats<4>(to + p * N + 4 * half, four);
-        }
-      } else {
-        store_floats<N>(to + p * N, values);
-      }
+    for (int j = 0; j < N; ++j) values[j] = __fmul_rn(row.tables.code[code_of(words[u], j)], absolute);
+    if constexpr (std::is_same_v<T, uint8_t>) {
+      store_pack<N>(to, to_e4m3<N>(values, 1.0F));
+    } else {
+      store_floats<N>(to, values);
     }
   }
 }
@@ -137,8 +141,15 @@ __global__ void __launch_bounds__(kThreads)
     if constexpr (kWide) {
       // A row of so small values could have ones that are not normal.
       if (first % kValues<T> == 0 && inverse < 0x1p100F) {
-        done = min(cols, w.cols - col) / kValues<T> * kValues<T>;
-        dequantize_packs<T>(tables, codes, absmax, nested, first, col, done / kValues<T>, inverse, to.row(r));
+        const RowOfPacks<T> row{tables,  codes,    absmax, nested, first, static_cast<uint32_t>(col),
+                                inverse, to.row(r)};
+        const int packs = min(cols, w.cols - col) / kValues<T>;
+        const int step = static_cast<int>(blockDim.x);
+        int pack = static_cast<int>(threadIdx.x);
+        for (; pack + (kUnrolled - 1) * step < packs; pack += kUnrolled * step)
+          dequantize_packs<kUnrolled>(row, pack, step);
+        for (; pack < packs; pack += step) dequantize_packs<1>(row, pack, step);
+        done = packs * kValues<T>;
       }
     }
     const uint32_t first_block = first / static_cast<uint32_t>(kNf4Block);
