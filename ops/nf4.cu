@@ -21,19 +21,22 @@ Tables tables() {
 // As Nf4Matrix, typed.
 struct Matrix {
   const uint8_t* codes;
-  const uint8_t* absmax;
+  const uint8_t* absmax;       // null where they are F32
+  const float* absmax_values;  // F32
   const float* nested;
   const int32_t* first;
   int64_t codes_ld, absmax_ld, nested_ld, first_ld;
   int cols;
 };
 Matrix matrix(const Nf4Matrix& w) {
-  PESC_CHECK(w.codes.dtype == DType::kU8 && w.absmax.dtype == DType::kU8, dtype_name(w.codes.dtype),
-             " codes");
+  const bool plain = w.absmax.dtype == DType::kF32;
+  PESC_CHECK(w.codes.dtype == DType::kU8 && (plain || w.absmax.dtype == DType::kU8),
+             dtype_name(w.codes.dtype), " codes, ", dtype_name(w.absmax.dtype), " absmaxes");
   PESC_CHECK(w.cols < (int64_t{1} << 30), w.cols, " columns");
   return {static_cast<const uint8_t*>(w.codes.data),
-          static_cast<const uint8_t*>(w.absmax.data),
-          pointer<const float>(w.nested),
+          plain ? nullptr : static_cast<const uint8_t*>(w.absmax.data),
+          plain ? pointer<const float>(w.absmax) : nullptr,
+          plain ? nullptr : pointer<const float>(w.nested),
           pointer<const int32_t>(w.first),
           w.codes.ld,
           w.absmax.ld,
@@ -44,7 +47,7 @@ Matrix matrix(const Nf4Matrix& w) {
 
 constexpr int kUnrolled = 4;  // packs that a thread has on their way at once
 
-// Values that are read and written at once: 16 bytes are written.
+// Values that are read and written at once: 16 bytes are written, 32 of float32.
 template <class T>
 inline constexpr int kValues = std::is_same_v<T, float> ? 8 : static_cast<int>(16 / sizeof(T));
 
@@ -53,12 +56,20 @@ struct SharedTables {
   float dynamic[256];
 };
 
+// The absmaxes of a row: codes of them, or values.
+struct RowAbsmax {
+  const uint8_t* codes;
+  const float* values;  // null where there are codes
+  const float* nested;
+  uint32_t first_block;
+};
+
 // The absmax of the block of a value; `at` counts from the first value of the row's first group.
-__device__ __forceinline__ float absmax_of(const uint8_t* absmax, const float* nested, const float* dynamic,
-                                           uint32_t first_block, uint32_t at) {
-  const float group = nested[1 + at / static_cast<uint32_t>(kNf4Group)];
-  return __fadd_rn(__fmul_rn(dynamic[absmax[at / static_cast<uint32_t>(kNf4Block) - first_block]], group),
-                   nested[0]);
+__device__ __forceinline__ float absmax_of(const RowAbsmax& row, const float* dynamic, uint32_t at) {
+  const uint32_t block = at / static_cast<uint32_t>(kNf4Block) - row.first_block;
+  if (row.values != nullptr) return row.values[block];
+  const float group = row.nested[1 + at / static_cast<uint32_t>(kNf4Group)];
+  return __fadd_rn(__fmul_rn(dynamic[row.codes[block]], group), row.nested[0]);
 }
 
 // The code of value j of a run whose bytes are in `words`: two a byte, the first in the high half.
@@ -68,47 +79,49 @@ __device__ __forceinline__ uint32_t code_of(const uint32_t (&words)[kWords], int
   return words[j / 8] >> (k % 2 == 0 ? 4 * k + 4 : 4 * k - 4) & 15U;
 }
 
-// One row whose packs of kValues<T> stay within blocks, the columns [col, col + N packs) of w; `factor` is multiplied
-// into a block's absmax, which is exact for powers of two while nothing falls below the normal numbers.
+// A row whose packs of kValues<T> stay within blocks. `factor` is multiplied into a block's absmax, which is exact for
+// powers of two while nothing falls below the normal numbers.
 template <class T>
-__device__ __forceinline__ void dequantize_packs(const SharedTables& tables, const uint8_t* codes,
-                                                 const uint8_t* absmax, const float* nested, uint32_t first,
-                                                 int col, int packs, float factor, T* to) {
+struct RowOfPacks {
+  const SharedTables& tables;
+  const uint8_t* codes;
+  RowAbsmax absmax;
+  uint32_t first;
+  uint32_t col;  // of the first pack
+  float factor;
+  T* to;
+};
+
+// kPacks packs, `step` apart: all of them are read before the first is used.
+template <int kPacks, class T>
+__device__ __forceinline__ void dequantize_packs(const RowOfPacks<T>& row, int pack, int step) {
   constexpr int N = kValues<T>;
-  const uint32_t first_block = first / static_cast<uint32_t>(kNf4Block);
-  const int step = static_cast<int>(blockDim.x);
-  for (int pack = static_cast<int>(threadIdx.x); pack < packs; pack += kUnrolled * step) {
-    Pack<uint32_t, N / 8> in[kUnrolled];
-    float scale[kUnrolled];
+  constexpr int kWords = N / 8;
+  uint32_t words[kPacks][kWords];
+  float scale[kPacks];
 #pragma unroll
-    for (int u = 0; u < kUnrolled; ++u) {
-      const int p = pack + u * step;
-      if (p >= packs) break;
-      const uint32_t c = static_cast<uint32_t>(col) + static_cast<uint32_t>(p) * N;
-      in[u] = *reinterpret_cast<const Pack<uint32_t, N / 8>*>(codes + c / 2);
-      scale[u] = absmax_of(absmax, nested, tables.dynamic, first_block, first + c);
+  for (int u = 0; u < kPacks; ++u) {
+    const uint32_t c = row.col + static_cast<uint32_t>(pack + u * step) * N;
+    if constexpr (kWords == 2) {
+      const uint2 two = *reinterpret_cast<const uint2*>(row.codes + c / 2);
+      words[u][0] = two.x;
+      words[u][1] = two.y;
+    } else {
+      words[u][0] = *reinterpret_cast<const uint32_t*>(row.codes + c / 2);
     }
+    scale[u] = absmax_of(row.absmax, row.tables.dynamic, row.first + c);
+  }
 #pragma unroll
-    for (int u = 0; u < kUnrolled; ++u) {
-      const int p = pack + u * step;
-      if (p >= packs) break;
-      const float absolute = scale[u] * factor;
-      float values[N];
+  for (int u = 0; u < kPacks; ++u) {
+    const float absolute = scale[u] * row.factor;
+    T* to = row.to + int64_t{pack + u * step} * N;
+    float values[N];
 #pragma unroll
-      for (int j = 0; j < N; ++j) values[j] = __fmul_rn(tables.code[code_of(in[u].v, j)], absolute);
-      if constexpr (std::is_same_v<T, uint8_t>) {
-        store_pack<N>(to + p * N, to_e4m3<N>(values, 1.0F));
-      } else if constexpr (std::is_same_v<T, float>) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          float four[4];
-#pragma unroll
-          for (int j = 0; j < 4; ++j) four[j] = values[4 * half + j];
-          store_floats<4>(to + p * N + 4 * half, four);
-        }
-      } else {
-        store_floats<N>(to + p * N, values);
-      }
+    for (int j = 0; j < N; ++j) values[j] = __fmul_rn(row.tables.code[code_of(words[u], j)], absolute);
+    if constexpr (std::is_same_v<T, uint8_t>) {
+      store_pack<N>(to, to_e4m3<N>(values, 1.0F));
+    } else {
+      store_floats<N>(to, values);
     }
   }
 }
@@ -129,26 +142,36 @@ __global__ void __launch_bounds__(kThreads)
   const int cols = static_cast<int>(to.cols);
   PESC_FOR_ROWS(r, to.rows) {
     const uint8_t* codes = w.codes + r * w.codes_ld;
-    const uint8_t* absmax = w.absmax + r * w.absmax_ld;
-    const float* nested = w.nested + r * w.nested_ld;
     const auto first = static_cast<uint32_t>(w.first[r * w.first_ld]);
+    RowAbsmax absmax{nullptr, nullptr, nullptr, first / static_cast<uint32_t>(kNf4Block)};
+    if (w.absmax_values != nullptr) {
+      absmax.values = w.absmax_values + r * w.absmax_ld;
+    } else {
+      absmax.codes = w.absmax + r * w.absmax_ld;
+      absmax.nested = w.nested + r * w.nested_ld;
+    }
     const float inverse = scales == nullptr ? 1.0F : inverse_power_of_two(scales[r]);
     int done = 0;
     if constexpr (kWide) {
       // A row of so small values could have ones that are not normal.
       if (first % kValues<T> == 0 && inverse < 0x1p100F) {
-        done = min(cols, w.cols - col) / kValues<T> * kValues<T>;
-        dequantize_packs<T>(tables, codes, absmax, nested, first, col, done / kValues<T>, inverse, to.row(r));
+        const RowOfPacks<T> row{tables, codes, absmax, first, static_cast<uint32_t>(col), inverse, to.row(r)};
+        const int packs = min(cols, w.cols - col) / kValues<T>;
+        const int step = static_cast<int>(blockDim.x);
+        int pack = static_cast<int>(threadIdx.x);
+        for (; pack + (kUnrolled - 1) * step < packs; pack += kUnrolled * step)
+          dequantize_packs<kUnrolled>(row, pack, step);
+        for (; pack < packs; pack += step) dequantize_packs<1>(row, pack, step);
+        done = packs * kValues<T>;
       }
     }
-    const uint32_t first_block = first / static_cast<uint32_t>(kNf4Block);
     for (int i = done + static_cast<int>(threadIdx.x); i < cols; i += static_cast<int>(blockDim.x)) {
       const int c = col + i;
       float value = 0;
       if (c < w.cols) {
         const uint32_t four = (c % 2 == 0 ? codes[c / 2] >> 4 : codes[c / 2]) & 15U;
-        value = __fmul_rn(tables.code[four], absmax_of(absmax, nested, tables.dynamic, first_block,
-                                                       first + static_cast<uint32_t>(c)));
+        value =
+            __fmul_rn(tables.code[four], absmax_of(absmax, tables.dynamic, first + static_cast<uint32_t>(c)));
       }
       if constexpr (std::is_same_v<T, uint8_t>) {
         to.row(r)[i] = to_e4m3(value * inverse);
