@@ -12,10 +12,6 @@
 namespace pesc {
 namespace {
 
-// FP8 GEMMs with full accumulation, which the backward takes, in FLOP a second of those with fast accumulation:
-// 1120 to 1150 and 1220 to 1250 TFLOP/s on a hot H200.
-constexpr double kFp8Full = 0.92;
-
 // Of a linear that is large beside its scales.
 double bytes_of_weight(const ExperimentConfig& c) {
   constexpr int64_t kSide = 4096;
@@ -88,10 +84,7 @@ PlanPhase gemm_phase(const ExperimentConfig& c, const Terms& t, bool fp8) {
   phase.flops = (forwards + backwards) * pass;
   phase.made = made_before_gemms(c, t, fp8);
   phase.bytes = (forwards + backwards) * t.linear_weights() / t.tp * read * t.micros + phase.made;
-  if (fp8) {
-    phase.fp8_fast = forwards * pass;
-    phase.fp8_full = backwards * pass;
-  }
+  if (fp8) phase.fp8_flops = phase.flops;
   return phase;
 }
 
@@ -218,8 +211,7 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
   const int chunks = options.capacity.dispatch_chunks;
   for (PlanPhase& phase : p.phases) {
     const double rate = phase.name == "attention" ? rates.attention : rates.gemm;
-    double arithmetic = (phase.flops - phase.fp8_fast - phase.fp8_full) / rate;
-    if (fp8) arithmetic += (phase.fp8_fast + phase.fp8_full / kFp8Full) / rates.fp8_gemm;
+    const double arithmetic = GemmRates{rate, rates.fp8_gemm}.seconds(phase.flops, phase.fp8_flops);
     double exposed = 1;
     if (overlaps && phase.name == "token exchange") exposed = 1.0 / chunks;
     if (overlaps && phase.name == "gradient reduction") exposed = 1.0 / t.layers;

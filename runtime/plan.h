@@ -20,13 +20,12 @@ namespace pesc {
 
 struct PlanPhase {
   std::string name;
-  double flops = 0;    // of one rank and step
-  double bytes = 0;    // of device memory, what is made first included
-  double sent = 0;     // by one rank
-  double seconds = 0;  // from the rates, without what overlaps with other phases
-  double made = 0;     // of `bytes`, those of what is made first
-  // FLOP at the rate of FP8: of `flops`, those of sums with fast accumulation, and with full.
-  double fp8_fast = 0, fp8_full = 0;
+  double flops = 0;      // of one rank and step
+  double bytes = 0;      // of device memory, what is made first included
+  double sent = 0;       // by one rank
+  double seconds = 0;    // from the rates, without what overlaps with other phases
+  double made = 0;       // of `bytes`, those of what is made first
+  double fp8_flops = 0;  // of `flops`, those at the rate of FP8
 };
 
 struct Plan {

@@ -226,12 +226,14 @@ TEST(Plan, CountsWhatQuantisedWeightsAreMadeInto) {
   // The rest are tokens: inputs of 4 linears' columns, and gradients of their outputs.
   const double columns = 32.0 * (3 * 4096 + 11008) + 32.0 * (5 * 4096 + 2 * 11008);
   EXPECT_NEAR((fp8.made - 2 * weights) / (columns * 16384 * 3), 1, 0.001);
-  EXPECT_EQ(fp8.fp8_fast, fp8.flops / 2);
-  EXPECT_EQ(fp8.fp8_full, fp8.flops / 2);
-  EXPECT_LT(fp8.seconds, 0.65 * bf16.seconds);
-  // Recomputed layers multiply forward twice.
+  EXPECT_EQ(bf16.fp8_flops, 0);
+  EXPECT_EQ(nf4.fp8_flops, 0);
+  EXPECT_EQ(both.fp8_flops, both.flops);
+  EXPECT_NEAR(fp8.seconds, fp8.flops / 1220e12 + fp8.made / rate, 1e-6);
+  // Recomputed layers multiply forward twice, and quantise its tokens again.
   const PlanPhase again = gemm({"train.compute_dtype=FP8", "train.recompute_granularity=FULL"});
-  EXPECT_NEAR(again.fp8_fast / again.fp8_full, 2 - 1.0 / 32, 1e-9);
+  EXPECT_NEAR(again.fp8_flops / fp8.fp8_flops, 1.5 - 0.5 / 32, 1e-9);
+  EXPECT_NEAR((again.made - fp8.made) / (31.0 * (3 * 4096 + 11008) * 16384 * 3), 1, 0.001);
 }
 
 // The share of the speed of light is of the rate that each part is multiplied at.
