@@ -230,19 +230,29 @@ int64_t scratch_bytes(const ModelPart& part, const Capacity& c, const Device& de
   const AttentionShape shape{m.num_attention_heads / tp, std::max<int64_t>(m.num_key_value_heads / tp, 1),
                              m.head_dim, 1.0F};
   int64_t bytes = attention_scratch_bytes(device, shape, n.padded, c.max_sequence, n.compute);
-  int64_t frozen = 0;  // of the GEMMs with frozen weights
+  int64_t frozen = 0;      // of the GEMMs with frozen weights
+  int64_t grad_codes = 0;  // codes of the gradient of gate and up
+  // Codes of a norm's output, which lie below all that its layer's forward takes of the scratch.
+  int64_t norm_codes = 0;
   // Layers of a quantised folder may have different formats.
   for (const LayerParameters& p : parameters.layers) {
     for (const FrozenLinear* w : {&p.qkv.base, &p.o.base, &p.gate_up.base, &p.down.base})
       frozen = std::max(frozen, linear_scratch_bytes(device, *w, n.padded));
+    Arena gradient = Arena::planning("codes of the gradient of gate and up");
+    (void)p.gate_up.base.output_grad_codes(gradient, n.padded);
+    grad_codes = std::max(grad_codes, gradient.peak());
+    if (tp > 1) continue;
+    for (const FrozenLinear* w : {&p.qkv.base, &p.gate_up.base}) {
+      Arena input = Arena::planning("codes of a norm's output");
+      (void)w->input_codes(input, n.slice);
+      norm_codes = std::max(norm_codes, input.peak());
+    }
   }
   bytes = std::max({bytes, frozen + trials.alone, trials.lora_a});
   bytes = std::max(
       bytes, lora_scratch_bytes(device, n.padded, shape.q_heads * m.head_dim, n.compute) + trials.lora_a);
   const int64_t swiglu = swiglu_scratch_bytes(device, n.padded, m.intermediate_size / tp, n.compute);
-  Arena codes = Arena::planning("codes of the gradient of gate and up");
-  (void)p.gate_up.base.output_grad_codes(codes, n.padded);
-  bytes = std::max(bytes, std::max(codes.peak() + swiglu, frozen) +
+  bytes = std::max(bytes, std::max(grad_codes + swiglu, frozen) +
                               ffn_blocks_scratch_bytes(device, pesc, n.padded) + trials.lora_a);
   if (pesc.mode == TrainMode::kPesc) {
     const MoeConfig& moe = pesc.moe;
@@ -251,10 +261,7 @@ int64_t scratch_bytes(const ModelPart& part, const Capacity& c, const Device& de
                                                   moe.adapter_dim, n.compute) +
                                 trials.adapters);
   }
-  // The codes of a norm's output lie below all that its layer's forward takes of the scratch.
-  Arena inputs = Arena::planning("codes of the norms' outputs");
-  if (tp == 1) (void)p.gate_up.base.input_codes(inputs, n.slice);
-  return bytes + inputs.peak() + 64 * Arena::kAlignment;
+  return bytes + norm_codes + 64 * Arena::kAlignment;
 }
 
 }  // namespace pesc
