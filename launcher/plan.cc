@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "launcher/command_line.h"
+#include "launcher/plan_cluster.h"
 #include "runtime/config/unknown_names.h"
 #include "runtime/fitting.h"
 #include "runtime/hf/atomic_file.h"
@@ -208,10 +209,45 @@ void print(const Fit& fit, const MemoryRoom& room, int ranks) {
   for (const std::string& change : fit.changes) std::printf("  %s\n", change.c_str());
 }
 
+void write_report(const std::string& path, const nlohmann::json& report) {
+  if (path.empty()) return;
+  AtomicFile file(path);
+  file.write(report.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
+  file.commit();
+}
+
+void plan_hosts(const ExperimentConfig& config, const ModelConfig& model, const CommandLine& command,
+                const Machine& machine) {
+  const Cluster cluster{.hosts = *command.hosts,
+                        .gpus_per_host = command.gpus_per_host,
+                        .rates = machine.rates,
+                        .network = 1e9 / 8 * command.network_gbit_per_gpu,
+                        .gpu_mtbf = 3600 * command.gpu_mtbf_hours,
+                        .storage = 1e9 * command.storage_gbs};
+  const ClusterPlan plan = plan_cluster(config, model, cluster, machine.room);
+  if (plan.layouts.empty()) {
+    std::printf("%d GPUs: NO LAYOUT FITS\n", cluster.gpus());
+    for (const RefusedLayout& r : plan.refused)
+      std::printf("  tp %d, ep %d: %s\n", r.tp, r.ep, r.why.c_str());
+    for (const std::string& change :
+         what_would_fit(config, model, cluster.gpus(), training_use(config), machine.room))
+      std::printf("what would fit: %s\n", change.c_str());
+  } else {
+    std::fputs(cluster_text(config, plan, cluster, machine.text).c_str(), stdout);
+    if (config.parallel.overlap_comm == Overlap::kOff) {
+      ExperimentConfig overlapped = config;
+      overlapped.parallel.overlap_comm = Overlap::kOn;
+      const ClusterPlan other = plan_cluster(overlapped, model, cluster, machine.room);
+      if (!other.layouts.empty()) std::fputs(overlapped_text(other.layouts.front()).c_str(), stdout);
+    }
+  }
+  write_report(command.out, cluster_json(config, plan, cluster, machine.text));
+}
+
 }  // namespace
 
 int run_plan(const Process& process, const CommandLine& command) {
-  const ExperimentConfig config = read_experiment(process, command);
+  ExperimentConfig config = read_experiment(process, command);
   run_collectively(process.world, [&] {
     if (process.world.size() != 1) throw UsageError("pesc plan runs on one rank; start it without mpirun");
     if (command.ranks < 1) throw UsageError(str_cat("--ranks is ", command.ranks, "; it must be at least 1"));
@@ -219,19 +255,20 @@ int run_plan(const Process& process, const CommandLine& command) {
     const ModelConfig model = config.model.path.empty()
                                   ? config.model.shape
                                   : read_model_config(config.model.path, config.model.links);
+    if (command.hosts && config.parallel.device != DeviceKind::kCuda) {
+      throw UsageError(
+          "--hosts is for hosts with GPUs, and the experiment runs on the CPU; plan for GPUs with --set "
+          "parallel.device=CUDA");
+    }
+    if (command.hosts) config.parallel.tp = config.parallel.ep = 1;  // all layouts are compared
     check_against_model(config, model, command.ranks);
     const Machine machine = machine_of(config, command);
+    if (command.hosts) return plan_hosts(config, model, command, machine);
     const Plan p = make_plan(config, model, command.ranks, machine.rates);
     const Fit fit = judge(config, model, command.ranks, machine);
     print(p, machine);
     print(fit, machine.room, command.ranks);
-    if (!command.out.empty()) {
-      AtomicFile file(command.out);
-      file.write(
-          to_json(config, p, machine, fit).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) +
-          "\n");
-      file.commit();
-    }
+    write_report(command.out, to_json(config, p, machine, fit));
   });
   return 0;
 }

@@ -125,10 +125,26 @@ PlanPhase head_phase(const ExperimentConfig& c, const Terms& t) {
   return {"head", 2 * passes * t.h * t.v * t.per_rank, 4 * t.v * t.per_rank * t.element, 0, 0};
 }
 
-double tp_bytes(const Terms& t) {
-  // Attention and FFN each gather their input and scatter their output, forward and backward, and gather the
-  // input once more for what is derived again.
-  return t.tp > 1 ? (10 + 4 * t.forward_recompute) * t.layers * t.per_rank * (t.tp - 1) * t.h * t.element : 0;
+// Bytes that a rank sends in its tp group. `concatenated`: LoRA's B stands beside W in one matrix (FrozenLinear).
+double tp_bytes(const ExperimentConfig& c, const Terms& t, bool concatenated) {
+  if (t.tp == 1) return 0;
+  const bool full = c.pesc.mode == TrainMode::kFull;
+  double a_in = 0, a_out = 0;  // columns of A x of the column-parallel linears, and of o and down
+  for (const Linear l : c.pesc.lora.target_modules)
+    (l == Linear::kO || l == Linear::kDown ? a_out : a_in) += full ? 0 : static_cast<double>(c.pesc.lora.r);
+  // Attention and FFN each gather their input and scatter their output, with A x beside them. The backward does the
+  // same with the gradients, but makes that of the A x of o and down from the gathered dy where B stands beside W.
+  // Gradients of dense weights need the input once more.
+  const double forward = 4 * t.h + a_in + a_out;
+  const double backward = 4 * t.h + a_in + (concatenated ? 0 : a_out) + (full ? 2 * t.h : 0);
+  // The embedding's sums, the head's input and its gradient; an embedding is looked up once more where only it is
+  // recomputed, and its own gradient needs the gathered one.
+  const bool again =
+      c.train.recompute_granularity == Recompute::kSelective && c.pesc.mode == TrainMode::kPesc;
+  const double ends = (3 + (again ? 1 : 0) + (full ? 1 : 0)) * t.h;
+  // The cross entropy sums three float32 numbers of each token over the parts of the vocabulary.
+  return (t.tp - 1) * t.per_rank *
+         ((t.layers * ((1 + t.forward_recompute) * forward + backward) + ends) * t.element + 2 * 3 * 4);
 }
 
 double dispatch_bytes(const ExperimentConfig& c, const Terms& t) {
@@ -181,7 +197,8 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
               elementwise_phase(t),
               head_phase(c, t),
               {"optimizer", 0, 28.0 * static_cast<double>(parameters.trainable_elements()), 0, 0},
-              {"tensor-parallel gathers", 0, 0, tp_bytes(t), 0},
+              {"tensor-parallel gathers", 0, 0,
+               tp_bytes(c, t, parameters.layers.front().o.base.lora_columns() > 0), 0},
               {"token exchange", 0, 0, p.exchanged_per_token * t.per_rank, 0},
               {"gradient reduction", 0, 0, reduced, 0}};
   const bool overlaps = c.parallel.device == DeviceKind::kCuda && c.parallel.overlap_comm == Overlap::kOn;

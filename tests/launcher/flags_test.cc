@@ -34,10 +34,13 @@ std::string refusal(const std::vector<std::string>& words) {
   return "";
 }
 
-// A value that the flag takes.
+// The flag with a value that it takes, and the flag that it needs.
 std::vector<std::string> given(const Flag& flag) {
-  const std::string name = str_cat("--", flag.name);
-  return flag.value.empty() ? std::vector<std::string>{name} : std::vector<std::string>{name, "1"};
+  std::vector<std::string> words{str_cat("--", flag.name)};
+  if (!flag.value.empty()) words.emplace_back("1");
+  if (flag.with.empty()) return words;
+  for (const std::string& word : given(*find_flag(flag.with))) words.push_back(word);
+  return words;
 }
 
 TEST(Flags, EveryVerbTakesItsOwnFlagsAndRefusesTheOthersNamingWhoReadsThem) {
