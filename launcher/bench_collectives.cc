@@ -1,7 +1,6 @@
 #include "launcher/bench_collectives.h"
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cstdio>
 #include <functional>
@@ -35,10 +34,11 @@ Communicator& group_named(const Job& job, const std::string& name) {
   return ranks.world();
 }
 
-const char* phase_of_group(std::string_view group) {
-  if (group == "tp") return kTensorParallelPhase;
-  if (group == "ep") return kExchangePhase;
-  return group.starts_with("gradients.") ? kGradientPhase : kOtherCollectives;
+// Whether the collectives of the group are those of the phase; of no phase: "other".
+bool of_phase(std::string_view group, std::string_view phase) {
+  if (group == "tp") return phase == kTensorParallelPhase;
+  if (group == "ep") return is_exchange(phase);
+  return phase == (group.starts_with("gradients.") ? kGradientPhase : kOtherCollectives);
 }
 
 int64_t largest(Communicator& ranks, int64_t mine) {
@@ -125,20 +125,23 @@ nlohmann::json collectives_json(const Job& job, Stream& stream, const Collective
   const int world = job.mesh().world();
   const Plan plan = make_plan(job.config, job.model, world, cpu_rates(1));
   const LeastTraffic least = least_traffic(job.config, job.model, world);
-  const std::array<std::pair<const char*, double>, 4> phases{{{kTensorParallelPhase, least.tensor_parallel},
-                                                              {kExchangePhase, least.exchange},
-                                                              {kGradientPhase, least.gradients},
-                                                              {kOtherCollectives, 0}}};
   nlohmann::json all = nlohmann::json::array(), sums = nlohmann::json::array();
-  for (const auto& [name, bytes] : phases) {
-    const auto planned = std::ranges::find(plan.phases, name, &PlanPhase::name);
+  const auto add = [&sums](const std::string& name, double planned, double bytes) {
     sums.push_back({{"name", name},
                     {"sent_bytes", 0.0},
-                    {"planned_bytes", planned == plan.phases.end() ? 0.0 : planned->sent},
+                    {"planned_bytes", planned},
                     {"least_bytes", bytes},
                     {"seconds", 0.0},
                     {"library_seconds", 0.0}});
+  };
+  for (const PlanPhase& phase : plan.phases) {
+    if (!sends(phase.name)) continue;
+    add(phase.name, phase.sent,
+        is_exchange(phase.name)        ? least.exchange
+        : phase.name == kGradientPhase ? least.gradients
+                                       : least.tensor_parallel);
   }
+  add(kOtherCollectives, 0, 0);
   for (const auto& [kind, count] : counts) {
     const double calls = static_cast<double>(count.calls) / steps;
     const nlohmann::json one = {
@@ -152,7 +155,7 @@ nlohmann::json collectives_json(const Job& job, Stream& stream, const Collective
         {"seconds", count.seconds / steps},
         {"library_seconds", calls * library_seconds(job, stream, kind, library_bytes(kind, count))}};
     for (nlohmann::json& sum : sums) {
-      if (sum["name"] != phase_of_group(kind.group)) continue;
+      if (!of_phase(kind.group, sum["name"].get<std::string>())) continue;
       for (const char* figure : {"sent_bytes", "seconds", "library_seconds"})
         sum[figure] = sum[figure].get<double>() + one[figure].get<double>();
     }

@@ -129,7 +129,7 @@ std::vector<std::string> point_command(const CommandLine& command, const Experim
 }
 
 // What the point itself said, or the last lines of all.
-std::string said_by(const std::string& output) {
+std::string complaint_of(const std::string& output) {
   std::vector<std::string> lines, own;
   std::istringstream in(output);
   for (std::string line; std::getline(in, line);) {
@@ -237,7 +237,7 @@ int run_point(const CommandLine& command, const ExperimentConfig& config, const 
     j["report"] = std::move(report);
   } else {
     j["why"] = answer.late ? str_cat("no end within ", kPointLimit.count(), " minutes")
-                           : str_cat("exit code ", code, ": ", said_by(answer.text));
+                           : str_cat("exit code ", code, ": ", complaint_of(answer.text));
   }
   results.put(std::move(j));
   say_scaling(point_line(*results.find(point.name)));

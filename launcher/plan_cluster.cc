@@ -23,11 +23,13 @@ std::string layout_name(const ClusterLayout& l) {
   return str_cat("dp ", l.dp, ", tp ", l.tp, ", ep ", l.ep);
 }
 
-// Exposed seconds of the collectives whose name begins so.
+constexpr std::string_view kExchange = "exchange";
+
+// Exposed seconds of the collectives whose name begins so, or of the exchange.
 double exposed(const ClusterLayout& l, std::string_view name) {
   double sum = 0;
   for (const ClusterCollective& c : l.collectives)
-    if (c.name.starts_with(name)) sum += c.exposed;
+    if (name == kExchange ? is_exchange(c.name) : c.name.starts_with(name)) sum += c.exposed;
   return sum;
 }
 
@@ -39,7 +41,7 @@ std::string layouts_text(const ClusterPlan& plan) {
     const ClusterLayout& l = plan.layouts[i];
     text += row("  %-18s %6.0f %8.1f %10.1f %10.1f %8.1f %10.1f %10.1f %12.1f %8.4f\n",
                 layout_name(l).c_str(), l.rows, l.needed / kGiB, 1e3 * l.seconds, 1e3 * l.compute,
-                1e3 * exposed(l, kTensorParallelPhase), 1e3 * exposed(l, kExchangePhase),
+                1e3 * exposed(l, kTensorParallelPhase), 1e3 * exposed(l, kExchange),
                 1e3 * exposed(l, kGradientPhase), l.tokens_per_second / 1e3, l.goodput.share);
   }
   if (plan.layouts.size() > shown)
@@ -56,8 +58,9 @@ std::string why_text(const ClusterPlan& plan) {
   text += row("; its step is %.1f ms shorter than that of %s:", 1e3 * (next.seconds - best.seconds),
               layout_name(next).c_str());
   text += row(" compute %+.1f", 1e3 * (best.compute - next.compute));
-  for (const char* name : {kTensorParallelPhase, kExchangePhase, kGradientPhase})
-    text += row(", %s %+.1f", name, 1e3 * (exposed(best, name) - exposed(next, name)));
+  for (const std::string_view name :
+       {std::string_view(kTensorParallelPhase), kExchange, std::string_view(kGradientPhase)})
+    text += row(", %s %+.1f", std::string(name).c_str(), 1e3 * (exposed(best, name) - exposed(next, name)));
   return text + row(" ms; goodput %+.4f\n", best.goodput.share - next.goodput.share);
 }
 
@@ -133,7 +136,7 @@ nlohmann::json layout_json(const ClusterLayout& l) {
 std::string cluster_text(const ExperimentConfig& config, const ClusterPlan& plan, const Cluster& cluster,
                          const std::string& machine) {
   std::string text =
-      row("%d hosts with %d GPUs: %d ranks; %lld rows of %lld tokens a step, micro-batches: %lld\n",
+      row("hosts %d, GPUs of each %d, ranks %d; %lld rows of %lld tokens a step, micro-batches: %lld\n",
           cluster.hosts, cluster.gpus_per_host, cluster.gpus(),
           static_cast<long long>(config.train.global_batch_size),
           static_cast<long long>(config.data.max_seq_length),

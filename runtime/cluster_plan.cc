@@ -24,10 +24,6 @@ constexpr double kBucketBytes = 8 << 20;
 
 constexpr const char* kReplicaNames[kReplicaGroups] = {"all ranks", "dp", "dp of a KV head", "experts"};
 
-bool sends(const PlanPhase& phase) {
-  return phase.name == kTensorParallelPhase || phase.name == kExchangePhase || phase.name == kGradientPhase;
-}
-
 class LayoutTimes {
  public:
   LayoutTimes(const ExperimentConfig& config, const ModelConfig& model, const Cluster& cluster)
@@ -50,7 +46,7 @@ class LayoutTimes {
     even.train.global_batch_size = most * l.dp * micros();
     plan_ = make_plan(even, model_, mesh_.world(), cluster_.rates);
     for (const PlanPhase& phase : plan_.phases)
-      if (!sends(phase)) l.compute += phase.seconds;
+      if (!sends(phase.name)) l.compute += phase.seconds;
     const DecoderOptions options =
         decoder_options(even, mesh_, device_of(even, even.parallel.num_threads), training_use(even));
     chunks_ = options.capacity.dispatch_chunks;
@@ -91,18 +87,29 @@ class LayoutTimes {
     l.collectives.push_back(c);
   }
 
-  // Rows and weights there, rows back; in the backward gradients there, rows and gradients of the weights back.
+  // Of tokens: rows and weights there, rows back; in the backward gradients there, rows and gradients of the weights
+  // back; in chunks, of which all but one are hidden. Of weights: a layer's, gathered in the forward and the backward,
+  // and the sum of their gradients; hidden by the other layers, as far as those take long enough.
   void add_exchange(ClusterLayout& l) const {
-    if (l.ep == 1 || config_.pesc.mode != TrainMode::kPesc) return;
+    const auto phase =
+        std::ranges::find_if(plan_.phases, [](const PlanPhase& p) { return is_exchange(p.name); });
+    if (phase == plan_.phases.end() || phase->sent == 0) return;
     std::vector<int> members;
     for (int rank = 0; rank < l.ep; ++rank) members.push_back(rank);
-    ClusterCollective c{.name = kExchangePhase, .group = spread(members)};
-    const double again = config_.train.recompute_granularity == Recompute::kNone ? 0 : 3;
-    c.calls = (6 + again) * layers() * chunks_ * static_cast<double>(micros());
-    c.sent = sent_by(kExchangePhase);
-    c.latency = c.calls * all_to_all_latency(c.group);
-    c.seconds = c.latency + all_to_all_seconds(links_, c.group, c.sent);
-    c.exposed = overlaps() ? c.seconds / chunks_ : c.seconds;
+    ClusterCollective c{.name = phase->name, .group = spread(members)};
+    c.sent = phase->sent;
+    if (phase->name.starts_with("token")) {
+      const double again = config_.train.recompute_granularity == Recompute::kNone ? 0 : 3;
+      c.calls = (6 + again) * layers() * chunks_ * static_cast<double>(micros());
+      c.latency = c.calls * all_to_all_latency(c.group);
+      c.seconds = c.latency + all_to_all_seconds(links_, c.group, c.sent);
+      c.exposed = overlaps() ? c.seconds / chunks_ : c.seconds;
+    } else {
+      c.calls = 3 * layers() * static_cast<double>(micros());
+      c.latency = c.calls * gather_latency(c.group);
+      c.seconds = c.latency + c.sent / ring_rate(links_, c.group);
+      c.exposed = overlaps() ? std::max(c.seconds / layers(), c.seconds - l.compute) : c.seconds;
+    }
     l.collectives.push_back(c);
   }
 

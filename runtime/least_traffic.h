@@ -2,6 +2,8 @@
 // travels.
 #pragma once
 
+#include <string_view>
+
 #include "model/config.h"
 #include "runtime/config/experiment.h"
 
@@ -9,8 +11,8 @@ namespace pesc {
 
 // Of one rank and step. Tensor parallelism gathers the input and scatters the output of attention and FFN, in
 // the forward and the backward, the output of the embedding, and the input of the head and its gradient; LoRA
-// could make A x from what is gathered. The token exchange moves a row there and one back for each token and
-// remote rank of its experts, with the weights, forward and backward, where routing is balanced. A gradient
+// could make A x from what is gathered. The exchange is the plan's, of balanced routing: of tokens, a row there and
+// one back for each token and remote rank of its experts, with the weights, forward and backward. A gradient
 // reduction moves 2 (n - 1) / n of the float32 gradients of a piece that n ranks hold. Nothing is moved to
 // recompute.
 struct LeastTraffic {
@@ -20,7 +22,13 @@ struct LeastTraffic {
 
 // The phases of a plan (runtime/plan.h) that send.
 inline constexpr const char* kTensorParallelPhase = "tensor-parallel gathers";
-inline constexpr const char* kExchangePhase = "token exchange";
 inline constexpr const char* kGradientPhase = "gradient reduction";
+// "token exchange": tokens go to the ranks of their experts. Every phase of the ep group has such a name.
+[[nodiscard]] inline bool is_exchange(std::string_view phase) {
+  return phase.ends_with(" exchange");
+}
+[[nodiscard]] inline bool sends(std::string_view phase) {
+  return phase == kTensorParallelPhase || phase == kGradientPhase || is_exchange(phase);
+}
 
 }  // namespace pesc

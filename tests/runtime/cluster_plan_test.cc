@@ -109,7 +109,7 @@ TEST(ClusterPlan, ComparesAllLayoutsThatDivide) {
     }
     EXPECT_DOUBLE_EQ(l.seconds, exposed);
     EXPECT_EQ(find(l, kTensorParallelPhase) != nullptr, l.tp > 1);
-    EXPECT_EQ(find(l, kExchangePhase) != nullptr, l.ep > 1);
+    EXPECT_EQ(find(l, "token exchange") != nullptr, l.ep > 1);
     EXPECT_NE(find(l, kGradientPhase), nullptr);
     // The memory is that of the check before loading.
     ExperimentConfig same = on_gpus({str_cat("parallel.tp=", l.tp), str_cat("parallel.ep=", l.ep)});
