@@ -209,66 +209,58 @@ void print(const Fit& fit, const MemoryRoom& room, int ranks) {
   for (const std::string& change : fit.changes) std::printf("  %s\n", change.c_str());
 }
 
-void write_report(const std::string& path, const nlohmann::json& report) {
-  if (path.empty()) return;
-  AtomicFile file(path);
-  file.write(report.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");
-  file.commit();
-}
-
-void plan_hosts(const ExperimentConfig& config, const ModelConfig& model, const CommandLine& command,
-                const Machine& machine) {
-  const Cluster cluster{.hosts = *command.hosts,
-                        .gpus_per_host = command.gpus_per_host,
-                        .rates = machine.rates,
-                        .network = 1e9 / 8 * command.network_gbit_per_gpu,
-                        .gpu_mtbf = 3600 * command.gpu_mtbf_hours,
-                        .storage = 1e9 * command.storage_gbs};
-  const ClusterPlan plan = plan_cluster(config, model, cluster, machine.room);
-  if (plan.layouts.empty()) {
-    std::printf("%d GPUs: NO LAYOUT FITS\n", cluster.gpus());
-    for (const RefusedLayout& r : plan.refused)
-      std::printf("  tp %d, ep %d: %s\n", r.tp, r.ep, r.why.c_str());
-    for (const std::string& change :
-         what_would_fit(config, model, cluster.gpus(), training_use(config), machine.room))
-      std::printf("what would fit: %s\n", change.c_str());
-  } else {
-    std::fputs(cluster_text(config, plan, cluster, machine.text).c_str(), stdout);
-    if (config.parallel.overlap_comm == Overlap::kOff) {
-      ExperimentConfig overlapped = config;
-      overlapped.parallel.overlap_comm = Overlap::kOn;
-      const ClusterPlan other = plan_cluster(overlapped, model, cluster, machine.room);
-      if (!other.layouts.empty()) std::fputs(overlapped_text(other.layouts.front()).c_str(), stdout);
-    }
+// --hosts: all layouts of a cluster, whatever parallel.tp and ep say.
+void plan_hosts(ExperimentConfig config, const CommandLine& command) {
+  if (config.parallel.device != DeviceKind::kCuda) {
+    throw UsageError(
+        "--hosts is for hosts with GPUs, and the experiment runs on the CPU; plan for GPUs with --set "
+        "parallel.device=CUDA");
   }
-  write_report(command.out, cluster_json(config, plan, cluster, machine.text));
+  config.parallel.tp = config.parallel.ep = 1;
+  check_paths(config, DataUse::kNone);
+  const ModelConfig model = config.model.path.empty()
+                                ? config.model.shape
+                                : read_model_config(config.model.path, config.model.links);
+  check_against_model(config, model, 1);
+  const Machine machine = machine_of(config, command);
+  report_cluster_plan({.config = config,
+                       .model = model,
+                       .cluster = {.hosts = *command.hosts,
+                                   .gpus_per_host = command.gpus_per_host,
+                                   .rates = machine.rates,
+                                   .network = 1e9 / 8 * command.network_gbit_per_gpu,
+                                   .gpu_mtbf = 3600 * command.gpu_mtbf_hours,
+                                   .storage = 1e9 * command.storage_gbs},
+                       .room = machine.room,
+                       .machine = machine.text},
+                      command.out);
 }
 
 }  // namespace
 
 int run_plan(const Process& process, const CommandLine& command) {
-  ExperimentConfig config = read_experiment(process, command);
+  const ExperimentConfig config = read_experiment(process, command);
   run_collectively(process.world, [&] {
     if (process.world.size() != 1) throw UsageError("pesc plan runs on one rank; start it without mpirun");
+    if (command.hosts) return plan_hosts(config, command);
     if (command.ranks < 1) throw UsageError(str_cat("--ranks is ", command.ranks, "; it must be at least 1"));
     check_paths(config, DataUse::kNone);
     const ModelConfig model = config.model.path.empty()
                                   ? config.model.shape
                                   : read_model_config(config.model.path, config.model.links);
-    if (command.hosts && config.parallel.device != DeviceKind::kCuda) {
-      throw UsageError(
-          "--hosts is for hosts with GPUs, and the experiment runs on the CPU; plan for GPUs with --set "
-          "parallel.device=CUDA");
-    }
-    if (command.hosts) config.parallel.tp = config.parallel.ep = 1;  // all layouts are compared
     check_against_model(config, model, command.ranks);
     const Machine machine = machine_of(config, command);
-    if (command.hosts) return plan_hosts(config, model, command, machine);
     const Plan p = make_plan(config, model, command.ranks, machine.rates);
     const Fit fit = judge(config, model, command.ranks, machine);
     print(p, machine);
     print(fit, machine.room, command.ranks);
-    write_report(command.out, to_json(config, p, machine, fit));
+    if (!command.out.empty()) {
+      AtomicFile file(command.out);
+      file.write(
+          to_json(config, p, machine, fit).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) +
+          "\n");
+      file.commit();
+    }
   });
   return 0;
 }

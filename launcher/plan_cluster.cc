@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "ops/core/check.h"
+#include "runtime/hf/atomic_file.h"
 #include "runtime/least_traffic.h"
 
 namespace pesc {
@@ -131,10 +132,16 @@ nlohmann::json layout_json(const ClusterLayout& l) {
   return j;
 }
 
+// The best layout where collectives overlap with work.
+std::string overlapped_text(const ClusterLayout& best) {
+  return row("\nwith parallel.overlap_comm: true the best is %s, %.1f ms a step, goodput %.4f\n",
+             layout_name(best).c_str(), 1e3 * best.seconds, best.goodput.share);
+}
+
 }  // namespace
 
-std::string cluster_text(const ExperimentConfig& config, const ClusterPlan& plan, const Cluster& cluster,
-                         const std::string& machine) {
+std::string cluster_text(const ClusterRequest& request, const ClusterPlan& plan) {
+  const auto& [config, model, cluster, room, machine] = request;
   std::string text =
       row("hosts %d, GPUs of each %d, ranks %d; %lld rows of %lld tokens a step, micro-batches: %lld\n",
           cluster.hosts, cluster.gpus_per_host, cluster.gpus(),
@@ -160,13 +167,8 @@ std::string cluster_text(const ExperimentConfig& config, const ClusterPlan& plan
   return text;
 }
 
-std::string overlapped_text(const ClusterLayout& best) {
-  return row("\nwith parallel.overlap_comm: true the best is %s, %.1f ms a step, goodput %.4f\n",
-             layout_name(best).c_str(), 1e3 * best.seconds, best.goodput.share);
-}
-
-nlohmann::json cluster_json(const ExperimentConfig& config, const ClusterPlan& plan, const Cluster& cluster,
-                            const std::string& machine) {
+nlohmann::json cluster_json(const ClusterRequest& request, const ClusterPlan& plan) {
+  const auto& [config, model, cluster, room, machine] = request;
   nlohmann::json j = {{"name", config.name},        {"machine", machine},
                       {"hosts", cluster.hosts},     {"gpus_per_host", cluster.gpus_per_host},
                       {"ranks", cluster.gpus()},    {"link", cluster.rates.link},
@@ -177,6 +179,32 @@ nlohmann::json cluster_json(const ExperimentConfig& config, const ClusterPlan& p
   for (const RefusedLayout& r : plan.refused)
     j["refused"].push_back({{"tp", r.tp}, {"ep", r.ep}, {"why", r.why}});
   return j;
+}
+
+void report_cluster_plan(const ClusterRequest& request, const std::string& out) {
+  const auto& [config, model, cluster, room, machine] = request;
+  const ClusterPlan plan = plan_cluster(config, model, cluster, room);
+  if (plan.layouts.empty()) {
+    std::printf("%d GPUs: NO LAYOUT FITS\n", cluster.gpus());
+    for (const RefusedLayout& r : plan.refused)
+      std::printf("  tp %d, ep %d: %s\n", r.tp, r.ep, r.why.c_str());
+    for (const std::string& change :
+         what_would_fit(config, model, cluster.gpus(), training_use(config), room))
+      std::printf("what would fit: %s\n", change.c_str());
+  } else {
+    std::fputs(cluster_text(request, plan).c_str(), stdout);
+    if (config.parallel.overlap_comm == Overlap::kOff) {
+      ExperimentConfig overlapped = config;
+      overlapped.parallel.overlap_comm = Overlap::kOn;
+      const ClusterPlan other = plan_cluster(overlapped, model, cluster, room);
+      if (!other.layouts.empty()) std::fputs(overlapped_text(other.layouts.front()).c_str(), stdout);
+    }
+  }
+  if (out.empty()) return;
+  AtomicFile file(out);
+  file.write(cluster_json(request, plan).dump(2, ' ', false, nlohmann::json::error_handler_t::replace) +
+             "\n");
+  file.commit();
 }
 
 }  // namespace pesc

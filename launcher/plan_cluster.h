@@ -8,15 +8,20 @@
 
 namespace pesc {
 
+struct ClusterRequest {
+  const ExperimentConfig& config;
+  const ModelConfig& model;
+  Cluster cluster;
+  MemoryRoom room;      // of a GPU
+  std::string machine;  // what each GPU is assumed to be
+};
+
+// Prints the plan, and writes it to the file `out` unless that is empty.
+void report_cluster_plan(const ClusterRequest& request, const std::string& out);
+
 // As text: the layouts that fit with the terms of their step, why the first one is the best, its collectives, and
-// how often to save. `machine` says what each GPU is assumed to be. REQUIRES: a layout fits.
-[[nodiscard]] std::string cluster_text(const ExperimentConfig& config, const ClusterPlan& plan,
-                                       const Cluster& cluster, const std::string& machine);
-
-// The best layout where collectives overlap with work (parallel.overlap_comm), in a line.
-[[nodiscard]] std::string overlapped_text(const ClusterLayout& best);
-
-[[nodiscard]] nlohmann::json cluster_json(const ExperimentConfig& config, const ClusterPlan& plan,
-                                          const Cluster& cluster, const std::string& machine);
+// how often to save. REQUIRES: a layout fits.
+[[nodiscard]] std::string cluster_text(const ClusterRequest& request, const ClusterPlan& plan);
+[[nodiscard]] nlohmann::json cluster_json(const ClusterRequest& request, const ClusterPlan& plan);
 
 }  // namespace pesc

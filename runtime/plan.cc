@@ -34,7 +34,10 @@ struct Terms {
   // Shares of the layers whose attention and adapters, and whose whole forward, run a second time: all but
   // the last one's, which still stands.
   double attention_recompute, forward_recompute;
-  double qk_norms;  // columns of q and k that are normed
+  double qk_norms;             // columns of q and k that are normed
+  bool full, embeds_again;     // mode FULL; the embedding is looked up again in the backward
+  double a_in = 0, a_out = 0;  // columns of A x of the column-parallel linears, and of o and down
+  bool concatenated = false;   // LoRA's B stands beside W in one matrix (FrozenLinear)
 
   Terms(const ExperimentConfig& c, const ModelConfig& m, int ranks)
       : h(static_cast<double>(m.hidden_size)),
@@ -52,7 +55,13 @@ struct Terms {
         micros(static_cast<double>(c.train.gradient_accumulation_steps)),
         attention_recompute(c.train.recompute_granularity == Recompute::kNone ? 0 : 1 - 1 / layers),
         forward_recompute(c.train.recompute_granularity == Recompute::kFull ? 1 - 1 / layers : 0),
-        qk_norms(m.norms_qk() ? q + kv : 0) {}
+        qk_norms(m.norms_qk() ? q + kv : 0),
+        full(c.pesc.mode == TrainMode::kFull),
+        embeds_again(c.train.recompute_granularity == Recompute::kSelective &&
+                     c.pesc.mode == TrainMode::kPesc) {
+    for (const Linear l : c.pesc.lora.target_modules)
+      (l == Linear::kO || l == Linear::kDown ? a_out : a_in) += full ? 0 : static_cast<double>(c.pesc.lora.r);
+  }
 };
 
 PlanPhase gemm_phase(const ExperimentConfig& c, const Terms& t, bool fp8) {
@@ -125,23 +134,16 @@ PlanPhase head_phase(const ExperimentConfig& c, const Terms& t) {
   return {"head", 2 * passes * t.h * t.v * t.per_rank, 4 * t.v * t.per_rank * t.element, 0, 0};
 }
 
-// Bytes that a rank sends in its tp group. `concatenated`: LoRA's B stands beside W in one matrix (FrozenLinear).
-double tp_bytes(const ExperimentConfig& c, const Terms& t, bool concatenated) {
+double tp_bytes(const Terms& t) {
   if (t.tp == 1) return 0;
-  const bool full = c.pesc.mode == TrainMode::kFull;
-  double a_in = 0, a_out = 0;  // columns of A x of the column-parallel linears, and of o and down
-  for (const Linear l : c.pesc.lora.target_modules)
-    (l == Linear::kO || l == Linear::kDown ? a_out : a_in) += full ? 0 : static_cast<double>(c.pesc.lora.r);
   // Attention and FFN each gather their input and scatter their output, with A x beside them. The backward does the
   // same with the gradients, but makes that of the A x of o and down from the gathered dy where B stands beside W.
   // Gradients of dense weights need the input once more.
-  const double forward = 4 * t.h + a_in + a_out;
-  const double backward = 4 * t.h + a_in + (concatenated ? 0 : a_out) + (full ? 2 * t.h : 0);
-  // The embedding's sums, the head's input and its gradient; an embedding is looked up once more where only it is
-  // recomputed, and its own gradient needs the gathered one.
-  const bool again =
-      c.train.recompute_granularity == Recompute::kSelective && c.pesc.mode == TrainMode::kPesc;
-  const double ends = (3 + (again ? 1 : 0) + (full ? 1 : 0)) * t.h;
+  const double forward = 4 * t.h + t.a_in + t.a_out;
+  const double backward = 4 * t.h + t.a_in + (t.concatenated ? 0 : t.a_out) + (t.full ? 2 * t.h : 0);
+  // The embedding's sums, again where it is looked up again; the head's input and its gradient; the gradient of an
+  // embedding that is trained.
+  const double ends = (3 + (t.embeds_again ? 1 : 0) + (t.full ? 1 : 0)) * t.h;
   // The cross entropy sums three float32 numbers of each token over the parts of the vocabulary.
   return (t.tp - 1) * t.per_rank *
          ((t.layers * ((1 + t.forward_recompute) * forward + backward) + ends) * t.element + 2 * 3 * 4);
@@ -185,7 +187,8 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
     p.trainable +=
         model.num_hidden_layers * c.pesc.moe.num_experts * 2 * model.hidden_size * c.pesc.moe.adapter_dim;
 
-  const Terms t(c, model, world);
+  Terms t(c, model, world);
+  t.concatenated = parameters.layers.front().o.base.lora_columns() > 0;
   p.tokens = t.tokens;
   p.flops = training_flops(model, c.pesc,
                            {t.tokens, t.tokens, t.tokens * static_cast<double>(c.data.max_seq_length)});
@@ -197,8 +200,7 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
               elementwise_phase(t),
               head_phase(c, t),
               {"optimizer", 0, 28.0 * static_cast<double>(parameters.trainable_elements()), 0, 0},
-              {"tensor-parallel gathers", 0, 0,
-               tp_bytes(c, t, parameters.layers.front().o.base.lora_columns() > 0), 0},
+              {"tensor-parallel gathers", 0, 0, tp_bytes(t), 0},
               {"token exchange", 0, 0, p.exchanged_per_token * t.per_rank, 0},
               {"gradient reduction", 0, 0, reduced, 0}};
   const bool overlaps = c.parallel.device == DeviceKind::kCuda && c.parallel.overlap_comm == Overlap::kOn;
