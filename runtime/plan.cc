@@ -34,8 +34,9 @@ struct Terms {
   // Shares of the layers whose attention and adapters, and whose whole forward, run a second time: all but
   // the last one's, which still stands.
   double attention_recompute, forward_recompute;
-  double qk_norms;             // columns of q and k that are normed
-  bool full, embeds_again;     // mode FULL; the embedding is looked up again in the backward
+  double qk_norms;  // columns of q and k that are normed
+  // Of tensor parallelism: set_tensor_parallel.
+  bool full = false, embeds_again = false;  // mode FULL; the embedding is looked up again in the backward
   double a_in = 0, a_out = 0;  // columns of A x of the column-parallel linears, and of o and down
   bool concatenated = false;   // LoRA's B stands beside W in one matrix (FrozenLinear)
 
@@ -55,13 +56,7 @@ struct Terms {
         micros(static_cast<double>(c.train.gradient_accumulation_steps)),
         attention_recompute(c.train.recompute_granularity == Recompute::kNone ? 0 : 1 - 1 / layers),
         forward_recompute(c.train.recompute_granularity == Recompute::kFull ? 1 - 1 / layers : 0),
-        qk_norms(m.norms_qk() ? q + kv : 0),
-        full(c.pesc.mode == TrainMode::kFull),
-        embeds_again(c.train.recompute_granularity == Recompute::kSelective &&
-                     c.pesc.mode == TrainMode::kPesc) {
-    for (const Linear l : c.pesc.lora.target_modules)
-      (l == Linear::kO || l == Linear::kDown ? a_out : a_in) += full ? 0 : static_cast<double>(c.pesc.lora.r);
-  }
+        qk_norms(m.norms_qk() ? q + kv : 0) {}
 };
 
 PlanPhase gemm_phase(const ExperimentConfig& c, const Terms& t, bool fp8) {
@@ -134,6 +129,16 @@ PlanPhase head_phase(const ExperimentConfig& c, const Terms& t) {
   return {"head", 2 * passes * t.h * t.v * t.per_rank, 4 * t.v * t.per_rank * t.element, 0, 0};
 }
 
+void set_tensor_parallel(const ExperimentConfig& c, bool concatenated, Terms& t) {
+  t.full = c.pesc.mode == TrainMode::kFull;
+  t.embeds_again = c.train.recompute_granularity == Recompute::kSelective && c.pesc.mode == TrainMode::kPesc;
+  t.concatenated = concatenated;
+  for (const Linear l : c.pesc.lora.target_modules) {
+    double& columns = l == Linear::kO || l == Linear::kDown ? t.a_out : t.a_in;
+    columns += t.full ? 0 : static_cast<double>(c.pesc.lora.r);
+  }
+}
+
 double tp_bytes(const Terms& t) {
   if (t.tp == 1) return 0;
   // Attention and FFN each gather their input and scatter their output, with A x beside them. The backward does the
@@ -188,7 +193,7 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
         model.num_hidden_layers * c.pesc.moe.num_experts * 2 * model.hidden_size * c.pesc.moe.adapter_dim;
 
   Terms t(c, model, world);
-  t.concatenated = parameters.layers.front().o.base.lora_columns() > 0;
+  set_tensor_parallel(c, parameters.layers.front().o.base.lora_columns() > 0, t);
   p.tokens = t.tokens;
   p.flops = training_flops(model, c.pesc,
                            {t.tokens, t.tokens, t.tokens * static_cast<double>(c.data.max_seq_length)});
