@@ -18,6 +18,7 @@
 #include "launcher/help.h"
 #include "launcher/launch_checks.h"
 #include "launcher/launch_process.h"
+#include "launcher/standard_output.h"
 #include "ops/core/check.h"
 #include "ops/core/cuda.h"
 #include "runtime/hf/atomic_file.h"
@@ -267,6 +268,7 @@ int run_bench_scaling(const CommandLine& command) {
   const std::vector<const ScalingPoint*> selected = selected_points(command.scaling_points);
   const ExperimentConfig config = load_experiment(command.config, command.overrides, ExperimentUse::kBench);
   check_mpirun();
+  if (!command.out.empty()) check_out_file(command.out);
   const int here = ranks_here(config);
   ScalingResults results(command.out,
                          {{"experiment", config.text}, {"shape", command.shape}, {"steps", command.steps}});

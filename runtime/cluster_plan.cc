@@ -15,8 +15,8 @@ constexpr double kSnapshotRate = 20e9;  // bytes a second from a GPU to pinned h
 // From a failure to the first step after it, without reading the base and the checkpoint: noticing it and
 // starting, as on one H200 (tests/bench/h200.md).
 constexpr double kNoticeAndStart = 7.3;
-// The steps during an asynchronous save are slower by so much of one step, in all (tests/bench/two-cores.md, "What a
-// save costs", where the device does not write the files).
+// The steps during an asynchronous save are slower by so much of one step, in all, but by no more than the writing
+// takes (the quick start's, in tests/bench/two-cores.md, "What a save costs").
 constexpr double kSlowerDuringSave = 0.03;
 constexpr double kBackwardShare = 0.5;  // of the work of a step; a frozen base has no weight gradients
 // The reduction's buckets: whole layers of at least so many bytes (GradientReducer).
@@ -160,7 +160,8 @@ class LayoutTimes {
     const bool async = config_.checkpoint.async_save;
     g.costs.mtbf = cluster_.gpu_mtbf / cluster_.gpus();
     g.costs.save =
-        async ? kSlowerDuringSave * l.seconds + std::max(0.0, g.copied - l.seconds) : g.copied + g.written;
+        async ? std::min(kSlowerDuringSave * l.seconds, g.written) + std::max(0.0, g.copied - l.seconds)
+              : g.copied + g.written;
     // Every host reads the base in 16 bits and the checkpoint.
     g.costs.restart =
         kNoticeAndStart + (2.0 * static_cast<double>(plan_.frozen) + trained) / cluster_.storage;
