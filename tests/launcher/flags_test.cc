@@ -103,6 +103,22 @@ TEST(Flags, WhatIsGivenTwiceOrExcludesEachOtherIsRefused) {
             std::string::npos);
 }
 
+TEST(Flags, WhatHasNoEffectWithoutAnotherIsRefusedAlone) {
+  EXPECT_NE(refusal({"plan", "--storage_gbs", "2"}).find("--storage_gbs has no effect without --hosts"),
+            std::string::npos);
+  EXPECT_NE(
+      refusal({"bench", "--scaling_points", "dp"}).find("--scaling_points has no effect without --scaling"),
+      std::string::npos);
+  EXPECT_EQ(parse({"plan", "--storage_gbs", "2", "--hosts", "3"}).hosts, 3);
+  EXPECT_EQ(parse({"plan"}).hosts, std::nullopt);
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"plan", "--hosts", "2", "--ranks", "4"},
+        {"bench", "--scaling", "--shortest", "5"}})
+    EXPECT_NE(refusal(words).find("exclude each other"), std::string::npos);
+  for (const Flag& flag : flags())
+    EXPECT_TRUE(flag.with.empty() || find_flag(flag.with) != nullptr) << flag.name;
+}
+
 TEST(Flags, APromptIsText) {
   EXPECT_NE(refusal({"generate", "--prompt", ""}).find("--prompt is empty; write the question behind it"),
             std::string::npos);
