@@ -19,6 +19,7 @@
 #include <optional>
 #include <span>
 
+#include "launcher/bench_collectives.h"
 #include "launcher/command_line.h"
 #include "model/device_memory.h"
 #include "ops/attention.h"
@@ -126,8 +127,9 @@ struct Timing {
   std::array<double, kPhases> phases{};       // seconds of a step, of this rank
 };
 
+// With several ranks the meter then holds the collectives of kPhaseSteps more steps.
 Timing time_steps(Communicator& world, Job& job, Decoder& decoder, const BatchSource& source,
-                  TrainingStep& training, int steps) {
+                  TrainingStep& training, int steps, CollectiveMeter& meter) {
   Timing t;
   const auto run = [&](int64_t i) {
     StepInput input;
@@ -157,6 +159,11 @@ Timing time_steps(Communicator& world, Job& job, Decoder& decoder, const BatchSo
   for (int64_t i = 0; i < kPhaseSteps; ++i) (void)run(kWarmUp + steps + i);
   t.phases = decoder.stream().stop_clock();
   for (double& seconds : t.phases) seconds /= kPhaseSteps;
+  if (world.size() == 1) return t;
+  meter.reset();
+  meter.start_timing();
+  for (int64_t i = 0; i < kPhaseSteps; ++i) (void)run(kWarmUp + steps + kPhaseSteps + i);
+  meter.stop_timing(decoder.stream());
   return t;
 }
 
@@ -283,7 +290,10 @@ void print(const Job& job, const HostPlacement& placement, const nlohmann::json&
 int run_bench(const Process& process, const CommandLine& command) {
   ExperimentConfig config = read_experiment(process, command);
   const HostPlacement placement = place(process, config);
+  CollectiveMeter meter;
+  std::unique_ptr<Communicator> metered;  // outlives the job
   Job job = open_job(process.world, placement, std::move(config), DataUse::kAll, BaseWeights::kRandom);
+  metered = meter_ranks(job, process.world, meter);
   std::unique_ptr<BatchSource> source;
   run_collectively(process.world, [&] { source = std::make_unique<BatchSource>(job, command.shortest); });
   Measured measured;
@@ -295,14 +305,23 @@ int run_bench(const Process& process, const CommandLine& command) {
   measured.load_peak_bytes = host_peak_bytes();
   TrainingStep training(job, *decoder, source->tags());
 
-  measured.timing = time_steps(process.world, job, *decoder, *source, training, std::max(command.steps, 1));
+  measured.timing =
+      time_steps(process.world, job, *decoder, *source, training, std::max(command.steps, 1), meter);
+  process.world.barrier();
   measured.rates = measure_rates(job, *decoder, 2.0);
   measured.peaks = peak_rates(job);
+  const nlohmann::json collectives =
+      metered ? collectives_json(job, decoder->stream(), meter, kPhaseSteps) : nlohmann::json();
 
   run_collectively(process.world, [&] {
     if (!job.first()) return;
-    const nlohmann::json j = to_json(job, placement, *decoder, measured);
+    nlohmann::json j = to_json(job, placement, *decoder, measured);
+    if (metered) j.update(collectives);
     std::printf("%s\n", j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
+    if (metered) {
+      const double exposed = measured.timing.phases[static_cast<size_t>(Phase::kCommunication)];
+      std::fputs(communication_table(collectives, exposed).c_str(), stdout);
+    }
     print(job, placement, j, measured);
     if (command.out.empty()) return;
     AtomicFile file(command.out);

@@ -95,6 +95,13 @@ void check_flags_of_verb(const CommandLine& c, const std::vector<std::string>& g
   };
   exclude("base", "checkpoint", "the base model has no checkpoint");
   exclude("system", "prompts", "the rows of a file have their own system texts");
+  exclude("scaling", "shortest", "the points have full rows");
+  exclude("hosts", "ranks", "a cluster has as many ranks as GPUs");
+  for (const std::string& name : given) {
+    const std::string with(find_flag(name)->with);
+    if (!with.empty() && !seen.contains(with))
+      throw UsageError(str_cat("--", name, " has no effect without --", with, "; give both, or neither"));
+  }
   if (seen.contains("prompt") && c.prompt.empty())
     throw UsageError("--prompt is empty; write the question behind it, or hold a conversation with --chat");
   const auto check_utf8 = [](const char* name, const std::string& text) {
@@ -173,7 +180,7 @@ std::optional<CommandLine> parse_alone(int argc, char** argv) {
   words.insert(words.end(), argv + first, argv + argc);
   try {
     CommandLine c = parse_command_line(static_cast<int>(words.size()), words.data());
-    if (launch ? c.verb == "help" : known_verb(c.verb).run_alone != nullptr) return c;
+    if (launch ? c.verb == "help" : c.scaling || known_verb(c.verb).run_alone != nullptr) return c;
   } catch (const UsageError&) {
     const Verb* verb = find_verb(argv[1]);
     if (verb != nullptr && verb->run_alone != nullptr) throw;

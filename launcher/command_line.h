@@ -36,14 +36,20 @@ struct CommandLine {
   int ranks = 1;                  // --ranks N to plan for
   std::string gpu;                // --gpu NAME to plan for
   double gemm_tflops = 0, memory_gbs = 0, link_gbs = 0, device_gib = 0;  // of a rank; 0: the GPU's
-  std::string model;       // --model FOLDER whose tokenizer is used
-  bool special = false;    // --special: with the tokens that the post-processor adds
-  bool show = false;       // --show: tokens as text for people
-  int show_rows = 0;       // --show_rows N: of the run's first rows
-  uint64_t launch_id = 0;  // --launch_id N: the number of the launch, given by `pesc launch`
-  std::string dir;         // --dir FOLDER to look at
-  bool json = false;       // --json: for a program
-  std::string topic;       // the word behind `help` and `completion`
+  std::string model;           // --model FOLDER whose tokenizer is used
+  bool special = false;        // --special: with the tokens that the post-processor adds
+  bool show = false;           // --show: tokens as text for people
+  int show_rows = 0;           // --show_rows N: of the run's first rows
+  uint64_t launch_id = 0;      // --launch_id N: the number of the launch, given by `pesc launch`
+  std::string dir;             // --dir FOLDER to look at
+  bool json = false;           // --json: for a program
+  std::string topic;           // the word behind `help` and `completion`
+  bool scaling = false;        // --scaling: the points of launcher/bench_scaling.h
+  std::string scaling_points;  // --scaling_points REGEX, which selects some of them
+  std::optional<int> hosts;    // --hosts H to plan for
+  int gpus_per_host = 8;       // --gpus_per_host G
+  double network_gbit_per_gpu = 400, storage_gbs = 1;
+  double gpu_mtbf_hours = 50000;  // --gpu_mtbf_hours: of one GPU and its part of the host
 };
 
 // Parses argv with gflags; --help anywhere makes it `help` with the verb as topic. Throws UsageError for an
@@ -70,7 +76,7 @@ int run_eval(const Process& process, const CommandLine& command);
 int run_generate(const Process& process, const CommandLine& command);
 int run_export(const Process& process, const CommandLine& command);
 int run_report(const Process& process, const CommandLine& command);
-int run_bench(const Process& process, const CommandLine& command);
+int run_bench(const Process& process, const CommandLine& command);  // --scaling: launcher/bench_scaling.h
 int run_plan(const Process& process, const CommandLine& command);
 int run_inspect(const Process& process, const CommandLine& command);
 int run_tokenize(const Process& process, const CommandLine& command);

@@ -17,7 +17,7 @@ namespace {
 
 using C = CommandLine;
 
-// Name, verbs, value, help, target, least, choices. `launch` parses its own two, and hands the rest to `train`.
+// Name, verbs, value, help, target, least, choices, with. `launch` parses its own two, and hands the rest to `train`.
 constexpr std::array kFlags{
     // clang-format off
     Flag{"config", "train eval generate export bench plan", "FILE", "the experiment: protobuf text, configs/schema/experiment.proto", &C::config},
@@ -37,12 +37,19 @@ constexpr std::array kFlags{
     Flag{"shape", "bench plan", "FOLDER", "a folder with config.json, a name of configs/models, 7B, 13B, 34B, 70B; by default the experiment's model and data", &C::shape, 0, "7B 13B 34B 70B"},
     Flag{"steps", "bench", "N", "steps to time", &C::steps, 1},
     Flag{"shortest", "bench", "T", "random rows of T tokens to data.max_seq_length; by default all are full", &C::shortest, 1},
+    Flag{"scaling", "bench", "", "weak and strong scaling over the ranks of this host, for dp, tp and ep; starts mpirun itself, point by point", &C::scaling},
+    Flag{"scaling_points", "bench", "REGEX", "the points of --scaling in whose name it is; by default all", &C::scaling_points, 0, {}, "scaling"},
     Flag{"ranks", "plan", "N", "ranks of the job", &C::ranks, 1},
     Flag{"gpu", "plan", "NAME", "the GPU of each rank: A100-40, A100-80, H100-80, H200-141 (the default), B200-180", &C::gpu, 0, "A100-40 A100-80 H100-80 H200-141 B200-180"},
     Flag{"gemm_tflops", "plan", "T", "rate of a rank's GEMMs, TFLOP/s; by default that of --gpu", &C::gemm_tflops, kAboveZero},
     Flag{"memory_gbs", "plan", "M", "rate of a rank's device memory, GB/s; by default that of --gpu", &C::memory_gbs, kAboveZero},
     Flag{"link_gbs", "plan", "L", "rate at which a rank sends, GB/s; by default that of --gpu", &C::link_gbs, kAboveZero},
     Flag{"device_gib", "plan", "G", "memory of a rank's device, GiB; by default that of --gpu, or of this host with parallel.device CPU", &C::device_gib, kAboveZero},
+    Flag{"hosts", "plan", "H", "hosts of a cluster, for which to find the best layout, its goodput and how often to save; by default one job of --ranks", &C::hosts, 1},
+    Flag{"gpus_per_host", "plan", "G", "GPUs of a host of --hosts", &C::gpus_per_host, 1, {}, "hosts"},
+    Flag{"network_gbit_per_gpu", "plan", "N", "rate of a GPU's link to other hosts of --hosts, Gbit/s", &C::network_gbit_per_gpu, kAboveZero, {}, "hosts"},
+    Flag{"gpu_mtbf_hours", "plan", "T", "hours that a GPU of --hosts works, with its part of the host, until a failure ends the job", &C::gpu_mtbf_hours, kAboveZero, {}, "hosts"},
+    Flag{"storage_gbs", "plan", "S", "rate at which a host of --hosts reads and writes files, GB/s", &C::storage_gbs, kAboveZero, {}, "hosts"},
     Flag{"verify", "inspect", "", "read and check every byte", &C::verify},
     Flag{"against", "inspect", "DIR", "a second checkpoint to compare with; none by default", &C::against},
     Flag{"model", "tokenize", "FOLDER", "a model's folder, for its tokenizer", &C::model},

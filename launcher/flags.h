@@ -30,6 +30,7 @@ struct Flag {
   Target target;                  // nothing: `launch` reads it by itself
   double least = 0;               // of a number
   std::string_view choices = {};  // the values, or some that are words; parted by spaces
+  std::string_view with = {};     // another flag, without which this one has no effect and is refused
 };
 
 [[nodiscard]] std::span<const Flag> flags();

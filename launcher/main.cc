@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "launcher/bench_scaling.h"
 #include "launcher/command_line.h"
 #include "launcher/launch.h"
 #include "launcher/launch_checks.h"
@@ -29,7 +30,7 @@ int dispatch(const Process& process, const CommandLine& command) {
 int run_alone(const CommandLine& command) {
   const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
   if (rank != nullptr && std::string_view(rank) != "0") return 0;
-  return known_verb(command.verb).run_alone(command);
+  return command.scaling ? run_bench_scaling(command) : known_verb(command.verb).run_alone(command);
 }
 
 // A descriptor of 0 to 2 that is closed would become the first file that is opened, and what is printed would

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "launcher/command_line.h"
+#include "launcher/plan_cluster.h"
 #include "runtime/config/compute_types.h"
 #include "runtime/config/unknown_names.h"
 #include "runtime/fitting.h"
@@ -232,12 +233,41 @@ void print(const Fit& fit, const MemoryRoom& room, int ranks) {
   for (const std::string& change : fit.changes) std::printf("  %s\n", change.c_str());
 }
 
+// --hosts: all layouts of a cluster, whatever parallel.tp and ep say.
+void plan_hosts(ExperimentConfig config, const CommandLine& command) {
+  if (config.parallel.device != DeviceKind::kCuda) {
+    throw UsageError(
+        "--hosts is for hosts with GPUs, and the experiment runs on the CPU; plan for GPUs with --set "
+        "parallel.device=CUDA");
+  }
+  config.parallel.tp = config.parallel.ep = 1;
+  check_paths(config, DataUse::kNone);
+  const ModelConfig model = config.model.path.empty()
+                                ? config.model.shape
+                                : read_model_config(config.model.path, config.model.links);
+  use_folder_format(config, model);
+  check_against_model(config, model, 1);
+  const Machine machine = machine_of(config, command);
+  report_cluster_plan({.config = with_gemms_of(machine, config),
+                       .model = model,
+                       .cluster = {.hosts = *command.hosts,
+                                   .gpus_per_host = command.gpus_per_host,
+                                   .rates = machine.rates,
+                                   .network = 1e9 / 8 * command.network_gbit_per_gpu,
+                                   .gpu_mtbf = 3600 * command.gpu_mtbf_hours,
+                                   .storage = 1e9 * command.storage_gbs},
+                       .room = machine.room,
+                       .machine = machine.text},
+                      command.out);
+}
+
 }  // namespace
 
 int run_plan(const Process& process, const CommandLine& command) {
   ExperimentConfig config = read_experiment(process, command);
   run_collectively(process.world, [&] {
     if (process.world.size() != 1) throw UsageError("pesc plan runs on one rank; start it without mpirun");
+    if (command.hosts) return plan_hosts(config, command);
     if (command.ranks < 1) throw UsageError(str_cat("--ranks is ", command.ranks, "; it must be at least 1"));
     check_paths(config, DataUse::kNone);
     const ModelConfig model = config.model.path.empty()

@@ -109,33 +109,44 @@ constexpr std::array kVerbs{
     Verb{.name = "plan",
          .arguments = "--config FILE [flags]",
          .summary = "memory and time of a run, and whether it fits, without the device",
-         .about = "Says before anything starts, without the device or the files of the model, what each rank "
-                  "needs: memory "
-                  "by arena, FLOP, bytes exchanged, the time of a step at stated rates, and what to change "
-                  "where it does "
-                  "not fit. With parallel.device CUDA it assumes an H200 unless --gpu names another.",
-         .examples = {{{"pesc plan --config my.textproto --ranks 8", "eight ranks of the experiment"},
-                       {"pesc plan --config my.textproto --shape 13B --gpu A100-80 --ranks 8",
-                        "another model on other GPUs"},
-                       {"pesc plan --config my.textproto --ranks 4 --out plan.json",
-                        "figures for a program"}}},
+         .about =
+             "Says before anything starts, without the device or the files of the model, what each rank "
+             "needs: memory "
+             "by arena, FLOP, bytes exchanged, the time of a step at stated rates, and what to change "
+             "where it does "
+             "not fit. With parallel.device CUDA it assumes an H200 unless --gpu names another. With "
+             "--hosts it compares all layouts of a cluster, with links inside and between hosts, and says "
+             "how often to save.",
+         .examples =
+             {{{"pesc plan --config my.textproto --ranks 8", "eight ranks of the experiment"},
+               {"pesc plan --config my.textproto --shape 13B --gpu A100-80 --ranks 8",
+                "another model on other GPUs"},
+               {"pesc plan --config my.textproto --hosts 16 --gpus_per_host 8 --network_gbit_per_gpu 400",
+                "the best layout of 128 GPUs, its goodput, and how often to save"},
+               {"pesc plan --config my.textproto --ranks 4 --out plan.json", "figures for a program"}}},
          .exit_codes = "0 64 65 70 74 76",
          .run = run_plan},
-    Verb{.name = "bench",
-         .arguments = "--config FILE [flags]",
-         .summary = "times the training step against the speed of light",
-         .about = "Times the training step with random weights on the rows of the experiment, or with "
-                  "--shape on random "
-                  "rows, packed as data.packing says. The speed of light is the time that the FLOP of a step "
-                  "take at the "
-                  "GEMM rate measured on the same ranks.",
-         .examples = {{{"pesc bench --config configs/experiments/bench-7b.textproto --steps 10", "ten steps"},
-                       {"mpirun -n 8 pesc bench --config my.textproto --shape 7B --set parallel.ep=8",
-                        "eight ranks, a model of another shape"},
-                       {"pesc bench --config my.textproto --shape 7B --shortest 100 --out bench.json",
-                        "rows of 100 tokens to data.max_seq_length"}}},
-         .exit_codes = "0 64 65 70 74 76",
-         .run = run_bench},
+    Verb{
+        .name = "bench",
+        .arguments = "--config FILE [flags]",
+        .summary = "times the training step against the speed of light",
+        .about = "Times the training step with random weights on the rows of the experiment, or with "
+                 "--shape on random "
+                 "rows, packed as data.packing says. The speed of light is the time that the FLOP of a step "
+                 "take at the "
+                 "GEMM rate measured on the same ranks. With several ranks it also says what the collectives "
+                 "send and how long they take, beside the library's own. --scaling does this for up to 20 "
+                 "layouts of 1 to 8 ranks, each under an mpirun of its own, and goes on from --out.",
+        .examples =
+            {{{"pesc bench --config configs/experiments/bench-7b.textproto --steps 10", "ten steps"},
+              {"mpirun -n 8 pesc bench --config my.textproto --shape 7B --set parallel.ep=8",
+               "eight ranks, a model of another shape"},
+              {"pesc bench --config my.textproto --shape 7B --shortest 100 --out bench.json",
+               "rows of 100 tokens to data.max_seq_length"},
+              {"pesc bench --config configs/experiments/bench-scaling.textproto --scaling --out scaling.json",
+               "how it scales over the GPUs of this host"}}},
+        .exit_codes = "0 64 65 70 74 76",
+        .run = run_bench},
     Verb{.name = "inspect",
          .arguments = "--checkpoint DIR [flags]",
          .summary = "what a checkpoint holds; checks every byte; compares two",

@@ -34,6 +34,10 @@ struct Terms {
   // the last one's, which still stands.
   double attention_recompute, forward_recompute;
   double qk_norms;  // columns of q and k that are normed
+  // Of tensor parallelism: set_tensor_parallel.
+  bool full = false, embeds_again = false;  // mode FULL; the embedding is looked up again in the backward
+  double a_in = 0, a_out = 0;  // columns of A x of the column-parallel linears, and of o and down
+  bool concatenated = false;   // LoRA's B stands beside W in one matrix (FrozenLinear)
 
   Terms(const ExperimentConfig& c, const ModelConfig& m, int ranks)
       : h(static_cast<double>(m.hidden_size)),
@@ -144,10 +148,29 @@ PlanPhase head_phase(const ExperimentConfig& c, const Terms& t) {
   return {"head", 2 * passes * t.h * t.v * t.per_rank, 4 * t.v * t.per_rank * t.element, 0, 0};
 }
 
+void set_tensor_parallel(const ExperimentConfig& c, bool concatenated, Terms& t) {
+  t.full = c.pesc.mode == TrainMode::kFull;
+  t.embeds_again = c.train.recompute_granularity == Recompute::kSelective && c.pesc.mode == TrainMode::kPesc;
+  t.concatenated = concatenated;
+  for (const Linear l : c.pesc.lora.target_modules) {
+    double& columns = l == Linear::kO || l == Linear::kDown ? t.a_out : t.a_in;
+    columns += t.full ? 0 : static_cast<double>(c.pesc.lora.r);
+  }
+}
+
 double tp_bytes(const Terms& t) {
-  // Attention and FFN each gather their input and scatter their output, forward and backward, and gather the
-  // input once more for what is derived again.
-  return t.tp > 1 ? (10 + 4 * t.forward_recompute) * t.layers * t.per_rank * (t.tp - 1) * t.h * t.element : 0;
+  if (t.tp == 1) return 0;
+  // Attention and FFN each gather their input and scatter their output, with A x beside them. The backward does the
+  // same with the gradients, but makes that of the A x of o and down from the gathered dy where B stands beside W.
+  // Gradients of dense weights need the input once more.
+  const double forward = 4 * t.h + t.a_in + t.a_out;
+  const double backward = 4 * t.h + t.a_in + (t.concatenated ? 0 : t.a_out) + (t.full ? 2 * t.h : 0);
+  // The embedding's sums, again where it is looked up again; the head's input and its gradient; the gradient of an
+  // embedding that is trained.
+  const double ends = (3 + (t.embeds_again ? 1 : 0) + (t.full ? 1 : 0)) * t.h;
+  // The cross entropy sums three float32 numbers of each token over the parts of the vocabulary.
+  return (t.tp - 1) * t.per_rank *
+         ((t.layers * ((1 + t.forward_recompute) * forward + backward) + ends) * t.element + 2 * 3 * 4);
 }
 
 double dispatch_bytes(const ExperimentConfig& c, const Terms& t) {
@@ -188,7 +211,8 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
     p.trainable +=
         model.num_hidden_layers * c.pesc.moe.num_experts * 2 * model.hidden_size * c.pesc.moe.adapter_dim;
 
-  const Terms t(c, model, world);
+  Terms t(c, model, world);
+  set_tensor_parallel(c, parameters.layers.front().o.base.lora_columns() > 0, t);
   p.tokens = t.tokens;
   p.bytes_per_weight = parameters.frozen_bytes_per_weight();
   const bool fp8 = parameters.frozen_gemm() == FrozenGemm::kFP8;

@@ -220,6 +220,54 @@ class PlanTest(harness.EndToEnd):
         self.assertTrue(j["fits"])
         self.assertNotIn("DOES NOT FIT", result.out)
 
+    def test_hosts(self):
+        """Layouts of a cluster from 8 to 4096 GPUs, and what the flags change."""
+        config = os.path.join(EXPERIMENTS, "camelidae-8x7b.textproto")
+        best = {}
+        for hosts in (1, 16, 512):
+            # Four rows a GPU.
+            batch = harness.sets(train__global_batch_size=32 * hosts, train__gradient_accumulation_steps=1)
+            j, result = self.plan(config, "--shape", "7B", *batch, "--hosts", hosts, "--gpus_per_host", 8,
+                                  "--network_gbit_per_gpu", 400)
+            self.assertEqual((j["ranks"], j["hosts"], j["network"]), (8 * hosts, hosts, 50e9))
+            self.assertEqual({l["tp"] for l in j["layouts"]} | {r["tp"] for r in j["refused"]}, {1, 2, 4, 8})
+            useful = [l["useful_tokens_per_second"] for l in j["layouts"]]
+            self.assertEqual(useful, sorted(useful, reverse=True))
+            best[hosts] = j["layouts"][0]
+            for layout in j["layouts"]:
+                self.assertEqual(layout["dp"] * layout["tp"], 8 * hosts)
+                self.assertAlmostEqual(layout["step_seconds"], layout["compute_seconds"] +
+                                       sum(c["exposed_seconds"] for c in layout["collectives"]), places=9)
+                self.assertAlmostEqual(layout["mtbf_seconds"], 3600 * 50000 / (8 * hosts), places=3)
+                self.assertTrue(0.9 < layout["goodput"] < 1, layout)
+            name = "dp %(dp)d, tp %(tp)d, ep %(ep)d" % best[hosts]
+            self.assertIn("the best: %s; its step is " % name, result.out)
+            self.assertIn("checkpoint.save_steps: %d, every " % best[hosts]["save_steps"], result.out)
+            self.assertIn("with parallel.overlap_comm: true the best is ", result.out)
+        self.assertGreater(best[1]["goodput"], best[512]["goodput"])
+        # The plan of one host, with its layout, and links inside of it alone.
+        j, _ = self.plan(config, "--shape", "7B", "--ranks", 8, *harness.sets(
+            train__global_batch_size=32, train__gradient_accumulation_steps=1, parallel__tp=best[1]["tp"], parallel__ep=best[1]["ep"]))
+        self.assertAlmostEqual(best[1]["step_seconds"] / j["step_seconds"], 1, delta=0.03)  # it has no latencies
+        self.assertEqual(best[1]["needed_bytes"], j["device_bytes"] + j["overhead_bytes"] + j["connection_bytes"])
+        # A slower network, or GPUs that fail more often.
+        two = (config, "--shape", "7B", *harness.sets(train__global_batch_size=64, train__gradient_accumulation_steps=1), "--hosts", 2)
+        usual, slow = (self.plan(*two, "--network_gbit_per_gpu", n)[0]["layouts"][0] for n in (400, 10))
+        self.assertGreater(slow["step_seconds"], 1.2 * usual["step_seconds"])
+        frail = self.plan(*two, "--gpu_mtbf_hours", 10)[0]["layouts"][0]
+        self.assertLess(frail["goodput"], usual["goodput"])
+        self.assertLess(self.plan(*two, "--gpu_mtbf_hours", 10, "--storage_gbs", 0.1)[0]["layouts"][0]["goodput"], frail["goodput"])
+        # Nothing fits, and wrong usage.
+        j, result = self.plan(*two, "--device_gib", 10)
+        self.assertEqual(j["layouts"], [])
+        self.assertIn("NO LAYOUT FITS", result.out)
+        for words, flags in (("--hosts is for hosts with GPUs", ("--set", "parallel.device=CPU")),
+                             ("--hosts and --ranks exclude each other", ("--ranks", 4)),
+                             ("'0' is less than 1", ("--gpus_per_host", 0)), ("is not above 0", ("--network_gbit_per_gpu", 0))):
+            self.assert_refused(harness.pesc(0, "plan", "--config", *two, *flags), 64, words)
+        self.assert_refused(harness.pesc(0, "plan", "--config", *two[:3], "--storage_gbs", 2), 64,
+                            "--storage_gbs has no effect without --hosts")
+
     def test_a_setting_without_effect_is_said(self):
         config = os.path.join(EXPERIMENTS, "camelidae-8x7b.textproto")
         _, result = self.plan(config, "--shape", "7B", "--ranks", 8, "--set", "train.eval_steps=5", "--set", "data.eval=[]")

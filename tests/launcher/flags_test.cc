@@ -34,10 +34,13 @@ std::string refusal(const std::vector<std::string>& words) {
   return "";
 }
 
-// A value that the flag takes.
+// The flag with a value that it takes, and the flag that it needs.
 std::vector<std::string> given(const Flag& flag) {
-  const std::string name = str_cat("--", flag.name);
-  return flag.value.empty() ? std::vector<std::string>{name} : std::vector<std::string>{name, "1"};
+  std::vector<std::string> words{str_cat("--", flag.name)};
+  if (!flag.value.empty()) words.emplace_back("1");
+  if (flag.with.empty()) return words;
+  for (const std::string& word : given(*find_flag(flag.with))) words.push_back(word);
+  return words;
 }
 
 TEST(Flags, EveryVerbTakesItsOwnFlagsAndRefusesTheOthersNamingWhoReadsThem) {
@@ -98,6 +101,22 @@ TEST(Flags, WhatIsGivenTwiceOrExcludesEachOtherIsRefused) {
   EXPECT_NE(refusal({"eval", "--base", "--checkpoint", "x"}).find("exclude each other"), std::string::npos);
   EXPECT_NE(refusal({"generate", "--prompts", "f", "--system", "x"}).find("exclude each other"),
             std::string::npos);
+}
+
+TEST(Flags, WhatHasNoEffectWithoutAnotherIsRefusedAlone) {
+  EXPECT_NE(refusal({"plan", "--storage_gbs", "2"}).find("--storage_gbs has no effect without --hosts"),
+            std::string::npos);
+  EXPECT_NE(
+      refusal({"bench", "--scaling_points", "dp"}).find("--scaling_points has no effect without --scaling"),
+      std::string::npos);
+  EXPECT_EQ(parse({"plan", "--storage_gbs", "2", "--hosts", "3"}).hosts, 3);
+  EXPECT_EQ(parse({"plan"}).hosts, std::nullopt);
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"plan", "--hosts", "2", "--ranks", "4"},
+        {"bench", "--scaling", "--shortest", "5"}})
+    EXPECT_NE(refusal(words).find("exclude each other"), std::string::npos);
+  for (const Flag& flag : flags())
+    EXPECT_TRUE(flag.with.empty() || find_flag(flag.with) != nullptr) << flag.name;
 }
 
 TEST(Flags, APromptIsText) {
