@@ -173,6 +173,8 @@ nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& 
       {"gemm_flops_per_second", rate},
       {"sol_fraction_median", median(t.flops_per_second) / rate},
       {"bytes_sent_rank0_median", median(t.sent)}};
+  const std::string exchange = expert_exchange_text(job.config, job.mesh().world());
+  if (!exchange.empty()) j["expert_exchange"] = exchange;
   if (peak > 0) j["mfu_median"] = median(t.flops_per_second) / peak;
   int64_t bytes = 0;
   for (const ArenaSize& a : decoder.arenas()) {
@@ -224,6 +226,8 @@ void print(const Job& job, const HostPlacement& placement, const nlohmann::json&
     std::printf(", %.2f GiB of the device taken, %.2f planned; attention: %s",
                 j["device_bytes_taken"].get<double>() / kGiB, j["device_bytes_planned"].get<double>() / kGiB,
                 j["attention"].get<std::string>().c_str());
+  if (j.contains("expert_exchange"))
+    std::printf("; expert exchange: %s", j["expert_exchange"].get<std::string>().c_str());
   std::printf("\n");
 }
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 
 # The plan tells apart what travels, the bench measures it as one.
-LINKS = {"tensor-parallel gathers", "token exchange", "gradient reduction"}
+LINKS = {"tensor-parallel gathers", "token exchange", "weight exchange", "gradient reduction"}
 
 
 def report(verb, program, flags, folder):
