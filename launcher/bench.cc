@@ -27,6 +27,7 @@
 #include "runtime/data/packing.h"
 #include "runtime/data/row_stream.h"
 #include "runtime/decoder_options.h"
+#include "runtime/expert_exchange.h"
 #include "runtime/hf/atomic_file.h"
 #include "runtime/job_rates.h"
 #include "runtime/machine.h"
@@ -216,6 +217,8 @@ nlohmann::json to_json(const Job& job, const HostPlacement& placement, Decoder& 
     j["fp8_flops_share"] = median(t.fp8_flops) / median(t.flops);
   }
   if (const double mfu = median_share(t, measured.peaks); mfu > 0) j["mfu_median"] = mfu;
+  if (const std::string exchange = expert_exchange_text(job.config, job.mesh().world()); !exchange.empty())
+    j["expert_exchange"] = exchange;
   int64_t bytes = 0;
   for (const ArenaSize& a : decoder.arenas()) {
     j["arenas_rank0"][a.name] = a.bytes;
@@ -281,6 +284,8 @@ void print(const Job& job, const HostPlacement& placement, const nlohmann::json&
     std::printf(", %.2f GiB of the device taken, %.2f planned; attention: %s",
                 j["device_bytes_taken"].get<double>() / kGiB, j["device_bytes_planned"].get<double>() / kGiB,
                 j["attention"].get<std::string>().c_str());
+  if (j.contains("expert_exchange"))
+    std::printf("; expert exchange: %s", j["expert_exchange"].get<std::string>().c_str());
   std::printf("; weights there after %.1f s, %.2f GiB of the host taken at most until then\n",
               measured.load_seconds, static_cast<double>(measured.load_peak_bytes) / kGiB);
 }

@@ -9,6 +9,7 @@
 #include "launcher/plan_cluster.h"
 #include "runtime/config/compute_types.h"
 #include "runtime/config/unknown_names.h"
+#include "runtime/expert_exchange.h"
 #include "runtime/fitting.h"
 #include "runtime/hf/atomic_file.h"
 #include "runtime/hf/config_json.h"
@@ -168,13 +169,20 @@ nlohmann::json to_json(const ExperimentConfig& config, const Plan& p, const Mach
                            {"sent_bytes", phase.sent},
                            {"seconds", phase.seconds}});
   }
+  if (p.tokens_exchange.sent > 0) {
+    const auto of = [](const PlannedExchange& e) {
+      return nlohmann::json{{"sent_bytes", e.sent}, {"seconds", e.seconds}};
+    };
+    j["expert_exchange"] = expert_exchange_name(p.exchange);
+    j["expert_exchanges"] = {{"TOKENS", of(p.tokens_exchange)}, {"WEIGHTS", of(p.weights_exchange)}};
+  }
   if (fit.known) j["fits"] = fit.fits;
   if (fit.known && machine.room.of == MemoryRoom::Of::kHost) j["host_memory"] = machine.room.bytes;
   if (!fit.changes.empty()) j["would_fit"] = fit.changes;
   return j;
 }
 
-void print(const Plan& p, const Machine& machine) {
+void print(const Plan& p, const Machine& machine, const std::string& exchange) {
   const MachineRates& rates = machine.rates;
   std::printf("%d ranks: dp %d, tp %d, ep %d; %.2fM trainable parameters, %.3fG frozen\n\n", p.world, p.dp,
               p.tp, p.ep, static_cast<double>(p.trainable) / 1e6, static_cast<double>(p.frozen) / 1e9);
@@ -203,10 +211,17 @@ void print(const Plan& p, const Machine& machine) {
   if (p.fp8_flops > 0) std::snprintf(fp8, sizeof(fp8), ", %.4g of FP8 GEMMs", rates.fp8_gemm / 1e12);
   std::printf(
       "\n%s\nat %.4g TFLOP/s of GEMMs%s, %.4g of attention, %.4g GB/s of memory, %.4g GB/s of links, a rank "
-      "each\n"
-      "a token's rows travel %.0f bytes to their experts and back\n",
+      "each\n",
       machine.text.c_str(), rates.gemm / 1e12, fp8, rates.attention / 1e12, rates.memory / 1e9,
-      rates.link / 1e9, p.exchanged_per_token);
+      rates.link / 1e9);
+  if (p.exchange == ExpertExchange::kTokens)
+    std::printf("a token's rows travel %.0f bytes to their experts and back\n", p.exchanged_per_token);
+  if (exchange.empty()) return;
+  std::printf(
+      "expert exchange: %s; a rank would send %.4g GB a step with TOKENS, of which %.2f ms are not hidden, "
+      "and %.4g GB with WEIGHTS, %.2f ms\n",
+      exchange.c_str(), p.tokens_exchange.sent / 1e9, 1e3 * p.tokens_exchange.seconds,
+      p.weights_exchange.sent / 1e9, 1e3 * p.weights_exchange.seconds);
 }
 
 void print(const Fit& fit, const MemoryRoom& room, int ranks) {
@@ -278,7 +293,7 @@ int run_plan(const Process& process, const CommandLine& command) {
     const Machine machine = machine_of(config, command);
     const Plan p = make_plan(with_gemms_of(machine, config), model, command.ranks, machine.rates);
     const Fit fit = judge(config, model, command.ranks, machine);
-    print(p, machine);
+    print(p, machine, expert_exchange_text(config, command.ranks));
     print(fit, machine.room, command.ranks);
     if (!command.out.empty()) {
       AtomicFile file(command.out);

@@ -25,7 +25,10 @@ Sizes::Sizes(const Capacity& c, const PescConfig& pesc, const Mesh& mesh, DType 
   padded = slice * mesh.tp();
   if (pesc.mode != TrainMode::kPesc) return;
   const int64_t k = pesc.moe.num_experts_per_tok;
-  const int ep = mesh.ep();
+  const bool gathers = c.expert_exchange == ExpertExchange::kWeights && mesh.ep() > 1;
+  if (gathers) weight_buffers = c.gathers_ahead ? 2 : 1;
+  token_ranks = gathers ? 1 : mesh.ep();
+  const int ep = token_ranks;
   chunk_slice = slice;
   if (ep == 1) {
     assignments = slice * k;
@@ -119,6 +122,26 @@ Saved allocate_saved(const ModelPart& part, Purpose purpose, Recompute recompute
   return saved;
 }
 
+namespace {
+
+WeightGatherer::Buffers allocate_gathered(const ModelPart& part, Arena& arena) {
+  const int64_t h = part.model.hidden_size;
+  const MoeConfig& moe = part.pesc.moe;
+  WeightGatherer::Buffers buffers;
+  for (int i = 0; i < part.sizes.weight_buffers; ++i) {
+    buffers.weights.push_back({arena.allocate(moe.num_experts * moe.adapter_dim, h, part.sizes.compute),
+                               arena.allocate(moe.num_experts * h, moe.adapter_dim, part.sizes.compute)});
+  }
+  const MoeParameters& own = part.parameters.layers.front().moe;
+  if (own.ddown.rows == 0) return buffers;  // for inference
+  buffers.grads = {arena.allocate(moe.num_experts * moe.adapter_dim, h),
+                   arena.allocate(moe.num_experts * h, moe.adapter_dim)};
+  buffers.own_grad = arena.allocate(1, own.ddown.size());
+  return buffers;
+}
+
+}  // namespace
+
 Workspace allocate_workspace(const ModelPart& part, const Capacity& c, Arena& arena) {
   const auto& [m, pesc, mesh, parameters, n] = part;
   Workspace w;
@@ -153,13 +176,14 @@ Workspace allocate_workspace(const ModelPart& part, const Capacity& c, Arena& ar
     const int64_t k = pesc.moe.num_experts_per_tok;
     w.dtopk_weights = arena.allocate(n.slice, k);
     w.dlogits = arena.allocate(n.slice, pesc.moe.num_experts);
-    if (mesh.ep() > 1) {
+    if (n.token_ranks > 1) {
       for (Tensor* t : {&w.recv_tokens, &w.recv_grad, &w.adapter_out})
         *t = arena.allocate(n.chunks * n.capacity, h, n.compute);
       w.recv_topk_weights = arena.allocate(n.chunks * n.capacity, k);
       w.recv_dtopk_weights = arena.allocate(n.chunks * n.capacity, k);
       w.adapter_pre_act = arena.allocate(n.chunks * n.assignments, pesc.moe.adapter_dim, n.compute);
     }
+    if (n.weight_buffers > 0) w.adapters = allocate_gathered(part, arena);
   }
   const int64_t chunk = std::min(c.head_chunk, std::max<int64_t>(n.padded, 1));
   w.head_rows = arena.allocate(chunk, h, n.compute);
@@ -171,11 +195,10 @@ Workspace allocate_workspace(const ModelPart& part, const Capacity& c, Arena& ar
   return w;
 }
 
-int64_t dispatch_scratch_bytes(const ModelConfig& m, const PescConfig& pesc, const Mesh& mesh,
-                               const Sizes& n) {
+int64_t dispatch_scratch_bytes(const ModelConfig& m, const PescConfig& pesc, const Sizes& n) {
   if (pesc.mode != TrainMode::kPesc) return 0;
-  return TokenDispatcher::scratch_bytes(mesh.ep(), pesc.moe.num_experts_per_tok, n.chunk_slice, m.hidden_size,
-                                        n.compute);
+  return TokenDispatcher::scratch_bytes(n.token_ranks, pesc.moe.num_experts_per_tok, n.chunk_slice,
+                                        m.hidden_size, n.compute);
 }
 
 namespace {
@@ -214,8 +237,10 @@ struct GemmTrials {
       output(alone, n.padded, w->base.in + w->concat_columns(), n.compute);  // the input's gradient
     }
     if (pesc.mode != TrainMode::kPesc) return;
-    gradient(adapters, layer.moe.ddown);
-    gradient(adapters, layer.moe.dup);
+    const int64_t ranks =
+        n.weight_buffers > 0 ? pesc.moe.num_experts * pesc.moe.adapter_dim / layer.moe.down.rows : 1;
+    for (const Tensor& t : {layer.moe.ddown, layer.moe.dup})
+      output(adapters, ranks * t.rows, t.cols, DType::kF32);
     output(adapters, rows, p.layers.front().qkv.base.in, n.compute);
   }
 };
@@ -225,7 +250,7 @@ struct GemmTrials {
 int64_t scratch_bytes(const ModelPart& part, const Capacity& c, const Device& device) {
   const auto& [m, pesc, mesh, parameters, n] = part;
   const int tp = mesh.tp();
-  const int64_t rows = mesh.ep() == 1 ? n.slice : n.capacity;
+  const int64_t rows = n.token_ranks == 1 ? n.slice : n.capacity;
   const GemmTrials trials(parameters, pesc, n, rows, device);
   const AttentionShape shape{m.num_attention_heads / tp, std::max<int64_t>(m.num_key_value_heads / tp, 1),
                              m.head_dim, 1.0F};

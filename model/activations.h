@@ -15,6 +15,7 @@
 #include "model/parameters.h"
 #include "ops/core/arena.h"
 #include "parallel/token_dispatcher.h"
+#include "parallel/weight_gatherer.h"
 
 namespace pesc {
 
@@ -40,6 +41,8 @@ struct Capacity {
   double buffer_factor = 2;
   int64_t head_chunk = 2048;  // supervised rows whose logits exist at one time
   int dispatch_chunks = 1;    // runs of the slice's tokens that are exchanged one by one: 1 or 2
+  ExpertExchange expert_exchange = ExpertExchange::kTokens;
+  bool gathers_ahead = false;  // kWeights: a layer's weights are gathered while the one before it computes
 };
 
 inline constexpr int kMaxChunks = 2;
@@ -88,8 +91,9 @@ inline constexpr int kMaxChunks = 2;
 //   logits         logits, then their gradient; in generation the pieces of all tp ranks
 //   max            the largest logit of a row; in generation first the numbers of the rows, I32
 //
-// The adapters. With ep > 1 each chunk has its part of the received rows, of one round at a time. With ep = 1
-// the adapters read moe.dropout_out and moe.topk_weights and write y and adapter_dinput, in place.
+// The adapters. Where tokens travel (ep > 1, ExpertExchange::kTokens) each chunk has its part of the received rows, of
+// one round at a time. Elsewhere the adapters read moe.dropout_out and moe.topk_weights and write y and
+// adapter_dinput, in place; with kWeights and ep > 1 by the weights in `adapters` (parallel/weight_gatherer.h).
 //
 //   workspace                              Ff, R                        Bf
 //   recv_tokens, recv_topk_weights,        rows of dropout(f), weights, adapters before GELU: of plans with
@@ -129,8 +133,8 @@ struct MoeSaved {
   Tensor topk_weights;  // [S, k] F32
   std::vector<int32_t> topk_indices_host;      // [slice_real, k] `topk_indices` on the host
   Tensor adapter_pre_act;                      // [M, d] adapters before GELU (the only round's)
-  Tensor recv_tokens, recv_topk_weights;       // [C, H], [C, k] F32; ep > 1
-  Tensor indices;                              // [chunks, N] I32 of the plans; ep > 1
+  Tensor recv_tokens, recv_topk_weights;       // [C, H], [C, k] F32; where tokens travel
+  Tensor indices;                              // [chunks, N] I32 of the plans; where tokens travel
   std::array<DispatchPlan, kMaxChunks> plans;  // of the chunks
 };
 
@@ -166,9 +170,10 @@ struct Workspace {
   Tensor qk, rstd_qk;                          // [P, (HQ + 2 HK) D], [P, HQ + HK] F32: with norms of q and k
   Tensor lora_slice, lora_full;                // [S, R], [P, R]
   Tensor dtopk_weights, dlogits;               // [S, k], [S, E] F32
-  Tensor recv_tokens, recv_grad, adapter_out;  // [C, H]; ep > 1
+  Tensor recv_tokens, recv_grad, adapter_out;  // [C, H]; where tokens travel
   Tensor recv_topk_weights, recv_dtopk_weights;  // [C, k] F32
   Tensor adapter_pre_act;                        // [C k, d] adapters of further rounds
+  WeightGatherer::Buffers adapters;              // of all experts: with ExpertExchange::kWeights and ep > 1
   Tensor head_rows, head_drows, logits;          // [chunk, H], [chunk, H], [chunk, V]
   Tensor max, sums, loss;                        // [1, chunk], [2, chunk], [1, chunk] F32
 };
@@ -177,7 +182,9 @@ struct Workspace {
 struct Sizes {
   int64_t slice = 0, padded = 0;
   int chunks = 1;
-  int64_t chunk_slice = 0;                // tokens of a chunk
+  int token_ranks = 1;      // between which tokens travel: ep, or 1 where the adapters' weights do
+  int weight_buffers = 0;   // of gathered adapters' weights: 0 where none travel
+  int64_t chunk_slice = 0;  // tokens of a chunk
   int64_t capacity = 0, assignments = 0;  // of a chunk's round
   int64_t indices = 0;                    // of a chunk's plan: TokenDispatcher::index_count
   DType compute = DType::kF32;
@@ -197,7 +204,7 @@ struct ModelPart {
 [[nodiscard]] Workspace allocate_workspace(const ModelPart& part, const Capacity& capacity, Arena& arena);
 // The peak bytes of the exchange's own scratch arena.
 [[nodiscard]] int64_t dispatch_scratch_bytes(const ModelConfig& model, const PescConfig& pesc,
-                                             const Mesh& mesh, const Sizes& sizes);
+                                             const Sizes& sizes);
 // The peak bytes of the ops' scratch arena.
 [[nodiscard]] int64_t scratch_bytes(const ModelPart& part, const Capacity& capacity, const Device& device);
 

@@ -71,7 +71,7 @@ struct Decoder::Memory {
     if (arenas.scratch.is_planning()) {
       (void)arenas.scratch.allocate(1, scratch_bytes({m, p, mesh, parameters, sizes}, o.capacity, o.device),
                                     DType::kU8);
-      (void)arenas.dispatch.allocate(1, dispatch_scratch_bytes(m, p, mesh, sizes), DType::kU8);
+      (void)arenas.dispatch.allocate(1, dispatch_scratch_bytes(m, p, sizes), DType::kU8);
     }
   }
 
@@ -107,8 +107,16 @@ Decoder::Decoder(const ModelConfig& model, const PescConfig& pesc, const Mesh& m
   set_gemm_trials(stream_, &memory_->arenas.scratch);
   if (pesc.mode == TrainMode::kPesc) {
     const Sizes sizes(options.capacity, pesc, mesh, options.compute);
-    dispatcher_ = std::make_unique<TokenDispatcher>(
-        groups.ep, pesc.moe.num_experts, pesc.moe.num_experts_per_tok, std::max<int64_t>(1, sizes.capacity));
+    const MoeConfig& moe = pesc.moe;
+    std::unique_ptr<WeightGatherer> gatherer;
+    if (sizes.weight_buffers > 0) {
+      dispatcher_ = std::make_unique<TokenDispatcher>(moe.num_experts, moe.num_experts_per_tok);
+      gatherer = std::make_unique<WeightGatherer>(groups.ep, memory_->ws.adapters);
+    } else {
+      dispatcher_ = std::make_unique<TokenDispatcher>(groups.ep, moe.num_experts, moe.num_experts_per_tok,
+                                                      std::max<int64_t>(1, sizes.capacity));
+    }
+    adapters_ = std::make_unique<LayerAdapters>(memory_->parameters.layers, std::move(gatherer));
   }
   memory_->rope.fill(stream_, model_);
   fill_zero(stream_, memory_->loss_sum);
@@ -152,6 +160,7 @@ void Decoder::forward(const HostBatch& host, const ForwardOptions& options) {
   for (const Range& rows : chunk_rows(batch_.slice, sizes.chunks)) chunks_.emplace_back(batch_, rows);
   const ForwardContext p = context();
 
+  if (adapters_ != nullptr) adapters_->begin_forward(stream_);
   embed(m.saved.layers.front().x.row_range(0, batch_.slice));
   fill_zero(stream_, m.saved.stats);
   const auto layers = static_cast<int64_t>(m.saved.layers.size());
@@ -188,7 +197,8 @@ void Decoder::layer_forward(const ForwardContext& p, int64_t i, RouterReplay* ro
   if (dispatcher_ == nullptr)
     return shared_ffn_forward(p, i, w, saved,
                               {.x = h, .codes = codes, .dropped = dropped, .residual = x2, .f = next});
-  const MoeLayer moe(p, i, w.moe, *dispatcher_, chunks_, saved.moe);
+  const MoeParameters experts = adapters_->forward(stream_, i);
+  const MoeLayer moe(p, i, experts, *dispatcher_, chunks_, saved.moe);
   const auto route = [&] { return moe.route(h.x, m.saved.stats.row_range(2 * i, 2 * i + 2), router_replay); };
   const auto ffn = [&](size_t c, const OverlappedWork& overlapped) {
     const auto& [begin, end] = chunks_[c].rows;
@@ -203,7 +213,11 @@ void Decoder::layer_forward(const ForwardContext& p, int64_t i, RouterReplay* ro
   auto output = run == Run::kFirst ? moe.prepare(moe.ffn(x2, next, route, ffn), router_replay)
                                    : moe.ffn(
                                          x2, next, [&] { return moe.keep_plan(); }, ffn);
-  moe.combine(moe.experts(moe.dispatch(std::move(output))));
+  // After this layer's tensor-parallel collectives, which would wait for it.
+  if (run == Run::kFirst) adapters_->gather_ahead(stream_, i + 1);
+  auto dispatched = moe.dispatch(std::move(output));
+  adapters_->finish_gather(stream_, i);
+  moe.combine(moe.experts(std::move(dispatched)));
 }
 
 // What Recompute::kSelective did not keep of layer i, for its attention's backward; and of the layer below,
@@ -218,9 +232,11 @@ void Decoder::recompute_input(const ForwardContext& p, int64_t i) {
   if (i == 0) return embed(x);
   LayerSaved& below = m.saved.layers[static_cast<size_t>(i - 1)];
   const Tensor x2 = below.x2.row_range(0, batch_.slice);
-  const MoeParameters& w = m.parameters.layers[static_cast<size_t>(i - 1)].moe;
-  const MoeLayer moe(p, i - 1, w, *dispatcher_, chunks_, below.moe);
-  moe.combine(moe.experts(moe.dispatch(moe.mask(moe.keep_plan(), x2, x))));
+  const MoeParameters experts = adapters_->forward(stream_, i - 1);
+  const MoeLayer moe(p, i - 1, experts, *dispatcher_, chunks_, below.moe);
+  auto dispatched = moe.dispatch(moe.mask(moe.keep_plan(), x2, x));
+  adapters_->finish_gather(stream_, i - 1);
+  moe.combine(moe.experts(std::move(dispatched)));
 }
 
 void Decoder::compute_aux_loss(int64_t tokens, double coef) {
@@ -272,6 +288,7 @@ void Decoder::backward(const LayerDone& done) {
     const Tensor all = tp_.gather(stream_, dx, m.ws.gathered.leading(batch_.padded, model_.hidden_size));
     embedding_backward(stream_, batch_.ids, all, m.parameters.vocab.begin, m.parameters.dembedding);
   }
+  if (adapters_ != nullptr) adapters_->finish_backward(stream_);
 }
 
 void Decoder::layer_backward(const ForwardContext& p, int64_t i, const Tensor& dx, const LayerDone& done) {
@@ -301,10 +318,13 @@ void Decoder::layer_backward(const ForwardContext& p, int64_t i, const Tensor& d
     through_a = shared_ffn_backward(p, i, w, saved,
                                     {.df = dx, .x = h, .dropped = dropped, .dx = dh, .through_a = through_a});
   } else {
-    const MoeLayer moe(p, i, w.moe, *dispatcher_, chunks_, saved.moe);
+    const MoeParameters experts = adapters_->backward(stream_, i);
+    const MoeLayer moe(p, i, experts, *dispatcher_, chunks_, saved.moe);
     auto dispatched = moe.dispatch_grad(dx);
     make_ffn_input();
+    adapters_->finish_gather(stream_, i);
     auto combining = moe.experts_backward(std::move(dispatched));
+    adapters_->reduce_grads(stream_, i);
     // What other ranks wait for in this layer is enqueued: now the gradients of the layer above may be
     // reduced.
     if (done && i + 1 < model_.num_hidden_layers) done(i + 1);

@@ -17,6 +17,7 @@
 #include "model/config.h"
 #include "model/forward_context.h"
 #include "model/head.h"
+#include "model/layer_adapters.h"
 #include "model/lora_linear.h"
 #include "model/parameters.h"
 #include "model/router_replay.h"
@@ -148,7 +149,8 @@ class Decoder {
   TensorParallel tp_;
   std::unique_ptr<Memory> memory_;
   CommContext comm_;
-  std::unique_ptr<TokenDispatcher> dispatcher_;
+  std::unique_ptr<TokenDispatcher> dispatcher_;  // null without experts
+  std::unique_ptr<LayerAdapters> adapters_;      // null without experts
   Batch batch_;
   std::vector<BatchChunk> chunks_;
   ForwardOptions forward_options_;

@@ -27,7 +27,8 @@ DeviceMemory device_memory(const ModelConfig& model, const PescConfig& pesc, con
     return m;
   }
   m.stream_workspaces = cuda::kCudaStreamBytes * (has_comm_stream(mesh, options) ? 2 : 1);
-  m.connections = nccl_bytes(mesh, model.num_key_value_heads, options.gpu_use);
+  m.connections =
+      nccl_bytes(mesh, model.num_key_value_heads, options.gpu_use, options.capacity.expert_exchange);
   m.libraries = cuda::kLibraryBytes;
   m.context = kContextBytes;
   return m;

@@ -57,7 +57,7 @@ std::string nccl_settings() {
   return all;
 }
 
-int64_t nccl_bytes(const Mesh& mesh, int64_t kv_heads, GpuUse use) {
+int64_t nccl_bytes(const Mesh& mesh, int64_t kv_heads, GpuUse use, ExpertExchange exchange) {
   if (mesh.world() == 1) return 0;
   // Measured on two H200 with NCCL 2.28 and 24 channels: 0.78 GiB more than one rank takes for the first
   // group, 0.47 for each further group, 0.44 for an all-to-all.
@@ -67,7 +67,9 @@ int64_t nccl_bytes(const Mesh& mesh, int64_t kv_heads, GpuUse use) {
   std::set<std::vector<int>> rings = {mesh.tp_members()};
   for (int g = 0; g < kReplicaGroups; ++g)
     rings.insert(replica_members(static_cast<ReplicaGroup>(g), mesh, kv_heads));
-  int64_t bytes = kKernels + (mesh.ep() - 1) * kPeer * channels;
+  const bool tokens = exchange == ExpertExchange::kTokens;
+  if (!tokens) rings.insert(mesh.ep_members());
+  int64_t bytes = kKernels + (tokens ? mesh.ep() - 1 : 0) * kPeer * channels;
   for (const std::vector<int>& group : rings)
     if (group.size() > 1) bytes += kRing * channels;
   return bytes;

@@ -44,9 +44,10 @@ inline constexpr int kSharedNcclChannels =
     2;  // the most under kShared: the blocks of all ranks must fit on the GPU at the same time
 
 // An estimate of the device memory, in bytes, that NCCL takes on this rank for all groups of the layout:
-// kernels, buffers for the two neighbours in each ring, and buffers for each peer of an all-to-all. Fitted to
-// measurements of two ranks (tests/gpu/overlap.sh prints them); not measured for more. 0 for one rank.
-[[nodiscard]] int64_t nccl_bytes(const Mesh& mesh, int64_t kv_heads, GpuUse use);
+// kernels, buffers for the two neighbours in each ring, and buffers for each peer of an all-to-all, which tokens
+// take. Fitted to measurements of two ranks (tests/gpu/overlap.sh prints them); not measured for more. 0 for one rank.
+[[nodiscard]] int64_t nccl_bytes(const Mesh& mesh, int64_t kv_heads, GpuUse use,
+                                 ExpertExchange exchange = ExpertExchange::kTokens);
 
 // The device communicator of several ranks, for open_gpu_world.
 [[nodiscard]] std::unique_ptr<Communicator> nccl_world(std::unique_ptr<Communicator> host, int gpu,

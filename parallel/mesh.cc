@@ -35,6 +35,16 @@ Range Mesh::experts(int64_t experts) const {
   return {ep_rank() * local, (ep_rank() + 1) * local};
 }
 
+const char* expert_exchange_name(ExpertExchange exchange) {
+  return exchange == ExpertExchange::kTokens ? "TOKENS" : "WEIGHTS";
+}
+
+std::vector<int> Mesh::ep_members() const {
+  std::vector<int> ranks(static_cast<size_t>(ep_));
+  std::iota(ranks.begin(), ranks.end(), ep_group() * ep_);
+  return ranks;
+}
+
 std::vector<int> Mesh::tp_members() const {
   std::vector<int> ranks(static_cast<size_t>(tp_));
   std::iota(ranks.begin(), ranks.end(), dp_rank() * tp_);

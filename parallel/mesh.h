@@ -11,6 +11,11 @@
 
 namespace pesc {
 
+// What is exchanged between the ranks of an expert-parallel group (parallel/README.md): the tokens, or the adapters'
+// weights and their gradients. With ep = 1 both are the same: nothing.
+enum class ExpertExchange { kTokens, kWeights };
+[[nodiscard]] const char* expert_exchange_name(ExpertExchange exchange);  // "TOKENS", "WEIGHTS"
+
 class Mesh {
  public:
   // Throws UsageError when tp or ep do not divide world, or rank is out of range.
@@ -29,8 +34,9 @@ class Mesh {
   // This rank's experts [begin, end) of `experts`. Throws UsageError when ep does not divide `experts`.
   [[nodiscard]] Range experts(int64_t experts) const;
 
-  // Members of this rank's tensor-parallel group, as world ranks in rising order.
+  // Members of this rank's tensor-parallel or expert-parallel group, as world ranks in rising order.
   [[nodiscard]] std::vector<int> tp_members() const;
+  [[nodiscard]] std::vector<int> ep_members() const;
 
  private:
   int world_, rank_, tp_, ep_;

@@ -39,7 +39,7 @@ std::vector<int64_t> times(std::span<const int64_t> rows, int64_t k) {
 }  // namespace
 
 TokenDispatcher::TokenDispatcher(Communicator& ep, int64_t experts, int64_t top_k, int64_t capacity)
-    : ep_(ep),
+    : ep_(&ep),
       experts_(experts),
       top_k_(top_k),
       capacity_(capacity),
@@ -52,11 +52,16 @@ TokenDispatcher::TokenDispatcher(Communicator& ep, int64_t experts, int64_t top_
   PESC_CHECK(capacity >= 1, "capacity ", capacity);
 }
 
+TokenDispatcher::TokenDispatcher(int64_t experts, int64_t top_k)
+    : experts_(experts), top_k_(top_k), capacity_(1), local_experts_(experts) {
+  PESC_CHECK(top_k >= 1 && top_k <= experts, "top_k ", top_k, " of ", experts, " experts");
+}
+
 DispatchPlan TokenDispatcher::prepare(Stream& stream, const Tensor& topk_indices,
                                       const Tensor& memory) const {
   PESC_CHECK(topk_indices.cols == top_k_ && topk_indices.contiguous(), "topk_indices [", topk_indices.rows,
              ", ", topk_indices.cols, "] with k = ", top_k_);
-  const int ep = ep_.size();
+  const int ep = size();
   const std::span<const int32_t> chosen(topk_indices.i32(), at(topk_indices.size()));
   for (const int32_t e : chosen)
     PESC_CHECK(0 <= e && e < experts_, "the router chose expert ", e, " of ", experts_);
@@ -74,16 +79,16 @@ DispatchPlan TokenDispatcher::prepare(Stream& stream, const Tensor& topk_indices
   // Everybody's counts, and a check that the group agrees on the rounds' size.
   std::vector<int64_t> own = plan.send_rows;
   own.push_back(capacity_);
-  const std::vector<int64_t> gathered = ep_.host_all_gather(own);
+  const std::vector<int64_t> gathered = ep_->host_all_gather(own);
   std::vector<int64_t> counts(at(int64_t{ep} * ep));
   for (int64_t s = 0; s < ep; ++s) {
-    PESC_CHECK(gathered[at(s * (ep + 1) + ep)] == capacity_, "rank ", s, " of '", ep_.name(),
+    PESC_CHECK(gathered[at(s * (ep + 1) + ep)] == capacity_, "rank ", s, " of '", ep_->name(),
                "' has capacity ", gathered[at(s * (ep + 1) + ep)], ", not ", capacity_);
     std::copy_n(gathered.begin() + s * (ep + 1), ep, counts.begin() + s * ep);
   }
-  plan_rounds(counts, ep_.rank(), capacity_, plan);
+  plan_rounds(counts, ep_->rank(), capacity_, plan);
   plan.recv_experts =
-      ep_.host_all_to_all_v(experts, times(plan.send_rows, top_k_), times(plan.recv_rows, top_k_));
+      ep_->host_all_to_all_v(experts, times(plan.send_rows, top_k_), times(plan.recv_rows, top_k_));
   group_by_expert(local_experts_, top_k_, capacity_, plan);
 
   const std::vector<int32_t> indices = plan_indices(top_k_, memory, plan);
@@ -102,7 +107,7 @@ void TokenDispatcher::dispatch(Stream& stream, const DispatchPlan& plan, int rou
   const Tensor& token = plan.indices[at(round)].token;
   const Tensor packed = scratch.allocate(token.cols, rows.cols, rows.dtype);
   gather_rows(stream, rows, token, packed);
-  ep_.all_to_all_v(stream, packed, plan.sends(round), out, plan.receives(round));
+  ep_->all_to_all_v(stream, packed, plan.sends(round), out, plan.receives(round));
 }
 
 void TokenDispatcher::combine(Stream& stream, const DispatchPlan& plan, int round, const Tensor& rows,
@@ -114,7 +119,7 @@ void TokenDispatcher::combine(Stream& stream, const DispatchPlan& plan, int roun
   const Arena::Scope scope(scratch);
   const Tensor& token = plan.indices[at(round)].token;
   const Tensor packed = scratch.allocate(token.cols, rows.cols, rows.dtype);
-  ep_.all_to_all_v(stream, rows, plan.receives(round), packed, plan.sends(round));
+  ep_->all_to_all_v(stream, rows, plan.receives(round), packed, plan.sends(round));
   scatter_add_rows(stream, packed, token, out);  // pairs stand in rank order, so tokens add up in it
 }
 
@@ -134,7 +139,7 @@ void TokenDispatcher::dispatch_topk_weights(Stream& stream, const DispatchPlan& 
   fill_zero(stream, source.row_range(choices, choices + 1));
   const Tensor packed = scratch.allocate(indices.token.cols, top_k_, values.dtype);
   gather_rows(stream, source, indices.dispatch_choice, packed.reshaped(packed.size(), 1));
-  ep_.all_to_all_v(stream, packed, plan.sends(round), out, plan.receives(round));
+  ep_->all_to_all_v(stream, packed, plan.sends(round), out, plan.receives(round));
 }
 
 void TokenDispatcher::combine_topk_weights(Stream& stream, const DispatchPlan& plan, int round,
@@ -148,8 +153,8 @@ void TokenDispatcher::combine_topk_weights(Stream& stream, const DispatchPlan& p
   const RoundIndices& indices = plan.indices[at(round)];
   const int64_t carried = indices.dispatch_choice.cols;
   const Tensor source = scratch.allocate(carried + choices, 1, values.dtype);
-  ep_.all_to_all_v(stream, values, plan.receives(round),
-                   source.row_range(0, carried).reshaped(indices.token.cols, top_k_), plan.sends(round));
+  ep_->all_to_all_v(stream, values, plan.receives(round),
+                    source.row_range(0, carried).reshaped(indices.token.cols, top_k_), plan.sends(round));
   copy(stream, out, source.row_range(carried, carried + choices).reshaped(plan.tokens, top_k_));
   gather_rows(stream, source, indices.combine_choice, out.reshaped(choices, 1));
 }

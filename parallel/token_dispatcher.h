@@ -24,6 +24,8 @@ class TokenDispatcher {
   // `ep` is the group, over which `experts` are divided evenly. `capacity`: received rows per round. Throws
   // UsageError when the group's size does not divide `experts`.
   TokenDispatcher(Communicator& ep, int64_t experts, int64_t top_k, int64_t capacity);
+  // Of a rank that computes all experts itself: as with ep = 1, nothing is exchanged.
+  TokenDispatcher(int64_t experts, int64_t top_k);
 
   // Builds the plan. Collective over the ep group; waits for the host collectives. `topk_indices` [T, k] I32
   // is in host memory, with global expert numbers. `memory` [1, n] I32, n >= index_count, belongs to the plan
@@ -50,7 +52,7 @@ class TokenDispatcher {
 
   [[nodiscard]] int64_t capacity() const { return capacity_; }
   [[nodiscard]] int64_t local_experts() const { return local_experts_; }
-  [[nodiscard]] int size() const { return ep_.size(); }
+  [[nodiscard]] int size() const { return ep_ == nullptr ? 1 : ep_->size(); }
   // The size of a plan's `memory` when no rank of the group has more than `tokens` tokens.
   [[nodiscard]] static int64_t index_count(int ep, int64_t top_k, int64_t tokens, int64_t capacity);
   // Bytes that dispatch, combine and their per-choice forms may take from `scratch` for T tokens of c
@@ -59,7 +61,7 @@ class TokenDispatcher {
                                              DType rows = DType::kF32);
 
  private:
-  Communicator& ep_;
+  Communicator* ep_ = nullptr;  // null without a group
   int64_t experts_, top_k_, capacity_, local_experts_;
 };
 

@@ -4,6 +4,7 @@
 
 #include "ops/core/check.h"
 #include "ops/fp8_gemm.h"
+#include "runtime/expert_exchange.h"
 
 namespace pesc {
 
@@ -42,7 +43,10 @@ DecoderOptions decoder_options(const ExperimentConfig& c, const Mesh& mesh, cons
   o.capacity.max_tokens = split_range(use.rows, mesh.dp(), 0).size() * use.sequence;
   o.capacity.max_sequence = use.sequence;
   o.capacity.buffer_factor = c.parallel.buffer_factor;
-  if (use.purpose == Purpose::kTraining)
+  // A decoder that answers token by token sends less in tokens, so that AUTO is that.
+  const bool answers = use.cache_slots > 0 && !c.parallel.expert_exchange;
+  if (!answers) o.capacity.expert_exchange = expert_exchange(c, mesh.world());
+  if (use.purpose == Purpose::kTraining && o.capacity.expert_exchange == ExpertExchange::kTokens)
     o.capacity.dispatch_chunks = c.parallel.chunks(c.pesc, mesh, o.capacity.max_tokens);
   o.max_positions = use.sequence;
   o.cache_slots = use.cache_slots;
@@ -52,6 +56,7 @@ DecoderOptions decoder_options(const ExperimentConfig& c, const Mesh& mesh, cons
   o.frozen = c.train.frozen_dtype;
   if (multiplies_in_fp8(c, device)) o.frozen_gemm = FrozenGemm::kFP8;
   o.overlap = c.parallel.overlap_comm;
+  o.capacity.gathers_ahead = has_comm_stream(mesh, o);
   if (c.debug.share_gpu) o.gpu_use = GpuUse::kShared;
   return o;
 }

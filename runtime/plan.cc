@@ -6,6 +6,7 @@
 #include "model/frozen_linear.h"
 #include "model/parameters.h"
 #include "ops/core/check.h"
+#include "runtime/expert_exchange.h"
 #include "runtime/fitting.h"
 #include "runtime/gemm_rate.h"
 
@@ -113,17 +114,6 @@ PlanPhase lora_phase(const ExperimentConfig& c, const Terms& t) {
           (4 + t.forward_recompute) * width * t.per_rank * t.layers * t.element, 0, 0};
 }
 
-// A token's choices fall on so many other ranks of its ep group, balanced experts taken.
-double remote_ranks(const ExperimentConfig& c) {
-  const double experts = static_cast<double>(c.pesc.moe.num_experts);
-  const double ep = c.parallel.ep;
-  const double here = experts / ep;
-  double none = 1;  // that none of the k choices is on a given rank
-  for (double j = 0; j < static_cast<double>(c.pesc.moe.num_experts_per_tok); ++j)
-    none *= std::max(0.0, experts - here - j) / (experts - j);
-  return (ep - 1) * (1 - none);
-}
-
 PlanPhase adapter_phase(const ExperimentConfig& c, const Terms& t) {
   if (c.pesc.mode != TrainMode::kPesc) return {"router + adapters", 0, 0, 0, 0};
   const double k = static_cast<double>(c.pesc.moe.num_experts_per_tok);
@@ -174,11 +164,42 @@ double tp_bytes(const Terms& t) {
 }
 
 double dispatch_bytes(const ExperimentConfig& c, const Terms& t) {
-  if (c.pesc.mode != TrainMode::kPesc || c.parallel.ep == 1) return 0;
   const double k = static_cast<double>(c.pesc.moe.num_experts_per_tok);
-  // Rows there and back, forward and backward; weights and their gradients in float32.
-  return remote_ranks(c) * t.layers *
-         ((4 + 2 * t.attention_recompute) * t.h * t.element + (2 + t.attention_recompute) * k * 4);
+  // Of the rows; weights and their gradients in float32.
+  return t.layers * (t.h * token_exchange_bytes(c, t.attention_recompute) +
+                     remote_ranks(c) * (2 + t.attention_recompute) * k * 4);
+}
+
+// Of a step. The backward begins with the layers that the forward gathered last.
+double gathered_bytes(const ExperimentConfig& c, const Terms& t, bool ahead) {
+  const double kept = std::min(t.layers, ahead ? 2.0 : 1.0);
+  return t.micros * t.layers * t.h * weight_exchange_bytes(c, 2 - kept / t.layers);
+}
+
+// Adds the phase of the exchange that is chosen. Of both says what they send and what of it is not hidden: of tokens in
+// chunks all but one; of weights the first layer's, and what takes longer than the step's computation.
+void plan_exchange(const ExperimentConfig& c, const Terms& t, const DecoderOptions& options,
+                   const MachineRates& rates, Plan& p) {
+  p.exchange = expert_exchange(c, p.world);
+  const bool weights = p.exchange == ExpertExchange::kWeights;
+  PlanPhase phase{weights ? "weight exchange" : "token exchange", 0, 0, 0, 0};
+  if (c.pesc.mode == TrainMode::kPesc && p.ep > 1) {
+    const bool overlaps = c.parallel.device == DeviceKind::kCuda && c.parallel.overlap_comm == Overlap::kOn;
+    const double per_token = dispatch_bytes(c, t);
+    const Mesh mesh(p.world, 0, p.tp, p.ep);
+    const int chunks = overlaps ? c.parallel.chunks(c.pesc, mesh, options.capacity.max_tokens) : 1;
+    p.tokens_exchange.sent = per_token * t.per_rank;
+    p.tokens_exchange.seconds = p.tokens_exchange.sent / chunks / rates.link;
+    p.weights_exchange.sent = gathered_bytes(c, t, options.capacity.gathers_ahead);
+    const double all = p.weights_exchange.sent / rates.link;
+    p.weights_exchange.seconds = overlaps ? std::max(all / t.layers, all - p.seconds) : all;
+    p.exchanged_per_token = weights ? 0 : per_token;
+    const PlannedExchange& chosen = weights ? p.weights_exchange : p.tokens_exchange;
+    phase.sent = chosen.sent;
+    phase.seconds = chosen.seconds;
+  }
+  p.seconds += phase.seconds;
+  p.phases.insert(p.phases.end() - 1, std::move(phase));  // before the gradients
 }
 
 }  // namespace
@@ -220,7 +241,6 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
   if (fp8) p.fp8_flops = frozen_linear_flops(model, c.pesc, t.tokens);
   p.flops = training_flops(model, c.pesc,
                            {t.tokens, t.tokens, t.tokens * static_cast<double>(c.data.max_seq_length)});
-  p.exchanged_per_token = dispatch_bytes(c, t);
   p.phases = {gemm_phase(c, t, fp8),
               attention_phase(c, t),
               lora_phase(c, t),
@@ -229,21 +249,18 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
               head_phase(c, t),
               {"optimizer", 0, 28.0 * static_cast<double>(parameters.trainable_elements()), 0, 0},
               {"tensor-parallel gathers", 0, 0, tp_bytes(t), 0},
-              {"token exchange", 0, 0, p.exchanged_per_token * t.per_rank, 0},
               {"gradient reduction", 0, 0, reduced, 0}};
   const bool overlaps = c.parallel.device == DeviceKind::kCuda && c.parallel.overlap_comm == Overlap::kOn;
-  const int chunks = options.capacity.dispatch_chunks;
   for (PlanPhase& phase : p.phases) {
     const double rate = phase.name == "attention" ? rates.attention : rates.gemm;
     const double arithmetic = GemmRates{rate, rates.fp8_gemm}.seconds(phase.flops, phase.fp8_flops);
-    double exposed = 1;
-    if (overlaps && phase.name == "token exchange") exposed = 1.0 / chunks;
-    if (overlaps && phase.name == "gradient reduction") exposed = 1.0 / t.layers;
+    const double exposed = overlaps && phase.name == "gradient reduction" ? 1.0 / t.layers : 1;
     phase.seconds =
         phase.made / rates.memory +
         std::max({arithmetic, (phase.bytes - phase.made) / rates.memory, exposed * phase.sent / rates.link});
     p.seconds += phase.seconds;
   }
+  plan_exchange(c, t, options, rates, p);
   p.sol_seconds = GemmRates{rates.gemm * world, rates.fp8_gemm * world}.seconds(p.flops, p.fp8_flops);
   p.peak_seconds = GemmRates{rates.peak * world, rates.fp8_peak * world}.seconds(p.flops, p.fp8_flops);
   return p;

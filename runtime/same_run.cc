@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "runtime/config/experiment.h"
+#include "runtime/expert_exchange.h"
 #include "runtime/versions.h"
 
 namespace pesc {
@@ -56,8 +57,8 @@ void check_adapter(const Job& job, const CheckpointState& s) {
 
 // Of answers only what a forward depends on; a layout of theirs promises nothing.
 bool concerns(const std::string& version, CheckpointUse use) {
-  static const std::set<std::string> kTrainingAlone{"dispatch_chunks", "num_threads", "mpi", "nccl",
-                                                    "nccl_settings"};
+  static const std::set<std::string> kTrainingAlone{
+      "dispatch_chunks", "expert_exchange", "num_threads", "mpi", "nccl", "nccl_settings"};
   return use == CheckpointUse::kResume || !kTrainingAlone.contains(version);
 }
 
@@ -85,8 +86,12 @@ std::map<std::string, std::string> run_versions(const Job& job) {
   const int64_t tokens =
       split_range(t.micro_batch_rows(), mesh.dp(), 0).size() * job.config.data.max_seq_length;
   versions["num_threads"] = std::to_string(job.placement.threads);
-  if (job.config.pesc.mode == TrainMode::kPesc)
-    versions["dispatch_chunks"] = std::to_string(job.config.parallel.chunks(job.config.pesc, mesh, tokens));
+  if (job.config.pesc.mode != TrainMode::kPesc) return versions;
+  const ExpertExchange exchange = expert_exchange(job.config, mesh.world());
+  const int chunks =
+      exchange == ExpertExchange::kWeights ? 1 : job.config.parallel.chunks(job.config.pesc, mesh, tokens);
+  versions["dispatch_chunks"] = std::to_string(chunks);
+  if (mesh.ep() > 1) versions["expert_exchange"] = expert_exchange_name(exchange);
   return versions;
 }
 

@@ -14,6 +14,7 @@
 #include "runtime/clock.h"
 #include "runtime/data/row_record.h"
 #include "runtime/evaluation.h"
+#include "runtime/expert_exchange.h"
 #include "runtime/hf/atomic_file.h"
 #include "runtime/job_rates.h"
 #include "runtime/machine.h"
@@ -66,6 +67,9 @@ void Trainer::prepare() {
   load_data();
   decoder_ =
       make_training_decoder(job_, job_.config.train.micro_batch_rows(), job_.config.data.max_seq_length);
+  if (const std::string exchange = expert_exchange_text(job_.config, job_.mesh().world());
+      job_.first() && !exchange.empty())
+    LOG(INFO) << "expert exchange: " << exchange;
   training_step_ = std::make_unique<TrainingStep>(job_, *decoder_, train_->tags());
   digest_ = base_digest(job_);
   identify_adapter();

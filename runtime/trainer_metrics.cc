@@ -3,6 +3,7 @@
 
 #include <cstdio>
 
+#include "runtime/expert_exchange.h"
 #include "runtime/metrics.h"
 #include "runtime/metrics/event_files.h"
 #include "runtime/trainer.h"
@@ -13,7 +14,10 @@ namespace pesc {
 void Trainer::open_metrics() {
   const ExperimentConfig& c = job_.config;
   metrics_ = std::make_unique<MetricsLog>(c.run_dir + "/metrics.jsonl", launch_id_);
-  metrics_->write({{"kind", "launch"}, {"step", step_}, {"ranks", job_.ranks->world().size()}});
+  nlohmann::json launch{{"kind", "launch"}, {"step", step_}, {"ranks", job_.ranks->world().size()}};
+  if (c.pesc.mode == TrainMode::kPesc && c.parallel.ep > 1)
+    launch["expert_exchange"] = expert_exchange_name(expert_exchange(c, job_.ranks->world().size()));
+  metrics_->write(launch);
   if (!c.metrics.tensorboard) return;
   try {
     events_ = std::make_unique<TrainEvents>(c.run_dir, step_, c.train.logging_steps);

@@ -17,14 +17,14 @@ struct Arguments {
   std::string corrupt;
   int tp = 1, ep = 1, threads = 0, chunks = 1;
   double buffer_factor = Capacity{}.buffer_factor;
-  std::string device = "cpu", compute = "f32", frozen = "plain";
+  std::string device = "cpu", compute = "f32", frozen = "plain", exchange = "tokens";
 };
 
 inline constexpr const char* kUsage =
     "usage: golden_check CASE_DIR... [--tp T] [--ep E] [--buffer_factor F] [--chunks C] [--threads N] "
     "[--device "
     "cpu|cuda|cuda-shared] "
-    "[--compute f32|bf16|fp8] [--frozen plain|fp8|nf4] [--corrupt QUANTITY|each]";
+    "[--compute f32|bf16|fp8] [--frozen plain|fp8|nf4] [--exchange tokens|weights] [--corrupt QUANTITY|each]";
 
 template <class T>
 void parse_number(const std::string& flag, const std::string& text, T& out) {
@@ -70,6 +70,10 @@ inline Arguments parse(int argc, char** argv) {
       a.frozen = value;
       if (value != "plain" && value != "fp8" && value != "nf4")
         throw UsageError(str_cat("--frozen: no type '", value, "'\n", kUsage));
+    } else if (arg == "--exchange") {
+      a.exchange = value;
+      if (value != "tokens" && value != "weights")
+        throw UsageError(str_cat("--exchange: nothing called '", value, "' is exchanged\n", kUsage));
     } else if (arg == "--corrupt") {
       a.corrupt = value;
       if (value != kEach && std::find(kQuantities.begin(), kQuantities.end(), value) == kQuantities.end())

@@ -1,5 +1,6 @@
 // golden_check CASE_DIR... [--tp T] [--ep E] [--buffer_factor F] [--chunks C] [--threads N]
-//              [--device cpu|cuda|cuda-shared] [--compute f32|bf16] [--corrupt QUANTITY|each]
+//              [--device cpu|cuda|cuda-shared] [--compute f32|bf16] [--exchange tokens|weights]
+//              [--corrupt QUANTITY|each]
 //
 // Runs reference cases (tests/goldens/README.md), one after the other, on the layout that mpirun gives and
 // compares every quantity with the recorded one: the dense model's logits and loss, the PESC model's logits
@@ -9,7 +10,7 @@
 // --device cuda takes one GPU per rank; cuda-shared lets the ranks share GPUs (a test mode). --compute bf16,
 // on GPUs, has the bounds of golden_bounds.h.
 // --buffer_factor sets the room for received rows (below about 0.5 they come in several rounds), --chunks 2
-// exchanges the tokens in two runs; gradients are summed over ranks while the backward runs. --corrupt spoils
+// exchanges the tokens in two runs, --exchange weights gathers the adapters' weights instead; gradients are summed over ranks while the backward runs. --corrupt spoils
 // one expected value of a quantity, to show that the comparison would notice; with `each`, one value of every
 // tensor of every quantity in turn, and it exits 0 only if nothing is wrong by itself and each was noticed.
 #include <cstdio>
@@ -84,6 +85,7 @@ class Check {
         device_(device),
         buffer_factor_(a.buffer_factor),
         chunks_(a.chunks),
+        exchange_(a.exchange == "weights" ? ExpertExchange::kWeights : ExpertExchange::kTokens),
         numbers_(numbers_of(a)),
         bounds_(GoldenBounds::of(numbers_, case_.model.num_hidden_layers)),
         choices_(expected_.ints("pesc.top_experts"), case_.batch * case_.seq, case_.seq,
@@ -116,6 +118,8 @@ class Check {
     c.train.frozen_dtype = numbers.frozen;
     c.train.frozen_gemm = numbers.frozen_gemm;
     c.parallel.buffer_factor = buffer_factor_;
+    c.parallel.ep = mesh().ep();
+    c.parallel.expert_exchange = exchange_;
     c.parallel.dispatch_chunks = chunks_;
     c.parallel.overlap_comm = Overlap::kOn;
     const DecoderOptions o =
@@ -309,6 +313,7 @@ class Check {
   Device device_;
   double buffer_factor_;
   int chunks_;
+  ExpertExchange exchange_;
   GoldenNumbers numbers_;
   GoldenBounds bounds_;
   GoldenRouting choices_;

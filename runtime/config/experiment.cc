@@ -224,6 +224,9 @@ void read_parallel(const proto::Parallel& p, const FieldChecker& check, Experime
   out.parallel.gemm_autotune = p.gemm_autotune();
   check.range("parallel.dispatch_chunks", p.dispatch_chunks(), 0, kMaxChunks);
   out.parallel.dispatch_chunks = p.dispatch_chunks();
+  if (p.expert_exchange() == proto::ExpertExchange::AUTO) out.parallel.expert_exchange.reset();
+  if (p.expert_exchange() == proto::ExpertExchange::WEIGHTS)
+    out.parallel.expert_exchange = ExpertExchange::kWeights;
   out.parallel.overlap_comm = p.overlap_comm() ? Overlap::kOn : Overlap::kOff;
 }
 

@@ -65,7 +65,8 @@ struct ParallelSection {
   int tp = 1, ep = 1, num_threads = 0;
   double buffer_factor = 2;
   bool gemm_autotune = true;
-  int dispatch_chunks = 0;  // 0: usual_dispatch_chunks
+  int dispatch_chunks = 0;                                                  // 0: usual_dispatch_chunks
+  std::optional<ExpertExchange> expert_exchange = ExpertExchange::kTokens;  // absent: AUTO
   Overlap overlap_comm = Overlap::kOff;
   // Of a training run whose ranks have up to `max_tokens` tokens at a time.
   [[nodiscard]] int chunks(const PescConfig& pesc, const Mesh& mesh, int64_t max_tokens) const {

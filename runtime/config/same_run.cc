@@ -45,13 +45,14 @@ constexpr std::array kRules{
     Rule{"train.loss_spike_ratio:", Kind::kFree},
     Rule{"train.on_loss_spike:", Kind::kFree},
     Rule{"train.recompute_granularity:", Kind::kFree},
-    // The same bits whatever they say; the layout and what threads and chunks came to are compared as they
-    // were.
+    // The same bits whatever they say; the layout and what threads, chunks and the exchange came to are compared
+    // as they were.
     Rule{"parallel.overlap_comm:", Kind::kFree},
     Rule{"parallel.tp:", Kind::kFree},
     Rule{"parallel.ep:", Kind::kFree},
     Rule{"parallel.num_threads:", Kind::kFree},
     Rule{"parallel.dispatch_chunks:", Kind::kFree},
+    Rule{"parallel.expert_exchange:", Kind::kFree},
     Rule{"parallel.", Kind::kRounding},
     Rule{"train.compute_dtype:", Kind::kRounding},
     Rule{"train.frozen_dtype:", Kind::kFrozen},
@@ -105,7 +106,9 @@ void drop_unused(proto::Experiment& e) {
   const auto mode = e.train().mode();
   if (mode != proto::Mode::PESC) e.clear_moe();
   if (mode == proto::Mode::FULL) e.clear_lora();
-  if (mode != proto::Mode::PESC || e.parallel().ep() == 1) e.mutable_parallel()->clear_buffer_factor();
+  const bool exchanges = mode == proto::Mode::PESC && e.parallel().ep() > 1;
+  if (!exchanges || e.parallel().expert_exchange() == proto::ExpertExchange::WEIGHTS)
+    e.mutable_parallel()->clear_buffer_factor();
   if (mode != proto::Mode::FULL && e.lora().r() == 0) {
     e.clear_lora();
     e.mutable_lora()->set_r(0);

@@ -47,7 +47,6 @@ struct GoneField {
   std::string_view message, name, advice;
 };
 constexpr std::array kGoneFields{
-    GoneField{"Parallel", "expert_exchange", "tokens always travel to their experts"},
     GoneField{"EvalSource", "weight", "every evaluation row is read exactly once"},
 };
 const GoneField* gone_field(std::string_view message, std::string_view name) {

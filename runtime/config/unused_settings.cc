@@ -76,13 +76,18 @@ void look_at_mode(const proto::Experiment& e, Finder& find) {
               "with lora.r 0");
   if (mode != proto::Mode::PESC) {
     find.look(Concerns::kAll, "moe", e.moe(), {}, in_mode);
-    find.look(Concerns::kAll, "parallel", e.parallel(), {"ep", "buffer_factor", "dispatch_chunks"},
+    find.look(Concerns::kAll, "parallel", e.parallel(),
+              {"ep", "buffer_factor", "dispatch_chunks", "expert_exchange"},
               in_mode + ", which has no experts");
     find.look(Concerns::kTraining, "debug", e.debug(), {"routing_record", "routing_replay"},
               in_mode + ", which has no experts");
   } else if (e.parallel().ep() == 1) {
-    find.look(Concerns::kAll, "parallel", e.parallel(), {"buffer_factor", "dispatch_chunks"},
+    find.look(Concerns::kAll, "parallel", e.parallel(),
+              {"buffer_factor", "dispatch_chunks", "expert_exchange"},
               "with parallel.ep 1, where every rank has all experts");
+  } else if (e.parallel().expert_exchange() == proto::ExpertExchange::WEIGHTS) {
+    find.look(Concerns::kAll, "parallel", e.parallel(), {"buffer_factor", "dispatch_chunks"},
+              "with parallel.expert_exchange WEIGHTS, where no tokens travel");
   }
 }
 

@@ -65,6 +65,7 @@ PLANS = [
     ("parallel.buffer_factor", 0.4, {"parallel.ep": 2}, 2),
     ("parallel.dispatch_chunks", 2, {"parallel.ep": 2, "train.global_batch_size": 8}, 2),
     ("parallel.overlap_comm", "true", {**CUDA, "parallel.ep": 2}, 2),
+    ("parallel.expert_exchange", "WEIGHTS", {"parallel.ep": 2}, 2),
     ("debug.share_gpu", "true", CUDA, 2),
     # Room to time kernels in, which stands out where a weight's gradient is large.
     ("parallel.gemm_autotune", "false", {**CUDA, "train.mode": "FULL"}, 1, "--shape", "7B"),

@@ -58,6 +58,12 @@ class LayoutCurves(harness.EndToEnd):
         without = harness.curve(self.path("without"))
         self.assertGreater(harness.largest_difference(with_dropout, without)["loss"][0], 1e-3)
 
+    def test_gathered_weights(self):
+        """Instead of tokens; also where a step has several micro-batches, whose gradients are added up at their owners."""
+        layouts = [(2, 1, 2), (2, 2, 2), (4, 2, 4), (4, 1, 2), (8, 1, 8), (8, 4, 4)]
+        self.check_layouts(layouts, parallel__expert_exchange="WEIGHTS", **FEWER)
+        self.check_layouts([(4, 2, 4), (8, 1, 4)], parallel__expert_exchange="WEIGHTS", train__gradient_accumulation_steps=4, **FEWER)
+
     def test_first_steps_of_the_whole_schedule(self):
         with open(harness.QUICKSTART, encoding="utf-8") as file:
             text = file.read()

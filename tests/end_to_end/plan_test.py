@@ -67,13 +67,16 @@ class PlanTest(harness.EndToEnd):
 
     def test_what_is_planned_is_what_a_run_takes(self):
         shape = ("--shape", os.path.join(BASE, "config.json"))
-        for ranks, tp, ep, chunks, recompute in (
+        for ranks, tp, ep, chunks, recompute, *exchange in (
                 (1, 1, 1, 1, "NONE"), (2, 1, 2, 1, "NONE"), (2, 1, 2, 2, "NONE"), (4, 2, 4, 1, "NONE"), (4, 2, 4, 2, "NONE"),
-                (4, 4, 1, 1, "NONE"), (1, 1, 1, 1, "SELECTIVE"), (4, 2, 4, 2, "SELECTIVE"), (4, 2, 4, 1, "FULL"), (4, 2, 4, 2,
-                                                                                                                   "FULL")):
-            with self.subTest(ranks=ranks, tp=tp, ep=ep, chunks=chunks, recompute=recompute):
+                (4, 4, 1, 1, "NONE"), (1, 1, 1, 1, "SELECTIVE"), (4, 2, 4, 2, "SELECTIVE"), (4, 2, 4, 1, "FULL"),
+                (4, 2, 4, 2, "FULL"), (2, 1, 2, 1, "NONE", "WEIGHTS"), (4, 2, 4, 1, "SELECTIVE", "WEIGHTS"),
+                (4, 2, 2, 1, "FULL", "WEIGHTS")):
+            with self.subTest(ranks=ranks, tp=tp, ep=ep, chunks=chunks, recompute=recompute, exchange=exchange):
                 layout = harness.sets(parallel__tp=tp, parallel__ep=ep, parallel__dispatch_chunks=chunks, parallel__num_threads=1,
                                       train__global_batch_size=16, train__gradient_accumulation_steps=2, train__recompute_granularity=recompute)
+                if exchange:
+                    layout += harness.sets(parallel__expert_exchange=exchange[0])
                 j, _ = self.plan(QUICKSTART, *shape, *layout, "--ranks", ranks)
                 result = harness.pesc(ranks, "bench", "--config", QUICKSTART, *shape, *layout, "--steps", 3, "--out",
                                       self.path("bench.json"))
@@ -82,6 +85,7 @@ class PlanTest(harness.EndToEnd):
                     bench = json.load(file)
                 self.assertEqual([r["recompute_granularity"] for r in (bench, j)], [recompute, recompute])
                 self.assertEqual(bench["compute_dtype"], "F32")
+                self.assertEqual([r.get("expert_exchange") for r in (bench, j)], 2 * [(exchange or ["TOKENS"])[0] if ep > 1 else None])
                 self.assertEqual(bench["arena_bytes_rank0"], j["device_bytes"])
                 # Full rows both times: the share printed is the FLOP planned over the time and rate measured.
                 share = j["flops_per_step"] / bench["step_seconds_median"] / bench["gemm_flops_per_second"]

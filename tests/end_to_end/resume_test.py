@@ -145,6 +145,27 @@ class Resume(harness.EndToEnd):
                 self.assertNotEqual([r["loss"] for r in got], [r["loss"] for r in expected])
                 self.assert_curves_agree(expected, got, 1e-4, "%d steps on 4 ranks, %d on %d" % (HALF, HALF, ranks), ["loss"])
 
+    def test_gathered_weights(self):
+        """A run that gathers the adapters' weights resumes bit for bit, and with tokens with one warning."""
+        weights = {**LAYOUT, **FIELDS, "parallel__expert_exchange": "WEIGHTS"}
+        self.assertIn("expert exchange: WEIGHTS", self.train(4, "weights", **weights).err)
+        for run in ("weights-again", "tokens-after"):
+            shutil.copytree(self.path("weights"), self.path(run))
+            shutil.rmtree(self.path(run, "step-%d" % STEPS))
+        again = self.train(4, "weights-again", **weights)
+        self.assertIn("step-%d at step %d" % (HALF, HALF), again.err)
+        self.assertNotIn("under other conditions", again.err)
+        self.assertEqual(self.as_text("weights-again"), self.as_text("weights"))
+        self.assertEqual(self.shards("weights-again", STEPS), self.shards("weights", STEPS))
+        other = self.train(4, "tokens-after", **LAYOUT, **FIELDS)
+        self.assertEqual(other.err.count("under other conditions"), 1)
+        self.assertIn("expert_exchange: WEIGHTS -> TOKENS", other.err)
+        for run in ("weights", "tokens-after"):
+            self.assert_curves_agree(harness.curve(self.path("straight")), harness.curve(self.path(run)), 1e-4, run, ["loss"])
+        self.assertNotEqual(self.as_text("weights"), self.as_text("straight"), "both exchanges sent the same")
+        launches = [r["expert_exchange"] for r in harness.starts(self.path("tokens-after"))]
+        self.assertEqual(launches, ["WEIGHTS", "TOKENS"])
+
     def test_packed_rows(self):
         """Resumed in the second epoch, they are the rows of the run that did not stop; on one rank they have its curve."""
         fields = {**FIELDS, "data__packing": "BEST_FIT", "train__max_steps": 12, "train__global_batch_size": 64,

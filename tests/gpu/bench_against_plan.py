@@ -19,7 +19,7 @@ import sys
 # Of the host: the CUDA context, pinned memory and what loading passes on. The weights of a large model have a multiple of it.
 HOST_GIB = 6
 # The plan tells apart what travels, the bench measures it as one.
-LINKS = {"tensor-parallel gathers", "token exchange", "gradient reduction"}
+LINKS = {"tensor-parallel gathers", "token exchange", "weight exchange", "gradient reduction"}
 
 
 def report(verb, program, flags, folder):

@@ -80,6 +80,14 @@ void same_tokens(const ModelConfig& model, const PescConfig& pesc, const Rows& r
       Rig rig(*world, model, pesc, rows,
               {.tp = tp, .ep = ep, .cache_slots = kSlots, .purpose = Purpose::kInference});
       EXPECT_EQ(generate_all(rig, options), want) << "tp " << tp << ", ep " << ep;
+      if (ep == 1 || ep < world->size()) continue;
+      Rig gathering(*world, model, pesc, rows,
+                    {.tp = tp,
+                     .ep = ep,
+                     .cache_slots = kSlots,
+                     .purpose = Purpose::kInference,
+                     .exchange = ExpertExchange::kWeights});
+      EXPECT_EQ(generate_all(gathering, options), want) << "weights, tp " << tp << ", ep " << ep;
     }
   }
 }

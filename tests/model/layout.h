@@ -22,6 +22,7 @@ struct Layout {
   DType compute = DType::kF32;
   std::optional<FrozenFormat> frozen{};  // absent: as `compute`
   FrozenGemm frozen_gemm = FrozenGemm::kDequantized;
+  ExpertExchange exchange = ExpertExchange::kTokens;
 };
 
 // `tokens`: the most that a rank has, whose rows have any lengths up to model.max_positions. A few supervised
@@ -35,6 +36,8 @@ inline DecoderOptions options_of(const ModelConfig& model, const PescConfig& pes
   c.train.frozen_dtype = layout.frozen;
   c.train.frozen_gemm = layout.frozen_gemm;
   c.parallel.buffer_factor = layout.buffer_factor;
+  c.parallel.ep = layout.ep;
+  c.parallel.expert_exchange = layout.exchange;
   c.parallel.dispatch_chunks = layout.chunks;
   c.parallel.overlap_comm = layout.overlap;
   DecoderOptions o =

@@ -24,6 +24,14 @@ std::vector<Layout> layouts(int ranks, bool experts) {
     all.back().chunks = experts ? 2 : 1;
     all.back().reduce = Reduce::kOverlapped;
   }
+  // And with the adapters' weights gathered instead, by all ranks and, of four or more, by pairs.
+  for (const int tp : {1, 2}) {
+    for (const int ep : {2, ranks}) {
+      if (!experts || ranks % 2 != 0 || ranks % tp != 0 || (ep < ranks && tp > 1)) continue;
+      all.push_back(
+          {.tp = tp, .ep = ep, .reduce = Reduce::kOverlapped, .exchange = ExpertExchange::kWeights});
+    }
+  }
   return all;
 }
 
@@ -37,7 +45,8 @@ void same_everywhere(const ModelConfig& model, const PescConfig& pesc, const Row
   EXPECT_GT(reference.norm, 0);
   for (const Layout& layout : layouts(world->size(), pesc.mode == TrainMode::kPesc)) {
     SCOPED_TRACE(str_cat(world->size(), " ranks, tp ", layout.tp, ", ep ", layout.ep, ", buffer_factor ",
-                         layout.buffer_factor, ", chunks ", layout.chunks));
+                         layout.buffer_factor, ", chunks ", layout.chunks, ", ",
+                         expert_exchange_name(layout.exchange)));
     Rig rig(*world, model, pesc, rows, layout);
     EXPECT_NEAR(rig.train() / loss, 1.0, 1e-5);
     EXPECT_NEAR(rig.norm / reference.norm, 1.0, 1e-5);
@@ -75,7 +84,8 @@ TEST(Layouts, TheSameCurveOverTwentySteps) {
     for (size_t i = 0; i < want.size(); ++i) {
       const bool is_norm = i % 2 == 1;  // AdamW's division brings rounding of small gradients to the fore
       EXPECT_NEAR(got[i] / want[i], 1.0, is_norm ? 1e-3 : 1e-4)
-          << "value " << i << ", tp " << layout.tp << ", ep " << layout.ep << ", chunks " << layout.chunks;
+          << "value " << i << ", tp " << layout.tp << ", ep " << layout.ep << ", chunks " << layout.chunks
+          << ", " << expert_exchange_name(layout.exchange);
     }
   }
 }

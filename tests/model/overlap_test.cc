@@ -62,7 +62,9 @@ std::vector<Layout> plain_layouts(int ranks, bool experts) {
            {1, ranks},
            {1, ranks, 2, 1, 0, Purpose::kTraining, 2},
            {2, ranks, 0.1},
-           {2, 2, 0.1, 1, 0, Purpose::kTraining, 2}};
+           {2, 2, 0.1, 1, 0, Purpose::kTraining, 2},
+           {.tp = 1, .ep = ranks, .exchange = ExpertExchange::kWeights},
+           {.tp = 2, .ep = 2, .exchange = ExpertExchange::kWeights}};
   for (Layout& l : all) l.overlap = Overlap::kOff;
   return all;
 }
@@ -73,7 +75,7 @@ void same_bits_beside(const PescConfig& pesc, Overlap overlap) {
   const auto world = test_world(session);
   for (Layout layout : plain_layouts(world->size(), pesc.mode == TrainMode::kPesc)) {
     SCOPED_TRACE(str_cat("tp ", layout.tp, ", ep ", layout.ep, ", buffer_factor ", layout.buffer_factor,
-                         ", chunks ", layout.chunks));
+                         ", chunks ", layout.chunks, ", ", expert_exchange_name(layout.exchange)));
     const Outcome want = three_steps(*world, pesc, layout);
     layout.overlap = overlap;
     layout.reduce = Reduce::kOverlapped;

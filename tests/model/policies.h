@@ -56,7 +56,8 @@ inline void same_under_every_policy(const ModelConfig& model, const PescConfig& 
   const MpiSession session;
   const auto world = test_world(session);
   SCOPED_TRACE(str_cat(world->size(), " ranks, tp ", layout.tp, ", ep ", layout.ep, ", buffer_factor ",
-                       layout.buffer_factor, ", chunks ", layout.chunks, ", ", dtype_name(layout.compute)));
+                       layout.buffer_factor, ", chunks ", layout.chunks, ", ", dtype_name(layout.compute),
+                       ", ", expert_exchange_name(layout.exchange)));
   const Outcome none = three_steps(*world, model, pesc, rows, layout);
   int64_t before = none.activations;
   for (const Recompute recompute : {Recompute::kSelective, Recompute::kFull}) {
@@ -82,6 +83,11 @@ inline std::vector<Layout> policy_layouts(int ranks, bool experts) {
     all.push_back({.tp = tp, .ep = ranks, .buffer_factor = 0.1});  // several exchange rounds
     all.push_back({.tp = tp, .ep = ranks, .chunks = 2});
     all.push_back({.tp = tp, .ep = ranks, .buffer_factor = 0.1, .chunks = 2});
+    // Weights gathered a layer ahead, or one layer at a time.
+    all.push_back({.tp = tp,
+                   .ep = ranks,
+                   .overlap = tp == 1 ? Overlap::kOn : Overlap::kOff,
+                   .exchange = ExpertExchange::kWeights});
   }
   return all;
 }

@@ -84,6 +84,12 @@ TEST_F(GpuWorld, GroupsOfTheSameRanksCountOnce) {
   EXPECT_GT(peer, int64_t{64} << 20);
   EXPECT_EQ(bytes(8, 1, 8), one + 7 * peer);
   EXPECT_EQ(bytes(8, 2, 4), one + 3 * ring + 3 * peer);  // and those that share experts
+  // The weights' gathers take no peers, but a ring where no other group has the same ranks.
+  const auto gathering = [](int world, int tp, int ep) {
+    return nccl_bytes(Mesh(world, 0, tp, ep), 4, GpuUse::kExclusive, ExpertExchange::kWeights);
+  };
+  EXPECT_EQ(gathering(8, 1, 8), one);
+  EXPECT_EQ(gathering(8, 2, 4), one + 4 * ring);
 }
 
 }  // namespace

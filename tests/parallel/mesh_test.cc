@@ -53,6 +53,8 @@ TEST(Mesh, RanksAreNumberedWithinTheirGroups) {
       EXPECT_EQ(m.dp() * m.tp(), world);
       EXPECT_EQ(m.tp_members().at(static_cast<size_t>(m.tp_rank())), rank);
       EXPECT_EQ(m.tp_members().back() - m.tp_members().front(), tp - 1);  // adjacent
+      EXPECT_EQ(m.ep_members().at(static_cast<size_t>(m.ep_rank())), rank);
+      EXPECT_EQ(m.ep_members().back() - m.ep_members().front(), ep - 1);
     }
   });
 }

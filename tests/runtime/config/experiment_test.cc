@@ -151,8 +151,8 @@ TEST(Experiment, RefusesBadFilesWithFileLineAndTheNearestName) {
       {"num_experts: 4", "num_experts: 4 } parallel { tp: 0", {"e.textproto:9: parallel.tp is 0"}},
       {"num_experts: 4", "num_experts: 4 } parallel { buffer_factor: 0", {"parallel.buffer_factor is 0"}},
       {"num_experts: 4",
-       "num_experts: 4 } parallel { expert_exchange: WEIGHTS",
-       {"e.textproto:9:", "no field 'expert_exchange' in Parallel", "leave it out: "}},
+       "num_experts: 4 } parallel { expert_exchange: WEIGHT",
+       {"e.textproto:9:", "WEIGHT", "TOKENS", "WEIGHTS", "AUTO"}},
       {"eval { path: \"b\" }",
        "eval { path: \"b\" weight: 2 }",
        {"e.textproto:8:", "no field 'weight'", "leave it out: every evaluation row is read exactly once"}},
@@ -282,6 +282,15 @@ TEST(Experiment, DefaultsAreThePapersRecipe) {
             OnSaveError::kContinue);
   EXPECT_FALSE(parse(kGood, {"checkpoint.async_save=false"}).checkpoint.async_save);
   EXPECT_EQ(c.generate.temperature, 0);
+}
+
+TEST(Experiment, TheExpertExchangeIsTokensUnlessItIsSaid) {
+  EXPECT_EQ(parse(kGood).parallel.expert_exchange, ExpertExchange::kTokens);
+  EXPECT_EQ(parse(kGood, {"parallel.expert_exchange=TOKENS"}).parallel.expert_exchange,
+            ExpertExchange::kTokens);
+  EXPECT_EQ(parse(kGood, {"parallel.expert_exchange=WEIGHTS"}).parallel.expert_exchange,
+            ExpertExchange::kWeights);
+  EXPECT_FALSE(parse(kGood, {"parallel.expert_exchange=AUTO"}).parallel.expert_exchange.has_value());
 }
 
 TEST(Experiment, TokensAreExchangedInTwoChunksWhereThatHidesSomething) {

@@ -195,8 +195,6 @@ std::string with(std::string text, const std::string& opening, const std::string
 }
 
 TEST(SameRun, FieldsThatAreGoneSinceAreNoDifferenceAndUnknownOnesAreAnError) {
-  const std::string old = with(text_of(), "parallel {", "expert_exchange: AUTO");
-  EXPECT_TRUE(compare_runs(old, text_of(), CheckpointUse::kResume).refused.empty());
   const std::string weighed = with(text_of(), "eval {", "weight: 1");
   EXPECT_TRUE(compare_runs(weighed, text_of(), CheckpointUse::kResume).refused.empty());
   EXPECT_THROW(

@@ -87,6 +87,17 @@ TEST(UnusedSettings, AreNamedWithTheirPlace) {
       {{"train.mode=LORA", "moe={}", "debug.routing_record=x"}, Concerns::kTraining, "debug.routing_record"},
       {{"lora.r=0", "lora.lora_alpha=3"}, Concerns::kAll, "lora.lora_alpha has no effect with lora.r 0"},
       {{"parallel.buffer_factor=3"}, Concerns::kAll, "parallel.buffer_factor has no effect"},
+      {{"parallel.expert_exchange=WEIGHTS"},
+       Concerns::kAll,
+       "parallel.expert_exchange has no effect with parallel.ep 1"},
+      {{"train.mode=LORA", "moe={}", "parallel.expert_exchange=AUTO"},
+       Concerns::kAll,
+       "parallel.expert_exchange has no effect in train.mode LORA"},
+      {{"parallel.ep=2", "parallel.expert_exchange=WEIGHTS", "parallel.buffer_factor=3",
+        "parallel.dispatch_chunks=2"},
+       Concerns::kAll,
+       "parallel.buffer_factor, parallel.dispatch_chunks have no effect with parallel.expert_exchange "
+       "WEIGHTS"},
       {{"parallel.overlap_comm=true"},
        Concerns::kAll,
        "parallel.overlap_comm has no effect with parallel.device CPU"},
@@ -134,6 +145,8 @@ TEST(UnusedSettings, AreNamedWithTheirPlace) {
   EXPECT_TRUE(
       unused({"recovery.step_limit_s=9", "recovery.setup_limit_s=9", "recovery.eval_limit_s=9"}).empty());
   EXPECT_TRUE(unused({"parallel.ep=2", "parallel.buffer_factor=3"}).empty());
+  EXPECT_TRUE(unused({"parallel.ep=2", "parallel.expert_exchange=WEIGHTS"}).empty());
+  EXPECT_TRUE(unused({"parallel.ep=2", "parallel.expert_exchange=AUTO", "parallel.buffer_factor=3"}).empty());
   EXPECT_FALSE(unused({"parallel.buffer_factor=0.5"}).empty());
   EXPECT_FALSE(unused({"parallel.dispatch_chunks=2"}).empty());
   EXPECT_FALSE(unused({"parallel.gemm_autotune=false"}).empty());

@@ -1,0 +1,23 @@
+// parallel.expert_exchange: what is exchanged in a run, and what each of the two exchanges sends.
+#pragma once
+
+#include "runtime/config/experiment.h"
+
+namespace pesc {
+
+// The exchange of a run on so many ranks. AUTO is the one that sends fewer bytes with balanced experts and full rows:
+// a function of the experiment and the layout, never of a step's counts.
+[[nodiscard]] ExpertExchange expert_exchange(const ExperimentConfig& config, int world);
+// "WEIGHTS", "TOKENS (chosen by AUTO)"; empty where nothing is exchanged: without experts, or with ep = 1.
+[[nodiscard]] std::string expert_exchange_text(const ExperimentConfig& config, int world);
+
+// On how many other ranks of its expert group a token has experts, if they are balanced.
+[[nodiscard]] double remote_ranks(const ExperimentConfig& config);
+// Bytes that a rank sends in a layer's forward and backward for one element of the hidden size. With TOKENS of one
+// token; `recomputed` is the share of the layers whose adapters run a second time.
+[[nodiscard]] double token_exchange_bytes(const ExperimentConfig& config, double recomputed);
+// With WEIGHTS of one micro-batch; a layer is gathered `gathers` times: in the forward, and in the backward where it does
+// not stand there still.
+[[nodiscard]] double weight_exchange_bytes(const ExperimentConfig& config, double gathers);
+
+}  // namespace pesc
