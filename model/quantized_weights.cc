@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "ops/core/check.h"
+#include "ops/core/e4m3.h"
 #include "ops/fp8.h"
 #include "ops/nf4_quantizer.h"
 #include "ops/reduce.h"

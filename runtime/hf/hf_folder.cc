@@ -274,15 +274,15 @@ void HfFolder::use_quantization(FrozenFormat format) {
   for (const auto& [name, place] : places_) {
     const bool linear = name.starts_with("model.layers.") || name.starts_with("lm_head.");
     if (!linear || !name.ends_with(".weight")) continue;
-    const std::vector<std::string> parts = QuantizedTensor::companions(format, name);
+    const std::vector<std::string> parts = QuantizedFolderTensor::companions(format, name);
     const auto there = [&](const std::string& part) {
       return !part.ends_with(".input_scale_ub") && places_.contains(part);
     };
     if (place.entry->type == codes || std::ranges::any_of(parts, there)) weights.push_back(name);
   }
   for (const std::string& name : weights) {
-    places_.at(name).quantized = std::make_shared<const QuantizedTensor>(format, name, find);
-    for (const std::string& part : QuantizedTensor::companions(format, name)) places_.erase(part);
+    places_.at(name).quantized = std::make_shared<const QuantizedFolderTensor>(format, name, find);
+    for (const std::string& part : QuantizedFolderTensor::companions(format, name)) places_.erase(part);
   }
 }
 

@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "model/weight_source.h"
-#include "runtime/hf/quantized_tensor.h"
+#include "runtime/hf/quantized_folder_tensor.h"
 #include "runtime/hf/safetensors.h"
 
 namespace pesc {
@@ -82,7 +82,7 @@ class HfFolder : public WeightSource {
     const SafetensorsFile* file;
     const SafetensorsEntry* entry;
     int64_t row = 0, rows = -1;  // of the entry; -1: all of it
-    std::shared_ptr<const QuantizedTensor> quantized;
+    std::shared_ptr<const QuantizedFolderTensor> quantized;
     // Of the whole tensor, not of the part.
     [[nodiscard]] std::vector<int64_t> shape() const {
       return quantized ? std::vector<int64_t>{quantized->rows(), quantized->cols()} : entry->shape;

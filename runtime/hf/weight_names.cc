@@ -120,7 +120,7 @@ int64_t layer_of(std::string_view name) {
   std::string why = str_cat("config.json describes a ", traits_of(model.family).model_type,
                             " model, which has no such tensors: it belongs to other weights");
   const auto beyond = std::ranges::max_element(left, {}, layer_of);
-  if (std::ranges::any_of(left, QuantizedTensor::is_companion)) {
+  if (std::ranges::any_of(left, QuantizedFolderTensor::is_companion)) {
     why =
         model.quantized
             ? str_cat("config.json says that the linears are ", frozen_format_text(model.quantized->format),

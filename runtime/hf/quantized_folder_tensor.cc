@@ -1,4 +1,4 @@
-#include "runtime/hf/quantized_tensor.h"
+#include "runtime/hf/quantized_folder_tensor.h"
 
 #include <algorithm>
 #include <array>
@@ -106,7 +106,7 @@ void require_finite(const StoredTensor& t, int64_t at, float value, float limit)
 
 }  // namespace
 
-std::vector<std::string> QuantizedTensor::companions(FrozenFormat format, const std::string& weight) {
+std::vector<std::string> QuantizedFolderTensor::companions(FrozenFormat format, const std::string& weight) {
   const std::string module = module_of(weight);
   std::vector<std::string> out;
   for (const std::string_view part : is_nf4(format) ? std::span<const std::string_view>(kNf4Parts)
@@ -115,21 +115,21 @@ std::vector<std::string> QuantizedTensor::companions(FrozenFormat format, const 
   return out;
 }
 
-bool QuantizedTensor::is_companion(const std::string& name) {
+bool QuantizedFolderTensor::is_companion(const std::string& name) {
   const auto ends = [&](std::string_view part) { return name.ends_with(part); };
   return std::ranges::any_of(kFp8Parts, ends) || std::ranges::any_of(kNf4Parts, ends) ||
          std::ranges::any_of(kOtherParts, ends);
 }
 
-QuantizedTensor::QuantizedTensor(FrozenFormat format, const std::string& weight,
-                                 const std::function<StoredTensor(const std::string& name)>& find)
+QuantizedFolderTensor::QuantizedFolderTensor(FrozenFormat format, const std::string& weight,
+                                             const std::function<StoredTensor(const std::string& name)>& find)
     : format_(format), codes_(find(weight)) {
   PESC_CHECK(codes_.present() && is_quantized(format), weight);
   is_nf4(format) ? open_nf4(weight, find) : open_fp8(weight, find);
 }
 
-void QuantizedTensor::open_fp8(const std::string& weight,
-                               const std::function<StoredTensor(const std::string&)>& find) {
+void QuantizedFolderTensor::open_fp8(const std::string& weight,
+                                     const std::function<StoredTensor(const std::string&)>& find) {
   const std::string module = module_of(weight);
   const bool blocks = format_ == FrozenFormat::kFP8Blocks;
   scales_ = find(module + ".weight_scale");
@@ -168,7 +168,7 @@ void QuantizedTensor::open_fp8(const std::string& weight,
   }
 }
 
-void QuantizedTensor::read_quant_state(const StoredTensor& state) {
+void QuantizedFolderTensor::read_quant_state(const StoredTensor& state) {
   const std::span<const std::byte> bytes = state.file->bytes(*state.entry);
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   const std::string at = where(state);
@@ -202,8 +202,8 @@ void QuantizedTensor::read_quant_state(const StoredTensor& state) {
   if (!std::isfinite(offset_)) fields.fail("nested_offset", "must be a finite float32 number");
 }
 
-void QuantizedTensor::open_nf4(const std::string& weight,
-                               const std::function<StoredTensor(const std::string&)>& find) {
+void QuantizedFolderTensor::open_nf4(const std::string& weight,
+                                     const std::function<StoredTensor(const std::string&)>& find) {
   const auto part = [&](const std::string& end) {
     const StoredTensor t = find(weight + end);
     if (t.present()) return t;
@@ -233,7 +233,7 @@ void QuantizedTensor::open_nf4(const std::string& weight,
   require_table(part(".nested_quant_map"), dynamic_code());
 }
 
-int64_t QuantizedTensor::read_codes(const TensorSlice& slice, const FrozenLinear& to) const {
+int64_t QuantizedFolderTensor::read_codes(const TensorSlice& slice, const FrozenLinear& to) const {
   PESC_CHECK(to.type.format == format_ && to.out == slice.rows && to.in == slice.cols && slice.row >= 0 &&
                  slice.col >= 0 && slice.row + slice.rows <= rows_ && slice.col + slice.cols <= cols_,
              codes_.entry->name, " rows ", slice.row, "+", slice.rows, ", columns ", slice.col, "+",
@@ -241,7 +241,7 @@ int64_t QuantizedTensor::read_codes(const TensorSlice& slice, const FrozenLinear
   return is_nf4(format_) ? read_nf4(slice, to) : read_fp8(slice, to);
 }
 
-int64_t QuantizedTensor::read_fp8(const TensorSlice& s, const FrozenLinear& to) const {
+int64_t QuantizedFolderTensor::read_fp8(const TensorSlice& s, const FrozenLinear& to) const {
   const std::span<const std::byte> bytes = codes_.file->bytes(*codes_.entry);
   const bool blocks = format_ == FrozenFormat::kFP8Blocks;
   const bool one = scales_.entry->bytes() == static_cast<uint64_t>(dtype_bytes(*scales_.entry->dtype));
@@ -266,7 +266,7 @@ int64_t QuantizedTensor::read_fp8(const TensorSlice& s, const FrozenLinear& to) 
   return s.rows * s.cols + s.rows * touched * dtype_bytes(*scales_.entry->dtype);
 }
 
-float QuantizedTensor::absmax_of(int64_t block) const {
+float QuantizedFolderTensor::absmax_of(int64_t block) const {
   float value = 0;
   if (format_ == FrozenFormat::kNF4Single) {
     floats_of(scales_, block, 1, &value);
@@ -282,7 +282,7 @@ float QuantizedTensor::absmax_of(int64_t block) const {
 }
 
 // The codes of values [first, first + cols) of the flattened tensor, from the high half of to[0] on.
-void QuantizedTensor::read_nf4_codes(int64_t first, int64_t cols, uint8_t* to) const {
+void QuantizedFolderTensor::read_nf4_codes(int64_t first, int64_t cols, uint8_t* to) const {
   const std::byte* bytes = codes_.file->bytes(*codes_.entry).data();
   const auto byte = [&](int64_t i) { return std::to_integer<unsigned>(bytes[i]); };
   const int64_t whole = cols / 2;
@@ -296,7 +296,7 @@ void QuantizedTensor::read_nf4_codes(int64_t first, int64_t cols, uint8_t* to) c
   if (cols % 2 != 0) to[whole] = static_cast<uint8_t>((byte(first / 2 + whole) & 0xFU) << 4);
 }
 
-int64_t QuantizedTensor::read_nf4(const TensorSlice& s, const FrozenLinear& to) const {
+int64_t QuantizedFolderTensor::read_nf4(const TensorSlice& s, const FrozenLinear& to) const {
   if (s.cols == 0) return 0;
   const Nf4Matrix& out = to.nf4;
   const bool nested = format_ == FrozenFormat::kNF4;
@@ -327,7 +327,7 @@ int64_t QuantizedTensor::read_nf4(const TensorSlice& s, const FrozenLinear& to) 
   return bytes;
 }
 
-int64_t QuantizedTensor::read_values(const TensorSlice& slice, float* to) const {
+int64_t QuantizedFolderTensor::read_values(const TensorSlice& slice, float* to) const {
   if (slice.rows == 0 || slice.cols == 0) return 0;
   Stream host((Device()));
   Arena plan = Arena::planning("codes to dequantise");

@@ -1,6 +1,6 @@
 // Weights of folders that are quantised already: the values by the definition of each format, the same bytes for every
 // piece, real ones of bitsandbytes (tests/nf4), and what is refused.
-#include "runtime/hf/quantized_tensor.h"
+#include "runtime/hf/quantized_folder_tensor.h"
 
 #include <cmath>
 #include <limits>
@@ -107,7 +107,7 @@ ShardSpec piece_of(const StoredWeight& w, int64_t row, int64_t rows, int64_t col
   return {kModule + ".weight", w.rows, w.cols, row, rows, col, cols, 0, 1};
 }
 
-TEST(QuantizedTensor, StandsForTheValuesOfItsFormat) {
+TEST(QuantizedFolderTensor, StandsForTheValuesOfItsFormat) {
   for (const Case& c : cases()) {
     SCOPED_TRACE(str_cat(c.name, ", ", frozen_format_text(c.format)));
     const Opened opened(c.weight, c.format);
@@ -122,7 +122,7 @@ TEST(QuantizedTensor, StandsForTheValuesOfItsFormat) {
 
 // What a rank holds of a weight, wherever it is cut, has the codes and the values of the whole; and so has what is
 // dequantised from the middle of it.
-TEST(QuantizedTensor, EveryPieceHasTheBytesOfTheWhole) {
+TEST(QuantizedFolderTensor, EveryPieceHasTheBytesOfTheWhole) {
   Stream stream(Device{.threads = 2});
   for (const Case& c : cases()) {
     const StoredWeight& w = c.weight;
@@ -167,7 +167,7 @@ TEST(QuantizedTensor, EveryPieceHasTheBytesOfTheWhole) {
 }
 
 // A rank of NF4 that is computed in FP8 has the scales of whole rows.
-TEST(QuantizedTensor, Nf4HasTheScalesOfWholeRowsWhereItIsComputedInFp8) {
+TEST(QuantizedFolderTensor, Nf4HasTheScalesOfWholeRowsWhereItIsComputedInFp8) {
   Stream stream((Device()));
   const FrozenType type{FrozenFormat::kNF4, DType::kF32, FrozenGemm::kFP8};
   const StoredWeight w = bitsandbytes("many", FrozenFormat::kNF4);
@@ -188,7 +188,7 @@ TEST(QuantizedTensor, Nf4HasTheScalesOfWholeRowsWhereItIsComputedInFp8) {
   }
 }
 
-TEST(QuantizedTensor, OneScaleForAllRowsAndScalesOf16Bits) {
+TEST(QuantizedFolderTensor, OneScaleForAllRowsAndScalesOf16Bits) {
   StoredWeight w = fp8_rows(4, 8);
   const std::vector<uint8_t> codes = e4m3_codes(32, 1);
   w.tensors[".weight_scale"] = stored(DType::kBF16, {1}, std::vector<uint16_t>{f32_to_bf16(0.25F)});
@@ -201,7 +201,7 @@ TEST(QuantizedTensor, OneScaleForAllRowsAndScalesOf16Bits) {
 }
 
 // Phi-4 in bitsandbytes' NF4: blocks run through the fused tensor, so that q, k and v begin in the middle of one.
-TEST(QuantizedTensor, FusedWeightsAreReadInParts) {
+TEST(QuantizedFolderTensor, FusedWeightsAreReadInParts) {
   ModelConfig model;
   model.family = Family::kPhi3;
   model.hidden_size = 65;
@@ -230,7 +230,7 @@ TEST(QuantizedTensor, FusedWeightsAreReadInParts) {
 }
 
 // What a folder may lack or contradict.
-TEST(QuantizedTensor, WhatIsNotWholeIsRefusedByName) {
+TEST(QuantizedFolderTensor, WhatIsNotWholeIsRefusedByName) {
   using Change = std::function<void(StoredTensors&)>;
   const auto refused = [](const StoredWeight& weight, FrozenFormat format, const Change& change) {
     StoredTensors tensors = Opened::tensors_of(weight);
@@ -352,7 +352,7 @@ TEST(QuantizedTensor, WhatIsNotWholeIsRefusedByName) {
 }
 
 // The list of config.json and the files must agree, whichever of them is wrong.
-TEST(QuantizedTensor, TheListsOfModulesAreHeldToTheFiles) {
+TEST(QuantizedFolderTensor, TheListsOfModulesAreHeldToTheFiles) {
   ModelConfig model;
   model.num_hidden_layers = 1;
   StoredTensors tensors;
@@ -376,7 +376,7 @@ TEST(QuantizedTensor, TheListsOfModulesAreHeldToTheFiles) {
 }
 
 // Parts of a quantisation that config.json does not speak of.
-TEST(QuantizedTensor, PartsThatNothingReadsAreNamed) {
+TEST(QuantizedFolderTensor, PartsThatNothingReadsAreNamed) {
   StoredTensors tensors = Opened::tensors_of(fp8_rows(4, 8));
   const auto refused = [&](const std::optional<QuantizedBase>& quantized) {
     const TempFolder folder;

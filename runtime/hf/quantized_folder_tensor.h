@@ -30,12 +30,12 @@ struct StoredTensor {
   [[nodiscard]] bool present() const { return entry != nullptr; }
 };
 
-class QuantizedTensor {
+class QuantizedFolderTensor {
  public:
   // `weight` is NAME.weight; `find` gives a tensor of the folder by its name. Throws DataError naming file and tensor where
   // one is missing, or has another type, shape, block size or code table than the format.
-  QuantizedTensor(FrozenFormat format, const std::string& weight,
-                  const std::function<StoredTensor(const std::string& name)>& find);
+  QuantizedFolderTensor(FrozenFormat format, const std::string& weight,
+                        const std::function<StoredTensor(const std::string& name)>& find);
 
   // The names of all tensors of a weight but itself, those that have no meaning here too.
   [[nodiscard]] static std::vector<std::string> companions(FrozenFormat format, const std::string& weight);
