@@ -1,5 +1,6 @@
 #include "runtime/weight_cache/weight_cache.h"
 
+#include <glog/logging.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -187,6 +188,8 @@ TEST_F(WeightCaches, AnotherBaseOrFormatHasFilesOfItsOwn) {
 
 // A cut and a flipped bit anywhere: never other bytes of a weight.
 TEST_F(WeightCaches, DamagedFilesArePutAsideAndMadeAnew) {
+  const auto level = FLAGS_minloglevel;  // hundreds of warnings
+  FLAGS_minloglevel = google::GLOG_ERROR;
   for (const FrozenFormat format : {FrozenFormat::kFP8, FrozenFormat::kNF4}) {
     WeightCache cache(base_, options(format));
     cache.fill(kFew);
@@ -218,6 +221,7 @@ TEST_F(WeightCaches, DamagedFilesArePutAsideAndMadeAnew) {
     fs::remove(path);
     EXPECT_TRUE(piece_of(cache, format, kFew[1]) == right);
   }
+  FLAGS_minloglevel = level;
 }
 
 TEST_F(WeightCaches, RanksAndRunsAtOnceQuantiseOnce) {
