@@ -164,7 +164,7 @@ TEST(QuantizationConfig, WhatIsNotReadIsRefusedByName) {
       {changed(compressed_tensors(), group + "/input_activations/dynamic", false), {"dynamic: false"}},
       {changed(compressed_tensors(), "/kv_cache_scheme", {{"num_bits", 8}}), {"kv_cache_scheme: an object"}},
       {changed(compressed_tensors(), "/ignore", {"re:(["}), {"ignore: 're:(['", "is no regular expression"}},
-      {changed(compressed_tensors(), "/ignore", {"re:(.*)*(.*)*(.*)*x"}), {"takes too many steps"}},
+      {changed(compressed_tensors(), "/ignore", {"re:(.+)+[XYZ]"}), {"takes too many steps"}},
       {two, {"config_groups: has 2 groups"}},
   };
   for (const Bad& bad : all) {
