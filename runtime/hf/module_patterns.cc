@@ -16,13 +16,12 @@ namespace {
 constexpr std::string_view kRegular = "re:";
 constexpr uint32_t kMostMatchSteps = 1'000'000;
 
-struct FreeCode {
-  void operator()(pcre2_code* code) const { pcre2_code_free(code); }
-};
-
 }  // namespace
 
 struct ModulePatterns::Expression {
+  struct FreeCode {
+    void operator()(pcre2_code* code) const { pcre2_code_free(code); }
+  };
   std::string text;
   std::unique_ptr<pcre2_code, FreeCode> code;
 };
@@ -38,7 +37,7 @@ ModulePatterns::ModulePatterns(const std::vector<std::string>& entries, const st
     const std::string text = marked ? entry.substr(kRegular.size()) : entry;
     int error = 0;
     size_t at = 0;
-    std::unique_ptr<pcre2_code, FreeCode> code(pcre2_compile(
+    std::unique_ptr<pcre2_code, Expression::FreeCode> code(pcre2_compile(
         reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), PCRE2_ANCHORED, &error, &at, nullptr));
     if (code == nullptr) {
       std::array<unsigned char, 128> why{};
