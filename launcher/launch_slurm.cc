@@ -1,5 +1,7 @@
 #include "launcher/launch_slurm.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <charconv>
 #include <chrono>
@@ -8,8 +10,6 @@
 
 #include "launcher/launch_process.h"
 #include "ops/core/check.h"
-
-extern char** environ;
 
 namespace pesc {
 namespace {
