@@ -82,55 +82,59 @@ __global__ void forward_kernel(View<const T> x, View<const T> residual, View<T> 
   const float r = static_cast<float>(1.0 / sqrt(mean + static_cast<double>(eps)));
   if (first == 0) rstd[t] = r;
   const RowMask row_mask(mask, t);
+  // y of a pack, rounded.
+  const auto made = [&](const Pack<T, N>& a, int i, float(&out)[N]) {
+    normalise<N, T, W>(a, w + int64_t{i} * N, r, out);
+    Pack<T, N> pack;
+#pragma unroll
+    for (int j = 0; j < N; ++j) pack.v[j] = from_float<T>(out[j]);
+    return pack;
+  };
+  const auto floats = [](const Pack<T, N>& pack, float(&out)[N]) {
+#pragma unroll
+    for (int j = 0; j < N; ++j) out[j] = as_float(pack.v[j]);
+  };
+  uint32_t largest = 0;
   const auto write = [&](const Pack<T, N>& a, int i) {
     float out[N];
-    normalise<N, T, W>(a, w + int64_t{i} * N, r, out);
+    const Pack<T, N> pack = made(a, i, out);
+    if constexpr (kCodes) {
+      float rounded[N];
+      floats(pack, rounded);
+      largest = largest_bits<N>(rounded, largest);
+    }
     store_both<N, T>(out, y, row_mask, dropped, t, int64_t{i} * N);
+    return pack;
   };
 #pragma unroll
   for (int k = 0; k < kHeld; ++k) {
     const int i = first + k * threads;
     if (i >= packs) break;
-    write(held[k], i);
+    held[k] = write(held[k], i);
   }
   // What a thread reads now, it wrote itself.
   const auto again = [&](int i) {
     return load_pack<N>((residual.data != nullptr ? x_out.row(t) : x.row(t)) + int64_t{i} * N);
   };
-  for (int i = first + kHeld * threads; i < packs; i += threads) write(again(i), i);
+  for (int i = first + kHeld * threads; i < packs; i += threads) (void)write(again(i), i);
   if constexpr (kCodes) {
-    // The normalised row is made anew, for its maximum and for the codes: that costs less than to keep it.
     __shared__ uint32_t partial[kWarp];
-    const auto rounded = [&](const Pack<T, N>& a, int i, float(&out)[N]) {
-      normalise<N, T, W>(a, w + int64_t{i} * N, r, out);
-#pragma unroll
-      for (int j = 0; j < N; ++j) out[j] = as_float(from_float<T>(out[j]));
-    };
-    uint32_t largest = 0;
-    const auto add_largest = [&](const Pack<T, N>& a, int i) {
-      float out[N];
-      rounded(a, i, out);
-      largest = largest_bits<N>(out, largest);
-    };
-#pragma unroll
-    for (int k = 0; k < kHeld; ++k) {
-      const int i = first + k * threads;
-      if (i < packs) add_largest(held[k], i);
-    }
-    for (int i = first + kHeld * threads; i < packs; i += threads) add_largest(again(i), i);
     const RowScale scale(block_largest(largest, partial));
     if (first == 0) to.scales[t] = scale.scale;
-    const auto write_codes = [&](const Pack<T, N>& a, int i) {
-      float out[N];
-      rounded(a, i, out);
-      store_pack<N>(to.codes.row(t) + int64_t{i} * N, scale.codes<N>(out));
+    const auto write_codes = [&](const Pack<T, N>& pack, int i) {
+      float rounded[N];
+      floats(pack, rounded);
+      store_pack<N>(to.codes.row(t) + int64_t{i} * N, scale.codes<N>(rounded));
     };
 #pragma unroll
     for (int k = 0; k < kHeld; ++k) {
       const int i = first + k * threads;
       if (i < packs) write_codes(held[k], i);
     }
-    for (int i = first + kHeld * threads; i < packs; i += threads) write_codes(again(i), i);
+    for (int i = first + kHeld * threads; i < packs; i += threads) {
+      float out[N];
+      write_codes(made(again(i), i, out), i);
+    }
     for (int64_t i = x.cols + first; i < to.codes.cols; i += threads) to.codes.row(t)[i] = 0;
   }
 }
