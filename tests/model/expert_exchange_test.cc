@@ -76,7 +76,8 @@ Tensors two_micro_batches(Communicator& world, const Layout& layout, std::vector
     losses.push_back(rig.loss(nullptr, HeadMode::kLossAndGradient));
     rig.decoder->backward();
   }
-  losses.push_back(reduce_gradients(*rig.decoder, rig.ranks.world(), rig.ranks.reduction()));
+  losses.push_back(
+      GradientReducer(*rig.decoder, rig.ranks.reduction(), Reduce::kAtEnd).finish(rig.ranks.world()));
   return rig.gradients();
 }
 
