@@ -161,7 +161,7 @@ Fp8Rows FrozenLinear::input_codes(Arena& scratch, int64_t tokens) const {
 }
 
 Fp8Rows FrozenLinear::output_grad_codes(Arena& scratch, int64_t tokens) const {
-  if (!is_quantized(type.format)) return {};
+  if (!is_quantized(type.format) || folder_scales) return {};
   return quantized_output_grad_codes(*this, scratch, tokens);
 }
 

@@ -66,8 +66,9 @@ struct FrozenLinear {
   Tensor scales;             // [out, 1] F32: of FP8 codes, and of NF4 where the GEMM is FP8;
                              // [out, fp8_blocks(in)] of FP8 in blocks
   int64_t block_offset = 0;  // of FP8 in blocks: index of column 0 in the first block that the columns touch
-  Nf4Matrix nf4;             // [out, in] of NF4
-  Tensor weight_and_lora_b;  // [out, in + R] the weight and LoRA's B; absent where B is a matrix of its own
+  bool folder_scales = false;  // of FP8: a folder's, which need not be powers of two
+  Nf4Matrix nf4;               // [out, in] of NF4
+  Tensor weight_and_lora_b;    // [out, in + R] the weight and LoRA's B; absent where B is a matrix of its own
   // [out, R] in the compute type: LoRA's B beside a quantised weight, which the GEMMs concatenate to what they
   // dequantise; absent where B is a matrix of its own.
   Tensor lora_b_alone;
@@ -86,7 +87,8 @@ struct FrozenLinear {
   [[nodiscard]] Tensor lora_b(const Range& rows, const Range& columns) const;
   // Memory for the codes of `tokens` rows of the input, or of the gradient of the output, where the GEMMs multiply
   // codes: an operation that makes these rows can then write their codes with them, in one pass, and linear_forward
-  // or linear_backward_input is given those. Absent in other formats; then nothing is allocated.
+  // or linear_backward_input is given those. Absent in other formats, and for the gradient with a folder's scales, which
+  // operations do not multiply by; then nothing is allocated.
   [[nodiscard]] Fp8Rows input_codes(Arena& scratch, int64_t tokens) const;
   [[nodiscard]] Fp8Rows output_grad_codes(Arena& scratch, int64_t tokens) const;
   // The same memory, of some outputs.

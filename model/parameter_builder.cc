@@ -113,6 +113,7 @@ ParameterBuilder::Held ParameterBuilder::base(const FrozenType& type, int64_t ou
     return held;
   }
   base = FrozenLinear::allocate(arenas_.weights, type, out, in, lora_columns);
+  base.folder_scales = model_.quantized && type.format == FrozenFormat::kFP8;
   if (is_quantized(base.type.format)) {
     const Tensor absent{nullptr, DType::kF32, out, in, in};
     return {absent, absent};

@@ -118,6 +118,21 @@ TEST(QuantizedGemm, InFp8IsTheProductOfBothQuantisedOperands) {
   }
 }
 
+// SwiGLU's backward multiplies by powers of two alone, which a folder's scales need not be: the GEMM's own call then
+// quantises its gradient.
+TEST(QuantizedGemm, WithScalesOfAFolderQuantisesTheGradientItself) {
+  Stream stream((Device()));
+  const QuantizedLinear w(stream, {FrozenFormat::kFP8, DType::kF32, FrozenGemm::kFP8},
+                          uneven_weight(48, 64, 1), 0);
+  FrozenLinear linear = w.linear;
+  Arena memory("codes", Device{}, 4 * linear_scratch_bytes(stream.device(), linear, 7));
+  EXPECT_TRUE(linear.output_grad_codes(memory, 7).present());
+  linear.folder_scales = true;
+  EXPECT_FALSE(linear.output_grad_codes(memory, 7).present());
+  EXPECT_FALSE(linear.rows(16, 32).output_grad_codes(memory, 7).present());
+  EXPECT_TRUE(linear.input_codes(memory, 7).present());
+}
+
 TEST(QuantizedGemm, HoldsSoManyBytes) {
   Stream stream((Device()));
   Arena plan = Arena::planning("plan");
