@@ -11,7 +11,6 @@
 #include "ops/core/check.h"
 #include "parallel/mpi_library.h"
 #include "runtime/least_traffic.h"
-#include "runtime/plan.h"
 
 namespace pesc {
 namespace {
@@ -123,7 +122,7 @@ nlohmann::json collectives_json(const Job& job, Stream& stream, const Collective
   const CollectiveCounts counts = meter.counts();  // the library's calls are metered too
   check_same_kinds(job, counts);
   const int world = job.mesh().world();
-  const Plan plan = make_plan(job.config, job.model, world, cpu_rates(1));
+  const Plan plan = plan_of_traffic(job.config, job.model, world);
   const LeastTraffic least = least_traffic(job.config, job.model, world);
   nlohmann::json all = nlohmann::json::array(), sums = nlohmann::json::array();
   const auto add = [&sums](const std::string& name, double planned, double bytes) {

@@ -1,13 +1,17 @@
 #include "runtime/least_traffic.h"
 
-#include "runtime/plan.h"
-
 namespace pesc {
+
+Plan plan_of_traffic(const ExperimentConfig& config, const ModelConfig& model, int world) {
+  MachineRates rates = cpu_rates(1);
+  rates.fp8_gemm = rates.gemm;  // a plan of FP8 GEMMs needs some rate
+  return make_plan(config, model, world, rates);
+}
 
 LeastTraffic least_traffic(const ExperimentConfig& config, const ModelConfig& model, int world) {
   ExperimentConfig once = config;
   once.train.recompute_granularity = Recompute::kNone;
-  const Plan plan = make_plan(once, model, world, cpu_rates(1));
+  const Plan plan = plan_of_traffic(once, model, world);
   LeastTraffic least;
   for (const PlanPhase& phase : plan.phases) {
     if (is_exchange(phase.name)) least.exchange += phase.sent;
