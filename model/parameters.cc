@@ -1,5 +1,6 @@
 #include "model/parameters.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "model/parameter_builder.h"
@@ -57,7 +58,9 @@ double ModelParameters::frozen_bytes_per_weight() const {
 }
 
 FrozenGemm ModelParameters::frozen_gemm() const {
-  return layers.empty() ? FrozenGemm::kDequantized : layers.front().o.base.type.gemm;
+  // Of a quantised folder some layers may be plain.
+  const auto fp8 = [](const Parameter& p) { return p.held.out > 0 && p.held.type.gemm == FrozenGemm::kFP8; };
+  return std::ranges::any_of(all_, fp8) ? FrozenGemm::kFP8 : FrozenGemm::kDequantized;
 }
 
 }  // namespace pesc

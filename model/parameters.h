@@ -146,7 +146,7 @@ class ModelParameters {
   [[nodiscard]] int64_t trainable_elements() const;  // of this rank
   // Bytes of the frozen linears over their weights, scales included: 2 in BF16. 0 in mode FULL.
   [[nodiscard]] double frozen_bytes_per_weight() const;
-  // What the frozen linears are multiplied as.
+  // What the frozen linears are multiplied as: FP8 if any is.
   [[nodiscard]] FrozenGemm frozen_gemm() const;
 
   Tensor embedding, dembedding;  // [V, H]
