@@ -120,6 +120,10 @@ class Search {
   [[nodiscard]] std::vector<HeldFormat> formats() const {
     std::vector<HeldFormat> all;
     if (!training() || config_.pesc.mode == TrainMode::kFull) return all;
+    if (model_.quantized) {  // its weights are not quantised a second time
+      if (!now_.frozen) all.emplace_back(model_.quantized->format);
+      return all;
+    }
     if (!now_.frozen && room_.fp8 == MemoryRoom::Fp8::kMultiplied) all.emplace_back(FrozenFormat::kFP8);
     if (now_.frozen != FrozenFormat::kNF4) all.emplace_back(FrozenFormat::kNF4);
     return all;
@@ -224,7 +228,9 @@ class Search {
     if (c.max_seq_length != now_.max_seq_length) add("cuts longer rows");
     if (c.frozen != now_.frozen) {
       const bool fp8 = gemm_of(c.frozen) == FrozenGemm::kFP8;
-      if (c.frozen == FrozenFormat::kNF4) {
+      if (model_.quantized) {  // the same weights, which are dequantised now when they are read
+        if (fp8) add("changes the mathematics: rounds what is multiplied with the frozen weights to 8 bits");
+      } else if (c.frozen == FrozenFormat::kNF4) {
         add(fp8 ? "changes the mathematics: rounds the frozen weights to 4 bits, and what is multiplied with "
                   "them to 8"
                 : "changes the mathematics: rounds the frozen weights to 4 bits");

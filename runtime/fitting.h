@@ -44,8 +44,8 @@ struct MemoryRoom {
 // Changes each of which makes the run fit: "train.recompute_granularity: SELECTIVE needs 63.5 GiB",
 // "parallel.tp: 2 and parallel.ep: 8 needs 40.1 GiB". For each field the smallest sufficient change: the next
 // level of recomputation, the largest smaller micro-batch (with a note that it changes the aux loss), shorter
-// rows, frozen weights in FP8 (where the device multiplies it) or NF4 (with a note of what is rounded), other
-// layouts, more ranks. Where no single change of another field than train.frozen_dtype suffices, the smallest
+// rows, frozen weights in FP8 (where the device multiplies it) or NF4 (with a note of what is rounded; of a folder that
+// is quantised its own format alone), other layouts, more ranks. Where no single change of another field than train.frozen_dtype suffices, the smallest
 // combination of them; and where that format suffices only with others, the smallest combination with it. Empty
 // when nothing fits on up to kMostRanks times as many ranks.
 inline constexpr int kMostRanks = 64;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <fstream>
 #include <iterator>
+#include <optional>
 #include <regex>
 
 #include "ops/attention_library.h"
@@ -399,6 +400,29 @@ TEST(WhatWouldFit, NamesAFormatOfTheFrozenWeights) {
   EXPECT_EQ(found(61, Fp8::kMultiplied, {"train.frozen_dtype=NF4"}), "");
   EXPECT_EQ(found(50, Fp8::kMultiplied), "");
   EXPECT_EQ(found(68, Fp8::kMultiplied, {"train.mode=FULL"}), "");
+}
+
+// A folder that is quantised is not quantised a second time: its own format alone is named, where it is dequantised now.
+TEST(WhatWouldFit, NamesNoOtherFormatThanThatOfAQuantisedFolder) {
+  const Words settings{"train.global_batch_size=8", "train.gradient_accumulation_steps=1", "lora.r=64",
+                       "moe.adapter_dim=64"};
+  const auto found = [&](FrozenFormat folder, MemoryRoom::Fp8 fp8, std::optional<FrozenFormat> held) {
+    Case c = seven_billion(settings);
+    c.model.quantized = QuantizedBase{folder, {}};
+    c.config.train.frozen_dtype = held;
+    const MemoryRoom room{68 * kGiB, MemoryRoom::Of::kRank, MemoryRoom::Against::kAll, fp8};
+    return starting_with(what_would_fit(c.config, c.model, 1, training_use(c.config), room),
+                         "train.frozen_dtype: ");
+  };
+  using Fp8 = MemoryRoom::Fp8;
+  const std::string rows = found(FrozenFormat::kFP8, Fp8::kMultiplied, std::nullopt);
+  EXPECT_TRUE(rows.starts_with("train.frozen_dtype: FP8 needs ")) << rows;
+  EXPECT_NE(rows.find("rounds what is multiplied with the frozen weights"), std::string::npos) << rows;
+  const std::string nf4 = found(FrozenFormat::kNF4Single, Fp8::kMultiplied, std::nullopt);
+  EXPECT_TRUE(nf4.starts_with("train.frozen_dtype: NF4 needs ")) << nf4;
+  EXPECT_EQ(nf4.find("changes the mathematics"), std::string::npos) << nf4;  // the same values
+  for (const FrozenFormat folder : {FrozenFormat::kFP8, FrozenFormat::kFP8Blocks, FrozenFormat::kNF4})
+    EXPECT_EQ(found(folder, Fp8::kMultiplied, folder), "");
 }
 
 TEST(WhatWouldFit, OfWhatCannotBeRecomputedOrCutNamesNothing) {
