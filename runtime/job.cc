@@ -220,6 +220,7 @@ WeightCacheOptions weight_cache_options(const Job& job) {
   cache.ranks = job.ranks->world().size();
   cache.patience_seconds = job.config.recovery.setup_limit;
   cache.announces = job.first();
+  cache.still_wanted = job.still_wanted;
   return cache;
 }
 

@@ -81,6 +81,7 @@ void read_model(const proto::Experiment& e, const FieldChecker& check, Experimen
   out.model.path = p.path();
   out.model.tokenizer = p.tokenizer();
   out.model.adapter = p.adapter();
+  check.folder_to_make("model.cache_dir", p.cache_dir());
   out.model.cache_dir = p.cache_dir();
   out.model.links = p.follow_links() ? Links::kFollow : Links::kInside;
   check.require(p.adapter().empty() || !p.path().empty(), "model.adapter",

@@ -141,6 +141,7 @@ void WeightCache::make_all(std::vector<ShardSpec> weights,
     std::vector<ShardSpec> left;
     std::map<std::string, std::string> now;
     for (const ShardSpec& weight : weights) {
+      if (options_.still_wanted) options_.still_wanted();
       std::string damage, holder;
       const auto lock = try_acquire(weight, holder);
       if (lock == nullptr) {
@@ -201,6 +202,7 @@ void WeightCache::write_file(const ShardSpec& weight, const std::string& path, C
   WeightCacheWriter writer(files_, path, at);
   auto told = SteadyClock::now();
   const ReadRows rows_of_base = [&](int64_t row, int64_t rows, float* to) {
+    if (options_.still_wanted) options_.still_wanted();
     base_.read({weight.name, at.rows, at.cols, row, rows, 0, at.cols}, to);
     if (elapsed(told) < 1) return;
     told = SteadyClock::now();

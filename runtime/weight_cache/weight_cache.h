@@ -40,6 +40,8 @@ struct WeightCacheOptions {
   // So long is waited for a process that quantises a weight and shows no progress.
   double patience_seconds = 1800;
   bool announces = false;  // whether this process says what is read, and what is quantised
+  // Called often while weights are quantised or waited for; may throw an Error to end that.
+  std::function<void()> still_wanted{};
 };
 
 // The base, whose quantised weights are in the cache.

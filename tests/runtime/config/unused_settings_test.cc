@@ -31,7 +31,7 @@ ExperimentConfig parse(const std::string& text, const std::vector<std::string>& 
 
 // A folder of such a name would be made where nobody looks for it.
 TEST(FoldersToMake, HaveNoNameThatAShellReplaces) {
-  for (const char* field : {"run_dir", "data.cache_dir", "debug.routing_record"}) {
+  for (const char* field : {"run_dir", "data.cache_dir", "model.cache_dir", "debug.routing_record"}) {
     for (const char* path : {"~/runs/x", "~", "~me/x", "$HOME/x", "${SCRATCH}/x"}) {
       const std::string set = str_cat(field, "=\"", path, "\"");
       try {

@@ -328,6 +328,20 @@ TEST_F(WeightCaches, AWeightThatIsNotFiniteIsRefusedAndNotKept) {
   }
 }
 
+TEST_F(WeightCaches, AnEndThatIsAskedForComesWhileAWeightIsQuantisedAndLeavesNothing) {
+  WeightCacheOptions o = options();
+  int64_t asked = 0;
+  o.still_wanted = [&asked] {
+    if (++asked == 2) throw UsageError("stopped");  // before the first rows of the first weight
+  };
+  EXPECT_EQ(message_of([&] { WeightCache(base_, o).fill(kFew); }), "stopped");
+  EXPECT_EQ(base_.values_read, 0);
+  EXPECT_EQ(count(".tmp."), 0);
+  WeightCache cache(base_, options());
+  cache.fill(kFew);
+  expect_right(cache, FrozenFormat::kNF4, kFew);
+}
+
 TEST_F(WeightCaches, WhoWaitsIsPatientWhileThereIsProgress) {
   WeightCacheOptions o = options();
   o.patience_seconds = 0.5;
