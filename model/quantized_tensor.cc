@@ -27,7 +27,8 @@ Nf4Matrix allocate_nf4(std::vector<Arena>& memory, int64_t rows, int64_t cols) {
 }  // namespace
 
 int64_t quantized_row_bytes(FrozenFormat format, int64_t cols) {
-  PESC_CHECK(is_quantized(format), frozen_format_name(format), " has no codes");
+  PESC_CHECK(format == FrozenFormat::kFP8 || format == FrozenFormat::kNF4, "nothing is quantised to ",
+             frozen_format_text(format));
   return format == FrozenFormat::kNF4 ? (cols + 1) / 2 : cols;
 }
 
