@@ -32,8 +32,8 @@ constexpr std::array<Gpu, 5> kGpus{{{"A100-40", 240, 145, 0, 15, 4, 1230, 200, 3
                                     {"B200-180", 1500, 900, 0, 50, 11, 6300, 600, 178}}};
 
 // TFLOP/s of one GPU in NVIDIA's data sheets: BF16 and FP8 on tensor cores and FP32 without them; 0 where it has
-// no FP8. Where a sheet gives them with sparsity alone, the figure is half of it. Of the rows whose name is in the device's, the first
-// one counts.
+// no FP8. Where a sheet gives them with sparsity alone, the figure is half of it. Of the rows whose name is in the
+// device's, the first one counts.
 struct Peak {
   std::string_view name;
   double bf16, f32, fp8;

@@ -10,9 +10,9 @@
 // --device cuda takes one GPU per rank; cuda-shared lets the ranks share GPUs (a test mode). --compute bf16,
 // on GPUs, has the bounds of golden_bounds.h.
 // --buffer_factor sets the room for received rows (below about 0.5 they come in several rounds), --chunks 2
-// exchanges the tokens in two runs, --exchange weights gathers the adapters' weights instead; gradients are summed over ranks while the backward runs. --corrupt spoils
-// one expected value of a quantity, to show that the comparison would notice; with `each`, one value of every
-// tensor of every quantity in turn, and it exits 0 only if nothing is wrong by itself and each was noticed.
+// exchanges the tokens in two runs, --exchange weights gathers the adapters' weights instead; gradients are summed over
+// ranks while the backward runs. --corrupt spoils one expected value of a quantity, to show that the comparison would
+// notice; with `each`, one value of every tensor of every quantity in turn, and it exits 0 only if nothing is wrong by itself and each was noticed.
 #include <cstdio>
 #include <cstring>
 #include <string>

@@ -1,8 +1,8 @@
 // One process at a time writes into a folder of tokenised rows, or makes a file of the weight cache
 // (runtime/weight_cache/weight_cache.h).
 //
-// A file of the folder, for tokenised rows `pesc.tokens.lock`, is held by flock(2), which over NFS holds on all hosts; where the file system
-// does not have it, by fcntl(2), and without that either, by the file of that name with `.held`
+// A file of the folder, for tokenised rows `pesc.tokens.lock`, is held by flock(2), which over NFS holds on all hosts;
+// where the file system does not have it, by fcntl(2), and without that either, by the file of that name with `.held`
 // (runtime/checkpoint/held_file.h). The lock of a process that dies is gone with it. In the file stands who has
 // it, how far the work is, and how it ended: what those who wait for it read.
 #pragma once

@@ -42,7 +42,7 @@ class HfFolder : public WeightSource {
   void read(const ShardSpec& piece, float* to) override;
 
   // From now on weights of linears that stand in the folder as codes and scales of this format are read as
-  // QuantizedTensors, under the name of the weight alone. Throws DataError where one is not whole.
+  // QuantizedFolderTensors, under the name of the weight alone. Throws DataError where one is not whole.
   void use_quantization(FrozenFormat format);
   [[nodiscard]] std::optional<FrozenFormat> quantized(const std::string& name) const override;
   void read_codes(const ShardSpec& piece, const FrozenLinear& to) override;
