@@ -154,6 +154,22 @@ class VerbFields(Fields):
         slow, fast = (self.plan({"parallel.device": "CUDA"}, "--gpu", gpu)["step_seconds"] for gpu in ("A100-40", "B200-180"))
         self.assertGreater(slow, fast)
 
+    @case("plan --hosts", "plan --gpus_per_host", "plan --network_gbit_per_gpu", "plan --gpu_mtbf_hours", "plan --storage_gbs")
+    def test_flags_of_a_cluster(self):
+        def cluster(*words):
+            return self.plan({"parallel.device": "CUDA"}, *words)
+        best = lambda plan: plan["layouts"][0]
+        usual = cluster("--hosts", "2", "--gpus_per_host", "2")
+        self.assertEqual((usual["hosts"], usual["ranks"]), (2, 4))
+        self.assertEqual(cluster("--hosts", "2", "--gpus_per_host", "1")["ranks"], 2)
+        slow = cluster("--hosts", "2", "--gpus_per_host", "2", "--network_gbit_per_gpu", "0.001")
+        self.assertGreater(best(slow)["step_seconds"], best(usual)["step_seconds"])
+        frail = cluster("--hosts", "2", "--gpus_per_host", "2", "--gpu_mtbf_hours", "1")
+        self.assertAlmostEqual(best(frail)["mtbf_seconds"], 3600 / 4)
+        self.assertLess(best(frail)["mtbf_seconds"], best(usual)["mtbf_seconds"])
+        files = cluster("--hosts", "2", "--gpus_per_host", "2", "--storage_gbs", "0.001")
+        self.assertGreater(best(files)["restart_seconds"], best(usual)["restart_seconds"])
+
     @case("doctor --dir", "doctor --json")
     def test_flags_of_doctor(self):
         here = harness.pesc(0, "doctor", "--dir", self.path(), seconds=60)
@@ -222,6 +238,15 @@ class VerbFields(Fields):
             json.dump(shape, file)
         flatter = bench("--steps", "1", "--shape", self.path("config.json"))
         self.assertLess(flatter["arena_bytes_rank0"], usual["arena_bytes_rank0"])
+
+    @case("bench --scaling", "bench --scaling_points")
+    def test_flags_of_scaling(self):
+        out = self.path("scaling.json")
+        result = self.call("bench", {"data.train": "[]", "data.eval": "[]"}, "--scaling", "--scaling_points", "^7b-d64-1$", "--steps",
+                           "1", "--shape", self.path("base", "config.json"), "--out", out)
+        self.assertEqual(result.code, 0, str(result))
+        with open(out, encoding="utf-8") as file:
+            self.assertEqual([(p["name"], p["status"]) for p in json.load(file)["points"]], [("7b-d64-1", "done")])
 
     # --- what waits: started by setUpClass, looked at here
 
