@@ -85,6 +85,17 @@ std::vector<const ScalingPoint*> selected_points(const std::string& expression) 
   return selected;
 }
 
+// What every point sets.
+void refuse_fields_of_points(const std::vector<std::string>& overrides) {
+  for (const std::string& override : overrides) {
+    for (const char* field : {"parallel.tp", "parallel.ep", "moe.adapter_dim"}) {
+      if (override.starts_with(str_cat(field, "=")))
+        throw UsageError(str_cat("--set ", field, ": each point of --scaling has its own; leave it out, and ",
+                                 "select points with --scaling_points"));
+    }
+  }
+}
+
 // A folder of this run under TMPDIR, removed at the end.
 class ReportFolder {
  public:
@@ -266,6 +277,7 @@ int run_bench_scaling(const CommandLine& command) {
     throw UsageError("pesc bench --scaling starts mpirun itself, for each point; start it without mpirun");
   if (command.config.empty()) throw UsageError(str_cat("pesc bench needs --config FILE", see_help("bench")));
   const std::vector<const ScalingPoint*> selected = selected_points(command.scaling_points);
+  refuse_fields_of_points(command.overrides);
   const ExperimentConfig config = load_experiment(command.config, command.overrides, ExperimentUse::kBench);
   check_mpirun();
   if (!command.out.empty()) check_out_file(command.out);

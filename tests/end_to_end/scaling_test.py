@@ -155,6 +155,7 @@ class ScalingTest(unittest.TestCase):
                 (("--scaling", "--scaling_points", "9b"), "is in the name of no point; there are 7b-d64-1, ", 0),
                 (("--scaling", "--scaling_points", "("), "is no regular expression", 0),
                 (("--scaling_points", "dp"), "--scaling_points has no effect without --scaling", 0),
+                (("--scaling", "--set", "parallel.ep=2"), "--set parallel.ep: each point of --scaling has its own", 0),
                 (("--scaling", "--shortest", "5"), "--scaling and --shortest exclude each other", 0),
                 (("--scaling",), "start it without mpirun", 2)):
             with self.subTest(flags=flags):
