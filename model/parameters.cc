@@ -1,6 +1,5 @@
 #include "model/parameters.h"
 
-#include <algorithm>
 #include <vector>
 
 #include "model/parameter_builder.h"
@@ -58,9 +57,17 @@ double ModelParameters::frozen_bytes_per_weight() const {
 }
 
 FrozenGemm ModelParameters::frozen_gemm() const {
-  // Of a quantised folder some layers may be plain.
-  const auto fp8 = [](const Parameter& p) { return p.held.out > 0 && p.held.type.gemm == FrozenGemm::kFP8; };
-  return std::ranges::any_of(all_, fp8) ? FrozenGemm::kFP8 : FrozenGemm::kDequantized;
+  return fp8_share() > 0 ? FrozenGemm::kFP8 : FrozenGemm::kDequantized;
+}
+
+double ModelParameters::fp8_share() const {
+  int64_t fp8 = 0, weights = 0;
+  for (const Parameter& p : all_) {
+    if (p.held.out == 0) continue;
+    weights += p.spec.size();
+    if (p.held.type.gemm == FrozenGemm::kFP8) fp8 += p.spec.size();
+  }
+  return weights > 0 ? static_cast<double>(fp8) / static_cast<double>(weights) : 0;
 }
 
 }  // namespace pesc

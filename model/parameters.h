@@ -148,6 +148,8 @@ class ModelParameters {
   [[nodiscard]] double frozen_bytes_per_weight() const;
   // What the frozen linears are multiplied as: FP8 if any is.
   [[nodiscard]] FrozenGemm frozen_gemm() const;
+  // The share of the frozen linears' weights that is multiplied in FP8: less than 1 where a quantised folder left some plain.
+  [[nodiscard]] double fp8_share() const;
 
   Tensor embedding, dembedding;  // [V, H]
   Tensor head, dhead;            // [V, H]; the embedding itself where they are tied

@@ -238,7 +238,7 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
   p.bytes_per_weight = parameters.frozen_bytes_per_weight();
   const bool fp8 = parameters.frozen_gemm() == FrozenGemm::kFP8;
   PESC_CHECK(!fp8 || rates.fp8_gemm > 0, "FP8 GEMMs on a device that has none");
-  if (fp8) p.fp8_flops = frozen_linear_flops(model, c.pesc, t.tokens);
+  if (fp8) p.fp8_flops = parameters.fp8_share() * frozen_linear_flops(model, c.pesc, t.tokens);
   p.flops = training_flops(model, c.pesc,
                            {t.tokens, t.tokens, t.tokens * static_cast<double>(c.data.max_seq_length)});
   p.phases = {gemm_phase(c, t, fp8),
@@ -250,6 +250,7 @@ Plan make_plan(const ExperimentConfig& c, const ModelConfig& model, int world, c
               {"optimizer", 0, 28.0 * static_cast<double>(parameters.trainable_elements()), 0, 0},
               {"tensor-parallel gathers", 0, 0, tp_bytes(t), 0},
               {"gradient reduction", 0, 0, reduced, 0}};
+  p.phases.front().fp8_flops *= parameters.fp8_share();
   const bool overlaps = c.parallel.device == DeviceKind::kCuda && c.parallel.overlap_comm == Overlap::kOn;
   for (PlanPhase& phase : p.phases) {
     const double rate = phase.name == "attention" ? rates.attention : rates.gemm;

@@ -130,8 +130,8 @@ StepOutput TrainingStep::run(const StepInput& input, const BeforeUpdate& before_
   if (out.updated) optimizer_step(decoder_, job_.config.train.adamw, input.lr, input.step + 1, m.grad_norm);
 
   m.flops = training_flops(job_.model, pesc, {m.tokens, m.supervised, tokens[micros + 1]});
-  if (decoder_.parameters().frozen_gemm() == FrozenGemm::kFP8)
-    m.fp8_flops = frozen_linear_flops(job_.model, pesc, m.tokens);
+  if (const double share = decoder_.parameters().fp8_share(); share > 0)
+    m.fp8_flops = share * frozen_linear_flops(job_.model, pesc, m.tokens);
   m.bytes_sent = job_.ranks->bytes_sent() - sent;
   add_shares(counts, sums, m);
   m.seconds = now() - start;

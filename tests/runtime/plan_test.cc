@@ -402,6 +402,21 @@ TEST(WhatWouldFit, NamesAFormatOfTheFrozenWeights) {
   EXPECT_EQ(found(68, Fp8::kMultiplied, {"train.mode=FULL"}), "");
 }
 
+// What a quantised folder left plain is multiplied in BF16, be it the first of the weights.
+TEST(QuantisedFolder, OnlyItsQuantisedLinearsCountAsFp8) {
+  Case c = seven_billion({"train.frozen_dtype=FP8", "train.compute_dtype=FP8"});
+  const auto plan = [&] { return make_plan(c.config, c.model, 1, gpu_rates("H200-141", DType::kBF16)); };
+  c.model.quantized = QuantizedBase{FrozenFormat::kFP8, {}};
+  const Plan all = plan();
+  for (int64_t layer = 0; layer < c.model.num_hidden_layers; ++layer)
+    c.model.quantized->plain.push_back(layer * kLinears + static_cast<int64_t>(Linear::kO));
+  const Plan some = plan();
+  const double share = 1 - 4096.0 / (4 * 4096 + 3 * 11008);
+  EXPECT_NEAR(some.fp8_flops / all.fp8_flops, share, 1e-12);
+  EXPECT_NEAR(some.phases.front().fp8_flops / all.phases.front().fp8_flops, share, 1e-12);
+  EXPECT_EQ(some.phases.front().flops, all.phases.front().flops);
+}
+
 // A folder that is quantised is not quantised a second time: its own format alone is named, where it is dequantised now.
 TEST(WhatWouldFit, NamesNoOtherFormatThanThatOfAQuantisedFolder) {
   const Words settings{"train.global_batch_size=8", "train.gradient_accumulation_steps=1", "lora.r=64",
