@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
 #include <initializer_list>
 #include <type_traits>
 
@@ -24,22 +23,9 @@ template <int N, class T>
 __device__ __forceinline__ Pack<T, N> load_pack(const T* p) {
   return *reinterpret_cast<const Pack<T, N>*>(p);
 }
-// By words: the compiler may take a struct of narrow elements apart and store them one by one.
 template <int N, class T>
 __device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack) {
-  constexpr size_t kBytes = sizeof(pack);
-  if constexpr (kBytes % sizeof(uint4) == 0) {
-    uint4 words[kBytes / sizeof(uint4)];
-    memcpy(words, &pack, kBytes);
-#pragma unroll
-    for (size_t i = 0; i < kBytes / sizeof(uint4); ++i) reinterpret_cast<uint4*>(p)[i] = words[i];
-  } else if constexpr (kBytes == sizeof(uint2)) {
-    uint2 words;
-    memcpy(&words, &pack, kBytes);
-    *reinterpret_cast<uint2*>(p) = words;
-  } else {
-    *reinterpret_cast<Pack<T, N>*>(p) = pack;
-  }
+  *reinterpret_cast<Pack<T, N>*>(p) = pack;
 }
 // The same as float32.
 template <int N, class T>
