@@ -35,6 +35,7 @@ struct FrozenType {
   FrozenFormat format = FrozenFormat::kF32;
   DType compute = DType::kF32;  // of activations: F32 or BF16
   FrozenGemm gemm = FrozenGemm::kDequantized;
+  bool folder_scales = false;  // of FP8: the scales are a folder's own, which need not be powers of two
   FrozenType() = default;
   // Computed with in the plain format's own type, or in F32.
   FrozenType(FrozenFormat f)  // NOLINT: a format of the CPU says all

@@ -175,7 +175,8 @@ Fp8Rows quantized_input_codes(const FrozenLinear& w, Arena& scratch, int64_t tok
 }
 
 Fp8Rows quantized_output_grad_codes(const FrozenLinear& w, Arena& scratch, int64_t tokens) {
-  if (w.type.gemm != FrozenGemm::kFP8) return {};
+  // Operations that write codes of their rows take scales of columns that are powers of two.
+  if (w.type.gemm != FrozenGemm::kFP8 || w.type.folder_scales) return {};
   return allocate_rows(scratch, tokens, w.out, w.scales.reshaped(1, w.out));
 }
 

@@ -148,5 +148,16 @@ TEST(QuantizedGemm, KeepsLoraBBesideAWeightThatIsComputedInBf16) {
   }
 }
 
+// The operations that write codes of a gradient multiply scales of columns into it as powers of two.
+TEST(QuantizedGemm, ScalesOfAFolderArePassedToNoOtherOperation) {
+  Arena memory("weights", Device{}, 1 << 20);
+  FrozenType type{FrozenFormat::kFP8, DType::kF32, FrozenGemm::kFP8};
+  EXPECT_TRUE(FrozenLinear::allocate(memory, type, 32, 64, 0).output_grad_codes(memory, 3).present());
+  type.folder_scales = true;
+  const FrozenLinear w = FrozenLinear::allocate(memory, type, 32, 64, 0);
+  EXPECT_FALSE(w.output_grad_codes(memory, 3).present());
+  EXPECT_TRUE(w.input_codes(memory, 3).present());
+}
+
 }  // namespace
 }  // namespace pesc
