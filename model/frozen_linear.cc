@@ -161,7 +161,8 @@ Fp8Rows FrozenLinear::input_codes(Arena& scratch, int64_t tokens) const {
 }
 
 Fp8Rows FrozenLinear::output_grad_codes(Arena& scratch, int64_t tokens) const {
-  if (!is_quantized(type.format) || folder_scales) return {};
+  // Operations that write codes of their rows take scales of columns that are powers of two.
+  if (!is_quantized(type.format) || type.folder_scales) return {};
   return quantized_output_grad_codes(*this, scratch, tokens);
 }
 

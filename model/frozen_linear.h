@@ -35,6 +35,7 @@ struct FrozenType {
   FrozenFormat format = FrozenFormat::kF32;
   DType compute = DType::kF32;  // of activations: F32 or BF16
   FrozenGemm gemm = FrozenGemm::kDequantized;
+  bool folder_scales = false;  // of FP8: the scales are a folder's own, which need not be powers of two
   FrozenType() = default;
   // Computed with in the plain format's own type, or in F32.
   FrozenType(FrozenFormat f)  // NOLINT: a format of the CPU says all
@@ -66,9 +67,8 @@ struct FrozenLinear {
   Tensor scales;             // [out, 1] F32: of FP8 codes, and of NF4 where the GEMM is FP8;
                              // [out, fp8_blocks(in)] of FP8 in blocks
   int64_t block_offset = 0;  // of FP8 in blocks: index of column 0 in the first block that the columns touch
-  bool folder_scales = false;  // of FP8: a folder's, which need not be powers of two
-  Nf4Matrix nf4;               // [out, in] of NF4
-  Tensor weight_and_lora_b;    // [out, in + R] the weight and LoRA's B; absent where B is a matrix of its own
+  Nf4Matrix nf4;             // [out, in] of NF4
+  Tensor weight_and_lora_b;  // [out, in + R] the weight and LoRA's B; absent where B is a matrix of its own
   // [out, R] in the compute type: LoRA's B beside a quantised weight, which the GEMMs concatenate to what they
   // dequantise; absent where B is a matrix of its own.
   Tensor lora_b_alone;

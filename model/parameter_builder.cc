@@ -102,7 +102,10 @@ FrozenType ParameterBuilder::held_as(int64_t layer, std::span<const Linear> line
   const bool plain = model_.quantized && !std::ranges::all_of(linears, [&](Linear linear) {
                        return model_.quantized->holds(layer, linear);
                      });
-  return plain ? FrozenType(plain_format(precision_.compute), precision_.compute) : precision_.frozen;
+  if (plain) return {plain_format(precision_.compute), precision_.compute};
+  FrozenType type = precision_.frozen;
+  type.folder_scales = model_.quantized && type.format == FrozenFormat::kFP8;
+  return type;
 }
 
 ParameterBuilder::Held ParameterBuilder::base(const FrozenType& type, int64_t out, int64_t in,
@@ -113,7 +116,6 @@ ParameterBuilder::Held ParameterBuilder::base(const FrozenType& type, int64_t ou
     return held;
   }
   base = FrozenLinear::allocate(arenas_.weights, type, out, in, lora_columns);
-  base.folder_scales = model_.quantized && type.format == FrozenFormat::kFP8;
   if (is_quantized(base.type.format)) {
     const Tensor absent{nullptr, DType::kF32, out, in, in};
     return {absent, absent};

@@ -89,7 +89,7 @@ void check(const Tensor& x, const Tensor& weight, const Tensor& rstd, const Tens
 
 void rmsnorm_forward(Stream& stream, const RmsNormForward& args) {
   if (stream.on_cuda()) return cuda_ops().rmsnorm_forward(stream, args);
-  if (!args.y.present()) {  // made where the copy is going to stand
+  if (!args.y.present() && args.dropped.y.present()) {  // made where the copy is going to stand
     RmsNormForward both = args;
     both.y = args.dropped.y;
     both.dropped = {};

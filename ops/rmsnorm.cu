@@ -204,7 +204,7 @@ void with_held(int64_t packs, unsigned threads, F f) {
 void rmsnorm_forward(Stream& stream, const RmsNormForward& args) {
   check(args.x, args.weight, args.rstd);
   const Fp8Rows& codes = args.codes;
-  PESC_CHECK(args.y.present() || (args.dropped.y.present() && codes.present()), "no y");
+  PESC_CHECK(args.x.rows == 0 || args.y.present() || (args.dropped.y.present() && codes.present()), "no y");
   PESC_CHECK(codes.column_scales.cols == 0, "codes of a norm with column scales");
   if (args.y.present()) check_like(args.y, args.x, "y");
   check_codes(codes, args.x.rows, args.x.cols);

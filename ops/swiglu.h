@@ -19,7 +19,7 @@ struct SwigluBackward {
   Tensor gate_up;   // [T, 2F]
   Tensor dgate_up;  // [T, 2F] written; may alias gate_up
   LoraBranch lora{};
-  Fp8Rows codes{};  // of dgate_up, optional. Its column scales must be powers of two.
+  Fp8Rows codes{};  // of dgate_up, optional; REQUIRES: column scales, if any, that are powers of two
 };
 void swiglu_backward(Stream& stream, const SwigluBackward& args, Arena& scratch);
 

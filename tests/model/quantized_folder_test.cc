@@ -79,7 +79,7 @@ void is_the_model_of_its_values(const ModelConfig& plain, const PescConfig& pesc
       int quantised = 0;
       for (const Parameter& p : rig.decoder->parameters().all())
         quantised += p.held.out > 0 && is_quantized(p.held.type.format) ? 1 : 0;
-      EXPECT_EQ(rig.decoder->parameters().layers.front().gate_up.base.folder_scales,
+      EXPECT_EQ(rig.decoder->parameters().layers.front().gate_up.base.type.folder_scales,
                 format == FrozenFormat::kFP8);
       EXPECT_EQ(rig.decoder->parameters().fp8_share(), 0);   // all is dequantised
       EXPECT_EQ(quantised, left.empty() ? 14 : 14 - 3 - 1);  // q, k and v are stacked

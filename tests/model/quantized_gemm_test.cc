@@ -118,21 +118,6 @@ TEST(QuantizedGemm, InFp8IsTheProductOfBothQuantisedOperands) {
   }
 }
 
-// SwiGLU's backward multiplies by powers of two alone, which a folder's scales need not be: the GEMM's own call then
-// quantises its gradient.
-TEST(QuantizedGemm, WithScalesOfAFolderQuantisesTheGradientItself) {
-  Stream stream((Device()));
-  const QuantizedLinear w(stream, {FrozenFormat::kFP8, DType::kF32, FrozenGemm::kFP8},
-                          uneven_weight(48, 64, 1), 0);
-  FrozenLinear linear = w.linear;
-  Arena memory("codes", Device{}, 4 * linear_scratch_bytes(stream.device(), linear, 7));
-  EXPECT_TRUE(linear.output_grad_codes(memory, 7).present());
-  linear.folder_scales = true;
-  EXPECT_FALSE(linear.output_grad_codes(memory, 7).present());
-  EXPECT_FALSE(linear.rows(16, 32).output_grad_codes(memory, 7).present());
-  EXPECT_TRUE(linear.input_codes(memory, 7).present());
-}
-
 TEST(QuantizedGemm, HoldsSoManyBytes) {
   Stream stream((Device()));
   Arena plan = Arena::planning("plan");
@@ -161,6 +146,38 @@ TEST(QuantizedGemm, KeepsLoraBBesideAWeightThatIsComputedInBf16) {
     EXPECT_EQ(FrozenLinear::allocate(plan, {format, DType::kBF16}, 48, 64, 3).lora_columns(), 0);
     EXPECT_EQ(FrozenLinear::allocate(plan, {format, DType::kF32}, 48, 64, 16).lora_columns(), 0);
   }
+}
+
+// The operations that write codes of a gradient multiply scales of columns into it as powers of two.
+TEST(QuantizedGemm, ScalesOfAFolderArePassedToNoOtherOperation) {
+  Arena memory("weights", Device{}, 1 << 20);
+  FrozenType type{FrozenFormat::kFP8, DType::kF32, FrozenGemm::kFP8};
+  EXPECT_TRUE(FrozenLinear::allocate(memory, type, 32, 64, 0).output_grad_codes(memory, 3).present());
+  type.folder_scales = true;
+  const FrozenLinear w = FrozenLinear::allocate(memory, type, 32, 64, 0);
+  EXPECT_FALSE(w.output_grad_codes(memory, 3).present());
+  EXPECT_TRUE(w.input_codes(memory, 3).present());
+}
+
+// The gradient is then quantised by the GEMM's own call, with dy diag(s) rounded to float32.
+TEST(QuantizedGemm, InFp8TakesScalesOfAFolderThatAreNoPowersOfTwo) {
+  Stream stream((Device()));
+  constexpr int64_t kTokens = 7, kOut = 48, kIn = 64;
+  const QuantizedLinear w(stream, {FrozenFormat::kFP8, DType::kF32, FrozenGemm::kFP8},
+                          uneven_weight(kOut, kIn, 1), 0);
+  FrozenLinear linear = w.linear;
+  linear.type.folder_scales = true;
+  for (int64_t r = 0; r < kOut; ++r) linear.scales.f32()[r] *= 1.0F + 0.013F * static_cast<float>(r);
+  Arena scratch("scratch", Device{}, linear_scratch_bytes(stream.device(), linear, kTokens));
+  const HostMatrix dy = HostMatrix::normal(kTokens, kOut, 4, 1);
+  HostMatrix dx(kTokens, kIn, 2, NAN);
+  linear_backward_input(stream, linear, dy.view, ConcatView(dx.view, kIn), scratch);
+  Matrix64 unit = w.dequantized();  // with the scales as they are now
+  for (int64_t r = 0; r < kOut; ++r)
+    for (int64_t i = 0; i < kIn; ++i) unit(r, i) /= static_cast<double>(linear.scales.f32()[r]);
+  EXPECT_LT(relative_error(dx, product_nn(quantized(stream, dy, linear.scales.reshaped(1, kOut)), unit)),
+            1e-6);
+  EXPECT_LE(scratch.peak(), linear_scratch_bytes(stream.device(), linear, kTokens));
 }
 
 }  // namespace
