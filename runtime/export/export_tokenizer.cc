@@ -21,6 +21,7 @@ constexpr const char* kSentencePiece = "tokenizer.model";
 constexpr const char* kTekken = "tekken.json";
 constexpr const char* kConfig = "tokenizer_config.json";
 constexpr const char* kTemplate = "chat_template.jinja";
+constexpr const char* kProcessorTemplate = "chat_template.json";
 constexpr const char* kMoreTemplates = "additional_chat_templates";
 constexpr uint64_t kMostConfig = 16 << 20;
 
@@ -99,7 +100,10 @@ void ExportTokenizer::make_template() {
       find_template(job_.config.data.chat_template, folder_, template_tokens(*job_.tokenizer), ForTools::kNo,
                     job_.config.model.links);
   keeps_template_ = source.in_folder;
-  if (!source.in_folder && !source.published) made_template_ = std::move(source.text);
+  // Tokenizers of transformers do not read a processor's file.
+  const bool of_processor =
+      source.in_folder && source.name.starts_with(str_cat(folder_, "/", kProcessorTemplate));
+  if (of_processor || (!source.in_folder && !source.published)) made_template_ = std::move(source.text);
 }
 
 std::string ExportTokenizer::config_text() const {

@@ -422,6 +422,19 @@ class Export(unittest.TestCase):
             self.refused(self.call("export", "--out", self.path("none"), "--format", "PEFT", run=run, settings=settings), harness.USAGE,
                          "more than text", "--format HF")
 
+    def test_the_template_of_a_processor_is_the_tokenizers(self):
+        """Transformers' tokenizers do not read chat_template.json, as Mistral Small 3.1 has it: the run's template is written for them."""
+        base, run = self.path("processor"), "of-processor"
+        write_chat_base(base, template=None)
+        with open(os.path.join(base, "chat_template.json"), "w", encoding="utf-8") as file:
+            json.dump({"chat_template": CHATML}, file)
+        settings = {"train.mode": "LORA", "model.path": base, "train.max_steps": 1, "train.eval_steps": 0}
+        result = self.call("train", run=run, settings=settings)
+        self.assertEqual(result.code, 0, str(result))
+        out = self.export(run + "-hf", run=run, settings=settings)
+        with open(os.path.join(out, "chat_template.jinja"), encoding="utf-8") as file:
+            self.assertEqual(file.read(), CHATML)
+
     def test_experts_may_be_called_by_their_number(self):
         folder = self.export("by-number", "--format", "CAMELIDAE")
         path = os.path.join(folder, "model.safetensors")
