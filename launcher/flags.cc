@@ -27,7 +27,7 @@ constexpr std::array kFlags{
     Flag{"out", "eval export report bench plan", "PATH", "where to write: a folder for export, a page of HTML for report, a JSON file for the others, which by default write none", &C::out},
     Flag{"run", "report", "DIR", "the run directory of a run to show; any number of times, to compare runs", &C::runs},
     Flag{"format", "export", "F", "HF (the default): a folder that transformers loads, LoRA merged; PEFT: an adapter folder; CAMELIDAE: as the authors of PESC publish models", &C::format, 0, "HF PEFT CAMELIDAE"},
-    Flag{"dtype", "export", "T", "BF16 or F32; by default BF16 where the base's weights are of 16 bits and the format is not PEFT, else F32", &C::dtype, 0, "BF16 F32"},
+    Flag{"dtype", "export", "T", "BF16 or F32; by default BF16 where the base's weights are of 16 bits and the format is not PEFT nor the mode FULL, else F32", &C::dtype, 0, "BF16 F32"},
     Flag{"merge_into", "export", "M", "what LoRA of a run on quantised weights (train.frozen_dtype FP8, NF4) is merged into: DEQUANTISED: what these stand for, the model that was trained; ORIGINAL: the base's own weights; required for such a run, and for no other", &C::merge_into, 0, "ORIGINAL DEQUANTISED"},
     Flag{"samples", "eval", "N", "answers to show", &C::samples},
     Flag{"prompt", "generate", "TEXT", "what to answer", &C::prompt},

@@ -18,20 +18,22 @@ namespace {
 
 constexpr const char* kJson = "tokenizer.json";
 constexpr const char* kSentencePiece = "tokenizer.model";
+constexpr const char* kTekken = "tekken.json";
 constexpr const char* kConfig = "tokenizer_config.json";
 constexpr const char* kTemplate = "chat_template.jinja";
+constexpr const char* kProcessorTemplate = "chat_template.json";
 constexpr const char* kMoreTemplates = "additional_chat_templates";
 constexpr uint64_t kMostConfig = 16 << 20;
 
 // What else a tokenizer's folder may hold of it. They are copied as they are.
-constexpr std::array kFiles = {kSentencePiece,      kJson,        "tekken.json", "special_tokens_map.json",
+constexpr std::array kFiles = {kSentencePiece,      kJson,        kTekken,     "special_tokens_map.json",
                                "added_tokens.json", "vocab.json", "merges.txt"};
 
 // Keys of tokenizer_config.json that name another class, or change what tokenizer.json says.
 constexpr std::array kOfOtherClasses = {
-    "auto_map",   "add_bos_token",   "add_eos_token", "add_prefix_space", "legacy",
-    "from_slow",  "sp_model_kwargs", "use_fast",      "tokenizer_file",   "backend",
-    "vocab_file", "name_or_path",    "is_local"};
+    "auto_map",   "add_bos_token",   "add_eos_token", "add_prefix_space",    "legacy",
+    "from_slow",  "sp_model_kwargs", "use_fast",      "tokenizer_file",      "backend",
+    "vocab_file", "name_or_path",    "is_local",      "split_special_tokens"};
 
 std::string read_text(const MappedFile& file) {
   std::string text(file.size(), '\0');
@@ -98,7 +100,10 @@ void ExportTokenizer::make_template() {
       find_template(job_.config.data.chat_template, folder_, template_tokens(*job_.tokenizer), ForTools::kNo,
                     job_.config.model.links);
   keeps_template_ = source.in_folder;
-  if (!source.in_folder && !source.published) made_template_ = std::move(source.text);
+  // Tokenizers of transformers do not read a processor's file.
+  const bool of_processor =
+      source.in_folder && source.name.starts_with(str_cat(folder_, "/", kProcessorTemplate));
+  if (of_processor || (!source.in_folder && !source.published)) made_template_ = std::move(source.text);
 }
 
 std::string ExportTokenizer::config_text() const {
@@ -125,8 +130,12 @@ std::string ExportTokenizer::config_text() const {
 
 void ExportTokenizer::add_to(ExportFolder& folder, const std::string& prefix) const {
   const Links links = job_.config.model.links;
-  for (const std::string name : kFiles)
+  for (const std::string name : kFiles) {
+    // Transformers takes a Mistral model's tekken.json before tokenizer.json, and with it neither template nor class of ours,
+    // where mistral-common is installed (seen in 5.24.0).
+    if (name == kTekken && loads_json_) continue;
     if (folder_has(folder_, name)) copy_file(folder_, name, prefix + name, links, folder);
+  }
   if (!made_json_.empty()) folder.add_file(prefix + kJson, made_json_);
   if (loads_json_ || folder_has(folder_, kConfig)) folder.add_file(prefix + kConfig, config_text());
   if (!made_template_.empty()) folder.add_file(prefix + kTemplate, made_template_);

@@ -39,7 +39,7 @@ class ExportTokenizer {
   std::string folder_;     // the run's
   std::string made_json_;  // of a sentencepiece model; empty: none is made
   std::string why_no_json_;
-  std::string made_template_;  // in the place of the folder's own; empty: none
+  std::string made_template_;  // in the place of the folder's own, or of a processor; empty: none
   bool keeps_template_ = true;
   bool loads_json_ = false;  // the exported folder has a tokenizer.json
 };

@@ -144,8 +144,10 @@ void add_loading(const ModelCard& card, std::string& out) {
     return str_cat(
         "    from transformers import AutoModelForCausalLM", card.loads_tokenizer ? ", AutoTokenizer" : "",
         "\n    model = AutoModelForCausalLM.from_pretrained(\"", folder, "\"", trust, ")\n",
-        card.loads_tokenizer ? str_cat("    tokenizer = AutoTokenizer.from_pretrained(\"", folder, "\")\n")
-                             : "");
+        // Without `trust` it asks at the terminal whether to run the configuration's file.
+        card.loads_tokenizer
+            ? str_cat("    tokenizer = AutoTokenizer.from_pretrained(\"", folder, "\"", trust, ")\n")
+            : "");
   };
   switch (card.format) {
     case ExportFormat::kHf:

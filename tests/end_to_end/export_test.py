@@ -365,6 +365,13 @@ class Export(unittest.TestCase):
     def test_the_template_of_the_run_is_the_folders(self):
         base, file = self.path("chat"), self.path("mine.jinja")
         write_chat_base(base)
+        # Transformers would read the one in the place of tokenizer.json, and obey the other: special tokens would be plain text.
+        with open(os.path.join(base, "tekken.json"), "w", encoding="utf-8") as out:
+            out.write("{}")
+        with open(os.path.join(base, "tokenizer_config.json"), "r+", encoding="utf-8") as out:
+            settings = json.load(out)
+            out.seek(0)
+            json.dump({**settings, "split_special_tokens": True, "model_max_length": 48}, out)
         template = CHATML.replace("message['role'] + '\\n'", "message['role'] + ':\\n'")
         self.assertNotEqual(template, CHATML)
         with open(file, "w", encoding="utf-8") as out:
@@ -380,10 +387,53 @@ class Export(unittest.TestCase):
             if has:
                 with open(path, encoding="utf-8") as there:
                     self.assertEqual(there.read(), has)
-            self.assertEqual(self.json(out, "tokenizer_config.json")["tokenizer_class"], "PreTrainedTokenizerFast")
+            config = self.json(out, "tokenizer_config.json")
+            self.assertEqual((config["tokenizer_class"], config["model_max_length"]), ("PreTrainedTokenizerFast", 48))
+            self.assertNotIn("split_special_tokens", config)
+            self.assertNotIn("tekken.json", os.listdir(out))
             # The folder by itself evaluates as the run does.
             alone = self.loss("--base", run=run, **{"train.mode": "LORA", "model.path": out})
             self.assertLess(abs(alone / self.loss(run=run, **settings) - 1), 1e-5, setting)
+
+    def test_of_a_model_of_more_than_text_the_text_part_is_written(self):
+        """A folder of Mistral Small 3.1 comes out as the Mistral model that its text part is, whose weights and words are the same."""
+        write_base(self.path("mistral"), model_type="mistral", architectures=["MistralForCausalLM"], sliding_window=None)
+        shutil.copytree(self.path("mistral"), self.path("mistral3"))
+        header, data = harness.read_safetensors(self.path("mistral", "model.safetensors"))
+        header = {"language_model." + name: entry for name, entry in header.items()}
+        header["vision_tower.patch_conv.weight"] = {"dtype": "F32", "shape": [4], "data_offsets": [len(data), len(data) + 16]}
+        harness.write_safetensors(self.path("mistral3", "model.safetensors"), header, data + bytes(16))
+        text = {key: value for key, value in self.json("mistral", "config.json").items() if key != "architectures"}
+        with open(self.path("mistral3", "config.json"), "w", encoding="utf-8") as file:
+            json.dump({"architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3", "image_token_index": 10,
+                       "text_config": text, "vision_config": {"model_type": "pixtral", "hidden_size": 64}}, file)
+        for mode in ("PESC", "LORA"):
+            out = []
+            for base in ("mistral", "mistral3"):
+                run = base + "-" + mode
+                settings = {"train.mode": mode, "model.path": self.path(base), "train.max_steps": 1, "train.eval_steps": 0}
+                result = self.call("train", run=run, settings=settings)
+                self.assertEqual(result.code, 0, str(result))
+                out.append(self.export(run + "-hf", run=run, settings=settings))
+            digests = [harness.digests(folder) for folder in out]
+            for name in ("model.safetensors", "config.json", "generation_config.json"):
+                self.assertEqual(digests[1][name], digests[0][name], name)
+            self.assertFalse([name for name in tensors(os.path.join(out[1], "model.safetensors")) if not re.match("model|lm_head", name)])
+            self.refused(self.call("export", "--out", self.path("none"), "--format", "PEFT", run=run, settings=settings), harness.USAGE,
+                         "more than text", "--format HF")
+
+    def test_the_template_of_a_processor_is_the_tokenizers(self):
+        """Transformers' tokenizers do not read chat_template.json, as Mistral Small 3.1 has it: the run's template is written for them."""
+        base, run = self.path("processor"), "of-processor"
+        write_chat_base(base, template=None)
+        with open(os.path.join(base, "chat_template.json"), "w", encoding="utf-8") as file:
+            json.dump({"chat_template": CHATML}, file)
+        settings = {"train.mode": "LORA", "model.path": base, "train.max_steps": 1, "train.eval_steps": 0}
+        result = self.call("train", run=run, settings=settings)
+        self.assertEqual(result.code, 0, str(result))
+        out = self.export(run + "-hf", run=run, settings=settings)
+        with open(os.path.join(out, "chat_template.jinja"), encoding="utf-8") as file:
+            self.assertEqual(file.read(), CHATML)
 
     def test_experts_may_be_called_by_their_number(self):
         folder = self.export("by-number", "--format", "CAMELIDAE")

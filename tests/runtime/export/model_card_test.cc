@@ -93,7 +93,8 @@ TEST(ModelCard, OfAnAdapterSaysWhereTheDenseWeightsGo) {
   EXPECT_NE(text.find("ln -s BASE/*.safetensors* FOLDER/base/"), std::string::npos);
   EXPECT_NE(text.find("library_name: peft"), std::string::npos);
   EXPECT_NE(text.find("With vLLM: by design, not run; it takes no experts"), std::string::npos);
-  EXPECT_NE(text.find("AutoTokenizer.from_pretrained(\"FOLDER/base\")"), std::string::npos);
+  EXPECT_NE(text.find("AutoTokenizer.from_pretrained(\"FOLDER/base\", trust_remote_code=True)"),
+            std::string::npos);
   card.config.pesc.mode = TrainMode::kLora;
   text = model_card_text(card, small_state());
   EXPECT_EQ(text.find("FOLDER/base"), std::string::npos);

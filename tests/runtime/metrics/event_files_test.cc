@@ -97,7 +97,8 @@ TEST_F(EventFiles, AStepHasItsScalarsAndTheLoadOfExpertsAsHistograms) {
   {
     TrainEvents events(folder_.path(), 0, 10);
     events.add(step_line(1, 2.5));
-    events.add(step_line(2, 2.25));
+    std::string on_a_gpu = step_line(2, 2.25);
+    events.add(on_a_gpu.insert(1, R"("mfu":0.5,)"));
     events.add("{\"launch\":1,\"saved_step\":2,\"step\":2}\n");
     events.add(R"({"eval_loss":{"code":2.0},"eval_loss_total":3.0,"kind":"eval","step":2,"time":101.5})"
                "\n");
@@ -127,7 +128,12 @@ TEST_F(EventFiles, AStepHasItsScalarsAndTheLoadOfExpertsAsHistograms) {
   EXPECT_EQ(load.sum(), 75);
   EXPECT_TRUE(values.contains("experts/layer_1"));
   EXPECT_EQ(values.at("experts/dataset/code").histo().bucket(0), 100);
-  for (const auto& v : all[3].summary().value()) EXPECT_FALSE(v.has_histo()) << "step 2 is not a tenth one";
+  values.clear();
+  for (const auto& v : all[3].summary().value()) {
+    EXPECT_FALSE(v.has_histo()) << "step 2 is not a tenth one";
+    values[v.tag()] = v;
+  }
+  EXPECT_EQ(values.at("speed/mfu").simple_value(), 0.5F);
   EXPECT_EQ(all[4].summary().value(0).tag(), "eval/loss");
   EXPECT_EQ(all[4].summary().value(1).tag(), "eval/loss/code");
 }
