@@ -145,8 +145,9 @@ TEST(Help, AVerbsPageHasItsOwnFlagsAndNoOthers) {
 }
 
 TEST(Help, EveryFlagWithAValueSaysItsDefault) {
-  const std::set<std::string_view> without = {"config",  "set",   "prompt",
-                                              "prompts", "model", "run"};  // needed, or none
+  // Needed, or none.
+  const std::set<std::string_view> without = {"config", "set", "prompt",    "prompts",
+                                              "model",  "run", "merge_into"};
   for (const Flag& flag : flags()) {
     if (flag.value.empty()) continue;  // off
     const std::string text = flag_help(flag);

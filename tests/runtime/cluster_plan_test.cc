@@ -166,8 +166,8 @@ TEST(ClusterPlan, RowsThatDoNotDivideLeaveRanksWaiting) {
 
 TEST(ClusterPlan, OverlappedGradientsAreHiddenAsFarAsTheBackwardIsLongEnough) {
   const Words overlap{"parallel.overlap_comm=true"};
-  const ClusterLayout& alone =
-      layout_of(planned(on_gpus({"train.global_batch_size=64"}), cluster_of(2)), 1, 1);
+  const ClusterPlan alone_plan = planned(on_gpus({"train.global_batch_size=64"}), cluster_of(2));
+  const ClusterLayout& alone = layout_of(alone_plan, 1, 1);
   Words more = overlap;
   more.emplace_back("train.global_batch_size=64");
   const ClusterPlan hidden_plan = planned(on_gpus(more), cluster_of(2));

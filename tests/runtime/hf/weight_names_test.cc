@@ -116,11 +116,14 @@ TEST(WeightNames, LeftOverTensorsOfComputedModulesAreRefused) {
         "model.layers.0.self_attn.bias", "model.layers.1.attn.bias", "model.layers.0.attention.bias",
         "model.layers.1.mlp.down_proj.bias", "model.layers.0.self_attn.k_scale",
         "model.layers.0.post_feedforward_layernorm.weight", "model.norm.bias", "lm_head.bias",
-        "model.embed_tokens.weight_scale", "module.model.layers.0.self_attn.q_norm.weight"}) {
+        "module.model.layers.0.self_attn.q_norm.weight"}) {
     const std::string message = Weights().add({name}).refused();
     EXPECT_SAYS("'" + name + "'", message);
     EXPECT_SAYS("llama", message);
   }
+  const std::string scale = Weights().add({"model.embed_tokens.weight_scale"}).refused();
+  EXPECT_SAYS("'model.embed_tokens.weight_scale'", scale);
+  EXPECT_SAYS("config.json has no quantization_config", scale);
   const std::string deeper = Weights().layers(4).refused();
   EXPECT_SAYS("'model.layers.2.mlp.up_proj.weight'", deeper);
   EXPECT_SAYS("num_hidden_layers 2", deeper);
