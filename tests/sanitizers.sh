@@ -30,12 +30,13 @@ fuzz() {  # SECONDS; 0: the corpora only
   for target in build/fuzz/tests/fuzz/fuzz_*; do
     [[ -x $target && -f $target ]] || continue
     local name=${target##*/}
-    local how=(-timeout=1 -rss_limit_mb=512 -artifact_prefix="build/fuzz/$name-" -verbosity=0)
+    local how=(-rss_limit_mb=512 -artifact_prefix="build/fuzz/$name-" -verbosity=0)
     if [[ $1 == 0 ]]; then
-      how+=(-runs=0 "tests/fuzz/corpus/$name")
+      # The tier `full` does this beside other tests, at the lowest priority: seconds of the clock say little there.
+      how+=(-timeout=60 -runs=0 "tests/fuzz/corpus/$name")
     else
       mkdir -p "build/fuzz/found/$name"
-      how+=(-max_total_time="$1" -max_len=4096 -dict="tests/fuzz/${name#fuzz_}.dict" "build/fuzz/found/$name" "tests/fuzz/corpus/$name")
+      how+=(-timeout=1 -max_total_time="$1" -max_len=4096 -dict="tests/fuzz/${name#fuzz_}.dict" "build/fuzz/found/$name" "tests/fuzz/corpus/$name")
     fi
     "$target" "${how[@]}" 2> "build/fuzz/$name.log" &
     pids+=($!)
