@@ -250,7 +250,7 @@ class QuantizedFolder(unittest.TestCase):
         self.call("eval", "hf", "of-the-export", "--base", "--out", self.path("out.json"))
         self.call("eval", "nf4", "exported", "--out", self.path("in.json"))
         with open(self.path("out.json"), encoding="utf-8") as one, open(self.path("in.json"), encoding="utf-8") as other:
-            a, b = json.load(one)["total"]["loss"], json.load(other)["total"]["loss"]
+            a, b = json.load(one)["total"]["eval_loss"], json.load(other)["total"]["eval_loss"]
         # LoRA is merged with one rounding of the weights to float32.
         self.assertLess(abs(a - b) / b, 1e-4)
 
