@@ -121,6 +121,7 @@ class QuantizedExport(harness.EndToEnd):
         other, _ = self.export({**quantised, "train.frozen_dtype": "FP8"}, "as-recorded", "--merge_into", "DEQUANTISED")
         self.assertEqual(harness.digests(one), harness.digests(other))
 
+    @harness.whole
     def test_the_quick_starts_model(self):
         steps = int(os.environ.get("PESC_QUICKSTART_STEPS", "12"))
         harness.generate_data(self.path("data"), train=1000 if steps < 660 else 5000, eval_rows=40 if steps < 660 else 100)

@@ -180,6 +180,7 @@ class QuantizedFolder(unittest.TestCase):
                 self.call("train", form, form + "-run-f32", train__frozen_dtype="F32")
                 self.agree(form + "-run-values", form + "-run-f32", 0)
 
+    @harness.whole
     def test_a_run_goes_on_bit_for_bit_and_records_the_format(self):
         for form, name in (("rows", "FP8"), ("blocks", "FP8"), ("nf4", "NF4"), ("single", "NF4")):
             with self.subTest(form=form):
@@ -254,6 +255,7 @@ class QuantizedFolder(unittest.TestCase):
         # LoRA is merged with one rounding of the weights to float32.
         self.assertLess(abs(a - b) / b, 1e-4)
 
+    @harness.whole
     def test_a_plan_counts_what_is_held(self):
         def weights(model):
             out = self.path("plan.json")

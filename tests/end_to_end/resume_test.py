@@ -145,6 +145,7 @@ class Resume(harness.EndToEnd):
                 self.assertNotEqual([r["loss"] for r in got], [r["loss"] for r in expected])
                 self.assert_curves_agree(expected, got, 1e-4, "%d steps on 4 ranks, %d on %d" % (HALF, HALF, ranks), ["loss"])
 
+    @harness.whole
     def test_gathered_weights(self):
         """A run that gathers the adapters' weights resumes bit for bit, and with tokens with one warning."""
         weights = {**LAYOUT, **FIELDS, "parallel__expert_exchange": "WEIGHTS"}

@@ -140,6 +140,7 @@ class ScalingTest(unittest.TestCase):
             self.assertEqual(result.code, 64, str(result))
             self.assertIn("was built without CUDA", result.err)
 
+    @harness.whole
     def test_a_point_that_fails_is_said_and_the_rest_goes_on(self):
         out = os.path.join(self.folder, "failed.json")
         # Three heads' worth of tp would not divide: 4 heads over tp 8.
