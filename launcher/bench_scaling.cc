@@ -1,5 +1,6 @@
 #include "launcher/bench_scaling.h"
 
+#include <regex.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -11,7 +12,6 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <regex>
 #include <sstream>
 
 #include "launcher/bench_scaling_tables.h"
@@ -66,18 +66,33 @@ int ranks_here(const ExperimentConfig& config) {
   return cuda::device_count();
 }
 
+// An extended regular expression of POSIX.
+class PointNames {
+ public:
+  explicit PointNames(const std::string& expression) {
+    const int code = regcomp(&compiled_, expression.c_str(), REG_EXTENDED | REG_NOSUB);
+    if (code == 0) return;
+    std::array<char, 128> why{};
+    (void)regerror(code, &compiled_, why.data(), why.size());
+    throw UsageError(str_cat("--scaling_points: '", expression, "' is no regular expression: ", why.data()));
+  }
+  ~PointNames() { regfree(&compiled_); }
+  PointNames(const PointNames&) = delete;
+  PointNames& operator=(const PointNames&) = delete;
+
+  [[nodiscard]] bool match(const char* name) const { return regexec(&compiled_, name, 0, nullptr, 0) == 0; }
+
+ private:
+  regex_t compiled_{};
+};
+
 std::vector<const ScalingPoint*> selected_points(const std::string& expression) {
   std::vector<const ScalingPoint*> selected;
   std::string names;
-  try {
-    const std::regex wanted(expression.empty() ? ".*" : expression);
-    for (const ScalingPoint& point : kScalingPoints) {
-      names += str_cat(names.empty() ? "" : ", ", point.name);
-      if (std::regex_search(point.name, wanted)) selected.push_back(&point);
-    }
-  } catch (const std::regex_error& error) {
-    throw UsageError(
-        str_cat("--scaling_points: '", expression, "' is no regular expression: ", error.what()));
+  const PointNames wanted(expression.empty() ? ".*" : expression);
+  for (const ScalingPoint& point : kScalingPoints) {
+    names += str_cat(names.empty() ? "" : ", ", point.name);
+    if (wanted.match(point.name)) selected.push_back(&point);
   }
   if (selected.empty())
     throw UsageError(

@@ -2,11 +2,12 @@
 #include "launcher/bench_scaling.h"
 
 #include <gtest/gtest.h>
+#include <regex.h>
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <fstream>
-#include <regex>
 #include <set>
 
 #include "launcher/bench_scaling_tables.h"
@@ -141,16 +142,32 @@ std::vector<std::string> lines_of_pages() {
   return lines;
 }
 
+// What the groups of an extended regular expression of POSIX found; nothing where it does not fit.
+std::vector<std::string> groups(const std::string& line, const std::string& expression) {
+  regex_t compiled;
+  PESC_CHECK(regcomp(&compiled, expression.c_str(), REG_EXTENDED) == 0, expression);
+  std::array<regmatch_t, 4> found{};
+  std::vector<std::string> out;
+  if (regexec(&compiled, line.c_str(), found.size(), found.data(), 0) == 0) {
+    for (size_t i = 1; i < found.size() && found[i].rm_so >= 0; ++i)
+      out.push_back(line.substr(static_cast<size_t>(found[i].rm_so),
+                                static_cast<size_t>(found[i].rm_eo - found[i].rm_so)));
+  }
+  regfree(&compiled);
+  return out;
+}
+
 // "| without the comm stream | 130, exposed 16 | 134, exposed 18 |": eight layers of 7B on two GPUs, ep 2, four rows a
 // rank, in one chunk and in two.
 std::vector<Measured> measured_overlap(const std::vector<std::string>& lines) {
   std::vector<Measured> all;
-  const std::regex row(R"(\| (without the|with it) .*\| (\d+), exposed \d+ \| (\d+), exposed \d+ \|)");
+  const std::string row =
+      "^\\| (without the|with it) .*\\| ([0-9]+), exposed [0-9]+ \\| ([0-9]+), exposed [0-9]+ \\|$";
   for (const std::string& line : lines) {
-    std::smatch found;
-    if (!std::regex_match(line, found, row)) continue;
+    const std::vector<std::string> found = groups(line, row);
+    if (found.empty()) continue;
     for (const int chunks : {1, 2}) {
-      const bool overlap = found[1] == "with it";
+      const bool overlap = found[0] == "with it";
       all.push_back(
           {str_cat("ep 2, overlap ", overlap, ", chunks ", chunks),
            load_experiment(kExperiment,
@@ -158,7 +175,7 @@ std::vector<Measured> measured_overlap(const std::vector<std::string>& lines) {
                             str_cat("parallel.overlap_comm=", overlap ? "true" : "false"),
                             str_cat("parallel.dispatch_chunks=", chunks)},
                            ExperimentUse::kBench),
-           "7B", 2, std::stod(found[static_cast<size_t>(chunks) + 1])});
+           "7B", 2, std::stod(found[static_cast<size_t>(chunks)])});
     }
   }
   return all;
@@ -167,13 +184,13 @@ std::vector<Measured> measured_overlap(const std::vector<std::string>& lines) {
 // Rows of scaling_tables: "| 7b-d64-dp2 | 2 | 1 | 1 | 8192 | 512.3 | ...".
 std::vector<Measured> measured_points(const std::vector<std::string>& lines) {
   std::vector<Measured> all;
-  const std::regex row(R"(\| (\S+) \| \d+ \| \d+ \| \d+ \| \d+ \| ([0-9.]+) \| .*)");
+  const std::string row = "^\\| ([^ ]+) \\| [0-9]+ \\| [0-9]+ \\| [0-9]+ \\| [0-9]+ \\| ([0-9.]+) \\| ";
   for (const std::string& line : lines) {
-    std::smatch found;
-    if (!std::regex_match(line, found, row)) continue;
-    const ScalingPoint* point = find_scaling_point(found[1]);
+    const std::vector<std::string> found = groups(line, row);
+    if (found.empty()) continue;
+    const ScalingPoint* point = find_scaling_point(found[0]);
     if (point == nullptr) continue;
-    Measured m{point->name, experiment_of(*point), point->shape, point->ranks, std::stod(found[2])};
+    Measured m{point->name, experiment_of(*point), point->shape, point->ranks, std::stod(found[1])};
     m.config.model.shape.num_hidden_layers = 0;  // those of the shape
     all.push_back(std::move(m));
   }
