@@ -95,10 +95,8 @@ class BadInputGpu(harness.EndToEnd):
         line = self.refused(1, self.TOO_LITTLE, "train", "--config", config, *harness.sets(**settings))
         # 8.6e11 parameters, trained: weight, gradient and two moments of four bytes each
         self.assert_figures(line, 8.5e11 * 16 / 2**30)
-        # The directory was made, to see that it can be written, and nothing is in it that would be mistaken for a run.
-        left = os.listdir(self.path("giant"))
-        self.assertFalse([name for name in left if name.startswith("step-") or name in ("metrics.jsonl", "experiment.textproto")],
-                         left)
+        # The directory was made, to see that it can be written, and taken away again.
+        self.assertFalse(os.path.exists(self.path("giant")))
 
     def test_no_kernels_for_the_gpu(self):
         for ranks, flags in ((1, ()), (2, SHARED)):

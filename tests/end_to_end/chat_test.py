@@ -201,6 +201,7 @@ class Chat(harness.EndToEnd):
         self.assertEqual(len(set(hot.out.split("\n"))), 4, str(hot))  # three answers, and what is behind the last line's end
         self.assertEqual(self.chat(["hi", "/reset", "hi", "/reset", "hi"], generate="temperature: 3").out, hot.out)
 
+    @harness.whole
     def test_a_conversation_that_becomes_too_long(self):
         # The model has 128 positions: of these six are for the answer.
         turn, question = "x" * 20, lambda c: [("user", c)]

@@ -218,6 +218,7 @@ class Evaluation(unittest.TestCase):
         self.assertEqual(result.code, 0, str(result))
         return result.out
 
+    @harness.whole
     def test_a_best_checkpoint_outlives_restarts(self):
         """At a learning rate of 0 the first evaluation is never bettered."""
         run = self.path("still")
@@ -260,6 +261,7 @@ class Evaluation(unittest.TestCase):
         result = self.call("train", {**settings, "train.max_steps": 9, "train.early_stopping_patience": 0})
         self.assertIn("done after step 9", result.err)
 
+    @harness.whole
     def test_ranks_end_together(self):
         run = self.path("together")
         result = self.call("train", {"run_dir": run, "train.eval_steps": 1, "train.learning_rate": 0, "train.max_steps": 20,

@@ -168,6 +168,7 @@ class Export(unittest.TestCase):
         again = self.export("hf-again", "--checkpoint", self.path("run", "step-4"))
         self.assertEqual(harness.digests(again), harness.digests(out))
 
+    @harness.whole
     def test_hf_in_bf16(self):
         exact = tensors(os.path.join(self.export("hf-f32"), "model.safetensors"))
         rounded = tensors(os.path.join(self.export("hf-bf16", "--dtype", "bf16"), "model.safetensors"))
@@ -254,6 +255,7 @@ class Export(unittest.TestCase):
             self.assertEqual(got.pop("base_model.model." + name), ("F32", [rows, cols], want), name)
         self.assertFalse(got)
 
+    @harness.whole
     def test_peft_of_a_lora_run(self):
         out = self.export("lora-peft", "--format", "PEFT", run="lora")
         self.assertEqual(sorted(os.listdir(out)), ["README.md", "adapter_config.json", "adapter_model.safetensors",
@@ -330,6 +332,7 @@ class Export(unittest.TestCase):
         self.assertNotEqual(harness.digests(self.export("learned", run="learns", settings=learned))["model.safetensors"],
                             harness.digests(first)["model.safetensors"])
 
+    @harness.whole
     def test_training_goes_on_from_an_adapter(self):
         """On other ranks; where nothing is learned, what comes out is what went in, bit for bit."""
         for mode, run, ranks, layout in (("PESC", "run", 4, {"parallel.tp": 2, "parallel.ep": 2}), ("LORA", "lora", 2, {"parallel.tp": 2})):
@@ -475,6 +478,7 @@ class Export(unittest.TestCase):
         first, _ = self.json("logits")
         self.assertEqual(first["ids"], list(greedy[17:]))  # behind the prompt
 
+    @harness.whole
     def test_killed_at_any_time_it_is_absent_or_whole(self):
         begin = time.monotonic()
         whole = harness.digests(self.export("killed-never"))

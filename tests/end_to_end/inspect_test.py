@@ -103,6 +103,7 @@ class Inspect(harness.EndToEnd):
             self.assertLess(relative, 1e-3, kind)
             self.assertGreater(absolute, 0, kind)
 
+    @harness.whole
     def test_resuming_on_another_layout_loses_nothing(self):
         # A run that is already done is loaded on the new layout and saved by nobody; one step more from the same state
         # differs by rounding only, as the same step on the old layout would.
@@ -181,6 +182,7 @@ class Inspect(harness.EndToEnd):
         self.steps("stops")
         self.compare(self.four(), self.path("stops"), OK)
 
+    @harness.whole
     def test_a_failed_save_may_be_passed_over(self):
         for kind in ("true", "false"):
             with self.subTest(asynchronous=kind):

@@ -64,6 +64,7 @@ class LayoutCurves(harness.EndToEnd):
         self.check_layouts(layouts, parallel__expert_exchange="WEIGHTS", **FEWER)
         self.check_layouts([(4, 2, 4), (8, 1, 4)], parallel__expert_exchange="WEIGHTS", train__gradient_accumulation_steps=4, **FEWER)
 
+    @harness.whole
     def test_first_steps_of_the_whole_schedule(self):
         with open(harness.QUICKSTART, encoding="utf-8") as file:
             text = file.read()

@@ -126,6 +126,7 @@ class Verbs(harness.EndToEnd):
         self.assertEqual(process.wait(60), 0)
         self.assertGreater(len(packets), 2, "the answer came in one piece: %r" % packets)
 
+    @harness.whole
     def test_eval_on_every_layout(self):
         reports = []
         for ranks, tp, ep in ((1, 1, 1), (4, 2, 4)):
@@ -199,6 +200,7 @@ class Verbs(harness.EndToEnd):
                     loss = json.load(file)["total"]["eval_loss"]
                 self.assertLess(abs(loss / self.eval_loss_of(run) - 1), 1e-5)
 
+    @harness.whole
     def test_lora_alone_trains(self):
         fields = {"train__mode": "LORA", "train__max_steps": 12, "train__gradient_accumulation_steps": 8,
                   "train__learning_rate": 5e-3}
