@@ -2,7 +2,6 @@
 bytes. That the bounds would show scales in wrong places is seen with a folder whose scales are in reverse order.
 """
 
-import json
 import os
 import shutil
 
@@ -13,10 +12,10 @@ from quantized_folder_test import QuantizedFolder
 
 setUpModule = bad_input_gpu_test.setUpModule  # skips where there is no GPU
 
-# What is computed, and how far loss and gradient norm may be from float32. Float32 adds up in another order. A bf16 product rounds its
-# operands to 2^-9 of them, an e4m3 one to 2^-4, and the errors of the 14 products and of their sums' many terms are independent: the
-# model's loss and gradient norm, of 4 x 64 tokens, move by about these roundings themselves, and no more than three times.
-BOUNDS = {"F32": 1e-3, "BF16": 3 * 2 ** -9, "FP8": 3 * 2 ** -4}
+# What is computed, and how far the first step's loss and gradient norm may be from the CPU's. Float32 adds up in another order. In bf16 the
+# some forty activations and gradients that follow one another are each rounded to 2^-9 of themselves: independent, they make 40^0.5 2^-9,
+# 1.2 %, and a model of random weights may pass that on fourfold. Roundings of e4m3 are of a product's single terms, and average out.
+BOUNDS = {"F32": 1e-5, "BF16": 0.05, "FP8": 0.05}
 
 
 class QuantizedFolderOnAGpu(QuantizedFolder):
@@ -67,9 +66,6 @@ class QuantizedFolderOnAGpu(QuantizedFolder):
                     self.call("train", form, form + "-" + run, parallel__device="CUDA")
                 self.assertEqual(*[[(r["loss"], r["grad_norm"]) for r in harness.curve(self.path(form + "-" + run))]
                                    for run in ("first", "again")])
-                with open(self.path(form + "-again", "metrics.jsonl"), encoding="utf-8") as file:
-                    start = json.loads(file.readline())
-                self.assertEqual(start["frozen_dtype"], {"rows": "FP8", "nf4": "NF4"}[form])
 
 
 del QuantizedFolder  # or unittest would run its cases here
