@@ -268,6 +268,7 @@ class QuantizedFolder(unittest.TestCase):
         self.assertAlmostEqual((plain - weights("blocks")) / linears, 0.75, delta=0.05)
         self.assertGreater(weights("mixed"), weights("rows"))
 
+    @harness.whole
     def test_a_bench_holds_what_the_run_would_hold(self):
         random_rows = {"data__train": "[]", "data__eval": "[]", "data__max_seq_length": 8}
 
