@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "ops/core/check.h"
+
 namespace pesc {
 namespace {
 
@@ -11,6 +13,11 @@ double element_bytes(const ExperimentConfig& c) {
 
 bool exchanges(const ExperimentConfig& c) {
   return c.pesc.mode == TrainMode::kPesc && c.parallel.ep > 1;
+}
+
+// One chunk is what weights have too.
+bool asks_for_chunks(const ExperimentConfig& c) {
+  return c.parallel.dispatch_chunks > 1;
 }
 
 }  // namespace
@@ -39,6 +46,7 @@ double weight_exchange_bytes(const ExperimentConfig& c, double gathers) {
 ExpertExchange expert_exchange(const ExperimentConfig& c, int world) {
   if (!exchanges(c)) return ExpertExchange::kTokens;
   if (c.parallel.expert_exchange) return *c.parallel.expert_exchange;
+  if (asks_for_chunks(c)) return ExpertExchange::kTokens;
   const double tokens =
       static_cast<double>(c.train.micro_batch_rows() * c.data.max_seq_length) / static_cast<double>(world);
   const double recomputed = c.train.recompute_granularity == Recompute::kNone ? 0 : 1;
@@ -48,8 +56,15 @@ ExpertExchange expert_exchange(const ExperimentConfig& c, int world) {
 
 std::string expert_exchange_text(const ExperimentConfig& c, int world) {
   if (!exchanges(c)) return "";
-  const std::string name = expert_exchange_name(expert_exchange(c, world));
-  return c.parallel.expert_exchange ? name : name + " (chosen by AUTO)";
+  const ExpertExchange exchange = expert_exchange(c, world);
+  const std::string name = expert_exchange_name(exchange);
+  if (c.parallel.expert_exchange) return name;
+  std::string why;
+  if (asks_for_chunks(c)) why = str_cat(" for parallel.dispatch_chunks ", c.parallel.dispatch_chunks);
+  if (exchange == ExpertExchange::kWeights && c.parallel.buffer_factor != ParallelSection().buffer_factor)
+    why = str_cat("; parallel.buffer_factor ", c.parallel.buffer_factor,
+                  " has no effect, for no tokens travel");
+  return str_cat(name, " (chosen by AUTO", why, ")");
 }
 
 }  // namespace pesc

@@ -5,10 +5,12 @@
 
 namespace pesc {
 
-// The exchange of a run on so many ranks. AUTO is the one that sends fewer bytes with balanced experts and full rows:
-// a function of the experiment and the layout, never of a step's counts.
+// The exchange of a run on so many ranks. AUTO is TOKENS where parallel.dispatch_chunks asks for them in chunks, and else
+// what sends fewer bytes with balanced experts and full rows: a function of the experiment and the layout, never of a
+// step's counts.
 [[nodiscard]] ExpertExchange expert_exchange(const ExperimentConfig& config, int world);
-// "WEIGHTS", "TOKENS (chosen by AUTO)"; empty where nothing is exchanged: without experts, or with ep = 1.
+// "WEIGHTS", "TOKENS (chosen by AUTO)"; empty where nothing is exchanged: without experts, or with ep = 1. Says by which
+// setting AUTO chose, and which one has no effect by its choice.
 [[nodiscard]] std::string expert_exchange_text(const ExperimentConfig& config, int world);
 
 // On how many other ranks of its expert group a token has experts, if they are balanced.

@@ -71,6 +71,19 @@ void open_adapter(Job& job, bool first) {
                     : "");
 }
 
+// Of random weights: only formats that pesc quantises to are made (model/frozen_format.h).
+void check_can_be_made(const ExperimentConfig& c) {
+  const std::optional<FrozenFormat>& format = c.train.frozen_dtype;
+  if (!format || *format == FrozenFormat::kFP8 || *format == FrozenFormat::kNF4) return;
+  const FrozenFormat made = is_nf4(*format) ? FrozenFormat::kNF4 : FrozenFormat::kFP8;
+  throw UsageError(str_cat(
+      c.places.prefix("model.path"), "model.path: the folder '", c.model.path, "' holds ",
+      frozen_format_text(*format),
+      ", which random weights are not made in; take a folder that is not quantised with ",
+      "train.frozen_dtype: ", frozen_format_name(made), ", which is ", frozen_format_text(made),
+      ", or set train.frozen_dtype: ", dtype_name(c.train.compute_dtype), ", which dequantises the folder"));
+}
+
 }  // namespace
 
 Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConfig config, DataUse use,
@@ -88,8 +101,8 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
     }
     check_paths(c, use);
     job.model = c.model.path.empty() ? c.model.shape : read_model_config(c.model.path, c.model.links);
-    if (weights == BaseWeights::kRandom) job.model.quantized.reset();  // made as the experiment says
     use_folder_format(job.config, job.model);
+    if (weights == BaseWeights::kRandom) check_can_be_made(job.config);
     check_against_model(c, job.model, world.size());
     if (const auto experts =
             c.model.path.empty() ? std::nullopt : read_folder_experts(c.model.path, c.model.links))
@@ -383,7 +396,9 @@ LoadedCheckpoint open_trained(Job& job, const std::string& directory, Checkpoint
   run_collectively(world, [&] {
     const CheckpointNotes notes = check_same_run(job, checkpoint, digest, use);
     if (job.first() && !notes.information.empty()) LOG(INFO) << notes.information;
-    if (job.first() && !notes.warning.empty()) LOG(WARNING) << notes.warning;
+    if (job.first()) {
+      for (const std::string& warning : notes.warnings) LOG(WARNING) << warning;
+    }
   });
   return checkpoint;
 }

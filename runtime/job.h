@@ -46,7 +46,7 @@ struct Job {
 
 enum class BaseWeights {
   kFromFiles,
-  kRandom,  // of the base only config.json is read
+  kRandom,  // of the base only config.json is read; held in the format that a run would hold it in
 };
 // Collective. Throws AgreedError on all ranks alike.
 [[nodiscard]] Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConfig config,

@@ -77,6 +77,16 @@ void compare_versions(const Job& job, const LoadedCheckpoint& c, CheckpointUse u
   }
 }
 
+// `line`: train.frozen_dtype with both values.
+std::string other_frozen_weights(const std::string& line, int64_t step, CheckpointUse use) {
+  return str_cat("the checkpoint of step ", step,
+                 " was trained on frozen weights of another type than the experiment names, ",
+                 use == CheckpointUse::kExport
+                     ? "and the export takes that of the run"
+                     : "so that losses and answers are not those of the model that was trained",
+                 " (run -> experiment): ", line);
+}
+
 }  // namespace
 
 std::map<std::string, std::string> run_versions(const Job& job) {
@@ -106,6 +116,8 @@ CheckpointNotes check_same_run(const Job& job, const LoadedCheckpoint& checkpoin
   notes.information = check_base(s, job.config.model.path, digest);
   RunDifferences found = compare_runs(s.config_text, job.config.text, use);
   refuse_differences(found.refused, use);
+  for (const std::string& line : found.frozen)
+    notes.warnings.push_back(other_frozen_weights(line, s.step, use));
   if (use == CheckpointUse::kExport) return notes;
   if (use == CheckpointUse::kResume) {
     const std::string before = layout_text(checkpoint.world, s.tp, s.ep);
@@ -114,11 +126,12 @@ CheckpointNotes check_same_run(const Job& job, const LoadedCheckpoint& checkpoin
   }
   compare_versions(job, checkpoint, use, found.rounding);
   if (found.rounding.empty()) return notes;
-  notes.warning = str_cat("the checkpoint of step ", s.step,
-                          " was saved under other conditions; the mathematics is the same, rounding is not "
-                          "(saved -> now):");
-  for (size_t i = 0; i < found.rounding.size(); ++i)
-    notes.warning += str_cat(i == 0 ? " " : "; ", found.rounding[i]);
+  std::string text =
+      str_cat("the checkpoint of step ", s.step,
+              " was saved under other conditions; the mathematics is the same, rounding is not "
+              "(saved -> now):");
+  for (size_t i = 0; i < found.rounding.size(); ++i) text += str_cat(i == 0 ? " " : "; ", found.rounding[i]);
+  notes.warnings.push_back(std::move(text));
   return notes;
 }
 

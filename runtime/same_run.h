@@ -3,6 +3,7 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
 #include "runtime/base_digest.h"
 #include "runtime/checkpoint/checkpoint.h"
@@ -26,9 +27,11 @@ inline constexpr const char* kAdapterDigest = "adapter_digest";
 // Compares the run that saved the checkpoint with this one: base model, tokenizer and template, then the
 // configuration (see runtime/config/same_run.h), then versions and layout. `digest`: base_digest() (of either
 // form). Throws UsageError naming each field that must not differ with both values, DataError for another
-// base model. Returns what is to be said once: another path, and in one line all that changes rounding.
+// base model. Returns what is to be said once: another path, another train.frozen_dtype, and in one line all that
+// changes rounding.
 struct CheckpointNotes {
-  std::string information, warning;  // empty: nothing to say
+  std::string information;  // empty: nothing to say
+  std::vector<std::string> warnings;
 };
 [[nodiscard]] CheckpointNotes check_same_run(const Job& job, const LoadedCheckpoint& checkpoint,
                                              const BaseDigest& digest, CheckpointUse use);

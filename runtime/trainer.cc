@@ -155,7 +155,9 @@ void Trainer::resume() {
       check_length(s);
       const CheckpointNotes notes = check_same_run(job_, *found.checkpoint, digest_, CheckpointUse::kResume);
       if (job_.first() && !notes.information.empty()) LOG(INFO) << notes.information;
-      if (job_.first() && !notes.warning.empty()) LOG(WARNING) << notes.warning;
+      if (job_.first()) {
+        for (const std::string& warning : notes.warnings) LOG(WARNING) << warning;
+      }
       check_same_rows(s);
       store_->load(*found.checkpoint, decoder_->stream(), trainable_tensors(*decoder_, true));
       decoder_->parameters().refresh_compute_weights(decoder_->stream());

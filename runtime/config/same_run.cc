@@ -169,8 +169,8 @@ RunDifferences compare_runs(const std::string& recorded, const std::string& now,
     }
     if (kind == Kind::kModel || ((kind == Kind::kTraining || kind == Kind::kFrozen) && resumes))
       found.refused.push_back(line);
-    if ((kind == Kind::kRounding && use != CheckpointUse::kExport) || (kind == Kind::kFrozen && !resumes))
-      found.rounding.push_back(line);
+    if (kind == Kind::kRounding && use != CheckpointUse::kExport) found.rounding.push_back(line);
+    if (kind == Kind::kFrozen && !resumes) found.frozen.push_back(line);
   }
   return found;
 }

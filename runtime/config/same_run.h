@@ -9,7 +9,8 @@
 //              router_aux_loss_coef. A resumed run refuses another value; eval, generate and export do not
 //              read these fields, except that eval refuses another data.validation_fraction where it
 //              evaluates one: its rows would be among those that were trained on.
-//   frozen     train.frozen_dtype. A resumed run refuses another value; eval, generate and export warn.
+//   frozen     train.frozen_dtype. A resumed run refuses another value; eval and generate take that of the experiment
+//              and export that of the run, and each warns.
 //   rounding   device, compute type, layout, threads, chunks, timed kernels. Another value gives a warning.
 //   free       names, paths, columns, logging, saving, evaluation, early stopping, recovery. Paths and
 //              columns may change: the files behind model.path, model.tokenizer, model.adapter and data.train[].path are
@@ -37,6 +38,7 @@ enum class CheckpointUse {
 struct RunDifferences {
   std::vector<std::string> refused;   // "moe.adapter_scaling: 1 -> 3"
   std::vector<std::string> rounding;  // "parallel.device: CUDA -> CPU"
+  std::vector<std::string> frozen;    // "train.frozen_dtype: NF4 -> FP8", where it is not refused
 };
 
 // Compares two resolved texts; the first may be of another version. AUTO of train.compute_dtype counts as the

@@ -86,7 +86,7 @@ void look_at_mode(const proto::Experiment& e, Finder& find) {
               {"buffer_factor", "dispatch_chunks", "expert_exchange"},
               "with parallel.ep 1, where every rank has all experts");
   } else if (e.parallel().expert_exchange() == proto::ExpertExchange::WEIGHTS) {
-    find.look(Concerns::kAll, "parallel", e.parallel(), {"buffer_factor", "dispatch_chunks"},
+    find.look(Concerns::kAll, "parallel", e.parallel(), {"buffer_factor"},
               "with parallel.expert_exchange WEIGHTS, where no tokens travel");
   }
 }

@@ -120,19 +120,19 @@ bool must_say_merge(const ExportOptions& options, const std::optional<FrozenForm
   return options.format != ExportFormat::kPeft && frozen.has_value();
 }
 
-// `place`: of what says so.
+// `place`: of what says so. `otherwise`: what to do where it is not so.
 void check_merge_is_said(const ExportOptions& options, const std::optional<FrozenFormat>& frozen,
-                         const std::string& place) {
+                         const std::string& place, const std::string& otherwise) {
   if (!must_say_merge(options, frozen) || options.merge_into) return;
   throw UsageError(str_cat(place, "--format ", format_name(options.format),
                            ": the run computed with weights of the base that were quantised to ",
-                           frozen_format_name(*frozen),
-                           "; say what LoRA is merged into: ", kMergeIntoChoices));
+                           frozen_format_name(*frozen), "; say what LoRA is merged into: ", kMergeIntoChoices,
+                           otherwise));
 }
 
 // `frozen`: as the checkpoint has it.
 void check_merge(const ExportOptions& options, const std::optional<FrozenFormat>& frozen) {
-  check_merge_is_said(options, frozen, "");
+  check_merge_is_said(options, frozen, "", "");
   if (!options.merge_into || must_say_merge(options, frozen)) return;
   throw UsageError(str_cat("--merge_into ", merge_into_name(*options.merge_into),
                            ": the run of the checkpoint did not quantise the base's weights "
@@ -188,7 +188,8 @@ void check_export(const Job& job, const ExportOptions& options) {
   }
   if (options.format != ExportFormat::kPeft) {
     check_merge_is_said(options, job.config.train.frozen_dtype,
-                        job.config.places.prefix("train.frozen_dtype"));
+                        job.config.places.prefix("train.frozen_dtype"),
+                        "; or put train.frozen_dtype back to that of the run, if it was another");
     if (job.model.quantized && options.merge_into == MergeInto::kOriginal) {
       throw UsageError(str_cat("--merge_into ORIGINAL: the folder of model.path holds ",
                                frozen_format_text(job.model.quantized->format),

@@ -121,6 +121,27 @@ class QuantizedExport(harness.EndToEnd):
         other, _ = self.export({**quantised, "train.frozen_dtype": "FP8"}, "as-recorded", "--merge_into", "DEQUANTISED")
         self.assertEqual(harness.digests(one), harness.digests(other))
 
+    def test_another_type_than_the_runs_is_said_once_with_both(self):
+        run = {"run_dir": self.path("said"), "train.mode": "LORA", "train.frozen_dtype": "NF4", "train.max_steps": 1}
+        plain = {"run_dir": self.path("said-plain"), "train.mode": "LORA", "train.max_steps": 1}
+        self.done("train", run)
+        self.done("train", plain)
+        export = ("--merge_into", "DEQUANTISED", "--format", "HF")
+        for verb, words in (("export", export), ("export", ("--format", "PEFT")), ("eval", ())):
+            for now, said in (("FP8", "train.frozen_dtype: NF4 -> FP8"), ("AUTO", "train.frozen_dtype: NF4 -> AUTO"), ("NF4", None)):
+                with self.subTest(verb=verb, words=words, now=now):
+                    out = self.path("said-%s-%d-%s" % (verb, len(words), now))
+                    result = self.done(verb, {**run, "train.frozen_dtype": now}, "--out", out, *words)
+                    self.assertEqual(result.err.count("train.frozen_dtype"), 1 if said else 0, result.err)
+                    self.assertNotIn("the mathematics is the same", result.err)
+                    if said:
+                        self.assertIn(said, result.err)
+                        self.assertEqual("the export takes that of the run" in result.err, verb == "export")
+        # A run that did not quantise: the way out is said, and leads out.
+        self.refused(self.call("export", {**plain, "train.frozen_dtype": "FP8"}, "--out", self.path("said-none")),
+                     "or put train.frozen_dtype back to that of the run")
+        self.done("export", plain, "--out", self.path("said-back"))
+
     @harness.whole
     def test_the_quick_starts_model(self):
         steps = int(os.environ.get("PESC_QUICKSTART_STEPS", "12"))

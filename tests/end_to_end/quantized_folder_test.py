@@ -268,6 +268,33 @@ class QuantizedFolder(unittest.TestCase):
         self.assertAlmostEqual((plain - weights("blocks")) / linears, 0.75, delta=0.05)
         self.assertGreater(weights("mixed"), weights("rows"))
 
+    @harness.whole
+    def test_a_bench_holds_what_the_run_would_hold(self):
+        random_rows = {"data__train": "[]", "data__eval": "[]", "data__max_seq_length": 8}
+
+        def report(model, **settings):
+            out, flags = self.path("bench.json"), {**random_rows, **settings}
+            self.call("bench", model, "bench", "--steps", "1", "--out", out, **flags)
+            self.call("plan", model, "plan", "--ranks", "1", "--out", self.path("planned.json"), **flags)
+            with open(out, encoding="utf-8") as file, open(self.path("planned.json"), encoding="utf-8") as planned:
+                bench, plan = json.load(file), json.load(planned)
+            self.assertEqual(bench["arenas_rank0"]["weights"], plan["arenas"]["weights"])
+            return bench["frozen_dtype"], bench["frozen_bytes_per_weight"]
+
+        plain = report("rows-values")
+        self.assertEqual(plain, ("F32", 4))
+        self.assertEqual(report("rows", train__frozen_dtype="F32"), plain)
+        held = {model: report(model) for model in ("rows", "nf4", "mixed")}
+        self.assertEqual({model: name for model, (name, _) in held.items()}, {"rows": "FP8", "nf4": "NF4", "mixed": "FP8"})
+        self.assertLess(held["nf4"][1], held["rows"][1])
+        self.assertLess(held["rows"][1], held["mixed"][1])
+        for model, words in (("blocks", ("FP8 with blocks of 128 x 128", "train.frozen_dtype: FP8")),
+                             ("single", ("NF4 without double", "train.frozen_dtype: NF4"))):
+            result = self.call("bench", model, "bench", "--steps", "1", code=USAGE, **random_rows)
+            for word in (*words, "model.path: the folder", "random weights are not made in", "train.frozen_dtype: F32"):
+                self.assertIn(word, result.message)
+            self.assertEqual(report(model, train__frozen_dtype="F32")[0], "F32")
+
 
 if __name__ == "__main__":
     harness.main()

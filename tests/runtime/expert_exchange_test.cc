@@ -51,6 +51,51 @@ TEST(ExpertExchangePlan, AutoTakesWhatSendsLess) {
   EXPECT_EQ(expert_exchange_text(experiment({"parallel.expert_exchange=WEIGHTS"}), 8), "");
 }
 
+// 64 wide adapters are much less than the tokens.
+TEST(ExpertExchangePlan, AutoTakesTokensWhereChunksAreAskedFor) {
+  const auto with = [](const std::string& exchange, const Words& more) {
+    Words words = exchanging(exchange, 64);
+    words.insert(words.end(), more.begin(), more.end());
+    return experiment(words);
+  };
+  using enum ExpertExchange;
+  EXPECT_EQ(expert_exchange(with("AUTO", {"parallel.dispatch_chunks=2"}), 8), kTokens);
+  EXPECT_EQ(expert_exchange_text(with("AUTO", {"parallel.dispatch_chunks=2"}), 8),
+            "TOKENS (chosen by AUTO for parallel.dispatch_chunks 2)");
+  const ExperimentConfig chunks = with("AUTO", {"parallel.dispatch_chunks=2"});
+  EXPECT_EQ(decoder_options(chunks, Mesh(8, 0, 1, 8), device_of(chunks, 0), training_use(chunks))
+                .capacity.dispatch_chunks,
+            2);
+  for (const char* usual :
+       {"parallel.dispatch_chunks=0", "parallel.dispatch_chunks=1", "parallel.buffer_factor=2"})
+    EXPECT_EQ(expert_exchange_text(with("AUTO", {usual}), 8), "WEIGHTS (chosen by AUTO)") << usual;
+  EXPECT_EQ(expert_exchange_text(with("AUTO", {"parallel.buffer_factor=3"}), 8),
+            "WEIGHTS (chosen by AUTO; parallel.buffer_factor 3 has no effect, for no tokens travel)");
+}
+
+TEST(ExpertExchangePlan, ChunksOfTokensAreRefusedWithWeights) {
+  const auto refusal = [](const std::string& exchange, const Words& more) -> std::string {
+    Words words = exchanging(exchange, 64);
+    words.insert(words.end(), more.begin(), more.end());
+    try {
+      check_against_model(experiment(words), load_shape("7B"), 8);
+    } catch (const UsageError& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(
+      refusal("WEIGHTS", {"parallel.dispatch_chunks=2"}),
+      "--set parallel.dispatch_chunks=2: parallel.dispatch_chunks is 2, but parallel.expert_exchange is "
+      "WEIGHTS, where no tokens travel that could be cut; leave one of them out");
+  EXPECT_EQ(refusal("WEIGHTS", {"parallel.dispatch_chunks=1"}), "");
+  EXPECT_EQ(refusal("TOKENS", {"parallel.dispatch_chunks=2"}), "");
+  EXPECT_EQ(refusal("AUTO", {"parallel.dispatch_chunks=2"}), "");
+  // Where nothing is exchanged it is a setting without effect.
+  EXPECT_EQ(refusal("WEIGHTS", {"parallel.dispatch_chunks=2", "parallel.ep=1"}), "");
+  EXPECT_EQ(refusal("WEIGHTS", {"parallel.dispatch_chunks=2", "train.mode=LORA"}), "");
+}
+
 TEST(ExpertExchangePlan, SaysWhatBothTake) {
   const auto plan = [](Words words, const Words& more = {}) {
     words.insert(words.end(), more.begin(), more.end());

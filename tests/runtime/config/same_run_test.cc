@@ -148,10 +148,11 @@ TEST(SameRun, DeviceAndComputeTypeChangeRoundingAlone) {
 TEST(SameRun, TheTypeOfFrozenWeightsIsRefusedWhereTheRunGoesOn) {
   const Lines line{"train.frozen_dtype: NF4 -> AUTO"};
   EXPECT_EQ(compare({"train.frozen_dtype=NF4"}, {}, CheckpointUse::kResume).refused, line);
-  for (const CheckpointUse use : {CheckpointUse::kAnswer, CheckpointUse::kExport}) {
+  for (const CheckpointUse use : {CheckpointUse::kEvaluate, CheckpointUse::kAnswer, CheckpointUse::kExport}) {
     const RunDifferences found = compare({"train.frozen_dtype=NF4"}, {}, use);
     EXPECT_EQ(found.refused, Lines{});
-    EXPECT_EQ(found.rounding, line);
+    EXPECT_EQ(found.rounding, Lines{});
+    EXPECT_EQ(found.frozen, line);
   }
   // The compute type may change, and says so; what AUTO stands for is the same.
   const Lines fp8{"parallel.device=CUDA", "train.compute_dtype=FP8"};
@@ -166,6 +167,8 @@ TEST(SameRun, TheTypeOfFrozenWeightsIsRefusedWhereTheRunGoesOn) {
         compare({on}, {on, str_cat("train.frozen_dtype=", plain)}, CheckpointUse::kResume);
     EXPECT_EQ(none.refused, Lines{});
     EXPECT_EQ(none.rounding, Lines{});
+    EXPECT_EQ(compare({on}, {on, str_cat("train.frozen_dtype=", plain)}, CheckpointUse::kExport).frozen,
+              Lines{});
   }
 }
 

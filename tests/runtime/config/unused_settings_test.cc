@@ -93,11 +93,9 @@ TEST(UnusedSettings, AreNamedWithTheirPlace) {
       {{"train.mode=LORA", "moe={}", "parallel.expert_exchange=AUTO"},
        Concerns::kAll,
        "parallel.expert_exchange has no effect in train.mode LORA"},
-      {{"parallel.ep=2", "parallel.expert_exchange=WEIGHTS", "parallel.buffer_factor=3",
-        "parallel.dispatch_chunks=2"},
+      {{"parallel.ep=2", "parallel.expert_exchange=WEIGHTS", "parallel.buffer_factor=3"},
        Concerns::kAll,
-       "parallel.buffer_factor, parallel.dispatch_chunks have no effect with parallel.expert_exchange "
-       "WEIGHTS"},
+       "parallel.buffer_factor has no effect with parallel.expert_exchange WEIGHTS"},
       {{"parallel.overlap_comm=true"},
        Concerns::kAll,
        "parallel.overlap_comm has no effect with parallel.device CPU"},
