@@ -1,6 +1,7 @@
 // The tokens of a tokenizer.json that are cut out of a text before the model sees it: <|im_start|>, <think>.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -24,6 +25,16 @@ struct AddedToken {
   bool normalized = false;
   bool special = false;
 };
+
+// Those that decide where a text has the token.
+[[nodiscard]] inline std::array<bool, 4> matching_flags(const AddedToken& token) {
+  return {token.single_word, token.lstrip, token.rstrip, token.normalized};
+}
+
+// What tokenizer_config.json says of added tokens (added_tokens_decoder), by content. Its flags count and not
+// those of tokenizer.json, as in transformers (seen in 5.24.0), which adds each entry that differs once more.
+// A token is special where either file says so.
+using ConfiguredTokens = std::unordered_map<std::string, AddedToken>;
 
 // Finds tokens in a text: the leftmost, and of those that begin there the longest.
 class AddedTokenFinder {

@@ -238,9 +238,9 @@ class JsonTokenizer : public Tokenizer {
 
 std::unique_ptr<Tokenizer> parse_json_tokenizer(std::string_view text, const std::string& path,
                                                 const SpecialPieces& special, const std::string& begin,
-                                                const std::string& end) {
+                                                const std::string& end, const ConfiguredTokens& configured) {
   try {
-    return std::make_unique<JsonTokenizer>(read_json_tokenizer_parts(text, special), begin, end);
+    return std::make_unique<JsonTokenizer>(read_json_tokenizer_parts(text, special, configured), begin, end);
   } catch (const DataError& error) {
     throw DataError(str_cat(path, ": ", error.what()));
   }

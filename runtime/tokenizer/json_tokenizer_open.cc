@@ -1,10 +1,13 @@
 #include <nlohmann/json.hpp>
+#include <unordered_set>
 
 #include "ops/core/check.h"
 #include "runtime/filesystem/file_kind.h"
 #include "runtime/hf/json_file.h"
 #include "runtime/hf/mapped_file.h"
+#include "runtime/text/printable.h"
 #include "runtime/tokenizer/json_tokenizer.h"
+#include "runtime/tokenizer/json_tokenizer_parts.h"
 
 namespace pesc {
 namespace {
@@ -12,22 +15,76 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kTokenizerJson = "tokenizer.json";
+constexpr const char* kTokenizerConfigJson = "tokenizer_config.json";
 constexpr const char* kTekkenJson = "tekken.json";
 constexpr uint64_t kMaxTokenizerJson = uint64_t{256} << 20;
 constexpr uint64_t kMaxTokenizerConfig = uint64_t{16} << 20;
 
-// "</s>" or {"content": "</s>", ...}; empty where no file says it.
+// "</s>", or the content of {"content": "</s>", ...}; empty for anything else.
+std::string token_text(const json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  if (value.is_object() && value.contains("content") && value["content"].is_string())
+    return value["content"].get<std::string>();
+  return {};
+}
+
+// Empty where no file says it.
 std::string named_special_token(const std::string& folder, const char* key, Links links) {
   for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
     if (!folder_has(folder, name)) continue;
     const json document = read_json_file(folder, name, kMaxTokenizerConfig, links);
     if (!document.is_object() || !document.contains(key)) continue;
-    const json& value = document[key];
-    if (value.is_string()) return value.get<std::string>();
-    if (value.is_object() && value.contains("content") && value["content"].is_string())
-      return value["content"].get<std::string>();
+    if (std::string content = token_text(document[key]); !content.empty()) return content;
   }
   return {};
+}
+
+// An entry of added_tokens_decoder; `place` is where, for messages. Tokens with a name (eos_token) are special,
+// and without "normalized" a token is normalized unless it is special.
+AddedToken configured_token(const json& entry, const std::unordered_set<std::string>& named,
+                            const std::string& place) {
+  const auto flag = [&](const char* name, bool otherwise) {
+    const auto found = entry.find(name);
+    if (found == entry.end() || found->is_null()) return otherwise;
+    if (!found->is_boolean()) throw DataError(str_cat(place, ".", name, " is neither true nor false"));
+    return found->get<bool>();
+  };
+  AddedToken token;
+  token.content = token_text(entry);
+  token.single_word = flag("single_word", false);
+  token.lstrip = flag("lstrip", false);
+  token.rstrip = flag("rstrip", false);
+  token.special = flag("special", false) || named.contains(token.content);
+  token.normalized = flag("normalized", !token.special);
+  return token;
+}
+
+ConfiguredTokens configured_tokens(const std::string& folder, Links links) {
+  ConfiguredTokens out;
+  if (!folder_has(folder, kTokenizerConfigJson)) return out;
+  const json document = read_json_file(folder, kTokenizerConfigJson, kMaxTokenizerConfig, links);
+  if (!document.is_object()) return out;
+  const auto entries = document.find("added_tokens_decoder");
+  if (entries == document.end() || !entries->is_object()) return out;
+  const std::string file = folder + "/" + kTokenizerConfigJson;
+  std::unordered_set<std::string> named;
+  for (const auto& [key, value] : document.items()) {
+    if (key.ends_with("_token")) named.insert(token_text(value));
+  }
+  std::unordered_map<std::string, std::string> ids;
+  for (const auto& [id, entry] : entries->items()) {
+    if (!entry.is_object() || token_text(entry).empty()) continue;
+    const AddedToken token =
+        configured_token(entry, named, str_cat(file, ": added_tokens_decoder.", printable(id)));
+    const auto [before, first] = ids.emplace(token.content, id);
+    if (!first && matching_flags(token) != matching_flags(out.at(token.content))) {
+      throw DataError(str_cat(file, ": added_tokens_decoder has ", in_quotes(token.content),
+                              " with other flags under the ids ", printable(before->second), " and ",
+                              printable(id), "; leave the one whose flags count"));
+    }
+    out.emplace(token.content, token);
+  }
+  return out;
 }
 
 std::string read_tokenizer_file(const std::string& folder, const char* name, Links links) {
@@ -47,7 +104,17 @@ std::unique_ptr<Tokenizer> open_json_tokenizer(const std::string& folder, const 
   const std::string text = read_tokenizer_file(folder, kTokenizerJson, links);
   return parse_json_tokenizer(without_byte_order_mark(text), folder + "/" + kTokenizerJson, special,
                               named_special_token(folder, "bos_token", links),
-                              named_special_token(folder, "eos_token", links));
+                              named_special_token(folder, "eos_token", links),
+                              configured_tokens(folder, links));
+}
+
+std::string changed_by_tokenizer_config(const std::string& folder, std::string_view text, Links links) {
+  const ConfiguredTokens configured = configured_tokens(folder, links);
+  try {
+    return changed_tokens(without_byte_order_mark(text), configured);
+  } catch (const DataError& error) {
+    throw DataError(str_cat(folder, "/", kTokenizerJson, ": ", error.what()));
+  }
 }
 
 std::unique_ptr<Tokenizer> open_tekken_tokenizer(const std::string& folder, Links links) {

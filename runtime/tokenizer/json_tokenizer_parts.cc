@@ -58,7 +58,21 @@ void read_model(const json& model, BpeParts& parts) {
   parts.ignore_merges = flag(model, "ignore_merges", "model");
 }
 
-AddedToken read_added_token(const json& item, const SpecialPieces& special) {
+// True where texts may get other tokens.
+bool take_configured(const ConfiguredTokens& configured, AddedToken& token) {
+  const auto found = configured.find(token.content);
+  if (found == configured.end()) return false;
+  const AddedToken& entry = found->second;
+  const bool changes = matching_flags(entry) != matching_flags(token);
+  token.single_word = entry.single_word;
+  token.lstrip = entry.lstrip;
+  token.rstrip = entry.rstrip;
+  token.normalized = entry.normalized;
+  token.special |= entry.special;
+  return changes;
+}
+
+AddedToken read_added_token(const json& item) {
   const json& content = part_of(item, "content");
   if (!item.is_object() || !content.is_string()) throw DataError("added_tokens: an entry has no \"content\"");
   AddedToken token;
@@ -71,8 +85,7 @@ AddedToken read_added_token(const json& item, const SpecialPieces& special) {
   token.lstrip = flag(item, "lstrip", name.c_str());
   token.rstrip = flag(item, "rstrip", name.c_str());
   token.normalized = flag(item, "normalized", name.c_str());
-  token.special = flag(item, "special", name.c_str()) ||
-                  std::ranges::find(special.texts, token.content) != special.texts.end();
+  token.special = flag(item, "special", name.c_str());
   const json& id = part_of(item, "id");
   if (!id.is_number_unsigned()) throw DataError(str_cat(name, ": \"id\" is no token id"));
   return token;
@@ -80,7 +93,8 @@ AddedToken read_added_token(const json& item, const SpecialPieces& special) {
 
 // The library takes a token's id from the vocabulary, or else the next free one, whatever the file says; a
 // file that says otherwise would have other ids here than its model has rows.
-void read_added_tokens(const json& list, const SpecialPieces& special, JsonTokenizerParts& parts) {
+void read_added_tokens(const json& list, const SpecialPieces& special, const ConfiguredTokens& configured,
+                       JsonTokenizerParts& parts) {
   if (list.is_null()) return;
   if (!list.is_array() || list.size() > kMostAddedTokens)
     throw DataError("added_tokens: is no list, or too long");
@@ -89,8 +103,10 @@ void read_added_tokens(const json& list, const SpecialPieces& special, JsonToken
   std::unordered_map<std::string, int32_t> ids;
   std::unordered_map<int32_t, size_t> places;
   for (const json& item : list) {
-    AddedToken token = read_added_token(item, special);
+    AddedToken token = read_added_token(item);
     if (token.content.empty()) continue;
+    (void)take_configured(configured, token);
+    token.special |= std::ranges::find(special.texts, token.content) != special.texts.end();
     const auto known = ids.find(token.content);
     token.id = known != ids.end() ? known->second : parts.model.find(token.content);
     if (token.id < 0) token.id = next++;
@@ -124,7 +140,8 @@ void read_added_tokens(const json& list, const SpecialPieces& special, JsonToken
 
 }  // namespace
 
-JsonTokenizerParts read_json_tokenizer_parts(std::string_view text, const SpecialPieces& special) {
+JsonTokenizerParts read_json_tokenizer_parts(std::string_view text, const SpecialPieces& special,
+                                             const ConfiguredTokens& configured) {
   TokenizerFile file = parse_tokenizer_file(text);
   const json& version = part_of(file.rest, "version");
   if (!version.is_null() && version != "1.0")
@@ -142,8 +159,24 @@ JsonTokenizerParts read_json_tokenizer_parts(std::string_view text, const Specia
   if (parts.model.takes_bytes()) parts.pre_tokenizers.back()->keep_bytes();
   parts.post_processor.read(part_of(file.rest, "post_processor"));
   parts.decoders = read_decoders(part_of(file.rest, "decoder"));
-  read_added_tokens(part_of(file.rest, "added_tokens"), special, parts);
+  read_added_tokens(part_of(file.rest, "added_tokens"), special, configured, parts);
   return parts;
+}
+
+std::string changed_tokens(std::string_view text, const ConfiguredTokens& configured) {
+  std::string all;
+  if (configured.empty()) return all;
+  const TokenizerFile file = parse_tokenizer_file(text);
+  const json& list = part_of(file.rest, "added_tokens");
+  if (!list.is_array()) return all;
+  for (const json& item : list) {
+    AddedToken token = read_added_token(item);
+    if (!take_configured(configured, token)) continue;
+    all += token.content;
+    all += '\0';
+    for (const bool flag : matching_flags(token)) all += flag ? '1' : '0';
+  }
+  return all;
 }
 
 }  // namespace pesc

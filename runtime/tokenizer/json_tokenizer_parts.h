@@ -26,7 +26,12 @@ struct JsonTokenizerParts {
 
 // Throws DataError, which does not name the file.
 [[nodiscard]] JsonTokenizerParts read_json_tokenizer_parts(std::string_view text,
-                                                           const SpecialPieces& special);
+                                                           const SpecialPieces& special,
+                                                           const ConfiguredTokens& configured = {});
+
+// The tokens of the file whose flags `configured` changes so that texts get other tokens, each with its
+// flags; empty: none. Throws DataError, which does not name the file.
+[[nodiscard]] std::string changed_tokens(std::string_view text, const ConfiguredTokens& configured);
 
 // Of a tekken.json (Mistral's own form).
 [[nodiscard]] JsonTokenizerParts read_tekken_parts(std::string_view text);

@@ -1,10 +1,9 @@
 #include "runtime/tokenizer/tokenizer.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 
 #include "ops/core/check.h"
+#include "runtime/hf/content_digest.h"
 #include "runtime/hf/mapped_file.h"
 #include "runtime/tokenizer/json_tokenizer.h"
 #include "runtime/tokenizer/sentencepiece_tokenizer.h"
@@ -35,15 +34,18 @@ std::unique_ptr<Tokenizer> open_tokenizer(const std::string& folder, const Speci
 }
 
 std::string tokenizer_digest(const std::string& folder, Links links) {
-  const MappedFile file(path_in_folder(folder, tokenizer_file(folder), folder, links));
-  XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, XXH3_128bits(file.bytes().data(), file.bytes().size()));
-  std::string hex;
-  for (const unsigned char byte : canonical.digest) {
-    hex += "0123456789abcdef"[byte >> 4];
-    hex += "0123456789abcdef"[byte & 15];
+  const std::string name = tokenizer_file(folder);
+  const MappedFile file(path_in_folder(folder, name, folder, links));
+  std::string changed;
+  if (name == kJsonFile) {
+    const std::span<const std::byte> bytes = file.bytes();
+    changed = changed_by_tokenizer_config(
+        folder, std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()), links);
   }
-  return hex;
+  ContentDigest digest;
+  digest.add(file.bytes().data(), file.bytes().size());
+  digest.add(changed.data(), changed.size());
+  return digest.hex();
 }
 
 std::string canonical_text(const Tokenizer& tokenizer, const std::string& text, int64_t most_tokens) {

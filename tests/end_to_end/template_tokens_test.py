@@ -30,6 +30,13 @@ PAIRS = {
     "deepseek-v4": ("deepseek-ai-DeepSeek-V4", "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>"),
 }
 FEWEST = 10  # conversations of each
+# Conversations, by their names, that pesc alone refuses, for every vocabulary: they are no training rows.
+NO_ROWS = {"empty texts": "message 2 is an empty answer; there is nothing to learn from it"}
+# Vocabulary: those whose messages hold one of its special tokens.
+WITH_SPECIAL = {"deepseek-v4": ["odd texts", "thoughts in the text"]}  # <think>
+# Vocabulary: those that the template refuses, and what it says. templates_test.py compares that with what pesc says.
+TURNS = "After the optional system message, conversation roles must alternate user/assistant/user/assistant/..."
+REFUSED = {"mistral-nemo": {"two of the user": TURNS, "developer": TURNS}}
 MORE = [
     [user("\u00bfQu\u00e9 es 12345 + 678?"), assistant("13023.")],
     [user("\u65e5\u672c\u306e\u9996\u90fd\u306f?"), assistant("\u6771\u4eac\u3067\u3059\u3002"), user("\U0001f41d\u200d\U0001f3fd?"), assistant(" e\u0301 \u00e9 ")],
@@ -66,19 +73,19 @@ class TemplateTokens(unittest.TestCase):
         return folder
 
     def ours(self, folder, asked):
-        """What pesc makes of the chats. Those that are no training rows, by its message, are taken out of `asked`."""
+        """What pesc makes of the chats, and what it says of each that it refuses, by name; those are taken out of `asked`."""
+        refusals = {}
         rows = os.path.join(self.folder, "rows.jsonl")
         while True:
             with open(rows, "w", encoding="utf-8") as file:
-                file.write("".join(json.dumps({"messages": chat}) + "\n" for chat, _ in asked))
+                file.write("".join(json.dumps({"messages": chat}) + "\n" for _, chat, _ in asked))
             with open(rows, encoding="utf-8") as file:
                 result = harness.pesc(0, "tokenize", "--model", folder, stdin=file)
-            refused = re.search(r"standard input:(\d+)", result.message)
+            refused = re.search(r"standard input:(\d+): (.*)", result.message)
             if result.code != harness.DATA or not refused:
                 self.assertEqual(result.code, harness.OK, str(result))
-                return [json.loads(line) for line in result.out.split("\n") if line]
-            print("refused: %s" % result.message.strip()[:300], flush=True)
-            asked.pop(int(refused.group(1)) - 1)
+                return [json.loads(line) for line in result.out.split("\n") if line], refusals
+            refusals[asked.pop(int(refused.group(1)) - 1)[0]] = refused.group(2)
 
     def one(self, name):
         import jinja2
@@ -86,25 +93,33 @@ class TemplateTokens(unittest.TestCase):
         folder = self.model(name)
         reference = PreTrainedTokenizerFast.from_pretrained(folder)
         special = [token for token in reference.get_added_vocab() if token.strip()]
-        chats = [messages for _, messages, tools, extra in conversations()
+        chats = [(title, messages) for title, messages, tools, extra in conversations()
                  if tools is None and not extra and messages[-1]["role"] == "assistant"
-                 and all(isinstance(message["content"], str) for message in messages)] + MORE
+                 and all(isinstance(message["content"], str) for message in messages)]
+        chats += [("more %d" % number, chat) for number, chat in enumerate(MORE)]
         # In a message special tokens are plain text for pesc, which is safer, and the real tokens for transformers.
-        chats = [chat for chat in chats if not any(token in json.dumps(chat, ensure_ascii=False) for token in special)]
-        asked = []
-        for chat in chats:
+        with_special = [title for title, chat in chats if any(token in json.dumps(chat, ensure_ascii=False) for token in special)]
+        self.assertEqual(with_special, WITH_SPECIAL.get(name, []))
+        chats = [(title, chat) for title, chat in chats if title not in with_special]
+        asked, refused = [], {}
+        for title, chat in chats:
             try:
                 theirs = reference.apply_chat_template(chat, tokenize=True)
-            except jinja2.TemplateError:  # refused by the template; templates_test.py compares refusals
+            except jinja2.TemplateError as error:
+                refused[title] = str(error)
                 continue
-            asked.append((chat, list(theirs["input_ids"] if hasattr(theirs, "keys") else theirs)))
-        answers = self.ours(folder, asked)
-        for (chat, theirs), ours in zip(asked, answers):
+            asked.append((title, chat, list(theirs["input_ids"] if hasattr(theirs, "keys") else theirs)))
+        self.assertEqual(refused, REFUSED.get(name, {}))
+        answers, refusals = self.ours(folder, asked)
+        self.assertEqual(refusals, NO_ROWS)
+        self.assertEqual(len(answers), len(asked))
+        for (_, chat, theirs), ours in zip(asked, answers):
             self.assertEqual(ours["text"], reference.apply_chat_template(chat, tokenize=False))
             self.assertEqual(ours["ids"], theirs, chat)
         # The template's own tokens are in the vocabulary: otherwise a chat would be plain text.
         self.assertTrue(set(theirs) & {reference.convert_tokens_to_ids(token) for token in special})
-        print("%s: %d chats, %d tokens are the same" % (name, len(asked), sum(len(theirs) for _, theirs in asked)), flush=True)
+        print("%s: %d chats, %d tokens are the same; the template refuses %d, and %d are no rows" %
+              (name, len(asked), sum(len(theirs) for _, _, theirs in asked), len(refused), len(refusals)), flush=True)
         self.assertGreaterEqual(len(asked), FEWEST)
 
 

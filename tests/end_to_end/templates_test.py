@@ -54,6 +54,23 @@ for line in sys.stdin:
     print(json.dumps(out), flush=True)
 '''
 
+# What both refuse: the original's error, as a regular expression; ours, with its groups; and how many of the conversations. The
+# first line that fits counts.
+REFUSALS = [
+    (r"TemplateError: (.*)", "the template refuses the conversation: {}", 94),  # raise_exception
+    (r"SecurityError: access to attribute '(\w+)' of 'list' object is unsafe\.",
+     "'{}' would change a list, which the sandbox of chat templates forbids", 48),
+    (r"TemplateRuntimeError: No filter named '(\w+)' found\.", "there is no filter '{}'", 18),
+    (r"UndefinedError: '(\w+)' is undefined", "'{}' is undefined", 60),
+    (r"UndefinedError: 'dict object' has no attribute '(\w+)'", "'{}' is undefined", 38),
+    (r"UndefinedError: '(\w+) object' has no attribute '(\w+)'", "a {} has no method '{}'", 64),
+    (r"TypeError: '(\w+)' object is not iterable", "a {} cannot be gone through", 102),
+    (r'TypeError: can only concatenate str \(not "(\w+)"\) to str', "'+' is not there for a str and a {}", 56),
+    (r"TypeError: Can only get item pairs from a mapping\.", "the filter 'items' takes a mapping, not a str", 30),
+    (r"TypeError: Object of type generator is not JSON serializable", "a generator has no JSON form", 28),
+    (r"TypeError: Object of type Undefined is not JSON serializable", "'content' is undefined", 4),
+]
+
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 PARAMETERS = {
     "type": "object",
@@ -223,6 +240,16 @@ class Filter:
         self.process.wait(60)
 
 
+def reason_of(name, theirs, ours):
+    """The place in REFUSALS of what both say of the template `name`; None where ours is for another reason."""
+    for place, (pattern, expected, _) in enumerate(REFUSALS):
+        match = re.fullmatch(pattern, theirs["error"], re.DOTALL)
+        if match:
+            same = re.fullmatch(r"%s:\d+: %s" % (re.escape(name), re.escape(expected.format(*match.groups()))), ours["error"])
+            return place if same else None
+    return None
+
+
 def fetch(folder):
     """The Python of a virtual environment with the packages, and the folder of templates."""
     venv = os.environ.get("PESC_TEMPLATES_VENV", os.path.join(folder, "venv"))
@@ -256,7 +283,8 @@ class Templates(unittest.TestCase):
         self.assertEqual(len(self.paths), 70)
 
     def test_text_is_that_of_apply_chat_template(self):
-        same = both_refuse = 0
+        same = 0
+        refused = [0] * len(REFUSALS)
         wrong = []
         for path in self.paths:
             name = os.path.basename(path)
@@ -269,14 +297,18 @@ class Templates(unittest.TestCase):
                              "text_only": True}
                     theirs, ours = self.reference.ask(asked), self.ours.ask(asked)
                     where = "%s, %s%s" % (name, title, ", with the prompt" if prompt else "")
-                    if "error" in theirs and "error" in ours:
-                        both_refuse += 1
+                    reason = reason_of(name, theirs, ours) if "error" in theirs and "error" in ours else None
+                    if reason is not None:
+                        refused[reason] += 1
                     elif theirs.get("text") == ours.get("text") and "text" in ours:
                         same += 1
                     else:
                         wrong.append("%s\n  theirs: %r\n  ours:   %r" % (where, theirs, ours))
-        print("%d texts are the same, %d conversations are refused by both, %d differ" % (same, both_refuse, len(wrong)))
+        print("%d texts are the same, %d conversations are refused by both, %d differ" % (same, sum(refused), len(wrong)))
+        for count, (pattern, _, _) in zip(refused, REFUSALS):
+            print("%5d  %s" % (count, pattern))
         self.assertEqual(wrong, [])
+        self.assertEqual(refused, [known for _, _, known in REFUSALS])
         self.assertGreater(same, 2000)
 
     def template(self, name):
@@ -311,6 +343,7 @@ class Templates(unittest.TestCase):
                          "add_generation_prompt": False, "tokens": TOKENS, "control": MARKED_CONTROL, "date": DATE}
                 theirs, ours = self.reference.ask(asked), self.ours.ask(asked)
                 if "error" in theirs and "error" in ours:
+                    self.assertIsNotNone(reason_of(os.path.basename(path), theirs, ours), "\n%s\n%s" % (theirs, ours))
                     continue
                 with self.subTest("%s, %s" % (os.path.basename(path), title)):
                     self.assertNotIn("error", ours)

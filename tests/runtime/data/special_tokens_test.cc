@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "ops/core/check.h"
 #include "runtime/data/template.h"
@@ -38,6 +39,7 @@ class SpecialTokenTest : public ::testing::Test {
 };
 
 using Ids = std::vector<int64_t>;
+using nlohmann::json;
 
 TEST_F(SpecialTokenTest, StopsAreThoseOfAllFiles) {
   EXPECT_EQ(agree(model_of(300, 1, {})).stops, (Ids{2}));
@@ -280,6 +282,78 @@ TEST(SpecialTokensInText, AreNeverMatched) {
     EXPECT_EQ(std::ranges::count(sample.tokens, tokenizer->bos_id()), 1);
     EXPECT_FALSE(has(sample.tokens, end));
   }
+}
+
+// The pieces that PreTrainedTokenizerFast of transformers 5.24.0 gives for such a folder.
+TEST(SpecialTokensInText, HaveTheFlagsOfTokenizerConfigJsonAsInTransformers) {
+  json vocab = json::object();
+  for (int c = ' '; c <= '~'; ++c) vocab[std::string(1, static_cast<char>(c))] = c - ' ';
+  const int id = static_cast<int>(vocab.size());
+  const json plain{{"content", "<X>"}, {"single_word", false}, {"lstrip", false},
+                   {"rstrip", false},  {"normalized", false},  {"special", true}};
+  const TokenizerFolder folder;
+  const auto pieces = [&](const json& own, const json& entries, const json& named = json::object()) {
+    json token = own;
+    token["id"] = id;
+    const json document{{"version", "1.0"},
+                        {"normalizer", {{"type", "Lowercase"}}},
+                        {"added_tokens", json::array({token})},
+                        {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", json::array()}}}};
+    folder.write("tokenizer.json", document.dump());
+    json config = named;
+    if (!entries.is_null()) config["added_tokens_decoder"] = entries;
+    folder.write("tokenizer_config.json", config.dump());
+    const auto tokenizer = open_tokenizer(folder.path());
+    std::string out;
+    for (const int32_t i :
+         tokenizer->encode_with_ranges("a <X> b a<X>b <x> ", {AddedTokens::kAll, {}, false, true}).ids)
+      out += i == id ? "T" : tokenizer->piece(i);
+    return out;
+  };
+  const auto with = [&](json token, const char* flag, bool value) {
+    token[flag] = value;
+    return token;
+  };
+  const auto entry = [&](const json& token) { return json{{std::to_string(id), token}}; };
+  const std::string same = "a T b aTb <x> ";
+  EXPECT_EQ(pieces(plain, nullptr), same);
+  const std::string digest = tokenizer_digest(folder.path());
+  EXPECT_EQ(pieces(plain, entry(plain)), same);
+  EXPECT_EQ(tokenizer_digest(folder.path()), digest);
+  const std::pair<const char*, const char*> flags[] = {{"single_word", "a T b a<x>b <x> "},
+                                                       {"lstrip", "aT b aTb <x> "},
+                                                       {"rstrip", "a Tb aTb <x> "},
+                                                       {"normalized", "a T b aTb T "},
+                                                       {"special", "a T b aTb <x> "}};
+  for (const auto& [flag, changed] : flags) {
+    const json other = with(plain, flag, !plain[flag].get<bool>());
+    EXPECT_EQ(pieces(plain, entry(other)), changed) << flag;
+    EXPECT_EQ(tokenizer_digest(folder.path()) == digest, std::string(flag) == "special") << flag;
+    EXPECT_EQ(pieces(other, entry(plain)), same) << flag;
+    EXPECT_EQ(pieces(other, nullptr), changed) << flag;
+  }
+  // Flags that are not there: "normalized" is true unless the token is special, by itself or by its name.
+  const json content{{"content", "<X>"}};
+  const json ordinary = with(plain, "special", false);
+  EXPECT_EQ(pieces(plain, entry(content)), "a T b aTb T ");
+  EXPECT_EQ(pieces(plain, entry(with(content, "special", true))), same);
+  for (const char* key : {"eos_token", "foo_token"}) {
+    EXPECT_EQ(pieces(ordinary, entry(content), {{key, "<X>"}}), same) << key;
+    EXPECT_EQ(pieces(with(ordinary, "normalized", true), entry(content), {{key, "<X>"}}), same) << key;
+  }
+  EXPECT_EQ(pieces(ordinary, entry(content), {{"extra_special_tokens", {"<X>"}}}), "a T b aTb T ");
+  EXPECT_EQ(pieces(plain, {{"7", with(plain, "lstrip", true)}}), "aT b aTb <x> ") << "the content counts";
+  const auto refused = [&](const json& entries, const std::string& expected) {
+    try {
+      (void)pieces(plain, entries);
+      ADD_FAILURE() << "accepted: " << entries;
+    } catch (const DataError& error) {
+      EXPECT_EQ(error.what(), folder / "tokenizer_config.json" + ": added_tokens_decoder" + expected);
+    }
+  };
+  refused({{"95", {{"content", "<X>"}, {"lstrip", "yes"}}}}, ".95.lstrip is neither true nor false");
+  refused({{"7", plain}, {"95", with(plain, "lstrip", true)}},
+          " has '<X>' with other flags under the ids 7 and 95; leave the one whose flags count");
 }
 
 }  // namespace
