@@ -84,16 +84,16 @@ MERGES = (("1", "2"), ("12", "3"), ("\u0120", "x"), ("\u00c3", "\u00a9"))
 
 def write_byte_tokenizer(folder, tokens, merges=(), **steps):
     """tokenizer.json, in which byte b is token b, and these special tokens, of which the first ends a text. merges: pairs, which become
-    the tokens after these. steps: what stands in the place of a GPT-2 model's."""
+    the tokens 256, 257, ..., and the special ones come so much later. steps: what stands in the place of a GPT-2 model's."""
     plain = [b for b in range(256) if 33 <= b <= 126 or 161 <= b <= 172 or b >= 174]
     others = [b for b in range(256) if b not in plain]
     letters = {**{b: chr(b) for b in plain}, **{b: chr(256 + i) for i, b in enumerate(others)}}
     with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as file:
         # Every field that the original library asks for.
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-        added = [{"id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        added = [{"id": i + len(merges), "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
                  for name, i in tokens.items()]
-        made = {a + b: 256 + len(tokens) + i for i, (a, b) in enumerate(merges)}
+        made = {a + b: 256 + i for i, (a, b) in enumerate(merges)}
         json.dump({"version": "1.0", "added_tokens": added, "pre_tokenizer": byte_level, "decoder": byte_level,
                    "model": {"type": "BPE", "vocab": {**{letters[b]: b for b in range(256)}, **made},
                              "merges": [list(pair) for pair in merges]}, **steps}, file)
