@@ -4,9 +4,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <optional>
 #include <utility>
 
+#include "runtime/checkpoint/best_checkpoint.h"
 #include "runtime/checkpoint/manifest.h"
+#include "runtime/checkpoint/run_identity.h"
 #include "runtime/checkpoint/store.h"
 #include "runtime/text/printable.h"
 
@@ -110,13 +113,44 @@ LoadedCheckpoint described(const std::string& directory, std::shared_ptr<const p
   return checkpoint;
 }
 
+// What to name in the place of a run's folder; empty where `directory` is none.
+std::string checkpoints_of_run(FileSystem& files, const std::string& directory) {
+  // A link to a folder is followed.
+  const FileKind kind = files.kind(directory);
+  if (kind == FileKind::kNone || kind == FileKind::kFile) return "";
+  std::optional<int64_t> newest;
+  for (const std::string& name : files.list(directory))
+    if (const auto step = step_of_directory(name)) newest = std::max(newest.value_or(*step), *step);
+  if (!newest && !files.exists(join_path(directory, kRunFile))) return "";
+  std::string text = "is the folder of a run, not a checkpoint";
+  if (!newest) return text + ", and has no checkpoint yet";
+  const auto quoted = [&](int64_t step) {
+    return in_quotes(join_path(directory, str_cat("step-", step)), kUncut);
+  };
+  text += str_cat("; name a checkpoint inside of it: ", quoted(*newest), " is the newest");
+  const auto best = read_best_mark(files, directory);
+  if (best && files.exists(join_path(directory, str_cat("step-", best->step))))
+    text += str_cat(", ", quoted(best->step), " the best");
+  return text;
+}
+
+std::string read_manifest_bytes(FileSystem& files, const std::string& directory) {
+  try {
+    return files.read_all(join_path(directory, kManifestName), kMaxManifestBytes);
+  } catch (const IoError& error) {
+    if (error.number != ENOENT) throw;
+    const std::string text = checkpoints_of_run(files, directory);
+    if (text.empty()) throw;
+    throw DataError(text);
+  }
+}
+
 }  // namespace
 
 LoadedCheckpoint peek_checkpoint(FileSystem& files, const std::string& directory) {
   try {
-    const std::string path = join_path(directory, kManifestName);
     auto manifest = std::make_shared<const proto::Manifest>(
-        parse_manifest(files.read_all(path, kMaxManifestBytes), kManifestName));
+        parse_manifest(read_manifest_bytes(files, directory), kManifestName));
     for (const auto& entry : manifest->files())
       check_size(*files.open(join_path(directory, entry.name())), entry);
     return described(directory, std::move(manifest));
@@ -136,7 +170,7 @@ std::shared_ptr<const proto::Manifest> read_manifest(FileSystem& files, Communic
                                                      const std::string& directory) {
   const std::string path = join_path(directory, kManifestName);
   const Outcome bytes =
-      from_rank0(world, [&] { return with_damage([&] { return files.read_all(path, kMaxManifestBytes); }); });
+      from_rank0(world, [&] { return with_damage([&] { return read_manifest_bytes(files, directory); }); });
   if (!bytes.ok()) throw_unusable(directory, bytes, "");
   // The same bytes on all ranks: what fails here fails on all.
   return std::make_shared<const proto::Manifest>(parse_manifest(bytes.text, path));

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <filesystem>
 #include <iterator>
@@ -69,6 +70,19 @@ void remove_leftovers(FileSystem& files, const std::string& parent, const std::s
   }
 }
 
+// `target` is what --out names.
+void make_folder(FileSystem& files, const std::string& target, const std::string& path) {
+  try {
+    files.create_directory(path);
+  } catch (const IoError& error) {
+    const std::string parent = fs::path(path).parent_path().string();
+    throw IoError(str_cat("--out ", in_quotes(target, kUncut), ": no folder can be made in ",
+                          in_quotes(parent.empty() ? "." : parent, kUncut), ": ",
+                          error.number == 0 ? error.what() : std::strerror(error.number)),
+                  error.number);
+  }
+}
+
 }  // namespace
 
 void check_absent(FileSystem& files, const std::string& target) {
@@ -93,7 +107,7 @@ ExportFolder::ExportFolder(FileSystem& files, const std::string& target)
                                "known to have ended; remove it if none is running, or name another folder"));
     }
     made_temporary_ = true;
-    files_.create_directory(temporary_);
+    make_folder(files_, target_, temporary_);
     const auto owner = files_.create_file(join_path(temporary_, kOwnerFile));
     const std::string process = to_string(this_process());
     owner->append(std::as_bytes(std::span(process.data(), process.size())));
@@ -112,7 +126,7 @@ void ExportFolder::make_parents(const std::string& parent) {
   if (parent == "." || parent == "/" || files_.exists(parent)) return;
   const fs::path above = fs::path(parent).parent_path();
   make_parents(above.empty() ? "." : above.string());
-  files_.create_directory(parent);
+  make_folder(files_, target_, parent);
   made_.push_back(parent);
   files_.sync_directory(above.empty() ? "." : above.string());
 }

@@ -9,6 +9,8 @@
 #include "ops/core/check.h"
 #include "runtime/chat/model_templates.h"
 #include "runtime/chat/template_source.h"
+#include "runtime/export/python_files.h"
+#include "runtime/export/transformers_tokenizer.h"
 #include "runtime/hf/json_file.h"
 #include "runtime/hf/mapped_file.h"
 #include "runtime/tokenizer/exact_tokenizer_json.h"
@@ -31,9 +33,9 @@ constexpr std::array kFiles = {kSentencePiece,      kJson,        kTekken,     "
 
 // Keys of tokenizer_config.json that name another class, or change what tokenizer.json says.
 constexpr std::array kOfOtherClasses = {
-    "auto_map",   "add_bos_token",   "add_eos_token", "add_prefix_space",    "legacy",
-    "from_slow",  "sp_model_kwargs", "use_fast",      "tokenizer_file",      "backend",
-    "vocab_file", "name_or_path",    "is_local",      "split_special_tokens"};
+    "auto_map",   "add_bos_token",   "add_eos_token", "add_prefix_space",     "legacy",
+    "from_slow",  "sp_model_kwargs", "use_fast",      "tokenizer_file",       "backend",
+    "vocab_file", "name_or_path",    "is_local",      "split_special_tokens", "fix_mistral_regex"};
 
 std::string read_text(const MappedFile& file) {
   std::string text(file.size(), '\0');
@@ -60,6 +62,7 @@ void copy_file(const std::string& folder, const std::string& name, const std::st
 ExportTokenizer::ExportTokenizer(const Job& job, TokenizerJson json)
     : job_(job), folder_(job.config.model.tokenizer), loads_json_(folder_has(folder_, kJson)) {
   if (!loads_json_) make_json(json);
+  if (loads_json_) look_at_steps();
   make_template();
 }
 
@@ -75,13 +78,6 @@ void ExportTokenizer::make_json(TokenizerJson wanted) {
   }
   const MappedFile model(path_in_folder(folder_, kSentencePiece, folder_, job_.config.model.links));
   try {
-    // Seen in transformers 5.24.0: other tokens than tokenizer.json gives.
-    if (job_.model.family == Family::kQwen2) {
-      throw DataError(str_cat(model.path(),
-                              ": transformers reads the tokenizer of a qwen2 model with a class of its own, "
-                              "which takes the vocabulary of ",
-                              kJson, " and not its other steps"));
-    }
     made_json_ = exact_tokenizer_json(read_text(model), *job_.tokenizer, model.path());
     loads_json_ = true;
   } catch (const DataError& error) {
@@ -93,6 +89,20 @@ void ExportTokenizer::make_json(TokenizerJson wanted) {
                   "--format PEFT, or CAMELIDAE, which bring tokenizer.model alone"));
     }
   }
+}
+
+void ExportTokenizer::look_at_steps() {
+  std::string text = made_json_, path = str_cat(folder_, "/", kJson);
+  if (text.empty()) {
+    const MappedFile file(path_in_folder(folder_, kJson, folder_, job_.config.model.links));
+    text = read_text(file);
+    path = file.path();
+  }
+  const nlohmann::json steps = parse_tokenizer_steps(text, path);
+  adds_prefix_space_ = adds_prefix_space(steps);
+  // A PESC model is of type pesc_qwen2.
+  names_class_ = job_.model.family == Family::kQwen2 && job_.config.pesc.mode != TrainMode::kPesc &&
+                 !has_steps_of_qwen2(steps);
 }
 
 void ExportTokenizer::make_template() {
@@ -118,6 +128,8 @@ std::string ExportTokenizer::config_text() const {
     for (const char* key : kOfOtherClasses) config.erase(key);
     config["tokenizer_class"] = "PreTrainedTokenizerFast";
     config["clean_up_tokenization_spaces"] = false;
+    if (adds_prefix_space_) config["add_prefix_space"] = true;
+    if (names_class_) config["auto_map"]["AutoTokenizer"] = {nullptr, "tokenization_pesc.PescTokenizerFast"};
   }
   const auto name = [&](const char* key, int32_t id) {
     if (id >= 0 && (!config.contains(key) || config.at(key).is_null()))
@@ -138,6 +150,10 @@ void ExportTokenizer::add_to(ExportFolder& folder, const std::string& prefix) co
   }
   if (!made_json_.empty()) folder.add_file(prefix + kJson, made_json_);
   if (loads_json_ || folder_has(folder_, kConfig)) folder.add_file(prefix + kConfig, config_text());
+  if (names_class_) {
+    const PythonFile file = tokenizer_python_file();
+    folder.add_file(str_cat(prefix, file.name), file.text);
+  }
   if (!made_template_.empty()) folder.add_file(prefix + kTemplate, made_template_);
   if (!keeps_template_) return;
   if (folder_has(folder_, kTemplate)) copy_file(folder_, kTemplate, prefix + kTemplate, links, folder);

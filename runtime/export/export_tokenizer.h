@@ -1,7 +1,7 @@
 // The tokenizer of an exported folder: it gives the tokens that the run was trained on, in transformers too.
 //
 // Its classes for Llama, Qwen2 and others rebuild what tokenizer.json says and are not used: tokenizer_config.json names
-// PreTrainedTokenizerFast, which takes the file as it is. A template that took the place of the folder's own (data.chat_template)
+// PreTrainedTokenizerFast, which takes the file as it is, or what else does it (see transformers_tokenizer.h). A template that took the place of the folder's own (data.chat_template)
 // takes it in the exported folder as well. The published prompt is no template: its texts are tokenised piece by piece, so that
 // such a folder has none.
 #pragma once
@@ -32,6 +32,7 @@ class ExportTokenizer {
 
  private:
   void make_json(TokenizerJson wanted);
+  void look_at_steps();
   void make_template();
   [[nodiscard]] std::string config_text() const;
 
@@ -41,7 +42,8 @@ class ExportTokenizer {
   std::string why_no_json_;
   std::string made_template_;  // in the place of the folder's own, or of a processor; empty: none
   bool keeps_template_ = true;
-  bool loads_json_ = false;  // the exported folder has a tokenizer.json
+  bool loads_json_ = false;                               // the exported folder has a tokenizer.json
+  bool adds_prefix_space_ = false, names_class_ = false;  // see transformers_tokenizer.h
 };
 
 }  // namespace pesc

@@ -17,7 +17,8 @@ import time
 import unittest
 
 import harness
-from tiny import CHATML, HIDDEN, LAYERS, write_base, write_chat_base, write_rows
+from tiny import (CHATML, CHATML_TOKENS, DISTILLED_STEPS, HIDDEN, LAYERS, MERGES, QWEN2_STEPS, SPACED_STEPS, write_base,
+                  write_byte_tokenizer, write_chat_base, write_rows)
 
 EXPERIMENT = """
 name: "export"
@@ -294,6 +295,12 @@ class Export(unittest.TestCase):
         self.refused(self.call("export", "--out", self.path("none"), settings={"moe.adapter_scaling": 1}), harness.USAGE,
                      "moe.adapter_scaling")
         self.refused(self.call("export", "--out", self.path("none"), run="nowhere"), harness.DATA, "no checkpoint")
+        run = self.path("run")
+        self.refused(self.call("export", "--out", self.path("none"), "--checkpoint", run), harness.DATA, "'%s'" % run,
+                     "is the folder of a run, not a checkpoint; name a checkpoint inside of it: '%s/step-4' is the newest" % run)
+        for out in ("/proc/x", "/proc/x/y"):
+            self.refused(self.call("export", "--out", out), harness.IO,
+                         "--out '%s': no folder can be made in '/proc': No such file or directory" % out)
         self.assertFalse([name for name in os.listdir(self.folder) if name.startswith("none")])
 
     def test_nothing_is_overwritten(self):
@@ -424,6 +431,29 @@ class Export(unittest.TestCase):
             self.assertFalse([name for name in tensors(os.path.join(out[1], "model.safetensors")) if not re.match("model|lm_head", name)])
             self.refused(self.call("export", "--out", self.path("none"), "--format", "PEFT", run=run, settings=settings), harness.USAGE,
                          "more than text", "--format HF")
+
+    def test_a_qwen2_tokenizer_of_other_steps_comes_with_its_class(self):
+        """In the place of any class of its own, transformers 5.24 reads the tokenizer of a qwen2 model with the steps of Qwen2, but
+        where code of the folder has a class (transformers_test.py)."""
+        steps = {"own": QWEN2_STEPS, "distilled": DISTILLED_STEPS, "spaced": SPACED_STEPS}
+        for name, mode, form, has in (("own", "LORA", "HF", False), ("distilled", "LORA", "HF", True), ("spaced", "LORA", "PEFT", True),
+                                      ("distilled", "PESC", "HF", False)):
+            base, run = self.path("qwen2-" + name), "qwen2-%s-%s" % (name, mode)
+            if not os.path.exists(base):
+                write_chat_base(base, biases=True, model_type="qwen2", architectures=["Qwen2ForCausalLM"], use_sliding_window=False)
+                write_byte_tokenizer(base, CHATML_TOKENS, MERGES, **steps[name])
+            settings = {"train.mode": mode, "model.path": base, "train.max_steps": 1, "train.eval_steps": 0}
+            self.train(0, run, **settings)
+            out = self.export(run + "-out", "--format", form, run=run, settings=settings)
+            config = self.json(out, "tokenizer_config.json")
+            self.assertEqual(config["tokenizer_class"], "PreTrainedTokenizerFast")
+            self.assertEqual("tokenization_pesc.py" in os.listdir(out), has, run)
+            self.assertEqual(config.get("auto_map"), {"AutoTokenizer": [None, "tokenization_pesc.PescTokenizerFast"]} if has else None, run)
+            self.assertEqual(config.get("add_prefix_space"), True if name == "spaced" else None, run)
+            self.assertEqual(harness.digests(out)["tokenizer.json"], harness.digests(base)["tokenizer.json"])
+            if mode == "LORA" and form == "HF":
+                alone = self.loss("--base", run=run, **{"train.mode": "LORA", "model.path": out})
+                self.assertLess(abs(alone / self.loss(run=run, **settings) - 1), 1e-5, run)
 
     def test_the_template_of_a_processor_is_the_tokenizers(self):
         """Transformers' tokenizers do not read chat_template.json, as Mistral Small 3.1 has it: the run's template is written for them."""

@@ -62,18 +62,41 @@ CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\
 CHATML_TOKENS = {"<|endoftext|>": 256, "<|im_start|>": 257, "<|im_end|>": 258}
 
 
-def write_byte_tokenizer(folder, tokens):
-    """tokenizer.json, in which byte b is token b, and these special tokens, of which the first ends a text."""
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+
+
+def splits(*patterns):
+    """A pre-tokenizer that cuts a text by these patterns, one after the other, and makes bytes of the parts."""
+    cut = [{"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False} for p in patterns]
+    return {"type": "Sequence", "pretokenizers": cut + [BYTES]}
+
+
+# Steps of tokenizer.json: those of Qwen2 and Qwen3; those of models of type qwen2 that have another tokenizer (DeepSeek-R1-Distill-Qwen);
+# and some that no family has.
+QWEN2_STEPS = {"normalizer": {"type": "NFC"}, "decoder": BYTES, "pre_tokenizer": splits(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")}
+DISTILLED_STEPS = {"normalizer": {"type": "Sequence", "normalizers": []}, "decoder": BYTES,
+                   "pre_tokenizer": splits(r"\p{N}{1,3}", r"[^\r\n\p{L}\p{N}]?\p{L}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")}
+SPACED_STEPS = {"normalizer": {"type": "NFD"}, "decoder": BYTES, "pre_tokenizer": {**BYTES, "add_prefix_space": True, "use_regex": True}}
+# Of digits, of a space and a letter, and of both bytes of U+00E9.
+MERGES = (("1", "2"), ("12", "3"), ("\u0120", "x"), ("\u00c3", "\u00a9"))
+
+
+def write_byte_tokenizer(folder, tokens, merges=(), **steps):
+    """tokenizer.json, in which byte b is token b, and these special tokens, of which the first ends a text. merges: pairs, which become
+    the tokens 256, 257, ..., and the special ones come so much later. steps: what stands in the place of a GPT-2 model's."""
     plain = [b for b in range(256) if 33 <= b <= 126 or 161 <= b <= 172 or b >= 174]
     others = [b for b in range(256) if b not in plain]
     letters = {**{b: chr(b) for b in plain}, **{b: chr(256 + i) for i, b in enumerate(others)}}
     with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8") as file:
         # Every field that the original library asks for.
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-        added = [{"id": i, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        added = [{"id": i + len(merges), "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
                  for name, i in tokens.items()]
+        made = {a + b: 256 + i for i, (a, b) in enumerate(merges)}
         json.dump({"version": "1.0", "added_tokens": added, "pre_tokenizer": byte_level, "decoder": byte_level,
-                   "model": {"type": "BPE", "vocab": {letters[b]: b for b in range(256)}, "merges": []}}, file)
+                   "model": {"type": "BPE", "vocab": {**{letters[b]: b for b in range(256)}, **made},
+                             "merges": [list(pair) for pair in merges]}, **steps}, file)
     with open(os.path.join(folder, "tokenizer_config.json"), "w", encoding="utf-8") as file:
         json.dump({"eos_token": next(iter(tokens))}, file)
 

@@ -16,7 +16,8 @@ import tempfile
 import unittest
 
 import harness
-from tiny import HEADS, HIDDEN, LAYERS, VOCAB, write_base, write_byte_tokenizer, write_rows
+from tiny import (CHATML_TOKENS, DISTILLED_STEPS, HEADS, HIDDEN, LAYERS, MERGES, QWEN2_STEPS, SPACED_STEPS, VOCAB, write_base,
+                  write_byte_tokenizer, write_rows)
 
 NEWEST = "5.24.0"
 VERSION = os.environ.get("PESC_TRANSFORMERS_VERSION", NEWEST)
@@ -73,14 +74,7 @@ class InTransformers(unittest.TestCase):
             json.dump(cls.prompts, file)
         for family, config in FAMILIES.items():
             os.makedirs(cls.path(family))
-            if family == "qwen2":  # a class of its own reads the tokenizer of a qwen2 model: bytes, as Qwen's are
-                base = cls.path(family, "base")
-                write_base(base, seed=5, begin=None, end=256, **config)
-                os.remove(os.path.join(base, "tokenizer.model"))
-                more = {"<extra_%d>" % i: i for i in range(259, VOCAB)}
-                write_byte_tokenizer(base, {"</s>": 256, "<s>": 257, "<unk>": 258, **more})
-            else:
-                write_base(cls.path(family, "base"), seed=5, **config)
+            write_base(cls.path(family, "base"), seed=5, **config)
             write_rows(cls.path(family, "rows.jsonl"),
                        [("say " + w, w + " and " + v, "t") for w, v in zip(words, words[1:] + words[:1])])
             with open(cls.path(family, "e.textproto"), "w", encoding="utf-8") as file:
@@ -159,7 +153,7 @@ class InTransformers(unittest.TestCase):
                 base = os.path.join(peft, "base")
             jobs.append({"folder": base, "adapter": peft, "greedy": GREEDY})
             of.append((mode, "PEFT"))
-        self.tokens(family)
+        self.tokens(self.path(family, "base"), self.path(family, "LORA-hf"))
         untrusted = {"folder": jobs[0]["folder"], "trust": False}
         half = {"folder": jobs[0]["folder"], "dtype": "bfloat16"}
         *results, refused, halved = self.theirs(*jobs, untrusted, half)
@@ -172,21 +166,60 @@ class InTransformers(unittest.TestCase):
         a, b = ours["PESC"][0], ours["LORA"][0]
         self.assertGreater(max(abs(x - y) for x, y in zip(a, b)), 1e-2 * max(map(abs, a)))
 
-    def tokens(self, family):
-        """The exported tokenizer gives the tokens of the base's."""
+    def tokens(self, base, *folders, count=2000):
+        """The exported tokenizers give the tokens of the base's."""
         draw = random.Random(9)
-        texts = ["".join(draw.choice(("the ", " ", "  ", "x", "=", "\n", "\u00e9", "\u4e2d", "\U0001f600", "1", "and", "<s>", "</s>", "<unk>"))
-                         for _ in range(draw.randrange(40))) for _ in range(2000)]
+        texts = ["".join(draw.choice(("the ", " ", "  ", "x", "=", "\n", "\u00e9", "e\u0301", "\u4e2d", "\U0001f600", "1", "123", "and", "It's", "<s>", "</s>",
+                                              "<unk>", "<|im_end|>", "<|endoftext|>"))
+                         for _ in range(draw.randrange(40))) for _ in range(count)]
         path = self.path("texts.json")
         with open(path, "w", encoding="utf-8") as file:
             json.dump(texts, file)
-        code = ("import json, sys; from transformers import AutoTokenizer; t = AutoTokenizer.from_pretrained(sys.argv[1]); "
-                "print(json.dumps([t(x, add_special_tokens=s)['input_ids'] for x in json.load(open(sys.argv[2])) for s in (False, True)]))")
-        theirs = subprocess.run([self.python, "-B", "-c", code, self.path(family, "LORA-hf"), path], stdout=subprocess.PIPE, text=True,
-                                check=True, env=dict(harness.environment(), HF_HUB_OFFLINE="1", HF_HOME=self.path("hf")))
+        code = ("import json, os, sys; from transformers import AutoTokenizer\n"
+                "for folder in sys.argv[2:]:\n"
+                "  asks = 'pesc_' in open(folder + '/config.json').read() if os.path.exists(folder + '/config.json') else False\n"
+                "  for trust in ({'trust_remote_code': False} if asks else {}, {'trust_remote_code': True}):\n"
+                "    t = AutoTokenizer.from_pretrained(folder, **trust)\n"
+                "    ids = [t(x, add_special_tokens=s)['input_ids'] for x in json.load(open(sys.argv[1])) for s in (False, True)]\n"
+                "    print(json.dumps({'what': [folder, trust, len(t)], 'ids': ids}))")
+        theirs = subprocess.run([self.python, "-B", "-c", code, path, *folders], stdout=subprocess.PIPE, text=True, check=True,
+                                env=dict(harness.environment(), HF_HUB_OFFLINE="1", HF_HOME=self.path("hf")))
         lines = "".join(json.dumps({"text": t, "added": "all", "special": s}) + "\n" for t in texts for s in (False, True))
-        ours = subprocess.run([TOKENIZER_CHECK, self.path(family, "base")], input=lines, stdout=subprocess.PIPE, text=True, check=True)
-        self.assertEqual(json.loads(theirs.stdout), [json.loads(line)["ids"] for line in ours.stdout.split("\n") if line])
+        ours = subprocess.run([TOKENIZER_CHECK, base], input=lines, stdout=subprocess.PIPE, text=True, check=True)
+        want = [json.loads(line)["ids"] for line in ours.stdout.split("\n") if line]
+        found = [json.loads(line) for line in theirs.stdout.split("\n") if line]
+        self.assertEqual(len(found), 2 * len(folders))
+        for of in found:
+            wrong = [text for text, a, b in zip(lines.split("\n"), of["ids"], want) if a != b]
+            self.assertEqual((len(of["ids"]), wrong[:3]), (len(want), []), of["what"])
+
+    def test_every_tokenizer_json_is_taken_as_it_is(self):
+        """Whatever steps it has, for each type of model, of which some have a class with steps of their own."""
+        for name, steps in (("own", QWEN2_STEPS), ("distilled", DISTILLED_STEPS), ("spaced", SPACED_STEPS)):
+            exported = []
+            for family in FAMILIES:
+                folder = self.path("steps", name, family)
+                base, config = os.path.join(folder, "base"), os.path.join(folder, "e.textproto")
+                shutil.copytree(self.path(family, "base"), base)
+                os.remove(os.path.join(base, "tokenizer.model"))
+                with open(os.path.join(base, "config.json"), "r+", encoding="utf-8") as file:
+                    model = json.load(file)
+                    file.seek(0)
+                    json.dump({**model, "eos_token_id": 256 + len(MERGES)}, file)
+                more = {"<extra_%d>" % i: i for i in range(256 + len(CHATML_TOKENS), VOCAB - len(MERGES))}
+                write_byte_tokenizer(base, {**CHATML_TOKENS, **more}, MERGES, **steps)
+                shutil.copy(self.path(family, "rows.jsonl"), folder)
+                with open(config, "w", encoding="utf-8") as file:
+                    file.write(EXPERIMENT % {"folder": folder})
+                for mode, form in (("LORA", "HF"), ("LORA", "PEFT"), ("PESC", "HF"))[:3 if family == "qwen2" else 1]:
+                    flags = ["--config", config] + harness.sets(run_dir=os.path.join(folder, mode), train__mode=mode, train__max_steps=1)
+                    out = os.path.join(folder, "%s-%s" % (mode, form))
+                    for verb, words in (("train", ()), ("export", ("--format", form, "--out", out))):
+                        if verb == "export" or form == "HF":
+                            result = harness.pesc(0, verb, *flags, *words)
+                            self.assertEqual(result.code, 0, str(result))
+                    exported.append(out)
+            self.tokens(base, *exported, count=300)
 
     def test_llama(self):
         self.family("llama")

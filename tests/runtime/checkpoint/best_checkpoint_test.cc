@@ -78,6 +78,38 @@ TEST_F(BestCheckpoints, IsKeptBesidesTheNewestAndMarked) {
   EXPECT_EQ(best_checkpoint_folder(files_, "run"), "run/step-7");
 }
 
+TEST_F(BestCheckpoints, ARunIsNoCheckpointAndTheErrorNamesThoseInsideOfIt) {
+  const auto refusal = [&](const std::function<void()>& open) -> std::string {
+    try {
+      open();
+    } catch (const DataError& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  const auto expect = [&](const std::string& folder, const std::string& text) {
+    EXPECT_EQ(refusal([&] { (void)peek_checkpoint(files_, folder); }), text);
+    run_ranks(2, [&](Communicator& world) {
+      EXPECT_EQ(refusal([&] { (void)open_checkpoint(files_, world, folder); }), text);
+    });
+  };
+  for (int64_t step = 1; step <= 3; ++step) ASSERT_EQ(save(files_, step, std::nullopt), "");
+  const std::string begin = "checkpoint 'run': is the folder of a run, not a checkpoint";
+  expect("run", begin + "; name a checkpoint inside of it: 'run/step-3' is the newest");
+  ASSERT_EQ(save(files_, 4, BestCheckpoint{4, 1.5}), "");
+  ASSERT_EQ(save(files_, 5, BestCheckpoint{4, 1.5}), "");
+  expect("run",
+         begin + "; name a checkpoint inside of it: 'run/step-5' is the newest, 'run/step-4' the best");
+  files_.remove_all("run/step-4");
+  files_.remove_all("run/step-5");
+  files_.remove_all("run/step-3");
+  expect("run", begin + ", and has no checkpoint yet");
+  // Other folders are told by the file that they lack.
+  files_.create_directory("other");
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "manifest.pb",
+                      refusal([&] { (void)peek_checkpoint(files_, "other"); }));
+}
+
 TEST_F(BestCheckpoints, WithoutOneNothingIsMarkedNorKept) {
   for (int64_t step = 1; step <= 3; ++step) ASSERT_EQ(save(files_, step, std::nullopt), "");
   EXPECT_EQ(files_.list("run"), (Names{"step-2", "step-3"}));
