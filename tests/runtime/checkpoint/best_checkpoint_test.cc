@@ -8,6 +8,7 @@
 
 #include "configs/schema/manifest.pb.h"
 #include "runtime/checkpoint/manifest.h"
+#include "runtime/checkpoint/run_identity.h"
 #include "runtime/checkpoint/store.h"
 #include "tests/runtime/checkpoint/thread_communicator.h"
 #include "tests/runtime/checkpoint/trainable_set.h"
@@ -103,6 +104,7 @@ TEST_F(BestCheckpoints, ARunIsNoCheckpointAndTheErrorNamesThoseInsideOfIt) {
   files_.remove_all("run/step-4");
   files_.remove_all("run/step-5");
   files_.remove_all("run/step-3");
+  write_run_identity(files_, "run", new_run_identity(nullptr, 1), 1);
   expect("run", begin + ", and has no checkpoint yet");
   // Other folders are told by the file that they lack.
   files_.create_directory("other");
