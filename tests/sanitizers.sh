@@ -3,8 +3,10 @@
 #
 #   tests/sanitizers.sh PART...
 #
-#   standard   builds and runs the tests of one process and a golden layout; every input of the fuzz corpora once
-#   program    builds the rest: the program itself, from arguments to files, and all ranks; it has bounds in seconds
+#   standard   builds and runs the tests of one process of runtime and launcher, and a golden layout; every input of the fuzz corpora
+#              once
+#   program    builds the rest: the other tests of one process, the program itself, from arguments to files, and all ranks; it has
+#              bounds in seconds
 #   fuzz       60 s of new inputs for each fuzzer; 1 s and 512 MB an input
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -50,17 +52,18 @@ fuzz() {  # SECONDS; 0: the corpora only
 for part in "$@"; do
   case $part in
     standard)
-      build ops_test parallel_test model_test runtime_test launcher_test golden_check
+      build runtime_test launcher_test golden_check
       cmake --preset fuzz > /dev/null
       cmake --build --preset fuzz -j "$jobs"
       rm -f build/asan-ubsan/ctest.log
-      tests -L '^unit$'
+      tests -L '^unit$' -R '^(runtime|launcher)\.'
       tests -R '^golden\.np4_tp2_ep4$'
       no_skips
       fuzz 0
       ;;
     program)
       build all
+      tests -L '^unit$' -E '^(runtime|launcher)\.'
       # Open MPI keeps memory to its end, so leaks are the business of the tests of one process.
       ASAN_OPTIONS=detect_leaks=0 tests -L '^program$'
       tests -R '^((ops|parallel|model|runtime)\.np[0-9]|golden\.(np|refusals)|end_to_end\.quickstart_data)' -E '^golden\.np4_tp2_ep4$'
