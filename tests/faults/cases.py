@@ -213,12 +213,12 @@ def not_again(rig, row, log):
 
 
 @line("surroundings of a launch", "hostfiles that mpirun would misunderstand or refuse, variables of Slurm left over, a launch "
-      "inside mpirun or a launch, Open MPI 5 and another MPI, a TMPDIR that is not there",
+      "inside mpirun or a launch, copies of which MPI knows nothing, Open MPI 5 and another MPI, a TMPDIR that is not there",
       "O3 64 or 74, never started again; what can be understood trains; O4")
 def surroundings(rig, row, log):
     of_launch_test(rig, row, "test_a_hostfile_is_understood_or_refused", "test_what_mpirun_refuses_is_not_repeated",
-                   "test_variables_of_slurm_that_are_left_over", "test_a_launch_inside_mpirun_or_a_launch", "test_another_mpi",
-                   "test_the_folder_for_session_files", tries=11)
+                   "test_variables_of_slurm_that_are_left_over", "test_a_launch_inside_mpirun_or_a_launch",
+                   "test_copies_that_are_no_ranks", "test_another_mpi", "test_the_folder_for_session_files", tries=13)
 
 
 @line("descriptors and cores of the start", "standard streams closed, the reader of a pipe gone after a line, a start on one core",
