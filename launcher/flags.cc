@@ -55,7 +55,7 @@ constexpr std::array kFlags{
     Flag{"model", "tokenize", "FOLDER", "a model's folder, for its tokenizer", &C::model},
     Flag{"special", "tokenize", "", "add what the post-processor adds: begin-of-text and the like", &C::special},
     Flag{"show", "tokenize", "", "text for people: decoded, with the special tokens, the learned part marked", &C::show},
-    Flag{"show_rows", "train", "N", "the first rows of the run in the same way, before it trains", &C::show_rows},
+    Flag{"show_rows", "train", "N", "rows to show before training: decoded, the learned part marked", &C::show_rows},
     Flag{"launch_id", "train", "N", "number of the launch; `pesc launch` gives it to its ranks", &C::launch_id},
     Flag{"n", "launch", "N", "ranks to start; by default the tasks of the Slurm job", {}},
     Flag{"hostfile", "launch", "FILE", "hosts to start them on; by default this host, or the nodes of the Slurm job", {}},

@@ -24,7 +24,9 @@
 // as whole tensors, |a - b| / |b|. An expert of two or three tokens has the error of one token, whose router weight is off
 // as well, sqrt(3) e, and the worst of some fifty such tensors lies 2.3 times as far out: 4 e, but less than 0.95, since a
 // gradient that is not there is off by 1. The norm of all over the curve, on its own choices: rounding moves it by 2 e, and
-// tokens that choose otherwise, 1.5 e of them (below), carry their gradient to another expert; independent, they make 2.5 e.
+// tokens that choose otherwise, 1.5 e of them (below), carry their gradient to another expert, and so move the norm by at
+// most that share of it; independent, they make 2.5 e. Seen: 0.236 of the qwen2 case in its last step, with FP8 GEMMs,
+// tp 2 and gathered adapters, where that is 0.264; 0.04 to 0.14 in the others.
 // AdamW divides by the size of a gradient, so parameters after 20 steps differ as far as their smallest elements.
 // A choice changes where two logits are closer than their error: in 1.5 e of the tokens.
 #pragma once

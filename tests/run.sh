@@ -3,9 +3,9 @@
 # part took.
 #
 #   tests/run.sh unit      format, layering, links of the pages, and what needs one process: a minute after the build, on two cores
-#   tests/run.sh quick     and ranks, five golden runs, bad input: four minutes after the build
+#   tests/run.sh quick     and ranks, six golden runs, bad input: four minutes after the build
 #   tests/run.sh           and all golden layouts, the program end to end, a sample of faults and layouts, sanitizers, fuzz corpora:
-#                          25 minutes from nothing, on two cores, are the aim; the last run that was timed took 22
+#                          25 minutes from nothing, on two cores, are the aim
 #   tests/run.sh full      and all layouts, the whole replay, every fault, hosts, Slurm, containers, the program under the sanitizers,
 #                          fuzzing, real models and vocabularies against the original libraries from PyPI: some 90 minutes
 #
@@ -106,7 +106,7 @@ no_other_skips() {  # BUILD_DIRECTORY, which has the ctest.log
 part "tests of one process"
 run_tests "${serial[@]}" -j "$jobs"
 if [[ $tier != unit ]]; then
-  part "tests of several ranks, five golden runs, bad input"
+  part "tests of several ranks, six golden runs, bad input"
   run_tests -L '^quick$' -j "$jobs"
 fi
 if [[ $tier == unit || $tier == quick ]]; then

@@ -88,7 +88,7 @@ std::string unknown_field(const std::string& name, const Descriptor& message) {
   std::string elsewhere;
   for (const std::string& path : paths_elsewhere(message, name))
     elsewhere += (elsewhere.empty() ? "" : " or ") + path;
-  if (!elsewhere.empty()) return str_cat(what, "it stands elsewhere: ", elsewhere);
+  if (!elsewhere.empty()) return str_cat(what, "it is a field of another message: ", elsewhere);
   const std::string near = guess(name, field_names(message));
   return what + (near.empty() ? str_cat("it has ", joined(field_names(message))) : near);
 }

@@ -125,6 +125,17 @@ class TrainingFields(Fields):
             result = self.call("generate", {"model.path": linked, **settings}, "--base", "--prompt", "say one")
             self.assertEqual(result.code, code, str(result))
 
+    @case("name")
+    def test_the_name(self):
+        """It is the title of the exported model's card."""
+        trained = self.trained({})[2]
+        for name in ("first model", "second model"):
+            out = self.path("named-" + name[:5])
+            result = self.call("export", {"run_dir": trained, "name": name}, "--format", "PEFT", "--out", out)
+            self.assertEqual(result.code, 0, str(result))
+            with open(os.path.join(out, "README.md"), encoding="utf-8") as file:
+                self.assertIn("\n# %s\n" % name, "\n" + file.read())
+
     @case("model.adapter")
     def test_the_adapter(self):
         """Training begins with its values."""
@@ -144,11 +155,9 @@ class TrainingFields(Fields):
         unused = self.train({"model.cache_dir": cache})[0]
         self.assertIn("model.cache_dir has no effect with train.frozen_dtype AUTO", unused.err)
 
-    @case("run_dir", "name")
-    def test_names(self):
-        run = self.trained({})[2]
-        self.assertTrue(os.path.isdir(os.path.join(run, "step-3")))
-        self.assertEqual(self.plan({"name": "another"})["name"], "another")
+    @case("run_dir")
+    def test_the_folder_of_the_run(self):
+        self.assertTrue(os.path.isdir(os.path.join(self.trained({})[2], "step-3")))
 
     @case("train.logging_steps", "train.eval_steps", "data.train[].tag", "data.eval[].tag", "parallel.num_threads")
     def test_lines_and_records(self):

@@ -182,4 +182,4 @@ class LargeData(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main()
+    harness.main()

@@ -167,4 +167,4 @@ class QuantizedExport(harness.EndToEnd):
 
 
 if __name__ == "__main__":
-    harness.unittest.main()
+    harness.main()

@@ -148,4 +148,4 @@ class TokenCache(harness.EndToEnd):
 
 
 if __name__ == "__main__":
-    harness.unittest.main()
+    harness.main()

@@ -173,8 +173,8 @@ class WeightCache(harness.EndToEnd):
         self.assertEqual(len(kept), 56, kept)
         self.assertEqual(self.outcome("after"), self.reference("plain-large", 2, **fields))
 
-    @unittest.skipUnless(MEASURED_GB > 0, "PESC_WEIGHT_CACHE_GB says how large a base to measure with")
-    def test_how_long_loading_takes(self):
+    def measure_loading(self):
+        """PESC_WEIGHT_CACHE_GB says how large a base to measure with."""
         layers = max(1, round(MEASURED_GB * 1e9 / (2 * (4 * 2048 ** 2 + 3 * 2048 * 5504))))
         size = write_large_base(self.path("measured"), 2048, 5504, layers)
         for frozen in ("NF4", "FP8"):
@@ -186,6 +186,9 @@ class WeightCache(harness.EndToEnd):
                 print("%.2f GB in BF16, held in %s, %s the cache: %.2f s, %.2f s of CPU" % (
                     size / 1e9, frozen, name, time.monotonic() - began, cpu_seconds() - before))
 
+    if MEASURED_GB > 0:
+        test_how_long_loading_takes = measure_loading
+
 
 if __name__ == "__main__":
-    harness.unittest.main()
+    harness.main()

@@ -121,7 +121,7 @@ TEST(FieldAliases, AreAnsweredInFilesAndOverrides) {
       {"moe { dropout: 0 }", {"the name is moe.adapter_dropout"}},
       {"lora { dropout: 0 }", {"the name is lora.lora_dropout"}},
       {"model { shape { hidden: 4 } }", {"the name is model.shape.hidden_size"}},
-      {"model { hidden_size: 4 }", {"it stands elsewhere: model.shape.hidden_size"}},
+      {"model { hidden_size: 4 }", {"it is a field of another message: model.shape.hidden_size"}},
       {"parallel { moe_expert_capacity_factor: 2 }", {"parallel.buffer_factor", "no token is dropped"}},
       {"parallel { pp: 2 }",
        {"no field 'pp' in Parallel; leave it out: pipeline parallelism is not supported"}},
@@ -155,7 +155,7 @@ TEST(FieldAliases, AreAnsweredInFilesAndOverrides) {
   const std::vector<std::pair<const char*, const char*>> overrides{
       {"train.micro-batch-size=4", "the name is train.gradient_accumulation_steps"},
       {"learning_rate=1e-3",
-       "no field 'learning_rate' in Experiment; it stands elsewhere: train.learning_rate"},
+       "no field 'learning_rate' in Experiment; it is a field of another message: train.learning_rate"},
       {"train.recompute_granularity=BLOCK",
        "'BLOCK' is not a value of recompute_granularity; the value is FULL"},
       {"data.train[0].weigth=2", "did you mean 'weight'?"},
