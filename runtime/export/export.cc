@@ -291,6 +291,7 @@ int64_t export_model(Job& job, const LoadedCheckpoint& checkpoint, const ExportO
   card.prompt = job.encoder->name();
   card.published_prompt = job.encoder->templates() == nullptr;
   card.loads_tokenizer = tokenizer.why_no_json().empty();
+  card.names_tokenizer_class = tokenizer.names_class();
   card.evaluation = run_evaluation_of(checkpoint);
   folder.add_file("README.md", model_card_text(card, checkpoint.state));
   folder.commit();

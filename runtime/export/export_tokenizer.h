@@ -29,6 +29,8 @@ class ExportTokenizer {
   void add_to(ExportFolder& folder, const std::string& prefix) const;
   // Why there is no tokenizer.json (kIfExact); empty where there is.
   [[nodiscard]] const std::string& why_no_json() const { return why_no_json_; }
+  // Whether the folder has tokenization_pesc.py (transformers_tokenizer.h).
+  [[nodiscard]] bool names_class() const { return names_class_; }
 
  private:
   void make_json(TokenizerJson wanted);

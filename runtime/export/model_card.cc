@@ -136,6 +136,14 @@ void add_prompt(const ModelCard& card, std::string& out) {
       "question + \"\\n### Assistant:\\n\")\n";
 }
 
+void add_tokenizer_class(const ModelCard& card, std::string& out) {
+  if (!card.names_tokenizer_class) return;
+  out +=
+      "\nFor a model of this type transformers takes another tokenizer than `tokenizer.json` says, unless\n"
+      "`tokenizer_config.json` names a class in `auto_map`: here that of `tokenization_pesc.py`. Without\n"
+      "`trust_remote_code` the file is not run, and the tokens are the same.\n";
+}
+
 void add_loading(const ModelCard& card, std::string& out) {
   out += "\n## Loading\n\n";
   const bool experts = card.config.pesc.mode == TrainMode::kPesc;
@@ -244,6 +252,7 @@ std::string model_card_text(const ModelCard& card, const CheckpointState& state)
   add_evaluation(card.evaluation, out);
   add_prompt(card, out);
   add_loading(card, out);
+  add_tokenizer_class(card, out);
   add_data(state, out);
   add_recipe(card, state, out);
   out += "\n## Versions\n\n| | |\n| --- | --- |\n";

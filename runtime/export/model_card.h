@@ -26,6 +26,7 @@ struct ModelCard {
   ExperimentConfig config;              // of the checkpoint
   std::optional<MergeInto> merge_into;  // of a run on quantised frozen weights, unless the format is PEFT
   bool loads_tokenizer = true;          // transformers gives the tokens that the run was trained on
+  bool names_tokenizer_class = false;   // for that the folder has tokenization_pesc.py
   std::string model_type;               // of the base
   std::string dtype;
   std::string prompt;             // what conversations are written with: RowEncoder::name()

@@ -246,6 +246,7 @@ class BadInput(harness.EndToEnd):
             self.assertEqual(file.read(), "mine")
 
     def test_run_directory_that_cannot_be_made(self):
+        # Root too can make no folder there.
         self.refused(IO, ["/proc/no-such"], run_dir="/proc/no-such/run")
 
     def test_run_directory_without_room_for_heartbeats(self):

@@ -128,10 +128,10 @@ class TrainingFields(Fields):
     @case("name")
     def test_the_name(self):
         """It is the title of the exported model's card."""
-        trained = self.trained({})[2]
         for name in ("first model", "second model"):
             out = self.path("named-" + name[:5])
-            result = self.call("export", {"run_dir": trained, "name": name}, "--format", "PEFT", "--out", out)
+            run = self.train({"name": name})[2]
+            result = self.call("export", {"run_dir": run, "name": name}, "--format", "PEFT", "--out", out)
             self.assertEqual(result.code, 0, str(result))
             with open(os.path.join(out, "README.md"), encoding="utf-8") as file:
                 self.assertIn("\n# %s\n" % name, "\n" + file.read())

@@ -100,6 +100,10 @@ TEST(ModelCard, OfAnAdapterSaysWhereTheDenseWeightsGo) {
   EXPECT_EQ(text.find("FOLDER/base"), std::string::npos);
   EXPECT_EQ(text.find("trust_remote_code"), std::string::npos);
   EXPECT_NE(text.find("With vLLM: by design, not run"), std::string::npos);
+  EXPECT_EQ(text.find("tokenization_pesc.py"), std::string::npos);
+  card.names_tokenizer_class = true;
+  text = model_card_text(card, small_state());
+  EXPECT_NE(text.find("here that of `tokenization_pesc.py`"), std::string::npos);
   card.loads_tokenizer = false;
   text = model_card_text(card, small_state());
   EXPECT_EQ(text.find("AutoTokenizer"), std::string::npos);

@@ -122,6 +122,7 @@ TEST(FileKind, EveryReaderLooks) {
     refused("config.json", [&](const std::string&) { (void)read_model_config(folder.path()); });
     refused("model.safetensors.index.json", [&](const std::string&) { HfFolder hf(folder.path()); });
     refused("model.safetensors", [&](const std::string&) { HfFolder hf(folder.path()); });
+    refused("tokenizer.json", [&](const std::string&) { (void)open_tokenizer(folder.path()); });
     refused("tokenizer.model", [&](const std::string&) { (void)open_tokenizer(folder.path()); });
     const std::string manifest = data_error([&] { (void)parse_manifest(other.bytes, "step-1/MANIFEST"); });
     EXPECT_PRED_FORMAT2(::testing::IsSubstring, "step-1/MANIFEST: ", manifest);
