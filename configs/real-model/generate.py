@@ -4,8 +4,8 @@
     generate.py --out FOLDER [--assets DIR] [--train N] [--eval N] [--seed N] [--write_digests]
 
 A row is {"messages": [system, user, assistant], "dataset": DOMAIN}. The same seed gives the same files; --eval N keeps the first N
-held-out items of each domain, so that more of them do not change the training rows. No item stands on both sides: an item of the
-training rows that equals a held-out one is drawn again.
+evaluation items of each domain, so that more of them do not change the training rows. No item stands on both sides: an item of the
+training rows that equals a evaluation item is drawn again.
 
 items.sha256 beside this file has the digests of the items of seed 1. Other items, because a version of Python draws otherwise, are
 refused: figures for them could not be compared. --write_digests writes that file anew.
@@ -33,7 +33,7 @@ def row(domain, question, answer):
 
 
 def rows(seed, train, tasks):
-    """({domain: held-out rows}, training rows)."""
+    """({domain: evaluation rows}, training rows)."""
     held_out, learned, cores = {}, [], set()
     for domain in domains.NAMES:
         held_out[domain] = []
@@ -55,7 +55,7 @@ def rows(seed, train, tasks):
     asked = {r["messages"][1]["content"] for r in learned}
     for r in sum(held_out.values(), []):
         if r["messages"][1]["content"] in asked:
-            raise ValueError("a held-out question stands in the training rows: " + r["messages"][1]["content"])
+            raise ValueError("a evaluation question stands in the training rows: " + r["messages"][1]["content"])
     return held_out, learned
 
 
@@ -70,7 +70,7 @@ def write(path, kept):
 
 
 def digests(held_out, learned):
-    """As sha256sum writes them, of all held-out items and of all training rows."""
+    """As sha256sum writes them, of all evaluation items and of all training rows."""
     files = {"train.jsonl": learned, **{"eval-%s.jsonl" % domain: kept for domain, kept in held_out.items()}}
     return "".join("%s  %s\n" % (hashlib.sha256(lines(kept).encode()).hexdigest(), name) for name, kept in files.items())
 
@@ -80,7 +80,7 @@ def main():
     parser.add_argument("--out", required=True, help="folder to write into (made if missing)")
     parser.add_argument("--assets", help="folder with the wheel of reasoning-gym")
     parser.add_argument("--train", type=int, default=TRAIN, help="training rows of each domain")
-    parser.add_argument("--eval", type=int, default=HELD_OUT, help="held-out rows of each domain, at most %d" % HELD_OUT)
+    parser.add_argument("--eval", type=int, default=HELD_OUT, help="evaluation rows of each domain, at most %d" % HELD_OUT)
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--write_digests", action="store_true", help="write items.sha256 anew")
     options = parser.parse_args()
