@@ -5,7 +5,7 @@
 
 A row is {"messages": [system, user, assistant], "dataset": DOMAIN}. The same seed gives the same files; --eval N keeps the first N
 evaluation items of each domain, so that more of them do not change the training rows. No item stands on both sides: an item of the
-training rows that equals a evaluation item is drawn again.
+training rows that equals an evaluation item is drawn again.
 
 items.sha256 beside this file has the digests of the items of seed 1. Other items, because a version of Python draws otherwise, are
 refused: figures for them could not be compared. --write_digests writes that file anew.
