@@ -255,6 +255,8 @@ void plan_hosts(ExperimentConfig config, const CommandLine& command) {
         "--hosts is for hosts with GPUs, and the experiment runs on the CPU; plan for GPUs with --set "
         "parallel.device=CUDA");
   }
+  // Of the layouts some spread the experts.
+  check_dispatch_chunks(config, static_cast<int64_t>(*command.hosts) * command.gpus_per_host);
   config.parallel.tp = config.parallel.ep = 1;
   check_paths(config, DataUse::kNone);
   const ModelConfig model = config.model.path.empty()
@@ -290,6 +292,7 @@ int run_plan(const Process& process, const CommandLine& command) {
                                   : read_model_config(config.model.path, config.model.links);
     use_folder_format(config, model);
     check_against_model(config, model, command.ranks);
+    check_dispatch_chunks(config, config.parallel.ep);
     const Machine machine = machine_of(config, command);
     const Plan p = make_plan(with_gemms_of(machine, config), model, command.ranks, machine.rates);
     const Fit fit = judge(config, model, command.ranks, machine);

@@ -22,6 +22,17 @@ bool asks_for_chunks(const ExperimentConfig& c) {
 
 }  // namespace
 
+void check_dispatch_chunks(const ExperimentConfig& c, int64_t ep) {
+  if (c.pesc.mode != TrainMode::kPesc || ep == 1 || !asks_for_chunks(c) ||
+      c.parallel.expert_exchange != ExpertExchange::kWeights)
+    return;
+  const std::string field = "parallel.dispatch_chunks";
+  throw UsageError(
+      str_cat(c.places.prefix(field), field, " is ", c.parallel.dispatch_chunks,
+              ", but parallel.expert_exchange is WEIGHTS, where no tokens travel that could be cut; "
+              "leave one of them out"));
+}
+
 double remote_ranks(const ExperimentConfig& c) {
   const auto experts = static_cast<double>(c.pesc.moe.num_experts);
   const double ep = c.parallel.ep;

@@ -1,6 +1,9 @@
 // parallel.expert_exchange: what is exchanged in a run, and what each of the two exchanges sends.
 #pragma once
 
+#include <cstdint>
+#include <string>
+
 #include "runtime/config/experiment.h"
 
 namespace pesc {
@@ -12,6 +15,10 @@ namespace pesc {
 // "WEIGHTS", "TOKENS (chosen by AUTO)"; empty where nothing is exchanged: without experts, or with ep = 1. Says by which
 // setting AUTO chose, and which one has no effect by its choice.
 [[nodiscard]] std::string expert_exchange_text(const ExperimentConfig& config, int world);
+
+// For training: refuses parallel.dispatch_chunks 2 with WEIGHTS (UsageError naming field and line), where experts are spread
+// over `ep` ranks. Inference reads no dispatch_chunks, and what older versions recorded is read.
+void check_dispatch_chunks(const ExperimentConfig& config, int64_t ep);
 
 // On how many other ranks of its expert group a token has experts, if they are balanced.
 [[nodiscard]] double remote_ranks(const ExperimentConfig& config);

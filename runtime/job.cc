@@ -17,6 +17,7 @@
 #include "runtime/data/token_cache_key.h"
 #include "runtime/data/tokenizing_progress.h"
 #include "runtime/decoder_options.h"
+#include "runtime/expert_exchange.h"
 #include "runtime/filesystem/filesystem.h"
 #include "runtime/fitting.h"
 #include "runtime/hf/config_json.h"
@@ -104,6 +105,7 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
     use_folder_format(job.config, job.model);
     if (weights == BaseWeights::kRandom) check_can_be_made(job.config);
     check_against_model(c, job.model, world.size());
+    if (use == DataUse::kAll) check_dispatch_chunks(c, c.parallel.ep);  // training
     if (const auto experts =
             c.model.path.empty() ? std::nullopt : read_folder_experts(c.model.path, c.model.links))
       check_folder_experts(*experts, c.pesc, c.model.path);

@@ -116,8 +116,13 @@ CheckpointNotes check_same_run(const Job& job, const LoadedCheckpoint& checkpoin
   notes.information = check_base(s, job.config.model.path, digest);
   RunDifferences found = compare_runs(s.config_text, job.config.text, use);
   refuse_differences(found.refused, use);
-  for (const std::string& line : found.frozen)
-    notes.warnings.push_back(other_frozen_weights(line, s.step, use));
+  // A base that is quantised already has the same values whether they are dequantised when they are read or later.
+  for (const std::string& line : found.frozen) {
+    if (job.model.quantized)
+      found.rounding.push_back(line);
+    else
+      notes.warnings.push_back(other_frozen_weights(line, s.step, use));
+  }
   if (use == CheckpointUse::kExport) return notes;
   if (use == CheckpointUse::kResume) {
     const std::string before = layout_text(checkpoint.world, s.tp, s.ep);

@@ -113,24 +113,57 @@ LoadedCheckpoint described(const std::string& directory, std::shared_ptr<const p
   return checkpoint;
 }
 
+// Whether the step's folder has a manifest. What follows gives way to the error that it is for, so that a folder which
+// cannot be read has none.
+bool holds_manifest(FileSystem& files, const std::string& run_dir, int64_t step) {
+  try {
+    return files.exists(join_path(join_path(run_dir, str_cat("step-", step)), kManifestName));
+  } catch (const IoError&) {
+    return false;
+  }
+}
+
+// Nothing where the folder cannot be listed.
+std::optional<std::vector<std::string>> names_in(FileSystem& files, const std::string& directory) {
+  try {
+    return files.list(directory);
+  } catch (const IoError&) {
+    return std::nullopt;
+  }
+}
+
+// Nothing also where the mark cannot be read.
+std::optional<int64_t> best_step(FileSystem& files, const std::string& run_dir) {
+  std::optional<BestCheckpoint> best;
+  try {
+    best = read_best_mark(files, run_dir);
+  } catch (const DataError&) {
+  } catch (const IoError&) {
+  }
+  if (!best || !holds_manifest(files, run_dir, best->step)) return std::nullopt;
+  return best->step;
+}
+
 // What to name in the place of a run's folder; empty where `directory` is none.
 std::string checkpoints_of_run(FileSystem& files, const std::string& directory) {
   // A link to a folder is followed.
   const FileKind kind = files.kind(directory);
   if (kind == FileKind::kNone || kind == FileKind::kFile) return "";
+  const auto names = names_in(files, directory);
   std::optional<int64_t> newest;
-  for (const std::string& name : files.list(directory))
-    if (const auto step = step_of_directory(name)) newest = std::max(newest.value_or(*step), *step);
+  for (const std::string& name : names.value_or(std::vector<std::string>{})) {
+    const auto step = step_of_directory(name);
+    if (step && step > newest && holds_manifest(files, directory, *step)) newest = step;
+  }
   if (!newest && !files.exists(join_path(directory, kRunFile))) return "";
   std::string text = "is the folder of a run, not a checkpoint";
+  if (!names) return text + "; name a checkpoint inside of it";
   if (!newest) return text + ", and has no checkpoint yet";
   const auto quoted = [&](int64_t step) {
     return in_quotes(join_path(directory, str_cat("step-", step)), kUncut);
   };
   text += str_cat("; name a checkpoint inside of it: ", quoted(*newest), " is the newest");
-  const auto best = read_best_mark(files, directory);
-  if (best && files.exists(join_path(directory, str_cat("step-", best->step))))
-    text += str_cat(", ", quoted(best->step), " the best");
+  if (const auto best = best_step(files, directory)) text += str_cat(", ", quoted(*best), " the best");
   return text;
 }
 

@@ -47,18 +47,6 @@ void check_layout(const ExperimentConfig& c, const ModelConfig& model, int world
   }
 }
 
-// Not of the text alone: what older versions have recorded is read.
-void check_exchange(const ExperimentConfig& c) {
-  if (c.pesc.mode != TrainMode::kPesc || c.parallel.ep == 1 || c.parallel.dispatch_chunks <= 1 ||
-      c.parallel.expert_exchange != ExpertExchange::kWeights)
-    return;
-  const std::string field = "parallel.dispatch_chunks";
-  throw UsageError(
-      str_cat(c.places.prefix(field), field, " is ", c.parallel.dispatch_chunks,
-              ", but parallel.expert_exchange is WEIGHTS, where no tokens travel that could be cut; "
-              "leave one of them out"));
-}
-
 }  // namespace
 
 void check_paths(const ExperimentConfig& c, DataUse use) {
@@ -80,7 +68,6 @@ void check_paths(const ExperimentConfig& c, DataUse use) {
 void check_against_model(const ExperimentConfig& c, const ModelConfig& model, int world) {
   validate_model(model);
   check_layout(c, model, world);
-  check_exchange(c);
   const std::string field = "data.max_seq_length";
   if (c.data.max_seq_length > model.max_position_embeddings) {
     throw UsageError(str_cat(c.places.prefix(field), field, " is ", c.data.max_seq_length,

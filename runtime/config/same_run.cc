@@ -121,6 +121,13 @@ void sort_target_modules(proto::Experiment& e) {
   std::sort(names.begin(), names.end());
 }
 
+// As a user would write it: plain weights that were asked for by name have that name.
+std::string frozen_name(const std::string& text) {
+  proto::Experiment e = read_recorded_experiment(text);
+  if (e.train().frozen_dtype() == proto::FrozenDtype::AUTO) resolve_compute(e);
+  return proto::FrozenDtype::Value_Name(e.train().frozen_dtype());
+}
+
 std::string comparable(const std::string& text) {
   proto::Experiment e = read_recorded_experiment(text);
   sort_target_modules(e);
@@ -154,13 +161,15 @@ RunDifferences compare_runs(const std::string& recorded, const std::string& now,
   const bool other_mode = about("train.mode:");
   const bool other_device = about("parallel.device:");
   const bool free_length = length_is_free(now);
-  for (const std::string& line : lines) {
+  for (std::string line : lines) {
     // Of another mode the rest follows.
     if (other_mode && (line.starts_with("moe.") || line.starts_with("lora."))) continue;
     if (other_device && line.starts_with("parallel.gemm_autotune:")) continue;
     if (free_length && (line.starts_with("train.max_steps:") || line.starts_with("train.num_train_epochs:")))
       continue;
     const Kind kind = kind_of(line);
+    if (kind == Kind::kFrozen)
+      line = str_cat("train.frozen_dtype: ", frozen_name(recorded), " -> ", frozen_name(now));
     const bool resumes = use == CheckpointUse::kResume;
     if (use == CheckpointUse::kEvaluate && line.starts_with("data.validation_fraction:") &&
         evaluates_fraction(now)) {

@@ -9,8 +9,8 @@
 //              router_aux_loss_coef. A resumed run refuses another value; eval, generate and export do not
 //              read these fields, except that eval refuses another data.validation_fraction where it
 //              evaluates one: its rows would be among those that were trained on.
-//   frozen     train.frozen_dtype. A resumed run refuses another value; eval and generate take that of the experiment
-//              and export that of the run, and each warns.
+//   frozen     train.frozen_dtype. A resumed run refuses another value; eval and generate take that of the experiment and
+//              export that of the run, and each warns. On a base that is quantised already it is rounding for these.
 //   rounding   device, compute type, layout, threads, chunks, timed kernels. Another value gives a warning.
 //   free       names, paths, columns, logging, saving, evaluation, early stopping, recovery. Paths and
 //              columns may change: the files behind model.path, model.tokenizer, model.adapter and data.train[].path are

@@ -187,9 +187,11 @@ void check_export(const Job& job, const ExportOptions& options) {
     if (!why.empty()) throw UsageError(str_cat("--format CAMELIDAE: ", why, "; use --format HF"));
   }
   if (options.format != ExportFormat::kPeft) {
-    check_merge_is_said(options, job.config.train.frozen_dtype,
-                        job.config.places.prefix("train.frozen_dtype"),
-                        "; or put train.frozen_dtype back to that of the run, if it was another");
+    // The format of a folder that is quantised already says nothing of the run: check_merge() asks the checkpoint.
+    if (!job.model.quantized)
+      check_merge_is_said(options, job.config.train.frozen_dtype,
+                          job.config.places.prefix("train.frozen_dtype"),
+                          "; or put train.frozen_dtype back to that of the run, if it was another");
     if (job.model.quantized && options.merge_into == MergeInto::kOriginal) {
       throw UsageError(str_cat("--merge_into ORIGINAL: the folder of model.path holds ",
                                frozen_format_text(job.model.quantized->format),

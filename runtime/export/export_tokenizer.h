@@ -1,9 +1,9 @@
 // The tokenizer of an exported folder: it gives the tokens that the run was trained on, in transformers too.
 //
-// Its classes for Llama, Qwen2 and others rebuild what tokenizer.json says and are not used: tokenizer_config.json names
-// PreTrainedTokenizerFast, which takes the file as it is, or what else does it (see transformers_tokenizer.h). A template that took the place of the folder's own (data.chat_template)
-// takes it in the exported folder as well. The published prompt is no template: its texts are tokenised piece by piece, so that
-// such a folder has none.
+// The classes of transformers for Llama, Qwen2 and others do not obey all of tokenizer.json. tokenizer_config.json therefore names
+// PreTrainedTokenizerFast, which takes the file as it is, or a class of pesc that does the same (see transformers_tokenizer.h).
+// A template of data.chat_template replaces the folder's own in the exported folder too. The published prompt is no template,
+// for its texts are tokenised piece by piece; a run with that prompt exports none.
 #pragma once
 
 #include <string>

@@ -1,11 +1,11 @@
 // What tokenizer_config.json has to say so that transformers does what a tokenizer.json says.
 //
-// It names PreTrainedTokenizerFast, which takes the file as it is (TokenizersBackend is that class's name in transformers 5). For a
-// model of type qwen2, transformers 5.24.0 puts Qwen2Tokenizer in the place of whatever class the key tokenizer_class names, even of
-// this one: it takes vocabulary, merges, added tokens and post-processor of the file, and has the normalizer, the pre-tokenizer and the
-// decoder of Qwen2, and a token <|endoftext|>. It does not do so where auto_map names a class: it then obeys tokenizer_class, and with
-// trust_remote_code=True that class, which does the same. Seen in 5.24.0 for the types llama, mistral, qwen3, phi3, smollm3 and
-// pesc_qwen2, and in 4.57.6 for all: the class that tokenizer_class names is used.
+// The key tokenizer_class names PreTrainedTokenizerFast, which takes the file as it is (transformers 5 calls it TokenizersBackend). For
+// a model of type qwen2, transformers 5.24.0 uses Qwen2Tokenizer, whatever tokenizer_class names. Qwen2Tokenizer takes vocabulary,
+// merges, added tokens and post-processor from the file, but has its own normalizer, pre-tokenizer and decoder, and a token
+// <|endoftext|>. Where the key auto_map names a class, transformers does not do so: with trust_remote_code=True it uses the class of
+// auto_map, which takes the file as it is too, and otherwise the class of tokenizer_class. Seen in 5.24.0 for the types llama, mistral,
+// qwen3, phi3, smollm3 and pesc_qwen2, and in 4.57.6 for all: transformers uses the class that tokenizer_class names.
 #pragma once
 
 #include <nlohmann/json.hpp>

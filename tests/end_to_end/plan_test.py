@@ -274,6 +274,11 @@ class PlanTest(harness.EndToEnd):
             self.assert_refused(harness.pesc(0, "plan", "--config", *two, *flags), 64, words)
         self.assert_refused(harness.pesc(0, "plan", "--config", *two[:3], "--storage_gbs", 2), 64,
                             "--storage_gbs has no effect without --hosts")
+        # What train would refuse of some layouts, whatever parallel.ep says.
+        chunks = harness.sets(parallel__expert_exchange="WEIGHTS", parallel__dispatch_chunks=2)
+        for ep in (1, 8):
+            self.assert_refused(harness.pesc(0, "plan", "--config", *two, *chunks, "--set", "parallel.ep=%d" % ep), 64,
+                                "parallel.dispatch_chunks is 2", "parallel.expert_exchange is WEIGHTS")
 
     def test_a_setting_without_effect_is_said(self):
         config = os.path.join(EXPERIMENTS, "camelidae-8x7b.textproto")

@@ -195,7 +195,7 @@ class QuantizedFolder(unittest.TestCase):
                 # FP8 and NF4 by name are the folder's own.
                 self.call("train", form, run, train__frozen_dtype=name)
                 result = self.call("train", form, run, code=USAGE, train__frozen_dtype="F32")
-                self.assertIn("train.frozen_dtype: %s -> AUTO" % name, result.err)
+                self.assertIn("train.frozen_dtype: %s -> F32" % name, result.err)
 
     def test_what_cannot_be_is_refused_by_field(self):
         for form, settings, words in (
@@ -242,6 +242,7 @@ class QuantizedFolder(unittest.TestCase):
         for flags in (["--format", "HF"], ["--format", "HF", "--merge_into", "ORIGINAL"], ["--format", "PEFT"]):
             result = self.call("export", "nf4", "exported", *flags, "--out", self.path("no"), code=USAGE)
             self.assertIn("DEQUANTISED", result.err)
+            self.assertNotIn("put train.frozen_dtype back", result.err)
         out = self.path("hf")
         self.call("export", "nf4", "exported", "--merge_into", "DEQUANTISED", "--out", out)
         with open(os.path.join(out, "README.md"), encoding="utf-8") as file:
@@ -254,6 +255,16 @@ class QuantizedFolder(unittest.TestCase):
             a, b = json.load(one)["total"]["eval_loss"], json.load(other)["total"]["eval_loss"]
         # LoRA is merged with one rounding of the weights to float32.
         self.assertLess(abs(a - b) / b, 1e-4)
+        # Dequantised when they are read they are the same weights, which is said.
+        result = self.call("eval", "nf4", "exported", "--out", self.path("f32.json"), train__frozen_dtype="F32")
+        self.assertIn("the mathematics is the same, rounding is not (saved -> now): train.frozen_dtype: NF4 -> F32", result.err)
+        self.assertNotIn("not those of the model that was trained", result.err)
+        with open(self.path("f32.json"), encoding="utf-8") as file:
+            self.assertLess(abs(json.load(file)["total"]["eval_loss"] - b) / b, 1e-4)
+        # A run on the dequantised weights did not quantise, and no flag is asked for.
+        self.call("train", "nf4", "exported-f32", train__max_steps=1, train__frozen_dtype="F32")
+        result = self.call("export", "nf4", "exported-f32", "--out", self.path("hf-f32"))
+        self.assertNotIn("train.frozen_dtype", result.err)
 
     @harness.whole
     def test_a_plan_counts_what_is_held(self):

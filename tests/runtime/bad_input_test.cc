@@ -83,13 +83,17 @@ class BadInput : public testing::Test {
     return load_experiment(kQuickStart, all);
   }
 
-  // What a run does before its first step.
-  void start(const std::vector<std::string>& fields) {
+  Job open(const std::vector<std::string>& fields, DataUse use) {
     ExperimentConfig config;
     run_collectively(*world_, [&] { config = experiment(fields); });
     HostPlacement here;
     here.local_rank = session_.local_rank();
-    Job job = open_job(*world_, here, std::move(config), DataUse::kAll);
+    return open_job(*world_, here, std::move(config), use);
+  }
+
+  // What a run does before its first step.
+  void start(const std::vector<std::string>& fields) {
+    Job job = open(fields, DataUse::kAll);
     run_collectively(*world_, [&] {
       (void)load_training_data(job);
       (void)load_eval_data(job);
@@ -241,6 +245,13 @@ TEST_F(BadInput, BadFieldsAreRefusedByName) {
   refused(kUsage, {"data.max_seq_length", "300", "256"}, {"data.max_seq_length=300"});
   refused(kUsage, {"parallel.tp"}, {"parallel.tp=8", "parallel.ep=1"});
   refused(kUsage, {"parallel.ep"}, {"parallel.tp=1", "parallel.ep=8"});
+}
+
+TEST_F(BadInput, ChunksOfTokensAreRefusedWithWeightsInTrainingAlone) {
+  const std::vector<std::string> both{"parallel.expert_exchange=WEIGHTS", "parallel.dispatch_chunks=2"};
+  if (world_->size() > 1)  // alone it has all experts
+    refused(64, {"--set parallel.dispatch_chunks=2", "parallel.expert_exchange is WEIGHTS"}, both);
+  for (const DataUse use : {DataUse::kNone, DataUse::kEval}) (void)open(both, use);
 }
 
 TEST_F(BadInput, OneRankHasAnotherError) {

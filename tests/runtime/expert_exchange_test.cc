@@ -74,11 +74,13 @@ TEST(ExpertExchangePlan, AutoTakesTokensWhereChunksAreAskedFor) {
 }
 
 TEST(ExpertExchangePlan, ChunksOfTokensAreRefusedWithWeights) {
-  const auto refusal = [](const std::string& exchange, const Words& more) -> std::string {
+  const auto refusal = [](const std::string& exchange, const Words& more, int64_t ep = 8) -> std::string {
     Words words = exchanging(exchange, 64);
     words.insert(words.end(), more.begin(), more.end());
+    const ExperimentConfig config = experiment(words);
+    check_against_model(config, load_shape("7B"), 8);  // of inference too, which has no chunks
     try {
-      check_against_model(experiment(words), load_shape("7B"), 8);
+      check_dispatch_chunks(config, ep);
     } catch (const UsageError& e) {
       return e.what();
     }
@@ -92,7 +94,8 @@ TEST(ExpertExchangePlan, ChunksOfTokensAreRefusedWithWeights) {
   EXPECT_EQ(refusal("TOKENS", {"parallel.dispatch_chunks=2"}), "");
   EXPECT_EQ(refusal("AUTO", {"parallel.dispatch_chunks=2"}), "");
   // Where nothing is exchanged it is a setting without effect.
-  EXPECT_EQ(refusal("WEIGHTS", {"parallel.dispatch_chunks=2", "parallel.ep=1"}), "");
+  EXPECT_EQ(refusal("WEIGHTS", {"parallel.dispatch_chunks=2", "parallel.ep=1"}, 1), "");
+  EXPECT_NE(refusal("WEIGHTS", {"parallel.dispatch_chunks=2", "parallel.ep=1"}, 16), "");  // a plan's layouts
   EXPECT_EQ(refusal("WEIGHTS", {"parallel.dispatch_chunks=2", "train.mode=LORA"}), "");
 }
 

@@ -4,7 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <limits>
+#include <utility>
 
 #include "configs/schema/manifest.pb.h"
 #include "runtime/checkpoint/manifest.h"
@@ -79,6 +81,19 @@ TEST_F(BestCheckpoints, IsKeptBesidesTheNewestAndMarked) {
   EXPECT_EQ(best_checkpoint_folder(files_, "run"), "run/step-7");
 }
 
+// One of its folders can be entered, but not listed.
+class UnlistedFolder : public FaultyFileSystem {
+ public:
+  UnlistedFolder(FileSystem& base, std::string folder) : FaultyFileSystem(base), folder_(std::move(folder)) {}
+  std::vector<std::string> list(const std::string& path) override {
+    if (path == folder_) throw io_error("list", path, EACCES);
+    return FaultyFileSystem::list(path);
+  }
+
+ private:
+  std::string folder_;
+};
+
 TEST_F(BestCheckpoints, ARunIsNoCheckpointAndTheErrorNamesThoseInsideOfIt) {
   const auto refusal = [&](const std::function<void()>& open) -> std::string {
     try {
@@ -101,11 +116,23 @@ TEST_F(BestCheckpoints, ARunIsNoCheckpointAndTheErrorNamesThoseInsideOfIt) {
   ASSERT_EQ(save(files_, 5, BestCheckpoint{4, 1.5}), "");
   expect("run",
          begin + "; name a checkpoint inside of it: 'run/step-5' is the newest, 'run/step-4' the best");
+  // A folder without a manifest is none of them, marked or not.
+  files_.create_directory("run/step-9");
+  put_best_mark(files_, "run", BestCheckpoint{9, 1}, 1);
+  const std::string newest_alone = begin + "; name a checkpoint inside of it: 'run/step-5' is the newest";
+  expect("run", newest_alone);
+  // A mark that cannot be read does not take the place of the error.
+  files_.create_file("run/pesc.best")->append(std::as_bytes(std::span(std::string_view("step x"))));
+  expect("run", newest_alone);
   files_.remove_all("run/step-4");
   files_.remove_all("run/step-5");
   files_.remove_all("run/step-3");
   write_run_identity(files_, "run", new_run_identity(nullptr, 1), 1);
   expect("run", begin + ", and has no checkpoint yet");
+  // Nor does a folder that can be entered, but not listed.
+  UnlistedFolder unlisted(files_, "run");
+  EXPECT_EQ(refusal([&] { (void)peek_checkpoint(unlisted, "run"); }),
+            begin + "; name a checkpoint inside of it");
   // Other folders are told by the file that they lack.
   files_.create_directory("other");
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "manifest.pb",

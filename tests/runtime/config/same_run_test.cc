@@ -154,6 +154,16 @@ TEST(SameRun, TheTypeOfFrozenWeightsIsRefusedWhereTheRunGoesOn) {
     EXPECT_EQ(found.rounding, Lines{});
     EXPECT_EQ(found.frozen, line);
   }
+  // Plain types by the name that the user gave.
+  EXPECT_EQ(compare({"train.frozen_dtype=NF4"}, {"train.frozen_dtype=F32"}, CheckpointUse::kResume).refused,
+            Lines{"train.frozen_dtype: NF4 -> F32"});
+  EXPECT_EQ(compare({"train.frozen_dtype=F32"}, {"train.frozen_dtype=FP8"}, CheckpointUse::kAnswer).frozen,
+            Lines{"train.frozen_dtype: F32 -> FP8"});
+  EXPECT_EQ(compare({"parallel.device=CUDA", "train.compute_dtype=FP8"},
+                    {"parallel.device=CUDA", "train.compute_dtype=BF16", "train.frozen_dtype=BF16"},
+                    CheckpointUse::kExport)
+                .frozen,
+            Lines{"train.frozen_dtype: FP8 -> BF16"});
   // The compute type may change, and says so; what AUTO stands for is the same.
   const Lines fp8{"parallel.device=CUDA", "train.compute_dtype=FP8"};
   const RunDifferences found =
