@@ -106,6 +106,7 @@ class NamedTokens {
     constexpr std::array roles = {"bos_token", "eos_token", "unk_token", "pad_token"};
     for (const auto& [key, value] : document.items()) {
       const std::string place = str_cat(printable(key), " of ", file);
+      if (key == "fill_token") continue;  // CodeLlama's class takes its "<FILL_ME>" out of a text first
       if (key.ends_with("_token")) {
         const bool has_role = std::ranges::find(roles, key) != roles.end();
         by_key_[key] = {token_text(value), place, has_role};

@@ -436,7 +436,7 @@ TEST_F(TokensBesideTokenizerJson, AreTakenFromTheFilesThatTransformersReads) {
   folder_.write(config,
                 R"({"pad_token": "", "bos_token": null, "add_bos_token": true, "t_token": {"content": ""},
                             "additional_special_tokens": ["", null], "extra_special_tokens": {"t": ""},
-                            "chat_template": "<think>", "added_tokens_decoder": {}})");
+                            "chat_template": "<think>", "fill_token": "<think>", "added_tokens_decoder": {}})");
   EXPECT_EQ(refusal(), "");
   // With an added_tokens_decoder, even an empty one, it reads neither of these.
   folder_.write("special_tokens_map.json",
