@@ -31,10 +31,22 @@ struct AddedToken {
   return {token.single_word, token.lstrip, token.rstrip, token.normalized};
 }
 
-// What tokenizer_config.json says of added tokens (added_tokens_decoder), by content. Its flags count and not
-// those of tokenizer.json, as in transformers (seen in 5.24.0), which adds each entry that differs once more.
-// A token is special where either file says so.
-using ConfiguredTokens = std::unordered_map<std::string, AddedToken>;
+// A token that a file beside tokenizer.json names, so that transformers (seen in 5.24.0 and 4.57.6) adds it.
+struct NamedToken {
+  std::string content;
+  std::string place;      // file and key, for messages
+  bool has_role = false;  // it begins or ends a text, pads it, or stands for what is unknown
+};
+
+// What the files beside tokenizer.json say of added tokens.
+struct ConfiguredTokens {
+  // By content: the entries of tokenizer_config.json's added_tokens_decoder. Where texts have a token is decided
+  // by their flags and not by those of tokenizer.json, as in transformers (seen in 5.24.0), which adds each entry
+  // that differs once more. A token is special where either file says so.
+  std::unordered_map<std::string, AddedToken> flags;
+  // tokenizer.json must have them.
+  std::vector<NamedToken> named;
+};
 
 // Finds tokens in a text: the leftmost, and of those that begin there the longest.
 class AddedTokenFinder {

@@ -17,7 +17,7 @@
 namespace pesc {
 
 // `text` is the file's content, `path` is for messages; `begin` and `end` are the names of the begin- and
-// end-of-text tokens, empty for none; `configured` is what tokenizer_config.json says. Throws DataError.
+// end-of-text tokens, empty for none; `configured` is what the files beside it say. Throws DataError.
 [[nodiscard]] std::unique_ptr<Tokenizer> parse_json_tokenizer(std::string_view text, const std::string& path,
                                                               const SpecialPieces& special,
                                                               const std::string& begin,
@@ -29,7 +29,9 @@ namespace pesc {
                                                                 const std::string& path);
 
 // Reads tokenizer.json of a folder, the names of begin and end from its tokenizer_config.json or
-// special_tokens_map.json, and flags of added tokens from tokenizer_config.json. Throws DataError, IoError.
+// special_tokens_map.json, and flags of added tokens from tokenizer_config.json. Throws DataError, IoError;
+// DataError also for a token that transformers would add because these files or added_tokens.json name it, and
+// that tokenizer.json does not have among its added tokens.
 [[nodiscard]] std::unique_ptr<Tokenizer> open_json_tokenizer(const std::string& folder,
                                                              const SpecialPieces& special, Links links);
 

@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <array>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <unordered_set>
 
@@ -16,6 +19,8 @@ using nlohmann::json;
 
 constexpr const char* kTokenizerJson = "tokenizer.json";
 constexpr const char* kTokenizerConfigJson = "tokenizer_config.json";
+constexpr const char* kTokensMapJson = "special_tokens_map.json";
+constexpr const char* kAddedTokensJson = "added_tokens.json";
 constexpr const char* kTekkenJson = "tekken.json";
 constexpr uint64_t kMaxTokenizerJson = uint64_t{256} << 20;
 constexpr uint64_t kMaxTokenizerConfig = uint64_t{16} << 20;
@@ -30,7 +35,7 @@ std::string token_text(const json& value) {
 
 // Empty where no file says it.
 std::string named_special_token(const std::string& folder, const char* key, Links links) {
-  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
+  for (const char* name : {kTokenizerConfigJson, kTokensMapJson}) {
     if (!folder_has(folder, name)) continue;
     const json document = read_json_file(folder, name, kMaxTokenizerConfig, links);
     if (!document.is_object() || !document.contains(key)) continue;
@@ -59,14 +64,11 @@ AddedToken configured_token(const json& entry, const std::unordered_set<std::str
   return token;
 }
 
-ConfiguredTokens configured_tokens(const std::string& folder, Links links) {
-  ConfiguredTokens out;
-  if (!folder_has(folder, kTokenizerConfigJson)) return out;
-  const json document = read_json_file(folder, kTokenizerConfigJson, kMaxTokenizerConfig, links);
-  if (!document.is_object()) return out;
+// As `flags` of ConfiguredTokens; `file` is for messages.
+std::unordered_map<std::string, AddedToken> configured_flags(const json& document, const std::string& file) {
+  std::unordered_map<std::string, AddedToken> out;
   const auto entries = document.find("added_tokens_decoder");
   if (entries == document.end() || !entries->is_object()) return out;
-  const std::string file = folder + "/" + kTokenizerConfigJson;
   std::unordered_set<std::string> named;
   for (const auto& [key, value] : document.items()) {
     if (key.ends_with("_token")) named.insert(token_text(value));
@@ -80,10 +82,73 @@ ConfiguredTokens configured_tokens(const std::string& folder, Links links) {
     if (!first && matching_flags(token) != matching_flags(out.at(token.content))) {
       throw DataError(str_cat(file, ": added_tokens_decoder has ", in_quotes(token.content),
                               " with other flags under the ids ", printable(before->second), " and ",
-                              printable(id), "; leave the one whose flags count"));
+                              printable(id), "; leave one of them, the one with the flags that you want"));
     }
     out.emplace(token.content, token);
   }
+  return out;
+}
+
+// Null where the folder has none, or it is no object.
+json object_if_there(const std::string& folder, const char* name, Links links) {
+  if (!folder_has(folder, name)) return {};
+  json document = read_json_file(folder, name, kMaxTokenizerConfig, links);
+  return document.is_object() ? document : json();
+}
+
+// The tokens that transformers adds where tokenizer.json does not have them.
+class NamedTokens {
+ public:
+  // A role has one token: that of the document taken last.
+  void take(const json& document, const std::string& file) {
+    constexpr std::array lists = {"additional_special_tokens", "extra_special_tokens",
+                                  "model_specific_special_tokens"};
+    constexpr std::array roles = {"bos_token", "eos_token", "unk_token", "pad_token"};
+    for (const auto& [key, value] : document.items()) {
+      const std::string place = str_cat(printable(key), " of ", file);
+      if (key == "fill_token") continue;  // CodeLlama's class takes its "<FILL_ME>" out of a text first
+      if (key.ends_with("_token")) {
+        const bool has_role = std::ranges::find(roles, key) != roles.end();
+        by_key_[key] = {token_text(value), place, has_role};
+      } else if (value.is_structured() && std::ranges::find(lists, key) != lists.end()) {
+        for (const json& token : value) add({token_text(token), place});
+      }
+    }
+  }
+  void add(NamedToken token) {
+    if (!token.content.empty()) others_.push_back(std::move(token));
+  }
+  [[nodiscard]] std::vector<NamedToken> all() && {
+    for (auto& [key, token] : by_key_) add(std::move(token));
+    return std::move(others_);
+  }
+
+ private:
+  std::map<std::string, NamedToken> by_key_;
+  std::vector<NamedToken> others_;
+};
+
+// Transformers reads special_tokens_map.json and added_tokens.json only where tokenizer_config.json has no
+// added_tokens_decoder.
+ConfiguredTokens configured_tokens(const std::string& folder, Links links) {
+  const std::string file = folder + "/" + kTokenizerConfigJson;
+  const json config = object_if_there(folder, kTokenizerConfigJson, links);
+  ConfiguredTokens out;
+  NamedTokens named;
+  if (config.is_object()) {
+    out.flags = configured_flags(config, file);
+    named.take(config, file);
+  }
+  if (config.contains("added_tokens_decoder")) {
+    for (const auto& [id, entry] : config["added_tokens_decoder"].items())
+      named.add({token_text(entry), str_cat("added_tokens_decoder.", printable(id), " of ", file)});
+  } else {
+    const json map = object_if_there(folder, kTokensMapJson, links);
+    if (map.is_object()) named.take(map, folder + "/" + kTokensMapJson);
+    const json added = object_if_there(folder, kAddedTokensJson, links);
+    for (const auto& [text, id] : added.items()) named.add({text, folder + "/" + kAddedTokensJson});
+  }
+  out.named = std::move(named).all();
   return out;
 }
 

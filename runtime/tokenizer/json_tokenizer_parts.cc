@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "ops/core/check.h"
 #include "runtime/text/printable.h"
@@ -60,10 +61,10 @@ void read_model(const json& model, BpeParts& parts) {
 
 // True where texts may get other tokens.
 bool take_configured(const ConfiguredTokens& configured, AddedToken& token) {
-  const auto found = configured.find(token.content);
-  if (found == configured.end()) return false;
+  const auto found = configured.flags.find(token.content);
+  if (found == configured.flags.end()) return false;
   const AddedToken& entry = found->second;
-  const bool changes = matching_flags(entry) != matching_flags(token);
+  const bool changes = matching_flags(entry) != matching_flags(token) || (entry.special && !token.special);
   token.single_word = entry.single_word;
   token.lstrip = entry.lstrip;
   token.rstrip = entry.rstrip;
@@ -138,6 +139,22 @@ void read_added_tokens(const json& list, const SpecialPieces& special, const Con
   }
 }
 
+// Begin and end of a text, padding and the unknown token may be pieces of the vocabulary: begin and end are put
+// by their ids, and no user's text is searched for special tokens.
+void check_named(const std::vector<NamedToken>& named, const JsonTokenizerParts& parts) {
+  if (named.empty()) return;
+  std::unordered_set<std::string_view> added;
+  for (const AddedToken& token : parts.added) added.insert(token.content);
+  for (const NamedToken& token : named) {
+    if (added.contains(token.content)) continue;
+    if (token.has_role && parts.model.find(token.content) >= 0) continue;
+    throw DataError(str_cat("added_tokens has no ", in_quotes(token.content), ", which ", token.place,
+                            " names, so that transformers would match it in texts as one token; add it to "
+                            "added_tokens with its id, or save the tokenizer anew with save_pretrained of "
+                            "transformers"));
+  }
+}
+
 }  // namespace
 
 JsonTokenizerParts read_json_tokenizer_parts(std::string_view text, const SpecialPieces& special,
@@ -160,21 +177,24 @@ JsonTokenizerParts read_json_tokenizer_parts(std::string_view text, const Specia
   parts.post_processor.read(part_of(file.rest, "post_processor"));
   parts.decoders = read_decoders(part_of(file.rest, "decoder"));
   read_added_tokens(part_of(file.rest, "added_tokens"), special, configured, parts);
+  check_named(configured.named, parts);
   return parts;
 }
 
 std::string changed_tokens(std::string_view text, const ConfiguredTokens& configured) {
   std::string all;
-  if (configured.empty()) return all;
+  if (configured.flags.empty()) return all;
   const TokenizerFile file = parse_tokenizer_file(text);
   const json& list = part_of(file.rest, "added_tokens");
   if (!list.is_array()) return all;
   for (const json& item : list) {
     AddedToken token = read_added_token(item);
+    const bool was_special = token.special;
     if (!take_configured(configured, token)) continue;
     all += token.content;
     all += '\0';
     for (const bool flag : matching_flags(token)) all += flag ? '1' : '0';
+    if (token.special && !was_special) all += '\0';
   }
   return all;
 }

@@ -30,7 +30,7 @@ struct JsonTokenizerParts {
                                                            const ConfiguredTokens& configured = {});
 
 // The tokens of the file whose flags `configured` changes so that texts get other tokens, each with its
-// flags; empty: none. Throws DataError, which does not name the file.
+// flags; empty: none. A token that becomes special is one of them: it is matched in no user's text any more. Throws DataError, which does not name the file.
 [[nodiscard]] std::string changed_tokens(std::string_view text, const ConfiguredTokens& configured);
 
 // Of a tekken.json (Mistral's own form).
