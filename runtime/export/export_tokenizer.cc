@@ -57,6 +57,17 @@ void copy_file(const std::string& folder, const std::string& name, const std::st
   });
 }
 
+// The added tokens of a tokenizer.json that is made here have no flags but `special`. Those that the base's configuration
+// gives them would count in transformers in their place; sentencepiece, which the run was tokenised with, has none.
+void same_flags_as_made(nlohmann::ordered_json& config) {
+  const auto entries = config.find("added_tokens_decoder");
+  if (entries == config.end() || !entries->is_object()) return;
+  for (auto& entry : *entries) {
+    if (!entry.is_object()) continue;
+    for (const char* flag : {"lstrip", "normalized", "rstrip", "single_word"}) entry[flag] = false;
+  }
+}
+
 }  // namespace
 
 ExportTokenizer::ExportTokenizer(const Job& job, TokenizerJson json)
@@ -129,6 +140,7 @@ std::string ExportTokenizer::config_text() const {
     config["tokenizer_class"] = "PreTrainedTokenizerFast";
     config["clean_up_tokenization_spaces"] = false;
     if (adds_prefix_space_) config["add_prefix_space"] = true;
+    if (!made_json_.empty()) same_flags_as_made(config);
     if (names_class_) config["auto_map"]["AutoTokenizer"] = {nullptr, "tokenization_pesc.PescTokenizerFast"};
   }
   const auto name = [&](const char* key, int32_t id) {

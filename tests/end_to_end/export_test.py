@@ -372,6 +372,20 @@ class Export(unittest.TestCase):
                      harness.USAGE, "another base")
         self.refused(self.call("train", run="none", settings={"model.adapter": self.path("base")}), harness.DATA, "adapter_config.json")
 
+    def test_added_tokens_of_a_sentencepiece_base_have_the_flags_of_the_file_that_is_made(self):
+        base = self.path("flags")
+        shutil.copytree(self.path("base"), base)
+        with open(os.path.join(base, "tokenizer_config.json"), "w", encoding="utf-8") as out:
+            json.dump({"added_tokens_decoder": {"1": {"content": "<s>", "lstrip": True, "normalized": True, "special": True}}}, out)
+        settings = {"train.mode": "LORA", "model.path": base, "train.max_steps": 1, "train.eval_steps": 0}
+        self.assertEqual(self.call("train", run="flags-run", settings=settings).code, 0)
+        out = self.export("flags-hf", run="flags-run", settings=settings)
+        (begin,) = [t for t in self.json(out, "tokenizer.json")["added_tokens"] if t["content"] == "<s>"]
+        entry = self.json(out, "tokenizer_config.json")["added_tokens_decoder"]["1"]
+        for flag in ("lstrip", "rstrip", "normalized", "single_word"):
+            self.assertEqual((begin[flag], entry[flag]), (False, False), flag)
+        self.assertIs(entry["special"], True)
+
     def test_the_template_of_the_run_is_the_folders(self):
         base, file = self.path("chat"), self.path("mine.jinja")
         write_chat_base(base)
