@@ -157,7 +157,10 @@ class TrainingFields(Fields):
 
     @case("run_dir")
     def test_the_folder_of_the_run(self):
-        self.assertTrue(os.path.isdir(os.path.join(self.trained({})[2], "step-3")))
+        runs = [self.train({})[2] for _ in range(2)]
+        self.assertNotEqual(*runs)
+        for run in runs:
+            self.assertTrue(os.path.isdir(os.path.join(run, "step-3")))
 
     @case("train.logging_steps", "train.eval_steps", "data.train[].tag", "data.eval[].tag", "parallel.num_threads")
     def test_lines_and_records(self):
