@@ -6,7 +6,8 @@ import os
 import unittest
 
 import harness
-from no_gpu_test import HIDDEN, built_with_cuda
+import no_gpu_test
+from no_gpu_test import built_with_cuda
 
 HIDDEN, FFN, LAYERS, VOCAB, ROWS, TOKENS, RANK, EXPERTS = 32, 48, 2, 128, 4, 64, 8, 4
 SHAPE = """family: LLAMA vocab_size: %d hidden_size: %d intermediate_size: %d num_hidden_layers: %d
@@ -125,7 +126,7 @@ class ScalingTest(unittest.TestCase):
 
     def test_points_without_their_gpus_are_said_not_to_be_run(self):
         out = os.path.join(self.folder, "none.json")
-        result = self.scaling("--scaling", "--scaling_points", "dp8", "--out", out, "--set", "parallel.device=CUDA", prefix=HIDDEN)
+        result = self.scaling("--scaling", "--scaling_points", "dp8", "--out", out, "--set", "parallel.device=CUDA", prefix=no_gpu_test.HIDDEN)
         if built_with_cuda():
             self.assertEqual(result.code, 0, str(result))
             points = self.points(out)
