@@ -183,6 +183,7 @@ class Evaluation(unittest.TestCase):
     def losses(self, run):
         return {r["step"]: r["eval_loss_total"] for r in harness.measured(run) if "eval_loss_total" in r}
 
+    @harness.whole
     def test_the_best_checkpoint_is_kept_and_taken(self):
         run = self.path("best")
         settings = {"run_dir": run, "train.max_steps": 8, "train.eval_steps": 2, "train.learning_rate": 0.1,

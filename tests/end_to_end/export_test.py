@@ -322,6 +322,7 @@ class Export(unittest.TestCase):
         self.assertEqual(result.code, 0, str(result))
         return self.json("loss.json")["total"]["eval_loss"]
 
+    @harness.whole
     def test_training_goes_on_from_a_folder(self):
         """From ours and from a published one, on other ranks; where nothing is learned, what comes out is what went in."""
         tuned = self.loss()
@@ -386,6 +387,7 @@ class Export(unittest.TestCase):
             self.assertEqual((begin[flag], entry[flag]), (False, False), flag)
         self.assertIs(entry["special"], True)
 
+    @harness.whole
     def test_the_template_of_the_run_is_the_folders(self):
         base, file = self.path("chat"), self.path("mine.jinja")
         write_chat_base(base)

@@ -121,8 +121,9 @@ class Resume(harness.EndToEnd):
         again = self.train(4, "silent", **LAYOUT, **FIELDS)  # its own checkpoints say it
         self.assertNotIn("says nothing", again.err)
 
+    @harness.whole
     def test_resumed_under_another_recompute_policy(self):
-        for recompute in ("FULL",) if harness.SAMPLE else ("SELECTIVE", "FULL"):
+        for recompute in ("SELECTIVE", "FULL"):
             with self.subTest(recompute):
                 run = "half-" + recompute
                 shutil.copytree(self.path("straight"), self.path(run))
@@ -134,7 +135,7 @@ class Resume(harness.EndToEnd):
                 self.assert_same_run(run, but=("bytes_sent_rank0",))
 
     def test_resumed_on_another_layout(self):
-        for ranks, tp, ep in ((1, 1, 1), (8, 4, 8)) if harness.SAMPLE else ((1, 1, 1), (2, 1, 2), (8, 4, 8)):
+        for ranks, tp, ep in ((8, 4, 8),) if harness.SAMPLE else ((1, 1, 1), (2, 1, 2), (8, 4, 8)):
             with self.subTest(ranks=ranks, tp=tp, ep=ep):
                 run = "half-%d" % ranks
                 shutil.copytree(self.path("straight"), self.path(run))

@@ -176,6 +176,7 @@ class Verbs(harness.EndToEnd):
         self.assertEqual(len(losses), 1)
         return losses[0]
 
+    @harness.whole
     def test_export_loads_again(self):
         for tied, ranks, tp in (("false", 2, 2), ("true", 4, 2)):
             with self.subTest(tied=tied):
@@ -213,6 +214,7 @@ class Verbs(harness.EndToEnd):
         header, _ = harness.read_safetensors(self.path("lora-1", "step-12", "shard-00000.safetensors"))
         self.assertTrue(all("lora_" in name for name in header), sorted(header))
 
+    @harness.whole
     def test_bad_rows_can_be_skipped(self):
         with open(os.path.join(self.data, "train.jsonl"), "rb") as file:
             good = file.readlines()[:32]
