@@ -2,7 +2,7 @@
 // time and memory for those that run away.
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 #include <string>
 #include <utility>
 #include <vector>
@@ -91,10 +91,10 @@ TEST(JinjaLimits, ATemplateThatIsNoUtf8IsRefused) {
 
 void expect_refused_soon(const std::string& text, const std::string& why, Json extra = Json::object()) {
   const TemplateLimits limits = {1'000'000, 400, int64_t{1} << 20, int64_t{64} << 20};
-  const auto start = std::chrono::steady_clock::now();
+  const std::clock_t start = std::clock();  // of this process: others may have the processors
   const std::string what = refusal(text, limits, std::move(extra));
   EXPECT_NE(what.find(why), std::string::npos) << text.substr(0, 200) << "\n" << what.substr(0, 300);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+  EXPECT_LT(std::clock() - start, 20 * CLOCKS_PER_SEC);
 }
 
 TEST(JinjaLimits, LoopsAreBounded) {
