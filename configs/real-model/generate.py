@@ -55,7 +55,7 @@ def rows(seed, train, tasks):
     asked = {r["messages"][1]["content"] for r in learned}
     for r in sum(held_out.values(), []):
         if r["messages"][1]["content"] in asked:
-            raise ValueError("a evaluation question stands in the training rows: " + r["messages"][1]["content"])
+            raise ValueError("an evaluation question stands in the training rows: " + r["messages"][1]["content"])
     return held_out, learned
 
 
