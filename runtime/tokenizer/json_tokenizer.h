@@ -31,7 +31,8 @@ namespace pesc {
 // Reads tokenizer.json of a folder, the names of begin and end from its tokenizer_config.json or
 // special_tokens_map.json, and flags of added tokens from tokenizer_config.json. Throws DataError, IoError;
 // DataError also for a token that transformers would add because these files or added_tokens.json name it, and
-// that tokenizer.json does not have among its added tokens.
+// that tokenizer.json does not have among its added tokens; but a piece of the vocabulary that begins or ends a
+// text, pads it or stands for what is unknown is added here too.
 [[nodiscard]] std::unique_ptr<Tokenizer> open_json_tokenizer(const std::string& folder,
                                                              const SpecialPieces& special, Links links);
 

@@ -29,8 +29,9 @@ struct JsonTokenizerParts {
                                                            const SpecialPieces& special,
                                                            const ConfiguredTokens& configured = {});
 
-// The tokens of the file whose flags `configured` changes so that texts get other tokens, each with its
-// flags; empty: none. A token that becomes special is one of them: it is matched in no user's text any more. Throws DataError, which does not name the file.
+// The tokens that texts get because of `configured` and would not get by the file alone, each with its flags;
+// empty: none. A token that becomes special is one of them: it is matched in no user's text any more. Throws
+// DataError, which does not name the file.
 [[nodiscard]] std::string changed_tokens(std::string_view text, const ConfiguredTokens& configured);
 
 // Of a tekken.json (Mistral's own form).

@@ -135,7 +135,7 @@ TEST_F(TokensBesideTokenizerJson, AreRefusedByNameWhereTokenizerJsonDoesNotAddTh
     const std::string place = folder_ / file;
     const std::string message = expected(key.empty() ? place : key + " of " + place);
     EXPECT_EQ(refusal(), message) << document;
-    EXPECT_EQ(refusal(true), role ? "" : message) << document << " of the vocabulary";
+    EXPECT_EQ(refusal(true), role ? "" : message) << document << " of the vocabulary: added to the others";
     EXPECT_EQ(refusal(false, true), "") << document;
     EXPECT_EQ(refusal(true, true), "") << document;
     folder_.write(file, "{}");
@@ -157,6 +157,60 @@ TEST_F(TokensBesideTokenizerJson, AreRefusedByNameWhereTokenizerJsonDoesNotAddTh
   }
   refused(config, {{"model_specific_special_tokens", {{"t", "<think>"}}}}, "model_specific_special_tokens");
   refused("added_tokens.json", {{"<think>", 95}}, "");
+}
+
+// The pieces that transformers 5.24.0 and 4.57.6 give for such a folder.
+TEST(PiecesWithARole, AreOneTokenOfATemplatesText) {
+  json vocab = json::object();
+  for (int c = ' '; c <= '~'; ++c) vocab[std::string(1, static_cast<char>(c))] = c - ' ';
+  const int id = static_cast<int>(vocab.size());
+  vocab["<X>"] = id;
+  json document{{"version", "1.0"},
+                {"normalizer", {{"type", "Lowercase"}}},
+                {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", json::array()}}}};
+  const TokenizerFolder folder;
+  const auto pieces = [&](const json& config, const EncodeOptions& options) {
+    folder.write("tokenizer.json", document.dump());
+    folder.write("tokenizer_config.json", config.dump());
+    std::string out;
+    const auto tokenizer = open_tokenizer(folder.path());
+    for (const int32_t i : tokenizer->encode_with_ranges("a <X> b <x>", options).ids)
+      out += i == id ? "T" : tokenizer->piece(i);
+    return out;
+  };
+  const EncodeOptions of_template{AddedTokens::kAll, {}, false, true};
+  const EncodeOptions of_user{AddedTokens::kOrdinary, {}, false, true};
+  const std::string several = "a <x> b <x>";
+  EXPECT_EQ(pieces(json::object(), of_template), several);
+  const std::string digest = tokenizer_digest(folder.path());
+  for (const char* key : {"bos_token", "eos_token", "unk_token", "pad_token"}) {
+    EXPECT_EQ(pieces({{key, "<X>"}}, of_template), "a T b <x>") << key;
+    EXPECT_NE(tokenizer_digest(folder.path()), digest) << key;
+    EXPECT_EQ(pieces({{key, "<X>"}}, of_user), several) << key;
+  }
+  const json stripped{{"__type", "AddedToken"}, {"content", "<X>"},    {"single_word", false},
+                      {"lstrip", true},         {"normalized", false}, {"rstrip", false}};
+  EXPECT_EQ(pieces({{"eos_token", stripped}}, of_template), "aT b <x>");
+  // Two roles of one token; then the padding of tokenizer.json, which counts where no file names a pad_token.
+  EXPECT_EQ(pieces({{"bos_token", "<X>"}, {"eos_token", "<X>"}}, of_template), "a T b <x>");
+  try {
+    (void)pieces({{"bos_token", "<X>"}, {"eos_token", stripped}}, of_template);
+    ADD_FAILURE() << "accepted";
+  } catch (const DataError& error) {
+    const std::string of = " of " + folder / "tokenizer_config.json";
+    EXPECT_EQ(error.what(), folder / "tokenizer.json" + ": '<X>': bos_token" + of + " and eos_token" + of +
+                                " name it with other flags; give both the flags that you want");
+  }
+  document["padding"] = {{"pad_token", "<X>"}, {"pad_id", id}};
+  EXPECT_EQ(pieces(json::object(), of_template), "a T b <x>");
+  const std::string padded = tokenizer_digest(folder.path());
+  EXPECT_EQ(pieces({{"pad_token", nullptr}}, of_template), several);
+  EXPECT_NE(tokenizer_digest(folder.path()), padded);
+  EXPECT_EQ(pieces({{"pad_token", "<X>"}}, of_template), "a T b <x>");
+  EXPECT_EQ(tokenizer_digest(folder.path()), padded);
+  EXPECT_EQ(pieces({{"pad_token", "a"}}, of_template), several);
+  document["padding"]["pad_token"] = "<pad>";
+  EXPECT_THROW((void)pieces(json::object(), of_template), DataError);
 }
 
 TEST_F(TokensBesideTokenizerJson, AreTakenFromTheFilesThatTransformersReads) {
