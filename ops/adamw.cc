@@ -11,12 +11,8 @@
 namespace pesc {
 namespace {
 
-struct Scalars {
-  float decay, beta1, rest1, beta2, rest2, rate, inverse_root2, eps, grad_scale;
-};
-
 // By value: behind a reference the scalars might alias the stores, and the loop would not vectorise.
-void update(Scalars s, float* p, const float* grad, float* m, float* v, int64_t n) {
+void update(AdamWScalars s, float* p, const float* grad, float* m, float* v, int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const float g = grad[i] * s.grad_scale;
@@ -28,28 +24,11 @@ void update(Scalars s, float* p, const float* grad, float* m, float* v, int64_t 
   }
 }
 
-}  // namespace
-
-void adamw(Stream& stream, const AdamW& args) {
-  if (stream.on_cuda()) return cuda_ops().adamw(stream, args);
+void update(Stream& stream, const AdamW& args) {
   const int64_t n = args.param.size();
   for (const Tensor* t : {&args.param, &args.grad, &args.exp_avg, &args.exp_avg_sq})
     PESC_CHECK(t->size() == n && t->contiguous(), "flat buffers of one size; got ", t->size(), " and ", n);
-  PESC_CHECK(args.step >= 1, "step ", args.step);
-  const auto step = static_cast<double>(args.step);
-  const double correction1 = 1.0 - std::pow(args.beta1, step);
-  const double correction2 = 1.0 - std::pow(args.beta2, step);
-  const Scalars scalars = {
-      .decay = static_cast<float>(1.0 - args.lr * args.weight_decay),
-      .beta1 = static_cast<float>(args.beta1),
-      .rest1 = static_cast<float>(1.0 - args.beta1),
-      .beta2 = static_cast<float>(args.beta2),
-      .rest2 = static_cast<float>(1.0 - args.beta2),
-      .rate = static_cast<float>(args.lr / correction1),
-      .inverse_root2 = static_cast<float>(1.0 / std::sqrt(correction2)),
-      .eps = static_cast<float>(args.eps),
-      .grad_scale = args.grad_scale,
-  };
+  const AdamWScalars scalars = adamw_scalars(args);
   float* p = args.param.f32();
   const float* grad = args.grad.f32();
   float* m = args.exp_avg.f32();
@@ -61,6 +40,31 @@ void adamw(Stream& stream, const AdamW& args) {
   if (args.compute_weight.present())
     cast(stream, args.param.reshaped(args.compute_weight.rows, args.compute_weight.cols),
          args.compute_weight);
+}
+
+}  // namespace
+
+AdamWScalars adamw_scalars(const AdamW& update) {
+  PESC_CHECK(update.step >= 1, "step ", update.step);
+  const auto step = static_cast<double>(update.step);
+  const double correction1 = 1.0 - std::pow(update.beta1, step);
+  const double correction2 = 1.0 - std::pow(update.beta2, step);
+  return {
+      .decay = static_cast<float>(1.0 - update.lr * update.weight_decay),
+      .beta1 = static_cast<float>(update.beta1),
+      .rest1 = static_cast<float>(1.0 - update.beta1),
+      .beta2 = static_cast<float>(update.beta2),
+      .rest2 = static_cast<float>(1.0 - update.beta2),
+      .rate = static_cast<float>(update.lr / correction1),
+      .inverse_root2 = static_cast<float>(1.0 / std::sqrt(correction2)),
+      .eps = static_cast<float>(update.eps),
+      .grad_scale = update.grad_scale,
+  };
+}
+
+void adamw(Stream& stream, std::span<const AdamW> updates) {
+  if (stream.on_cuda()) return cuda_ops().adamw(stream, updates);
+  for (const AdamW& one : updates) update(stream, one);
 }
 
 }  // namespace pesc

@@ -107,11 +107,21 @@ struct Square {
 };
 
 template <class Term, class T>
-__global__ void sum_blocks(View<const T> x, Term term, double* partial) {
+__global__ void sum_blocks(View<const T> x, bool packed, Term term, double* partial) {
   const int64_t size = x.rows * x.cols;
   const bool whole = x.ld == x.cols || x.rows == 1;
   double total = 0;
-  for (int64_t quad = first_index(); quad * kQuad < size; quad += index_step()) {
+  int64_t quad = first_index();
+  if (packed) {  // quads that can be loaded at once
+#pragma unroll 4
+    for (; (quad + 1) * kQuad <= size; quad += index_step()) {
+      float values[kQuad];
+      load_floats<kQuad>(x.data + quad * kQuad, values);
+#pragma unroll
+      for (int i = 0; i < kQuad; ++i) total += term(static_cast<double>(values[i]));
+    }
+  }
+  for (; quad * kQuad < size; quad += index_step()) {
 #pragma unroll
     for (int i = 0; i < kQuad; ++i) {
       const int64_t e = quad * kQuad + i;
@@ -141,10 +151,12 @@ void sum_terms(Stream& stream, const Tensor& x, const Tensor& out, Term term) {
   const int blocks = static_cast<int>(
       std::clamp<int64_t>((x.size() + kQuad * kThreads - 1) / (kQuad * kThreads), 1, kSumBlocks));
   double* partial = partials<double>(stream, blocks);
+  const auto alignment = static_cast<uintptr_t>(kQuad * dtype_bytes(x.dtype));
+  const bool packed = x.contiguous() && reinterpret_cast<uintptr_t>(x.data) % alignment == 0;
   with_element(x.dtype, [&](auto element) {
     using T = decltype(element);
-    sum_blocks<Term, T>
-        <<<static_cast<unsigned>(blocks), kThreads, 0, stream_of(stream)>>>(view<const T>(x), term, partial);
+    sum_blocks<Term, T><<<static_cast<unsigned>(blocks), kThreads, 0, stream_of(stream)>>>(
+        view<const T>(x), packed, term, partial);
     PESC_LAUNCHED("sum_blocks");
   });
   add_blocks<<<1, kThreads, 0, stream_of(stream)>>>(partial, blocks, to);

@@ -76,7 +76,7 @@ bool follows(const Tensor& a, const Tensor& b) {
          static_cast<const std::byte*>(a.data) + a.bytes() == static_cast<const std::byte*>(b.data);
 }
 
-// The parameters of one AdamW launch: a trainable parameter and those that follow it directly in every
+// One update of AdamW: a trainable parameter and those that follow it directly in every
 // buffer.
 struct FusedUpdate {
   Tensor master, grad, exp_avg, exp_avg_sq, compute_weight;  // flat; compute_weight may have a row stride
@@ -122,20 +122,22 @@ std::vector<FusedUpdate> updates(const Decoder& decoder) {
 void optimizer_step(Decoder& decoder, const AdamWConfig& c, double lr, int64_t update, double norm) {
   const PhaseScope phase(decoder.stream(), Phase::kOptimizer);
   const double factor = c.clip_norm > 0 ? std::min(1.0, c.clip_norm / (norm + 1e-6)) : 1.0;
+  std::vector<AdamW> all;
   for (const FusedUpdate& n : updates(decoder)) {
-    adamw(decoder.stream(), {.param = n.master,
-                             .grad = n.grad,
-                             .exp_avg = n.exp_avg,
-                             .exp_avg_sq = n.exp_avg_sq,
-                             .compute_weight = n.compute_weight,
-                             .lr = lr,
-                             .beta1 = c.beta1,
-                             .beta2 = c.beta2,
-                             .eps = c.eps,
-                             .weight_decay = c.weight_decay,
-                             .step = update,
-                             .grad_scale = static_cast<float>(factor)});
+    all.push_back({.param = n.master,
+                   .grad = n.grad,
+                   .exp_avg = n.exp_avg,
+                   .exp_avg_sq = n.exp_avg_sq,
+                   .compute_weight = n.compute_weight,
+                   .lr = lr,
+                   .beta1 = c.beta1,
+                   .beta2 = c.beta2,
+                   .eps = c.eps,
+                   .weight_decay = c.weight_decay,
+                   .step = update,
+                   .grad_scale = static_cast<float>(factor)});
   }
+  adamw(decoder.stream(), all);
 }
 
 }  // namespace pesc

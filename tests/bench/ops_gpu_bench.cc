@@ -119,8 +119,18 @@ void rows_and_sums(Bench& b) {
   const Tensor p = b.random(1, kTrained, DType::kF32), g = b.random(1, kTrained, DType::kF32);
   const Tensor m = b.zero(1, kTrained, DType::kF32), v = b.zero(1, kTrained, DType::kF32);
   const Tensor total = b.zero(1, 1, DType::kF64);
-  b.time("adamw, 160 Mi", Rate::kBytes, bytes_of({p, p, g, m, m, v, v}),
-         [&] { adamw(b.s, {.param = p, .grad = g, .exp_avg = m, .exp_avg_sq = v, .lr = 1e-4}); });
+  const AdamW whole{.param = p, .grad = g, .exp_avg = m, .exp_avg_sq = v, .lr = 1e-4};
+  b.time("adamw, 160 Mi", Rate::kBytes, bytes_of({p, p, g, m, m, v, v}), [&] { adamw(b.s, {&whole, 1}); });
+  // As LoRA has them: 512 parameters of 4096 x 64.
+  std::vector<AdamW> small;
+  constexpr int64_t kSmall = int64_t{4096} * 64;
+  for (int64_t i = 0; i < 512; ++i) {
+    AdamW part = whole;
+    for (Tensor* t : {&part.param, &part.grad, &part.exp_avg, &part.exp_avg_sq})
+      *t = t->col_range(i * kSmall, (i + 1) * kSmall);
+    small.push_back(part);
+  }
+  b.time("adamw, 512 x 256 Ki", Rate::kBytes, 512 * kSmall * 28, [&] { adamw(b.s, small); });
   b.time("sum_squares, 160 Mi", Rate::kBytes, bytes_of({g}), [&] { sum_squares(b.s, g, total); });
 }
 

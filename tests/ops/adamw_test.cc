@@ -66,7 +66,7 @@ TEST(AdamW, MatchesTheReferenceOverSteps) {
         a.weight_decay = h.weight_decay;
         a.grad_scale = h.grad_scale;
         a.step = step;
-        adamw(stream, a);
+        adamw(stream, {&a, 1});
       }
       for (size_t i = 0; i < n; ++i) {
         ASSERT_NEAR(s.param[i], p[i], 2e-6 * (1 + std::abs(p[i]))) << i << " of " << n;
@@ -84,7 +84,7 @@ TEST(AdamW, FirstStepMovesByTheLearningRateAgainstTheGradient) {
   Stream stream(Device{});
   AdamW a = s.args();
   a.lr = 0.1;
-  adamw(stream, a);
+  adamw(stream, {&a, 1});
   EXPECT_NEAR(s.param[0], -0.1, 1e-6);
   EXPECT_NEAR(s.param[1], 0.1, 1e-6);
   EXPECT_NEAR(s.param[2], -0.1, 1e-5);
@@ -98,7 +98,7 @@ TEST(AdamW, TheCopyIsTheParameterRounded) {
   AdamW a = s.args();
   a.lr = 0.1;
   a.compute_weight = {copy.data(), DType::kBF16, 1, 1000, 1000};
-  adamw(stream, a);
+  adamw(stream, {&a, 1});
   for (size_t i = 0; i < copy.size(); ++i) ASSERT_EQ(copy[i], f32_to_bf16(s.param[i])) << i;
 }
 
@@ -109,7 +109,7 @@ TEST(AdamW, ComputeWeightMayBePartOfAWiderMatrix) {
   AdamW a = s.args();
   a.lr = 0.1;
   a.compute_weight = {wide.data() + 4, DType::kBF16, 12, 10, 16};
-  adamw(stream, a);
+  adamw(stream, {&a, 1});
   for (size_t r = 0; r < 12; ++r)
     for (size_t c = 0; c < 16; ++c)
       ASSERT_EQ(wide[r * 16 + c], c >= 4 && c < 14 ? f32_to_bf16(s.param[r * 10 + c - 4]) : 7)
@@ -127,7 +127,7 @@ TEST(AdamW, ThreadsDoNotMatter) {
       a.lr = 1e-3;
       a.weight_decay = 0.1;
       a.step = step;
-      adamw(*stream, a);
+      adamw(*stream, {&a, 1});
     }
   }
   EXPECT_EQ(one.param, two.param);
@@ -138,14 +138,16 @@ TEST(AdamW, ThreadsDoNotMatter) {
 TEST(AdamW, NothingToDoAndBadArguments) {
   State none(0);
   Stream stream(Device{});
-  EXPECT_NO_THROW(adamw(stream, none.args()));
+  EXPECT_NO_THROW(adamw(stream, {}));
+  AdamW a = none.args();
+  EXPECT_NO_THROW(adamw(stream, {&a, 1}));
   State s(3);
-  AdamW a = s.args();
+  a = s.args();
   a.step = 0;
-  EXPECT_THROW(adamw(stream, a), InternalError);
+  EXPECT_THROW(adamw(stream, {&a, 1}), InternalError);
   a = s.args();
   a.grad = a.grad.col_range(0, 2);
-  EXPECT_THROW(adamw(stream, a), InternalError);
+  EXPECT_THROW(adamw(stream, {&a, 1}), InternalError);
 }
 
 }  // namespace

@@ -282,12 +282,13 @@ TEST_F(AdamwGpu, ComputeWeightMayBePartOfAWiderMatrix) {
                      grad = HostMatrix::normal(1, rows * cols, 2);
     const OnGpu gp(gpu(), param), gg(gpu(), grad), gm(gpu(), HostMatrix(1, rows * cols));
     const OnGpu gv(gpu(), HostMatrix(1, rows * cols)), copy(gpu(), HostMatrix(rows, cols, gap), DType::kBF16);
-    adamw(gpu(), {.param = gp.view,
-                  .grad = gg.view,
-                  .exp_avg = gm.view,
-                  .exp_avg_sq = gv.view,
-                  .compute_weight = copy.view,
-                  .lr = 1e-2});
+    const AdamW update{.param = gp.view,
+                       .grad = gg.view,
+                       .exp_avg = gm.view,
+                       .exp_avg_sq = gv.view,
+                       .compute_weight = copy.view,
+                       .lr = 1e-2};
+    adamw(gpu(), {&update, 1});
     EXPECT_EQ(copy.host().values(), rounded(gp.host(), DType::kBF16).values()) << rows << "x" << cols;
     EXPECT_TRUE(copy.host().gaps_untouched());
   }
@@ -298,15 +299,17 @@ TEST_F(AdamwGpu, SeveralStepsMatchTheCpu) {
     const HostMatrix param = HostMatrix::normal(1, n, 1);
     const HostMatrix grad = HostMatrix::normal(1, n, 2);
     const auto steps = [&](Stream& s, const Tensor& p, const Tensor& g, const Tensor& m, const Tensor& v) {
-      for (int64_t step = 1; step <= 5; ++step)
-        adamw(s, {.param = p,
-                  .grad = g,
-                  .exp_avg = m,
-                  .exp_avg_sq = v,
-                  .lr = 1e-2,
-                  .weight_decay = 0.1,
-                  .step = step,
-                  .grad_scale = 0.7F});
+      for (int64_t step = 1; step <= 5; ++step) {
+        const AdamW update{.param = p,
+                           .grad = g,
+                           .exp_avg = m,
+                           .exp_avg_sq = v,
+                           .lr = 1e-2,
+                           .weight_decay = 0.1,
+                           .step = step,
+                           .grad_scale = 0.7F};
+        adamw(s, {&update, 1});
+      }
     };
     HostMatrix want = param, m(1, n), v(1, n);
     steps(cpu, want.view, grad.view, m.view, v.view);
@@ -317,6 +320,46 @@ TEST_F(AdamwGpu, SeveralStepsMatchTheCpu) {
     };
     compare(str_cat(n, " elements"), run, {want, m, v}, 1e-6);
   }
+}
+
+// More parameters than one launch takes, of sizes that packs divide and that they do not, each with settings of
+// its own.
+TEST_F(AdamwGpu, ManyParametersAtOnceAreAsOneByOne) {
+  std::vector<int64_t> sizes;
+  for (int64_t i = 0; i < 100; ++i) sizes.push_back(i % 3 == 0 ? 4096 + i : (i % 7) * 1024);
+  sizes.push_back(3'000'000);
+  int64_t n = 0;
+  std::vector<int64_t> begins;
+  for (const int64_t size : sizes) {
+    begins.push_back(n);
+    n += size;
+  }
+  const HostMatrix param = HostMatrix::normal(1, n, 1), grad = HostMatrix::normal(1, n, 2);
+  const auto run = [&](bool together) -> Outputs {
+    const OnGpu gp(gpu(), param), gg(gpu(), grad), gm(gpu(), HostMatrix(1, n)), gv(gpu(), HostMatrix(1, n));
+    const OnGpu copy(gpu(), HostMatrix(1, n), DType::kBF16);
+    std::vector<AdamW> updates;
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      const auto part = [&](const OnGpu& whole) {
+        return whole.view.col_range(begins[i], begins[i] + sizes[i]);
+      };
+      updates.push_back({.param = part(gp),
+                         .grad = part(gg),
+                         .exp_avg = part(gm),
+                         .exp_avg_sq = part(gv),
+                         .compute_weight = i % 2 == 0 ? part(copy) : Tensor{},
+                         .lr = 1e-3 * static_cast<double>(i + 1)});
+    }
+    if (together) {
+      adamw(gpu(), updates);
+    } else {
+      for (const AdamW& update : updates) adamw(gpu(), {&update, 1});
+    }
+    return {gp.host(), gm.host(), gv.host(), copy.host()};
+  };
+  const Outputs one_by_one = run(false), together = run(true);
+  for (size_t i = 0; i < together.size(); ++i) EXPECT_EQ(together[i].values(), one_by_one[i].values()) << i;
+  EXPECT_NE(together[0].values(), param.values());
 }
 
 }  // namespace
