@@ -38,7 +38,7 @@ __global__ void forward_kernel(View<const T> gate_up, int64_t cols, View<T> h, M
 }
 
 // A pack of the backward. With a term: adds mask(term) to dh first, and leaves dropout(h) in dh.
-template <int N, class T>
+template <bool kTerm, int N, class T>
 __device__ __forceinline__ void gradient_pack(const View<T>& dh, const View<const T>& gate_up,
                                               const RowMask& row, const View<const T>& term, int64_t r,
                                               int64_t column, float (&dgate)[N], float (&dup)[N]) {
@@ -46,32 +46,33 @@ __device__ __forceinline__ void gradient_pack(const View<T>& dh, const View<cons
   load_floats<N>(dh.row(r) + column, d);
   load_floats<N>(gate_up.row(r) + column, gate);
   load_floats<N>(gate_up.row(r) + dh.cols + column, up);
-  if (term.data != nullptr) {
-    // The mask is applied to ones, so that both uses share one Philox call.
-    float plus[N], factor[N];
+  float plus[N], factor[N];
+  if constexpr (kTerm) {
     load_floats<N>(term.row(r) + column, plus);
+    // The mask is applied to ones, so that both uses share one Philox call.
 #pragma unroll
     for (int j = 0; j < N; ++j) factor[j] = 1.0F;
     row.apply(column, factor);
-#pragma unroll
-    for (int j = 0; j < N; ++j) {
-      // A dropped value counts as zero even when it is NaN.
-      d[j] += factor[j] > 0 ? plus[j] * factor[j] : 0.0F;
-      plus[j] = factor[j] > 0 ? up[j] * gate[j] * sigmoid(gate[j]) * factor[j] : 0.0F;
-    }
-    store_floats<N>(dh.row(r) + column, plus);
   }
 #pragma unroll
   for (int j = 0; j < N; ++j) {
     const float g = gate[j];
     const float s = sigmoid(g);
+    const float silu = g * s;
+    if constexpr (kTerm) {
+      // A dropped value counts as zero even when it is NaN.
+      const bool kept = factor[j] > 0;
+      d[j] += kept ? plus[j] * factor[j] : 0.0F;
+      plus[j] = kept ? up[j] * silu * factor[j] : 0.0F;
+    }
     gate[j] = d[j] * up[j] * s * fmaf(g, 1.0F - s, 1.0F);
-    up[j] = d[j] * g * s;
+    up[j] = d[j] * silu;
   }
+  if constexpr (kTerm) store_floats<N>(dh.row(r) + column, plus);
 }
 
 // dgate_up may alias gate_up: a thread writes only elements that no other thread reads.
-template <int N, class T>
+template <bool kTerm, int N, class T>
 __global__ void backward_kernel(View<T> dh, View<const T> gate_up, View<T> dgate_up, Mask mask,
                                 View<const T> term) {
   PESC_FOR_ROWS(r, dh.rows) {
@@ -79,7 +80,7 @@ __global__ void backward_kernel(View<T> dh, View<const T> gate_up, View<T> dgate
 #pragma unroll 2
     PESC_FOR_COLUMNS(i, dh.cols / N) {
       float gate[N], up[N];
-      gradient_pack<N, T>(dh, gate_up, row, term, r, i * N, gate, up);
+      gradient_pack<kTerm, N, T>(dh, gate_up, row, term, r, i * N, gate, up);
       store_floats<N>(dgate_up.row(r) + i * N, gate);
       store_floats<N>(dgate_up.row(r) + dh.cols + i * N, up);
     }
@@ -175,7 +176,7 @@ __device__ __forceinline__ void copy_powers(const float* from, int64_t count, bf
   }
 }
 
-template <int N, class T>
+template <bool kTerm, int N, class T>
 __global__ void __launch_bounds__(kCodesThreads, 2)
     backward_codes_kernel(View<T> dh, View<const T> gate_up, View<T> dgate_up, Mask mask, View<const T> term,
                           const float* factors, View<uint8_t> codes, float* scales) {
@@ -205,7 +206,7 @@ __global__ void __launch_bounds__(kCodesThreads, 2)
     for (int i = static_cast<int>(threadIdx.x); i < packs; i += threads) {
       const int64_t column = int64_t{i} * N;
       float gate[N], up[N];
-      gradient_pack<N, T>(dh, gate_up, row, term, r, column, gate, up);
+      gradient_pack<kTerm, N, T>(dh, gate_up, row, term, r, column, gate, up);
       uint32_t unscaled = 0;
       keep<N, T>(gate, kept[i], dgate_up.row(r) + column, unscaled);
       keep<N, T>(up, kept[packs + i], dgate_up.row(r) + cols + column, unscaled);
@@ -319,7 +320,8 @@ void swiglu_backward(Stream& stream, const SwigluBackward& args, Arena& scratch)
         [&](auto width) {
           constexpr int kWidth = decltype(width)::value;
           if (fused) {
-            const auto kernel = backward_codes_kernel<kWidth, T>;
+            const auto kernel =
+                lora ? backward_codes_kernel<true, kWidth, T> : backward_codes_kernel<false, kWidth, T>;
             const CodesGrid g(stream, kernel, dh.rows, dh.cols / kWidth, bytes);
             kernel<<<g.blocks, g.threads, static_cast<size_t>(bytes), stream_of(stream)>>>(
                 view<T>(dh), view<const T>(gate_up), view<T>(dgate_up), Mask(args.lora.dropout),
@@ -328,9 +330,10 @@ void swiglu_backward(Stream& stream, const SwigluBackward& args, Arena& scratch)
                 view<uint8_t>(codes.codes), pointer<float>(codes.scales));
           } else {
             const WholeRowGrid g(dh.rows, dh.cols / kWidth);
-            backward_kernel<kWidth, T><<<g.grid, g.block, 0, stream_of(stream)>>>(
-                view<T>(dh), view<const T>(gate_up), view<T>(dgate_up), Mask(args.lora.dropout),
-                view_or_none<const T>(term));
+            const auto kernel = lora ? backward_kernel<true, kWidth, T> : backward_kernel<false, kWidth, T>;
+            kernel<<<g.grid, g.block, 0, stream_of(stream)>>>(view<T>(dh), view<const T>(gate_up),
+                                                              view<T>(dgate_up), Mask(args.lora.dropout),
+                                                              view_or_none<const T>(term));
           }
           PESC_LAUNCHED("swiglu_backward");
         });
