@@ -1,5 +1,5 @@
 // AdamW on a GPU: one pass over the four buffers and the bf16 compute weight, for as many parameters in one
-// launch as its arguments hold: a layer has a dozen small ones, which alone would take longer to launch than to
+// launch as its arguments hold: a layer has a dozen small ones, which take longer to launch one by one than to
 // update. Each element is computed as on the CPU (ops/adamw.cc).
 #include <algorithm>
 
@@ -89,18 +89,11 @@ class Launches {
 
   void add(const AdamW& args, const Tensor& copy) {
     const int64_t packs = args.param.size() / N;
-    const int64_t chunks = (packs + kChunk - 1) / kChunk;
-    PESC_CHECK(packs <= INT32_MAX, args.param.size(), " elements in one update");
-    if (items_.count == kMostItems || items_.chunks + chunks > INT32_MAX) launch();
-    items_.item[items_.count++] = {.param = args.param.f32(),
-                                   .exp_avg = args.exp_avg.f32(),
-                                   .exp_avg_sq = args.exp_avg_sq.f32(),
-                                   .grad = args.grad.f32(),
-                                   .copy = view_or_none<bf16>(copy),
-                                   .scalars = adamw_scalars(args),
-                                   .packs = static_cast<uint32_t>(packs),
-                                   .first_chunk = items_.chunks};
-    items_.chunks += static_cast<uint32_t>(chunks);
+    PESC_CHECK(packs <= kMostPacks || !copy.present() || copy.contiguous(), copy.rows, "x", copy.cols,
+               " in rows that are not adjacent");
+    const AdamWScalars scalars = adamw_scalars(args);
+    for (int64_t begin = 0; begin < packs; begin += kMostPacks)
+      add(args, copy, scalars, begin * N, std::min(kMostPacks, packs - begin));
   }
   void launch() {
     if (items_.count == 0) return;
@@ -111,6 +104,24 @@ class Launches {
   }
 
  private:
+  static constexpr int64_t kMostPacks = int64_t{1} << 30;  // of an item: indices have 32 bits
+
+  void add(const AdamW& args, const Tensor& copy, const AdamWScalars& scalars, int64_t begin, int64_t packs) {
+    const auto chunks = static_cast<uint32_t>((packs + kChunk - 1) / kChunk);
+    if (items_.count == kMostItems || items_.chunks > INT32_MAX - chunks) launch();
+    View<bf16> part = view_or_none<bf16>(copy);
+    if (part.data != nullptr) part.data += begin;
+    items_.item[items_.count++] = {.param = args.param.f32() + begin,
+                                   .exp_avg = args.exp_avg.f32() + begin,
+                                   .exp_avg_sq = args.exp_avg_sq.f32() + begin,
+                                   .grad = args.grad.f32() + begin,
+                                   .copy = part,
+                                   .scalars = scalars,
+                                   .packs = static_cast<uint32_t>(packs),
+                                   .first_chunk = items_.chunks};
+    items_.chunks += chunks;
+  }
+
   Stream& stream_;
   Items items_{};
 };
@@ -129,6 +140,7 @@ void adamw(Stream& stream, std::span<const AdamW> updates) {
     PESC_CHECK(!copied || (args.compute_weight.size() == n && args.compute_weight.dtype == DType::kBF16),
                "a copy of ", args.compute_weight.size(), " ", dtype_name(args.compute_weight.dtype), " for ",
                n);
+    PESC_CHECK(args.step >= 1, "step ", args.step);
     if (n == 0) continue;
     const Tensor copy =
         copied && args.compute_weight.contiguous() ? flat(args.compute_weight) : args.compute_weight;

@@ -76,8 +76,7 @@ bool follows(const Tensor& a, const Tensor& b) {
          static_cast<const std::byte*>(a.data) + a.bytes() == static_cast<const std::byte*>(b.data);
 }
 
-// One update of AdamW: a trainable parameter and those that follow it directly in every
-// buffer.
+// One update of AdamW: a trainable parameter and those that follow it directly in every buffer.
 struct FusedUpdate {
   Tensor master, grad, exp_avg, exp_avg_sq, compute_weight;  // flat; compute_weight may have a row stride
 

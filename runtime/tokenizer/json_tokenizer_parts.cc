@@ -160,22 +160,21 @@ std::vector<NamedToken> named_tokens(const ConfiguredTokens& configured, const j
 
 // Tokens with a role that are pieces of the vocabulary and no added tokens: transformers adds them. One that is
 // named twice comes once.
-std::vector<AddedToken> tokens_of_roles(const std::vector<NamedToken>& named,
+std::vector<NamedToken> tokens_of_roles(const std::vector<NamedToken>& named,
                                         const std::unordered_set<std::string>& added,
                                         const std::function<int32_t(const std::string&)>& find) {
-  std::vector<AddedToken> out;
-  std::unordered_map<std::string, const NamedToken*> taken;
+  std::vector<NamedToken> out;
   for (const NamedToken& one : named) {
     if (!one.has_role || added.contains(one.token.content)) continue;
     const int32_t id = find(one.token.content);
     if (id < 0) continue;
-    const auto [before, first] = taken.emplace(one.token.content, &one);
-    if (first) {
-      out.push_back(one.token);
-      out.back().id = id;
-    } else if (matching_flags(before->second->token) != matching_flags(one.token)) {
-      throw DataError(str_cat(in_quotes(one.token.content), ": ", before->second->place, " and ", one.place,
-                              " name it with other flags; give both the flags that you want"));
+    const auto before = std::ranges::find(out, id, [](const NamedToken& n) { return n.token.id; });
+    if (before == out.end()) {
+      out.push_back(one);
+      out.back().token.id = id;
+    } else if (matching_flags(before->token) != matching_flags(one.token)) {
+      throw DataError(str_cat(in_quotes(one.token.content), ": ", before->place, " and ", one.place,
+                              " name it with other flags; give it the flags that you want in both"));
     }
   }
   return out;
@@ -186,17 +185,21 @@ void add_named(const std::vector<NamedToken>& named, JsonTokenizerParts& parts) 
   std::unordered_set<std::string> added;
   for (const AddedToken& token : parts.added) added.insert(token.content);
   const auto find = [&](const std::string& name) { return parts.model.find(name); };
-  for (AddedToken& token : tokens_of_roles(named, added, find)) {
-    added.insert(token.content);
-    token.matched = as_normalized(token, parts);
-    parts.added.push_back(std::move(token));
-  }
   for (const NamedToken& one : named) {
     if (added.contains(one.token.content)) continue;
+    if (one.has_role && find(one.token.content) >= 0) continue;
     throw DataError(str_cat("added_tokens has no ", in_quotes(one.token.content), ", which ", one.place,
                             " names, so that transformers would match it in texts as one token; add it to "
                             "added_tokens with its id, or save the tokenizer anew with save_pretrained of "
                             "transformers"));
+  }
+  for (NamedToken& one : tokens_of_roles(named, added, find)) {
+    if (one.token.content.size() > kLongestAddedToken)
+      throw DataError(str_cat("a token has ", one.token.content.size(), " bytes; at most ",
+                              kLongestAddedToken, " are supported"));
+    one.token.matched = as_normalized(one.token, parts);
+    parts.added.push_back(one.token);
+    parts.roles.push_back(std::move(one));
   }
 }
 
@@ -254,13 +257,10 @@ std::string changed_tokens(std::string_view text, const ConfiguredTokens& config
   const auto roles = [&](const ConfiguredTokens& of) {
     return tokens_of_roles(named_tokens(of, padding), added, find);
   };
-  const std::vector<AddedToken> together = roles(configured), alone = roles({});
-  const auto same = [](const AddedToken& a, const AddedToken& b) {
-    return a.content == b.content && matching_flags(a) == matching_flags(b);
-  };
-  if (std::ranges::equal(together, alone, same)) return all;
-  all += '\0';
-  for (const AddedToken& token : together) take(token);
+  const std::vector<NamedToken> together = roles(configured);
+  if (together.empty() && roles({}).empty()) return all;
+  all += '\1';
+  for (const NamedToken& one : together) take(one.token);
   return all;
 }
 

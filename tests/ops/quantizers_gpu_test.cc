@@ -11,6 +11,7 @@
 #include "ops/swiglu.h"
 #include "tests/ops/fp8_reference.h"
 #include "tests/ops/gpu_twin.h"
+#include "tests/ops/token_identities.h"
 
 namespace pesc {
 namespace {
@@ -185,6 +186,40 @@ TEST_F(QuantizersGpu, SwigluWritesTheCodesOfItsRows) {
       const HostMatrix got = scales.host(), expected = want_scales.host();
       for (int64_t r = 0; r < s.rows; ++r)
         EXPECT_TRUE(r == 1 ? std::isnan(got(r, 0)) : got(r, 0) == expected(r, 0)) << r;
+    }
+  }
+}
+
+TEST_F(QuantizersGpu, SwigluBackwardWithLoraWritesTheCodesOfItsRows) {
+  constexpr int64_t kRank = 16;
+  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{70, 264}, {9, 11008}, {3, 37}}) {
+    for (const DType type : {DType::kBF16, DType::kF32}) {
+      SCOPED_TRACE(shape_name(type, rows, cols, 0));
+      Identities id(gpu(), rows);
+      const HostMatrix gate_up = rounded(uneven_rows(rows, 2 * cols, 5), type);
+      const HostMatrix dh = rounded(HostMatrix::normal(rows, cols, 6), type);
+      const OnGpu in(gpu(), gate_up, type), dout(gpu(), HostMatrix::normal(rows, kRank, 7), type);
+      const OnGpu a(gpu(), HostMatrix::normal(kRank, cols, 8), type);
+      Arena memory = scratch(swiglu_scratch_bytes(gpu().device(), rows, cols, type));
+      const Codes none(rows, 2 * cols, 0x55);
+      const BytesOnGpu codes(gpu(), none.view, none.bytes().data()), want(gpu(), none.view, nullptr);
+      const OnGpu scales(gpu(), HostMatrix(rows, 1)), want_scales(gpu(), HostMatrix(rows, 1));
+      const auto run = [&](const Fp8Rows& rows_of_codes) -> Outputs {
+        const OnGpu grad(gpu(), dh, type), din(gpu(), gate_up, type), da(gpu(), HostMatrix(kRank, cols));
+        swiglu_backward(gpu(),
+                        {grad.view,
+                         in.view,
+                         din.view,
+                         {dout.view, a.view, 0.5F, id.on_gpu(0.1F), da.view},
+                         rows_of_codes},
+                        memory);
+        if (!rows_of_codes.present()) fp8_quantize_rows(gpu(), din.view, {want.view, want_scales.view});
+        return {grad.host(), din.host(), da.host()};
+      };
+      const Outputs plain = run({}), with_codes = run({codes.view, scales.view});
+      for (size_t i = 0; i < plain.size(); ++i) EXPECT_TRUE(same_bits(with_codes[i], plain[i])) << i;
+      EXPECT_EQ(codes.host(), want.host());
+      EXPECT_EQ(scales.host().values(), want_scales.host().values());
     }
   }
 }
