@@ -39,6 +39,7 @@ finish() {
   printf '%6d  in all: %s\n' "$SECONDS" "$([[ $code == 0 ]] && echo "all passed" || echo "FAILED, exit code $code")"
 }
 trap finish EXIT
+trap 'exit 143' TERM HUP  # or the run that is ended from outside would say that all passed
 
 if [[ $tier == full && $(id -u) != 0 ]]; then
   if ! { command -v sudo > /dev/null && sudo -v; }; then
