@@ -31,6 +31,21 @@ int32_t token_of(const ChatTemplate& made, const Tokenizer& tokenizer) {
                           "\"published\""));
 }
 
+// A name such as bos_token that stands for a piece of the vocabulary and for no added token: transformers adds it.
+void check_named_tokens(const TemplateSource& source, const Tokenizer& tokenizer) {
+  EncodeOptions options;
+  options.added_tokens = AddedTokens::kAll;
+  const auto mentions = [&](const std::string& what) { return source.text.find(what) != std::string::npos; };
+  for (const auto& [key, text] : source.tokens.named) {
+    if (text.empty() || (!mentions(key) && !mentions(text))) continue;
+    const size_t pieces = tokenizer.encode_with_ranges(text, options).ids.size();
+    if (pieces == 1) continue;
+    throw DataError(str_cat(
+        source.name, ": writes ", in_quotes(text), ", the ", key, ", of which this tokenizer makes ", pieces,
+        " tokens and transformers one; add it to added_tokens of tokenizer.json with its id"));
+  }
+}
+
 }  // namespace
 
 TemplateTokens template_tokens(const Tokenizer& tokenizer) {
@@ -52,8 +67,10 @@ std::optional<ModelTemplates> open_templates(const TemplateSetting& setting, con
   const TemplateTokens known = template_tokens(tokenizer);
   TemplateSource source = find_template(setting.name, folder, known, ForTools::kNo, links);
   if (source.published) return std::nullopt;
+  check_named_tokens(source, tokenizer);
   TemplateSource for_tools = find_template(setting.name, folder, known, ForTools::kYes, links);
   const bool other = for_tools.text != source.text;
+  if (other) check_named_tokens(for_tools, tokenizer);
   ModelTemplates out{compiled(std::move(source), setting.date), std::nullopt};
   out.end_of_turn = token_of(out.usual, tokenizer);
   if (other) {

@@ -32,8 +32,9 @@ struct TemplateSetting {
 
 // Nothing: the prompt is the published one, which is tokenised piece by piece (runtime/data/template.h).
 // `folder` is the tokenizer's. Throws DataError (TemplateError among them), with the template's name, when an
-// answer or its end is not found in what the template writes, or when the end of a turn is no token of this
-// tokenizer; UsageError for a setting that is no template.
+// answer or its end is not found in what the template writes, when the end of a turn is no token of this
+// tokenizer, or when bos_token or another such name that the template writes is more than one; UsageError for a
+// setting that is no template.
 [[nodiscard]] std::optional<ModelTemplates> open_templates(const TemplateSetting& setting,
                                                            const std::string& folder,
                                                            const Tokenizer& tokenizer, Links links);

@@ -143,9 +143,8 @@ std::string ExportTokenizer::config_text() const {
     if (!made_json_.empty()) same_flags_as_made(config);
     if (names_class_) config["auto_map"]["AutoTokenizer"] = {nullptr, "tokenization_pesc.PescTokenizerFast"};
   }
-  // A piece that the run did not take for a special token would become one by its name.
   const auto name = [&](const char* key, int32_t id) {
-    if (id >= 0 && job_.tokenizer->is_control(id) && (!config.contains(key) || config.at(key).is_null()))
+    if (id >= 0 && (!config.contains(key) || config.at(key).is_null()))
       config[key] = job_.tokenizer->piece(id);
   };
   name("bos_token", job_.tokenizer->bos_id());

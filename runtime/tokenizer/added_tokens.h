@@ -31,13 +31,11 @@ struct AddedToken {
   return {token.single_word, token.lstrip, token.rstrip, token.normalized};
 }
 
-// A token that a file names, so that transformers (seen in 5.24.0 and 4.57.6) adds it.
+// A token that a file beside tokenizer.json names, so that transformers (seen in 5.24.0 and 4.57.6) adds it.
 struct NamedToken {
-  // With the flags that transformers gives it; without a role only the content.
-  AddedToken token;
-  std::string place;  // file and key, for messages
-  // It begins or ends a text, pads it, or stands for what is unknown: a piece of the vocabulary will do.
-  bool has_role = false;
+  std::string content;
+  std::string place;      // file and key, for messages
+  bool has_role = false;  // it begins or ends a text, pads it, or stands for what is unknown
 };
 
 // What the files beside tokenizer.json say of added tokens.
@@ -46,10 +44,8 @@ struct ConfiguredTokens {
   // by their flags and not by those of tokenizer.json, as in transformers (seen in 5.24.0), which adds each entry
   // that differs once more. A token is special where either file says so.
   std::unordered_map<std::string, AddedToken> flags;
-  // tokenizer.json must have them among its added tokens, or in its vocabulary those that have a role alone.
+  // tokenizer.json must have them.
   std::vector<NamedToken> named;
-  // A file names pad_token, be it null, so that padding.pad_token of tokenizer.json does not count.
-  bool name_padding = false;
 };
 
 // Finds tokens in a text: the leftmost, and of those that begin there the longest.

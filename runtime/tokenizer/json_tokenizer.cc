@@ -5,7 +5,6 @@
 #include <unordered_set>
 
 #include "ops/core/check.h"
-#include "runtime/text/printable.h"
 #include "runtime/text/utf8.h"
 #include "runtime/tokenizer/added_tokens.h"
 #include "runtime/tokenizer/aligned_text.h"
@@ -235,29 +234,13 @@ class JsonTokenizer : public Tokenizer {
   bool decodes_bytes_ = false;
 };
 
-// Transformers would cut such a token out of every text, and would leave it out of answers.
-void check_roles(const std::vector<NamedToken>& roles, const Tokenizer& tokenizer) {
-  for (const NamedToken& one : roles) {
-    if (tokenizer.encode(one.token.content) != std::vector<int32_t>{one.token.id}) continue;
-    throw DataError(
-        str_cat(in_quotes(one.token.content), ", which ", one.place,
-                " names, is ordinary text here: a user's text gives it, and as a special token it "
-                "would be left out of answers; name a token that no text gives there, or add it to "
-                "added_tokens with its id if that is meant"));
-  }
-}
-
 }  // namespace
 
 std::unique_ptr<Tokenizer> parse_json_tokenizer(std::string_view text, const std::string& path,
                                                 const SpecialPieces& special, const std::string& begin,
                                                 const std::string& end, const ConfiguredTokens& configured) {
   try {
-    JsonTokenizerParts parts = read_json_tokenizer_parts(text, special, configured);
-    const std::vector<NamedToken> roles = parts.roles;
-    auto tokenizer = std::make_unique<JsonTokenizer>(std::move(parts), begin, end);
-    check_roles(roles, *tokenizer);
-    return tokenizer;
+    return std::make_unique<JsonTokenizer>(read_json_tokenizer_parts(text, special, configured), begin, end);
   } catch (const DataError& error) {
     throw DataError(str_cat(path, ": ", error.what()));
   }

@@ -3,8 +3,8 @@
 // searched for those added tokens that are normalised too, cut into pieces, and each piece is given to the
 // model.
 //
-// "truncation" and "padding" of the file are left aside (but for the name of what pads): the library's users switch
-// them off, and rows have limits of their own.
+// "truncation" and "padding" of the file are left aside: the library's users switch them off, and rows have
+// limits of their own.
 #pragma once
 
 #include <memory>
@@ -29,14 +29,13 @@ namespace pesc {
                                                                 const std::string& path);
 
 // Reads tokenizer.json of a folder, the names of begin and end from its tokenizer_config.json or
-// special_tokens_map.json, and flags of added tokens from tokenizer_config.json. A piece of the vocabulary that
-// one of these names as begin, end, padding or what is unknown, or that tokenizer.json itself pads with, is a
-// special token. Throws DataError, IoError; DataError also for a token that transformers would add because these
-// files or added_tokens.json name it, and that tokenizer.json does not have, and for a role of ordinary text.
+// special_tokens_map.json, and flags of added tokens from tokenizer_config.json. Throws DataError, IoError;
+// DataError also for a token that transformers would add because these files or added_tokens.json name it, and
+// that tokenizer.json does not have among its added tokens.
 [[nodiscard]] std::unique_ptr<Tokenizer> open_json_tokenizer(const std::string& folder,
                                                              const SpecialPieces& special, Links links);
 
-// What the files beside it change about the added tokens of `text`, the folder's tokenizer.json
+// What tokenizer_config.json changes about the added tokens of `text`, the folder's tokenizer.json
 // (changed_tokens). Throws DataError, IoError.
 [[nodiscard]] std::string changed_by_tokenizer_config(const std::string& folder, std::string_view text,
                                                       Links links);

@@ -64,15 +64,6 @@ AddedToken configured_token(const json& entry, const std::unordered_set<std::str
   return token;
 }
 
-// The value of a key such as eos_token: a text, or an object with flags.
-AddedToken role_token(const json& value, const std::string& place) {
-  AddedToken token;
-  token.content = token_text(value);
-  if (value.is_object() && !token.content.empty()) token = configured_token(value, {token.content}, place);
-  token.special = true;
-  return token;
-}
-
 // As `flags` of ConfiguredTokens; `file` is for messages.
 std::unordered_map<std::string, AddedToken> configured_flags(const json& document, const std::string& file) {
   std::unordered_map<std::string, AddedToken> out;
@@ -118,23 +109,17 @@ class NamedTokens {
       if (key == "fill_token") continue;  // CodeLlama's class takes its "<FILL_ME>" out of a text first
       if (key.ends_with("_token")) {
         const bool has_role = std::ranges::find(roles, key) != roles.end();
-        by_key_[key] = {role_token(value, str_cat(file, ": ", printable(key))), place, has_role};
+        by_key_[key] = {token_text(value), place, has_role};
       } else if (value.is_structured() && std::ranges::find(lists, key) != lists.end()) {
-        for (const json& token : value) add(token_text(token), place);
+        for (const json& token : value) add({token_text(token), place});
       }
     }
   }
-  void add(const std::string& content, const std::string& place) {
-    if (content.empty()) return;
-    others_.push_back({});
-    others_.back().token.content = content;
-    others_.back().place = place;
+  void add(NamedToken token) {
+    if (!token.content.empty()) others_.push_back(std::move(token));
   }
-  [[nodiscard]] bool has_key(const std::string& key) const { return by_key_.contains(key); }
   [[nodiscard]] std::vector<NamedToken> all() && {
-    for (auto& [key, named] : by_key_) {
-      if (!named.token.content.empty()) others_.push_back(std::move(named));
-    }
+    for (auto& [key, token] : by_key_) add(std::move(token));
     return std::move(others_);
   }
 
@@ -156,14 +141,13 @@ ConfiguredTokens configured_tokens(const std::string& folder, Links links) {
   }
   if (config.contains("added_tokens_decoder")) {
     for (const auto& [id, entry] : config["added_tokens_decoder"].items())
-      named.add(token_text(entry), str_cat("added_tokens_decoder.", printable(id), " of ", file));
+      named.add({token_text(entry), str_cat("added_tokens_decoder.", printable(id), " of ", file)});
   } else {
     const json map = object_if_there(folder, kTokensMapJson, links);
     if (map.is_object()) named.take(map, folder + "/" + kTokensMapJson);
     const json added = object_if_there(folder, kAddedTokensJson, links);
-    for (const auto& [text, id] : added.items()) named.add(text, folder + "/" + kAddedTokensJson);
+    for (const auto& [text, id] : added.items()) named.add({text, folder + "/" + kAddedTokensJson});
   }
-  out.name_padding = named.has_key("pad_token");
   out.named = std::move(named).all();
   return out;
 }

@@ -1,7 +1,6 @@
 #include "runtime/tokenizer/json_tokenizer_parts.h"
 
 #include <algorithm>
-#include <functional>
 #include <nlohmann/json.hpp>
 #include <unordered_map>
 #include <unordered_set>
@@ -93,15 +92,6 @@ AddedToken read_added_token(const json& item) {
   return token;
 }
 
-// What is looked for in a text.
-std::string as_normalized(const AddedToken& token, const JsonTokenizerParts& parts) {
-  if (!token.normalized) return token.content;
-  AlignedText storage;
-  Piece piece{token.content, nullptr, 0, 0};
-  for (const auto& normalizer : parts.normalizers) piece = normalizer->normalize(piece, storage);
-  return std::string(piece.text);
-}
-
 // The library takes a token's id from the vocabulary, or else the next free one, whatever the file says; a
 // file that says otherwise would have other ids here than its model has rows.
 void read_added_tokens(const json& list, const SpecialPieces& special, const ConfiguredTokens& configured,
@@ -127,7 +117,13 @@ void read_added_tokens(const json& list, const SpecialPieces& special, const Con
                               ", but the vocabulary and the tokens before it make it ", token.id));
     }
     token.special |= std::ranges::find(special.ids, int64_t{token.id}) != special.ids.end();
-    token.matched = as_normalized(token, parts);
+    token.matched = token.content;
+    if (token.normalized) {
+      AlignedText storage;
+      Piece piece{token.content, nullptr, 0, 0};
+      for (const auto& normalizer : parts.normalizers) piece = normalizer->normalize(piece, storage);
+      token.matched = std::string(piece.text);
+    }
     bytes += token.matched.size();
     if (bytes > kMostAddedBytes)
       throw DataError(str_cat("added tokens up to '", printable(token.content), "': have ", bytes,
@@ -143,63 +139,19 @@ void read_added_tokens(const json& list, const SpecialPieces& special, const Con
   }
 }
 
-// Those of `configured`, and what tokenizer.json pads with where they do not name it.
-std::vector<NamedToken> named_tokens(const ConfiguredTokens& configured, const json& padding) {
-  std::vector<NamedToken> named = configured.named;
-  if (configured.name_padding || !padding.is_object()) return named;
-  const json& pad = part_of(padding, "pad_token");
-  if (!pad.is_string() || pad == "") return named;
-  NamedToken token;
-  token.token.content = pad.get<std::string>();
-  token.token.special = true;
-  token.place = "its padding";
-  token.has_role = true;
-  named.push_back(std::move(token));
-  return named;
-}
-
-// Tokens with a role that are pieces of the vocabulary and no added tokens: transformers adds them. One that is
-// named twice comes once.
-std::vector<NamedToken> tokens_of_roles(const std::vector<NamedToken>& named,
-                                        const std::unordered_set<std::string>& added,
-                                        const std::function<int32_t(const std::string&)>& find) {
-  std::vector<NamedToken> out;
-  for (const NamedToken& one : named) {
-    if (!one.has_role || added.contains(one.token.content)) continue;
-    const int32_t id = find(one.token.content);
-    if (id < 0) continue;
-    const auto before = std::ranges::find(out, id, [](const NamedToken& n) { return n.token.id; });
-    if (before == out.end()) {
-      out.push_back(one);
-      out.back().token.id = id;
-    } else if (matching_flags(before->token) != matching_flags(one.token)) {
-      throw DataError(str_cat(in_quotes(one.token.content), ": ", before->place, " and ", one.place,
-                              " name it with other flags; give it the flags that you want in both"));
-    }
-  }
-  return out;
-}
-
-void add_named(const std::vector<NamedToken>& named, JsonTokenizerParts& parts) {
+// Begin and end of a text, padding and the unknown token may be pieces of the vocabulary: begin and end are put
+// by their ids, and no user's text is searched for special tokens.
+void check_named(const std::vector<NamedToken>& named, const JsonTokenizerParts& parts) {
   if (named.empty()) return;
-  std::unordered_set<std::string> added;
+  std::unordered_set<std::string_view> added;
   for (const AddedToken& token : parts.added) added.insert(token.content);
-  const auto find = [&](const std::string& name) { return parts.model.find(name); };
-  for (const NamedToken& one : named) {
-    if (added.contains(one.token.content)) continue;
-    if (one.has_role && find(one.token.content) >= 0) continue;
-    throw DataError(str_cat("added_tokens has no ", in_quotes(one.token.content), ", which ", one.place,
+  for (const NamedToken& token : named) {
+    if (added.contains(token.content)) continue;
+    if (token.has_role && parts.model.find(token.content) >= 0) continue;
+    throw DataError(str_cat("added_tokens has no ", in_quotes(token.content), ", which ", token.place,
                             " names, so that transformers would match it in texts as one token; add it to "
                             "added_tokens with its id, or save the tokenizer anew with save_pretrained of "
                             "transformers"));
-  }
-  for (NamedToken& one : tokens_of_roles(named, added, find)) {
-    if (one.token.content.size() > kLongestAddedToken)
-      throw DataError(str_cat("a token has ", one.token.content.size(), " bytes; at most ",
-                              kLongestAddedToken, " are supported"));
-    one.token.matched = as_normalized(one.token, parts);
-    parts.added.push_back(one.token);
-    parts.roles.push_back(std::move(one));
   }
 }
 
@@ -225,42 +177,25 @@ JsonTokenizerParts read_json_tokenizer_parts(std::string_view text, const Specia
   parts.post_processor.read(part_of(file.rest, "post_processor"));
   parts.decoders = read_decoders(part_of(file.rest, "decoder"));
   read_added_tokens(part_of(file.rest, "added_tokens"), special, configured, parts);
-  add_named(named_tokens(configured, part_of(file.rest, "padding")), parts);
+  check_named(configured.named, parts);
   return parts;
 }
 
 std::string changed_tokens(std::string_view text, const ConfiguredTokens& configured) {
   std::string all;
-  const auto take = [&](const AddedToken& token) {
+  if (configured.flags.empty()) return all;
+  const TokenizerFile file = parse_tokenizer_file(text);
+  const json& list = part_of(file.rest, "added_tokens");
+  if (!list.is_array()) return all;
+  for (const json& item : list) {
+    AddedToken token = read_added_token(item);
+    const bool was_special = token.special;
+    if (!take_configured(configured, token)) continue;
     all += token.content;
     all += '\0';
     for (const bool flag : matching_flags(token)) all += flag ? '1' : '0';
-  };
-  if (configured.flags.empty() && configured.named.empty() && !configured.name_padding) return all;
-  const TokenizerFile file = parse_tokenizer_file(text);
-  std::unordered_set<std::string> added;
-  if (const json& list = part_of(file.rest, "added_tokens"); list.is_array()) {
-    for (const json& item : list) {
-      AddedToken token = read_added_token(item);
-      added.insert(token.content);
-      const bool was_special = token.special;
-      if (!take_configured(configured, token)) continue;
-      take(token);
-      if (token.special && !was_special) all += '\0';
-    }
+    if (token.special && !was_special) all += '\0';
   }
-  const auto find = [&](const std::string& name) {
-    const auto found = std::ranges::find(file.model.names, name);
-    return found == file.model.names.end() ? -1 : static_cast<int32_t>(found - file.model.names.begin());
-  };
-  const json& padding = part_of(file.rest, "padding");
-  const auto roles = [&](const ConfiguredTokens& of) {
-    return tokens_of_roles(named_tokens(of, padding), added, find);
-  };
-  const std::vector<NamedToken> together = roles(configured);
-  if (together.empty() && roles({}).empty()) return all;
-  all += '\1';
-  for (const NamedToken& one : together) take(one.token);
   return all;
 }
 

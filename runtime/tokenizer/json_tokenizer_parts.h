@@ -22,7 +22,6 @@ struct JsonTokenizerParts {
   std::vector<AddedToken> added;  // one an id
   PostProcessor post_processor;
   std::vector<std::unique_ptr<TokenDecoder>> decoders;
-  std::vector<NamedToken> roles{};  // of `added`, those that the file has in its vocabulary alone
 };
 
 // Throws DataError, which does not name the file.
@@ -30,9 +29,8 @@ struct JsonTokenizerParts {
                                                            const SpecialPieces& special,
                                                            const ConfiguredTokens& configured = {});
 
-// What `configured` changes about the tokens that texts get, in an order of its own; empty: nothing. A token that
-// becomes special is a change: it is matched in no user's text any more. Throws DataError, which does not name the
-// file.
+// The tokens of the file whose flags `configured` changes so that texts get other tokens, each with its
+// flags; empty: none. A token that becomes special is one of them: it is matched in no user's text any more. Throws DataError, which does not name the file.
 [[nodiscard]] std::string changed_tokens(std::string_view text, const ConfiguredTokens& configured);
 
 // Of a tekken.json (Mistral's own form).

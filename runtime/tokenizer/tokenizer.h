@@ -120,8 +120,8 @@ struct SpecialPieces {
                                                         const SpecialPieces& special = {},
                                                         Links links = Links::kInside);
 
-// Identifies the tokenizer: XXH3-128, in hexadecimal, of its file and of what the files beside it change about
-// its tokens.
+// Identifies the tokenizer: XXH3-128, in hexadecimal, of its file and of what tokenizer_config.json changes
+// about it.
 [[nodiscard]] std::string tokenizer_digest(const std::string& folder, Links links = Links::kInside);
 
 // Throws DataError, naming both sides' figures, unless the tokenizer is one for this model: no more pieces

@@ -192,17 +192,21 @@ TEST_F(QuantizersGpu, SwigluWritesTheCodesOfItsRows) {
 
 TEST_F(QuantizersGpu, SwigluBackwardWithLoraWritesTheCodesOfItsRows) {
   constexpr int64_t kRank = 16;
-  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{70, 264}, {9, 11008}, {3, 37}}) {
+  struct Shape {
+    int64_t rows, cols, more;
+  };
+  for (const auto& [rows, cols, more] : {Shape{70, 264, 8}, {9, 11008, 0}, {3, 37, 11}}) {
     for (const DType type : {DType::kBF16, DType::kF32}) {
-      SCOPED_TRACE(shape_name(type, rows, cols, 0));
+      SCOPED_TRACE(shape_name(type, rows, cols, more));
       Identities id(gpu(), rows);
       const HostMatrix gate_up = rounded(uneven_rows(rows, 2 * cols, 5), type);
       const HostMatrix dh = rounded(HostMatrix::normal(rows, cols, 6), type);
       const OnGpu in(gpu(), gate_up, type), dout(gpu(), HostMatrix::normal(rows, kRank, 7), type);
       const OnGpu a(gpu(), HostMatrix::normal(kRank, cols, 8), type);
       Arena memory = scratch(swiglu_scratch_bytes(gpu().device(), rows, cols, type));
-      const Codes none(rows, 2 * cols, 0x55);
-      const BytesOnGpu codes(gpu(), none.view, none.bytes().data()), want(gpu(), none.view, nullptr);
+      const Codes none(rows, 2 * cols + more, 0x55);
+      const BytesOnGpu codes(gpu(), none.view, none.bytes().data()),
+          want(gpu(), none.view, none.bytes().data());
       const OnGpu scales(gpu(), HostMatrix(rows, 1)), want_scales(gpu(), HostMatrix(rows, 1));
       const auto run = [&](const Fp8Rows& rows_of_codes) -> Outputs {
         const OnGpu grad(gpu(), dh, type), din(gpu(), gate_up, type), da(gpu(), HostMatrix(kRank, cols));

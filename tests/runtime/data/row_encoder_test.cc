@@ -215,6 +215,36 @@ TEST_F(RowEncoderTest, ShownControlTokensLookUnlikeTheSameTextOfAUser) {
                       shown_row(*tokenizer_, text.ids, text.learned, Marks::kColour));
 }
 
+// In transformers 5.24.0 such a piece is one token of a rendered text.
+TEST_F(RowEncoderTest, ANamedTokenThatIsNoAddedTokenIsRefusedWhereTheTemplateWritesIt) {
+  folder_.write("tokenizer_config.json", R"({"bos_token": "<s>", "eos_token": "<|endoftext|>"})");
+  const auto open = [&](bool added, const std::string& text) {
+    auto document = nlohmann::ordered_json::parse(byte_tokenizer_json());
+    if (added) {
+      document["added_tokens"].push_back({{"id", 259}, {"content", "<s>"}, {"special", true}});
+    } else {
+      document["model"]["vocab"]["<s>"] = 256;
+      for (auto& token : document["added_tokens"]) token["id"] = token["id"].get<int>() + 1;
+    }
+    folder_.write("tokenizer.json", document.dump());
+    folder_.write("chat_template.jinja", text);
+    tokenizer_ = open_tokenizer(folder_.path());
+    (void)encoder();
+  };
+  for (const std::string begin : {"{{ bos_token }}", "<s>"}) {
+    EXPECT_NO_THROW(open(true, begin + kChatml));
+    try {
+      open(false, begin + kChatml);
+      ADD_FAILURE() << "accepted: " << begin;
+    } catch (const DataError& error) {
+      EXPECT_EQ(error.what(), folder_ / "chat_template.jinja" +
+                                  ": writes '<s>', the bos_token, of which this tokenizer makes 3 tokens and "
+                                  "transformers one; add it to added_tokens of tokenizer.json with its id");
+    }
+  }
+  EXPECT_NO_THROW(open(false, kChatml));
+}
+
 TEST_F(RowEncoderTest, ADateThatNoTemplateAsksForHasNoEffect) {
   EXPECT_EQ(encoder("published").why_no_date(),
             "the published prompt (### Human, ### Assistant) does not ask for the date (strftime_now)");

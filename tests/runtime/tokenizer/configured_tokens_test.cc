@@ -135,7 +135,7 @@ TEST_F(TokensBesideTokenizerJson, AreRefusedByNameWhereTokenizerJsonDoesNotAddTh
     const std::string place = folder_ / file;
     const std::string message = expected(key.empty() ? place : key + " of " + place);
     EXPECT_EQ(refusal(), message) << document;
-    EXPECT_EQ(refusal(true), role ? "" : message) << document << " of the vocabulary: added to the others";
+    EXPECT_EQ(refusal(true), role ? "" : message) << document << " of the vocabulary";
     EXPECT_EQ(refusal(false, true), "") << document;
     EXPECT_EQ(refusal(true, true), "") << document;
     folder_.write(file, "{}");
@@ -157,126 +157,6 @@ TEST_F(TokensBesideTokenizerJson, AreRefusedByNameWhereTokenizerJsonDoesNotAddTh
   }
   refused(config, {{"model_specific_special_tokens", {{"t", "<think>"}}}}, "model_specific_special_tokens");
   refused("added_tokens.json", {{"<think>", 95}}, "");
-}
-
-// Pieces of the vocabulary that begin or end a text, pad it or stand for what is unknown.
-class PiecesWithARole : public ::testing::Test {
- protected:
-  PiecesWithARole() {
-    json vocab = json::object();
-    for (int c = ' '; c <= '~'; ++c) vocab[std::string(1, static_cast<char>(c))] = c - ' ';
-    id_ = static_cast<int>(vocab.size());
-    vocab["<X>"] = id_;
-    document_ = {{"version", "1.0"},
-                 {"normalizer", {{"type", "Lowercase"}}},
-                 {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", json::array()}}}};
-  }
-  void write(const json& config, const json& map = json::object()) const {
-    folder_.write("tokenizer.json", document_.dump());
-    folder_.write("tokenizer_config.json", config.dump());
-    folder_.write("special_tokens_map.json", map.dump());
-  }
-  // "a <X> b <x>" as a template writes it, or as a user does.
-  [[nodiscard]] std::string pieces(const json& config, const json& map = json::object(),
-                                   AddedTokens added = AddedTokens::kAll) const {
-    write(config, map);
-    std::string out;
-    const auto tokenizer = open_tokenizer(folder_.path());
-    for (const int32_t i : tokenizer->encode_with_ranges("a <X> b <x>", {added, {}, false, true}).ids)
-      out += i == id_ ? "T" : tokenizer->piece(i);
-    return out;
-  }
-  [[nodiscard]] std::string digest() const { return tokenizer_digest(folder_.path()); }
-  // What the error says after the name of the file.
-  [[nodiscard]] std::string refusal(const json& config, const json& map = json::object()) const {
-    write(config, map);
-    try {
-      (void)open_tokenizer(folder_.path());
-    } catch (const DataError& error) {
-      const std::string file = folder_ / "tokenizer.json" + ": ", message = error.what();
-      return message.starts_with(file) ? message.substr(file.size()) : message;
-    }
-    return "";
-  }
-  static json flags(const char* name, bool value) {
-    json token{{"__type", "AddedToken"}, {"content", "<X>"}, {"single_word", false},
-               {"lstrip", false},        {"rstrip", false},  {"normalized", false}};
-    token[name] = value;
-    return token;
-  }
-  const std::string one_ = "a T b <x>", several_ = "a <x> b <x>";
-  TokenizerFolder folder_;
-  json document_;
-  int id_ = 0;
-};
-
-// Seen in transformers 5.24.0, but for what users write.
-TEST_F(PiecesWithARole, AreOneTokenOfATemplatesText) {
-  EXPECT_EQ(pieces(json::object()), several_);
-  const std::string without = digest();
-  for (const char* key : {"bos_token", "eos_token", "unk_token", "pad_token"}) {
-    EXPECT_EQ(pieces({{key, "<X>"}}), one_) << key;
-    EXPECT_NE(digest(), without) << key;
-    const auto tokenizer = open_tokenizer(folder_.path());
-    EXPECT_TRUE(tokenizer->is_control(id_));
-    EXPECT_EQ(tokenizer->decode(std::vector<int32_t>{65, id_}), "a");
-    EXPECT_EQ(tokenizer->decode_all(std::vector<int32_t>{65, id_}), "a <X>");
-    EXPECT_EQ(pieces({{key, "<X>"}}, json::object(), AddedTokens::kOrdinary), several_) << key;
-    EXPECT_EQ(pieces(json::object(), {{key, "<X>"}}), one_) << key << " of the map";
-    EXPECT_EQ(pieces({{key, "<X>"}}, {{key, nullptr}}), several_) << key << " of the map, which counts";
-  }
-  EXPECT_EQ(pieces({{"mask_token", nullptr}}), several_);
-  EXPECT_EQ(pieces({{"bos_token", "<X>"}, {"eos_token", "<X>"}}), one_);
-  const std::string plain = digest();
-  EXPECT_EQ(pieces({{"eos_token", flags("lstrip", true)}}), "aT b <x>");
-  EXPECT_NE(digest(), plain);
-  EXPECT_EQ(pieces({{"eos_token", flags("normalized", true)}}), "a T b T");
-}
-
-TEST_F(PiecesWithARole, AreThePaddingOfTokenizerJsonWhereNoFileNamesOne) {
-  document_["padding"] = {{"pad_token", "<X>"}, {"pad_id", id_}};
-  EXPECT_EQ(pieces(json::object()), one_);
-  const std::string padded = digest();
-  EXPECT_EQ(pieces({{"pad_token", nullptr}}), several_);
-  EXPECT_NE(digest(), padded);
-  EXPECT_EQ(pieces({{"pad_token", "<X>"}}), one_);
-  document_["padding"]["pad_token"] = "<pad>";
-  EXPECT_EQ(
-      refusal(json::object()),
-      "added_tokens has no '<pad>', which its padding names, so that transformers would match it in texts "
-      "as one token; add it to added_tokens with its id, or save the tokenizer anew with save_pretrained "
-      "of transformers");
-  EXPECT_EQ(refusal({{"pad_token", "<X>"}}), "");
-}
-
-TEST_F(PiecesWithARole, AreRefusedWhereTransformersWouldTakeOtherFlagsOrOrdinaryText) {
-  const std::string config = folder_ / "tokenizer_config.json";
-  EXPECT_EQ(refusal({{"bos_token", "<X>"}, {"eos_token", flags("lstrip", true)}}),
-            "'<X>': bos_token of " + config + " and eos_token of " + config +
-                " name it with other flags; give it the flags that you want in both");
-  // The flags of these count there, or the order of the files.
-  const json entries{{std::to_string(id_), flags("lstrip", true)}};
-  const auto missing = [&](const std::string& key) {
-    return "added_tokens has no '<X>', which " + key + " of " + config +
-           " names, so that transformers would match it in texts as one token; add it to added_tokens with "
-           "its "
-           "id, or save the tokenizer anew with save_pretrained of transformers";
-  };
-  EXPECT_EQ(refusal({{"eos_token", "<X>"}, {"added_tokens_decoder", entries}}),
-            missing("added_tokens_decoder." + std::to_string(id_)));
-  EXPECT_EQ(refusal({{"eos_token", "<X>"}, {"additional_special_tokens", {flags("lstrip", true)}}}),
-            missing("additional_special_tokens"));
-  EXPECT_EQ(refusal({{"eos_token", "<X>"}, {"t_token", "<X>"}}), missing("t_token"));
-  for (const char* key : {"pad_token", "unk_token"}) {
-    EXPECT_EQ(
-        refusal({{key, "!"}}),
-        std::string("'!', which ") + key + " of " + config +
-            " names, is ordinary text here: a user's text gives it, and as a special token it would be "
-            "left out of answers; name a token that no text gives there, or add it to added_tokens with "
-            "its id if that is meant");
-  }
-  document_["added_tokens"] = json::array({{{"id", 1}, {"content", "!"}, {"special", true}}});
-  EXPECT_EQ(refusal({{"pad_token", "!"}}), "");
 }
 
 TEST_F(TokensBesideTokenizerJson, AreTakenFromTheFilesThatTransformersReads) {
