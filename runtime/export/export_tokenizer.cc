@@ -4,6 +4,8 @@
 #include <array>
 #include <nlohmann/json.hpp>
 #include <span>
+#include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "ops/core/check.h"
@@ -58,13 +60,24 @@ void copy_file(const std::string& folder, const std::string& name, const std::st
 }
 
 // The added tokens of a tokenizer.json that is made here have no flags but `special`. Those that the base's configuration
-// gives them would count in transformers in their place; sentencepiece, which the run was tokenised with, has none.
-void same_flags_as_made(nlohmann::ordered_json& config) {
+// gives them would count in transformers in their place; sentencepiece, which the run was tokenised with, has none. What
+// that configuration adds and the made file does not (<unk>, which is a piece) goes.
+void same_tokens_as_made(nlohmann::ordered_json& config, const std::string& made_json) {
   const auto entries = config.find("added_tokens_decoder");
   if (entries == config.end() || !entries->is_object()) return;
-  for (auto& entry : *entries) {
-    if (!entry.is_object()) continue;
-    for (const char* flag : {"lstrip", "normalized", "rstrip", "single_word"}) entry[flag] = false;
+  const nlohmann::json document = nlohmann::json::parse(made_json);
+  std::unordered_set<std::string> made;
+  for (const auto& token : document.at("added_tokens")) made.insert(token.at("content").get<std::string>());
+  for (auto entry = entries->begin(); entry != entries->end();) {
+    const bool named = entry->is_object() && entry->contains("content") && entry->at("content").is_string();
+    if (named && !made.contains(entry->at("content").get<std::string>())) {
+      entry = entries->erase(entry);
+      continue;
+    }
+    if (entry->is_object()) {
+      for (const char* flag : {"lstrip", "normalized", "rstrip", "single_word"}) (*entry)[flag] = false;
+    }
+    ++entry;
   }
 }
 
@@ -140,7 +153,7 @@ std::string ExportTokenizer::config_text() const {
     config["tokenizer_class"] = "PreTrainedTokenizerFast";
     config["clean_up_tokenization_spaces"] = false;
     if (adds_prefix_space_) config["add_prefix_space"] = true;
-    if (!made_json_.empty()) same_flags_as_made(config);
+    if (!made_json_.empty()) same_tokens_as_made(config, made_json_);
     if (names_class_) config["auto_map"]["AutoTokenizer"] = {nullptr, "tokenization_pesc.PescTokenizerFast"};
   }
   const auto name = [&](const char* key, int32_t id) {

@@ -373,11 +373,12 @@ class Export(unittest.TestCase):
                      harness.USAGE, "another base")
         self.refused(self.call("train", run="none", settings={"model.adapter": self.path("base")}), harness.DATA, "adapter_config.json")
 
-    def test_added_tokens_of_a_sentencepiece_base_have_the_flags_of_the_file_that_is_made(self):
+    def test_added_tokens_of_a_sentencepiece_base_are_those_of_the_file_that_is_made(self):
         base = self.path("flags")
         shutil.copytree(self.path("base"), base)
         with open(os.path.join(base, "tokenizer_config.json"), "w", encoding="utf-8") as out:
-            json.dump({"added_tokens_decoder": {"1": {"content": "<s>", "lstrip": True, "normalized": True, "special": True}}}, out)
+            json.dump({"unk_token": "<unk>", "added_tokens_decoder": {
+                "0": {"content": "<unk>", "special": True}, "1": {"content": "<s>", "lstrip": True, "normalized": True, "special": True}}}, out)
         settings = {"train.mode": "LORA", "model.path": base, "train.max_steps": 1, "train.eval_steps": 0}
         self.assertEqual(self.call("train", run="flags-run", settings=settings).code, 0)
         out = self.export("flags-hf", run="flags-run", settings=settings)
@@ -386,6 +387,18 @@ class Export(unittest.TestCase):
         for flag in ("lstrip", "rstrip", "normalized", "single_word"):
             self.assertEqual((begin[flag], entry[flag]), (False, False), flag)
         self.assertIs(entry["special"], True)
+        # Its own tokenizer.json adds no <unk>: with the base's entry pesc would refuse to go on from the folder.
+        self.assertEqual(list(self.json(out, "tokenizer_config.json")["added_tokens_decoder"]), ["1"])
+        ids = []
+        for folder in (base, out):
+            rows = self.path("rows.txt")
+            with open(rows, "w", encoding="utf-8") as file:
+                file.write('"A <unk> and more."\n')
+            with open(rows, encoding="utf-8") as file:
+                result = harness.pesc(0, "tokenize", "--model", folder, stdin=file, seconds=60)
+            self.assertEqual(result.code, harness.OK, str(result))
+            ids.append(result.out)
+        self.assertEqual(ids[0], ids[1])
 
     @harness.whole
     def test_the_template_of_the_run_is_the_folders(self):
