@@ -1,6 +1,7 @@
 #include "runtime/decoder_options.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "ops/core/check.h"
 #include "ops/fp8_gemm.h"
@@ -27,6 +28,17 @@ bool multiplies_in_fp8(const ExperimentConfig& config, const Device& device) {
 void check_fp8(const ExperimentConfig& config, int index, const cuda::DeviceInfo& info) {
   if (config.train.frozen_gemm != FrozenGemm::kFP8 || multiplies_fp8(info)) return;
   refuse_fp8(str_cat("GPU ", index, " (", info.name, ") has ", info.major, ".", info.minor));
+}
+
+void check_same_gemms(const std::vector<int64_t>& fp8_of_ranks) {
+  const auto other = std::ranges::adjacent_find(fp8_of_ranks, std::ranges::not_equal_to{});
+  if (other == fp8_of_ranks.end()) return;
+  const auto rank = other - fp8_of_ranks.begin();
+  const auto fp8 = *other == 1 ? rank : rank + 1;
+  const auto bf16 = *other == 1 ? rank + 1 : rank;
+  throw UsageError(str_cat("train.compute_dtype is AUTO, and the frozen weights are FP8: the GPU of rank ",
+                           fp8, " would multiply them in FP8, that of rank ", bf16,
+                           " in BF16; set train.compute_dtype: BF16, or run on GPUs of one kind"));
 }
 
 void refuse_fp8(const std::string& reason) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "model/decoder.h"
 #include "runtime/config/experiment.h"
@@ -28,7 +29,9 @@ struct DecoderUse {
 [[nodiscard]] bool multiplies_in_fp8(const ExperimentConfig& config, const Device& device);
 // Throws UsageError, naming the GPU, where train.compute_dtype FP8 is set and it cannot.
 void check_fp8(const ExperimentConfig& config, int index, const cuda::DeviceInfo& info);
-// The same of a GPU that is not there: "--gpu A100-80 has no FP8 GEMMs that pesc can use".
+// Throws UsageError, naming two ranks, where some ranks' GPUs multiply in FP8 (1) and others do not (0).
+void check_same_gemms(const std::vector<int64_t>& fp8_of_ranks);
+// The same as check_fp8 of a GPU that is not there: "--gpu A100-80 has no FP8 GEMMs that pesc can use".
 [[noreturn]] void refuse_fp8(const std::string& reason);
 
 [[nodiscard]] DecoderOptions decoder_options(const ExperimentConfig& config, const Mesh& mesh,

@@ -85,6 +85,16 @@ void check_can_be_made(const ExperimentConfig& c) {
       ", or set train.frozen_dtype: ", dtype_name(c.train.compute_dtype), ", which dequantises the folder"));
 }
 
+// Whether the GPUs can do what train.compute_dtype asks for; where it leaves the choice to them, all must choose alike.
+void check_gemms_of_gpus(const Job& job) {
+  Communicator& world = job.ranks->world();
+  run_collectively(world,
+                   [&] { check_fp8(job.config, job.device.index, cuda::device_info(job.device.index)); });
+  const int64_t mine = multiplies_in_fp8(job.config, job.device) ? 1 : 0;
+  const std::vector<int64_t> of_ranks = world.host_all_gather(std::span(&mine, 1));
+  run_collectively(world, [&] { check_same_gemms(of_ranks); });
+}
+
 }  // namespace
 
 Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConfig config, DataUse use,
@@ -122,6 +132,7 @@ Job open_job(Communicator& world, const HostPlacement& placement, ExperimentConf
   }
   job.ranks = std::make_unique<Ranks>(job.gpu_world ? *job.gpu_world : world, job.config.parallel.tp,
                                       job.config.parallel.ep, job.model.num_key_value_heads);
+  if (job.device.kind == DeviceKind::kCuda) check_gemms_of_gpus(job);
   return job;
 }
 
@@ -206,10 +217,7 @@ void check_free_memory(const Job& job, const DecoderUse& use) {
   if (job.device.kind != DeviceKind::kCuda) return;
   Communicator& world = job.ranks->world();
   GpuToLoad gpu{job.device.index, {}, 0};
-  run_collectively(world, [&] {
-    gpu.info = cuda::device_info(gpu.index);
-    check_fp8(job.config, gpu.index, gpu.info);
-  });
+  run_collectively(world, [&] { gpu.info = cuda::device_info(gpu.index); });
   for (const std::string& id : world.host_all_gather(gpu.info.id)) gpu.ranks += id == gpu.info.id ? 1 : 0;
   const int64_t mine = gpu.info.free_bytes / gpu.ranks;
   const std::vector<int64_t> free = world.host_all_gather(std::span(&mine, 1));

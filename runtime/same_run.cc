@@ -5,11 +5,15 @@
 #include <vector>
 
 #include "runtime/config/experiment.h"
+#include "runtime/decoder_options.h"
 #include "runtime/expert_exchange.h"
 #include "runtime/versions.h"
 
 namespace pesc {
 namespace {
+
+// Of run_versions(): what quantised weights are multiplied in on a GPU.
+constexpr const char* kFrozenGemm = "frozen_gemm";
 
 std::string layout_text(int world, int tp, int ep) {
   return str_cat(world, world == 1 ? " rank" : " ranks", " (tp ", tp, ", ep ", ep, ")");
@@ -73,8 +77,13 @@ void compare_versions(const Job& job, const LoadedCheckpoint& c, CheckpointUse u
     const auto before = c.state.versions.find(name);
     if (before == c.state.versions.end() || before->second == value) continue;
     if (!concerns(name, use) || (other_device && kOfTheDevice.contains(name))) continue;
+    if (name == kFrozenGemm) continue;
     rounding.push_back(str_cat(name, ": ", before->second, " -> ", value));
   }
+  const auto recorded = c.state.versions.find(kFrozenGemm);
+  const auto mine = now.find(kFrozenGemm);
+  if (recorded != c.state.versions.end() && mine != now.end())
+    compare_frozen_gemm(recorded->second, mine->second, rounding);
 }
 
 // `line`: train.frozen_dtype with both values.
@@ -96,6 +105,8 @@ std::map<std::string, std::string> run_versions(const Job& job) {
   const int64_t tokens =
       split_range(t.micro_batch_rows(), mesh.dp(), 0).size() * job.config.data.max_seq_length;
   versions["num_threads"] = std::to_string(job.placement.threads);
+  if (job.device.kind == DeviceKind::kCuda && t.frozen_dtype)
+    versions[kFrozenGemm] = multiplies_in_fp8(job.config, job.device) ? "FP8" : dtype_name(t.compute_dtype);
   if (job.config.pesc.mode != TrainMode::kPesc) return versions;
   const ExpertExchange exchange = expert_exchange(job.config, mesh.world());
   const int chunks =

@@ -13,8 +13,8 @@
 namespace pesc {
 
 // What the results of a run depend on besides its configuration and files, kept in every checkpoint:
-// library_versions(), and what the configuration leaves open: the threads of a rank and the chunks of the
-// token exchange.
+// library_versions(), and what the configuration leaves open: the threads of a rank, the chunks of the token exchange,
+// and on a GPU what quantised weights are multiplied in.
 [[nodiscard]] std::map<std::string, std::string> run_versions(const Job& job);
 
 // Name of what a checkpoint further keeps: RowEncoder::digest(), of rows as the prompt and the tokenizer encode

@@ -184,6 +184,19 @@ RunDifferences compare_runs(const std::string& recorded, const std::string& now,
   return found;
 }
 
+void compare_frozen_gemm(const std::string& recorded, const std::string& now,
+                         std::vector<std::string>& rounding) {
+  constexpr std::string_view kField = "train.compute_dtype: ";
+  // A change from or to F32 is one of the activations too.
+  const auto of_gemms = [&](const std::string& line) {
+    return line.starts_with(kField) && line.find("F32") == std::string::npos;
+  };
+  std::erase_if(rounding, of_gemms);
+  const bool said = std::any_of(rounding.begin(), rounding.end(),
+                                [&](const std::string& line) { return line.starts_with(kField); });
+  if (recorded != now && !said) rounding.push_back(str_cat(kField, recorded, " -> ", now));
+}
+
 void refuse_differences(const std::vector<std::string>& refused, CheckpointUse use) {
   if (refused.empty()) return;
   std::string text =

@@ -42,11 +42,16 @@ struct RunDifferences {
 };
 
 // Compares two resolved texts; the first may be of another version. AUTO of train.compute_dtype counts as the
-// type that it resolves to. Layout, threads and chunks, which the text does not resolve, are not compared
+// type that it resolves to, with quantised weights as BF16 (compare_frozen_gemm). Layout, threads and chunks, which the text does not resolve, are not compared
 // here.
 // Throws DataError when the recorded text cannot be read.
 [[nodiscard]] RunDifferences compare_runs(const std::string& recorded, const std::string& now,
                                           CheckpointUse use);
+
+// AUTO of train.compute_dtype is FP8 or BF16 by the GPU. Where both runs say what their quantised weights were multiplied in
+// ("FP8", "BF16"), this replaces in `rounding` what compare_runs says of the field.
+void compare_frozen_gemm(const std::string& recorded, const std::string& now,
+                         std::vector<std::string>& rounding);
 
 // Throws UsageError listing the fields; nothing when there are none.
 void refuse_differences(const std::vector<std::string>& refused, CheckpointUse use);

@@ -182,6 +182,30 @@ TEST(SameRun, TheTypeOfFrozenWeightsIsRefusedWhereTheRunGoesOn) {
   }
 }
 
+// On a GPU AUTO of quantised weights is what the GPU can do: what both runs say of it counts.
+TEST(SameRun, WhatQuantisedWeightsWereMultipliedIn) {
+  const Lines automatic{"parallel.device=CUDA", "train.frozen_dtype=FP8"};
+  const auto with = [&](const std::string& type) {
+    Lines lines = automatic;
+    lines.push_back("train.compute_dtype=" + type);
+    return lines;
+  };
+  const auto rounding = [](const Lines& before, const Lines& after, const std::string& recorded,
+                           const std::string& now) {
+    Lines lines = compare(before, after, CheckpointUse::kResume).rounding;
+    compare_frozen_gemm(recorded, now, lines);
+    return lines;
+  };
+  const Lines to_bf16{"train.compute_dtype: FP8 -> BF16"};
+  EXPECT_EQ(rounding(automatic, with("BF16"), "FP8", "BF16"), to_bf16);
+  EXPECT_EQ(rounding(with("FP8"), with("BF16"), "FP8", "BF16"), to_bf16);
+  EXPECT_EQ(rounding(with("FP8"), automatic, "FP8", "FP8"), Lines{});
+  EXPECT_EQ(rounding(automatic, with("FP8"), "FP8", "FP8"), Lines{});
+  EXPECT_EQ(rounding(automatic, with("BF16"), "BF16", "BF16"), Lines{});
+  EXPECT_EQ(rounding(automatic, automatic, "FP8", "BF16"), to_bf16);  // another GPU
+  EXPECT_EQ(rounding(with("F32"), automatic, "F32", "FP8"), Lines{"train.compute_dtype: F32 -> BF16"});
+}
+
 // Without the line "  name: value" of a field.
 std::string without(std::string text, const std::string& field) {
   const size_t at = text.find("  " + field + ":");
