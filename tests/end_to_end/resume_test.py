@@ -73,11 +73,11 @@ class Resume(harness.EndToEnd):
         return [json.dumps({k: v for k, v in record.items() if k not in machine}, sort_keys=True)
                 for record in harness.curve(self.path(run))]
 
-    def assert_same_run(self, run, but=()):
+    def assert_same_run(self, run, but=(), straight="straight"):
         self.assertEqual(len(self.as_text(run)), STEPS)
-        for step, (expected, got) in enumerate(zip(self.as_text("straight", but), self.as_text(run, but)), 1):
+        for step, (expected, got) in enumerate(zip(self.as_text(straight, but), self.as_text(run, but)), 1):
             self.assertEqual(got, expected, "step %d" % step)
-        self.assertEqual(self.shards(run, STEPS), self.shards("straight", STEPS), "weights, moments or slices differ")
+        self.assertEqual(self.shards(run, STEPS), self.shards(straight, STEPS), "weights, moments or slices differ")
 
     def stop_at(self, run, step, stop):
         """Trains until a step is done, calls stop(mpirun), and returns the step of the checkpoint that it left."""
@@ -101,6 +101,24 @@ class Resume(harness.EndToEnd):
         self.stop_at("stopped", 10, lambda mpirun: os.kill(harness.rank_pids(mpirun)[-1], signal.SIGTERM))
         self.train(4, "stopped", **LAYOUT, **FIELDS)
         self.assert_same_run("stopped")
+
+    @harness.whole
+    def test_on_quantised_weights(self):
+        """Quantised anew, or read from the cache: the same bytes, so the same run, also from its middle and with other recomputation."""
+        for frozen in ("FP8", "NF4"):
+            with self.subTest(frozen):
+                fields = {**LAYOUT, **FIELDS, "train__frozen_dtype": frozen}
+                cached = {"model__cache_dir": self.path("weights-" + frozen)}
+                straight, half = "straight-" + frozen, "half-" + frozen
+                self.train(4, straight, **fields, **cached)
+                self.assertNotEqual(self.as_text(straight), self.as_text("straight"), "nothing was quantised")
+                for settings in ({}, {**cached, "train__recompute_granularity": "FULL"}):
+                    shutil.copytree(self.path(straight), self.path(half))
+                    shutil.rmtree(self.path(half, "step-%d" % STEPS))
+                    result = self.train(4, half, **fields, **settings)
+                    self.assertIn("step-%d" % HALF, result.err)
+                    self.assert_same_run(half, but=("bytes_sent_rank0",), straight=straight)
+                    shutil.rmtree(self.path(half))
 
     @harness.whole
     def test_finished_run_started_again(self):

@@ -57,7 +57,9 @@ inline void same_under_every_policy(const ModelConfig& model, const PescConfig& 
   const auto world = test_world(session);
   SCOPED_TRACE(str_cat(world->size(), " ranks, tp ", layout.tp, ", ep ", layout.ep, ", buffer_factor ",
                        layout.buffer_factor, ", chunks ", layout.chunks, ", ", dtype_name(layout.compute),
-                       ", ", expert_exchange_name(layout.exchange)));
+                       ", ", expert_exchange_name(layout.exchange),
+                       layout.frozen ? str_cat(", ", frozen_format_name(*layout.frozen)) : "",
+                       layout.frozen_gemm == FrozenGemm::kFP8 ? ", FP8 GEMMs" : ""));
   const Outcome none = three_steps(*world, model, pesc, rows, layout);
   int64_t before = none.activations;
   for (const Recompute recompute : {Recompute::kSelective, Recompute::kFull}) {

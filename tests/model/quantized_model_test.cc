@@ -12,12 +12,14 @@ namespace {
 // The values that a quantised weight of this rank stands for.
 std::vector<float> dequantized(Stream& stream, const FrozenLinear& w) {
   std::vector<float> values(static_cast<size_t>(w.out * w.in));
-  const Tensor to = tensor_of(values.data(), w.out, w.in);
+  Arena memory("dequantised", stream.device(), w.out * w.in * int64_t{sizeof(float)});
+  const Tensor to = memory.allocate(w.out, w.in);
   if (w.type.format == FrozenFormat::kNF4) {
     nf4_dequantize(stream, w.nf4, 0, to);
   } else {
     fp8_dequantize(stream, w.weight, w.scales, to);
   }
+  copy_to_host(stream, to, values.data());
   return values;
 }
 

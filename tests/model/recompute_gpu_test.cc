@@ -3,6 +3,7 @@
 // attention's output, and attention by the library where the build has one, on ranks that share a GPU.
 #include <gtest/gtest.h>
 
+#include "ops/fp8_gemm.h"
 #include "tests/model/policies.h"
 
 namespace pesc {
@@ -39,6 +40,25 @@ TEST_F(RecomputeInBf16, PescSequencesOfAnyLength) {
 }
 TEST_F(RecomputeInBf16, LoraAloneIsBitwiseTheSame) {
   on_every_layout(TrainMode::kLora, std::vector<int64_t>(8, 64), 1);
+}
+// Codes of the tokens are made again too, where GEMMs are in FP8.
+TEST_F(RecomputeInBf16, PescOnQuantisedWeights) {
+  const MpiSession session;
+  const int ranks = session.world()->size();
+  ModelConfig model = bf16_llama();
+  model.num_hidden_layers = 4;
+  const Rows rows = some_rows(model.vocab_size, std::vector<int64_t>(4, 128));
+  for (const FrozenFormat format : {FrozenFormat::kFP8, FrozenFormat::kNF4}) {
+    for (const FrozenGemm gemm : {FrozenGemm::kDequantized, FrozenGemm::kFP8}) {
+      if (gemm == FrozenGemm::kFP8 && !multiplies_fp8(cuda::device_info(test_device().index))) continue;
+      same_under_every_policy(model, bf16_pesc(), rows,
+                              {.tp = std::min(ranks, 2),
+                               .ep = ranks,
+                               .compute = DType::kBF16,
+                               .frozen = format,
+                               .frozen_gemm = gemm});
+    }
+  }
 }
 TEST_F(RecomputeInBf16, FullTuningIsBitwiseTheSame) {
   on_every_layout(TrainMode::kFull, {40, 7, 64, 1, 30}, 1);

@@ -58,5 +58,20 @@ TEST(Recompute, FullTuningIsBitwiseTheSame) {
   on_every_layout(tiny_qwen2(), full_tuning(), five_rows(tiny_qwen2()));
 }
 
+// A weight that is dequantised again is the same.
+TEST(Recompute, QuantisedWeightsAreBitwiseTheSame) {
+  const MpiSession session;
+  const int ranks = session.world()->size();
+  ModelConfig model = tiny_llama();
+  model.num_hidden_layers = 4;
+  for (const FrozenFormat format : {FrozenFormat::kFP8, FrozenFormat::kNF4}) {
+    for (const int tp : {1, std::min(ranks, 2)}) {
+      same_under_every_policy(model, tiny_pesc(), five_rows(model),
+                              {.tp = tp, .ep = ranks, .frozen = format});
+      if (ranks == 1) break;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace pesc
