@@ -1,5 +1,6 @@
 #include "runtime/export/model_card.h"
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -9,6 +10,7 @@
 #include "runtime/base_digest.h"
 #include "runtime/data/row_record.h"
 #include "runtime/hf/json_file.h"
+#include "runtime/metrics/evaluations_file.h"
 #include "runtime/text/printable.h"
 
 namespace pesc {
@@ -118,12 +120,22 @@ void add_data(const CheckpointState& state, std::string& out) {
   }
 }
 
-void add_evaluation(const std::optional<RecordedEvaluation>& found, std::string& out) {
-  if (!found) return;
-  out += str_cat("\n## Evaluation\n\nThe last one of the run, at step ", found->step,
-                 ": mean loss of a supervised token in nats.\n\n| rows | loss |\n| --- | --- |\n| all | ",
-                 fixed(found->loss), " |\n");
-  for (const auto& [tag, loss] : found->tags) out += str_cat("| ", code(tag), " | ", fixed(loss), " |\n");
+void add_evaluation(const ModelCard& card, std::string& out) {
+  if (!card.evaluation) return;
+  const RecordedEvaluation& found = *card.evaluation;
+  const bool exact = found.total.exact.has_value();
+  out += str_cat("\n## Evaluation\n\nThe last one of the run, at step ", found.step,
+                 card.merge_into == MergeInto::kOriginal ? " and with its quantised weights" : "",
+                 ": mean loss of a supervised token in nats",
+                 exact ? ", and the share of the rows that it answers exactly" : "", ".\n\n| rows | loss |",
+                 exact ? " exact match |" : "", "\n| --- | --- |", exact ? " --- |" : "", "\n");
+  const auto row = [&](const std::string& name, const RecordedEvaluation::Score& score) {
+    out += str_cat("| ", name, " | ", fixed(score.loss), " |");
+    if (exact) out += score.exact ? str_cat(" ", fixed(*score.exact), " |") : " |";
+    out += "\n";
+  };
+  row("all", found.total);
+  for (const auto& [tag, score] : found.tags) row(code(tag), score);
 }
 
 void add_prompt(const ModelCard& card, std::string& out) {
@@ -209,8 +221,30 @@ void add_loading(const ModelCard& card, std::string& out) {
 
 }  // namespace
 
+namespace {
+
+// Of evaluations.jsonl. What was found before a launch that went on from an earlier step is of a step that was computed again.
+std::optional<RecordedEvaluation> last_of_pesc_eval(const std::string& run_dir, int64_t step,
+                                                    const std::vector<std::pair<int64_t, double>>& launches) {
+  std::optional<RecordedEvaluation> found;
+  for (const Evaluation& e : read_evaluations(run_dir)) {  // by step
+    const bool again = std::ranges::any_of(
+        launches, [&e](const auto& launch) { return launch.first < e.step && launch.second > e.time; });
+    if (e.base || e.step > step || again) continue;
+    const auto score = [](const EvaluationScore& s) {
+      return RecordedEvaluation::Score{s.loss, s.rows > 0 ? std::optional(s.exact) : std::nullopt};
+    };
+    found = RecordedEvaluation{e.step, score(e.total), {}};
+    for (const auto& [tag, of_tag] : e.datasets) found->tags.emplace_back(tag, score(of_tag));
+  }
+  return found;
+}
+
+}  // namespace
+
 std::optional<RecordedEvaluation> last_evaluation(const std::string& run_dir, int64_t step) {
   std::optional<RecordedEvaluation> found;
+  std::vector<std::pair<int64_t, double>> launches;  // the step that they went on from, and when
   std::ifstream in(run_dir + "/metrics.jsonl");
   for (std::string line; std::getline(in, line);) {
     const nlohmann::json j = nlohmann::json::parse(line, nullptr, false);
@@ -219,15 +253,18 @@ std::optional<RecordedEvaluation> last_evaluation(const std::string& run_dir, in
     const auto kind = j.find("kind");
     const bool launch = kind != j.end() && *kind == "launch", eval = kind != j.end() && *kind == "eval";
     if (launch && found && of < found->step) found.reset();  // the step is computed again
+    if (const auto time = j.find("time"); launch && time != j.end() && time->is_number())
+      launches.emplace_back(of, time->get<double>());
     const auto total = j.find("eval_loss_total");
     if (!eval || of > step || total == j.end() || !total->is_number()) continue;
-    found = RecordedEvaluation{of, total->get<double>(), {}};
+    found = RecordedEvaluation{of, {total->get<double>(), {}}, {}};
     const auto tags = j.find("eval_loss");
     if (tags == j.end() || !tags->is_object()) continue;
     for (const auto& [tag, loss] : tags->items())
-      if (loss.is_number()) found->tags.emplace_back(tag, loss.get<double>());
+      if (loss.is_number()) found->tags.emplace_back(tag, RecordedEvaluation::Score{loss.get<double>(), {}});
   }
-  return found;
+  const auto later = last_of_pesc_eval(run_dir, step, launches);
+  return later && (!found || later->step >= found->step) ? later : found;
 }
 
 std::string model_card_text(const ModelCard& card, const CheckpointState& state) {
@@ -249,7 +286,7 @@ std::string model_card_text(const ModelCard& card, const CheckpointState& state)
       out += str_cat("The run began with the adapter ", code(card.config.model.adapter), ".\n");
   }
   add_quantisation(card, out);
-  add_evaluation(card.evaluation, out);
+  add_evaluation(card, out);
   add_prompt(card, out);
   add_loading(card, out);
   add_tokenizer_class(card, out);

@@ -12,13 +12,20 @@
 
 namespace pesc {
 
-// An evaluation of metrics.jsonl.
+// An evaluation, of metrics.jsonl or of evaluations.jsonl.
 struct RecordedEvaluation {
+  struct Score {
+    double loss = 0;              // nats per supervised token
+    std::optional<double> exact;  // share of the rows that are answered exactly, where that was asked
+    bool operator==(const Score&) const = default;
+  };
   int64_t step = 0;
-  double loss = 0;
-  std::vector<std::pair<std::string, double>> tags;
+  Score total;
+  std::vector<std::pair<std::string, Score>> tags;
 };
-// The last one of the run up to this step; nothing where there is none, or no such file.
+// The last one of the run up to this step, by training itself (metrics.jsonl) or by `pesc eval` (evaluations.jsonl), which
+// counts where both are of one step. Nothing where there is none. Throws DataError naming the line of evaluations.jsonl that is no
+// such record.
 [[nodiscard]] std::optional<RecordedEvaluation> last_evaluation(const std::string& run_dir, int64_t step);
 
 struct ModelCard {

@@ -188,6 +188,13 @@ class Export(unittest.TestCase):
         for part in ("of step 4 of a run", "at step 4", "| all | %.4f |" % last["eval_loss_total"], self.path("base"), "rows.jsonl",
                      "r 3, alpha 7", "4 a layer, 2 for each token", "trust_remote_code=True", "| gemm |"):
             self.assertIn(part, card)
+        # What `pesc eval` finds of the checkpoint counts before what training found.
+        evaluated = self.call("eval", run="run")
+        self.assertEqual(evaluated.code, 0, str(evaluated))
+        total = harness.read_jsonl(self.path("run", "evaluations.jsonl"))[-1]["total"]
+        card = self.card(self.export("hf-card-evaluated"))
+        self.assertIn("| rows | loss | exact match |", card)
+        self.assertIn("| all | %.4f | %.4f |" % (total["eval_loss"], total["exact_match"]), card)
 
     def card(self, out):
         with open(os.path.join(out, "README.md"), encoding="utf-8") as file:

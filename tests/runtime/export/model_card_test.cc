@@ -21,9 +21,10 @@ TEST(LastEvaluation, IsThatOfTheStepOrBefore) {
   const auto five = last_evaluation(run.path(), 9);
   ASSERT_TRUE(five);
   EXPECT_EQ(five->step, 5);
-  EXPECT_EQ(five->loss, 2.5);
-  EXPECT_EQ(five->tags, (std::vector<std::pair<std::string, double>>{{"a", 2.25}}));
-  EXPECT_EQ(last_evaluation(run.path(), 10)->loss, 1.5);
+  EXPECT_EQ(five->total, (RecordedEvaluation::Score{2.5, {}}));
+  EXPECT_EQ(five->tags,
+            (std::vector<std::pair<std::string, RecordedEvaluation::Score>>{{"a", {2.25, std::nullopt}}}));
+  EXPECT_EQ(last_evaluation(run.path(), 10)->total.loss, 1.5);
   EXPECT_EQ(last_evaluation(run.path(), 100)->step, 15);
 }
 
@@ -34,6 +35,37 @@ TEST(LastEvaluation, OfAStepThatWasComputedAgainDoesNotCount) {
              "{\"kind\": \"eval\", \"step\": 10, \"eval_loss_total\": 1.5}\n"
              "{\"kind\": \"launch\", \"step\": 5}\n");
   EXPECT_FALSE(last_evaluation(run.path(), 10));
+}
+
+// What `pesc eval` found of a checkpoint counts as well, and before what training found at that step.
+TEST(LastEvaluation, OfPescEvalCounts) {
+  TempFolder run;
+  const auto record = [](int64_t step, double loss, double time, const std::string& more = "") {
+    return str_cat("{\"step\": ", step, ", \"time\": ", time, more, ", \"total\": {\"eval_loss\": ", loss,
+                   ", \"rows\": 8, \"exact_match\": 0.75}, \"datasets\": {\"a\": {\"eval_loss\": 1.125, "
+                   "\"rows\": 0}}}\n");
+  };
+  write_file(run / "evaluations.jsonl", record(4, 2.75, 50) + record(10, 1.25, 60) +
+                                            record(0, 9, 70, ", \"base\": true") + record(20, 0.5, 80));
+  EXPECT_FALSE(last_evaluation(run.path(), 3));
+  EXPECT_EQ(last_evaluation(run.path(), 9)->step, 4);
+  const auto ten = last_evaluation(run.path(), 19);
+  ASSERT_TRUE(ten);
+  EXPECT_EQ(ten->step, 10);
+  EXPECT_EQ(ten->total, (RecordedEvaluation::Score{1.25, 0.75}));
+  EXPECT_EQ(ten->tags,
+            (std::vector<std::pair<std::string, RecordedEvaluation::Score>>{{"a", {1.125, std::nullopt}}}));
+  write_file(run / "metrics.jsonl",
+             "{\"kind\": \"eval\", \"step\": 10, \"eval_loss_total\": 1.5}\n"
+             "{\"kind\": \"eval\", \"step\": 15, \"eval_loss_total\": 1.375}\n");
+  EXPECT_EQ(last_evaluation(run.path(), 12)->total, (RecordedEvaluation::Score{1.25, 0.75}));
+  EXPECT_EQ(last_evaluation(run.path(), 19)->total, (RecordedEvaluation::Score{1.375, {}}));
+  // Step 10 was computed again after it had been evaluated; step 4 was not.
+  write_file(run / "metrics.jsonl", "{\"kind\": \"launch\", \"step\": 5, \"time\": 75}\n");
+  EXPECT_EQ(last_evaluation(run.path(), 19)->step, 4);
+  EXPECT_EQ(last_evaluation(run.path(), 20)->step, 20);
+  write_file(run / "evaluations.jsonl", "{\"step\": 1}\n");
+  EXPECT_THROW((void)last_evaluation(run.path(), 19), DataError);
 }
 
 ModelCard small_card() {
@@ -64,15 +96,15 @@ TEST(ModelCard, SaysWhatTheRunSays) {
   ModelCard card = small_card();
   card.config.model.adapter = "an/adapter";
   card.prompt = "the chat template x.jinja";
-  card.evaluation = RecordedEvaluation{10, 1.5, {{"code", 1.25}}};
+  card.evaluation = RecordedEvaluation{10, {1.5, 0.625}, {{"code", {1.25, 0.5}}, {"corpus", {2, {}}}}};
   const std::string text = model_card_text(card, small_state());
-  for (const char* part :
-       {"# my model\n", "step 12", "`models/ba'se'x`", "`0123abcd`", "`ef45`", "| rows | 96 |",
-        "r 4, alpha 8, on q_proj", "8 a layer, 2 for each token",
-        "| `data/my train.jsonl` | 40 | `00000000000000aa` |", "| all | 1.5000 |", "| `code` | 1.2500 |",
-        "| openblas | `0.3.21` |", "    run_dir: \"runs/x\"\n", "trust_remote_code=True",
-        "library_name: transformers", "With vLLM: by design, not run", "began with the adapter `an/adapter`",
-        "`the chat template x.jinja`"})
+  for (const char* part : {"# my model\n", "step 12", "`models/ba'se'x`", "`0123abcd`", "`ef45`",
+                           "| rows | 96 |", "r 4, alpha 8, on q_proj", "8 a layer, 2 for each token",
+                           "| `data/my train.jsonl` | 40 | `00000000000000aa` |", "| all | 1.5000 | 0.6250 |",
+                           "| `code` | 1.2500 | 0.5000 |", "| `corpus` | 2.0000 | |",
+                           "| openblas | `0.3.21` |", "    run_dir: \"runs/x\"\n", "trust_remote_code=True",
+                           "library_name: transformers", "With vLLM: by design, not run",
+                           "began with the adapter `an/adapter`", "`the chat template x.jinja`"})
     EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
 }
 
@@ -119,6 +151,11 @@ TEST(ModelCard, SaysWhatTheFrozenWeightsWereQuantisedTo) {
   std::string text = model_card_text(card, small_state());
   EXPECT_NE(text.find("quantised to NF4"), std::string::npos) << text;
   EXPECT_NE(text.find("(`--merge_into ORIGINAL`). This is not the model"), std::string::npos) << text;
+  card.evaluation = RecordedEvaluation{10, {1.5, {}}, {}};
+  text = model_card_text(card, small_state());
+  EXPECT_NE(text.find("at step 10 and with its quantised weights: mean loss"), std::string::npos) << text;
+  EXPECT_NE(text.find("| all | 1.5000 |\n"), std::string::npos) << text;
+  EXPECT_EQ(text.find("exact match"), std::string::npos) << text;
   card.merge_into = MergeInto::kDequantised;
   text = model_card_text(card, small_state());
   EXPECT_NE(text.find("(`--merge_into DEQUANTISED`): but for rounding"), std::string::npos) << text;
