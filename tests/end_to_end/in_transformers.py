@@ -1,7 +1,8 @@
 """What a model folder computes in transformers, for transformers_test.py, which runs this with the Python of a virtual
 environment that has it: in_transformers.py JOBS.json
 
-JOBS.json has "prompts", lists of token ids, and "jobs", each with "folder", and perhaps "adapter" (a folder of PEFT), "trust" (default
+JOBS.json has "prompts", lists of token ids, and "jobs", each with "folder", and perhaps "adapter" (a folder of PEFT), "own_adapter" (a
+folder that PEFT is to write an adapter of random values to, and to compute with), "body" (true: AutoModel's under the head), "trust" (default
 true), "greedy" (how many tokens; default 0), "logits" (default true) and "dtype" (default float32). To standard output goes a JSON
 object with "transformers", the version, and "results", an object for each job: "logits", the file with the float32 logits of all
 positions of all prompts, one after the other; "answers", the greedy continuations as ids; "unexpected", what the folder has too much or
@@ -13,13 +14,28 @@ import sys
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 
 
 def loaded(job):
     model, keys = AutoModelForCausalLM.from_pretrained(job["folder"], trust_remote_code=job.get("trust", True), output_loading_info=True,
                                                        torch_dtype=getattr(torch, job.get("dtype", "float32")))
     unexpected = sorted(str(key) for name in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in keys[name])
+    if job.get("body"):
+        body, keys = AutoModel.from_pretrained(job["folder"], trust_remote_code=job.get("trust", True), output_loading_info=True,
+                                               torch_dtype=torch.float32)
+        assert type(body).__name__.startswith("Pesc"), type(body)
+        unexpected += sorted(map(str, keys["missing_keys"]))  # the head is what it has too much of
+        setattr(model, model.base_model_prefix, body)
+    if job.get("own_adapter"):
+        from peft import LoraConfig, get_peft_model
+        torch.manual_seed(7)
+        model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, lora_dropout=0.05, task_type="CAUSAL_LM", target_modules=[
+            "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]))
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                torch.nn.init.normal_(parameter, std=0.2)
+        model.save_pretrained(job["own_adapter"])
     if job.get("adapter"):
         from peft import PeftModel
         model = PeftModel.from_pretrained(model, job["adapter"])

@@ -154,17 +154,31 @@ class InTransformers(unittest.TestCase):
             jobs.append({"folder": base, "adapter": peft, "greedy": GREEDY})
             of.append((mode, "PEFT"))
         self.tokens(self.path(family, "base"), self.path(family, "LORA-hf"))
+        self.goes_on_from(family, self.path(family, "PESC-hf"))
         untrusted = {"folder": jobs[0]["folder"], "trust": False}
         half = {"folder": jobs[0]["folder"], "dtype": "bfloat16"}
-        *results, refused, halved = self.theirs(*jobs, untrusted, half)
+        body = {"folder": jobs[0]["folder"], "body": True, "greedy": GREEDY}
+        *results, refused, halved, with_body = self.theirs(*jobs, untrusted, half, body)
         ours = {mode: self.ours(family, mode) for mode in trained}
         for (mode, form), result in zip(of, results):
             self.assert_same("%s %s %s" % (family, mode, form), ours[mode], result)
+        self.assert_same("%s PESC AutoModel" % family, ours["PESC"], with_body)
         self.assertIn("trust_remote_code", refused["error"])
         self.assertEqual(halved["float32"], ["model.layers.%d.mlp.moe_adapter.router.weight" % i for i in range(LAYERS)])
         # What was tuned is far from the base: the comparison would see a folder without it.
         a, b = ours["PESC"][0], ours["LORA"][0]
         self.assertGreater(max(abs(x - y) for x, y in zip(a, b)), 1e-2 * max(map(abs, a)))
+
+    def goes_on_from(self, family, folder):
+        """A run from an exported folder that learns nothing, its rate being too small to change a value, exports the same bytes."""
+        settings = harness.sets(run_dir=self.path(family, "again"), train__mode="PESC", model__path=folder, train__max_steps=1,
+                                train__learning_rate=1e-20)
+        out = self.path(family, "again-hf")
+        for verb, *words in (["train"], ["export", "--out", out, "--dtype", "F32"]):
+            result = harness.pesc(0, verb, "--config", self.path(family, "e.textproto"), *settings, *words)
+            self.assertEqual(result.code, 0, str(result))
+        for name in ("model.safetensors", "config.json", "modeling_pesc.py", "tokenizer.json"):
+            self.assertEqual(harness.digests(out)[name], harness.digests(folder)[name], "%s of %s" % (name, family))
 
     def tokens(self, base, *folders, count=2000):
         """The exported tokenizers give the tokens of the base's."""
@@ -223,6 +237,22 @@ class InTransformers(unittest.TestCase):
 
     def test_llama(self):
         self.family("llama")
+
+    def test_training_goes_on_from_an_adapter_that_peft_wrote(self):
+        """What it begins with computes what PEFT computes: a step whose rate is too small to change a value is saved."""
+        shutil.copytree(self.path("llama", "base"), self.path("own", "base"))
+        shutil.copy(self.path("llama", "rows.jsonl"), self.path("own"))
+        with open(self.path("own", "e.textproto"), "w", encoding="utf-8") as file:
+            file.write(EXPERIMENT % {"folder": self.path("own")})
+        adapter = self.path("own", "adapter")
+        theirs, plain = self.theirs({"folder": self.path("own", "base"), "own_adapter": adapter, "greedy": GREEDY},
+                                    {"folder": self.path("own", "base")})
+        self.pesc(1, "train", "own", "LORA", model__adapter=adapter, train__max_steps=1, train__learning_rate=1e-20)
+        ours = self.ours("own", "LORA")
+        self.assert_same("an adapter of PEFT's", ours, theirs)
+        with open(plain["logits"], "rb") as file:
+            base = array.array("f", file.read())
+        self.assertGreater(max(abs(a - b) for a, b in zip(base, ours[0])), 1e-2 * max(map(abs, base)))
 
     def test_mistral(self):
         self.family("mistral")
