@@ -53,8 +53,8 @@ Ability ranks_of_a_host(const MachineFacts& m, const Ability& one) {
 Ability one_gpu(const BuildFacts& b, const MachineFacts& m, const Ability& one) {
   Ability a{"gpu_training", "training on one GPU", one.lacks};
   need(a, m.driver_trouble.empty(), "no driver of NVIDIA answers: " + m.driver_trouble,
-       "nvidia-smi has to work first: install NVIDIA's driver; in a container, start it with --gpus all or "
-       "--nv");
+       "nvidia-smi has to work first: apt-get install nvidia-driver (Debian, non-free), ubuntu-drivers "
+       "install (Ubuntu); in a container, start it with --gpus all or --nv");
   if (m.driver_trouble.empty()) {
     need(a, !m.gpus.empty(), "the driver shows no GPU", "check nvidia-smi and CUDA_VISIBLE_DEVICES");
     need(a, m.gpus_trouble.empty(), "CUDA does not start: " + m.gpus_trouble, "check nvidia-smi");

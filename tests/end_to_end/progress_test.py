@@ -53,6 +53,15 @@ class Progress(harness.EndToEnd):
         self.check_live(self.on_terminal(harness.command(0, *self.arguments("alone"))))
         self.check_live(self.on_terminal(harness.command(2, *self.arguments("ranks"))))
 
+    def test_evaluation_has_bars_on_a_terminal_alone(self):
+        self.train(0, "evaluated", train__max_steps=1, train__global_batch_size=8)
+        evaluation = ["eval", *self.experiment("evaluated", train__max_steps=1, train__global_batch_size=8)]
+        self.assertRegex(self.on_terminal(harness.command(2, *evaluation)), "\033.*(answering|evaluating)")
+        in_log = harness.pesc(2, *evaluation)
+        self.assertEqual(in_log.code, harness.OK, str(in_log))
+        self.assertNotIn("\033", in_log.err)
+        self.assertNotIn("\r", in_log.err)
+
     def test_in_a_log(self):
         self.check_plain(self.train(2, "log", train__max_steps=STEPS, train__global_batch_size=8,
                                     train__logging_steps=EVERY).err)
