@@ -178,6 +178,12 @@ void ChatTemplate::require_spans() const {
           false);
     }
     if (spans.without_end >= 0) impl_->no_end("an answer", false);
+    if (rendered.text.bytes.find(kQuestion) == std::string::npos) {
+      throw TemplateError(str_cat(impl_->source.name,
+                                  ": the text of the user's messages is not found in what the template "
+                                  "writes, so answers would be learned without their questions"),
+                          false);
+    }
   }
 }
 
@@ -202,6 +208,7 @@ RenderedChat ChatTemplate::render(const Conversation& conversation, TrainOn trai
 RenderedChat ChatTemplate::render_prompt(const Conversation& conversation) const {
   Impl::Rendering rendered = impl_->run(conversation, true);
   RenderedChat out;
+  out.shown.unshown_question = shown_fields(conversation, rendered.text, rendered.stretches).unshown_question;
   out.data = data_ranges(rendered.text);
   out.text = std::move(rendered.text.bytes);
   return out;

@@ -54,7 +54,7 @@ struct RenderedChat {
   // What comes from messages of the system, the user and tools, and from the tools' descriptions: in order,
   // disjoint. Special tokens are not matched in it (runtime/chat/chat_tokens.h).
   std::vector<TextRange> data;
-  // What of the assistant's messages the text shows. Of a prompt, nothing is counted.
+  // What of the messages the text shows. Of a prompt, nothing is counted; an unshown question is named.
   ShownFields shown;
 };
 

@@ -123,6 +123,31 @@ std::vector<std::string_view> functions_of(const Json& message) {
   return names;
 }
 
+// The beginning of what a message says; empty where it says nothing.
+std::string_view content_of(const Json& message) {
+  const auto content = message.find("content");
+  if (content == message.end()) return {};
+  if (content->is_string()) return first_words(content->get_ref<const std::string&>());
+  if (!content->is_array()) return {};
+  for (const Json& part : *content) {
+    const auto text = part.is_object() ? part.find("text") : part.end();
+    if (!part.is_object() || text == part.end() || !text->is_string()) continue;
+    if (const auto words = first_words(text->get_ref<const std::string&>()); !words.empty()) return words;
+  }
+  return {};
+}
+
+// Whether something of message `number`, of the user, the system or a tool, was written. Descriptions of tools count as message 0.
+bool is_shown(size_t number, std::string_view words, bool has_tools, const jinja::Text& text) {
+  std::string written;
+  for (const jinja::Span& span : text.spans) {
+    if ((span.origin & jinja::kFromData) == 0 || jinja::message_of(span.origin) != number) continue;
+    if (number > 0 || !has_tools) return true;
+    written.append(text.bytes, span.begin, span.end - span.begin);
+  }
+  return written.find(words) != std::string::npos;
+}
+
 // What was written of message `number`, and while the template went over it.
 std::string text_of_message(size_t number, const jinja::Text& text,
                             const std::vector<jinja::Stretch>& stretches) {
@@ -190,7 +215,20 @@ ShownFields shown_fields(const Conversation& conversation, const jinja::Text& te
   ShownFields out;
   for (size_t i = 0; i < conversation.messages.size(); ++i) {
     const Json& message = conversation.messages[i];
-    if (message.value("role", "") != "assistant") continue;
+    const std::string role = message.value("role", "");
+    if (role != "assistant") {
+      const std::string_view words = content_of(message);
+      if (words.empty()) continue;
+      const bool shown = is_shown(i, words, !conversation.tools.is_null(), text);
+      if (role == "system" || role == "developer") {
+        out.system.add({1, shown ? 1 : 0});
+      } else if (role == "tool" || role == "function" || role == "ipython") {
+        out.results.add({1, shown ? 1 : 0});
+      } else if (!shown && out.unshown_question < 0) {
+        out.unshown_question = static_cast<int64_t>(i);
+      }
+      continue;
+    }
     const std::string_view reasoning = reasoning_of(message);
     const std::vector<std::string_view> functions = functions_of(message);
     if (reasoning.empty() && functions.empty()) continue;

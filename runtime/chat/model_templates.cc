@@ -50,6 +50,7 @@ void check_named_tokens(const TemplateSource& source, const Tokenizer& tokenizer
 
 TemplateTokens template_tokens(const Tokenizer& tokenizer) {
   TemplateTokens out;
+  out.mistral_version = tokenizer.mistral_version();
   const auto name = [&](const char* key, int32_t id) {
     if (id >= 0) out.named.emplace_back(key, tokenizer.piece(id));
   };

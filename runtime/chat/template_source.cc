@@ -139,9 +139,11 @@ std::optional<TemplateSource> in_folder(const std::string& folder, const std::op
 }
 
 TemplateSource builtin(const std::string& name, const TemplateTokens& tokens) {
-  // The tokens say which version of Mistral's format the tokenizer is for.
+  // Which version of Mistral's format the tokenizer is for: as tekken.json says, else by its tokens. (A tekken.json without a list of
+  // them has those of all versions.)
+  const bool names_it = std::ranges::find(tokens.control, "[SYSTEM_PROMPT]") != tokens.control.end();
   const bool newer =
-      name == "mistral" && std::ranges::find(tokens.control, "[SYSTEM_PROMPT]") != tokens.control.end();
+      name == "mistral" && (tokens.mistral_version > 0 ? tokens.mistral_version >= 7 : names_it);
   return {name + " (built in)",
           std::string(builtin_template(newer ? "mistral-v7" : name)),
           {},

@@ -17,6 +17,7 @@ struct TemplateTokens {
   std::vector<std::pair<std::string, std::string>> named;
   // The texts of all control tokens: added tokens with special: true. A turn ends with one of these.
   std::vector<std::string> control;
+  int mistral_version = 0;  // Tokenizer::mistral_version()
 };
 
 struct TemplateSource {

@@ -44,6 +44,16 @@ void refuse_printed_parts(const Conversation& conversation, const std::string& t
                           "brackets and quotes; write the text of the parts as one string"));
 }
 
+// Its answer would be learned, or given, without it. (A template may leave out a system text, of which a warning tells.)
+void refuse_unshown_question(const Conversation& conversation, const ShownFields& shown) {
+  if (shown.unshown_question < 0) return;
+  const auto& message = conversation.messages[static_cast<size_t>(shown.unshown_question)];
+  throw DataError(
+      str_cat("message ", shown.unshown_question, ": its role is ", in_quotes(message.value("role", "")),
+              ", and nothing of it is in what the chat template writes; most templates know the roles "
+              "system, user, assistant and tool"));
+}
+
 Sample sample_of(ChatTokens tokens, int64_t max_seq_length) {
   Sample sample;
   sample.tokens = std::move(tokens.ids);
@@ -76,6 +86,7 @@ ChatTokens RowEncoder::chat_tokens(const Conversation& conversation, TrainOn tra
                                    ShownFields* shown) const {
   RenderedChat chat = templates_->of(conversation).render(conversation, train_on);
   refuse_printed_parts(conversation, chat.text);
+  refuse_unshown_question(conversation, chat.shown);
   ChatTokens tokens = tokens_of(tokenizer_, chat);
   if (text != nullptr) *text = std::move(chat.text);
   if (shown != nullptr) *shown = chat.shown;
@@ -114,6 +125,7 @@ std::vector<int32_t> RowEncoder::encode_prompt(const Row& row, int64_t limit) co
   if (asked.messages.empty()) throw DataError("the row has no message before the answer that is to be given");
   const RenderedChat chat = templates_->of(asked).render_prompt(asked);
   refuse_printed_parts(asked, chat.text);
+  refuse_unshown_question(asked, chat.shown);
   return tokens_of(tokenizer_, chat).ids;
 }
 

@@ -82,6 +82,12 @@ class Losses {
     ++rows_;
     if (shown_.reasoning.messages == 0 && row.shown.reasoning.messages > 0) reasoning_example_ = where;
     if (shown_.tool_calls.messages == 0 && row.shown.tool_calls.messages > 0) calls_example_ = where;
+    const auto first_unshown = [&](const ShownFields::Count& so_far, const ShownFields::Count& now,
+                                   std::string& example) {
+      if (so_far.shown == so_far.messages && now.shown < now.messages) example = where;
+    };
+    first_unshown(shown_.system, row.shown.system, system_example_);
+    first_unshown(shown_.results, row.shown.results, results_example_);
     shown_.add(row.shown);
     if (row.unknown > 0) {
       if (unknown_++ == 0) unknown_example_ = str_cat(where, ": ", row.example);
@@ -101,6 +107,16 @@ class Losses {
     tell_unshown(shown_.reasoning, "reasoning (\"reasoning_content\", \"thinking\" or \"reasoning\")",
                  reasoning_example_);
     tell_unshown(shown_.tool_calls, "\"tool_calls\"", calls_example_);
+    const auto tell_left_out = [&](const ShownFields::Count& count, const char* whose,
+                                   const std::string& example) {
+      if (count.shown == count.messages) return;
+      warnings.push_back(str_cat(path, ": ", count.messages - count.shown, " of ", count.messages,
+                                 " messages of ", whose,
+                                 " are not in what the chat template writes (the first: ", example,
+                                 "); their rows are learned without them"));
+    };
+    tell_left_out(shown_.system, "the system", system_example_);
+    tell_left_out(shown_.results, "tools", results_example_);
     FieldCounts unread;
     for (const auto& [name, count] : shown_.others) {
       if (count.shown == 0) unread.add(name, count.messages);
@@ -136,6 +152,7 @@ class Losses {
   int64_t changed_ = 0;  // rows, others than those
   ShownFields shown_;
   std::string unknown_example_, changed_example_, reasoning_example_, calls_example_;
+  std::string system_example_, results_example_;
 };
 
 class FileTokenizer {

@@ -130,8 +130,9 @@ void AddedTokenFinder::cut(const Piece& piece, const EncodeOptions& options,
         end = run_end;
       }
       if (done < begin) part(piece.cut(done, begin), -1);
-      part(piece.cut(begin, end), token.id);
-      done = end;
+      // A token before it may have taken all of it: then it is none, as in the library.
+      if (begin < end) part(piece.cut(begin, end), token.id);
+      done = std::max(done, end);
     }
   }
   if (done < text.size()) part(piece.cut(done, text.size()), -1);

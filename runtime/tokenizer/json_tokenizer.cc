@@ -41,6 +41,7 @@ class JsonTokenizer : public Tokenizer {
     decodes_bytes_ = p_.decoders.size() == 1 && p_.decoders[0]->is_byte_level();
   }
 
+  [[nodiscard]] int mistral_version() const override { return p_.mistral_version; }
   [[nodiscard]] std::vector<int32_t> encode(std::string_view text) const override {
     return run(text, {}, false, SIZE_MAX).encoding.ids;
   }

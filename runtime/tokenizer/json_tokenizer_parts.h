@@ -22,6 +22,7 @@ struct JsonTokenizerParts {
   std::vector<AddedToken> added;  // one an id
   PostProcessor post_processor;
   std::vector<std::unique_ptr<TokenDecoder>> decoders;
+  int mistral_version = 0;  // 3 of a tekken.json of "v3"; 0: another file, or it says none
 };
 
 // Throws DataError, which does not name the file.

@@ -69,6 +69,16 @@ size_t config_number(const json& config, const char* name) {
   return config[name].get<size_t>();
 }
 
+// "v3" is 3. These are the versions that have such a file in Mistral's own library.
+int format_version(const json& config) {
+  const auto found = config.find("version");
+  if (found == config.end() || found->is_null()) return 0;
+  for (const int version : {3, 7, 11, 13})
+    if (*found == str_cat("v", version)) return version;
+  throw DataError(str_cat("config: \"version\" is ", printable(found->dump()),
+                          "; v3, v7, v11 and v13 are known"));
+}
+
 std::vector<AddedToken> read_controls(const json& document, size_t count) {
   std::vector<AddedToken> out;
   const json list = document.value("special_tokens", json());
@@ -164,7 +174,9 @@ JsonTokenizerParts read_tekken_parts(std::string_view text) {
       Bpe(std::move(model), true),
       std::move(added),
       {},
-      read_decoders(byte_level)};
+      read_decoders(byte_level),
+      0};
+  parts.mistral_version = format_version(config);
   if (parts.model.takes_bytes()) parts.pre_tokenizers.back()->keep_bytes();
   parts.post_processor.read(json::parse(R"({"type": "TemplateProcessing",
       "single": [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}],

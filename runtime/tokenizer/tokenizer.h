@@ -93,6 +93,8 @@ class Tokenizer {
   [[nodiscard]] virtual int32_t piece_id(std::string_view /*piece*/) const { return -1; }
   // The name of the id; empty for an id that no piece has.
   [[nodiscard]] virtual std::string piece(int32_t /*id*/) const { return {}; }
+  // The version of Mistral's format of conversations that a tekken.json names: 3 for "v3". 0: another file, or it names none.
+  [[nodiscard]] virtual int mistral_version() const { return 0; }
 };
 
 // What other files of the model name special (runtime/data/special_tokens.h). No user's text gives these.

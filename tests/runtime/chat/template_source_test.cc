@@ -105,6 +105,11 @@ TEST_F(TemplateSourceTest, WithoutOneItIsThePublishedPrompt) {
   EXPECT_EQ(find().text, builtin_template("mistral"));
   known_.control.push_back("[SYSTEM_PROMPT]");
   EXPECT_EQ(find().text, builtin_template("mistral-v7"));
+  // What the file says of itself counts.
+  for (const int version : {3, 7, 11, 13}) {
+    known_.mistral_version = version;
+    EXPECT_EQ(find().text, builtin_template(version < 7 ? "mistral" : "mistral-v7")) << version;
+  }
   write("tokenizer.json", "{}");
   EXPECT_EQ(find().name, "published (built in)");
 }

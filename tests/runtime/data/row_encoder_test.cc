@@ -335,6 +335,85 @@ TEST_F(RowEncoderTest, PartsThatATemplateWritesAsAListAreRefused) {
   EXPECT_PRED_FORMAT2(::testing::IsSubstring, "it'sq", written(loops.encode(row(loops, parts), 1000)));
 }
 
+// As of Qwen2.5, whose template writes messages of the roles that it knows, and passes over all others.
+constexpr const char* kKnownRoles =
+    "{% for m in messages %}{% if m.role in ['user', 'assistant'] or (m.role == 'tool' and tools) %}"
+    "{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+TEST_F(RowEncoderTest, AQuestionThatTheTemplateDoesNotWriteIsRefused) {
+  const RowEncoder made = encoder(folder_.write("known.jinja", kKnownRoles));
+  const auto refusal = [&](const Row& read, bool asked) -> std::string {
+    try {
+      if (asked) {
+        (void)made.encode_prompt(read, 1000);
+      } else {
+        (void)made.encode(read, 1000);
+      }
+    } catch (const DataError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  const auto conversation = [](const std::string& role, const std::string& content = "q") {
+    return R"({"messages": [{"role": "user", "content": "first"}, {"role": "assistant", "content": "a"}, {"role": ")" +
+           role + R"(", "content": ")" + content + R"("}, {"role": "assistant", "content": "a"}]})";
+  };
+  for (const bool asked : {false, true}) {
+    EXPECT_EQ(refusal(row(made, conversation("user")), asked), "");
+    EXPECT_EQ(refusal(row(made, conversation("human", " \\n")), asked), "");  // it says nothing
+    for (const char* role : {"human", "User", "critic"}) {
+      const std::string text = refusal(row(made, conversation(role)), asked);
+      EXPECT_PRED_FORMAT2(::testing::IsSubstring,
+                          str_cat("message 2: its role is '", role, "', and nothing of it is in").c_str(),
+                          text);
+    }
+  }
+}
+
+TEST_F(RowEncoderTest, ATemplateThatWritesNoQuestionIsRefused) {
+  const std::string file = folder_.write(
+      "answers.jinja",
+      "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|im_start|>assistant\n' + m.content + "
+      "'<|im_end|>\n' }}{% endif %}{% endfor %}");
+  try {
+    (void)encoder(file);
+    FAIL() << "was taken";
+  } catch (const DataError& error) {
+    EXPECT_PRED_FORMAT2(::testing::IsSubstring, "answers.jinja: the text of the user's messages is not found",
+                        error.what());
+  }
+}
+
+TEST_F(RowEncoderTest, TextsOfTheSystemThatTheTemplateLeavesOutAreCounted) {
+  const std::string file = folder_.write(
+      "rows.jsonl",
+      R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})"
+      "\n"
+      R"({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}, {"role": "tool", "content": "t"}, )"
+      R"({"role": "assistant", "content": "b"}]})"
+      "\n"
+      R"({"messages": [{"role": "developer", "content": "s"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})"
+      "\n");
+  const auto warnings = [&](const std::string& name, const std::string& text) {
+    const RowEncoder made = encoder(folder_.write(name, text));
+    DatasetOptions options;
+    options.max_seq_length = 200;
+    options.rows.use = made.row_use();
+    const Dataset data({{file, "", 1}}, made, options);
+    EXPECT_EQ(data.rows(), 3);
+    std::string all;
+    for (const std::string& warning : data.report().warnings) all += warning + "\n";
+    return all;
+  };
+  EXPECT_EQ(warnings("all.jinja", kChatml), "");
+  EXPECT_EQ(warnings("known.jinja", kKnownRoles),
+            file + ": 2 of 2 messages of the system are not in what the chat template writes (the first: " +
+                file + ":2); their rows are learned without them\n" + file +
+                ": 1 of 1 messages of tools are not in what the chat template writes (the first: " + file +
+                ":2); their rows are learned without them\n");
+}
+
 TEST_F(RowEncoderTest, FieldsThatTheTemplateNeverShowsAreSaidOnceAFile) {
   const std::string file = folder_.write(
       "rows.jsonl",

@@ -152,11 +152,13 @@ TEST(JsonTokenizerLimits, AddedTokensThatTakeSpacesTakeLongRuns) {
       const std::vector<int32_t> ids =
           tokenizer->encode("a" + std::string(kSpaces, ' ') + "a" + std::string(kSpaces, ' '));
       EXPECT_LT(std::clock() - start, 5 * CLOCKS_PER_SEC);
-      EXPECT_EQ(std::ranges::count(ids, space), 2 * kSpaces) << left << right;
-      EXPECT_EQ(ids.size(), 2 * kSpaces + 2);
+      // One that takes spaces on both sides leaves none for another.
+      const size_t in_a_run = left && right ? 1 : kSpaces;
+      EXPECT_EQ(std::ranges::count(ids, space), 2 * in_a_run) << left << right;
+      EXPECT_EQ(ids.size(), 2 * in_a_run + 2);
       // What a token takes of a short run.
       const Encoding few = tokenizer->encode_with_ranges("a   a", {});
-      ASSERT_EQ(few.ids.size(), 5);
+      ASSERT_EQ(few.ids.size(), left && right ? 3 : 5);
       EXPECT_EQ(few.ranges[1], (TextRange{1, right ? size_t{4} : size_t{2}}));
     }
   }

@@ -360,6 +360,11 @@ TEST(JsonTokenizer, ReadsMistralsOwnFile) {
   refused("/config/default_num_special_tokens", -1);
   refused("/config/pattern", "\\w");
   refused("/config/pattern", 1);
+  refused("/config/version", "v4");
+  refused("/config/version", 3);
+  EXPECT_EQ(tokenizer->mistral_version(), 0);
+  document["config"]["version"] = "v13";
+  EXPECT_EQ(parse_tekken_tokenizer(document.dump(), "x")->mistral_version(), 13);
   refused("/vocab/3/token_bytes", "");
   refused("/vocab/3/token_bytes", std::string(8000, 'A'));
   refused("/special_tokens", json::array({{{"rank", 0}, {"token_str", 1}}}));
