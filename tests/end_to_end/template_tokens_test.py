@@ -29,9 +29,10 @@ PAIRS = {
     "mistral-nemo": ("mistralai-Mistral-Nemo-Instruct-2407", "<s>", "</s>"),
     "deepseek-v4": ("deepseek-ai-DeepSeek-V4", "<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>"),
 }
-FEWEST = 10  # conversations of each
+FEWEST, FEWEST_WITH_TOOLS = 10, 3  # conversations of each
 # Conversations, by their names, that pesc alone refuses, for every vocabulary: they are no training rows.
 NO_ROWS = {"empty texts": "message 2 is an empty answer; there is nothing to learn from it"}
+NO_ROWS_OF = {}
 # Vocabulary: those whose messages hold one of its special tokens.
 WITH_SPECIAL = {"deepseek-v4": ["odd texts", "thoughts in the text"]}  # <think>
 # Vocabulary: those that the template refuses, and what it says. templates_test.py compares that with what pesc says.
@@ -78,7 +79,7 @@ class TemplateTokens(unittest.TestCase):
         rows = os.path.join(self.folder, "rows.jsonl")
         while True:
             with open(rows, "w", encoding="utf-8") as file:
-                file.write("".join(json.dumps({"messages": chat}) + "\n" for _, chat, _ in asked))
+                file.write("".join(json.dumps({"messages": chat, **({"tools": tools} if tools else {})}) + "\n" for _, chat, tools, _ in asked))
             with open(rows, encoding="utf-8") as file:
                 result = harness.pesc(0, "tokenize", "--model", folder, stdin=file)
             refused = re.search(r"standard input:(\d+): (.*)", result.message)
@@ -93,34 +94,36 @@ class TemplateTokens(unittest.TestCase):
         folder = self.model(name)
         reference = PreTrainedTokenizerFast.from_pretrained(folder)
         special = [token for token in reference.get_added_vocab() if token.strip()]
-        chats = [(title, messages) for title, messages, tools, extra in conversations()
-                 if tools is None and not extra and messages[-1]["role"] == "assistant"
-                 and all(isinstance(message["content"], str) for message in messages)]
-        chats += [("more %d" % number, chat) for number, chat in enumerate(MORE)]
+        chats = [(title, messages, tools) for title, messages, tools, extra in conversations()
+                 if not extra and messages[-1]["role"] == "assistant"
+                 and all(isinstance(message.get("content", ""), str) for message in messages)]
+        chats += [("more %d" % number, chat, None) for number, chat in enumerate(MORE)]
         # In a message special tokens are plain text for pesc, which is safer, and the real tokens for transformers.
-        with_special = [title for title, chat in chats if any(token in json.dumps(chat, ensure_ascii=False) for token in special)]
+        with_special = [title for title, chat, _ in chats if any(token in json.dumps(chat, ensure_ascii=False) for token in special)]
         self.assertEqual(with_special, WITH_SPECIAL.get(name, []))
-        chats = [(title, chat) for title, chat in chats if title not in with_special]
+        chats = [chat for chat in chats if chat[0] not in with_special]
         asked, refused = [], {}
-        for title, chat in chats:
+        for title, chat, tools in chats:
             try:
-                theirs = reference.apply_chat_template(chat, tokenize=True)
-            except jinja2.TemplateError as error:
+                theirs = reference.apply_chat_template(chat, tools=tools, tokenize=True)
+            except (jinja2.TemplateError, TypeError) as error:
                 refused[title] = str(error)
                 continue
-            asked.append((title, chat, list(theirs["input_ids"] if hasattr(theirs, "keys") else theirs)))
+            asked.append((title, chat, tools, list(theirs["input_ids"] if hasattr(theirs, "keys") else theirs)))
         self.assertEqual(refused, REFUSED.get(name, {}))
         answers, refusals = self.ours(folder, asked)
-        self.assertEqual(refusals, NO_ROWS)
+        self.assertEqual(refusals, {**NO_ROWS, **NO_ROWS_OF.get(name, {})})
         self.assertEqual(len(answers), len(asked))
-        for (_, chat, theirs), ours in zip(asked, answers):
-            self.assertEqual(ours["text"], reference.apply_chat_template(chat, tokenize=False))
+        for (_, chat, tools, theirs), ours in zip(asked, answers):
+            self.assertEqual(ours["text"], reference.apply_chat_template(chat, tools=tools, tokenize=False))
             self.assertEqual(ours["ids"], theirs, chat)
         # The template's own tokens are in the vocabulary: otherwise a chat would be plain text.
         self.assertTrue(set(theirs) & {reference.convert_tokens_to_ids(token) for token in special})
-        print("%s: %d chats, %d tokens are the same; the template refuses %d, and %d are no rows" %
-              (name, len(asked), sum(len(theirs) for _, _, theirs in asked), len(refused), len(refusals)), flush=True)
+        with_tools = sum(tools is not None for _, _, tools, _ in asked)
+        print("%s: %d chats, %d of them with tools, %d tokens are the same; the template refuses %d, and %d are no rows" %
+              (name, len(asked), with_tools, sum(len(theirs) for *_, theirs in asked), len(refused), len(refusals)), flush=True)
         self.assertGreaterEqual(len(asked), FEWEST)
+        self.assertGreaterEqual(with_tools, FEWEST_WITH_TOOLS)
 
 
 def test_of(name):
