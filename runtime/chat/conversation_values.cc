@@ -198,7 +198,12 @@ std::map<std::string, ShownFields::Count> read_fields(const jinja::Interpreter& 
     for (size_t place = 0; place < message.items.size(); ++place) {
       const auto& [key, value] = message.items[place];
       const std::string& name = key.bytes();
-      if (name == "role" || name == "content" || !jinja::truthy(value)) continue;
+      if (name == "role" || name == "content") continue;
+      // false and 0 of a field that nobody knows say something: "learn": false.
+      const auto given = conversation.messages[i].find(name);
+      const bool plain =
+          given != conversation.messages[i].end() && (given->is_boolean() || given->is_number());
+      if (!plain && !jinja::truthy(value)) continue;
       if (assistant &&
           (name == "tool_calls" || std::ranges::find(kThoughtFields, name) != kThoughtFields.end()))
         continue;

@@ -135,9 +135,11 @@ class RowForms {
           bad(str_cat(place, ".", name, " is no text"));
         add(role, turns[i].at(name).get<std::string>());
       }
-      for (const char* mark : kMarks) {
-        if (turns[i].contains(mark) && !turns[i].at(mark).is_null())
-          out_.messages.back()[mark] = turns[i].at(mark);
+      // All else that it has is of its answer: marks, reasoning, and what is refused or counted as of any message.
+      for (const auto& [name, value] : turns[i].items()) {
+        if (name == "input" || name == "output" || value.is_null()) continue;
+        if (name == kContent) bad(str_cat(place, " has \"content\" beside \"input\" and \"output\""));
+        out_.messages.back()[name] = value;
       }
     }
   }

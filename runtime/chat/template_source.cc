@@ -133,7 +133,11 @@ std::optional<TemplateSource> in_folder(const std::string& folder, const std::op
     return TemplateSource{path, read_text(path), {}};
   }
   if (const auto processor = read_if_there(folder, kProcessorTemplate, links)) {
-    if (auto own = in_config(*processor, folder + "/" + kProcessorTemplate, for_tools)) return own;
+    const std::string file = folder + "/" + kProcessorTemplate;
+    if (auto own = in_config(*processor, file, for_tools)) return own;
+    throw DataError(str_cat(
+        file,
+        ": has no \"chat_template\", which is all that such a file is for; fetch it again, or remove it"));
   }
   return config ? in_config(*config, folder + "/" + kTokenizerConfig, for_tools) : std::nullopt;
 }

@@ -24,6 +24,9 @@ constexpr int64_t kMaxValues = 1 << 20;
 constexpr size_t kMaxKeys = 4096;  // of one object
 constexpr std::array kMedia = std::to_array<std::string_view>(
     {"image", "images", "image_url", "video", "videos", "audio", "audios", "input_audio"});
+constexpr std::array kFormFields = std::to_array<std::string_view>(
+    {"messages", "conversations", "conversation", "prompt", "completion", "query", "response", "instruction",
+     "input", "output", "history", "corpus"});
 constexpr std::array kOtherMasks =
     std::to_array<std::string_view>({"mask", "masked", "ignore", "trainable", "loss_weight", "loss_scale",
                                      "train_detail", "training_detail", "label"});
@@ -144,6 +147,7 @@ class ChatRow {
   // Which fields the row's form reads. What would change what is seen or learned is refused, all others count
   // as unused.
   void look_at_fields(RowFields* fields) const {
+    refuse_two_forms();
     std::vector<std::string_view> read{"dataset", "system", "system_prompt", "tools"};
     if (has(row_, "messages")) {
       read.push_back("messages");
@@ -171,12 +175,37 @@ class ChatRow {
         bad("\"corpus\" has no place beside a conversation");
       if (const std::string_view why = refused_row_field(name); !why.empty() && !says_nothing(name, value))
         bad(str_cat("\"", name, "\" ", why));
-      if (fields != nullptr && !says_nothing(name, value)) fields->unused.add(printable(name));
+      // false and 0 say something of a field that nobody knows: "learn": false.
+      const bool plain = value.is_boolean() || value.is_number();
+      const bool unknown = plain && refused_row_field(name).empty() && !in(kFormFields, name);
+      if (fields != nullptr && (unknown || !says_nothing(name, value))) fields->unused.add(printable(name));
     }
     for (const char* name : {"system", "system_prompt", "history", "tools"}) {
       if (fields != nullptr && has(row_, name) && !says_nothing(name, row_.at(name)))
         fields->optional.add(name);
     }
+  }
+
+  // Which one counts would else depend on the prompt.
+  void refuse_two_forms() const {
+    std::string found;
+    int forms = 0;
+    const auto form = [&](std::initializer_list<const char*> names) {
+      for (const char* name : names)
+        if (!has(row_, name) || says_nothing(name, row_.at(name))) return;
+      ++forms;
+      for (const char* name : names) found += str_cat(found.empty() ? "\"" : ", \"", name, "\"");
+    };
+    form({"messages"});
+    form({"conversations"});
+    form({"conversation"});
+    form({"prompt", "completion"});
+    form({"query", "response"});
+    form({"instruction", "output"});
+    if (!has(row_, "query")) form({"instruction", "response"});
+    if (forms > 1)
+      bad(str_cat("has more than one form of a row (", found,
+                  "); say which one counts, with data.train.columns or data.eval.columns"));
   }
 
   // A question waits for its answer.

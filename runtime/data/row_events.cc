@@ -105,6 +105,7 @@ bool RowEvents::value_comes(bool empty) {
   }
   if (of_row && !form_.empty()) {
     of_other_forms.emplace(form_);
+    if (!empty) says_response |= form_ == "response";
     return true;
   }
   const bool other = (of_row && field_ == kOther) || (in_value() && key_ == kOtherKey);

@@ -49,6 +49,7 @@ class RowEvents {
 
   // Fields of other forms that are not null (runtime/data/row_forms.h), by their names here.
   std::set<std::string, std::less<>> of_other_forms;
+  bool says_response = false;          // "response" is there and not empty
   int64_t containers = 0;              // lists and objects of the row
   std::set<std::string> seen_columns;  // names of `columns` that the row has
   std::string all_names;  // of its fields, null or not, where there are `columns`; the first of them

@@ -105,6 +105,11 @@ void check_format(const RowEvents& events, bool alpaca, const std::vector<OtherF
                             "\"conversations\", \"prompt\" with \"completion\", \"query\" with \"response\"",
                             "; its fields are ", events.fields.empty() ? "none" : events.fields, conversion));
   }
+  if (alpaca && events.says_response)
+    throw DataError(
+        str_cat(where,
+                ": has more than one form of a row (\"instruction\", \"output\", and \"response\"); say "
+                "which one counts, with data.train.columns or data.eval.columns"));
   if (!others.empty()) return;
   const char* format = events.corpus ? "corpus" : events.messages ? "messages" : "conversation";
   const auto no_place = [&](const char* field, bool there) {

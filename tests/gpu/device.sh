@@ -84,6 +84,10 @@ case $part in
   1) names=$(grep -vE "$second" <<< "$names" || true) ;;
   2) names=$(grep -E "$second" <<< "$names" || true) ;;
 esac
+if [[ -n $only && -z $names && ! $only =~ ^(quickstart|bench|faults|golden-own) ]]; then
+  echo "device.sh: --only '$only' names no test of this part" >&2
+  status=1
+fi
 choice=(-R "^($(paste -sd'|' <<< "${names//./\\.}"))\$")
 [[ -z $names ]] || ctest --test-dir "$build" -L gpu "${choice[@]}" --output-on-failure -j "$ranks" > "$logs/ctest.log" 2>&1 || status=1
 grep -E 'Failure|FAIL|NOT OK|error:|Error|relative|what\(\)' "$logs/ctest.log" | head -60 || true

@@ -34,7 +34,7 @@ void expect_all(const std::string& text, const std::vector<std::string>& parts) 
   for (const std::string& part : parts) EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
 }
 
-TEST(DecoderOptions, Fp8GemmsAreRefusedOnAGpuThatHasNone) {
+TEST(Fp8Gemms, Fp8GemmsAreRefusedOnAGpuThatHasNone) {
   ExperimentConfig config;
   config.train.frozen_gemm = FrozenGemm::kFP8;
   for (const auto& info : {gpu("NVIDIA A100", 8, 0), gpu("NVIDIA L40", 8, 9), gpu("NVIDIA B200", 10, 0)}) {
@@ -49,7 +49,7 @@ TEST(DecoderOptions, Fp8GemmsAreRefusedOnAGpuThatHasNone) {
   }
 }
 
-TEST(DecoderOptions, AllRanksMultiplyAlike) {
+TEST(Fp8Gemms, AllRanksMultiplyAlike) {
   for (const std::vector<int64_t>& alike : {std::vector<int64_t>{}, {0}, {1}, {0, 0, 0}, {1, 1, 1}})
     EXPECT_EQ(refusal([&] { check_same_gemms(alike); }), "");
   const std::vector<int64_t> third{1, 1, 0, 1}, first{0, 1};

@@ -114,6 +114,14 @@ TEST_F(TemplateSourceTest, WithoutOneItIsThePublishedPrompt) {
   EXPECT_EQ(find().name, "published (built in)");
 }
 
+TEST_F(TemplateSourceTest, AChatTemplateJsonWithoutATemplateIsRefused) {
+  for (const char* text : {"{}", R"({"error": "Repository not found"})", R"({"chat_template": null})"}) {
+    write("chat_template.json", text);
+    EXPECT_NE(complaint("auto").find("chat_template.json: has no \"chat_template\""), std::string::npos)
+        << text;
+  }
+}
+
 TEST_F(TemplateSourceTest, ANameOrAFile) {
   write("chat_template.jinja", "the folder's");
   write("mine.jinja", "mine");

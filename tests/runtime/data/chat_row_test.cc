@@ -156,6 +156,50 @@ TEST(ChatRow, WhatNobodyReadsIsRefusedOrCounted) {
           RowUse::kTemplate));
 }
 
+TEST(ChatRow, WhatATurnOfAConversationHasBesideIsOfItsAnswer) {
+  const auto turn = [](const std::string& more) {
+    return R"({"conversation": [{"input": "a", "output": "b", )" + more + "}]}";
+  };
+  for (const char* field : {R"("mask": true)", R"("images": ["x.png"])", R"("loss_scale": 0.5)"}) {
+    for (const RowUse use : {RowUse::kTemplate, RowUse::kPublished})
+      EXPECT_PRED_FORMAT2(::testing::IsSubstring, "is not supported", refusal(turn(field), use)) << field;
+  }
+  EXPECT_PRED_FORMAT2(::testing::IsSubstring, "conversation[0] has \"content\" beside",
+                      refusal(turn(R"("content": "c")"), RowUse::kTemplate));
+  const Row row =
+      read(turn(R"("reasoning_content": "hm", "mood": "gay", "train": false)"), RowUse::kTemplate);
+  const auto& answer = row.chat->messages.at(1);
+  EXPECT_EQ(answer.at("reasoning_content"), "hm");
+  EXPECT_EQ(answer.at("mood"), "gay");
+  EXPECT_EQ(answer.at("content"), "b");
+  EXPECT_FALSE(row.chat->learned.at(1));
+}
+
+// Which one is learned would depend on the prompt.
+TEST(ChatRow, RowsOfTwoFormsAreRefused) {
+  for (const RowUse use : {RowUse::kTemplate, RowUse::kPublished}) {
+    for (
+        const char* json :
+        {R"({"instruction": "q", "output": "a", "response": "b"})",
+         R"({"query": "q", "response": "b", "instruction": "q", "output": "a"})",
+         R"({"prompt": "q", "completion": "b", "query": "q", "response": "a"})",
+         R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "conversation": [{"input": "a", "output": "b"}]})"})
+      EXPECT_PRED_FORMAT2(::testing::IsSubstring, "more than one", refusal(json, use)) << json;
+    for (const char* json : {R"({"instruction": "q", "output": "a", "response": ""})",
+                             R"({"instruction": "q", "output": "a", "response": null})",
+                             R"({"instruction": "q", "response": "a"})"})
+      EXPECT_EQ(refusal(json, use), "no error") << json;
+  }
+}
+
+TEST(ChatRow, FieldsThatNobodyKnowsCountAlsoWhereTheyAreFalse) {
+  RowFields fields;
+  (void)read(
+      R"({"prompt": "a", "completion": "b", "learn": false, "n": 0, "text": "", "more": [], "input": ""})",
+      RowUse::kTemplate, Answers::kAll, &fields);
+  EXPECT_EQ(fields.unused.text(), "\"learn\" (1 row), \"n\" (1 row)");
+}
+
 // What a chat template would be told beside the messages, and texts of other tasks.
 TEST(ChatRow, WhatWouldChangeTheTemplatesTextIsRefusedByName) {
   for (const char* field : {R"("chat_template_kwargs": {"enable_thinking": false})",

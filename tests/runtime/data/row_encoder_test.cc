@@ -459,7 +459,7 @@ TEST_F(RowEncoderTest, FieldsThatTheTemplateDoesNotReadAreNamed) {
       R"({"messages": [{"role": "user", "content": "a", "name": "eve", "mood": ""}, )"
       R"({"role": "assistant", "content": "b"}], "tools": [{"y": 2}], "id": 7})"
       "\n"
-      R"({"messages": [{"role": "user", "content": "a", "mood": "gay"}, {"role": "assistant", "content": "b"}]})"
+      R"({"messages": [{"role": "user", "content": "a", "mood": "gay"}, {"role": "assistant", "content": "b", "learn": false}]})"
       "\n");
   const auto report = [&](const std::string& name, const std::string& before) {
     const RowEncoder made = encoder(folder_.write(name, before + kChatml));
@@ -480,19 +480,21 @@ TEST_F(RowEncoderTest, FieldsThatTheTemplateDoesNotReadAreNamed) {
     return unused + file + ": fields that the chat template does not read: " + fields +
            "; what stands in them is neither seen nor learned\n";
   };
-  EXPECT_EQ(report("none.jinja", ""),
-            unread(R"("messages[].mood" (1 row), "messages[].name" (1 row), "tools" (1 row))"));
+  EXPECT_EQ(
+      report("none.jinja", ""),
+      unread(
+          R"("messages[].learn" (1 row), "messages[].mood" (1 row), "messages[].name" (1 row), "tools" (1 row))"));
   EXPECT_EQ(report("tools.jinja", "{% if tools %}{{ tools|length }}{% endif %}"),
-            unread(R"("messages[].mood" (1 row), "messages[].name" (1 row))"));
+            unread(R"("messages[].learn" (1 row), "messages[].mood" (1 row), "messages[].name" (1 row))"));
   const std::string tools = "{% set t = tools %}";
   // Whether a field is there says nothing of what stands in it.
   EXPECT_EQ(report("there.jinja", tools + "{% if 'name' in messages[0] %}{% endif %}"),
-            unread(R"("messages[].mood" (1 row), "messages[].name" (1 row))"));
+            unread(R"("messages[].learn" (1 row), "messages[].mood" (1 row), "messages[].name" (1 row))"));
   EXPECT_EQ(
       report("get.jinja", tools + "{% set n = messages[0].get('name') %}{% set m = messages[0]['mood'] %}"),
       unused);
   EXPECT_EQ(report("attribute.jinja", tools + "{{ messages[0].name }}"),
-            unread(R"("messages[].mood" (1 row))"));
+            unread(R"("messages[].learn" (1 row), "messages[].mood" (1 row))"));
   for (const char* whole : {"{{ messages[0] | tojson }}", "{{ messages | tojson }}", "{{ messages[0] }}",
                             "{% for k, v in messages[0].items() %}{% endfor %}"})
     EXPECT_EQ(report("whole.jinja", tools + whole), unused) << whole;
