@@ -455,12 +455,12 @@ TEST_F(RowEncoderTest, FieldsThatTheTemplateNeverShowsAreSaidOnceAFile) {
 // What nothing reads is said, whichever of the two does not read it: the row's form, or the template.
 TEST_F(RowEncoderTest, FieldsThatTheTemplateDoesNotReadAreNamed) {
   const std::string file = folder_.write(
-      "rows.jsonl",
-      R"({"messages": [{"role": "user", "content": "a", "name": "eve", "mood": ""}, )"
-      R"({"role": "assistant", "content": "b"}], "tools": [{"y": 2}], "id": 7})"
-      "\n"
-      R"({"messages": [{"role": "user", "content": "a", "mood": "gay"}, {"role": "assistant", "content": "b", "learn": false}]})"
-      "\n");
+      "rows.jsonl", R"({"messages": [{"role": "user", "content": "a", "name": "eve", "mood": ""}, )"
+                    R"({"role": "assistant", "content": "b"}], "tools": [{"y": 2}], "id": 7})"
+                    "\n"
+                    R"({"messages": [{"role": "user", "content": "a", "mood": "gay", "learn": false}, )"
+                    R"({"role": "assistant", "content": "b"}]})"
+                    "\n");
   const auto report = [&](const std::string& name, const std::string& before) {
     const RowEncoder made = encoder(folder_.write(name, before + kChatml));
     DatasetOptions options;
@@ -492,7 +492,7 @@ TEST_F(RowEncoderTest, FieldsThatTheTemplateDoesNotReadAreNamed) {
             unread(R"("messages[].learn" (1 row), "messages[].mood" (1 row), "messages[].name" (1 row))"));
   EXPECT_EQ(
       report("get.jinja", tools + "{% set n = messages[0].get('name') %}{% set m = messages[0]['mood'] %}"),
-      unused);
+      unread(R"("messages[].learn" (1 row))"));
   EXPECT_EQ(report("attribute.jinja", tools + "{{ messages[0].name }}"),
             unread(R"("messages[].learn" (1 row), "messages[].mood" (1 row))"));
   for (const char* whole : {"{{ messages[0] | tojson }}", "{{ messages | tojson }}", "{{ messages[0] }}",
