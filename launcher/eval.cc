@@ -152,6 +152,9 @@ int run_eval(const Process& process, const CommandLine& command) {
                   c.generate.top_p, static_cast<unsigned long long>(c.generate.seed));
     }
     print_samples(j);
+    if (static_cast<size_t>(command.samples) > report.answers.size())
+      LOG(WARNING) << "--samples " << command.samples << ": the evaluation has " << report.answers.size()
+                   << " answers, and all are shown";
     if (command.out.empty()) return;
     AtomicFile file(command.out);
     file.write(j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n");

@@ -46,7 +46,10 @@ HostPlacement divide_host(const HostCores& given, double quota, int online, int 
                      " CPUs for the ", local_size, " ranks of this host");
   }
   p.threads = threads > 0 ? threads : mine;
-  if (threads > mine && !p.why.empty())
+  if (threads > mine && p.why.empty())
+    p.why = str_cat("its host has ", n, n == 1 ? " core" : " cores", " for ", local_size,
+                    local_size == 1 ? " rank" : " ranks");
+  if (threads > mine)
     p.why += str_cat("; parallel.num_threads ", threads, " is obeyed, but ", mine, " would fit");
   return p;
 }

@@ -96,6 +96,9 @@ TEST(DivideHost, TheExperimentsThreadsComeFirstButNotItsCores) {
   EXPECT_EQ(p.threads, 2);
   EXPECT_EQ(p.on, std::vector<int>{1});
   EXPECT_NE(p.why.find("parallel.num_threads 2 is obeyed"), std::string::npos) << p.why;
+  EXPECT_EQ(divide_host({first_cores(4), 1, 0}, 0, 4, 0, 1, 4).why, "");
+  EXPECT_EQ(divide_host({first_cores(4), 1, 0}, 0, 4, 0, 1, 1000).why,
+            "its host has 4 cores for 1 rank; parallel.num_threads 1000 is obeyed, but 4 would fit");
 }
 
 std::vector<int> bound_to() {
