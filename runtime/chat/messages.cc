@@ -65,7 +65,8 @@ class RowForms {
       add_history();
       std::string question = text("instruction");
       if (has("input") && !text("input").empty()) question += (question.empty() ? "" : "\n") + text("input");
-      pair(question, text(has("response") ? "response" : "output"));
+      const bool responds = has("response") && (!has("output") || !text("response").empty());
+      pair(question, text(responds ? "response" : "output"));
     } else {
       bad("the row has none of the known forms (messages; conversations; prompt and completion; query and "
           "response; "

@@ -132,14 +132,17 @@ std::optional<TemplateSource> in_folder(const std::string& folder, const std::op
     const std::string path = path_in_folder(folder, kTemplateFile, folder, links);
     return TemplateSource{path, read_text(path), {}};
   }
-  if (const auto processor = read_if_there(folder, kProcessorTemplate, links)) {
-    const std::string file = folder + "/" + kProcessorTemplate;
-    if (auto own = in_config(*processor, file, for_tools)) return own;
-    throw DataError(str_cat(
-        file,
-        ": has no \"chat_template\", which is all that such a file is for; fetch it again, or remove it"));
-  }
-  return config ? in_config(*config, folder + "/" + kTokenizerConfig, for_tools) : std::nullopt;
+  const auto processor = read_if_there(folder, kProcessorTemplate, links);
+  const std::string file = folder + "/" + kProcessorTemplate;
+  std::optional<TemplateSource> own;
+  if (processor) own = in_config(*processor, file, for_tools);
+  if (!own && config) own = in_config(*config, folder + "/" + kTokenizerConfig, for_tools);
+  if (!own && processor)
+    throw DataError(
+        str_cat(file,
+                ": has no \"chat_template\", which is all that such a file is for; fetch it again, "
+                "or remove it"));
+  return own;
 }
 
 TemplateSource builtin(const std::string& name, const TemplateTokens& tokens) {

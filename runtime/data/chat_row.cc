@@ -160,8 +160,10 @@ class ChatRow {
     } else if (has(row_, "query")) {
       read.insert(read.end(), {"query", "response"});
     } else {
-      read.insert(read.end(),
-                  {"instruction", "input", "history", has(row_, "response") ? "response" : "output"});
+      read.insert(
+          read.end(),
+          {"instruction", "input", "history",
+           has(row_, "response") && !says_nothing("response", row_.at("response")) ? "response" : "output"});
     }
     for (const auto& [name, value] : row_.items()) {
       if (value.is_null() || in(read, name)) continue;
