@@ -32,12 +32,14 @@ PAIRS = {
 FEWEST, FEWEST_WITH_TOOLS = 10, 3  # conversations of each
 # Conversations, by their names, that pesc alone refuses, for every vocabulary: they are no training rows.
 NO_ROWS = {"empty texts": "message 2 is an empty answer; there is nothing to learn from it"}
-NO_ROWS_OF = {}
 # Vocabulary: those whose messages hold one of its special tokens.
 WITH_SPECIAL = {"deepseek-v4": ["odd texts", "thoughts in the text"]}  # <think>
 # Vocabulary: those that the template refuses, and what it says. templates_test.py compares that with what pesc says.
 TURNS = "After the optional system message, conversation roles must alternate user/assistant/user/assistant/..."
-REFUSED = {"mistral-nemo": {"two of the user": TURNS, "developer": TURNS}}
+FROM_JSON = "No filter named 'from_json' found."
+REFUSED = {"mistral-nemo": {"two of the user": TURNS, "developer": TURNS},
+           "llama-3": {"two calls": "This model only supports single tool-calls at once!"},
+           "deepseek-v4": {"a call with arguments: text": FROM_JSON, "a call as the last: text": FROM_JSON}}
 MORE = [
     [user("\u00bfQu\u00e9 es 12345 + 678?"), assistant("13023.")],
     [user("\u65e5\u672c\u306e\u9996\u90fd\u306f?"), assistant("\u6771\u4eac\u3067\u3059\u3002"), user("\U0001f41d\u200d\U0001f3fd?"), assistant(" e\u0301 \u00e9 ")],
@@ -112,7 +114,7 @@ class TemplateTokens(unittest.TestCase):
             asked.append((title, chat, tools, list(theirs["input_ids"] if hasattr(theirs, "keys") else theirs)))
         self.assertEqual(refused, REFUSED.get(name, {}))
         answers, refusals = self.ours(folder, asked)
-        self.assertEqual(refusals, {**NO_ROWS, **NO_ROWS_OF.get(name, {})})
+        self.assertEqual(refusals, NO_ROWS)
         self.assertEqual(len(answers), len(asked))
         for (_, chat, tools, theirs), ours in zip(asked, answers):
             self.assertEqual(ours["text"], reference.apply_chat_template(chat, tools=tools, tokenize=False))
