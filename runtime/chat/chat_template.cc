@@ -69,7 +69,9 @@ struct ChatTemplate::Impl {
       jinja::Heap heap(limits.memory_bytes, limits.steps);
       jinja::Interpreter in(*program, heap, {limits.depth, limits.output_bytes}, options.date);
       in.set("documents", jinja::Value::none());
-      in.set("tools", value_of(heap, conversation.tools, jinja::kFromData));
+      // As if of a message behind the last.
+      in.set("tools", value_of(heap, conversation.tools,
+                               jinja::origin_of(jinja::kFromData, conversation.messages.size())));
       const jinja::Value messages = messages_value(heap, conversation.messages);
       in.set("messages", messages);
       in.set("add_generation_prompt", jinja::Value(add_generation_prompt));

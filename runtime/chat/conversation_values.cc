@@ -137,15 +137,11 @@ std::string_view content_of(const Json& message) {
   return {};
 }
 
-// Whether something of message `number`, of the user, the system or a tool, was written. Descriptions of tools count as message 0.
-bool is_shown(size_t number, std::string_view words, bool has_tools, const jinja::Text& text) {
-  std::string written;
-  for (const jinja::Span& span : text.spans) {
-    if ((span.origin & jinja::kFromData) == 0 || jinja::message_of(span.origin) != number) continue;
-    if (number > 0 || !has_tools) return true;
-    written.append(text.bytes, span.begin, span.end - span.begin);
-  }
-  return written.find(words) != std::string::npos;
+// Whether something of message `number`, of the user, the system or a tool, was written.
+bool is_shown(size_t number, const jinja::Text& text) {
+  return std::ranges::any_of(text.spans, [number](const jinja::Span& span) {
+    return (span.origin & jinja::kFromData) != 0 && jinja::message_of(span.origin) == number;
+  });
 }
 
 // What was written of message `number`, and while the template went over it.
@@ -222,9 +218,8 @@ ShownFields shown_fields(const Conversation& conversation, const jinja::Text& te
     const Json& message = conversation.messages[i];
     const std::string role = message.value("role", "");
     if (role != "assistant") {
-      const std::string_view words = content_of(message);
-      if (words.empty()) continue;
-      const bool shown = is_shown(i, words, !conversation.tools.is_null(), text);
+      if (content_of(message).empty()) continue;
+      const bool shown = is_shown(i, text);
       if (role == "system" || role == "developer") {
         out.system.add({1, shown ? 1 : 0});
       } else if (role == "tool" || role == "function" || role == "ipython") {

@@ -201,13 +201,14 @@ class ChatRow {
     form({"messages"});
     form({"conversations"});
     form({"conversation"});
-    form({"prompt", "completion"});
-    form({"query", "response"});
-    form({"instruction", "output"});
-    if (!has(row_, "query")) form({"instruction", "response"});
+    if (forms == 0) {  // a list goes before texts, which data sets have beside it
+      form({"prompt", "completion"});
+      form({"query", "response"});
+      form({"instruction", "output"});
+      if (!has(row_, "query")) form({"instruction", "response"});
+    }
     if (forms > 1)
-      bad(str_cat("has more than one form of a row (", found,
-                  "); say which one counts, with data.train.columns or data.eval.columns"));
+      bad(str_cat("has more than one form of a row (", found, "); keep the fields of one of them"));
   }
 
   // A question waits for its answer.

@@ -108,8 +108,8 @@ void check_format(const RowEvents& events, bool alpaca, const std::vector<OtherF
   if (alpaca && events.says_response)
     throw DataError(
         str_cat(where,
-                ": has more than one form of a row (\"instruction\", \"output\", and \"response\"); say "
-                "which one counts, with data.train.columns or data.eval.columns"));
+                ": has more than one form of a row (\"instruction\", \"output\", and \"response\"); keep "
+                "the fields of one of them"));
   if (!others.empty()) return;
   const char* format = events.corpus ? "corpus" : events.messages ? "messages" : "conversation";
   const auto no_place = [&](const char* field, bool there) {

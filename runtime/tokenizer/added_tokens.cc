@@ -131,8 +131,9 @@ void AddedTokenFinder::cut(const Piece& piece, const EncodeOptions& options,
       }
       if (done < begin) part(piece.cut(done, begin), -1);
       // A token before it may have taken all of it: then it is none, as in the library.
-      if (begin < end) part(piece.cut(begin, end), token.id);
-      done = std::max(done, end);
+      if (begin >= end) continue;
+      part(piece.cut(begin, end), token.id);
+      done = end;
     }
   }
   if (done < text.size()) part(piece.cut(done, text.size()), -1);
