@@ -185,9 +185,12 @@ TEST(ChatRow, RowsOfTwoFormsAreRefused) {
          R"({"prompt": "q", "completion": "b", "query": "q", "response": "a"})",
          R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "conversation": [{"input": "a", "output": "b"}]})"})
       EXPECT_PRED_FORMAT2(::testing::IsSubstring, "more than one", refusal(json, use)) << json;
-    for (const char* json : {R"({"instruction": "q", "output": "a", "response": ""})",
-                             R"({"instruction": "q", "output": "a", "response": null})",
-                             R"({"instruction": "q", "response": "a"})"})
+    for (
+        const char* json :
+        {R"({"prompt": "q", "completion": "b", "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})",
+         R"({"instruction": "q", "output": "a", "response": ""})",
+         R"({"instruction": "q", "output": "a", "response": null})",
+         R"({"instruction": "q", "response": "a"})"})
       EXPECT_EQ(refusal(json, use), "no error") << json;
   }
 }
