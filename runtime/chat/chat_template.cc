@@ -69,7 +69,7 @@ struct ChatTemplate::Impl {
       jinja::Heap heap(limits.memory_bytes, limits.steps);
       jinja::Interpreter in(*program, heap, {limits.depth, limits.output_bytes}, options.date);
       in.set("documents", jinja::Value::none());
-      // As if of a message behind the last.
+      // The tools get the number behind the last message, so that no message is taken for shown because of them.
       in.set("tools", value_of(heap, conversation.tools,
                                jinja::origin_of(jinja::kFromData, conversation.messages.size())));
       const jinja::Value messages = messages_value(heap, conversation.messages);

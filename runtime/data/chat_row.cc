@@ -188,7 +188,7 @@ class ChatRow {
     }
   }
 
-  // Which one counts would else depend on the prompt.
+  // Refuses a row that is complete in two forms: which one is learned would depend on the prompt.
   void refuse_two_forms() const {
     std::string found;
     int forms = 0;

@@ -44,7 +44,8 @@ void refuse_printed_parts(const Conversation& conversation, const std::string& t
                           "brackets and quotes; write the text of the parts as one string"));
 }
 
-// Its answer would be learned, or given, without it. (A template may leave out a system text, of which a warning tells.)
+// Refuses a conversation of which the template leaves out a question: its answer would be learned, or given, without it. Of a system
+// text that is left out tokenize_file.cc warns.
 void refuse_unshown_question(const Conversation& conversation, const ShownFields& shown) {
   if (shown.unshown_question < 0) return;
   const auto& message = conversation.messages[static_cast<size_t>(shown.unshown_question)];

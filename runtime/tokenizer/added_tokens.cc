@@ -130,7 +130,7 @@ void AddedTokenFinder::cut(const Piece& piece, const EncodeOptions& options,
         end = run_end;
       }
       if (done < begin) part(piece.cut(done, begin), -1);
-      // A token before it may have taken all of it: then it is none, as in the library.
+      // The token before may have taken all of its white space: then it gives nothing, as in the library.
       if (begin >= end) continue;
       part(piece.cut(begin, end), token.id);
       done = end;
