@@ -76,7 +76,9 @@ void check_one_copy(const SlurmJob& job) {
 }
 
 void check_one_world(const Variables& variable, int world_size) {
-  if (world_size > 1 || variable("OMPI_COMM_WORLD_SIZE") != nullptr) return;
+  if (world_size > 1) return;
+  // Left over from another mpirun it has another number.
+  if (const char* size = variable("OMPI_COMM_WORLD_SIZE"); size != nullptr && std::atoi(size) == 1) return;
   for (const auto& [name, starter] :
        {std::pair{"SLURM_STEP_NUM_TASKS", "srun"}, std::pair{"PMI_SIZE", "the mpiexec of another MPI"}}) {
     const char* copies = variable(name);

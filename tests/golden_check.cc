@@ -276,7 +276,7 @@ class Check {
     PESC_CHECK(wanted == tensors.size(), quantity, ": ", tensors.size(), " trained tensors, the case has ",
                wanted);
     for (const auto& [name, values] : tensors) {
-      if (quantity == "grad" && numbers_.frozen) {
+      if (numbers_.frozen) {
         report_.compare_norm(quantity, tolerance, values, expected_.floats(prefix + name), name);
       } else {
         report_.compare(quantity, tolerance, values, expected_.floats(prefix + name), name);

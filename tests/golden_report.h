@@ -21,8 +21,8 @@ inline constexpr std::array kQuantities{"dense.logits",    "dense.loss", "pesc.l
 inline constexpr const char* kEach = "each";
 
 // Collects comparisons per quantity; the largest relative error of any of its tensors counts. `corrupt` names
-// a quantity of which one expected value, in the first tensor compared, is spoilt by 20 tolerances; or it is
-// kEach, and all comparisons are kept for print().
+// a quantity of which one expected value, in the first tensor compared, is spoilt by 20 tolerances, or, where tensors are compared as
+// a whole, the sign of that tensor; or it is kEach, and all comparisons are kept for print().
 class Report {
  public:
   explicit Report(std::string corrupt) : corrupt_(std::move(corrupt)) {}
@@ -92,7 +92,7 @@ class Report {
       return;
     }
     if (c.kind == Kind::kNorm) {
-      for (float& value : c.want) value *= 1 + 20 * static_cast<float>(c.tolerance);
+      for (float& value : c.want) value = -value;
       return;
     }
     const auto largest = std::max_element(c.want.begin(), c.want.end(),

@@ -133,7 +133,8 @@ std::string path_in_folder(const std::string& folder, std::string_view name, con
       !is_cache_link(real_folder / name, real_folder, real)) {
     throw DataError(
         str_cat(where, " is a symbolic link out of ", folder, ", to ", real.string(),
-                "; put the file itself there, or set model.follow_links: true to follow such links"));
+                "; put the file itself there (cp -L), or let an experiment follow such links with "
+                "model.follow_links: true"));
   }
   struct stat info = {};
   if (::stat(real.c_str(), &info) != 0) {

@@ -112,7 +112,10 @@ check() {
 check quickstart-4 tests/gpu/quickstart.sh "$build/pesc" "$build/quickstart-4" 4
 stop_mps
 check quickstart tests/gpu/quickstart.sh "$build/pesc" "$build/quickstart"
-check bench-against-plan tests/gpu/bench_against_plan.py "$build/pesc" --config configs/experiments/bench-7b.textproto
+for frozen in '' FP8 NF4; do
+  check "bench-against-plan${frozen:+-$frozen}" tests/gpu/bench_against_plan.py "$build/pesc" --config configs/experiments/bench-7b.textproto \
+    ${frozen:+--set "train.frozen_dtype=$frozen"}
+done
 gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader | wc -l)
 if [[ $gpus -ge 2 ]]; then
   # Ranks with GPUs of their own: NCCL's links between them, and its channels as training has them.

@@ -49,14 +49,16 @@ TEST(Copies, OfWhichMpiKnowsNothingAreRefused) {
   EXPECT_NO_THROW(check_one_world(with("SLURM_STEP_NUM_TASKS", "1"), 1));
   EXPECT_NO_THROW(check_one_world(with("PMI_SIZE", "x"), 1));
   EXPECT_NO_THROW(check_one_world(with("SLURM_NTASKS", "4"), 1));  // a shell of a job
-  // A rank that mpirun started through srun.
-  EXPECT_NO_THROW(check_one_world(
-      [](const char* name) {
-        return std::string(name) == "OMPI_COMM_WORLD_SIZE"   ? "1"
-               : std::string(name) == "SLURM_STEP_NUM_TASKS" ? "2"
-                                                             : nullptr;
-      },
-      1));
+  // A rank that mpirun started through srun; and a shell of another mpirun, out of which srun started copies.
+  const auto started = [](const char* world) {
+    return [=](const char* name) {
+      return std::string(name) == "OMPI_COMM_WORLD_SIZE"   ? world
+             : std::string(name) == "SLURM_STEP_NUM_TASKS" ? "2"
+                                                           : nullptr;
+    };
+  };
+  EXPECT_NO_THROW(check_one_world(started("1"), 1));
+  EXPECT_THROW(check_one_world(started("2"), 1), UsageError);
 }
 
 TEST(GridEngine, ItsVariablesCountWhereTheyNameThisHost) {

@@ -2,11 +2,11 @@
 // The whole model with FP8 GEMMs against the same bytes dequantised, whose GEMMs are in BF16: losses, and every gradient as a
 // whole tensor.
 //
-// FP8 rounds tokens and gradients to four bits, 2.6 % of a normal value, and its sums are accumulated fast, 0.1 %. Four GEMMs lie
-// one after the other in each of two layers, so an activation is off by e = 2.6 % sqrt(8) = 7.4 %; a gradient has the backward's
-// behind it too, sqrt(2) e = 10.5 %. Each expert has some hundred tokens, whose errors are independent, so that no tensor is far
-// from that: twice is let be. A loss is a mean over tokens: e / 4. That what is dequantised is computed right,
-// quantized_model_test.cc checks to float32's bounds.
+// FP8 rounds tokens and gradients to four bits, 2.6 % of a normal value, and its sums are accumulated fast, 0.1 %; weights in NF4
+// are rounded to FP8 too, sqrt(2) of that. Four GEMMs lie one after the other in each of two layers, so an activation is off by
+// e = 2.6 % sqrt(8) = 7.4 %, 10.5 % from NF4; a gradient has the backward's behind it too, sqrt(2) e. Each expert has some hundred
+// tokens, whose errors are independent, so that no tensor is far from that: twice is let be, 21 % and 30 % (seen: 16 % and 24 %).
+// A loss is a mean over tokens: e / 4. That what is dequantised is computed right, quantized_model_test.cc checks to float32's bounds.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -42,12 +42,12 @@ class QuantizedModelGpu : public testing::Test {
 };
 
 TEST_F(QuantizedModelGpu, Fp8GemmsAreNearTheDequantisedWeights) {
-  const double e = 0.0263 * std::sqrt(8.0);
   const MpiSession session;
   const auto world = test_world(session);
   const ModelConfig model = bf16_llama();
   const Rows rows = some_rows(model.vocab_size, std::vector<int64_t>(4, 128));
   for (const FrozenFormat format : {FrozenFormat::kFP8, FrozenFormat::kNF4}) {
+    const double e = 0.0263 * std::sqrt(format == FrozenFormat::kNF4 ? 16.0 : 8.0);
     for (const int tp : {1, std::min(world->size(), 2)}) {
       SCOPED_TRACE(str_cat(frozen_format_name(format), ", tp ", tp));
       Layout layout{.tp = tp, .ep = world->size(), .compute = DType::kBF16, .frozen = format};

@@ -63,7 +63,7 @@ void replace(const std::string& path, const std::string& what, const std::string
 
 const char* const kGoodRow = R"({"instruction": "", "conversation": [{"input": "a", "output": "b"}]})";
 
-class BadInput : public testing::Test {
+class BadInput : public ::testing::Test {
  protected:
   // The quick start on rows of this test's own, with these fields set.
   ExperimentConfig experiment(const std::vector<std::string>& fields) {

@@ -12,7 +12,7 @@
 namespace pesc {
 namespace {
 
-class CpuQuota : public testing::Test {
+class CpuQuota : public ::testing::Test {
  protected:
   void SetUp() override {
     root_ = std::filesystem::temp_directory_path() / str_cat("pesc-quota-", ::getpid());

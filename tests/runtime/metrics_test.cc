@@ -14,7 +14,7 @@
 namespace pesc {
 namespace {
 
-class Metrics : public testing::Test {
+class Metrics : public ::testing::Test {
  protected:
   void SetUp() override {
     folder_ = std::filesystem::temp_directory_path() / str_cat("pesc-metrics-", getpid());

@@ -15,10 +15,10 @@
 namespace pesc {
 namespace {
 
-class TemplateSourceTest : public testing::Test {
+class TemplateSourceTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    folder_ = testing::TempDir() + "/template_source_" +
+    folder_ = ::testing::TempDir() + "/template_source_" +
               testing::UnitTest::GetInstance()->current_test_info()->name();
     std::filesystem::remove_all(folder_);
     std::filesystem::create_directories(folder_);

@@ -396,10 +396,10 @@ TEST(Experiment, DifferencesNameEachFieldAndBothValues) {
   EXPECT_TRUE(experiment_differences(before, before).empty());
 }
 
-class ExperimentPaths : public testing::Test {
+class ExperimentPaths : public ::testing::Test {
  protected:
   ExperimentPaths() {
-    std::string name = testing::TempDir() + "/pesc_config_XXXXXX";
+    std::string name = ::testing::TempDir() + "/pesc_config_XXXXXX";
     folder_ = mkdtemp(name.data());
     std::filesystem::create_directory(folder_ + "/base");
     std::ofstream(folder_ + "/a.jsonl") << "{}\n";

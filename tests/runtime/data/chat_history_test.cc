@@ -12,7 +12,7 @@
 namespace pesc {
 namespace {
 
-class ChatHistoryTest : public testing::Test {
+class ChatHistoryTest : public ::testing::Test {
  protected:
   [[nodiscard]] std::vector<int32_t> prompt(const std::vector<Turn>& turns) const {
     return encode_prompt(bytes_, Row{"", "be brief", turns, ""});

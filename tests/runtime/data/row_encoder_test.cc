@@ -52,7 +52,7 @@ std::string byte_tokenizer_json() {
       .dump();
 }
 
-class RowEncoderTest : public testing::Test {
+class RowEncoderTest : public ::testing::Test {
  protected:
   RowEncoderTest() {
     folder_.write("tokenizer.json", byte_tokenizer_json());

@@ -22,10 +22,10 @@ FaultPoint parsed(const std::string& text) {
   return p;
 }
 
-class RecoveryTest : public testing::Test {
+class RecoveryTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string name = testing::TempDir() + "recovery-XXXXXX";
+    std::string name = ::testing::TempDir() + "recovery-XXXXXX";
     ASSERT_NE(::mkdtemp(name.data()), nullptr);
     run_dir_ = name;
   }
@@ -183,7 +183,7 @@ TEST_F(RecoveryTest, TheLimitOfAStepIsLearnedUnlessItIsGiven) {
 }
 
 TEST_F(RecoveryTest, ARankThatHangsOutsideOfCollectivesEndsItself) {
-  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  ::testing::FLAGS_gtest_death_test_style = "threadsafe";
   EXPECT_EXIT(
       {
         RankWatch watch(0, 1, {});
@@ -192,7 +192,7 @@ TEST_F(RecoveryTest, ARankThatHangsOutsideOfCollectivesEndsItself) {
         watch.start(limits);
         std::this_thread::sleep_for(std::chrono::seconds(60));
       },
-      testing::ExitedWithCode(76), "rank 0: no progress in section setup for 0.6 s after step 0");
+      ::testing::ExitedWithCode(76), "rank 0: no progress in section setup for 0.6 s after step 0");
 }
 
 }  // namespace
