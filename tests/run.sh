@@ -4,10 +4,10 @@
 #
 #   tests/run.sh unit      format, layering, links of the pages, and what needs one process: a minute after the build, on two cores
 #   tests/run.sh quick     and ranks, six golden runs, bad input: four minutes after the build
-#   tests/run.sh           and all golden layouts, the program end to end, a sample of faults and layouts, sanitizers, fuzz corpora:
-#                          25 minutes from nothing, on two cores, are the aim
-#   tests/run.sh full      and all layouts, the whole replay, every fault, hosts, Slurm, containers, the program under the sanitizers,
-#                          fuzzing, real models and vocabularies against the original libraries from PyPI: some 90 minutes
+#   tests/run.sh           and all golden layouts, the program end to end, a sample of faults and layouts, the readers of files under
+#                          the sanitizers: 25 minutes from nothing, on two cores, are the aim
+#   tests/run.sh full      and all layouts, the whole replay, every fault, hosts, Slurm, containers, all tests under the sanitizers,
+#                          fuzzing, real models and vocabularies against the original libraries from PyPI: some two hours
 #
 # Hosts, Slurm, containers and a full disk need root: run `full` as root or as a user who may sudo; containers need the network. Tests
 # of a GPU are skipped where there is none; tests/gpu/device.sh runs those.
@@ -61,12 +61,9 @@ for test in layering links field_table; do python3 -B "tests/${test}_test.py" .;
 
 part "build"
 cmake --preset release -DPESC_BUILD_TESTS=ON -DPESC_UNITY_BUILD=ON > /dev/null
-# The default tier runs the tests of runtime and launcher of one process under the sanitizers alone: what they check does not depend
-# on the optimiser, and to compile them twice takes minutes. The programs that only tests of `full` call are left out too.
-targets=(all) serial=(-L '^unit$')
-if [[ $tier == standard ]]; then
-  targets=(standard_tests) serial+=(-E '^(runtime|launcher)\.')
-fi
+# What only `full` calls is left out of the others.
+targets=(standard_tests)
+[[ $tier != full ]] || targets=(all)
 cmake --build --preset release -j "$jobs" --target "${targets[@]}"
 
 log=build/release/ctest.log
@@ -105,7 +102,7 @@ no_other_skips() {  # BUILD_DIRECTORY, which has the ctest.log
 }
 
 part "tests of one process"
-run_tests "${serial[@]}" -j "$jobs"
+run_tests -L '^unit$' -j "$jobs"
 if [[ $tier != unit ]]; then
   part "tests of several ranks, six golden runs, bad input"
   run_tests -L '^quick$' -j "$jobs"
@@ -123,8 +120,8 @@ run_tests -L '^(standard|gpu)$' "${samples[@]}" -j "$jobs"
 no_other_skips build/release
 
 if [[ $tier == standard ]]; then
-  part "build with the sanitizers, tests under them, fuzz corpora"
-  tests/sanitizers.sh standard
+  part "the readers of files under the sanitizers: build, fuzz corpora"
+  tests/sanitizers.sh corpora
   exit 0
 fi
 
@@ -147,7 +144,7 @@ part "hosts and every fault; beside them the tests of one process under the sani
 # shares the cores between sessions first, by the nice value of each.
 lowest=(nice -n 19)
 ionice -c 3 true 2> /dev/null && lowest+=(ionice -c 3)
-setsid "${lowest[@]}" bash -c 'echo 19 2> /dev/null > /proc/self/autogroup || true; exec tests/sanitizers.sh standard' \
+setsid "${lowest[@]}" bash -c 'echo 19 2> /dev/null > /proc/self/autogroup || true; exec tests/sanitizers.sh serial' \
   > build/sanitizers.log 2>&1 &
 beside=$!
 run_tests_as_root -R "$privileged"

@@ -3,12 +3,12 @@
 #
 #   tests/sanitizers.sh PART...
 #
-#   standard   builds and runs the tests of one process of runtime and launcher, the inputs of the fuzz corpora among them, and a golden
-#              layout
+#   corpora    builds the fuzzers, which have both sanitizers; every input of their corpora once: the readers of files
+#   serial     builds and runs the tests of one process of runtime and launcher, and a golden layout
 #   program    builds the rest: the other tests of one process, the program itself, from arguments to files, and all ranks; it has
 #              bounds in seconds
 #   fuzz       builds the fuzzers; 60 s of new inputs for each, after those of its corpus; 5 s of the clock and 512 MB an input: four
-#              fuzzers share the cores, and a tokenizer.json of three kilobytes takes half a second of one under the sanitizers
+#              fuzzers share the cores, and a tokenizer.json of three kilobytes takes half a second of one
 set -euo pipefail
 cd "$(dirname "$0")/.."
 jobs=$(nproc)
@@ -28,16 +28,21 @@ build() {  # TARGET...
   cmake --preset asan-ubsan -DPESC_BUILD_TESTS=ON -DPESC_UNITY_BUILD=ON > /dev/null
   cmake --build --preset asan-ubsan -j "$jobs" --target "$@"
 }
-fuzz() {
+fuzz() {  # SECONDS; 0: the corpora only
   cmake --preset fuzz > /dev/null
   cmake --build --preset fuzz -j "$jobs"
   local pids=() target pid
   for target in build/fuzz/tests/fuzz/fuzz_*; do
     [[ -x $target && -f $target ]] || continue
     local name=${target##*/}
-    mkdir -p "build/fuzz/found/$name"
-    "$target" -rss_limit_mb=512 -artifact_prefix="build/fuzz/$name-" -verbosity=0 -timeout=5 -max_total_time=60 -max_len=4096 \
-      -dict="tests/fuzz/${name#fuzz_}.dict" "build/fuzz/found/$name" "tests/fuzz/corpus/$name" 2> "build/fuzz/$name.log" &
+    local how=(-rss_limit_mb=512 -artifact_prefix="build/fuzz/$name-" -verbosity=0 -timeout=5)
+    if [[ $1 == 0 ]]; then
+      how+=(-runs=0 "tests/fuzz/corpus/$name")
+    else
+      mkdir -p "build/fuzz/found/$name"
+      how+=(-max_total_time="$1" -max_len=4096 -dict="tests/fuzz/${name#fuzz_}.dict" "build/fuzz/found/$name" "tests/fuzz/corpus/$name")
+    fi
+    "$target" "${how[@]}" 2> "build/fuzz/$name.log" &
     pids+=($!)
   done
   [[ ${#pids[@]} -gt 0 ]] || { echo "tests/sanitizers.sh: no fuzzer is built" >&2; exit 1; }
@@ -48,7 +53,8 @@ fuzz() {
 [[ $# -gt 0 ]] || { sed -n '2,/^set/p' "$0" | sed '$d;s/^# \{0,1\}//' >&2; exit 64; }
 for part in "$@"; do
   case $part in
-    standard)
+    corpora) fuzz 0 ;;
+    serial)
       build runtime_test launcher_test fuzz_corpora golden_check
       rm -f build/asan-ubsan/ctest.log
       tests -L '^unit$' -R '^(runtime|launcher)\.'
@@ -63,7 +69,7 @@ for part in "$@"; do
       tests -R '^((ops|parallel|model|runtime)\.np[0-9]|golden\.(np|refusals)|end_to_end\.quickstart_data)' -E '^golden\.np4_tp2_ep4$'
       no_skips
       ;;
-    fuzz) fuzz ;;
+    fuzz) fuzz 60 ;;
     *) echo "tests/sanitizers.sh: no part '$part'" >&2; exit 64 ;;
   esac
 done
