@@ -6,8 +6,8 @@
 
 For each experiment, format and seed it tunes, evaluates, and keeps the loss of every step. The formats of a seed have the same rows,
 dropout masks and initial values. "plain" is the weights in the compute type: bf16 on a GPU, float32 on a CPU. The table gives exact match
-by domain, the loss over the last tenth of the steps, the evaluation loss, and how far the loss curve is from the plain one of the
-same seed, beside how far two seeds' plain curves are from each other. Runs that are in FOLDER already are not repeated. Writes table.md and
+by domain and what it differs from plain of the same seed, the evaluation loss, the loss curve as means over the steps up to a share of
+them, and how far the curve is from the plain one of the same seed, beside how far two seeds' plain curves are from each other. Runs that are in FOLDER already are not repeated. Writes table.md and
 table.json there. DIR holds the wheels of the real model, for a machine without a network (tests/bench/real-model.md).
 """
 
@@ -26,6 +26,8 @@ EXPERIMENTS = {
     "quickstart": ("configs/quickstart/tune.textproto", ("text", "programs", "arithmetic"), 100),
     "real-model": ("configs/experiments/real-model.textproto", ("arithmetic", "code", "words", "logic"), 200),
 }
+# The loss curve is given as means over these shares of the steps.
+CURVE = ((0, 0.02), (0.02, 0.05), (0.05, 0.1), (0.1, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 0.8), (0.8, 0.9), (0.9, 1))
 
 
 def read(path):
@@ -98,7 +100,7 @@ def spread(values, form="%.1f"):
 
 def table(experiment, seeds, results):
     domains = EXPERIMENTS[experiment][1]
-    last = lambda losses: statistics.mean(losses[-max(1, len(losses) // 10):])
+    part = lambda losses, begin, end: statistics.mean(losses[int(len(losses) * begin):max(1, int(len(losses) * end))])
     match = lambda report, domain: 100 * report["datasets"][domain]["exact_match"]
     mean = lambda report: statistics.mean(match(report, d) for d in domains)
     plain = [results["plain", seed][0] for seed in seeds]
@@ -111,13 +113,18 @@ def table(experiment, seeds, results):
         numbers[name] = found
         return found
 
+    def row_and_less(name, value, form):
+        found = row(name, value, form)
+        less = {f: [a - b for a, b in zip(found[f], found["plain"])] for f in FORMATS if f != "plain"}
+        lines.append("| the same, less plain of the same seed | | %s |" % " | ".join(spread(less[f], form) for f in less))
+
     for domain in domains:
-        row("exact match, %s" % domain, lambda _, report: match(report, domain), "%.1f")
-    means = row("exact match, mean of the domains", lambda _, report: mean(report), "%.1f")
-    less = {f: [a - b for a, b in zip(means[f], means["plain"])] for f in FORMATS}
-    lines.append("| the same, less plain of the same seed | %s |" % " | ".join("" if f == "plain" else spread(less[f]) for f in FORMATS))
-    row("loss, last tenth of the steps", lambda losses, _: last(losses), "%.4f")
-    row("evaluation loss", lambda _, report: report["total"]["eval_loss"], "%.4f")
+        row_and_less("exact match, %s" % domain, lambda _, report: match(report, domain), "%.1f")
+    row_and_less("exact match, mean of the domains", lambda _, report: mean(report), "%.1f")
+    row_and_less("evaluation loss", lambda _, report: report["total"]["eval_loss"], "%.4f")
+    steps = len(plain[0])
+    for begin, end in CURVE:
+        row("loss, steps %d to %d" % (int(steps * begin) + 1, int(steps * end)), lambda losses, _: part(losses, begin, end), "%.4f")
     curves = {f: [apart(results[f, s][0], p) for s, p in zip(seeds, plain)] for f in FORMATS if f != "plain"}
     numbers["curve, from plain of the same seed"] = curves
     others = [apart(a, b) for a, b in itertools.combinations(plain, 2)]
