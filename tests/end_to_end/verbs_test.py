@@ -81,6 +81,7 @@ class Verbs(harness.EndToEnd):
         self.assertGreater(max(max(layer) for layer in steps[-1]["expert_share"]), 0.13, "no expert is preferred")
         self.assertGreater(len({step["tokens"] for step in steps}), 1, "all steps have the same rows")
 
+    @harness.whole
     def test_generate_on_every_layout(self):
         greedy = [self.on("generate", layout, "--prompt", QUESTION) for layout in LAYOUTS]
         self.assertTrue(greedy[0].strip(), "an empty answer")
