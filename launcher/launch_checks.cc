@@ -77,7 +77,7 @@ void check_one_copy(const SlurmJob& job) {
 
 void check_one_world(const Variables& variable, int world_size) {
   if (world_size > 1) return;
-  // Left over from another mpirun it has another number.
+  // mpirun sets it for its ranks. A shell of an mpirun of several ranks has it too, with their number.
   if (const char* size = variable("OMPI_COMM_WORLD_SIZE"); size != nullptr && std::atoi(size) == 1) return;
   for (const auto& [name, starter] :
        {std::pair{"SLURM_STEP_NUM_TASKS", "srun"}, std::pair{"PMI_SIZE", "the mpiexec of another MPI"}}) {

@@ -2,7 +2,7 @@
 # golden_gpu_refusals.sh GOLDEN_CHECK CASES [FROZEN]: the wide bounds of BF16 and of FP8 GEMMs on a GPU (golden_bounds.h) notice one
 # wrong value too: a case passes as it is, and with a value of a quantity spoilt exactly that quantity is called wrong, exit code 1.
 # The choice of experts is left out: 5 % of the tokens may choose otherwise, more with FP8. With FROZEN, fp8 or nf4, the weights are held
-# so, and of gradients and final parameters the sign of a tensor is spoilt.
+# so; of gradients and final parameters a tensor is spoilt whole: its gradient, or its update, is not there.
 set -u
 program=$1 case=$2/llama-gqa frozen=${3:-}
 case $frozen in

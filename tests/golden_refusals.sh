@@ -41,7 +41,8 @@ for quantity in $quantities; do
   awk -v q="$quantity" '$1 != q && $3 + 0 < 1 && $5 ~ /e-/ { bad = 1 } END { exit bad }' "$out" ||
     fail "$case --corrupt $quantity: a quantity without values"
 done
-# So do the wide bounds of quantised weights (golden_bounds.h), but for choices of experts, of which a share may differ.
+# The wide bounds of quantised weights (golden_bounds.h) notice one wrong value of a quantity too, and a tensor whose gradient, or whose
+# update, is not there. Choices of experts are left out: a share of them may differ.
 for frozen in fp8 nf4; do
   for quantity in $quantities; do
     [ $quantity != top_experts ] || continue

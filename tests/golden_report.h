@@ -21,8 +21,8 @@ inline constexpr std::array kQuantities{"dense.logits",    "dense.loss", "pesc.l
 inline constexpr const char* kEach = "each";
 
 // Collects comparisons per quantity; the largest relative error of any of its tensors counts. `corrupt` names
-// a quantity of which one expected value, in the first tensor compared, is spoilt by 20 tolerances, or, where tensors are compared as
-// a whole, the sign of that tensor; or it is kEach, and all comparisons are kept for print().
+// a quantity of which the first tensor compared is spoilt: one expected value by 20 tolerances, or, where tensors are
+// compared as a whole, all that was computed is 0. Or it is kEach, and all comparisons are kept for print().
 class Report {
  public:
   explicit Report(std::string corrupt) : corrupt_(std::move(corrupt)) {}
@@ -32,7 +32,7 @@ class Report {
     add({quantity, tensor, tolerance, Kind::kRelative, std::move(got), std::move(want)});
   }
 
-  // ||got - want|| / ||want|| of the tensor in place of its worst element: for values that differ by a rounding of each.
+  // ||got - want|| / ||want|| of the tensor in place of its worst element: for values whose elements may be off by their size.
   void compare_norm(const std::string& quantity, double tolerance, std::vector<float> got,
                     std::vector<float> want, const std::string& tensor) {
     add({quantity, tensor, tolerance, Kind::kNorm, std::move(got), std::move(want)});
@@ -92,7 +92,7 @@ class Report {
       return;
     }
     if (c.kind == Kind::kNorm) {
-      for (float& value : c.want) value = -value;
+      std::fill(c.got.begin(), c.got.end(), 0.0F);
       return;
     }
     const auto largest = std::max_element(c.want.begin(), c.want.end(),

@@ -4,10 +4,11 @@
 #
 #   tests/run.sh unit      format, layering, links of the pages, and what needs one process: a minute after the build, on two cores
 #   tests/run.sh quick     and ranks, six golden runs, bad input: four minutes after the build
-#   tests/run.sh           and all golden layouts, the program end to end, a sample of faults and layouts, the readers of files under
-#                          the sanitizers: 25 minutes from nothing, on two cores, are the aim
-#   tests/run.sh full      and all layouts, the whole replay, every fault, hosts, Slurm, containers, all tests under the sanitizers,
-#                          fuzzing, real models and vocabularies against the original libraries from PyPI: some two hours
+#   tests/run.sh           and all golden layouts, the program end to end, a sample of faults and layouts, the readers of safetensors,
+#                          rows, tokenizer.json and chat templates under the sanitizers: 25 minutes from nothing, on two cores, are the aim
+#   tests/run.sh full      and all layouts, the whole replay, every fault, hosts, Slurm, containers, the tests of one process and of
+#                          ranks, and the program, under the sanitizers, fuzzing, real models and vocabularies against the original
+#                          libraries from PyPI: some two hours and a half
 #
 # Hosts, Slurm, containers and a full disk need root: run `full` as root or as a user who may sudo; containers need the network. Tests
 # of a GPU are skipped where there is none; tests/gpu/device.sh runs those.
@@ -120,7 +121,7 @@ run_tests -L '^(standard|gpu)$' "${samples[@]}" -j "$jobs"
 no_other_skips build/release
 
 if [[ $tier == standard ]]; then
-  part "the readers of files under the sanitizers: build, fuzz corpora"
+  part "the fuzzers' readers under the sanitizers: build, corpora"
   tests/sanitizers.sh corpora
   exit 0
 fi

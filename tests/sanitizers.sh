@@ -3,12 +3,15 @@
 #
 #   tests/sanitizers.sh PART...
 #
-#   corpora    builds the fuzzers, which have both sanitizers; every input of their corpora once: the readers of files
+#   corpora    builds the fuzzers, which have both sanitizers, and runs every input of their corpora once: the readers of safetensors,
+#              rows, tokenizer.json and chat templates
 #   serial     builds and runs the tests of one process of runtime and launcher, and a golden layout
 #   program    builds the rest: the other tests of one process, the program itself, from arguments to files, and all ranks; it has
 #              bounds in seconds
-#   fuzz       builds the fuzzers; 60 s of new inputs for each, after those of its corpus; 5 s of the clock and 512 MB an input: four
-#              fuzzers share the cores, and a tokenizer.json of three kilobytes takes half a second of one
+#   fuzz       the same, then 60 s of new inputs for each fuzzer
+#
+# An input of a fuzzer may take 5 s of the clock and 512 MB: four fuzzers share the cores, and a tokenizer.json of three kilobytes takes
+# half a second of a core under the sanitizers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 jobs=$(nproc)
@@ -69,7 +72,7 @@ for part in "$@"; do
       tests -R '^((ops|parallel|model|runtime)\.np[0-9]|golden\.(np|refusals)|end_to_end\.quickstart_data)' -E '^golden\.np4_tp2_ep4$'
       no_skips
       ;;
-    fuzz) fuzz 60 ;;
+    fuzz) fuzz 0; fuzz 60 ;;
     *) echo "tests/sanitizers.sh: no part '$part'" >&2; exit 64 ;;
   esac
 done

@@ -6,9 +6,10 @@
 
 For each experiment, format and seed it tunes, evaluates, and keeps the loss of every step. The formats of a seed have the same rows,
 dropout masks and initial values. "plain" is the weights in the compute type: bf16 on a GPU, float32 on a CPU. The table gives exact match
-by domain and what it differs from plain of the same seed, the evaluation loss, the loss curve as means over the steps up to a share of
-them, and how far the curve is from the plain one of the same seed, beside how far two seeds' plain curves are from each other. Runs that are in FOLDER already are not repeated. Writes table.md and
-table.json there. DIR holds the wheels of the real model, for a machine without a network (tests/bench/real-model.md).
+by domain and the evaluation loss, each also less plain of the same seed; the loss curve, as means over ranges of steps; and how far the
+curve is from the plain one of the same seed, beside how far two seeds' plain curves are from each other. Runs that are in FOLDER already
+are not repeated. Writes table.md and table.json there. DIR holds the wheels of the real model, for a machine without a network
+(tests/bench/real-model.md).
 """
 
 import argparse
@@ -100,7 +101,6 @@ def spread(values, form="%.1f"):
 
 def table(experiment, seeds, results):
     domains = EXPERIMENTS[experiment][1]
-    part = lambda losses, begin, end: statistics.mean(losses[int(len(losses) * begin):max(1, int(len(losses) * end))])
     match = lambda report, domain: 100 * report["datasets"][domain]["exact_match"]
     mean = lambda report: statistics.mean(match(report, d) for d in domains)
     plain = [results["plain", seed][0] for seed in seeds]
@@ -123,8 +123,9 @@ def table(experiment, seeds, results):
     row_and_less("exact match, mean of the domains", lambda _, report: mean(report), "%.1f")
     row_and_less("evaluation loss", lambda _, report: report["total"]["eval_loss"], "%.4f")
     steps = len(plain[0])
-    for begin, end in CURVE:
-        row("loss, steps %d to %d" % (int(steps * begin) + 1, int(steps * end)), lambda losses, _: part(losses, begin, end), "%.4f")
+    for begin, end in ((int(steps * begin), int(steps * end)) for begin, end in CURVE):
+        if begin < end:
+            row("loss, steps %d to %d" % (begin + 1, end), lambda losses, _: statistics.mean(losses[begin:end]), "%.4f")
     curves = {f: [apart(results[f, s][0], p) for s, p in zip(seeds, plain)] for f in FORMATS if f != "plain"}
     numbers["curve, from plain of the same seed"] = curves
     others = [apart(a, b) for a, b in itertools.combinations(plain, 2)]

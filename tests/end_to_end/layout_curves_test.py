@@ -58,7 +58,6 @@ class LayoutCurves(harness.EndToEnd):
         without = harness.curve(self.path("without"))
         self.assertGreater(harness.largest_difference(with_dropout, without)["loss"][0], 1e-3)
 
-    @harness.whole
     def test_gathered_weights(self):
         """Instead of tokens; also where a step has several micro-batches, whose gradients are added up at their owners."""
         layouts = [(2, 1, 2), (2, 2, 2), (4, 2, 4), (4, 1, 2), (8, 1, 8), (8, 4, 4)]

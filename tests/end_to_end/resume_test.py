@@ -92,7 +92,6 @@ class Resume(harness.EndToEnd):
         self.assertTrue(os.path.exists(self.path(run, "step-%d" % at, "manifest.pb")), "no checkpoint of step %d" % at)
         return at
 
-    @harness.whole
     def test_two_runs_are_bitwise_equal(self):
         self.train(4, "again", **LAYOUT, **FIELDS)
         self.assert_same_run("again")

@@ -81,14 +81,14 @@ class Verbs(harness.EndToEnd):
         self.assertGreater(max(max(layer) for layer in steps[-1]["expert_share"]), 0.13, "no expert is preferred")
         self.assertGreater(len({step["tokens"] for step in steps}), 1, "all steps have the same rows")
 
-    @harness.whole
     def test_generate_on_every_layout(self):
-        greedy = [self.on("generate", layout, "--prompt", QUESTION) for layout in LAYOUTS]
+        layouts = LAYOUTS[::2] if harness.SAMPLE else LAYOUTS
+        greedy = [self.on("generate", layout, "--prompt", QUESTION) for layout in layouts]
         self.assertTrue(greedy[0].strip(), "an empty answer")
-        self.assertEqual(greedy, greedy[:1] * 3)
+        self.assertEqual(greedy, greedy[:1] * len(layouts))
         sampling = {"generate__temperature": 1.5, "generate__top_p": 0.95, "generate__max_new_tokens": 30}
-        sampled = [self.on("generate", layout, "--prompt", QUESTION, generate__seed=7, **sampling) for layout in LAYOUTS]
-        self.assertEqual(sampled, sampled[:1] * 3)
+        sampled = [self.on("generate", layout, "--prompt", QUESTION, generate__seed=7, **sampling) for layout in layouts]
+        self.assertEqual(sampled, sampled[:1] * len(layouts))
         other = self.on("generate", LAYOUTS[0], "--prompt", QUESTION, generate__seed=8, **sampling)
         self.assertNotEqual(other, sampled[0], "the seed changes nothing")
         base = self.on("generate", LAYOUTS[0], "--prompt", QUESTION, "--base")

@@ -57,7 +57,7 @@ def hostile_weights(good):
 
 
 @line("hostile safetensors (header length 0, 2^63, beyond the file; overlap, gap, overflow, duplicate key)",
-      "as the base of `pesc eval`; safetensors_test.cc; manifest_test.cc; fuzz_safetensors (libFuzzer, ASan, 1 s and 512 MB an "
+      "as the base of `pesc eval`; safetensors_test.cc; manifest_test.cc; fuzz_safetensors (libFuzzer, ASan, 5 s and 512 MB an "
       "input) in tests/run.sh", "O3 in 1 s, in 1 GiB of memory")
 def hostile_safetensors(rig, row, log):
     # O3 is of one file; RefusesHostileFiles alone has sixty, so ten seconds for a case are the stricter bound.

@@ -113,7 +113,8 @@ check quickstart-4 tests/gpu/quickstart.sh "$build/pesc" "$build/quickstart-4" 4
 stop_mps
 check quickstart tests/gpu/quickstart.sh "$build/pesc" "$build/quickstart"
 for frozen in '' FP8 NF4; do
-  check "bench-against-plan${frozen:+-$frozen}" tests/gpu/bench_against_plan.py "$build/pesc" --config configs/experiments/bench-7b.textproto \
+  mkdir -p "$logs/bench-${frozen:-BF16}"
+  check "bench-against-plan${frozen:+-$frozen}" env "OUT=$logs/bench-${frozen:-BF16}" tests/gpu/bench_against_plan.py "$build/pesc" --config configs/experiments/bench-7b.textproto \
     ${frozen:+--set "train.frozen_dtype=$frozen"}
 done
 gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader | wc -l)

@@ -3,10 +3,11 @@
 // whole tensor.
 //
 // FP8 rounds tokens and gradients to four bits, 2.6 % of a normal value, and its sums are accumulated fast, 0.1 %; weights in NF4
-// are rounded to FP8 too, sqrt(2) of that. Four GEMMs lie one after the other in each of two layers, so an activation is off by
-// e = 2.6 % sqrt(8) = 7.4 %, 10.5 % from NF4; a gradient has the backward's behind it too, sqrt(2) e. Each expert has some hundred
-// tokens, whose errors are independent, so that no tensor is far from that: twice is let be, 21 % and 30 % (seen: 16 % and 24 %).
-// A loss is a mean over tokens: e / 4. That what is dequantised is computed right, quantized_model_test.cc checks to float32's bounds.
+// are rounded to FP8 too, so that the error of a product is sqrt(2) times as large. Four GEMMs lie one after the other in each of two
+// layers, so an activation is off by e = 2.6 % sqrt(8) = 7.4 %, 10.5 % from NF4; a gradient has the backward's behind it too,
+// sqrt(2) e. Each expert has some hundred tokens, whose errors are independent, so that no tensor is far from that. The bound is
+// twice that, 21 % and 30 % (seen: 16 % and 24 %). A loss is a mean over tokens: e / 4. quantized_model_test.cc checks to float32's
+// bounds that what is dequantised is computed right.
 #include <gtest/gtest.h>
 
 #include <algorithm>
