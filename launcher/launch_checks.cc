@@ -77,7 +77,7 @@ void check_one_copy(const SlurmJob& job) {
 
 void check_one_world(const Variables& variable, int world_size) {
   if (world_size > 1) return;
-  // mpirun sets it for its ranks. A shell of an mpirun of several ranks has it too, with their number.
+  // mpirun sets OMPI_COMM_WORLD_SIZE for its ranks: a rank alone has 1. Another number is left over from an mpirun outside of srun.
   if (const char* size = variable("OMPI_COMM_WORLD_SIZE"); size != nullptr && std::atoi(size) == 1) return;
   for (const auto& [name, starter] :
        {std::pair{"SLURM_STEP_NUM_TASKS", "srun"}, std::pair{"PMI_SIZE", "the mpiexec of another MPI"}}) {

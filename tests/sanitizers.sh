@@ -8,7 +8,7 @@
 #   serial     builds and runs the tests of one process of runtime and launcher, and a golden layout
 #   program    builds the rest: the other tests of one process, the program itself, from arguments to files, and all ranks; it has
 #              bounds in seconds
-#   fuzz       the same, then 60 s of new inputs for each fuzzer
+#   fuzz       what corpora does, then 60 s of new inputs for each fuzzer
 #
 # An input of a fuzzer may take 5 s of the clock and 512 MB: four fuzzers share the cores, and a tokenizer.json of three kilobytes takes
 # half a second of a core under the sanitizers.

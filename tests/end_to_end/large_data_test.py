@@ -123,7 +123,7 @@ class LargeData(unittest.TestCase):
         share = best["tokenizer_s"] / best["s"]
         print("%d rows, %.0f tokens a row: %.1f MB/s a core from file to cache (bar %d), the tokenizer takes %.0f %% of it (bar %.0f)"
               % (best["rows"], best["tokens"] / best["rows"], rate, MEGABYTES_PER_CORE, 100 * share, 100 * TOKENIZER_SHARE), flush=True)
-        # The rate is the machine's too: the same program had 6 to 23 MB/s on one, with its neighbours. tests/bench/two-cores.md has it.
+        # The rate depends on the machine (the same program reached 6 to 23 MB/s), so it is printed; tests/bench/two-cores.md has figures.
         self.assertGreaterEqual(share, TOKENIZER_SHARE)
 
     def test_2_memory_and_the_second_start(self):
