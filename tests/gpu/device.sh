@@ -114,8 +114,8 @@ stop_mps
 check quickstart tests/gpu/quickstart.sh "$build/pesc" "$build/quickstart"
 for frozen in '' FP8 NF4; do
   mkdir -p "$logs/bench-${frozen:-BF16}"
-  check "bench-against-plan${frozen:+-$frozen}" env "OUT=$logs/bench-${frozen:-BF16}" tests/gpu/bench_against_plan.py "$build/pesc" --config configs/experiments/bench-7b.textproto \
-    ${frozen:+--set "train.frozen_dtype=$frozen"}
+  check "bench-against-plan${frozen:+-$frozen}" env "OUT=$logs/bench-${frozen:-BF16}" \
+    tests/gpu/bench_against_plan.py "$build/pesc" --config configs/experiments/bench-7b.textproto ${frozen:+--set "train.frozen_dtype=$frozen"}
 done
 gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader | wc -l)
 if [[ $gpus -ge 2 ]]; then
